@@ -1,0 +1,59 @@
+# Everything a developer does; each target builds .venv first when it isn't there or isn't current.
+# It needs Python (3.11 or later) and make. PYTHON=... names the Python to build .venv with.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format types stubs check-stubs wheel-check bench bench-large lock check-lock clean
+
+BIN := .venv/bin
+T ?=
+PYTEST_ARGS ?=
+NAME ?=
+
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## build .venv from the lock, unless it is current
+	@PYTHON='$(PYTHON)' sh tools/setup.sh
+
+run: setup  ## the whole thing once, on an embedded PostgreSQL and a simulated upstream
+	@$(BIN)/python -m projections.demo
+
+test: setup  ## all tests; T=tests/unit for some, PYTEST_ARGS='-x' for pytest's own arguments
+	@$(BIN)/python -m pytest $(T) $(PYTEST_ARGS)
+
+lint: setup  ## ruff, as a linter and as a formatter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup  ## let ruff repair what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup  ## mypy --strict
+	@$(BIN)/python -m mypy
+
+stubs: setup  ## generate the protobuf stubs from proto/
+	@$(BIN)/python tools/stubs.py
+
+check-stubs: setup  ## are the stubs what proto/ says?
+	@$(BIN)/python tools/stubs.py --check
+
+wheel-check: setup  ## build the wheel, install it elsewhere, migrate an empty database with it
+	@$(BIN)/python tools/wheel_check.py
+
+bench: setup  ## measure against references; NAME=append for one
+	@$(BIN)/python -m benchmarks $(NAME)
+
+bench-large: setup  ## the measurements that take their time: how a rebuild's cost grows with the log
+	@$(BIN)/python -m benchmarks --large
+
+lock: setup  ## resolve the dependencies anew, as little as needed; UPGRADE=1 for the newest
+	@$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --system-certs --quiet \
+		$(if $(UPGRADE),--upgrade) -o requirements.lock
+	@$(MAKE) --no-print-directory setup
+
+clean:  ## stop and remove the embedded database, .venv and what tools left
+	@if [ -x $(BIN)/python ]; then $(BIN)/python tools/clean.py; fi
+	@rm -rf .venv .projections build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,72 @@
+"""``python -m benchmarks [NAME … | --large]``: run the benchmarks, print a table, and write .projections/bench.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import append, ingest, live
+from benchmarks.folds import FOLDS
+from benchmarks.harness import Benchmark, Result, server
+from benchmarks.rebuilds import LARGE_ONES, REBUILDS
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "append": append.append,
+    "append_duplicates": append.append_duplicates,
+    "ingest": ingest.ingest,
+    "live_p99": live.live_p99,
+    **FOLDS,
+    **REBUILDS,
+}
+REPORT = Path(".projections") / "bench.json"
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all; 2 for a name that is none."""
+    every = BENCHMARKS | LARGE_ONES
+    names = [*LARGE_ONES] if names == ["--large"] else names
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}: there are {', '.join(every)}", file=sys.stderr)
+        return 2
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    results: list[Result] = []
+    with server() as postgres:
+        for name in names or BENCHMARKS:
+            print(f"{name} …", file=sys.stderr)
+            results.append(every[name](postgres))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n")
+    _print(results)
+    return 0
+
+
+def shown(value: float) -> str:
+    """Return a number with the digits that say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
+
+
+def _print(results: list[Result]) -> None:
+    table = Table(title="median of interleaved runs")
+    for heading in ("name", "value", "unit", "reference", "its value", "ratio"):
+        table.add_column(heading, justify="right" if heading in {"value", "its value", "ratio"} else "left")
+    for result in results:
+        table.add_row(
+            result.name,
+            shown(result.value),
+            result.unit,
+            result.reference,
+            shown(result.reference_value),
+            f"{result.ratio:.2f}",
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,29 @@
+"""Events for benchmarks: the simulator's mix, as bytes and decoded."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from eventstore.contracts import Contract, Event, decode
+from eventstore.simulator import Entry, World, entries
+
+EVENTS = 200_000
+RECIPIENTS = 155_000
+"""Recipients enough for so many events of chat.external."""
+
+ENDS = datetime(2026, 10, 1, tzinfo=UTC)
+CONTRACT = Contract.CHAT_EXTERNAL
+
+
+def simulated(seed: int = 1, count: int = EVENTS) -> list[Entry]:
+    """Return so many events of the simulator's world."""
+    world = World(seed=seed, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
+    log = entries(world.happenings(), ends=ENDS, contracts=[CONTRACT])
+    if len(log) < count:
+        raise RuntimeError(f"the simulator made {len(log):,} events only")
+    return log[:count]
+
+
+def decoded(log: list[Entry], app: str = "default") -> list[Event]:
+    """Return the events as the writer decodes them."""
+    return [decode(entry.payloads[CONTRACT], app, CONTRACT) for entry in log]

@@ -1,0 +1,148 @@
+"""How long after its commit an event is folded by all three projections, against a plain loop with one upsert."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from time import monotonic
+
+import psycopg
+
+from benchmarks.events import decoded, simulated
+from benchmarks.harness import SETTINGS, Postgres, Result
+from eventstore.append import CHANNEL, Appender
+from eventstore.connection import connect
+from eventstore.waits import Waits
+from projections.bell import Bell
+from projections.registry import registered
+from projections.settings import WorkerSettings
+from projections.worker import Step, Worker
+
+PER_SECOND = 200
+SECONDS = 60
+REFERENCE = "p99 of a plain LISTEN loop with one upsert"
+TABLE = "CREATE TABLE public.plain (app text PRIMARY KEY, position bigint NOT NULL)"
+UPSERT = (
+    "INSERT INTO public.plain AS p (app, position) SELECT app, max(position) FROM eventstore.events"
+    " WHERE position > %s GROUP BY app ON CONFLICT (app) DO UPDATE SET position = excluded.position RETURNING position"
+)
+
+Folded = list[tuple[float, int]]
+"""Moments (monotonic, seconds; one clock for all processes of a machine) and positions reached at them."""
+
+
+def live_p99(postgres: Postgres) -> Result:
+    """Append 200 events a second for a minute, one by one, and time each to the last projection's commit."""
+    ours = _delays(postgres, _fold)
+    plain = _delays(postgres, _listen)
+    detail = {
+        "events": len(ours),
+        "per_second": PER_SECOND,
+        "p50_ms": round(_percentile(ours, 50), 2),
+        "reference_p50_ms": round(_percentile(plain, 50), 2),
+        "reference_code": "benchmarks/live.py: _listen (async psycopg, synchronous_commit off as in our workers)",
+        "reference_ddl": [TABLE, UPSERT],
+        "settings": SETTINGS,
+        "versions": postgres.versions(),
+    }
+    print(f"  p50: {detail['p50_ms']} ms, the plain loop's: {detail['reference_p50_ms']} ms")
+    value, reference = _percentile(ours, 99), _percentile(plain, 99)
+    return Result("live_p99", value, "ms (less is better)", REFERENCE, reference, value / reference, detail)
+
+
+def _percentile(delays: list[float], percent: int) -> float:
+    return sorted(delays)[len(delays) * percent // 100]
+
+
+def _delays(postgres: Postgres, follow: Callable[[str, int, Connection], Awaitable[None]]) -> list[float]:
+    """Return the milliseconds from each event's commit to the last fold's commit that has it."""
+    count = PER_SECOND * SECONDS
+    with postgres.database() as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute(TABLE)
+        here, there = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=_child, args=(follow, url, count, there))
+        process.start()
+        here.recv()  # it listens
+        committed = asyncio.run(_append(url, count))
+        lines: list[Folded] = here.recv()
+        process.join()
+    delays = [0.0] * count
+    for line in lines:
+        reached = iter(sorted(line, key=lambda entry: entry[1]))
+        moment, position = next(reached)
+        for index in range(count):
+            while position < index + 1:
+                moment, position = next(reached)
+            delays[index] = max(delays[index], 1000 * (moment - committed[index]))
+    return delays
+
+
+def _child(follow: Callable[[str, int, Connection], Awaitable[None]], url: str, count: int, pipe: Connection) -> None:
+    async def main() -> None:
+        await follow(url, count, pipe)
+
+    asyncio.run(main())
+
+
+async def _append(url: str, count: int) -> list[float]:
+    events = decoded(simulated(count=count))
+    conn = await connect(url, name="bench", waits=Waits())
+    appender = Appender(conn, Waits())
+    committed: list[float] = []
+    began = monotonic()
+    for number, event in enumerate(events):
+        await asyncio.sleep(max(0.0, began + number / PER_SECOND - monotonic()))
+        await appender.append([event])
+        committed.append(monotonic())
+    await conn.close()
+    return committed
+
+
+async def _fold(url: str, count: int, pipe: Connection) -> None:
+    workers = [_TimedWorker(url, one, waits=Waits(), settings=WorkerSettings()) for one in registered().values()]
+    bell = Bell(url, Waits())  # as projections run has it
+    running = [asyncio.create_task(work) for work in (bell.run(), *(worker.run(bell) for worker in workers))]
+    while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here
+        await asyncio.sleep(0.05)
+    pipe.send("ready")
+    while any(worker.position < count for worker in workers):  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.2)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    pipe.send([worker.folded for worker in workers])
+
+
+class _TimedWorker(Worker):
+    """A worker that notes when it reached which position."""
+
+    folded: Folded
+
+    async def step(self, conn: psycopg.AsyncConnection[tuple[object, ...]]) -> Step:
+        """Fold a window, and note the moment after its commit."""
+        before = self.windows
+        step = await super().step(conn)
+        if self.windows > before:
+            self.__dict__.setdefault("folded", []).append((monotonic(), self.position))
+        return step
+
+
+async def _listen(url: str, count: int, pipe: Connection) -> None:
+    folded: Folded = []
+    conn = await connect(url, name="plain", waits=Waits())
+    await conn.execute("SET synchronous_commit = off")
+    await conn.execute(f"LISTEN {CHANNEL}")
+    pipe.send("ready")
+    position = 0
+    while position < count:
+        async for _ in conn.notifies(stop_after=1, timeout=1.0):
+            pass
+        row = await (await conn.execute(UPSERT, [position])).fetchone()
+        if row is not None:
+            position = row[0]
+            folded.append((monotonic(), position))
+    await conn.close()
+    pipe.send([folded])

@@ -1,0 +1,183 @@
+"""Whole rebuilds, comparison included, of tables that were equal before; how their cost grows; and their memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import fields
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from benchmarks.folds import EVENTS, REFERENCE, create_reference, empty, filled
+from benchmarks.harness import SETTINGS, Benchmark, Postgres, Result, interleaved, result
+from benchmarks.references import REFERENCES, SESSION
+from eventstore.waits import Waits
+from projections.projection import Projection
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
+from projections.read_models.request_status import RequestStatus
+from projections.rebuild import Timings, rebuild
+from projections.replay import Silent
+from projections.settings import ReplaySettings, WorkerSettings
+from projections.worker import Step, Worker
+
+SERIAL = "-c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_workers=0"
+SMALL, LARGE = 500_000, 5_000_000
+OPEN_REQUESTS, RECIPIENTS = 100, 50
+"""Of the synthetic log: so many requests are under way at any time, each of so many recipients and a completion."""
+MAX_RSS_MB = 150.0
+
+_REBUILD_ALL = """
+import re, sys
+sys.argv = ["projections", "rebuild", "--all", "--yes"]
+from projections.cli import main
+try:
+    main()
+except SystemExit as ended:
+    if ended.code:
+        raise
+print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+# One recipient of each of the open requests in turn; the last event of a request is its completion.
+_INTERLEAVED = """
+INSERT INTO eventstore.events (event_id, position, app, contract, event_type, send_request_id, ppnum, message_id,
+    summary_status, total_recipients, delivered, failed, pending_consent, occurred_at, received_at, payload)
+SELECT lpad(p::text, 26, '0'), p, 'default', 'chat.external', CASE WHEN done THEN 6 ELSE 1 + (p %% 11 = 0)::integer END,
+       'request ' || request, CASE WHEN NOT done THEN '123' || lpad((p %% 250000)::text, 9, '0') END,
+       CASE WHEN NOT done THEN 'message ' || p END, CASE WHEN done THEN 3 END, CASE WHEN done THEN %(recipients)s END,
+       CASE WHEN done THEN %(recipients)s END, CASE WHEN done THEN 0 END, CASE WHEN done THEN 0 END,
+       '2026-01-01Z'::timestamptz + p * interval '1 ms', '2026-01-01Z'::timestamptz + p * interval '1 ms',
+       decode(repeat('ab', 120), 'hex')
+FROM (SELECT p, (p - 1) / (%(open)s * (%(recipients)s + 1)) * %(open)s + (p - 1) %% %(open)s AS request,
+             (p - 1) / %(open)s %% (%(recipients)s + 1) = %(recipients)s AS done
+      FROM generate_series(1, %(events)s::bigint) AS p) AS made
+"""
+
+
+def serial(url: str) -> str:
+    """Return the URL with settings that keep Postgres from parallel plans."""
+    return make_conninfo(url, options=SERIAL)
+
+
+def rebuilt(url: str, projection: Projection) -> tuple[float, Timings]:
+    """Rebuild, serially, with the settings of everyday; returns the seconds from the call to its end, and the parts."""
+    began = perf_counter()
+    work = rebuild(serial(url), projection, waits=Waits(), settings=ReplaySettings(), progress=Silent())
+    done = asyncio.run(work)
+    seconds = perf_counter() - began
+    if any(one.total for one in done.changes):
+        raise RuntimeError("the tables were not equal before")
+    return seconds, done.timings
+
+
+def _measure(projection: Projection, postgres: Postgres) -> Result:
+    with filled(postgres) as url:
+        empty(url, projection)
+        asyncio.run(_fold(url, projection))
+        parts: list[Timings] = []
+
+        def ours(_round: int) -> float:
+            seconds, timings = rebuilt(url, projection)
+            parts.append(timings)
+            return EVENTS / seconds
+
+        def reference(_round: int) -> float:
+            return EVENTS / create_reference(url, REFERENCES[projection.name])
+
+        mine, theirs = interleaved(ours, reference)
+    seconds = {
+        one.name: round(statistics.median(getattr(timings, one.name) for timings in parts), 2)
+        for one in fields(Timings)
+    }
+    print(f"  parts, in seconds: {seconds}")
+    detail: dict[str, Any] = {
+        "events": EVENTS,
+        "mix": "the simulator's, seed 1",
+        "parts_seconds": seconds,
+        "rebuild_settings": ReplaySettings().model_dump(),
+        "rebuild_session": SERIAL,
+        "reference_code": "benchmarks/references.py, run by benchmarks/folds.py: create_reference",
+        "reference_ddl": list(REFERENCES[projection.name]),
+        "settings": {**SETTINGS, "reference_session": SESSION},
+        "versions": postgres.versions(),
+    }
+    return result(f"rebuild_{projection.name}", "events/s", REFERENCE, mine, theirs, detail)
+
+
+def rebuild_rss_mb(postgres: Postgres) -> Result:
+    """Measure the greatest memory of ``projections rebuild --all`` over a million events."""
+    with filled(postgres) as url:
+        sizes = [_rss(url) for _ in range(3)]
+    detail = {"events": EVENTS, "command": "projections rebuild --all --yes", "versions": postgres.versions()}
+    return result("rebuild_rss_mb", "MB", "the most that it may take", sizes, [MAX_RSS_MB], detail)
+
+
+def _rss(url: str) -> float:
+    # Asked of the process itself: what its parent is told of it counts the parent's own memory, from before the exec.
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url}
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", _REBUILD_ALL], env=environment, capture_output=True, text=True, check=True
+    )
+    return int(ended.stdout.splitlines()[-1]) / 1024
+
+
+def rebuild_scale(postgres: Postgres) -> Result:
+    """Compare the cost of an event in a rebuild of a large log with that in one of a tenth of it."""
+    projection = RequestStatus()
+    with postgres.database() as small, postgres.database() as large:
+        for url, events in ((small, SMALL), (large, LARGE)):
+            _fill_interleaved(url, events)
+            asyncio.run(_fold(url, projection))
+
+        def ours(_round: int) -> float:
+            return 1e6 * rebuilt(large, projection)[0] / LARGE
+
+        def reference(_round: int) -> float:
+            return 1e6 * rebuilt(small, projection)[0] / SMALL
+
+        mine, theirs = interleaved(ours, reference)
+    detail = {
+        "events": [SMALL, LARGE],
+        "mix": f"{OPEN_REQUESTS} requests interleaved, {RECIPIENTS} recipients and a completion each",
+        "rebuild_settings": ReplaySettings().model_dump(),
+        "rebuild_session": SERIAL,
+        "settings": SETTINGS,
+        "versions": postgres.versions(),
+    }
+    return result("rebuild_scale", "µs/event", f"the same at {SMALL:,} events", mine, theirs, detail)
+
+
+def _fill_interleaved(url: str, events: int) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        values = {"events": events, "open": OPEN_REQUESTS, "recipients": RECIPIENTS}
+        conn.execute(_INTERLEAVED, values)
+        conn.execute("VACUUM ANALYZE eventstore.events")
+
+
+async def _fold(url: str, projection: Projection) -> None:
+    worker = Worker(url, projection, waits=Waits(), settings=WorkerSettings(batch_size=200_000))
+    conn = await worker.connect()
+    try:
+        while await worker.step(conn) is Step.FOLDED:
+            pass
+    finally:
+        await conn.close()
+
+
+REBUILDS: dict[str, Benchmark] = {
+    **{
+        f"rebuild_{projection.name}": partial(_measure, projection)
+        for projection in (RequestStatus(), ConsentRegistry(), PollTallies())
+    },
+    "rebuild_rss_mb": rebuild_rss_mb,
+}
+LARGE_ONES: dict[str, Benchmark] = {"rebuild_scale": rebuild_scale}
+"""Those that take their time: ``make bench-large``."""

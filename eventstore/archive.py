@@ -1,0 +1,240 @@
+"""The file that holds a whole event store: length-delimited records, and at the end how many, with a digest.
+
+proto/eventstore/archive.proto says what the records are. A file that was cut short, or changed on the way, is found out
+before anything is read from it in earnest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from google.protobuf.message import DecodeError
+
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.errors import ArchiveError
+
+VERSION = 1
+MAX_RECORD_BYTES = 2**28
+"""A length beyond it is none: no message of the wire is longer than a quarter of that."""
+TURN = 100
+"""Records that are checked before others get their turn."""
+
+Record = archive.Record
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a time as the file has it."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment(value: int) -> datetime:
+    """Return the time that the file has."""
+    return _EPOCH + value * _MICROSECOND
+
+
+def writable(path: Path) -> Path:
+    """Return the file that a path means: itself, or where its symbolic links lead.
+
+    Raises:
+        ArchiveError: something is there that is no regular file, and would be lost; the message says what to do.
+
+    """
+    if str(path) == "-":
+        raise ArchiveError("- is not a file, and the archive doesn't go to stdout: name a file")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise ArchiveError(f"{path} can't be written: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise ArchiveError(f"{path} is a folder: name a file")
+    if not stat.S_ISREG(mode):
+        raise ArchiveError(f"{path} is a pipe, a device or the like: name a file")
+    return path.resolve()
+
+
+class ArchiveWriter:
+    """Writes a file beside its name, readable by its owner only, and gives it the name once it is whole.
+
+    A context manager; left by an error it leaves no file. Where the name is a symbolic link, it is the file that the
+    link leads to.
+
+    Args:
+        path: the file's name.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._target: Path
+        self._part: Path
+        self._digest = hashlib.sha256()
+        self._file: BinaryIO
+        self.events = 0
+
+    def __enter__(self) -> Self:
+        self._target = writable(self._path)
+        # Two that write the same file at once don't write into each other's.
+        self._part = self._target.with_name(f"{self._target.name}.{os.getpid()}.part")
+        try:
+            self._part.unlink(missing_ok=True)
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise ArchiveError(f"{self._path} can't be written: {error.strerror}") from error
+        self._file = os.fdopen(descriptor, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                if error is None:
+                    end = archive.End(events=self.events, sha256=self._digest.digest())
+                    self._file.write(_delimited(Record(end=end)))
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    self._part.replace(self._target)
+        except OSError as failed:
+            if error is None:
+                raise ArchiveError(f"{self._path} can't be written: {failed.strerror}") from failed
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def write(self, record: archive.Record) -> None:
+        """Write one record.
+
+        Raises:
+            ArchiveError: the disk is full, or the like.
+
+        """
+        data = _delimited(record)
+        self._digest.update(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise ArchiveError(f"{self._path} can't be written: {error.strerror}") from error
+        if record.HasField("event"):
+            self.events += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds: its header, how many events, and whose."""
+
+    header: archive.Header
+    events: int
+    apps: frozenset[str] = field(default_factory=frozenset)
+
+
+async def check_archive(path: Path) -> Contents:
+    """Read a file to its end, and make sure that it is whole; others get their turn now and then.
+
+    Raises:
+        ArchiveError: it is no such file, of a newer version, cut short, or changed; the message says which.
+
+    """
+    header: archive.Header | None = None
+    apps: set[str] = set()
+    events = 0
+    ended = False
+    async for record, digest in _in_turns(path):
+        kind = record.WhichOneof("record")
+        if ended or (header is None) != (kind == "header"):
+            raise ArchiveError(f"{path} is not what projections export events writes")
+        if kind == "header":
+            header = record.header
+            if header.version > VERSION:
+                raise ArchiveError(f"{path} was written by a newer version (format {header.version}): update this one")
+            apps |= {cursor.app for cursor in header.cursors}
+        elif kind == "event":
+            events += 1
+            apps.add(record.event.app)
+        elif kind == "quarantined":
+            apps.add(record.quarantined.app)
+        elif kind == "end":
+            if record.end.events != events or record.end.sha256 != digest:
+                raise ArchiveError(f"{path} was changed since it was written: its digest is another")
+            ended = True
+    if header is None or not ended:
+        raise ArchiveError(f"{path} is cut short, or not what projections export events writes")
+    return Contents(header, events, frozenset(apps))
+
+
+def read_archive(path: Path) -> Iterator[archive.Record]:
+    """Yield the records of a file that :func:`check_archive` found whole."""
+    for record, _ in _records(path):
+        yield record
+
+
+async def _in_turns(path: Path) -> AsyncIterator[tuple[archive.Record, bytes]]:
+    """Yield what :func:`_records` does; without a turn for others no signal would be heard while a file is long."""
+    for number, found in enumerate(_records(path)):
+        if number % TURN == 0:
+            await asyncio.sleep(0)
+        yield found
+
+
+def _records(path: Path) -> Iterator[tuple[archive.Record, bytes]]:
+    """Yield each record, with the digest of all that lies before it."""
+    digest = hashlib.sha256()
+    if path.exists() and not path.is_file():
+        raise ArchiveError(f"{path} is not a file, which can be read more than once")
+    try:
+        with path.open("rb") as file:
+            while head := _length(file, path):
+                length, prefix = head
+                data = file.read(length)
+                if len(data) < length:
+                    raise ArchiveError(f"{path} is cut short")
+                try:
+                    record = Record.FromString(data)
+                except DecodeError as error:
+                    raise ArchiveError(f"{path} is not what projections export events writes") from error
+                before = digest.digest() if record.HasField("end") else b""
+                digest.update(prefix)
+                digest.update(data)
+                yield record, before
+    except OSError as error:
+        raise ArchiveError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _length(file: BinaryIO, path: Path) -> tuple[int, bytes] | None:
+    value = shift = 0
+    prefix = bytearray()
+    while byte := file.read(1):
+        prefix += byte
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            if value > MAX_RECORD_BYTES:
+                break
+            return value, bytes(prefix)
+        shift += 7
+        if shift > 28:
+            break
+    if not prefix:
+        return None
+    raise ArchiveError(f"{path} is cut short, or not what projections export events writes")
+
+
+def _delimited(record: archive.Record) -> bytes:
+    data = record.SerializeToString()
+    length, prefix = len(data), bytearray()
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix) + data

@@ -1,0 +1,68 @@
+"""Connections to Postgres that notice when the other side is gone, and are noticed when this side is."""
+
+from __future__ import annotations
+
+import os
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from eventstore.waits import Waits
+
+MAX_NAME_BYTES = 63
+"""Where Postgres cuts an application_name."""
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    waits: Waits,
+    autocommit: bool = True,
+    idle_session_timeout: float | None = None,
+    lock_timeout: float | None = None,
+) -> AsyncConnection:
+    """Open a connection.
+
+    Args:
+        url: a libpq connection string or URL.
+        name: the application_name, by which people find the session in ``pg_stat_activity``.
+        waits: the timeouts.
+        autocommit: False begins a transaction with the first statement.
+        idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
+        lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
+
+    Raises:
+        psycopg.OperationalError: no connection within ``waits.database_connect``.
+
+    """
+    given = conninfo_to_dict(url)
+    settings = {
+        # The server's own, besides the client's below: it is the server that holds locks for a machine that is gone.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "client_connection_check_interval": f"{int(waits.leader_heartbeat * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(waits.idle_in_transaction * 1000)}ms",
+        # Appends read the head anew after the lock; a database may prefer another level for others.
+        "default_transaction_isolation": r"read\ committed",
+        "timezone": "UTC",
+        "intervalstyle": "postgres",
+        # Zero is never, whatever a role or a database has as its own.
+        "idle_session_timeout": f"{int((idle_session_timeout or 0) * 1000)}ms",
+        "lock_timeout": f"{int((lock_timeout or 0) * 1000)}ms",
+    }
+    options = " ".join(f"-c {key}={value}" for key, value in settings.items())
+    # Defaults first: what the URL says wins.
+    parameters = {
+        "connect_timeout": str(max(2, round(waits.database_connect))),  # libpq takes whole seconds, 2 at the least
+        "keepalives": "1",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+        **given,
+        "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
+        "options": f"{options} {given.get('options') or os.environ.get('PGOPTIONS', '')}".strip(),
+    }
+    return await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=autocommit)

@@ -1,0 +1,87 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("event", "keep_alive", "cursor_expired")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    event: bytes
+    keep_alive: bytes
+    cursor_expired: CursorExpired
+    def __init__(self, event: _Optional[bytes] = ..., keep_alive: _Optional[bytes] = ..., cursor_expired: _Optional[_Union[CursorExpired, _Mapping]] = ...) -> None: ...
+
+class CursorExpired(_message.Message):
+    __slots__ = ("detail",)
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    detail: bytes
+    def __init__(self, detail: _Optional[bytes] = ...) -> None: ...
+
+class Identity(_message.Message):
+    __slots__ = ("event_id",)
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    event_id: str
+    def __init__(self, event_id: _Optional[str] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("event_id", "send_request_id", "event_type", "recipient", "summary", "occurred_at", "poll_response")
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SEND_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    OCCURRED_AT_FIELD_NUMBER: _ClassVar[int]
+    POLL_RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    event_id: str
+    send_request_id: str
+    event_type: int
+    recipient: Recipient
+    summary: Summary
+    occurred_at: bytes
+    poll_response: bytes
+    def __init__(self, event_id: _Optional[str] = ..., send_request_id: _Optional[str] = ..., event_type: _Optional[int] = ..., recipient: _Optional[_Union[Recipient, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., occurred_at: _Optional[bytes] = ..., poll_response: _Optional[bytes] = ...) -> None: ...
+
+class Recipient(_message.Message):
+    __slots__ = ("ppnum", "message_id", "error_code")
+    PPNUM_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    ppnum: str
+    message_id: str
+    error_code: str
+    def __init__(self, ppnum: _Optional[str] = ..., message_id: _Optional[str] = ..., error_code: _Optional[str] = ...) -> None: ...
+
+class Summary(_message.Message):
+    __slots__ = ("status", "total_recipients", "delivered", "pending_consent", "failed")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_RECIPIENTS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    PENDING_CONSENT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    total_recipients: int
+    delivered: int
+    pending_consent: int
+    failed: int
+    def __init__(self, status: _Optional[int] = ..., total_recipients: _Optional[int] = ..., delivered: _Optional[int] = ..., pending_consent: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+
+class PollResponse(_message.Message):
+    __slots__ = ("poll_id", "selected_options")
+    POLL_ID_FIELD_NUMBER: _ClassVar[int]
+    SELECTED_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    poll_id: str
+    selected_options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, poll_id: _Optional[str] = ..., selected_options: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Time(_message.Message):
+    __slots__ = ("seconds", "nanos")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NANOS_FIELD_NUMBER: _ClassVar[int]
+    seconds: int
+    nanos: int
+    def __init__(self, seconds: _Optional[int] = ..., nanos: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,154 @@
+"""Reads an event's columns off its bytes, with the one check that every message gets before it is stored."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from eventstore import ulid
+from eventstore.contracts._generated.eventstore import reading_pb2 as reading
+from eventstore.contracts.contract import Contract
+from eventstore.contracts.times import EARLIEST, LATEST, read_time
+from eventstore.errors import Undecodable
+
+KNOWN_TYPES = range(1, 9)
+MAX_TEXT_BYTES = 256
+MAX_COUNT = 2**31 - 1
+
+
+class Event(NamedTuple):
+    """One event: what was read off its bytes, and the bytes.
+
+    Source: the wire, through :func:`decode`. Fields the event doesn't have are None. ``event_type`` and
+    ``summary_status`` are the wire's numbers; ``occurred_at`` is in UTC, cut to the microsecond; ``payload`` is the
+    bytes of the ``SendRequestEvent`` as they came (for ``pcs.external.v1`` without the frame around them).
+    """
+
+    event_id: str
+    app: str
+    contract: str
+    event_type: int
+    send_request_id: str | None
+    ppnum: str | None
+    error_code: str | None
+    message_id: str | None
+    poll_id: str | None
+    poll_options: list[str] | None
+    summary_status: int | None
+    total_recipients: int | None
+    delivered: int | None
+    failed: int | None
+    pending_consent: int | None
+    occurred_at: datetime
+    payload: bytes
+
+
+def decode(payload: bytes, app: str, contract: Contract) -> Event:
+    """Read an event's columns off its bytes.
+
+    Raises:
+        Undecodable: the bytes can't be an event; they belong in quarantine, with the reason.
+
+    """
+    try:
+        message = reading.Event.FromString(payload)
+    except DecodeError:
+        raise Undecodable("the bytes are not a SendRequestEvent", _identity(payload)) from None
+    event_id = message.event_id
+    if not ulid.is_ulid(event_id):
+        raise Undecodable("event_id is not an upper-case ULID")
+    send_request_id = message.send_request_id
+    ppnum = error_code = message_id = None
+    if message.HasField("recipient"):
+        recipient = message.recipient
+        ppnum = recipient.ppnum
+        error_code = recipient.error_code if recipient.HasField("error_code") else None
+        message_id = recipient.message_id if recipient.HasField("message_id") else None
+    texts = f"{send_request_id}{ppnum}{error_code}{message_id}"
+    if len(texts) > MAX_TEXT_BYTES or "\0" in texts or not texts.isascii():
+        _check_texts(event_id, send_request_id, ppnum, error_code, message_id)
+    summary_status = total = delivered = failed = pending = None
+    if message.HasField("summary"):
+        summary = message.summary
+        summary_status = summary.status
+        total, delivered = summary.total_recipients, summary.delivered
+        failed, pending = summary.failed, summary.pending_consent
+        if min(total, delivered, failed, pending) < 0 or max(total, delivered, failed, pending) > MAX_COUNT:
+            raise Undecodable(f"a count of the summary lies outside 0..{MAX_COUNT}", event_id)
+    poll_id, poll_options = _poll(message.poll_response) if message.HasField("poll_response") else (None, None)
+    return Event(
+        event_id,
+        app,
+        contract.value,
+        message.event_type,
+        send_request_id or None,
+        ppnum,
+        error_code,
+        message_id,
+        poll_id,
+        poll_options,
+        summary_status,
+        total,
+        delivered,
+        failed,
+        pending,
+        _occurred_at(message.occurred_at, message.event_type, event_id),
+        payload,
+    )
+
+
+def _identity(payload: bytes) -> str | None:
+    # The whole can't be read, for one bad text in it perhaps; the cursor moves past it if its id can.
+    try:
+        event_id = reading.Identity.FromString(payload).event_id
+    except DecodeError:
+        return None
+    return event_id if ulid.is_ulid(event_id) else None
+
+
+def _check_texts(
+    event_id: str, send_request_id: str | None, ppnum: str | None, error_code: str | None, message_id: str | None
+) -> None:
+    for name, text in (
+        ("send_request_id", send_request_id),
+        ("ppnum", ppnum),
+        ("error_code", error_code),
+        ("message_id", message_id),
+    ):
+        if text and not _storable(text):
+            raise Undecodable(f"{name} is longer than {MAX_TEXT_BYTES} bytes or holds U+0000", event_id)
+
+
+def _storable(text: str) -> bool:
+    if "\0" in text:
+        return False
+    return len(text) <= MAX_TEXT_BYTES if text.isascii() else len(text.encode()) <= MAX_TEXT_BYTES
+
+
+def _poll(raw: bytes) -> tuple[str | None, list[str] | None]:
+    # An answer that can't be read is no answer; the event stands without it.
+    try:
+        poll = reading.PollResponse.FromString(raw)
+    except DecodeError:
+        return None, None
+    options = list(poll.selected_options)
+    if not all(map(_storable, (poll.poll_id, *options))):
+        return None, None
+    return poll.poll_id, options
+
+
+def _occurred_at(raw: bytes, event_type: int, event_id: str) -> datetime:
+    # An event without a time took place when its ULID was made. A type we don't know may say its time in a way we
+    # don't know either; that is no reason to refuse it.
+    if raw:
+        try:
+            return read_time(raw)
+        except ValueError as error:
+            if event_type in KNOWN_TYPES:
+                raise Undecodable(str(error), event_id) from None
+    moment = ulid.time_of(event_id)
+    if moment is None or not EARLIEST <= moment < LATEST:
+        raise Undecodable("occurred_at is missing, and the ULID's time lies behind 9999-12-30", event_id)
+    return moment

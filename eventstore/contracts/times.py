@@ -1,0 +1,73 @@
+"""Reads ``occurred_at``, which is RFC 3339 text in one contract and a Timestamp message in the other."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.message import DecodeError
+
+from eventstore.contracts._generated.eventstore.reading_pb2 import Time
+
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # exclusive: the last day taken is 9999-12-30
+"""A day inside what a ``datetime`` can say, so that no time zone pushes a value over the edge."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# How nearly every time is written: what the standard library reads by itself, well inside the limits.
+_CANONICAL = re.compile(rb"[12]\d{3}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z")
+_RFC3339 = re.compile(
+    rb"(\d{4}-\d\d-\d\d)[Tt ]((?:[01]\d|2[0-3]):[0-5]\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
+)
+
+
+def read_time(raw: bytes) -> datetime:
+    """Return the time, cut to the microsecond, in UTC.
+
+    Raises:
+        ValueError: the bytes are neither form, or a time outside 0001-01-02..9999-12-30 UTC.
+
+    """
+    if _CANONICAL.fullmatch(raw):
+        with suppress(ValueError):
+            return datetime.fromisoformat(raw.decode("ascii"))
+    moment = _read_text(raw) if b"0" <= raw[:1] <= b"9" else _read_message(raw)
+    if not EARLIEST <= moment < LATEST:
+        raise ValueError("occurred_at lies outside 0001-01-02..9999-12-30 UTC")
+    return moment
+
+
+def _read_text(raw: bytes) -> datetime:
+    match = _RFC3339.fullmatch(raw)
+    if match is None:
+        raise ValueError("occurred_at is not an RFC 3339 time")
+    day, minute, second, fraction, zulu, sign, hours, minutes = match.groups()
+    micros = (fraction or b"").ljust(6, b"0")[:6]
+    if second == b"60":  # a leap second; Postgres has none, and the order of events is the ULID's affair
+        second, micros = b"59", b"999999"
+    text = b"%bT%b:%b.%b+00:00" % (day, minute, second, micros)
+    try:
+        moment = datetime.fromisoformat(text.decode("ascii"))
+        if zulu:
+            return moment
+        # A bad offset is as wrong as a bad day: fromisoformat refuses 24:00 and 00:60 alike.
+        datetime.fromisoformat(f"2000-01-01T{hours.decode()}:{minutes.decode()}")
+        offset = timedelta(hours=int(hours), minutes=int(minutes))
+        return moment - offset if sign == b"+" else moment + offset
+    except (ValueError, OverflowError):
+        raise ValueError("occurred_at is not a time that exists") from None
+
+
+def _read_message(raw: bytes) -> datetime:
+    try:
+        time = Time.FromString(raw)
+    except DecodeError:
+        raise ValueError("occurred_at can't be read") from None
+    # Text that happens to parse as a message of unknown fields must not read as 1970.
+    if raw[:1] not in {b"\x08", b"\x10"} or not 0 <= time.nanos < 1_000_000_000:
+        raise ValueError("occurred_at can't be read")
+    try:
+        return _EPOCH + timedelta(seconds=time.seconds, microseconds=time.nanos // 1000)
+    except OverflowError:
+        raise ValueError("occurred_at lies outside 0001-01-02..9999-12-30 UTC") from None

@@ -1,0 +1,226 @@
+"""What can go wrong in the event store.
+
+::
+
+    EventStoreError
+    ├── ConfigurationError        the settings can't work as they are
+    ├── EmbeddedError             the embedded PostgreSQL can't be started, or asked
+    ├── DatabaseError             Postgres said no, or did not answer
+    │   ├── AppendLockBusy        another append held the lock for too long
+    │   ├── LeadershipLost        another process follows the app now
+    │   ├── LockHeld              another process is at work on the same
+    │   ├── LockLost              the connection that held a lock is gone
+    │   └── ForeignEventId        an event_id is stored under another app
+    ├── ArchiveError              a file of events can't be written, or is not whole
+    ├── OtherLog                  a file of events is of another log than this one
+    ├── Undecodable               bytes that can't be an event
+    ├── CredentialsError          no token could be had
+    │   ├── CredentialsRefused    the issuer refused, and will again
+    │   └── IssuerUnavailable     the issuer did not answer, and may later
+    └── UpstreamError             a stream ended otherwise than normally
+        ├── UpstreamRefused       the upstream refuses, and will again
+        ├── TokenRefused          the upstream refuses the token
+        ├── NoSuchService         the upstream has no such method under that path
+        └── UpstreamUnavailable   the upstream can't now, and may later
+"""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.redact import redact
+
+_QUOTED = re.compile(r'"[^"]*"')
+MAX_SAID = 1_000
+_ADVICE = ("Is the server running", "This probably means the server", "before or while processing the request")
+"""How libpq begins what it guesses, on lines of their own behind the reason."""
+
+
+class EventStoreError(Exception):
+    """Something in the event store went wrong."""
+
+
+class ConfigurationError(EventStoreError):
+    """The settings can't work as they are; the message says what to change."""
+
+
+class EmbeddedError(EventStoreError):
+    """The embedded PostgreSQL can't be started, or asked."""
+
+
+class DatabaseError(EventStoreError):
+    """Postgres said no, or did not answer."""
+
+
+class AppendLockBusy(DatabaseError):
+    """Another append held the append lock for longer than we wait; nothing was written."""
+
+
+class LeadershipLost(DatabaseError):
+    """Another process follows this app now, or may, so this one may not move its cursor; nothing was written.
+
+    Attributes:
+        app: whose stream it is.
+
+    """
+
+    def __init__(self, app: str, why: str = "another process follows it now; this one stands by") -> None:
+        super().__init__(f"app {app!r}: {why}")
+        self.app = app
+
+
+class LockHeld(DatabaseError):
+    """Another process is at work on the same; nothing was done.
+
+    Attributes:
+        what: what it is at work on.
+        holder: its session's application_name.
+
+    """
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(f"{what}: {holder} is at work on it")
+        self.what = what
+        self.holder = holder
+
+
+class LockLost(DatabaseError):
+    """The connection that held a lock is gone, so the work under it was given up.
+
+    Attributes:
+        what: what the work was on.
+
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: the connection that held its lock is gone; run it again")
+        self.what = what
+
+
+class ForeignEventId(DatabaseError):
+    """An event_id that arrived for one app is stored under another; nothing was written.
+
+    Attributes:
+        app: whose stream brought it.
+        other: the app under which it is stored.
+        event_id: the id.
+
+    """
+
+    def __init__(self, app: str, other: str, event_id: str) -> None:
+        super().__init__(
+            f"app {app!r}: event {event_id} is already stored under app {other!r}; "
+            f"two apps follow the same stream: give each its own credentials, or follow it once"
+        )
+        self.app = app
+        self.other = other
+        self.event_id = event_id
+
+
+class ArchiveError(EventStoreError):
+    """A file of events can't be written or read, or is not whole; the message says which."""
+
+
+class OtherLog(EventStoreError):
+    """A file of events does not fit this log; what of it was stored is right, and the message says where it ends."""
+
+
+class Undecodable(EventStoreError):
+    """Bytes that can't be an event.
+
+    Attributes:
+        reason: why, in words that carry none of the values.
+        event_id: the ULID that could be read off them all the same, or None.
+
+    """
+
+    def __init__(self, reason: str, event_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.event_id = event_id
+
+
+class CredentialsError(EventStoreError):
+    """No token could be had."""
+
+
+class CredentialsRefused(CredentialsError):
+    """The issuer refused the client, and will again."""
+
+
+class IssuerUnavailable(CredentialsError):
+    """The issuer did not answer, and may later."""
+
+
+class UpstreamError(EventStoreError):
+    """A stream ended otherwise than normally.
+
+    Attributes:
+        status: the name of the gRPC status, or None when there was none.
+        retry_after: seconds that the upstream wants us to wait, or None.
+
+    """
+
+    def __init__(self, message: str, *, status: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream refuses this call, and will again."""
+
+
+class TokenRefused(UpstreamError):
+    """The upstream refuses the token."""
+
+
+class NoSuchService(UpstreamError):
+    """The upstream has no such method under that path."""
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream can't now, and may later."""
+
+
+def is_gone(error: psycopg.Error) -> bool:
+    """Whether the connection is what failed, or the server ended it: whatever is asked next would fail as well."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(("08", "57P0"))
+
+
+def describe(error: BaseException) -> str:
+    """Say an error in one line that carries no row values, secrets or phone numbers.
+
+    Postgres puts values in DETAIL and CONTEXT, so of its errors only the SQLSTATE and the primary message are told; for
+    data exceptions (class 22) that message quotes the value too, which is left out. SQLAlchemy adds the statement's
+    parameters, so of its errors only the driver's.
+    """
+    return storable(redact(_words(error)))
+
+
+def storable(text: str) -> str:
+    """Return a text as Postgres can keep it: without U+0000 and lone surrogates, and of a length that people read."""
+    clean = text.replace("\0", "\ufffd").encode(errors="replace").decode()
+    return clean if len(clean) <= MAX_SAID else f"{clean[: MAX_SAID - 1]}…"
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return _words(error.orig)
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate:
+            message = error.diag.message_primary or type(error).__name__
+            if error.sqlstate.startswith("22"):
+                message = _QUOTED.sub('"…"', message)
+            return f"{message} (SQLSTATE {error.sqlstate})"
+        lines = [line for line in str(error).splitlines() if not line.lstrip().startswith(_ADVICE)]
+        return " ".join(" ".join(lines).split()) or type(error).__name__
+    if isinstance(error, EventStoreError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

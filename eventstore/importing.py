@@ -1,0 +1,163 @@
+"""Puts the events of a file back: into an empty store, behind what a store has, or where positions are missing.
+
+Invariants. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are read off its
+bytes again. Nobody follows the file's apps meanwhile. Each batch is one append; a process killed in the middle leaves
+whole batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from eventstore.append import Appender
+from eventstore.archive import Contents, check_archive, moment, read_archive
+from eventstore.connection import connect
+from eventstore.contracts import Contract, decode
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.errors import ArchiveError, OtherLog, Undecodable
+from eventstore.ingest.leader import raise_epoch
+from eventstore.locks import app_lock
+from eventstore.read import PAGE_BYTES, StoredEvent
+from eventstore.session_lock import Lock, session_name, while_all_held
+from eventstore.waits import Waits
+
+BATCH = 5_000
+
+_FOLLOWED = "SELECT app FROM eventstore.cursors WHERE app = ANY(%s) ORDER BY app"
+_CURSOR = """
+INSERT INTO eventstore.cursors AS c (app, contract, last_event_id, last_received_at, holes)
+VALUES (%s, %s, %s, %s, %s::text::jsonb)
+ON CONFLICT (app) DO UPDATE SET contract = coalesce(excluded.contract, c.contract),
+    last_event_id = excluded.last_event_id, last_received_at = excluded.last_received_at, holes = excluded.holes
+WHERE c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at
+"""
+_QUARANTINE = """
+INSERT INTO eventstore.quarantine (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)
+VALUES (%s, %s, %s, %s, %s, %b, %s, %s, %s) ON CONFLICT (app, contract, sha256) DO NOTHING
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: events in the file, and how many of them were missing here."""
+
+    events: int
+    stored: int
+
+
+async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+    """Put the events of a file where they belong.
+
+    Args:
+        url: the database.
+        path: a file that :func:`eventstore.export.export_events` wrote.
+        waits: of the event store.
+        told: is called with how many of how many events are done, now and then.
+
+    Raises:
+        ArchiveError: the file can't be read, or is not whole; nothing was stored.
+        LockHeld: one of the file's apps is followed; nothing was stored.
+        OtherLog: the file does not fit this log.
+        psycopg.Error: the database failed, or the connection; import the file again.
+
+    """
+    contents = await check_archive(path)
+    return await while_all_held(
+        url,
+        [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)],
+        name=session_name("import"),
+        waits=waits,
+        work=lambda: _import(url, path, contents, waits, told),
+    )
+
+
+async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        await _fence(conn, contents.apps, waits)
+        appender = Appender(conn, waits)
+        done = stored = 0
+        for events, quarantined in _batches(path):
+            if events:
+                stored += await appender.restore(events)
+                done += len(events)
+                told(done, contents.events)
+            if quarantined:
+                await _keep(conn, quarantined)
+        if done != contents.events:
+            raise ArchiveError(f"{path} was changed while it was read")
+        async with conn.transaction():
+            for cursor in contents.header.cursors:
+                await _move(conn, cursor)
+    return Imported(contents.events, stored)
+
+
+async def _fence(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> None:
+    """Let no follower that froze, and wakes up in the middle, go on; without a cursor nobody has followed an app."""
+    rows = await (await conn.execute(_FOLLOWED, [list(apps)])).fetchall()
+    for (app,) in rows:
+        await raise_epoch(conn, app, waits)
+
+
+def _batches(path: Path) -> Iterator[tuple[list[StoredEvent], list[archive.Quarantined]]]:
+    """Yield what is in the file, in its order, a little at a time: the locks are kept and the database asked between.
+
+    Nothing is read inside a transaction, which Postgres would end if a long file kept it idle.
+    """
+    events: list[StoredEvent] = []
+    quarantined: list[archive.Quarantined] = []
+    size = 0
+    for record in read_archive(path):
+        if record.HasField("event"):
+            events.append(_stored(record.event))
+            size += len(record.event.payload)
+        elif record.HasField("quarantined"):
+            quarantined.append(record.quarantined)
+            size += len(record.quarantined.payload)
+        if len(events) + len(quarantined) == BATCH or size >= PAGE_BYTES:
+            yield events, quarantined
+            events, quarantined, size = [], [], 0
+    if events or quarantined:
+        yield events, quarantined
+
+
+def _stored(record: archive.StoredEvent) -> StoredEvent:
+    try:
+        event = decode(record.payload, record.app, Contract(record.contract))
+    except (Undecodable, ValueError) as error:
+        raise OtherLog(f"the event at position {record.position:,} of the file can't be read: {error}") from error
+    return StoredEvent(record.position, moment(record.received_at), event)
+
+
+async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined]) -> None:
+    rows = [
+        [
+            kept.app,
+            kept.contract,
+            hashlib.sha256(kept.payload).digest(),
+            kept.event_id if kept.HasField("event_id") else None,
+            kept.reason,
+            kept.payload,
+            moment(kept.first_seen),
+            moment(kept.last_seen),
+            kept.count,
+        ]
+        for kept in quarantined
+    ]
+    async with conn.transaction(), conn.cursor() as cursor:
+        await cursor.executemany(_QUARANTINE, rows)
+
+
+async def _move(conn: AsyncConnection, cursor: archive.Cursor) -> None:
+    row = [
+        cursor.app,
+        cursor.contract if cursor.HasField("contract") else None,
+        cursor.last_event_id if cursor.HasField("last_event_id") else None,
+        moment(cursor.last_received_at) if cursor.HasField("last_received_at") else None,
+        cursor.holes,
+    ]
+    await conn.execute(_CURSOR, row)

@@ -1,0 +1,245 @@
+"""Which upstreams are followed, and with what: from ``projections.toml``, or one app from the environment alone."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eventstore.contracts import Contract
+from eventstore.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
+from eventstore.errors import ConfigurationError
+from eventstore.ingest.address import Address
+from eventstore.ingest.since import parse_since
+from eventstore.ingest.upstream import Tls, Upstream
+from eventstore.waits import Waits
+
+CONFIG_FILE = "projections.toml"
+APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+class AppConfig(BaseModel):
+    """One app's upstream, as it is written in ``[apps.NAME]`` of the configuration file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str
+    contract: Literal["auto", "chat.external", "pcs.external.v1"] = "auto"
+    issuer: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    client_certificate_file: Path | None = None
+    client_key_file: Path | None = None
+    since: str | None = None
+
+    @field_validator("since", mode="before")
+    @classmethod
+    def _since_text(cls, value: object) -> object:
+        # TOML has times of its own; both ways of writing one mean the same.
+        return value.isoformat() if isinstance(value, datetime) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        client = {
+            "issuer": self.issuer,
+            "client_id": self.client_id,
+            "client_secret (or client_secret_file)": self.client_secret or self.client_secret_file,
+        }
+        given = [name for name, value in client.items() if value]
+        missing = [name for name, value in client.items() if not value]
+        tokens = [name for name in ("token", "token_file") if getattr(self, name)]
+        if len(tokens) + bool(given) > 1 or (self.client_secret and self.client_secret_file):
+            raise ValueError("several credentials are given: keep one of client, token and token_file")
+        if not tokens and missing:
+            what = ", ".join(missing) if given else "issuer, client_id and client_secret, or token, or token_file"
+            raise ValueError(f"credentials are missing: {what}")
+        if bool(self.client_certificate_file) != bool(self.client_key_file):
+            raise ValueError("client_certificate_file and client_key_file go together")
+        return self
+
+    def upstream(self, app: str, *, waits: Waits, since: str | None = None) -> Upstream:
+        """Return what a follower needs.
+
+        Args:
+            app: the app's name.
+            waits: timeouts for the issuer.
+            since: overrides the configured beginning (see :func:`parse_since`).
+
+        Raises:
+            ConfigurationError: something in it can't work.
+
+        """
+        begin = since if since is not None else self.since
+        try:
+            tls = Tls(
+                _read(self.ca_file, "ca_file"),
+                _read(self.client_certificate_file, "client_certificate_file"),
+                _read(self.client_key_file, "client_key_file"),
+            )
+            return Upstream(
+                app,
+                Address.parse(self.address),
+                self._tokens(waits, self._tls_context()),
+                contract=None if self.contract == "auto" else Contract(self.contract),
+                since=parse_since(begin, datetime.now(UTC)) if begin is not None else None,
+                tls=tls,
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"app {app!r}: {error}") from None
+
+    def _tokens(self, waits: Waits, tls: ssl.SSLContext | None) -> TokenSource:
+        if self.token:
+            token = self.token.get_secret_value()
+            if not (token.isascii() and token.isprintable()) or " " in token:
+                raise ConfigurationError("the token holds white space, or what no header can carry")
+            return FixedToken(token)
+        if self.token_file is not None:
+            return FileToken(self.token_file)
+        if self.issuer is None or self.client_id is None:
+            raise ConfigurationError("credentials are missing")  # the validator has said it better already
+        secret = self.client_secret.get_secret_value() if self.client_secret else None
+        if secret is None:
+            secret = (_read(self.client_secret_file, "client_secret_file") or b"").decode("utf-8", "replace").strip()
+            if not secret:
+                raise ConfigurationError(f"client_secret_file {self.client_secret_file} is empty")
+        return ClientCredentials(self.issuer, self.client_id, secret, self.address, waits=waits, tls=tls)
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        # For the issuer; and gRPC would take files that are no PEM, and then fail on every dial.
+        if self.ca_file is None and self.client_certificate_file is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.client_certificate_file is not None:
+                context.load_cert_chain(self.client_certificate_file, self.client_key_file)
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError("ca_file, client_certificate_file or client_key_file can't be used") from None
+        return context
+
+
+class EnvironmentApp(BaseSettings):
+    """One app from the environment alone: the vendor's names, and ours where the vendor has none."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    address: str | None = Field(None, validation_alias="PCS_EXTERNAL_API_URL")
+    issuer: str | None = Field(None, validation_alias="PAS_ISSUER")
+    client_id: str | None = Field(None, validation_alias="PCS_EXTERNAL_CLIENT_ID")
+    client_secret: SecretStr | None = Field(None, validation_alias="PCS_EXTERNAL_CLIENT_SECRET")
+    token: SecretStr | None = Field(None, validation_alias="PROJECTIONS_TOKEN")
+    token_file: Path | None = Field(None, validation_alias="PROJECTIONS_TOKEN_FILE")
+    app: str = Field("default", validation_alias="PROJECTIONS_APP")
+    contract: str = Field("auto", validation_alias="PROJECTIONS_CONTRACT")
+    ca_file: Path | None = Field(None, validation_alias="PROJECTIONS_CA_FILE")
+    client_certificate_file: Path | None = Field(None, validation_alias="PROJECTIONS_CLIENT_CERTIFICATE_FILE")
+    client_key_file: Path | None = Field(None, validation_alias="PROJECTIONS_CLIENT_KEY_FILE")
+
+    def app_config(self) -> AppConfig | None:
+        """Return the app, None when the environment names none.
+
+        Raises:
+            ConfigurationError: it names half of one.
+
+        """
+        client = {
+            "PAS_ISSUER": self.issuer,
+            "PCS_EXTERNAL_CLIENT_ID": self.client_id,
+            "PCS_EXTERNAL_CLIENT_SECRET": self.client_secret,
+        }
+        ours = {"PROJECTIONS_TOKEN": self.token, "PROJECTIONS_TOKEN_FILE": self.token_file}
+        tokens = [name for name, value in ours.items() if value]
+        given = [name for name, value in client.items() if value]
+        if not self.address and not given and not tokens:
+            return None
+        if len(tokens) + bool(given) > 1:
+            raise ConfigurationError(f"{' and '.join([*given, *tokens])} are set: keep one kind of credentials")
+        missing = [] if self.address else ["PCS_EXTERNAL_API_URL"]
+        if not tokens:
+            missing += [name for name, value in client.items() if not value]
+        if missing:
+            instead = "" if given or tokens else " (or PROJECTIONS_TOKEN or PROJECTIONS_TOKEN_FILE)"
+            raise ConfigurationError(f"{', '.join(missing)}{instead} must be set as well, to follow an upstream")
+        if bool(self.client_certificate_file) != bool(self.client_key_file):
+            raise ConfigurationError("PROJECTIONS_CLIENT_CERTIFICATE_FILE and PROJECTIONS_CLIENT_KEY_FILE go together")
+        names = {name: str(field.validation_alias) for name, field in type(self).model_fields.items()}
+        return _validated(self.model_dump(exclude={"app"}, exclude_none=True), f"app {self.app!r}", names)
+
+
+def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
+    """Return the configured apps by name.
+
+    A configuration file that is named, or lies in the current folder, says all; else the environment may name one.
+
+    Raises:
+        ConfigurationError: half of something is configured, or nothing; the message says what to do.
+
+    """
+    path = config_file or Path(CONFIG_FILE)
+    if config_file is not None or path.exists():
+        return _load_file(path)
+    environment = EnvironmentApp()
+    _check_name(environment.app, "PROJECTIONS_APP")
+    app = environment.app_config()
+    if app is None:
+        raise ConfigurationError(
+            "no upstream is configured: set PCS_EXTERNAL_API_URL with PAS_ISSUER, PCS_EXTERNAL_CLIENT_ID and "
+            f"PCS_EXTERNAL_CLIENT_SECRET (or PROJECTIONS_TOKEN), or write {CONFIG_FILE} (docs/configuration.md)"
+        )
+    return {environment.app: app}
+
+
+def _load_file(path: Path) -> dict[str, AppConfig]:
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    unknown = sorted(document.keys() - {"apps"})
+    apps = document.get("apps")
+    if unknown or not isinstance(apps, dict) or not apps:
+        what = f"{unknown[0]!r} is unknown" if unknown else "no app is in it"
+        raise ConfigurationError(f"{path}: {what}: write one table [apps.NAME] for each app")
+    for name in apps:
+        _check_name(name, str(path))
+    return {name: _validated(table, f"{path}: app {name!r}") for name, table in apps.items()}
+
+
+def _check_name(name: str, where: str) -> None:
+    if not APP_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{where}: an app's name has 1 to 63 letters, digits, '-', '_' or '.', and begins with one of the first two"
+        )
+
+
+def _validated(table: Any, where: str, names: Mapping[str, str] = MappingProxyType({})) -> AppConfig:  # noqa: ANN401 - whatever TOML holds
+    """Return the app; ``names`` are what its settings are called, where not by their own names."""
+    try:
+        return AppConfig.model_validate(table)
+    except ValidationError as error:
+        # Not error["input"]: it may hold a secret.
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(names.get(str(part), str(part)) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{where}: {place + ': ' if place else ''}{message}") from None
+
+
+def _read(path: Path | None, what: str) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{what} {path} can't be read: {error.strerror}") from None

@@ -1,0 +1,199 @@
+"""Follows one app: takes its lease, runs a session and a writer under it, and knows when to give up.
+
+The lease decides: when it is lost, reading and writing stop at once, and what wasn't committed is dropped, since the
+upstream replays it from the cursor in Postgres. A refusal for good ends the follower; nothing else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from traceback import extract_tb
+
+import psycopg
+import structlog
+
+from eventstore.append import Appended
+from eventstore.errors import (
+    CredentialsRefused,
+    DatabaseError,
+    ForeignEventId,
+    LeadershipLost,
+    NoSuchService,
+    TokenRefused,
+    UpstreamRefused,
+    describe,
+)
+from eventstore.ingest import cursor as cursors
+from eventstore.ingest.backoff import Backoff
+from eventstore.ingest.buffer import Buffer
+from eventstore.ingest.leader import Lease, lease
+from eventstore.ingest.session import Session
+from eventstore.ingest.upstream import Upstream
+from eventstore.ingest.writer import Writer
+from eventstore.waits import Waits
+
+log = structlog.get_logger(__name__)
+
+FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId)
+"""Errors that would only come again: they end the follower."""
+
+
+class State(StrEnum):
+    """What a follower is."""
+
+    STANDING_BY = "standing by"  # another process follows the app
+    DATABASE_AWAY = "database away"
+    FOLLOWING = "following"
+    REFUSED = "refused"
+
+
+class Follower:
+    """Follows one app.
+
+    Attributes:
+        state: what it is now.
+        stored: events it stored.
+        duplicates: events that came again.
+        quarantined: messages that can't be events.
+        refusal: why it ended, None while it lives.
+
+    """
+
+    def __init__(self, url: str, upstream: Upstream, waits: Waits) -> None:
+        self.app = upstream.app
+        self.state = State.STANDING_BY
+        self.stored = self.duplicates = self.quarantined = 0
+        self.refusal: str | None = None
+        self._url = url
+        self._upstream = upstream
+        self._waits = waits
+        self._buffer = Buffer()
+        self._session: Session | None = None
+        self._writer: Writer | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the stream is open (or ended normally), and all that came is committed."""
+        if self._session is None or self._writer is None:
+            return False
+        return self._session.is_connected and not len(self._buffer) and not self._writer.failing
+
+    @property
+    def can_commit(self) -> bool:
+        """Whether the database takes what was received, as far as is known."""
+        return self.state is not State.DATABASE_AWAY and not (self._writer is not None and self._writer.failing)
+
+    @property
+    def has_uncommitted(self) -> bool:
+        """Whether something was received and isn't committed."""
+        return len(self._buffer) > 0
+
+    def stop(self) -> None:
+        """Read no more; :meth:`run` returns once all that was received is committed."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Follow until stopped, or refused (then :attr:`refusal` says why)."""
+        backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        while not self._stopping.is_set():
+            try:
+                async with lease(self._url, self.app, self._waits, self._stand_by) as held:
+                    if self.state is State.DATABASE_AWAY:
+                        log.info("the database is back", app=self.app)
+                    self.state = State.FOLLOWING
+                    backoff.reset()
+                    await self._lead(held)
+            except FINAL as error:
+                self._refuse(error)
+                return
+            except LeadershipLost as error:
+                self._buffer = Buffer()  # whoever follows now gets it all again
+                log.warning("lost the app", app=self.app, error=str(error))
+                # To another process, or with the database: which of them, the next look at the lock tells.
+                self.state = State.DATABASE_AWAY
+            except (psycopg.Error, OSError, DatabaseError) as error:
+                wait = backoff.next()
+                say = log.debug if self.state is State.DATABASE_AWAY else log.warning
+                say("the database is away", app=self.app, error=describe(error), again_in=round(wait, 2))
+                self.state = State.DATABASE_AWAY
+                await self._pause(wait)
+            except Exception as error:  # noqa: BLE001 - an error of ours in one app must not end the others
+                log.error("an error of ours", app=self.app, error=describe(error), where=_where(error))  # noqa: TRY400
+                self._refuse(error)
+                return
+
+    def _stand_by(self) -> None:
+        self.state = State.STANDING_BY
+
+    async def _lead(self, held: Lease) -> None:
+        """Do the app's work under a lease, until stopped; raises what ended it otherwise."""
+        try:
+            await self._work(held)
+        except FINAL as error:
+            # Only now that nothing of the app's runs any more: a stream's success that is noted late would wipe it out.
+            with suppress(psycopg.Error, OSError):
+                await cursors.save_error(held.conn, self.app, held.epoch, describe(error))
+            raise
+
+    async def _work(self, held: Lease) -> None:
+        self._buffer = Buffer()
+        writer = Writer(self._url, self.app, held.epoch, self._buffer, self._waits, self._count)
+        session = Session(
+            self._upstream, held, self._buffer, lambda: self.stored, writer.expect_duplicates, self._waits
+        )
+        keeping = asyncio.create_task(held.keep())
+        writing = asyncio.create_task(writer.run())
+        reading = asyncio.create_task(session.run())
+        stopping = asyncio.create_task(self._stopping.wait())
+        self._writer, self._session = writer, session
+        try:
+            await _first(stopping, writing, reading, keeping)
+            await _end(reading)
+            drained = asyncio.create_task(self._buffer.drained())
+            try:
+                await _first(drained, writing, keeping)
+            finally:
+                await _end(drained)
+        finally:
+            self._session = None
+            await _end(stopping, reading, writing, keeping)
+
+    def _count(self, result: Appended) -> None:
+        self.stored += result.stored
+        self.duplicates += result.duplicates
+        self.quarantined += result.quarantined
+
+    def _refuse(self, error: Exception) -> None:
+        self.refusal = describe(error)
+        self.state = State.REFUSED
+        log.error("refused", app=self.app, error=self.refusal)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+def _where(error: BaseException) -> list[str]:
+    """Say where an error came from, without any of its values."""
+    return [
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)[-5:]
+    ]
+
+
+async def _first(*tasks: asyncio.Task[object]) -> None:
+    """Wait until one of the tasks is done, and raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task in done:
+            task.result()
+
+
+async def _end(*tasks: asyncio.Task[object]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,270 @@
+"""An app's stream under one lease: dials again and again, and puts what comes into the buffer.
+
+Invariants. Before each dial the buffer is drained, so that the cursor sent accounts for all that came before. Only
+event frames move the cursor. An upstream that can't now is dialled again after a back-off, for ever; one that refuses
+for good ends the session with the refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from time import monotonic
+
+import structlog
+from psycopg.errors import LockNotAvailable
+
+from eventstore.contracts import Contract, FrameKind, read_frame
+from eventstore.errors import (
+    EventStoreError,
+    IssuerUnavailable,
+    NoSuchService,
+    TokenRefused,
+    UpstreamError,
+    UpstreamRefused,
+    describe,
+)
+from eventstore.ingest import cursor as cursors
+from eventstore.ingest.backoff import Backoff
+from eventstore.ingest.buffer import Buffer, Received
+from eventstore.ingest.leader import Lease
+from eventstore.ingest.upstream import Stream, Upstream, dial
+from eventstore.redact import redact
+from eventstore.waits import Waits
+
+log = structlog.get_logger(__name__)
+
+
+class Session:
+    """The dials of an app under one lease.
+
+    Args:
+        upstream: what is followed.
+        held: the lease.
+        buffer: where received messages go.
+        stored: tells how many events the app's writer has stored so far.
+        expect_duplicates: called before each dial: what comes may be known.
+        waits: every wait.
+
+    Attributes:
+        ended_normally: whether the last stream ended normally, and none failed since.
+
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        held: Lease,
+        buffer: Buffer,
+        stored: Callable[[], int],
+        expect_duplicates: Callable[[], None],
+        waits: Waits,
+    ) -> None:
+        self._upstream = upstream
+        self._held = held
+        self._buffer = buffer
+        self._stored = stored
+        self._expect_duplicates = expect_duplicates
+        self._waits = waits
+        self._overlap = waits.as_timedelta(waits.overlap)
+        self._backoff = Backoff(waits.backoff_first, waits.backoff_cap)
+        self._stream: Stream | None = None
+        self._open_since: float | None = None
+        self._received = 0
+        self._in_vain = 0
+        self._reached: str | None = None
+        self._token_renewed = False
+        self._told = False
+        self._unserved: set[Contract] = set()
+        self.ended_normally = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a stream is open, or the last one ended normally."""
+        return self.ended_normally if self._stream is None else self._stream.is_open
+
+    async def run(self) -> None:
+        """Dial until cancelled.
+
+        Raises:
+            EventStoreError: the upstream or the issuer refuses for good.
+            psycopg.Error: the lease's connection failed.
+
+        """
+        while True:
+            await self._buffer.drained()
+            stored = self._stored()
+            self._received = 0
+            self._open_since = None
+            cursor = await self._cursor()
+            contract = self._contract(cursor)
+            error: EventStoreError | None = None
+            try:
+                await self._dial(cursor, contract)
+            except (UpstreamError, IssuerUnavailable) as failure:
+                error = failure
+            open_for = 0.0 if self._open_since is None else monotonic() - self._open_since
+            self.ended_normally = error is None
+            await self._buffer.drained()
+            if error is None or self._received:
+                await self._succeed(contract, decided=True)
+            brought_new = self._stored() > stored
+            if brought_new or (error is None and not self._received):
+                self._in_vain = 0
+            elif self._received:
+                self._in_vain += 1
+            if brought_new or open_for >= self._waits.healthy_after:
+                self._backoff.reset()
+            if error is not None and await self._is_final(error):
+                raise error
+            if not isinstance(error, NoSuchService) or await self._decided() is not None:
+                await self._back_off(error)
+
+    async def _dial(self, cursor: cursors.Cursor, contract: Contract) -> None:
+        now = datetime.now(UTC)
+        recent = await cursors.recent_events(self._held.conn, cursor)
+        if cursors.is_clock_behind(recent, now):
+            log.warning("this machine's clock is behind the upstream's: set it", app=cursor.app)
+        after = cursors.resume_at(
+            cursor,
+            recent,
+            contract=contract,
+            since=cursors.first_contact(contract, self._upstream.since, now),
+            overlap=self._overlap,
+            in_vain=self._in_vain,
+            reached=self._reached,
+            now=now,
+        )
+        if not self._in_vain:
+            self._reached = cursor.last_event_id
+        token = await self._upstream.tokens.token()
+        self._expect_duplicates()
+        log.debug("dialling", app=cursor.app, contract=contract.value, after=after)
+        async with (
+            dial(
+                self._upstream.address,
+                contract,
+                token=token,
+                after_event_id=after,
+                tls=self._upstream.tls,
+                waits=self._waits,
+            ) as stream,
+            self._attended(stream),
+        ):
+            await self._read(stream, cursor, after)
+
+    @asynccontextmanager
+    async def _attended(self, stream: Stream) -> AsyncIterator[None]:
+        """Watch a stream from the side while it is read."""
+        self._stream = stream
+        tasks = [
+            asyncio.create_task(self._note_opening(stream)),
+            asyncio.create_task(self._note_success(stream)),
+            asyncio.create_task(stream.break_silence(self._waits, lambda: self._buffer.has_room)),
+        ]
+        try:
+            yield
+        finally:
+            self._stream = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, stream: Stream, cursor: cursors.Cursor, after: str | None) -> None:
+        contract, buffer = stream.contract, self._buffer
+        expired = False
+        bare = contract is Contract.CHAT_EXTERNAL
+        with stream.watched():
+            async for message in stream.messages:
+                stream.last_message_at = monotonic()
+                if bare:
+                    item = Received(contract, message)
+                else:
+                    kind, data, detail = read_frame(contract, message)
+                    if kind is FrameKind.CURSOR_EXPIRED and not expired:
+                        expired = True
+                        await self._note_hole(cursor, after, detail)
+                    if kind is not FrameKind.EVENT and kind is not FrameKind.GARBAGE:
+                        continue
+                    item = Received(contract, data, kind is FrameKind.GARBAGE)
+                self._received += 1
+                if not buffer.put(item):
+                    await buffer.room()
+
+    async def _note_opening(self, stream: Stream) -> None:
+        await stream.opened()
+        self._open_since = monotonic()
+
+    async def _note_success(self, stream: Stream) -> None:
+        settled = await stream.settled(self._waits.settle, self._waits.healthy_after)
+        if settled:
+            await self._noted(stream)
+        # A call that merely stands may still be refused: only an answer decides the contract, however late it comes.
+        if settled and not stream.is_answered and await stream.settled(self._waits.settle, None):
+            await self._noted(stream)
+
+    async def _noted(self, stream: Stream) -> None:
+        while True:
+            try:
+                return await self._succeed(stream.contract, decided=stream.is_answered)
+            except LockNotAvailable:
+                log.info("an append holds the cursor; trying again", app=self._held.app)
+
+    async def _succeed(self, contract: Contract, *, decided: bool) -> None:
+        self._token_renewed = False
+        app, epoch, conn = self._held.app, self._held.epoch, self._held.conn
+        if decided and await self._decided() is not contract:
+            await cursors.save_contract(conn, app, epoch, contract)
+        if not self._told:
+            log.info("following", app=app, address=self._upstream.address.url, contract=contract.value)
+            self._told = True
+        await cursors.save_error(conn, app, epoch, None)
+
+    async def _note_hole(self, cursor: cursors.Cursor, sent: str | None, detail: str) -> None:
+        # What came before the hole is in front of the head then; and a writer at work holds the cursor's row.
+        await self._buffer.drained()
+        said = redact(" ".join(detail.split()))[:300]
+        upper = await cursors.save_hole(self._held.conn, cursor, sent, self._overlap, said)
+        log.warning("the upstream can't replay: a hole", app=cursor.app, lower=sent, upper=upper, detail=said)
+
+    def _contract(self, cursor: cursors.Cursor) -> Contract:
+        if self._upstream.contract is not None:
+            return self._upstream.contract
+        if cursor.contract is not None:
+            return cursor.contract
+        return next(contract for contract in Contract if contract not in self._unserved)
+
+    async def _decided(self) -> Contract | None:
+        """Return the contract under which a stream was ever taken, if it is the one to use."""
+        contract = (await self._cursor()).contract
+        wished = self._upstream.contract
+        return contract if wished is None or wished is contract else None
+
+    async def _is_final(self, error: EventStoreError) -> bool:
+        if isinstance(error, TokenRefused):
+            renewed, self._token_renewed = self._token_renewed, True
+            return renewed or not await self._upstream.tokens.renew()
+        if isinstance(error, NoSuchService):
+            if await self._decided() is not None:
+                return False  # it was there before
+            self._unserved.add(self._contract(await self._cursor()))
+            return self._upstream.contract is not None or len(self._unserved) == len(Contract)
+        return isinstance(error, UpstreamRefused)
+
+    async def _cursor(self) -> cursors.Cursor:
+        return await cursors.load(self._held.conn, self._held.app, self._held.epoch)
+
+    async def _back_off(self, error: EventStoreError | None) -> None:
+        app = self._held.app
+        if error is None:
+            wait = self._backoff.next(cap=self._waits.normal_end_cap)
+            log.debug("the stream ended", app=app, again_in=round(wait, 2))
+        else:
+            asked = getattr(error, "retry_after", None) or 0.0
+            wait = self._backoff.next(at_least=min(asked, self._waits.retry_after_cap))
+            said = describe(error)
+            log.warning("the stream failed", app=app, error=said, again_in=round(wait, 2))
+            await cursors.save_error(self._held.conn, app, self._held.epoch, said)
+        await asyncio.sleep(wait)

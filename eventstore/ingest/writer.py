@@ -1,0 +1,143 @@
+"""Takes what was received out of the buffer, decodes it and appends it; waits while the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import psycopg
+import structlog
+
+from eventstore.append import Appended, Appender, CursorMove
+from eventstore.connection import connect
+from eventstore.contracts import Event, decode
+from eventstore.errors import Undecodable, describe
+from eventstore.ingest.backoff import Backoff
+from eventstore.ingest.buffer import Buffer, Received
+from eventstore.quarantine import Rejected
+from eventstore.waits import Waits
+
+log = structlog.get_logger(__name__)
+
+NOT_A_FRAME = "the bytes are not a SendRequestEventFrame"
+
+
+def decode_batch(batch: list[Received], app: str) -> tuple[list[Event], list[Rejected], str | None]:
+    """Decode messages in their order.
+
+    Returns the events, the messages that can't be one, and the last ULID among all of them (None without any).
+    """
+    events: list[Event] = []
+    rejected: list[Rejected] = []
+    last: str | None = None
+    for contract, data, garbage in batch:
+        if garbage:
+            rejected.append(Rejected(app, contract.value, data, NOT_A_FRAME))
+            continue
+        try:
+            event = decode(data, app, contract)
+        except Undecodable as error:
+            rejected.append(Rejected(app, contract.value, data, error.reason, error.event_id))
+            last = error.event_id or last
+        else:
+            events.append(event)
+            last = event.event_id
+    return events, rejected, last
+
+
+class Writer:
+    """The one writer of an app.
+
+    Args:
+        url: the database.
+        app: whose stream it is.
+        epoch: the lease's; a cursor under another one doesn't move.
+        buffer: where messages come from.
+        waits: the timeouts and back-offs.
+        appended: called after each commit, with what became of the batch.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        app: str,
+        epoch: int,
+        buffer: Buffer,
+        waits: Waits,
+        appended: Callable[[Appended], None],
+    ) -> None:
+        self._url = url
+        self._app = app
+        self._epoch = epoch
+        self._buffer = buffer
+        self._waits = waits
+        self._appended = appended
+        self._appender: Appender | None = None
+        self._conn: psycopg.AsyncConnection | None = None
+        self.failing = False
+
+    def expect_duplicates(self) -> None:
+        """Probe the next batches: the stream was taken up again before where it ended."""
+        if self._appender is not None:
+            self._appender.probing = True
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises:
+            ForeignEventId: two apps follow one stream; this one can't go on.
+            LeadershipLost: another process follows the app now.
+
+        """
+        try:
+            while True:
+                batch = await self._buffer.take()
+                events, rejected, last = decode_batch(batch, self._app)
+                result = await self._append(events, rejected, CursorMove(self._app, self._epoch, last))
+                self._buffer.committed()
+                self._report(result, rejected)
+                self._appended(result)
+        finally:
+            await self._close()
+
+    async def _append(self, events: list[Event], rejected: list[Rejected], cursor: CursorMove) -> Appended:
+        backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        while True:
+            try:
+                appender = await self._connected()
+                result = await appender.append(events, rejected=rejected, cursor=cursor)
+            except (psycopg.Error, OSError) as error:
+                # Whether it was committed is not known; a new connection probes, and the probe knows.
+                await self._close()
+                wait = backoff.next()
+                say = log.debug if self.failing else log.warning
+                say("the database is away", app=self._app, error=describe(error), again_in=round(wait, 2))
+                self.failing = True
+                await asyncio.sleep(wait)
+            else:
+                if self.failing:
+                    log.info("the database is back", app=self._app)
+                self.failing = False
+                return result
+
+    async def _connected(self) -> Appender:
+        if self._appender is None:
+            name, waits = f"projections append {self._app}", self._waits
+            self._conn = await connect(self._url, name=name, waits=waits, lock_timeout=waits.lock)
+            self._appender = Appender(self._conn, self._waits)
+        return self._appender
+
+    async def _close(self) -> None:
+        conn, self._conn, self._appender = self._conn, None, None
+        if conn is not None:
+            with suppress(psycopg.Error):
+                await conn.close()
+
+    def _report(self, result: Appended, rejected: list[Rejected]) -> None:
+        log.debug("appended", app=self._app, **result._asdict())
+        if result.quarantined:
+            reasons = sorted({item.reason for item in rejected})
+            where = "eventstore.quarantine"
+            log.warning("quarantined", app=self._app, messages=result.quarantined, reasons=reasons, see=where)

@@ -1,0 +1,105 @@
+"""Reads the decoded columns of stored events off their payloads again, for when the decoder has learned something.
+
+Invariants. The payload is the truth and stays as it came, and so do identity, position and times of receipt: the
+database's function ``eventstore.redecode`` is the only way past the triggers that refuse change, and they let it change
+nothing else. Each page is a transaction; what was killed in the middle is run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.contracts import Contract, Event, decode
+from eventstore.errors import Undecodable
+from eventstore.read import head, read
+
+BATCH = 1_000
+_REDECODE = "SELECT eventstore.redecode(%s::jsonb)"
+_KEPT = ("event_id", "app", "contract", "payload")
+
+
+@dataclass(slots=True)
+class Redecoded:
+    """What a redecoding did.
+
+    Attributes:
+        read: events read.
+        changed: events whose columns came out otherwise.
+        types: their event types, of before and of now.
+        undecodable: positions whose bytes the decoder refuses now, the first hundred of them; their columns stay.
+        refused: how many these are in all.
+
+    """
+
+    read: int = 0
+    changed: int = 0
+    types: set[int] = field(default_factory=set)
+    undecodable: list[int] = field(default_factory=list)
+    refused: int = 0
+
+
+async def redecode(
+    conn: AsyncConnection[Any],
+    *,
+    after: int = 0,
+    told: Callable[[int, int], None],
+    decoder: Callable[[bytes, str, Contract], Event] = decode,
+) -> Redecoded:
+    """Read the columns of all events behind a position off their payloads again.
+
+    Args:
+        conn: an autocommit connection, of a role that may run ``eventstore.redecode``.
+        after: the position before the first to read.
+        told: is called with the position and the head, now and then.
+        decoder: what reads an event.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection, or the role may not do it.
+
+    """
+    result = Redecoded()
+    last = await head(conn)
+    rows: list[dict[str, Any]] = []
+    async for position, _, stored in read(conn, after, up_to=last):
+        result.read += 1
+        try:
+            now = decoder(stored.payload, stored.app, Contract(stored.contract))
+        except Undecodable:
+            _refuse(result, position)
+            continue
+        if now.event_id != stored.event_id:
+            _refuse(result, position)
+        elif now != stored:
+            result.types |= {stored.event_type, now.event_type}
+            rows.append({"position": position, **{k: v for k, v in now._asdict().items() if k not in _KEPT}})
+        if len(rows) == BATCH:
+            result.changed += await _write(conn, rows)
+            rows = []
+        if result.read % BATCH == 0:
+            told(position, last)
+    if rows:
+        result.changed += await _write(conn, rows)
+    return result
+
+
+def _refuse(result: Redecoded, position: int) -> None:
+    result.refused += 1
+    if len(result.undecodable) < 100:
+        result.undecodable.append(position)
+
+
+async def _write(conn: AsyncConnection[Any], rows: list[dict[str, Any]]) -> int:
+    row = await (await conn.execute(_REDECODE, [json.dumps(rows, default=_plain)])).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)

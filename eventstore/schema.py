@@ -1,0 +1,107 @@
+"""The event store's tables, as the migrations make them.
+
+Alembic is the only source of the schema in a database; these definitions are what statements are built from, and a
+test holds both equal.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+SCHEMA = "eventstore"
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+_time = DateTime(timezone=True)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Text(collation="C"), primary_key=True, comment="ULID of the event, upper case: its identity."),
+    Column("position", BigInteger, nullable=False, unique=True, comment="Commit order here: 1, 2, 3, without gaps."),
+    Column("app", Text, nullable=False, comment="Whose stream brought it."),
+    Column("contract", Text, nullable=False, comment="The contract it came under: chat.external or pcs.external.v1."),
+    Column("event_type", Integer, nullable=False, comment="The wire's number; the view event_log shows names."),
+    Column("send_request_id", Text, comment="The request it is about; NULL when it names none."),
+    Column("ppnum", Text, comment="The recipient's phone number; NULL when the event has no recipient."),
+    Column("error_code", Text, comment="Why delivery failed, in the platform's words."),
+    Column("message_id", Text, comment="The platform's id of the message to this recipient."),
+    Column("poll_id", Text, comment="The poll answered; '' when not stated, NULL when there is no readable answer."),
+    Column("poll_options", ARRAY(Text), comment="The options chosen; NULL when there is no readable answer."),
+    Column("summary_status", Integer, comment="The summary's status, the wire's number; NULL without a summary."),
+    Column("total_recipients", Integer, comment="Recipients, as the summary reports them."),
+    Column("delivered", Integer, comment="Delivered, as the summary reports it."),
+    Column("failed", Integer, comment="Failed, as the summary reports it."),
+    Column("pending_consent", Integer, comment="Waiting for consent, as the summary reports it."),
+    Column("occurred_at", _time, nullable=False, comment="When it happened upstream; the ULID's time when not stated."),
+    Column("received_at", _time, nullable=False, comment="When it was appended here; never falls as position rises."),
+    Column("payload", LargeBinary, nullable=False, comment="The exact bytes of the event as they came: the truth."),
+    Index(None, "app", "position"),
+    # Few events are of these kinds; to count them, or to fold polls, must not read all the others.
+    Index("events_without_request_idx", "position", postgresql_where=text("send_request_id IS NULL")),
+    Index("events_poll_responses_idx", "position", postgresql_where=text("event_type = 7")),
+    Index("events_of_unknown_type_idx", "position", postgresql_where=text("event_type < 1 OR event_type > 8")),
+    schema=SCHEMA,
+    comment="Every event received, once, as it came. Append-only: UPDATE, DELETE and TRUNCATE are refused.",
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("app", Text, primary_key=True, comment="Whose stream is followed."),
+    Column("contract", Text, comment="The contract that the upstream speaks; NULL until the first success decides it."),
+    Column("last_event_id", Text(collation="C"), comment="The cursor: the last event_id received, stored or not."),
+    Column("last_received_at", _time, comment="When the cursor last moved."),
+    Column(
+        "holes",
+        JSONB,
+        nullable=False,
+        server_default=text("'[]'::jsonb"),
+        comment="Gaps that the upstream could not replay: a list of {lower, upper, noticed_at, detail}.",
+    ),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0"), comment="Rises with every new follower."),
+    Column("last_error", Text, comment="What last went wrong with this upstream; NULL while it is well."),
+    Column("last_error_at", _time, comment="When it went wrong."),
+    schema=SCHEMA,
+    comment="One row for each app that is followed: where its stream goes on.",
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="A number to name the row by."),
+    Column("app", Text, nullable=False, comment="Whose stream brought it."),
+    Column("contract", Text, nullable=False, comment="The contract it came under."),
+    Column("sha256", LargeBinary, nullable=False, comment="SHA-256 of the payload."),
+    Column("event_id", Text(collation="C"), comment="Its ULID, where one could be read."),
+    Column("reason", Text, nullable=False, comment="Why it can't be an event."),
+    Column("payload", LargeBinary, nullable=False, comment="The exact bytes as they came."),
+    Column("first_seen", _time, nullable=False, comment="When these bytes first came."),
+    Column("last_seen", _time, nullable=False, comment="When these bytes last came."),
+    Column("count", BigInteger, nullable=False, comment="How often these bytes came."),
+    UniqueConstraint("app", "contract", "sha256"),
+    schema=SCHEMA,
+    comment="Bytes that came over the wire and can't be an event, kept as they came.",
+)

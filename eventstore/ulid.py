@@ -1,0 +1,40 @@
+"""ULIDs as text: their shape, the time in them, and made-up ones to begin a stream at."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from ulid import ULID
+
+_SHAPE = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_DIGITS = {digit: value for value, digit in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+is_ulid = _SHAPE.fullmatch
+"""A match when the text is an upper-case ULID, else None."""
+
+
+def milliseconds(ulid: str) -> int:
+    """Return the time in a ULID, in milliseconds since 1970 (UTC)."""
+    value = 0
+    for digit in ulid[:10]:
+        value = value << 5 | _DIGITS[digit]
+    return value
+
+
+def time_of(ulid: str) -> datetime | None:
+    """Return the time in a ULID; None when it lies behind what a ``datetime`` can say (year 9999)."""
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds(ulid))
+    except OverflowError:
+        return None
+
+
+def first_at(moment: datetime) -> str:
+    """Return the least ULID of a moment (cut to the millisecond; 1970 at the earliest).
+
+    A cursor of this form makes a stream go on with the first event of that millisecond.
+    """
+    since = max((moment - _EPOCH) // timedelta(milliseconds=1), 0)
+    return str(ULID.from_bytes(since.to_bytes(6, "big") + bytes(10)))

@@ -1,0 +1,68 @@
+"""Every wait of the event store, in seconds, as a setting: ``PROJECTIONS_<NAME>`` in the environment."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eventstore.errors import ConfigurationError
+
+
+class Waits(BaseSettings):
+    """How long each thing is waited for (seconds). Tests make them small; one test holds the defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
+
+    overlap: float = Field(5.0, ge=0, description="how far before the cursor a stream is resumed")
+    silence: float = Field(65.0, gt=0, description="without any frame, after which a stream is dialled anew")
+    ping: float = Field(300.0, gt=0, description="between HTTP/2 pings on a silent stream")
+    ping_timeout: float = Field(20.0, gt=0, description="for the answer to a ping")
+    dial: float = Field(20.0, gt=0, description="for a connection to be made")
+    settle: float = Field(1.0, gt=0, description="of an answered call without a refusal, before it counts as taken")
+    healthy_after: float = Field(10.0, gt=0, description="of an open stream, after which back-off starts over")
+    backoff_first: float = Field(0.5, gt=0, description="the first back-off; each next one doubles")
+    backoff_cap: float = Field(60.0, gt=0, description="the longest back-off")
+    normal_end_cap: float = Field(5.0, gt=0, description="the longest back-off after normal ends")
+    retry_after_cap: float = Field(3600.0, gt=0, description="the longest retry-after that is obeyed")
+    database_backoff_cap: float = Field(5.0, gt=0, description="the longest back-off while the database is away")
+    database_connect: float = Field(10.0, gt=0, description="for a connection to the database")
+    append_lock: float = Field(10.0, gt=0, description="for the append lock, before its frozen holder is ended")
+    lock: float = Field(30.0, gt=0, description="of an append for any other lock, before it is let go and tried again")
+    idle_in_transaction: float = Field(15.0, gt=0, description="of an idle transaction, before Postgres ends it")
+    leader_heartbeat: float = Field(5.0, gt=0, description="between queries on the connection that holds an app")
+    leader_timeout: float = Field(15.0, gt=0, description="without one, before Postgres frees the app")
+    standby: float = Field(2.0, gt=0, description="between attempts to take over an app that another follows")
+    shutdown: float = Field(4.0, gt=0, description="for what was received to be committed at the end")
+    token_margin: float = Field(60.0, ge=0, description="before its expiry that a token is fetched anew")
+    issuer: float = Field(20.0, gt=0, description="for the issuer's answer")
+
+    @model_validator(mode="after")
+    def _heartbeat_comes_in_time(self) -> Self:
+        if self.leader_heartbeat >= self.leader_timeout:
+            raise ValueError("PROJECTIONS_LEADER_HEARTBEAT must be less than PROJECTIONS_LEADER_TIMEOUT")
+        return self
+
+    @staticmethod
+    def as_timedelta(seconds: float) -> timedelta:
+        """Return seconds as Postgres's drivers like them."""
+        return timedelta(seconds=seconds)
+
+
+def load_waits() -> Waits:
+    """Return the waits that the environment sets.
+
+    Raises:
+        ConfigurationError: one of them can't be.
+
+    """
+    try:
+        return Waits()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        if not name:  # it takes two settings to be wrong so
+            raise ConfigurationError(first["msg"].removeprefix("Value error, ")) from None
+        raise ConfigurationError(f"PROJECTIONS_{name} takes seconds: {first['msg']}") from None

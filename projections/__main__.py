@@ -1,0 +1,5 @@
+"""``python -m projections`` is the command ``projections``."""
+
+from projections.cli import main
+
+main()

@@ -1,0 +1,234 @@
+"""Builds read models as they were known at a position, into a schema of their own, beside the live ones.
+
+Invariants. The tables are filled out of sight and moved into their schema in one transaction, whole or not at all. A
+schema is replaced only when it is the very one, by its oid, that this made, and when nobody else has put anything into
+it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection, errors, sql
+
+from eventstore import ulid
+from eventstore.errors import describe
+from eventstore.read import head
+from eventstore.session_lock import session_name, while_all_held
+from eventstore.waits import Waits
+from projections import checkpoint, runs
+from projections.errors import ProjectionsError, UsageError
+from projections.projection import Projection
+from projections.registry import installed
+from projections.replay import Progress, rebuild_locks, replaying
+from projections.settings import ReplaySettings
+from projections.shadow import SHADOW_SCHEMA, Shadow, finish_table
+
+_RESERVED = re.compile(r"public|eventstore|projections|projections_shadow|information_schema|pg_.*", re.IGNORECASE)
+_MAX_NAME_BYTES = 63  # Postgres would cut it there
+_POSITION = "SELECT position FROM eventstore.events WHERE event_id = %s"
+_RECEIVED = "SELECT received_at FROM eventstore.events WHERE position = %s"
+_OID = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s"
+_MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
+_OURS = "SELECT name FROM projections.rebuilds WHERE into_schema = %s AND into_schema_oid = %s AND state = 'done'"
+_DONE = (
+    "UPDATE projections.rebuilds SET state = 'done', finished_at = clock_timestamp(), position = %s,"
+    " into_schema_oid = %s WHERE id = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What an as-of rebuild made: up to which position, when that was received (None for 0), and rows by table."""
+
+    position: int
+    received_at: datetime | None
+    rows: dict[str, int]
+
+
+async def build_as_of(
+    url: str,
+    projections: Sequence[Projection],
+    moment: str,
+    into: str,
+    *,
+    force: bool,
+    waits: Waits,
+    settings: ReplaySettings,
+    progress: Progress,
+) -> Built:
+    """Build the tables of projections as they were known at a moment.
+
+    Args:
+        url: the database.
+        projections: whose tables.
+        moment: an event_id, for the log up to and including its position; or an ISO time with its zone, for the log up
+            to the last position received by then.
+        into: the schema to make.
+        force: replace it, if this made it.
+        waits: of the event store.
+        settings: windows and locks.
+        progress: is told how it goes on.
+
+    Raises:
+        UsageError: there is no such event, that is no time, or the schema can't be made or replaced.
+        LockHeld: a rebuild, verify or as-of of one of the projections is at work.
+        CannotFold: an event can't be folded; the message says which.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    if _RESERVED.fullmatch(into):
+        raise UsageError(f"--into {into} is not for you to fill: name a schema of your own")
+    if not 1 <= len(into.encode()) <= _MAX_NAME_BYTES:
+        raise UsageError(f"--into takes a schema's name, of 1 to {_MAX_NAME_BYTES} bytes")
+    return await while_all_held(
+        url,
+        rebuild_locks(projections),
+        name=session_name(f"as-of {into}"),
+        waits=waits,
+        work=lambda: _build(url, projections, moment, into, force, waits, settings, progress),
+    )
+
+
+async def _build(
+    url: str,
+    projections: Sequence[Projection],
+    moment: str,
+    into: str,
+    force: bool,  # noqa: FBT001 - handed on
+    waits: Waits,
+    settings: ReplaySettings,
+    progress: Progress,
+) -> Built:
+    async with replaying(url, f"as-of {into}", waits, settings) as conn:
+        position = await position_of(conn, moment)
+        await _may_make(conn, into, force=force)
+        shadows: list[tuple[int, Shadow]] = []
+        try:
+            for projection in projections:
+                skipped = await checkpoint.skips(conn, projection.name, projection.version)
+                run = await runs.next_run(conn)
+                shadow = Shadow(conn, projection, skipped, run=run, logged=True)
+                await runs.begin(conn, run, projection, shadow.fingerprint, session_name(f"as-of {into}"), into=into)
+                shadows.append((run, shadow))
+                await shadow.begin()
+                progress.phase(f"folding {projection.name}", target=position)
+                await shadow.fold_to(position, settings.window, progress.at)
+            progress.phase(f"moving the tables into {into}")
+            while True:
+                try:
+                    rows = await _move_all(conn, into, shadows, position, force=force)
+                    break
+                except errors.LockNotAvailable:
+                    progress.note(f"somebody reads {into} or {SHADOW_SCHEMA}; trying again")
+        except BaseException as error:
+            for run, _ in shadows:
+                await runs.end(conn, run, "failed", error)
+            raise
+        for _, shadow in shadows:
+            await shadow.drop()
+        received = await (await conn.execute(_RECEIVED, [position])).fetchone()
+        return Built(position, received[0] if received else None, rows)
+
+
+async def _move_all(
+    conn: AsyncConnection[Any], into: str, shadows: Sequence[tuple[int, Shadow]], position: int, *, force: bool
+) -> dict[str, int]:
+    """Move what was filled into its schema, in one transaction; returns the number of rows by table."""
+    rows: dict[str, int] = {}
+    async with conn.transaction():
+        # Once it is said to be there, no crash may take it away again.
+        await conn.execute("SELECT set_config('synchronous_commit', 'on', true)")
+        await _remove(conn, into, [shadow.projection for _, shadow in shadows], force=force)
+        await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(into)))
+        oid = await _oid(conn, into)
+        for run, shadow in shadows:
+            await shadow.hold()
+            for table in shadow.tables:
+                rows[table.name] = await _move(conn, table.name, into)
+                await finish_table(conn, table.to_metadata(table.metadata, schema=into))
+            await conn.execute(_DONE, [position, oid, run])
+        said = f"Read models as of position {position}, as they were known then: projections rebuild --as-of."
+        await conn.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(into), sql.Literal(said)))
+    return rows
+
+
+async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
+    """Return the position that an event_id has, or the last one received by a time.
+
+    ``received_at`` never falls as positions rise, so a time is looked up by halving, without an index on it.
+
+    Raises:
+        UsageError: there is no such event, or the text is neither.
+
+    """
+    if ulid.is_ulid(moment):
+        row = await (await conn.execute(_POSITION, [moment])).fetchone()
+        if row is None:
+            raise UsageError(f"there is no event {moment}")
+        return int(row[0])
+    try:
+        time = datetime.fromisoformat(moment.strip())
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise UsageError(f"{moment!r} is neither an event_id nor a time with its zone (2026-11-01T00:00:00Z)")
+    low, high = 0, await head(conn)
+    while low < high:
+        middle = (low + high + 1) // 2
+        row = await (await conn.execute(_RECEIVED, [middle])).fetchone()
+        if row is None:
+            raise ProjectionsError(f"position {middle} is missing: import it, then try again")
+        if row[0] <= time:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+async def _oid(conn: AsyncConnection[Any], schema: str) -> int | None:
+    row = await (await conn.execute(_OID, [schema])).fetchone()
+    return row[0] if row else None
+
+
+async def _may_make(conn: AsyncConnection[Any], into: str, *, force: bool) -> None:
+    oid = await _oid(conn, into)
+    if oid is None:
+        row = await (await conn.execute(_MAY_CREATE)).fetchone()
+        if not (row and row[0]):
+            raise UsageError("this role may not create schemas: let the database's owner GRANT CREATE ON DATABASE")
+        return
+    ours = await (await conn.execute(_OURS, [into, oid])).fetchone()
+    if ours is None:
+        raise UsageError(f"schema {into} is there, and was not made by this command: name another")
+    if not force:
+        raise UsageError(f"schema {into} is there: name another, or replace it with --force")
+
+
+async def _remove(conn: AsyncConnection[Any], into: str, projections: Sequence[Projection], *, force: bool) -> None:
+    """Drop what this made under that name, inside the caller's transaction; nothing that others put there goes."""
+    await _may_make(conn, into, force=force)
+    oid = await _oid(conn, into)
+    if oid is None:
+        return
+    names = [row[0] for row in await (await conn.execute(_OURS, [into, oid])).fetchall()]
+    # What an earlier version of the code made, and this one doesn't know, is left: the schema is then not replaced.
+    known = installed().projections | {one.name: one for one in projections}
+    owned = {table.name for name in names if name in known for table in known[name].tables}
+    try:
+        for table in sorted(owned):
+            await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(into, table)))
+        await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(into)))
+    except errors.DependentObjectsStillExist as error:
+        raise UsageError(f"schema {into} can't be replaced, for others built on it: {describe(error)}") from error
+
+
+async def _move(conn: AsyncConnection[Any], table: str, into: str) -> int:
+    source = sql.Identifier(SHADOW_SCHEMA, table)
+    await conn.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(source, sql.Identifier(into)))
+    row = await (await conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(into, table)))).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,216 @@
+"""Checkpoints: how far each projection is, who may fold, and what state it is in.
+
+Invariants. The row is the lock: whoever folds holds it ``FOR UPDATE`` until the fold's transaction ends, and everybody
+else passes it by. Its version is read under the lock, so code of another version never folds into rows that aren't its
+own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import AsyncConnection
+
+
+class State(StrEnum):
+    """What a projection is."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint read under its lock.
+
+    ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it passes over,
+    ``head`` is the log's last position.
+    """
+
+    version: int
+    position: int
+    state: str
+    failures: int
+    due: bool
+    skipped: list[str]
+    head: int
+
+
+_END_FROZEN = (
+    "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM projections.checkpoints AS c"
+    " JOIN pg_catalog.pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = c.xmax"
+    " JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid"
+    " WHERE c.name = %s AND a.wait_event = 'ClientRead' AND clock_timestamp() - a.query_start > %s"
+)
+_ENSURE = (
+    "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, %s, 0, 'running')"
+    " ON CONFLICT (name) DO NOTHING"
+)
+_SKIPPED: LiteralString = (
+    "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1)"
+)
+_HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
+_READ: LiteralString = (
+    f"SELECT version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp(), {_SKIPPED}, {_HEAD}"  # noqa: S608 - made of our own parts
+    " FROM projections.checkpoints AS c WHERE name = %s"
+)
+_TAKE: LiteralString = _READ + " FOR UPDATE OF c SKIP LOCKED"
+_HOLD: LiteralString = _READ + " FOR UPDATE OF c"
+# One of this version's rows waits only in the eyes of newer code, which says so again and again.
+_TAKE_RUNNING: LiteralString = (
+    f"SELECT position, {_SKIPPED}, {_HEAD} INTO {{into}} FROM projections.checkpoints AS c"  # noqa: S608 - our own parts
+    " WHERE name = {name} AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
+)
+# A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
+_MOVE: LiteralString = (
+    "UPDATE projections.checkpoints SET position = CASE WHEN"
+    " (SELECT count(*) FROM eventstore.events WHERE position > {lo} AND position <= {hi}) = {hi} - {lo}"
+    " THEN {hi} END, state = 'running', last_error = NULL, last_error_at = NULL,"
+    " failures = 0, retry_at = NULL, windows = windows + 1, events = events + {hi} - {lo},"
+    " folded_at = clock_timestamp(),"
+    " fold_seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())"
+    " WHERE name = {name}"
+)
+MOVE: LiteralString = _MOVE.format(name="%(name)s", lo="%(lo)s::bigint", hi="%(hi)s::bigint")
+"""Moves a checkpoint from lo to hi, which is greater."""
+_FAIL = (
+    "UPDATE projections.checkpoints SET state = 'failed', last_error = %(error)s, last_error_at = clock_timestamp(),"
+    " failures = failures + 1, retry_at = clock_timestamp() + %(wait)s"
+    " WHERE name = %(name)s AND version = %(version)s AND position = %(position)s AND state <> 'paused'"
+)
+_WAIT = (
+    "UPDATE projections.checkpoints SET state = 'waiting', last_error = %(error)s, last_error_at = clock_timestamp()"
+    " WHERE name = %(name)s AND version < %(version)s AND state IN ('running', 'failed')"
+)
+_REBUILT = (
+    "UPDATE projections.checkpoints SET version = %(version)s, position = %(position)s,"
+    " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'running' END, last_error = NULL, last_error_at = NULL,"
+    " failures = 0, retry_at = NULL WHERE name = %(name)s"
+)
+_FORGET_SKIPS = "DELETE FROM projections.skips WHERE name = %s AND version < %s"
+_SKIPS = "SELECT event_id FROM projections.skips WHERE name = %s AND version = %s ORDER BY 1"
+_MISSING = (
+    "SELECT previous + 1, position - 1 FROM"
+    " (SELECT position, lag(position, 1, %(lo)s::bigint) OVER (ORDER BY position) AS previous FROM"
+    " (SELECT position FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
+    " UNION ALL SELECT %(hi)s::bigint + 1) AS there) AS gaps WHERE position > previous + 1 ORDER BY 1 LIMIT 1"
+)
+
+
+def take_running(name: str, version: int, *, into: str) -> str:
+    """Return what takes a checkpoint's lock where nothing is to be decided first, as a statement of PL/pgSQL.
+
+    Args:
+        name: the projection's, as a literal.
+        version: its version.
+        into: the variables for the position, the event_ids skipped and the log's head.
+
+    """
+    return _TAKE_RUNNING.format(name=name, version=version, into=into)
+
+
+def move(name: str, lo: str, hi: str) -> str:
+    """Return what moves a checkpoint, as a statement of PL/pgSQL; the bounds are its variables."""
+    return _MOVE.format(name=name, lo=lo, hi=hi)
+
+
+async def exists(conn: AsyncConnection[Any], name: str) -> bool:
+    """Tell whether a projection has a checkpoint."""
+    row = await (await conn.execute("SELECT FROM projections.checkpoints WHERE name = %s", [name])).fetchone()
+    return row is not None
+
+
+async def ensure(conn: AsyncConnection[Any], name: str, version: int) -> None:
+    """Make a projection's checkpoint, at position 0, unless it has one."""
+    await conn.execute(_ENSURE, [name, version])
+
+
+async def read(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+    """Read a checkpoint without its lock; None before the projection's first run."""
+    row = await (await conn.execute(_READ, [name])).fetchone()
+    return Checkpoint(*row) if row else None
+
+
+async def take(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+    """Begin a transaction and take a checkpoint's lock in it, in one round trip; None when somebody else has it."""
+    async with conn.pipeline():
+        await conn.execute("BEGIN")
+        row = await (await conn.execute(_TAKE, [name])).fetchone()
+    return Checkpoint(*row) if row else None
+
+
+async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+    """Take a checkpoint's lock for the caller's transaction, waiting for a window under way.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: not within ``lock_timeout``.
+
+    """
+    row = await (await conn.execute(_HOLD, [name])).fetchone()
+    return Checkpoint(*row) if row else None
+
+
+async def skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:
+    """Return the event_ids that this version of a projection passes over."""
+    return [row[0] for row in await (await conn.execute(_SKIPS, [name, version])).fetchall()]
+
+
+async def rebuilt(conn: AsyncConnection[Any], name: str, version: int, position: int) -> None:
+    """Note that the rows are this version's, up to a position; a pause stays one. Skips of older versions go."""
+    await conn.execute(_REBUILT, {"name": name, "version": version, "position": position})
+    await conn.execute(_FORGET_SKIPS, [name, version])
+
+
+async def missing(conn: AsyncConnection[Any], lo: int, hi: int) -> tuple[int, int] | None:
+    """Return the first run of positions that no event has in lo < p <= hi, or None."""
+    row = await (await conn.execute(_MISSING, {"lo": lo, "hi": hi})).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+async def fail(conn: AsyncConnection[Any], name: str, version: int, position: int, error: str, wait: timedelta) -> None:
+    """Note that a projection failed behind a position, and when to try again; a pause stays one."""
+    parameters = {"name": name, "version": version, "position": position, "error": error, "wait": wait}
+    await conn.execute(_FAIL, parameters)
+
+
+async def wait_for_rebuild(conn: AsyncConnection[Any], name: str, version: int) -> None:
+    """Note that the rows are of an older version than the code."""
+    error = f"the code has version {version}: run projections rebuild {name}"
+    await conn.execute(_WAIT, {"name": name, "version": version, "error": error})
+
+
+async def pause(conn: AsyncConnection[Any], name: str) -> bool:
+    """Stop a projection at its checkpoint; waits for a window under way. Returns whether there is such a checkpoint."""
+    done = await conn.execute("UPDATE projections.checkpoints SET state = 'paused' WHERE name = %s", [name])
+    return done.rowcount == 1
+
+
+async def resume(conn: AsyncConnection[Any], name: str) -> bool:
+    """Let a paused or failed projection go on, at once. Returns whether there is such a one that doesn't wait."""
+    done = await conn.execute(
+        "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL, failures = 0,"
+        " retry_at = NULL WHERE name = %s AND state <> 'waiting'",
+        [name],
+    )
+    return done.rowcount == 1
+
+
+async def waits_no_more(conn: AsyncConnection[Any], name: str, version: int) -> None:
+    """Note that code of the rows' own version is back, after newer code had marked them as waiting."""
+    await conn.execute(
+        "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL"
+        " WHERE name = %s AND version = %s AND state = 'waiting'",
+        [name, version],
+    )
+
+
+async def end_frozen(conn: AsyncConnection[Any], name: str, older_than: timedelta) -> bool:
+    """End the backend that holds a checkpoint and has waited for its own client for so long; returns whether one was.
+
+    A process that is frozen while it sends a window is waited for past every timeout of Postgres.
+    """
+    row = await (await conn.execute(_END_FROZEN, [name, older_than])).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,119 @@
+"""``projections explain``: by which events a row of a read model came about."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from projections.cli.once import NOTHING_CHANGED, run_once
+from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from projections.explain import Change, Explanation
+
+
+@says_errors
+def explain(
+    read_model: Annotated[str, typer.Argument(help="The table.")],
+    key: Annotated[list[str], typer.Argument(help="The row's primary key, in order, without the app.")],
+    *,
+    app: Annotated[str | None, typer.Option(help="The app, where several have such a row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Tell by which events a row came about: in order, what each changed, and which one decides.
+
+    For example: projections explain consent_registry 12300000003. Exit code 1 when there is no such row and no event
+    makes one, or when the table has another row than the log says.
+    """
+    from projections import explain as explaining  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.database import replay_context  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+
+    registry = installed()
+    try:
+        projection, table = explaining.table_of(registry.projections, read_model)
+    except UsageError:
+        say_left_out(registry.broken)  # the table may be theirs
+        raise
+    context = replay_context([projection.name])
+    work = explaining.explain(context.url, projection, table, key, app, context.waits)
+    found = run_once(work, holds=NOTHING_CHANGED)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(found), indent=2, default=_plain, ensure_ascii=False))
+    else:
+        _tell(found)
+    if found.row != found.there or not found.changes:
+        raise typer.Exit(FAILED)
+
+
+def _tell(found: Explanation) -> None:
+    named = ", ".join(f"{name}={value}" for name, value in found.key.items())
+    typer.echo(f"{found.table} ({named}), by the log up to position {found.position:,}")
+    for change in found.changes:
+        _tell_change(change, found.key, decides=change.event.event_id == found.decided_by)
+    if not found.changes:
+        say(f"projections: no event up to position {found.position:,} makes such a row")
+    if found.silent:
+        typer.echo(f"{found.silent:,} more events of this {_partition(found)} changed nothing in the row")
+    for event_id in found.skipped:
+        typer.echo(f"event {event_id} is skipped")
+    if found.row is not None and found.decided_by is None:
+        typer.echo("no event has decided it yet" if found.is_decided_by_one else "no single event decides such a row")
+    if found.row != found.there:
+        say("projections: the table has another row: projections verify shows it, projections rebuild mends it")
+
+
+def _tell_change(change: Change, key: Mapping[str, Any], *, decides: bool) -> None:
+    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+
+    event = change.event
+    mark = "  ← decides" if decides else ""
+    typer.echo(f"{event.event_id}  {shown(event.occurred_at)}  {event.type_name}  (position {event.position:,}){mark}")
+    if change.after is None:
+        typer.echo("    the row goes")
+        return
+    for name, (old, new) in change.columns.items():
+        if change.before is None:
+            if name not in key:
+                typer.echo(f"    {name}: {shown(new)}")
+        else:
+            typer.echo(f"    {name}: {shown(old)} → {shown(new)}")
+
+
+def _partition(found: Explanation) -> str:
+    return "request" if "send_request_id" in found.key else "person" if "ppnum" in found.key else "group"
+
+
+def _as_dict(found: Explanation) -> dict[str, Any]:
+    return {
+        "table": found.table,
+        "key": found.key,
+        "position": found.position,
+        "decided_by": found.decided_by,
+        "events": [
+            {
+                "event_id": change.event.event_id,
+                "event_type": change.event.type_name,
+                "position": change.event.position,
+                "occurred_at": change.event.occurred_at,
+                "changes": {name: {"old": old, "new": new} for name, (old, new) in change.columns.items()},
+                "row": change.after,
+            }
+            for change in found.changes
+        ],
+        "silent": found.silent,
+        "skipped": found.skipped,
+        "row": found.row,
+        "table_row": found.there,
+    }
+
+
+def _plain(value: object) -> str:
+    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+
+    return shown(value)

@@ -1,0 +1,57 @@
+"""``projections ingest``: follow the configured upstreams."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from projections.cli.output import FAILED, says_errors
+from projections.cli.service import ConfigOption, SinceOption, said_outcome, stop_on_signals
+
+if TYPE_CHECKING:
+    from eventstore.ingest.service import Outcome
+
+
+@says_errors
+def ingest(
+    *,
+    config: ConfigOption = None,
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PROJECTIONS_UNTIL_IDLE",
+            min=0.0,
+            metavar="SECONDS",
+            help="End once the open streams brought nothing new for so long.",
+        ),
+    ] = None,
+    since: SinceOption = None,
+) -> None:
+    """Follow the upstreams: what arrives lies in eventstore.events as it came, once, in commit order.
+
+    Runs until SIGINT or SIGTERM, or until idle. Exit code 0; 1 when an app was refused, or the last messages could not
+    be committed; 2 when something is configured wrongly.
+    """
+    if not said_outcome(asyncio.run(_ingest(config, until_idle, since))):
+        raise typer.Exit(FAILED)
+
+
+async def _ingest(config: Path | None, until_idle: float | None, since: str | None) -> Outcome:
+    from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.follower import Follower  # noqa: PLC0415
+    from eventstore.ingest.service import follow  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.database import resolve_database_url  # noqa: PLC0415
+    from projections.migrate import require_current_schema  # noqa: PLC0415
+
+    waits = load_waits()
+    upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
+    stop = stop_on_signals(waits)
+    url = await asyncio.to_thread(resolve_database_url, start=True)
+    await asyncio.to_thread(require_current_schema, url)
+    return await follow(
+        [Follower(url, upstream, waits) for upstream in upstreams], stop=stop, waits=waits, until_idle=until_idle
+    )

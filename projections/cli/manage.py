@@ -1,0 +1,185 @@
+"""The commands that look at projections and steer them: status, list, pause, resume, wait, skip."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from projections.cli.output import ASKED_WRONGLY, say, says_errors
+from projections.errors import UsageError
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from projections.projection import Projection
+
+T = TypeVar("T")
+
+Name = Annotated[str, typer.Argument(help="The projection.")]
+EventId = Annotated[str, typer.Option("--event-id", help="The event's ULID.")]
+
+
+@says_errors
+def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Show upstreams, projections, and what lies in quarantine."""
+    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
+
+    from projections.cli.tables import app_lines, apps_table, projection_lines, projections_table  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+    from projections.status import read_status  # noqa: PLC0415
+
+    registry = installed()
+    found = _with_database(lambda conn: read_status(conn, registry))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    console = Console()
+    if found.apps:
+        console.print(apps_table(found))
+        for line in app_lines(found):
+            console.print(line, highlight=False, markup=False)
+    console.print(projections_table(found))
+    for line in projection_lines(found):
+        console.print(line, highlight=False, markup=False)
+    if found.without_request:
+        console.print(f"{found.without_request:,} events name no request: tables keyed by it leave them out.")
+    if found.unknown_types:
+        console.print(f"{found.unknown_types:,} events are of types that no read model knows.")
+
+
+@says_errors
+def list_() -> None:
+    """List the projections that are installed: ours, and those that other packages register."""
+    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
+    from rich.table import Table  # noqa: PLC0415
+
+    from projections.read_models.event_types import EventType  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+
+    table = Table()
+    for heading in ("name", "version", "event types", "tables"):
+        table.add_column(heading, overflow="fold")
+    names = {int(known): known.name for known in EventType}
+    registry = installed()
+    for one in registry.projections.values():
+        types = ", ".join(names.get(number, str(number)) for number in sorted(map(int, one.handles)))
+        table.add_row(one.name, str(one.version), types, ", ".join(owned.name for owned in one.tables))
+    Console().print(table)
+    for why in registry.broken.values():
+        say(f"projections: {why}")
+    if registry.broken:
+        raise typer.Exit(ASKED_WRONGLY)
+
+
+@says_errors
+def pause(name: Name) -> None:
+    """Stop a projection at its checkpoint, in whatever process it runs."""
+    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+
+    _steer(name, lambda conn: checkpoint.pause(conn, name))
+    say(f"{name} is paused; projections resume {name} lets it go on")
+
+
+@says_errors
+def resume(name: Name) -> None:
+    """Let a paused or failed projection go on, at once."""
+    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+
+    _steer(name, lambda conn: checkpoint.resume(conn, name))
+    say(f"{name} goes on")
+
+
+@says_errors
+def wait(
+    *,
+    event_id: Annotated[str | None, typer.Option("--event-id", help="The event's ULID.")] = None,
+    head: Annotated[bool, typer.Option("--head", help="The last event that is stored now.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Give up after so long.")] = 60.0,
+) -> None:
+    """Wait until every projection has folded an event.
+
+    Exit code 1 when it lies in quarantine, a projection that lacks it stands still, or time is up.
+    """
+    from projections.manage import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
+    from projections.registry import chosen  # noqa: PLC0415
+
+    if (event_id is None) != head:
+        raise UsageError("say which event to wait for: --event-id ULID, or --head for the last one stored")
+    versions = {name: projection.version for name, projection in chosen([]).items()}
+
+    async def waited(conn: AsyncConnection[Any]) -> tuple[str, int]:
+        wanted = event_id or await last_event(conn)
+        return wanted, await wait_until_folded(conn, versions, wanted, timeout)
+
+    folded, position = _with_database(waited)
+    say(f"event {folded} (position {position:,}) is folded by {', '.join(versions)}")
+
+
+@says_errors
+def skip(
+    name: Name,
+    *,
+    event_id: EventId,
+    why: Annotated[str, typer.Option(help="The reason, for those who will ask.")],
+) -> None:
+    """Let a projection pass over an event that it can't fold: the one that its error names.
+
+    It is recorded, and honoured by rebuilds as well, until the projection's version changes.
+    """
+    from projections import manage  # noqa: PLC0415 - loaded when it runs
+
+    version = _known(name).version
+    position = _with_database(lambda conn: manage.skip(conn, name, event_id, why, version))
+    say(f"{name} passes over event {event_id} (position {position:,})")
+
+
+def _steer(name: str, change: Callable[[AsyncConnection[Any]], Awaitable[bool]]) -> None:
+    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+
+    async def steered(conn: AsyncConnection[Any]) -> bool | None:
+        return await change(conn) or (None if await checkpoint.exists(conn, name) else False)
+
+    done = _with_database(steered, known=name)
+    if done is None:
+        raise UsageError(f"projection {name} waits for a rebuild: run projections rebuild {name}")
+    if not done:
+        raise UsageError(f"projection {name} has not run yet: start projections run first")
+
+
+def _known(name: str) -> Projection:
+    from projections.registry import chosen  # noqa: PLC0415 - loaded when it runs
+
+    return chosen([name])[name]
+
+
+def _with_database(work: Callable[[AsyncConnection[Any]], Awaitable[T]], known: str | None = None) -> T:
+    from psycopg.errors import LockNotAvailable  # noqa: PLC0415 - loaded when it runs
+
+    from eventstore.connection import connect  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.database import resolve_database_url  # noqa: PLC0415
+    from projections.errors import ProjectionsError  # noqa: PLC0415
+    from projections.migrate import require_current_schema  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+
+    if known is not None and known not in installed().broken:  # a broken one may be paused all the same
+        _known(known)
+    waits = load_waits()
+    url = resolve_database_url(start=True)
+    require_current_schema(url)
+
+    async def connected() -> T:
+        async with await connect(url, name="projections", waits=waits, lock_timeout=waits.append_lock) as conn:
+            return await work(conn)
+
+    try:
+        return asyncio.run(connected())
+    except LockNotAvailable as error:
+        raise ProjectionsError(
+            f"the checkpoint is held for longer than {waits.append_lock:g} s, by a window that is being folded or by a"
+            " rebuild: try again"
+        ) from error

@@ -1,0 +1,21 @@
+"""``projections migrate``: bring the database's schema to what this version needs."""
+
+from __future__ import annotations
+
+from projections.cli.output import say, says_errors
+
+
+@says_errors
+def migrate() -> None:
+    """Create or update our schema in the database.
+
+    The database is DATABASE_URL (or PGHOST and the like); without one, the embedded PostgreSQL is started.
+    """
+    from projections.database import resolve_database_url  # noqa: PLC0415 - loaded when it runs
+    from projections.migrate import upgrade  # noqa: PLC0415
+
+    before, after = upgrade(resolve_database_url(start=True))
+    if before == after:
+        say(f"the schema is at revision {after} already")
+    else:
+        say(f"migrated the schema from {before or 'nothing'} to revision {after}")

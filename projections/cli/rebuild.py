@@ -1,0 +1,225 @@
+"""``projections rebuild`` and ``projections verify``: rows by replay, and the proof that rows equal the log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import psycopg
+import typer
+
+from eventstore.errors import LockHeld, LockLost, is_gone
+from projections.cli.once import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
+from projections.cli.output import FAILED, say, say_error, say_left_out, says_errors
+from projections.errors import ProjectionsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from projections.difference import Changes, Sample
+    from projections.rebuild import Limits, Rebuilt
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The projections.")]
+
+_WOULD_BE = {"missing": "added", "extra": "removed", "changed": "changed"}
+"""What a rebuild does about each kind of difference."""
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+@says_errors
+def rebuild(  # noqa: PLR0913 - one for each option
+    names: Names = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All projections, one after another.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would change, and change nothing.")] = False,
+    max_changed: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Refuse to change more of a table's rows than that: 0.1%.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove more than a tenth of a table's rows, if it must be.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted rebuild stopped, if it still fits.")] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(metavar="TIME|EVENT_ID", help="Build the rows as they were known then; needs --into."),
+    ] = None,
+    into: Annotated[str | None, typer.Option(metavar="SCHEMA", help="The new schema for --as-of.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace the schema of --into, if this command made it.")] = False,
+) -> None:
+    """Rebuild read models from the log, while they are read and folded: readers see the old rows or the new ones.
+
+    Also for rows of an older version, and after a failure. Exit code 0; 1 when it was refused, failed, or another is at
+    work on the same projection; 2 when asked wrongly.
+    """
+    if every == bool(names):
+        raise UsageError("name the projections to rebuild, or say --all: one of the two")
+    if (as_of is None) != (into is None) or (force and into is None):
+        raise UsageError("--as-of TIME|EVENT_ID and --into SCHEMA go together, and --force with them")
+    if as_of is not None and into is not None:
+        if dry_run or resume or yes or max_changed is not None:
+            raise UsageError("--as-of changes no read model: leave --dry-run, --max-changed, --yes and --resume out")
+        _as_of(names or [], as_of, into, force=force)
+        return
+    if dry_run and max_changed is not None:
+        raise UsageError("--dry-run shows what would change, however much: leave --max-changed out")
+    limits = _limits(max_changed, yes=yes)
+    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.progress import showing  # noqa: PLC0415
+    from projections.rebuild import rebuild as run  # noqa: PLC0415
+
+    context = replay_context(names or [])
+    say_left_out(context.left_out)
+    failed = list(context.left_out)
+    for name, projection in context.projections.items():
+        with _each_by_itself(name, failed):
+            with showing(name) as progress:
+                work = run(
+                    context.url,
+                    projection,
+                    waits=context.waits,
+                    settings=context.settings,
+                    progress=progress,
+                    limits=limits,
+                    dry_run=dry_run,
+                    resume=resume,
+                )
+                done = run_once(work, holds=NOTHING_CHANGED if dry_run else WHOLE_OR_NOT)
+            _tell(done)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@says_errors
+def verify(names: Names = None) -> None:
+    """Compare read models with what the log says at their checkpoints; all of them when none is named.
+
+    Exit code 1, with the first rows that differ and the events behind them, when one isn't what the log says. Nothing
+    is changed: projections rebuild NAME mends it.
+    """
+    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.progress import showing  # noqa: PLC0415
+    from projections.explain import events_behind  # noqa: PLC0415
+    from projections.verify import verify as run  # noqa: PLC0415
+
+    context = replay_context(names or [])
+    say_left_out(context.left_out)
+    failed = list(context.left_out)
+    for name, projection in context.projections.items():
+        with _each_by_itself(name, failed):
+            with showing(name) as progress:
+                work = run(context.url, projection, waits=context.waits, settings=context.settings, progress=progress)
+                found = run_once(work, holds=NOTHING_CHANGED)
+            rows = sum(one.before for one in found.changes)
+            if found.equal:
+                typer.echo(f"{name}: {rows:,} rows equal the log at position {found.position:,}")
+                continue
+            failed.append(name)
+            differing = sum(one.total for one in found.changes)
+            typer.echo(f"{name}: {differing:,} rows differ from the log at position {found.position:,}")
+            _echo_changes(found.changes, "missing", "extra", "changed")
+            looking = events_behind(context.url, projection, found.samples, found.position, context.waits)
+            behind = run_once(looking, holds=NOTHING_CHANGED)
+            _echo_samples(found.samples, [one.kind for one in found.samples], behind)
+            say(f"projections rebuild {name} mends it")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _each_by_itself(name: str, failed: list[str]) -> Iterator[None]:
+    """Say what is wrong with one projection, and let the others have their turn, if the database is still there."""
+    try:
+        yield
+    except (ProjectionsError, LockHeld, LockLost) as error:
+        say_error(error)
+        failed.append(name)
+    except psycopg.Error as error:
+        if is_gone(error):
+            raise
+        say_error(error, of=name)
+        failed.append(name)
+
+
+def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
+    from projections.as_of import build_as_of  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.database import replay_context  # noqa: PLC0415
+    from projections.cli.progress import showing  # noqa: PLC0415
+
+    context = replay_context(names)
+    say_left_out(context.left_out)
+    with showing("as of") as progress:
+        work = build_as_of(
+            context.url,
+            list(context.projections.values()),
+            as_of,
+            into,
+            force=force,
+            waits=context.waits,
+            settings=context.settings,
+            progress=progress,
+        )
+        built = run_once(work, holds=WHOLE_OR_NOT)
+    for table, rows in built.rows.items():
+        typer.echo(f"{into}.{table}: {rows:,} rows as of position {built.position:,}")
+    say(
+        f"received by then: up to {built.received_at:%Y-%m-%dT%H:%M:%S.%fZ}" if built.received_at else "nothing by then"
+    )
+    if context.left_out:
+        raise typer.Exit(FAILED)
+
+
+def _limits(max_changed: str | None, *, yes: bool) -> Limits:
+    from projections.rebuild import Limits  # noqa: PLC0415 - loaded when it runs
+
+    if max_changed is None:
+        return Limits(None, yes)
+    match = _SHARE.fullmatch(max_changed.strip())
+    if match is None or float(match[1]) > 100:
+        raise UsageError(f"--max-changed {max_changed!r} is not a share of the rows: give one, as 0.1%")
+    return Limits(float(match[1]) / 100, yes)
+
+
+def _tell(done: Rebuilt) -> None:
+    total = sum(one.total for one in done.changes)
+    if done.dry_run:
+        typer.echo(f"{done.name}: a rebuild to position {done.position:,} would change {total:,} rows")
+        _echo_changes(done.changes, "added", "removed", "changed")
+        _echo_samples(done.samples, [_WOULD_BE[one.kind] for one in done.samples])
+        return
+    typer.echo(f"{done.name}: rebuilt to position {done.position:,}, {total:,} rows were otherwise")
+    _echo_changes(done.changes, "added", "removed", "changed")
+    say(
+        f"{done.name}: folded in {done.timings.fold:.1f} s, compared in {done.timings.compare:.1f} s,"
+        f" held the checkpoint for {done.timings.apply:.2f} s"
+    )
+
+
+def _echo_changes(changes: Sequence[Changes], added: str, removed: str, changed: str) -> None:
+    for one in changes:
+        counts = f"{one.added:,} {added}, {one.removed:,} {removed}, {one.changed:,} {changed}"
+        typer.echo(f"  {one.table}: {counts}, of {one.before:,}")
+
+
+def _echo_samples(samples: Sequence[Sample], kinds: Sequence[str], behind: Sequence[Sequence[str]] = ()) -> None:
+    for number, (one, kind) in enumerate(zip(samples, kinds, strict=True)):
+        key = ", ".join(f"{name}={value}" for name, value in one.key.items())
+        typer.echo(f"  {one.table} ({key}): {kind}")
+        if one.old is not None and one.new is not None:
+            for name, value in one.old.items():
+                typer.echo(f"    {name}: {_value(value)} → {_value(one.new[name])}")
+        else:
+            row = one.new or one.old or {}
+            values = ", ".join(
+                f"{name}={_value(value)}" for name, value in row.items() if name not in one.key and value is not None
+            )
+            typer.echo(f"    no row → {values}" if one.old is None else f"    {values} → no row")
+        for line in behind[number] if number < len(behind) else ():
+            typer.echo(f"    {line}")
+
+
+def _value(value: object) -> str:
+    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+
+    return shown(value)

@@ -1,0 +1,97 @@
+"""``projections run``: follow the configured upstreams, and keep the read models true."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.cli.service import ConfigOption, SinceOption, said_outcome, stop_on_signals
+
+if TYPE_CHECKING:
+    from projections.run import RunOutcome
+
+
+@says_errors
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Projections to run; all when none is named.")
+    ] = None,
+    *,
+    ingest: Annotated[bool, typer.Option(help="Follow the configured upstreams as well.")] = True,
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PROJECTIONS_UNTIL_IDLE",
+            min=0.0,
+            metavar="SECONDS",
+            help="End once the open streams brought nothing new for so long, and all is folded; with --no-ingest, once "
+            "all was folded for so long.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(envvar="PROJECTIONS_BATCH_SIZE", min=1, help="Positions in a window, at the most: 10000."),
+    ] = None,
+    config: ConfigOption = None,
+    since: SinceOption = None,
+) -> None:
+    """Follow the upstreams, and fold what arrives into the read models.
+
+    Any number of processes may run: one follows an app, and one folds a window of a projection. Exit code 0; 1 when an
+    app was refused, the last messages could not be committed, or (until idle) a projection is paused, waiting or
+    failed; 2 when something is configured wrongly.
+    """
+    outcome = asyncio.run(_run(names or [], ingest, until_idle, batch_size, config, since))
+    well = True
+    if outcome.ingest is not None:
+        well = said_outcome(outcome.ingest)
+    for name, why in outcome.stopped.items():
+        say(f"projections: {name} is {why}")
+    if not well or outcome.stopped:
+        raise typer.Exit(FAILED)
+
+
+async def _run(
+    names: list[str],
+    ingest: bool,  # noqa: FBT001 - handed on
+    until_idle: float | None,
+    batch_size: int | None,
+    config: Path | None,
+    since: str | None,
+) -> RunOutcome:
+    from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.follower import Follower  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.cli.live import live_view  # noqa: PLC0415
+    from projections.database import resolve_database_url  # noqa: PLC0415
+    from projections.migrate import require_current_schema  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+    from projections.run import RunOutcome  # noqa: PLC0415
+    from projections.run import run as run_all  # noqa: PLC0415
+    from projections.settings import load_settings  # noqa: PLC0415
+    from projections.worker import Worker  # noqa: PLC0415
+
+    waits = load_waits()
+    settings = load_settings(batch_size)
+    registry = installed()
+    projections = registry.chosen(names)
+    broken = {} if names else registry.broken
+    say_left_out(broken)
+    apps = load_apps(config) if ingest else {}
+    upstreams = [app.upstream(name, waits=waits, since=since) for name, app in apps.items()]
+    stop = stop_on_signals(waits)
+    url = await asyncio.to_thread(resolve_database_url, start=True)
+    await asyncio.to_thread(require_current_schema, url, projections.values())
+    workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
+    followers = [Follower(url, upstream, waits) for upstream in upstreams]
+    view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()
+    async with view:
+        outcome = await run_all(url, workers, followers, stop=stop, waits=waits, until_idle=until_idle)
+    left_out = {name: f"left out: {why}" for name, why in broken.items()}
+    return RunOutcome(outcome.ingest, outcome.stopped | left_out)

@@ -1,0 +1,69 @@
+"""What the commands that run on and on share: their options, how they stop, and how they say what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from projections.cli.output import FAILED, say
+
+if TYPE_CHECKING:
+    from eventstore.ingest.service import Outcome
+    from eventstore.waits import Waits
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="PROJECTIONS_CONFIG",
+        help="The apps to follow; without it ./projections.toml if there is one, else the environment.",
+    ),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PROJECTIONS_SINCE",
+        help="Where a stream of which nothing is stored begins: a duration back from now (36h, 7d) or a time.",
+    ),
+]
+
+
+def stop_on_signals(waits: Waits) -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set; who has not left in time then is made to."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, loop, stop, waits.shutdown)
+    return stop
+
+
+def said_outcome(outcome: Outcome) -> bool:
+    """Say what an ingest did; returns whether all went well."""
+    say(
+        f"{outcome.stored:,} events stored, {outcome.duplicates:,} came again, "
+        f"{outcome.quarantined:,} messages in quarantine"
+    )
+    for app, sentence in outcome.refused.items():
+        say(f"projections: app {app!r} ended: {sentence}")
+    for app in outcome.uncommitted:
+        said = "not all that came is committed: past that its cursor did not move, the next start goes on there"
+        say(f"projections: app {app!r}: {said}")
+    return not outcome.refused and not outcome.uncommitted
+
+
+def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, seconds: float) -> None:
+    if stop.is_set():
+        return
+    stop.set()
+    # A database that neither answers nor hangs up could hold the end up for ever. Nothing is lost by leaving: what
+    # isn't committed comes again.
+    loop.call_later(seconds + 0.7, _leave)
+
+
+def _leave() -> None:
+    say("projections: the database does not answer; cursors did not move, the next start goes on there")
+    os._exit(FAILED)

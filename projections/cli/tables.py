@@ -1,0 +1,62 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from projections.cli.values import shown
+from projections.status import Status
+
+
+def projections_table(status: Status) -> Table:
+    """Return one row for each projection."""
+    table = Table(title=f"projections (head {status.head:,})", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("position", "behind", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in status.projections:
+        table.add_row(
+            one.name,
+            one.state,
+            f"{one.position:,}",
+            f"{one.events_behind:,}",
+            f"{one.seconds_behind:.1f}",
+        )
+    return table
+
+
+def projection_lines(status: Status) -> list[str]:
+    """Return what is too long for a table: why a projection stands still, and what it passes over."""
+    lines = []
+    for one in status.projections:
+        if one.last_error:
+            since = f" since {shown(one.last_error_at)}" if one.last_error_at else ""
+            again = f", tried again at {shown(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
+            lines.append(f"{one.name} is {one.state}{since}{again}: {one.last_error}")
+        if one.note:
+            lines.append(f"{one.name}: {one.note}")
+        lines += [f"{one.name} passes over event {skip.event_id}: {skip.why}" for skip in one.skips]
+    return lines
+
+
+def apps_table(status: Status) -> Table:
+    """Return one row for each app."""
+    table = Table(title="upstreams", title_justify="left")
+    for heading in ("app", "contract", "cursor"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("holes", "quarantined"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for app in status.apps:
+        numbers = (str(app.holes), f"{app.quarantined:,}")
+        table.add_row(app.app, app.contract or "not yet known", app.last_event_id or "none yet", *numbers)
+    return table
+
+
+def app_lines(status: Status) -> list[str]:
+    """Return what is too long for a table: who follows each app, and what last went wrong with it."""
+    lines = []
+    for app in status.apps:
+        follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
+        lines.append(f"{app.app} is followed by {follower}" + (f"; {app.last_error}" if app.last_error else ""))
+    return lines

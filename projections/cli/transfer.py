@@ -1,0 +1,124 @@
+"""``projections export``, ``import`` and ``redecode``: the log as a file, and its columns read off anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eventstore.errors import ArchiveError
+from projections.cli.once import run_once
+from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.errors import UsageError
+
+if TYPE_CHECKING:
+    from eventstore.export import Exported
+    from eventstore.importing import Imported
+
+SECONDS = 5.0
+
+exporting = typer.Typer(no_args_is_help=True, help="Write the log into a file.")
+importing = typer.Typer(no_args_is_help=True, help="Put the log of a file back.")
+
+
+@exporting.command("events")
+@says_errors
+def export_events(
+    file: Annotated[Path, typer.Argument(help="The file to make; only its owner may read it.")],
+    *,
+    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write all events, cursors and what lies in quarantine into a file: a byte-equal store can be made of it.
+
+    Exit code 1 when the log lacks positions (the file then has all the others).
+    """
+    from eventstore.archive import writable  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.database import replay_context  # noqa: PLC0415
+
+    try:
+        writable(file)
+    except ArchiveError as error:
+        raise UsageError(str(error)) from error
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there: name another file, or replace it with --force")
+    context = replay_context([])
+    done = run_once(_export(context.url, file), holds="no unfinished file is left")
+    typer.echo(f"{file}: {done.events:,} events up to position {done.head:,}, {done.quarantined:,} from quarantine")
+    for first, last in done.missing:
+        say(f"projections: positions {first:,}..{last:,} are missing in this log, and so in the file")
+    if done.missing:
+        raise typer.Exit(FAILED)
+
+
+@importing.command("events")
+@says_errors
+def import_events(file: Annotated[Path, typer.Argument(help="A file of projections export events.")]) -> None:
+    """Put events of a file where they belong: into an empty store, behind what is there, or where some are missing.
+
+    Events that are here already are left out, so an import that was interrupted is run again. The file must be of this
+    very log. Refused while one of its apps is followed.
+    """
+    from eventstore.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.database import replay_context  # noqa: PLC0415
+
+    context = replay_context([])
+    work = run(context.url, file, waits=context.waits, told=_every("import"))
+    done: Imported = run_once(work, holds="what it stored stays, and importing the file again stores the rest")
+    typer.echo(f"{done.events:,} events in {file}, {done.stored:,} of them were missing here")
+
+
+@says_errors
+def redecode(
+    *,
+    start: Annotated[
+        int, typer.Option("--from", min=1, metavar="POSITION", help="The first position to read again.")
+    ] = 1,
+) -> None:
+    """Read the decoded columns of stored events off their payloads again, for when the decoder has learned something.
+
+    Exit code 1 when the decoder refuses bytes that were stored (their columns stay as they are), or when a projection
+    can't be loaded: whether to rebuild it can't be said.
+    """
+    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.redecode import redecode_log  # noqa: PLC0415
+
+    context = replay_context([])
+    say_left_out(context.left_out)
+    projections = list(context.projections.values())
+    told = _every("redecode")
+    work = redecode_log(context.url, projections, after=start - 1, waits=context.waits, told=told)
+    done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
+    typer.echo(f"{done.read:,} events read, {done.changed:,} of them changed")
+    if names:
+        say(f"their rows may come out otherwise now: projections rebuild {' '.join(names)}")
+    if done.refused:
+        positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
+        say(f"projections: {done.refused:,} events can't be read any more, and stay as they are: positions {positions}")
+    if done.refused or context.left_out:
+        raise typer.Exit(FAILED)
+
+
+async def _export(url: str, file: Path) -> Exported:
+    from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
+    from eventstore.export import export_events as run  # noqa: PLC0415
+    from eventstore.session_lock import session_name  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+
+    async with await connect(url, name=session_name("export"), waits=load_waits()) as conn:
+        return await run(conn, file, _every("export"))
+
+
+def _every(name: str) -> Callable[[int, int], None]:
+    """Return what says, every few seconds, how far it is."""
+    before = monotonic()
+
+    def told(done: int, of: int) -> None:
+        nonlocal before
+        if monotonic() - before >= SECONDS:
+            before = monotonic()
+            say(f"{name}: {done:,} of {of:,} ({100 * done // max(of, 1)}%)")
+
+    return told

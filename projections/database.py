@@ -1,0 +1,108 @@
+"""Which database is meant: the one that the environment gives, or else the embedded one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from eventstore.embedded import EmbeddedPostgres
+from eventstore.errors import ConfigurationError
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+# Libpq's variables that say where; its others (passwords, TLS) only say how, and don't mean that a database is given.
+_VARIABLES = {
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGSERVICE": "service",
+}
+_MALFORMED = "DATABASE_URL is not a Postgres URL such as postgresql://user@host:5432/database: {}"
+
+
+def projections_home() -> Path:
+    """Return the folder of the embedded database and of what commands leave: PROJECTIONS_HOME, or ``.projections``."""
+    return Path(os.environ.get("PROJECTIONS_HOME") or ".projections").absolute()
+
+
+def embedded() -> EmbeddedPostgres:
+    """Return the embedded database of this folder, running or not."""
+    return EmbeddedPostgres(projections_home())
+
+
+def given_database_url() -> str | None:
+    """Return the database that the environment gives, as a URL for libpq and SQLAlchemy, or None.
+
+    DATABASE_URL comes first, then libpq's variables; a password in PGPASSWORD or a password file stays there.
+
+    Raises:
+        ConfigurationError: DATABASE_URL is malformed; the message carries nothing of it but its scheme.
+
+    """
+    url = os.environ.get("DATABASE_URL")
+    if url:
+        return _normalised(url.strip())
+    given = {name: os.environ[variable] for variable, name in _VARIABLES.items() if os.environ.get(variable)}
+    return _as_url(given) if given else None
+
+
+def resolve_database_url(*, start: bool) -> str:
+    """Return the URL of the database that is meant.
+
+    Args:
+        start: whether to start the embedded database when none is given and it isn't running.
+
+    Raises:
+        ConfigurationError: DATABASE_URL is malformed, or there is no database and we may not start one.
+        EmbeddedError: the embedded database can't be started.
+
+    """
+    if (given := given_database_url()) is not None:
+        return given
+    server = embedded()
+    if start:
+        return server.start()
+    if (url := server.url()) is not None:
+        return url
+    raise ConfigurationError(
+        "no database is given and the embedded one isn't running: run `projections db start`, or set DATABASE_URL"
+    )
+
+
+def _normalised(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if separator:
+        if scheme not in _SCHEMES:
+            # What stands before "://" may be part of a password, when the URL is that malformed.
+            known = scheme if scheme.replace("+", "").isalnum() and len(scheme) < 24 else "?"
+            raise ConfigurationError(_MALFORMED.format(f"its scheme is {known!r}"))
+        url = f"postgresql://{rest}"
+    try:
+        parts = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(_MALFORMED.format("it can't be read")) from None
+    if "@" in parts.get("host", ""):
+        raise ConfigurationError(_MALFORMED.format("an @ in its password must be written %40"))
+    if not all(port.isdigit() for port in parts.get("port", "").split(",") if port):
+        raise ConfigurationError(_MALFORMED.format("its port isn't a number"))
+    return url if separator and _known_to_sqlalchemy(url) else _as_url(parts)
+
+
+def _known_to_sqlalchemy(url: str) -> bool:
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):  # several hosts, for one
+        return False
+    return True
+
+
+def _as_url(parts: Mapping[str, str]) -> str:
+    return f"postgresql:///?{urlencode(parts, quote_via=quote, safe='')}"

@@ -1,0 +1,69 @@
+"""What can go wrong in the projections and their command.
+
+::
+
+    ProjectionsError
+    ├── UsageError                you asked wrongly; exit code 2
+    │   ├── UnknownProjection     there is no projection of that name
+    │   ├── InvalidProjection     a projection breaks the rules
+    │   └── MigrationRefused      this database can't be ours as it is
+    ├── CannotFold                a replay met an event that can't be folded, or a gap
+    ├── RebuildLost               another rebuild of the same projection began anew
+    ├── RebuildRefused            a rebuild would change more than it may
+    └── HandleFailed              a fold written in Python raised an error
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+_NOT_THE_EVENTS = ("40", "42", "53", "55", "57", "58")
+
+
+class ProjectionsError(Exception):
+    """Something in the projections went wrong."""
+
+
+class UsageError(ProjectionsError):
+    """You asked wrongly; the message says what to do."""
+
+
+class UnknownProjection(UsageError):
+    """There is no projection of that name; the message names those there are."""
+
+
+class MigrationRefused(UsageError):
+    """The database can't be ours as it is; the message says what to do."""
+
+
+class InvalidProjection(UsageError):
+    """A projection breaks the rules; the message says which, and how."""
+
+
+class CannotFold(ProjectionsError):
+    """A replay met an event that can't be folded, or a missing position; the message says which, and what to do."""
+
+
+class RebuildLost(ProjectionsError):
+    """Another rebuild of the same projection began anew, so this one's shadow is gone; nothing was applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: another rebuild took over; nothing was applied")
+
+
+class RebuildRefused(ProjectionsError):
+    """A rebuild would change more than it may; nothing was applied, and the message says what would let it."""
+
+
+class HandleFailed(ProjectionsError):
+    """A fold written in Python raised an error; the message repeats it, without the event's phone number."""
+
+
+def may_be_an_events(error: BaseException) -> bool:
+    """Tell whether an event may be to blame for an error of a fold.
+
+    None is for what tells of the database, of the statement or of whoever runs them, by its class of SQLSTATE:
+    deadlocks, what a statement names or may do, resources, locks, an operator, the system.
+    """
+    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return not (sqlstate or "").startswith(_NOT_THE_EVENTS)

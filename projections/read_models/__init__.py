@@ -1,0 +1,1 @@
+"""The read models that come along: one file each."""

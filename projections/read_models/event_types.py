@@ -1,0 +1,28 @@
+"""The event types that read models know, by the wire's numbers; they mean the same in both contracts."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class EventType(IntEnum):
+    """What an event says."""
+
+    RECIPIENT_DELIVERED = 1
+    RECIPIENT_FAILED = 2
+    RECIPIENT_PENDING_CONSENT = 3
+    CONSENT_GRANTED = 4
+    CONSENT_DENIED = 5
+    REQUEST_COMPLETED = 6
+    POLL_RESPONSE_RECEIVED = 7
+    REQUEST_FAILED = 8
+
+
+ABOUT_RECIPIENT = (
+    EventType.RECIPIENT_DELIVERED,
+    EventType.RECIPIENT_FAILED,
+    EventType.RECIPIENT_PENDING_CONSENT,
+)
+DECIDERS = (EventType.REQUEST_COMPLETED, EventType.REQUEST_FAILED)
+SUMMARY_FAILED = 4
+"""The summary status that makes a completed request a failed one."""

@@ -1,0 +1,188 @@
+"""``request_status``: what became of each send request, and of each of its recipients.
+
+``event_type`` decides; the status inside the recipient is ignored. Events that name no request are not folded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import Executable, Index, Table, Text, case, cast, func, literal_column, null, or_, select, union_all
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+
+from projections.projection import Projection, Window
+from projections.read_models.event_types import ABOUT_RECIPIENT, DECIDERS, SUMMARY_FAILED, EventType
+from projections.read_models.tables import count, event_id, key, metadata, text, time
+
+request_recipients = Table(
+    "request_recipients",
+    metadata,
+    key("app", "Whose request it is."),
+    key("send_request_id", "The request."),
+    key("ppnum", "The recipient's phone number."),
+    text("status", "delivered, failed or pending_consent: of the greatest event_id that tells.", nullable=False),
+    text("error_code", "The error code of the deciding event: why it failed, in the platform's words."),
+    text("message_id", "The platform's id of the message to this recipient."),
+    event_id("last_event_id", "The event that decides the row.", nullable=False),
+    time("last_event_at", "When that happened.", nullable=False),
+    Index("request_recipients_ppnum_idx", "ppnum"),
+    comment="What became of each recipient of each request.",
+)
+
+request_status = Table(
+    "request_status",
+    metadata,
+    key("app", "Whose request it is."),
+    key("send_request_id", "The request."),
+    text("state", "in_progress, completed or failed.", nullable=False),
+    count("recipients", "Recipients of whom an event told something."),
+    count("delivered", "Of these, delivered."),
+    count("failed", "Of these, failed."),
+    count("pending_consent", "Of these, waiting for consent."),
+    count("reported_total", "Recipients, as the deciding event's summary has it.", nullable=True),
+    count("reported_delivered", "Delivered, as the summary has it.", nullable=True),
+    count("reported_failed", "Failed, as the summary has it.", nullable=True),
+    count("reported_pending_consent", "Waiting for consent, as the summary has it.", nullable=True),
+    time("first_event_at", "When the first thing happened.", nullable=False),
+    time("last_event_at", "When the last thing happened.", nullable=False),
+    time("completed_at", "When the deciding event happened; NULL while in progress."),
+    event_id("last_event_id", "The greatest event_id of the request.", nullable=False),
+    event_id("decided_event_id", "The event that decides the state; NULL while in progress."),
+    Index("request_status_state_idx", "state"),
+    Index("request_status_day_idx", literal_column("((first_event_at AT TIME ZONE 'UTC')::date)")),
+    comment="What became of each send request.",
+)
+
+_KEY = ("app", "send_request_id")
+_KNOWN_TYPES = frozenset(int(number) for number in EventType)
+
+
+class RequestStatus(Projection):
+    """Folds everything that names a request."""
+
+    name: ClassVar[str] = "request_status"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = _KNOWN_TYPES
+    tables: ClassVar[tuple[Table, ...]] = (request_recipients, request_status)
+    partition_by: ClassVar[tuple[str, ...]] = _KEY
+    decided_by: ClassVar[Mapping[str, str]] = {
+        "request_recipients": "last_event_id",
+        "request_status": "decided_event_id",
+    }
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        """Recipients first, then what decides requests, then the counts of the requests touched."""
+        return _recipients(window), _deciders(window), _requests(window)
+
+
+def _recipients(window: Window) -> Executable:
+    e = window.only(*ABOUT_RECIPIENT)
+    status = case(
+        (e.c.event_type == EventType.RECIPIENT_DELIVERED, "delivered"),
+        (e.c.event_type == EventType.RECIPIENT_FAILED, "failed"),
+        else_="pending_consent",
+    )
+    latest = (
+        select(
+            e.c.app,
+            e.c.send_request_id,
+            e.c.ppnum,
+            status,
+            e.c.error_code,
+            e.c.message_id,
+            e.c.event_id,
+            e.c.occurred_at,
+        )
+        .ext(distinct_on(e.c.app, e.c.send_request_id, e.c.ppnum))
+        .where(e.c.send_request_id != "", e.c.ppnum != "")
+        .order_by(e.c.app, e.c.send_request_id, e.c.ppnum, e.c.event_id.desc())
+    )
+    new = insert(request_recipients).from_select([column.name for column in request_recipients.c], latest)
+    return new.on_conflict_do_update(
+        index_elements=["app", "send_request_id", "ppnum"],
+        set_={column.name: new.excluded[column.name] for column in request_recipients.c if not column.primary_key},
+        where=request_recipients.c.last_event_id < new.excluded.last_event_id,
+    )
+
+
+def _deciders(window: Window) -> Executable:
+    e = window.only(*DECIDERS)
+    failed = or_(e.c.event_type == EventType.REQUEST_FAILED, e.c.summary_status == SUMMARY_FAILED)
+    values: dict[str, Any] = {
+        "app": e.c.app,
+        "send_request_id": e.c.send_request_id,
+        "state": case((failed, "failed"), else_="completed"),
+        # The counts are set by the statement that follows, which finds every request that has a row here.
+        "recipients": literal_column("0"),
+        "delivered": literal_column("0"),
+        "failed": literal_column("0"),
+        "pending_consent": literal_column("0"),
+        "reported_total": e.c.total_recipients,
+        "reported_delivered": e.c.delivered,
+        "reported_failed": e.c.failed,
+        "reported_pending_consent": e.c.pending_consent,
+        "first_event_at": e.c.occurred_at,
+        "last_event_at": e.c.occurred_at,
+        "completed_at": e.c.occurred_at,
+        "last_event_id": e.c.event_id,
+        "decided_event_id": e.c.event_id,
+    }
+    latest = (
+        select(*values.values())
+        .ext(distinct_on(e.c.app, e.c.send_request_id))
+        .where(e.c.send_request_id != "")
+        .order_by(e.c.app, e.c.send_request_id, e.c.event_id.desc())
+    )
+    new = insert(request_status).from_select(list(values), latest)
+    decided = ("state", "completed_at", "decided_event_id", *(name for name in values if name.startswith("reported_")))
+    return new.on_conflict_do_update(
+        index_elements=list(_KEY),
+        set_={name: new.excluded[name] for name in decided},
+        where=or_(
+            request_status.c.decided_event_id.is_(None),
+            request_status.c.decided_event_id < new.excluded.decided_event_id,
+        ),
+    )
+
+
+def _requests(window: Window) -> Executable:
+    # Events and recipients go through one aggregation: without a join there is no join to be planned badly.
+    e, r = window.events, request_recipients
+    told = select(
+        e.c.app,
+        e.c.send_request_id,
+        e.c.occurred_at,
+        e.c.event_id,
+        cast(null(), Text).label("status"),
+    ).where(e.c.send_request_id != "")
+    known = select(r.c.app, r.c.send_request_id, null(), null(), r.c.status).where(window.touched(r, _KEY))
+    both = union_all(told, known).subquery("told_and_known")
+    values: dict[str, Any] = {
+        "app": both.c.app,
+        "send_request_id": both.c.send_request_id,
+        "state": literal_column("'in_progress'"),
+        "recipients": func.count(both.c.status),
+        "delivered": func.count().filter(both.c.status == "delivered"),
+        "failed": func.count().filter(both.c.status == "failed"),
+        "pending_consent": func.count().filter(both.c.status == "pending_consent"),
+        "first_event_at": func.min(both.c.occurred_at),
+        "last_event_at": func.max(both.c.occurred_at),
+        "last_event_id": func.max(both.c.event_id),
+    }
+    groups = (
+        select(*values.values())
+        .group_by(both.c.app, both.c.send_request_id)
+        .having(func.max(both.c.event_id).is_not(None))
+    )
+    new = insert(request_status).from_select(list(values), groups)
+    t = request_status.c
+    return new.on_conflict_do_update(
+        index_elements=list(_KEY),
+        set_={
+            **{name: new.excluded[name] for name in ("recipients", "delivered", "failed", "pending_consent")},
+            "first_event_at": func.least(t.first_event_at, new.excluded.first_event_at),
+            "last_event_at": func.greatest(t.last_event_at, new.excluded.last_event_at),
+            "last_event_id": func.greatest(t.last_event_id, new.excluded.last_event_id),
+        },
+    )

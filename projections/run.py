@@ -1,0 +1,148 @@
+"""Runs workers and ingest together, until told to stop or until there is nothing left to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import NamedTuple
+
+import psycopg
+import structlog
+
+from eventstore.connection import connect
+from eventstore.ingest.follower import Follower
+from eventstore.ingest.service import Outcome, follow
+from eventstore.waits import Waits
+from projections.bell import Bell
+from projections.checkpoint import State
+from projections.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.1
+
+_PROGRESS = (
+    "SELECT name, version, state, last_error, position, (SELECT coalesce(max(position), 0) FROM eventstore.events)"
+    " FROM projections.checkpoints WHERE name = ANY(%s)"
+)
+
+
+class _Progress(NamedTuple):
+    """A projection's checkpoint, and the log's last position."""
+
+    name: str
+    version: int
+    state: str
+    last_error: str | None
+    position: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended.
+
+    ``ingest`` is None when there was none; ``stopped`` has a sentence for each projection that is paused, waiting or
+    failed, when the run was to end at the head.
+    """
+
+    ingest: Outcome | None
+    stopped: dict[str, str] = field(default_factory=dict)
+
+
+async def run(
+    url: str,
+    workers: Sequence[Worker],
+    followers: Sequence[Follower],
+    *,
+    stop: asyncio.Event,
+    waits: Waits,
+    until_idle: float | None = None,
+) -> RunOutcome:
+    """Run until ``stop`` is set, or until idle.
+
+    Idle means: every upstream brought nothing new for so many seconds, and then every projection is at the head (or
+    paused, waiting or failed). Without upstreams: every projection was at the head for so many seconds.
+    """
+    bell = Bell(url, waits)
+    folding = [asyncio.create_task(worker.run(bell)) for worker in workers]
+    if workers:
+        folding.append(asyncio.create_task(bell.run()))
+    stopping = asyncio.create_task(stop.wait())
+    stop_ingest = asyncio.Event()
+    ingesting = asyncio.create_task(follow(followers, stop=stop_ingest, waits=waits, until_idle=until_idle))
+    finishing: asyncio.Task[dict[str, str]] | None = None
+    if until_idle is not None:
+        after = ingesting if followers else None
+        finishing = asyncio.create_task(_at_head(url, workers, waits, after, 0.0 if followers else until_idle))
+    try:
+        waiting: set[asyncio.Task[object]] = {stopping, *folding, ingesting}
+        if finishing is not None:
+            waiting.add(finishing)
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if done == {ingesting} and (workers or finishing is not None):
+            ingesting.result()  # refused, idle or not asked for; an error that is ours ends the run
+            done, _ = await asyncio.wait(waiting - {ingesting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done & {*folding}:
+            task.result()  # a worker ends only by an error that is ours
+        stopped = finishing.result() if finishing is not None and finishing in done else {}
+        stop_ingest.set()
+        outcome = await ingesting
+        return RunOutcome(outcome if followers else None, stopped)
+    finally:
+        tasks = [task for task in (*folding, stopping, ingesting, finishing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _at_head(
+    url: str, workers: Sequence[Worker], waits: Waits, after: asyncio.Task[Outcome] | None, seconds: float
+) -> dict[str, str]:
+    """Wait until the projections were at the head, or stood still, for so long; returns why some stand still.
+
+    What failed in an earlier run stands still only once this run has tried it.
+    """
+    versions = {worker.projection.name: worker.projection.version for worker in workers}
+    if after is not None:
+        await asyncio.wait({after})
+    since: float | None = None
+    head_then = -1
+    while True:
+        try:
+            async with await connect(url, name="projections run", waits=waits) as conn:
+                while True:
+                    found = await (await conn.execute(_PROGRESS, [list(versions)])).fetchall()
+                    rows = [_Progress(*row) for row in found]
+                    stopped = {row.name: why for row in rows if (why := _why(row, versions[row.name]))}
+                    head = rows[0].head if rows else 0
+                    tried = all(worker.last is not None for worker in workers)
+                    there = (
+                        tried
+                        and len(rows) == len(versions)
+                        and all(row.position >= head for row in rows if row.name not in stopped)
+                    )
+                    if not there:
+                        since = None
+                    elif since is None or head != head_then:
+                        since, head_then = monotonic(), head
+                    if since is not None and monotonic() - since >= seconds:
+                        return stopped
+                    await asyncio.sleep(min(TICK_SECONDS, seconds / 4 or TICK_SECONDS))
+        except (psycopg.OperationalError, OSError):
+            since = None
+            await asyncio.sleep(waits.database_backoff_cap / 5)
+
+
+def _why(row: _Progress, code_version: int) -> str | None:
+    """Return why a projection stands still; None when it doesn't."""
+    if row.version > code_version:
+        return f"of version {row.version}, and this code of version {code_version}: update this process"
+    if row.version < code_version:
+        return f"waiting: the code has version {code_version}: run projections rebuild {row.name}"
+    # One of this code's version waits only in the eyes of newer code: this process folds it.
+    if row.state in (State.RUNNING, State.WAITING):
+        return None
+    return f"{row.state}: {row.last_error}" if row.last_error else row.state

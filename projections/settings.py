@@ -1,0 +1,81 @@
+"""How projections are run, as settings: ``PROJECTIONS_<NAME>`` in the environment."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from projections.errors import UsageError
+
+_S = TypeVar("_S", bound=BaseSettings)
+
+_KILOBYTES = {"kB": 1, "MB": 2**10, "GB": 2**20}
+_WORK_MEM = range(64, 2**31)
+"""What Postgres takes, in kilobytes."""
+
+
+class WorkerSettings(BaseSettings):
+    """How a worker works. Waits are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
+
+    batch_size: int = Field(10_000, ge=1, description="positions in a window, at the most")
+    poll: float = Field(1.0, gt=0, description="between looks at the log when nothing is notified")
+    retry_first: float = Field(1.0, gt=0, description="before a failed projection is first tried again; then doubled")
+    retry_cap: float = Field(60.0, gt=0, description="the longest such wait")
+
+
+class ReplaySettings(BaseSettings):
+    """How a rebuild, a verification or an as-of rebuild works. Waits are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="PROJECTIONS_REBUILD_", frozen=True, allow_inf_nan=False)
+
+    window: int = Field(200_000, ge=1, description="positions in a window, at the most")
+    work_mem: str = Field("64MB", pattern=r"^[1-9][0-9]*(kB|MB|GB)$", description="Postgres's work_mem meanwhile")
+    # Postgres takes whole milliseconds, and 0 means for ever.
+    lock_timeout: float = Field(
+        5.0, ge=0.001, le=2_147_483, description="for any lock, before it is let go and tried again"
+    )
+    rest: int = Field(2_000, ge=0, description="events that may be left to fold under the checkpoint's lock")
+
+    @field_validator("work_mem")
+    @classmethod
+    def _is_taken_by_postgres(cls, value: str) -> str:
+        if int(value[:-2]) * _KILOBYTES[value[-2:]] not in _WORK_MEM:
+            said = f"Postgres's work_mem lies between {_WORK_MEM.start}kB and {_WORK_MEM.stop - 1}kB"
+            raise PydanticCustomError("work_mem", said)
+        return value
+
+
+def load_settings(batch_size: int | None = None) -> WorkerSettings:
+    """Return the settings that the environment sets, and the batch size, where one is given.
+
+    Raises:
+        UsageError: one of them can't be.
+
+    """
+    return _load(WorkerSettings, {} if batch_size is None else {"batch_size": batch_size})
+
+
+def load_replay_settings() -> ReplaySettings:
+    """Return the settings that the environment sets.
+
+    Raises:
+        UsageError: one of them can't be.
+
+    """
+    return _load(ReplaySettings, {})
+
+
+def _load(settings: type[_S], given: dict[str, Any]) -> _S:
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        prefix = settings.model_config["env_prefix"]
+        kind = "a size, as 64MB" if name == "WORK_MEM" else "a number"
+        raise UsageError(f"{prefix}{name} takes {kind}: {first['msg']}") from None

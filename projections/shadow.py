@@ -1,0 +1,337 @@
+"""Shadows: the tables of a projection once more, in a schema of their own, filled by replay.
+
+Invariants. A shadow's position lies beside its rows, in a table that is as durable as they are, and moves with them in
+one transaction: after a crash both are there or neither is. Each window is such a transaction, so no snapshot outlives
+a window. The position also names the run that fills the shadow: a process that was taken for dead, and wakes up after
+another began anew, can neither fold into the shadow nor apply it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from psycopg import AsyncConnection, errors, sql
+from sqlalchemy import MetaData, Table
+from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
+
+from eventstore.errors import describe
+from eventstore.locks import lock_key
+from eventstore.redact import redact
+from projections import checkpoint
+from projections.errors import CannotFold, ProjectionsError, RebuildLost, may_be_an_events
+from projections.fold import fold_of
+from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection, Window
+from projections.python_fold import PythonProjection
+from projections.statements import ddl, prepared
+
+SHADOW_SCHEMA = "projections_shadow"
+STAYS = f"somebody reads {SHADOW_SCHEMA}, and so what was made there stays until the next run"
+"""What is said when :meth:`Shadow.drop` returns False."""
+
+_POSITIONS = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
+_MAKE_POSITIONS = sql.SQL(
+    "CREATE UNLOGGED TABLE IF NOT EXISTS {} (projection text PRIMARY KEY, run bigint NOT NULL,"
+    " version integer NOT NULL, fingerprint text NOT NULL, position bigint NOT NULL)"
+).format(_POSITIONS)
+_BEGIN = sql.SQL(
+    "INSERT INTO {} VALUES (%s, %s, %s, %s, 0) ON CONFLICT (projection) DO UPDATE SET run = excluded.run,"
+    " version = excluded.version, fingerprint = excluded.fingerprint, position = 0"
+).format(_POSITIONS)
+_LEFT = sql.SQL("SELECT run, version, fingerprint, position FROM {} WHERE projection = %s").format(_POSITIONS)
+_TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POSITIONS)
+_FORGET = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
+_HOLD = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
+# A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
+_MOVE = sql.SQL(
+    "UPDATE {} SET position = CASE WHEN"
+    " (SELECT count(*) FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s) = %(events)s"
+    " THEN %(hi)s END WHERE projection = %(name)s AND run = %(run)s"
+).format(_POSITIONS)
+_NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
+_NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
+_DDL_LOCK = lock_key("shadow tables")
+
+
+class Shadow:
+    """A projection's tables in ``projections_shadow``.
+
+    Args:
+        conn: an autocommit connection, used by nobody else meanwhile.
+        projection: whose tables.
+        skipped: the event_ids that its fold passes over.
+        run: a number that no other run has.
+        is_rebuild: whether ``run`` is the id of a row in ``projections.rebuilds``, which then shows the position too.
+        logged: whether the tables survive a crash of the server; those that are thrown away need not.
+
+    Attributes:
+        position: every event up to here is folded.
+
+    """
+
+    def __init__(
+        self,
+        conn: AsyncConnection[Any],
+        projection: Projection,
+        skipped: Sequence[str],
+        *,
+        run: int,
+        is_rebuild: bool = False,
+        logged: bool = False,
+    ) -> None:
+        self.projection = projection
+        self.skipped = list(skipped)
+        self.position = 0
+        self.tables = tuple(_copy(table, SHADOW_SCHEMA) for table in projection.tables)
+        self._conn = conn
+        self._run = run
+        self._is_rebuild = is_rebuild
+        self._logged = logged
+        self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA})
+
+    async def begin(self) -> None:
+        """Make the tables anew, empty; whatever was left of an earlier shadow goes.
+
+        Raises:
+            ProjectionsError: the role may not make the schema, or somebody reads what is left.
+
+        """
+        try:
+            await self._begin()
+        except errors.LockNotAvailable as error:
+            raise ProjectionsError(
+                f"{self.projection.name}: somebody reads or makes tables in {SHADOW_SCHEMA}, as a dump of the database"
+                " does: try again when that is done"
+            ) from error
+
+    async def _begin(self) -> None:
+        async with self._conn.transaction():
+            await self._conn.execute("SELECT pg_advisory_xact_lock(%s)", [_DDL_LOCK])
+            await self._make_schema()
+            await self._conn.execute(_MAKE_POSITIONS)
+        async with self._conn.transaction():
+            # First the row: it is what a run that was taken for dead still holds, if it holds anything.
+            row = [self.projection.name, self._run, self.projection.version, self.fingerprint]
+            await self._conn.execute(_BEGIN, row)
+            await self._drop_tables()
+            for table in self.tables:
+                await make_table(self._conn, table, logged=self._logged)
+        self.position = 0
+
+    async def resume(self) -> str | None:
+        """Go on with what an interrupted rebuild left; returns None, or why that can't be."""
+        if not await self._is_there(_POSITIONS):
+            return "nothing is left of one"
+        async with self._conn.transaction():
+            row = await (await self._conn.execute(_LEFT, [self.projection.name])).fetchone()
+            if row is None:
+                return "nothing is left of one"
+            run, version, fingerprint, position = row
+            if version != self.projection.version:
+                return f"what is left is of version {version}"
+            if fingerprint != self.fingerprint:
+                return "the code, a table or the skipped events changed since"
+            if not await self._is_whole(run, position):
+                return "what is left is not what a rebuild of this log noted"
+            await self._conn.execute(_TAKE_OVER, [self._run, self.projection.name])
+            await self._note(position)
+        self.position = position
+        return None
+
+    async def hold(self) -> None:
+        """Make sure, for the caller's transaction, that this run's shadow is the one that is there.
+
+        Raises:
+            RebuildLost: another run began anew.
+
+        """
+        try:
+            row = await (await self._conn.execute(_HOLD, [self.projection.name, self._run])).fetchone()
+        except errors.SerializationFailure as error:  # it began anew just now
+            raise RebuildLost(self.projection.name) from error
+        if row is None:
+            raise RebuildLost(self.projection.name)
+
+    async def fold_to(self, up_to: int, window: int, told: Callable[[int], None] | None = None) -> None:
+        """Fold up to a position, in committed windows of so many positions.
+
+        Args:
+            up_to: the last position to fold.
+            window: positions in a window, at the most.
+            told: is called with the position after each window.
+
+        Raises:
+            CannotFold: an event can't be folded, or a position is missing; the message says which.
+            RebuildLost: another run began anew.
+            psycopg.OperationalError: the database failed, or the connection.
+
+        """
+        size = window
+        while self.position < up_to:
+            hi = min(self.position + size, up_to)
+            try:
+                async with self._conn.transaction():
+                    await self._fold_window(hi)
+                self.position = hi
+            except (RebuildLost, errors.LockNotAvailable):
+                raise
+            except Exception as error:  # a fold written in Python may raise anything
+                if self._conn.broken or self._conn.closed:
+                    raise
+                size = await self._halved(hi, error)
+                continue
+            size = min(size * 2, window)
+            if told is not None:
+                told(hi)
+
+    async def fold_within(self, hi: int) -> None:
+        """Fold what is left up to a position, inside the caller's transaction; sets no :attr:`position`.
+
+        Raises:
+            CannotFold, RebuildLost, psycopg.OperationalError: as :meth:`fold_to` raises them.
+
+        """
+        position = self.position
+        try:
+            await self.fold_to(hi, hi - position)
+        finally:
+            self.position = position
+
+    async def drop(self) -> bool:
+        """Remove the tables, if they are still this run's; returns False when they stay, for somebody reads them."""
+        mine = [self.projection.name, self._run]
+        try:
+            async with self._conn.transaction():
+                if (await self._conn.execute(_FORGET, mine)).rowcount == 1:
+                    await self._drop_tables()
+        except errors.LockNotAvailable:
+            await self._conn.execute(_FORGET, mine)
+            return False
+        return True
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what decides how rows come out: the fold's code, the tables, and the events passed over."""
+        return fingerprint(self.projection, self.skipped)
+
+    async def _fold_window(self, hi: int) -> None:
+        lo = self.position
+        move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi, "events": hi - lo}
+        moved = await self._conn.execute(_MOVE, move)
+        if moved.rowcount != 1:
+            raise RebuildLost(self.projection.name)
+        await self._fold.run(self._conn, lo, hi, self.skipped)
+        await self._note(hi)
+
+    async def _halved(self, hi: int, error: Exception) -> int:
+        """Return the size of the next window after one failed; when it was of one event, raises what is wrong."""
+        lo = self.position
+        if (gap := await checkpoint.missing(self._conn, lo, hi)) is not None:
+            raise CannotFold(f"{self.projection.name}: positions {gap[0]}..{gap[1]} missing") from error
+        if hi - lo > 1:
+            return (hi - lo) // 2
+        if not may_be_an_events(error):
+            said = f"{self.projection.name}: behind position {lo}: {redact(describe(error))}"
+            raise CannotFold(said) from error
+        query = "SELECT event_id FROM eventstore.events WHERE position = %s"
+        row = await (await self._conn.execute(query, [hi])).fetchone()
+        event_id = row[0] if row else "?"
+        raise CannotFold(
+            f"{self.projection.name}: event {event_id} at position {hi}: {redact(describe(error))};"
+            f" mend the projection, or projections skip {self.projection.name} --event-id {event_id} --why '…'"
+        ) from error
+
+    async def _is_whole(self, run: int, position: int) -> bool:
+        noted = await (await self._conn.execute(_NOTED, [run])).fetchone()
+        head = await (await self._conn.execute("SELECT max(position) FROM eventstore.events")).fetchone()
+        if noted != (position,) or not head or position > (head[0] or 0):
+            return False
+        there = [await self._is_there(sql.Identifier(SHADOW_SCHEMA, table.name)) for table in self.tables]
+        return all(there)
+
+    async def _note(self, position: int) -> None:
+        if self._is_rebuild:
+            await self._conn.execute(_NOTE, [position, self._run])
+
+    async def _make_schema(self) -> None:
+        # IF NOT EXISTS would ask for the privilege even where the schema is there.
+        row = await (await self._conn.execute("SELECT to_regnamespace(%s)", [SHADOW_SCHEMA])).fetchone()
+        if row and row[0] is not None:
+            return
+        try:
+            await self._conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SHADOW_SCHEMA)))
+        except errors.InsufficientPrivilege as error:
+            raise ProjectionsError(
+                f"this role may not create the schema {SHADOW_SCHEMA}: let the database's owner run"
+                f" CREATE SCHEMA {SHADOW_SCHEMA} AUTHORIZATION (this role)"
+            ) from error
+
+    async def _drop_tables(self) -> None:
+        names = [sql.Identifier(SHADOW_SCHEMA, table.name) for table in self.tables]
+        await self._conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(names)))
+
+    async def _is_there(self, table: sql.Identifier) -> bool:
+        row = await (await self._conn.execute("SELECT to_regclass(%s)", [table.as_string(self._conn)])).fetchone()
+        return bool(row and row[0] is not None)
+
+
+def fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
+    """Return a digest of what decides how a projection's rows come out."""
+    parts = [projection.name, str(projection.version), *sorted(skipped)]
+    parts += [ddl(CreateTable(table)) for table in projection.tables]
+    parts += [repr(prepared(statement)) for statement in projection.fold(Window(projection.handles))]
+    if isinstance(projection, PythonProjection):
+        parts += _sources(type(projection))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _sources(of: type[PythonProjection]) -> list[str]:
+    """Return the source of the modules that a fold written in Python is made of, as far as they are of its package."""
+    package = of.__module__.partition(".")[0]
+    names = [base.__module__ for base in of.__mro__ if base.__module__.partition(".")[0] == package]
+    found: dict[str, str] = {}
+    while names:
+        name = names.pop()
+        module = sys.modules.get(name)
+        if name in found or module is None:
+            continue
+        try:
+            found[name] = inspect.getsource(module)
+        except (OSError, TypeError):  # no source is at hand, as in a program that was frozen into one file
+            found[name] = repr(of.handle.__code__.co_code)
+        for value in vars(module).values():
+            used = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(used, str) and used.partition(".")[0] == package:
+                names.append(used)
+    return [found[name] for name in sorted(found)]
+
+
+async def make_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
+    """Make a table with what a fold needs: its primary key, and unique indexes; no others, and no foreign keys."""
+    await conn.execute(ddl(CreateTable(table, include_foreign_key_constraints=[])))
+    for index in table.indexes:
+        if index.unique:
+            await conn.execute(ddl(CreateIndex(index)))
+    if not logged:
+        name = sql.Identifier(*([table.schema] if table.schema else []), table.name)
+        await conn.execute(sql.SQL("ALTER TABLE {} SET UNLOGGED").format(name))
+
+
+async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:
+    """Give a table that is to stay the rest: its indexes and comments."""
+    for index in table.indexes:
+        if not index.unique:
+            await conn.execute(ddl(CreateIndex(index)))
+    if table.comment is not None:
+        await conn.execute(ddl(SetTableComment(table)))
+    for column in table.c:
+        if column.comment is not None:
+            await conn.execute(ddl(SetColumnComment(column)))
+
+
+def _copy(table: Table, schema: str) -> Table:
+    return table.to_metadata(MetaData(), schema=schema)

@@ -1,0 +1,181 @@
+"""What there is to know at a glance: upstreams, projections, quarantine, and what no read model folds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from eventstore.contracts import Contract
+from eventstore.locks import app_lock, holder_of
+from projections.read_models.event_types import EventType
+from projections.registry import Registry
+
+
+@dataclass(frozen=True)
+class AppStatus:
+    """An app's stream.
+
+    ``followed_by`` is the session that follows it now, None when none does; ``quarantined`` counts messages,
+    repetitions left out; times are in UTC.
+    """
+
+    app: str
+    contract: str | None
+    last_event_id: str | None
+    last_received_at: datetime | None
+    holes: int
+    last_error: str | None
+    quarantined: int
+    followed_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An event that a projection passes over, why, and since when."""
+
+    event_id: str
+    why: str
+    skipped_at: datetime
+
+
+@dataclass(frozen=True)
+class ProjectionStatus:
+    """A projection, as its checkpoint and this code have it.
+
+    ``state`` is the checkpoint's, or ``new`` before its first run; ``version`` is the rows', ``code_version`` this
+    code's (None for a projection that isn't installed here); ``skipped`` counts events passed over, and ``skips`` are
+    these.
+    """
+
+    name: str
+    state: str
+    version: int | None
+    code_version: int | None
+    position: int
+    events_behind: int
+    seconds_behind: float
+    last_error: str | None
+    last_error_at: datetime | None
+    retry_at: datetime | None
+    skipped: int
+    note: str | None = None
+    skips: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything at one moment.
+
+    ``head`` is the last position; ``without_request`` counts events that name no request, which tables keyed by it
+    ignore; ``unknown_types`` counts events of types that no read model knows.
+    """
+
+    head: int
+    without_request: int
+    unknown_types: int
+    apps: list[AppStatus]
+    projections: list[ProjectionStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, times as ISO text."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+_APPS = """
+SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error,
+       (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined
+FROM eventstore.cursors AS c ORDER BY app
+"""
+_COUNTS = """
+SELECT (SELECT coalesce(max(position), 0) FROM eventstore.events),
+       (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
+       (SELECT count(*) FROM eventstore.events WHERE event_type < 1 OR event_type > 8)
+"""
+_PROJECTIONS = """
+SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
+       c.last_error, c.last_error_at, c.retry_at,
+       (SELECT count(*) FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version) AS skipped
+FROM projections.checkpoints AS c JOIN public.read_model_freshness AS f ON f.read_model = c.name ORDER BY c.name
+"""
+
+
+_SKIPS = """
+SELECT s.name, s.event_id, s.why, s.skipped_at
+FROM projections.skips AS s JOIN projections.checkpoints AS c ON c.name = s.name AND c.version = s.version
+ORDER BY s.name, s.skipped_at, s.event_id
+"""
+_SINCE_FIRST = (
+    "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
+    " FROM eventstore.events ORDER BY position LIMIT 1"
+)
+
+
+async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
+    """Read the status.
+
+    Args:
+        conn: an autocommit connection.
+        registry: the projections of this code.
+
+    """
+    async with conn.cursor(row_factory=class_row(AppStatus)) as cursor:
+        apps = await (await cursor.execute(_APPS)).fetchall()
+    apps = [await _with_holder(conn, app) for app in apps]
+    async with conn.cursor(row_factory=class_row(ProjectionStatus)) as cursor:
+        found = {one.name: one for one in await (await cursor.execute(_PROJECTIONS)).fetchall()}
+    skips: dict[str, list[Skip]] = {}
+    for name, event_id, why, skipped_at in await (await conn.execute(_SKIPS)).fetchall():
+        skips.setdefault(name, []).append(Skip(event_id, why, skipped_at))
+    counts = await (await conn.execute(_COUNTS)).fetchone()
+    head, without_request, unknown_types = counts or (0, 0, 0)
+    first = await (await conn.execute(_SINCE_FIRST)).fetchone()
+    waited = first[0] if first else 0.0
+    names = sorted({*found, *registry.projections, *registry.broken})
+    projections = [
+        replace(
+            found.get(name) or _new(name, head, waited),
+            code_version=projection.version if (projection := registry.projections.get(name)) else None,
+            note=_note(found.get(name), name, registry, apps),
+            skips=tuple(skips.get(name, ())),
+        )
+        for name in names
+    ]
+    return Status(head, without_request, unknown_types, apps, projections)
+
+
+async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
+    holder = await holder_of(conn, app_lock(app.app))
+    name = (holder.application_name or f"backend {holder.pid}") if holder else None
+    return AppStatus(**{**asdict(app), "followed_by": name})
+
+
+def _new(name: str, head: int, waited: float) -> ProjectionStatus:
+    return ProjectionStatus(name, "new", None, None, 0, head, waited, None, None, None, 0)
+
+
+def _note(row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus]) -> str | None:
+    """Say what is to be known of a projection that its checkpoint doesn't tell."""
+    projection = registry.projections.get(name)
+    if projection is None:
+        return registry.broken.get(name, "not installed here")
+    if row is not None and row.version is not None and row.version > projection.version:
+        return f"this code is older (version {projection.version}) than the rows (version {row.version})"
+    if row is not None and row.version is not None and row.version < projection.version and row.last_error is None:
+        return f"the code has version {projection.version}: run projections rebuild {name}"
+    if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:
+        silent = [app.app for app in apps if app.contract == Contract.PCS_EXTERNAL_V1]
+        return f"no poll events come under {Contract.PCS_EXTERNAL_V1.value}: {', '.join(silent)}" if silent else None
+    return None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime) else value

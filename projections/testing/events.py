@@ -1,0 +1,71 @@
+"""Makes events for tests, with a default for every field."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+from eventstore import ulid
+from eventstore.contracts import Contract, Event
+from projections.read_models.event_types import DECIDERS, EventType
+
+_BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+_SECONDS = itertools.count()
+
+
+def event(  # noqa: PLR0913 - an event has that many fields
+    event_type: int = EventType.RECIPIENT_DELIVERED,
+    *,
+    event_id: str | None = None,
+    app: str = "app",
+    contract: str = Contract.CHAT_EXTERNAL,
+    send_request_id: str | None = "request",
+    ppnum: str | None = None,
+    error_code: str | None = None,
+    message_id: str | None = None,
+    poll_id: str | None = None,
+    poll_options: list[str] | None = None,
+    summary_status: int | None = None,
+    total_recipients: int | None = None,
+    delivered: int | None = None,
+    failed: int | None = None,
+    pending_consent: int | None = None,
+    occurred_at: datetime | None = None,
+    payload: bytes = b"",
+) -> Event:
+    """Return an event.
+
+    The fields are those of :class:`eventstore.contracts.Event`. Of those that are None here, three get a value:
+    ``event_id`` one that is greater than those made before; ``occurred_at`` the time in the event_id; ``ppnum``
+    12300000001, unless the event is about a whole request (types 6 and 8). For an event that names no recipient, say
+    ``event(…)._replace(ppnum=None)``.
+
+    Raises:
+        ValueError: the event_id is no upper-case ULID.
+
+    """
+    if event_id is None:
+        event_id = ulid.first_at(_BEGIN + timedelta(seconds=next(_SECONDS)))
+    if not ulid.is_ulid(event_id):
+        raise ValueError(f"{event_id!r} is not an event_id: give an upper-case ULID")
+    if ppnum is None and event_type not in DECIDERS:
+        ppnum = "12300000001"
+    return Event(
+        event_id=event_id,
+        app=app,
+        contract=str(contract),
+        event_type=int(event_type),
+        send_request_id=send_request_id,
+        ppnum=ppnum,
+        error_code=error_code,
+        message_id=message_id,
+        poll_id=poll_id,
+        poll_options=poll_options,
+        summary_status=summary_status,
+        total_recipients=total_recipients,
+        delivered=delivered,
+        failed=failed,
+        pending_consent=pending_consent,
+        occurred_at=occurred_at or ulid.time_of(event_id) or _BEGIN,
+        payload=payload,
+    )

@@ -1,0 +1,228 @@
+"""Folds given events with a projection, in any order and cut, in tables of the test's own.
+
+Invariants. The kit works in one transaction that is never committed, in schemas of its own: it neither sees nor
+touches what lies in the database, holds up nobody who works there, and leaves nothing behind, however a test ends. The
+fold is the one that workers run, as they run it; only the schemas of its tables are others, as in a
+rebuild.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, nullcontext
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from sqlalchemy import Connection, Table, bindparam, insert, select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
+
+from eventstore.connection import connect
+from eventstore.contracts import Event
+from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
+from eventstore.schema import events as events_table
+from eventstore.waits import Waits
+from projections.database import resolve_database_url
+from projections.fold import Fold, fold_of
+from projections.guarded_rows import DELETED
+from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.python_fold import PythonProjection
+from projections.registry import check
+from projections.statements import compiled
+from projections.user_tables import create_tables
+
+Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
+"""An order of events: a name, or the indices of the events in the order wanted."""
+
+Rows: TypeAlias = list[dict[str, Any]]
+
+SHUFFLES = 3
+_RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
+_INSERT = insert(events_table).values(
+    {column.name: bindparam(column.name, None, type_=column.type) for column in events_table.c}
+)
+_PATIENT = Waits(idle_in_transaction=86_400.0)  # a debugger may hold a test up
+
+
+class ProjectionKit:
+    """Folds events with one projection, and gives back the rows; an async context manager.
+
+    Args:
+        url: a database in which the role may create schemas; migrated or not. None for the one that DATABASE_URL
+            names, or else the embedded one, which is started.
+        projection: which; it is held to the rules of registration.
+
+    Raises:
+        InvalidProjection: on entering: it breaks a rule.
+        psycopg.OperationalError: on entering: the database can't be reached.
+
+    """
+
+    def __init__(self, url: str | None, projection: Projection) -> None:
+        self.projection = projection
+        self._url = url
+        name = f"kit_{secrets.token_hex(6)}"
+        self._schemas = {READ_MODEL_SCHEMA: name, EVENTSTORE_SCHEMA: f"{name}_events"}
+        self._open = AsyncExitStack()
+        self._conn: AsyncConnection[Any]
+        self._fold: Fold
+
+    async def __aenter__(self) -> Self:
+        check(self.projection)
+        self._fold = fold_of(self.projection, self._schemas)
+        url = self._url
+        if url is None:
+            url = await asyncio.to_thread(resolve_database_url, start=True)
+        async with AsyncExitStack() as opening:
+            self._conn = await connect(url, name="projections test kit", waits=_PATIENT, autocommit=False)
+            opening.push_async_callback(self._conn.close)
+            await self._make_tables(opening)
+            await self._conn.execute("SAVEPOINT nothing_given")
+            self._open = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    async def given(
+        self,
+        events: Iterable[Event],
+        *,
+        order: Order = "given",
+        seed: int = 1,
+        batch_size: int | None = None,
+        twice: bool = True,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        """Forget what was given before, and fold these events.
+
+        Args:
+            events: of those with the same event_id only the first counts, as in the event store.
+            order: of arrival.
+            seed: which shuffling it is, where ``order`` says ``shuffled``.
+            batch_size: events in a window; None for all in one.
+            twice: fold each window twice, and in the end everything once more: rows must come out the same.
+            skipped: event_ids that the projection passes over.
+
+        Raises:
+            Exception: what the fold raises.
+
+        """
+        unique: dict[str, Event] = {}
+        for event in events:
+            unique.setdefault(event.event_id, event)
+        arrived = _ordered(list(unique.values()), order, seed)
+        await self._conn.execute("ROLLBACK TO SAVEPOINT nothing_given")
+        await self._append(arrived)
+        size, head = batch_size or max(len(arrived), 1), len(arrived)
+        windows = [(lo, min(lo + size, head)) for lo in range(0, head, size)]
+        if twice:
+            windows = [window for window in windows for _ in range(2)] + [(0, head)]
+        for lo, hi in windows:
+            async with self._conn.pipeline() if self._fold.in_pipeline else nullcontext():
+                await self._fold.run(self._conn, lo, hi, skipped)
+
+    async def rows(self, table: Table, *, deleted: bool = False) -> Rows:
+        """Return a table's rows as dictionaries, in order of the primary key.
+
+        Args:
+            table: one of the projection's.
+            deleted: whether to return tombstones as well, where the projection folds in Python.
+
+        """
+        query = select(table).order_by(*table.primary_key.columns)
+        if isinstance(self.projection, PythonProjection) and not deleted:
+            query = query.where(~table.c[DELETED])
+        statement, constants = compiled(query, self._schemas)
+        async with self._conn.cursor(row_factory=dict_row) as cursor:
+            return await (await cursor.execute(statement, constants)).fetchall()
+
+    async def assert_same_for_every_order(
+        self, events: Sequence[Event], expected: Mapping[Table, Iterable[Mapping[str, Any]]] | None = None
+    ) -> None:
+        """Fold the events in several orders, cut in several ways, once and again; the rows must be the same each time.
+
+        Args:
+            events: at least two, or there is nothing to be put in order.
+            expected: the rows of each table named, tombstones left out, in any order. Each row names the primary key;
+                columns that it leaves out are not compared.
+
+        Raises:
+            AssertionError: they aren't; the message says for which order, cut and repetition, and shows the rows.
+
+        """
+        first: dict[str, Rows] | None = None
+        for order, seed, batch_size, twice in _variants(len(events)):
+            await self.given(events, order=order, seed=seed, batch_size=batch_size, twice=twice)
+            how = f"order={order!r}, seed={seed}, batch_size={batch_size}, twice={twice}"
+            for table, rows in (expected or {}).items():
+                _compare(table, await self.rows(table), list(rows), how)
+            came_out = {table.name: await self.rows(table, deleted=True) for table in self.projection.tables}
+            first = first or came_out
+            for name, rows in came_out.items():
+                if rows != first[name]:
+                    raise AssertionError(f"{name} depends on order, cut or repetition ({how}): {rows} != {first[name]}")
+
+    async def _make_tables(self, opening: AsyncExitStack) -> None:
+        async def conn() -> AsyncConnection[Any]:
+            return self._conn
+
+        engine = create_async_engine("postgresql+psycopg://", async_creator=conn, poolclass=NullPool)
+        opening.push_async_callback(engine.dispose)
+        made = await opening.enter_async_context(engine.connect())
+        await made.run_sync(_make_tables, self._schemas, [events_table, *self.projection.tables])
+
+    async def _append(self, events: list[Event]) -> None:
+        statement, _ = compiled(_INSERT, self._schemas)
+        rows = [
+            {**event._asdict(), "position": position, "received_at": _RECEIVED}
+            for position, event in enumerate(events, start=1)
+        ]
+        async with self._conn.cursor() as cursor:
+            await cursor.executemany(statement, rows)
+
+
+def _make_tables(connection: Connection, schemas: dict[str, str], tables: list[Table]) -> None:
+    for schema in schemas.values():
+        connection.execute(CreateSchema(schema))
+    create_tables(connection.execution_options(schema_translate_map=schemas), tables)
+
+
+def _ordered(events: list[Event], order: Order, seed: int) -> list[Event]:
+    if order == "given":
+        return events
+    if order == "reversed":
+        return events[::-1]
+    if order == "shuffled":
+        return random.Random(seed).sample(events, len(events))  # noqa: S311 - a test's shuffling, not a secret
+    indices = [index for index in order if isinstance(index, int)]
+    if sorted(indices) != list(range(len(events))):
+        raise ValueError(f"order must name each of the {len(events)} events once, by its index from 0")
+    return [events[index] for index in indices]
+
+
+def _variants(count: int) -> Iterator[tuple[Order, int, int | None, bool]]:
+    yield "given", 0, None, False
+    for batch_size in dict.fromkeys((1, 2, max(count // 2, 1), None)):
+        yield "given", 0, batch_size, True
+        yield "reversed", 0, batch_size, batch_size != 1
+    for seed in range(1, SHUFFLES + 1):
+        yield "shuffled", seed, seed, True
+
+
+def _compare(table: Table, rows: Rows, expected: list[Mapping[str, Any]], how: str) -> None:
+    key = [column.name for column in table.primary_key.columns]
+    wanted = {tuple(row[name] for name in key): dict(row) for row in expected}
+    there = {tuple(row[name] for name in key): row for row in rows}
+    named = {at: {name: row[name] for name in wanted.get(at, row) if name in row} for at, row in there.items()}
+    if named != wanted or len(wanted) != len(expected):
+        raise AssertionError(f"{table.name} ({how}): {rows} != {expected}")

@@ -1,0 +1,299 @@
+"""Folds one projection, window by window, for as long as it is told.
+
+Invariants. A fold and its checkpoint are one transaction, and the checkpoint's row is the lock: any number of processes
+may run a projection, one of them folds a window, and one that is killed leaves nothing behind. A window that lacks a
+position is not folded. A failure stops this projection at its checkpoint, with the error in the table; the others go
+on. NOTIFY is a hint only: without it, the next poll finds what there is.
+
+When a window fails, the next one is half as long, and so on: what precedes the event that can't be folded is folded,
+and the error names the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from time import monotonic
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from eventstore.connection import connect
+from eventstore.errors import describe, storable
+from eventstore.ingest.backoff import Backoff
+from eventstore.redact import redact
+from eventstore.waits import Waits
+from projections import checkpoint
+from projections.at_once import AtOnce
+from projections.bell import Bell
+from projections.checkpoint import Checkpoint, State
+from projections.errors import HandleFailed, may_be_an_events
+from projections.fold import fold_of
+from projections.projection import Projection
+from projections.python_fold import PythonProjection
+from projections.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+PROGRESS_SECONDS = 10.0
+AWAY_SECONDS = 60.0
+"""How often a database is said to be away for as long as it is."""
+
+# What a fold leaves is derived, and its checkpoint is committed with it: after a crash of the server both are there or
+# neither is, so there is nothing that a wait for the disk would make safer. Folds find their rows by index; a plan made
+# while a table was still empty must not scan it when it no longer is.
+_SESSION = "SELECT set_config('synchronous_commit', 'off', false), set_config('enable_seqscan', 'off', false),"
+_SESSION += " set_config('jit', 'off', false)"
+
+
+READ_ONLY = "25"
+
+
+class Step(Enum):
+    """What one attempt to fold a window came to."""
+
+    FOLDED = auto()  # there is more
+    AT_HEAD = auto()  # folded or not, nothing is left
+    BUSY = auto()  # another process holds the checkpoint
+    STOPPED = auto()  # paused, waiting or failed
+
+
+@dataclass
+class _Failed(Exception):
+    """A window that could not be folded."""
+
+    at: Checkpoint
+    hi: int
+    error: str
+    by_event: bool
+
+
+class Worker:
+    """Folds one projection.
+
+    Attributes:
+        projection: which.
+        windows: windows folded by this worker.
+        last: what the last attempt came to.
+        position: up to where this worker folded, 0 before its first window.
+
+    """
+
+    def __init__(self, url: str, projection: Projection, *, waits: Waits, settings: WorkerSettings) -> None:
+        self.projection = projection
+        self.windows = 0
+        self.position = 0
+        self.last: Step | None = None
+        self._url = url
+        self._fold = fold_of(projection)
+        self._at_once = None if isinstance(projection, PythonProjection) else AtOnce(projection)
+        self._is_usual = False
+        self._waits = waits
+        self._settings = settings
+        self._size = settings.batch_size
+        self._told: str | None = None
+        self._looked = False
+        self._busy_since: float | None = None
+        self._said_at = monotonic()
+
+    async def run(self, bell: Bell) -> None:
+        """Fold until cancelled, woken by a bell; a database that is away is waited for."""
+        rung = bell.hear()
+        backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        said_at = 0.0
+        while True:
+            try:
+                await self._run(backoff, rung)
+            # Among internal errors: a database that takes no writes, as a standby that is not yet promoted.
+            except (psycopg.OperationalError, psycopg.InternalError, OSError) as error:
+                wait = backoff.next()
+                say = log.debug
+                if backoff.attempts == 1 or monotonic() - said_at >= AWAY_SECONDS:
+                    say, said_at = log.warning, monotonic()
+                takes_none = isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(READ_ONLY)
+                what = "the database takes no writes" if takes_none else "the database is away"
+                say(what, projection=self.projection.name, error=describe(error))
+                self.last = None
+                await asyncio.sleep(wait)
+
+    async def _run(self, backoff: Backoff, rung: asyncio.Event) -> None:
+        conn = await self.connect()
+        try:
+            while True:
+                # Before it looks: what comes meanwhile rings anew.
+                rung.clear()
+                self.last = await self.step(conn)
+                backoff.reset()
+                if self.last is Step.FOLDED:
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.poll):
+                        await rung.wait()
+        finally:
+            with suppress(psycopg.Error):
+                await conn.close()
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """Open a connection for :meth:`step`, and make the checkpoint if there is none.
+
+        Raises:
+            psycopg.Error: the database is away.
+
+        """
+        name = f"projections run {self.projection.name}"
+        conn = await connect(self._url, name=name, waits=self._waits)
+        try:
+            await self._prepare(conn)
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
+
+    async def _prepare(self, conn: AsyncConnection[Any]) -> None:
+        await conn.execute(_SESSION)
+        await checkpoint.ensure(conn, self.projection.name, self.projection.version)
+
+    async def step(self, conn: AsyncConnection[Any]) -> Step:
+        """Try to fold one window, in a transaction of its own on a connection in autocommit.
+
+        Raises:
+            psycopg.OperationalError: the database failed, or the connection; nothing was folded, or all of it.
+
+        """
+        usual, self._is_usual = self._is_usual, False
+        try:
+            step = await self._step_at_once(conn, self._at_once) if usual and self._at_once else None
+            step = step or await self._step(conn)
+        except _Failed as failed:
+            await conn.rollback()
+            return await self._note_failure(conn, failed)
+        except BaseException:
+            with suppress(psycopg.Error):
+                await conn.rollback()
+            raise
+        self._is_usual = step in (Step.FOLDED, Step.AT_HEAD)
+        return step
+
+    async def _step_at_once(self, conn: AsyncConnection[Any], at_once: AtOnce) -> Step | None:
+        """Do what a step mostly comes to; None, and nothing done, when it is to be looked at."""
+        try:
+            taken = await at_once.fold(conn, self._size)
+        except psycopg.Error:
+            if conn.broken or conn.closed:
+                raise
+            await conn.rollback()
+            return None
+        if taken is None:
+            return None
+        return self._folded(taken.hi, taken.head) if taken.hi > taken.lo else Step.AT_HEAD
+
+    async def _step(self, conn: AsyncConnection[Any]) -> Step:
+        at = await checkpoint.take(conn, self.projection.name)
+        if at is None:
+            await conn.rollback()
+            await self._end_frozen_holder(conn)
+            return Step.BUSY
+        self._busy_since = None
+        first, self._looked = not self._looked, True
+        if not await self._may_fold(conn, at, first=first):
+            return Step.STOPPED
+        if first:
+            log.info("folding", projection=self.projection.name, position=at.position, behind=at.head - at.position)
+        hi = min(at.position + self._size, at.head)
+        if hi <= at.position:
+            await conn.rollback()
+            return Step.AT_HEAD
+        await self._fold_window(conn, at, hi)
+        return self._folded(hi, at.head)
+
+    def _folded(self, hi: int, head: int) -> Step:
+        self.position = hi
+        self.windows += 1
+        self._size = min(self._size * 2, self._settings.batch_size)
+        self._told = None
+        if monotonic() - self._said_at >= PROGRESS_SECONDS:
+            self._said_at = monotonic()
+            log.info("folding", projection=self.projection.name, position=hi, behind=head - hi)
+        # An append after the head was read has notified, or will: there is no need to look again at once.
+        return Step.AT_HEAD if hi == head else Step.FOLDED
+
+    async def _end_frozen_holder(self, conn: AsyncConnection[Any]) -> None:
+        """Let nobody hold the checkpoint who neither folds nor goes."""
+        now = monotonic()
+        self._busy_since = self._busy_since or now
+        longest = self._waits.idle_in_transaction
+        if now - self._busy_since < longest:
+            return
+        self._busy_since = now
+        if await checkpoint.end_frozen(conn, self.projection.name, timedelta(seconds=longest)):
+            log.warning("ended a frozen session that held the checkpoint", projection=self.projection.name)
+
+    async def _may_fold(self, conn: AsyncConnection[Any], at: Checkpoint, *, first: bool) -> bool:
+        name, version = self.projection.name, self.projection.version
+        if at.version != version:
+            remedy = "this process leaves them alone: update it"
+            if at.version < version:
+                await checkpoint.wait_for_rebuild(conn, name, version)
+                remedy = f"run projections rebuild {name}"
+            await conn.commit()
+            self._tell(f"its rows are of version {at.version}, this code is {version}: {remedy}")
+            return False
+        # This process may have what mends it, so its first look tries at once.
+        if at.state == State.PAUSED or (at.state == State.FAILED and not at.due and not first):
+            await conn.rollback()
+            return False
+        if at.state == State.WAITING and first:
+            await checkpoint.waits_no_more(conn, name, version)
+            await conn.commit()
+            again = await checkpoint.take(conn, name)
+            if again is None or again.position != at.position:
+                await conn.rollback()
+                return False
+        return True
+
+    async def _fold_window(self, conn: AsyncConnection[Any], at: Checkpoint, hi: int) -> None:
+        lo = at.position
+        move = {"name": self.projection.name, "lo": lo, "hi": hi}
+        try:
+            async with conn.pipeline() if self._fold.in_pipeline else nullcontext():
+                await self._fold.run(conn, lo, hi, at.skipped)
+                await conn.execute(checkpoint.MOVE, move)
+                await conn.commit()
+        except Exception as error:  # a fold written in Python may raise anything; it stops this projection only
+            if isinstance(error, psycopg.OperationalError | psycopg.InternalError) and (
+                conn.broken or conn.closed or (error.sqlstate or "").startswith(READ_ONLY)
+            ):
+                raise
+            said = str(error) if isinstance(error, HandleFailed) else describe(error)
+            raise _Failed(at, hi, storable(redact(said)), may_be_an_events(error)) from error
+
+    async def _note_failure(self, conn: AsyncConnection[Any], failed: _Failed) -> Step:
+        lo, hi = failed.at.position, failed.hi
+        if (gap := await checkpoint.missing(conn, lo, hi)) is not None:
+            return await self._stop(conn, failed.at, f"positions {gap[0]}..{gap[1]} missing")
+        if hi - lo > 1:
+            self._size = (hi - lo) // 2
+            return Step.FOLDED
+        if not failed.by_event:
+            return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}")
+        row = await (await conn.execute("SELECT event_id FROM eventstore.events WHERE position = %s", [hi])).fetchone()
+        event_id = row[0] if row else "?"
+        return await self._stop(conn, failed.at, f"event {event_id} at position {hi}: {failed.error}")
+
+    async def _stop(self, conn: AsyncConnection[Any], at: Checkpoint, error: str) -> Step:
+        backoff = Backoff(self._settings.retry_first, self._settings.retry_cap)
+        backoff.attempts = at.failures
+        wait = timedelta(seconds=backoff.next())
+        await checkpoint.fail(conn, self.projection.name, self.projection.version, at.position, error, wait)
+        self._tell(error)
+        return Step.STOPPED
+
+    def _tell(self, error: str) -> None:
+        if error != self._told:
+            log.error("stopped", projection=self.projection.name, error=error)
+            self._told = error

@@ -1,0 +1,166 @@
+"""What is asked wrongly ends with exit code 2 and one sentence that says what to do; nothing secret is in it.
+
+Most of it is asked of the command inside this process: starting it anew each time shows nothing more, and takes long.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from projections.cli import app
+from tests.acceptance.command import Commands, Ended
+
+Invoke = Callable[..., Ended]
+URL, ISSUER = "PCS_EXTERNAL_API_URL", "PAS_ISSUER"
+CLIENT, SECRET = "PCS_EXTERNAL_CLIENT_ID", "PCS_EXTERNAL_CLIENT_SECRET"
+TOKEN, TOKEN_FILE = "PROJECTIONS_TOKEN", "PROJECTIONS_TOKEN_FILE"
+WHOLE = {URL: "http://localhost:1", TOKEN: "my-own-token"}
+PASSWORD = "pass-word-of-mine"
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
+    """Run a command inside this process, in a clean environment and an empty folder."""
+    for name in os.environ:
+        if name.startswith(("PROJECTIONS_", "PCS_", "PAS_", "PG", "DATABASE_URL")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **variables: str) -> Ended:
+        result = CliRunner().invoke(app, arguments, env=variables, prog_name="projections")
+        return Ended(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, ["no upstream is configured", URL, ISSUER, CLIENT, SECRET, TOKEN, "projections.toml"]),
+        ({URL: "https://api.example.com"}, [ISSUER, CLIENT, SECRET, TOKEN, TOKEN_FILE]),
+        ({ISSUER: "https://id.example.com"}, [URL, CLIENT, SECRET]),
+        ({URL: "https://api.example.com", CLIENT: "me", SECRET: PASSWORD}, [ISSUER]),
+        ({URL: "https://api.example.com", ISSUER: "https://id.example.com", SECRET: PASSWORD}, [CLIENT]),
+        ({TOKEN: PASSWORD}, [URL]),
+        ({URL: "https://api.example.com", TOKEN: PASSWORD, TOKEN_FILE: "token"}, [TOKEN, TOKEN_FILE, "keep one"]),
+        ({URL: "https://api.example.com", TOKEN: PASSWORD, ISSUER: "https://id"}, [TOKEN, ISSUER, "keep one"]),
+        ({URL: "api.example.com", TOKEN: PASSWORD}, ["not a URL", "https://HOST"]),
+        ({URL: f"https://me:{PASSWORD}@api.example.com", TOKEN: PASSWORD}, ["user name or password"]),
+        ({URL: "http://api.example.com", TOKEN: PASSWORD}, ["in the clear", "https://"]),
+        ({URL: "https://a", ISSUER: "http://id", CLIENT: "me", SECRET: PASSWORD}, ["the issuer", "in the clear"]),
+        (WHOLE | {"PROJECTIONS_CONTRACT": "chat"}, ["PROJECTIONS_CONTRACT", "chat.external", "pcs.external.v1"]),
+        (WHOLE | {"PROJECTIONS_APP": "my app"}, ["PROJECTIONS_APP", "1 to 63"]),
+        (WHOLE | {"PROJECTIONS_SINCE": "yesterday"}, ["since 'yesterday'", "36h"]),
+        (WHOLE | {"PROJECTIONS_CA_FILE": "absent.pem"}, ["ca_file absent.pem", "No such file"]),
+        (
+            WHOLE | {"PROJECTIONS_CLIENT_KEY_FILE": "k.pem"},
+            ["PROJECTIONS_CLIENT_CERTIFICATE_FILE", "PROJECTIONS_CLIENT_KEY_FILE", "go together"],
+        ),
+        (WHOLE | {"PROJECTIONS_OVERLAP": "much"}, ["PROJECTIONS_OVERLAP takes seconds"]),
+        (WHOLE | {"PROJECTIONS_CONFIG": "absent.toml"}, ["absent.toml", "No such file"]),
+        (WHOLE | {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, ["DATABASE_URL", "postgresql://", "'mysql'"]),
+        (WHOLE | {"DATABASE_URL": f"postgresql://u:{PASSWORD}@h:port/d"}, ["DATABASE_URL", "port"]),
+        (WHOLE | {"DATABASE_URL": f"postgresql://u:a@{PASSWORD}@h/d"}, ["DATABASE_URL", "%40"]),
+        (
+            WHOLE | {"DATABASE_URL": f"postgresql://u:{PASSWORD}@127.0.0.1:1/d"},
+            ["the database can't be used", "Connection refused", "DATABASE_URL"],
+        ),
+    ],
+)
+def test_what_ingest_lacks_is_one_sentence(invoke: Invoke, variables: dict[str, str], words: list[str]) -> None:
+    ended = invoke("ingest", **variables)
+    assert ended.code == 2, ended.said
+    assert ended.sentence.startswith("projections: ")
+    assert [word for word in words if word not in ended.sentence] == []
+    assert PASSWORD not in ended.said
+    assert "Error" not in ended.sentence  # a sentence for people: no name of a class
+    given = [name for name in variables if name in ended.sentence]
+    assert "keep one" in ended.sentence or not {ISSUER, CLIENT, SECRET} & {*given}, "it names what is there"
+
+
+async def test_a_configuration_file_that_is_wrong_is_said(commands: Commands) -> None:
+    table = '[apps.shop]\naddress = "https://api.example.com"\nclient_id = "shop"\n'
+    (commands.folder / "projections.toml").write_text(table)
+    ended = await commands.run("ingest", **WHOLE)
+    assert ended.code == 2
+    assert "projections.toml: app 'shop': credentials are missing: issuer, client_secret" in ended.sentence
+
+
+async def test_a_database_that_is_not_migrated_is_said(commands: Commands, empty_database_url: str) -> None:
+    ended = await commands.run("ingest", **WHOLE, DATABASE_URL=empty_database_url)
+    assert ended.code == 2
+    assert ended.sentence.endswith("run projections migrate")
+
+
+async def test_a_refused_password_is_said_and_not_shown(commands: Commands, database_url: str) -> None:
+    parts = urlsplit(database_url)
+    url = parts._replace(netloc=parts.netloc.replace(str(parts.password), PASSWORD)).geturl()
+    ended = await commands.run("ingest", **WHOLE, DATABASE_URL=url)
+    assert ended.code == 2
+    assert "password authentication failed" in ended.sentence
+    assert PASSWORD not in ended.said
+
+
+async def test_a_traceback_is_shown_only_when_asked_for_and_is_redacted(commands: Commands) -> None:
+    url = f"postgresql://u:{PASSWORD}@127.0.0.1:1/d"
+    ended = await commands.run("-v", "ingest", **WHOLE, DATABASE_URL=url)
+    assert ended.code == 2
+    assert ended.err.startswith("Traceback (most recent call last)")
+    assert "Connection refused" in ended.err.splitlines()[-1]
+    assert (PASSWORD in ended.err, WHOLE[TOKEN] in ended.err) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["follow"], "No such command 'follow'"),
+        (["db", "drop"], "No such command 'drop'"),
+        (["--quiet"], "No such option: --quiet"),
+        (["ingest", "--until"], "--until"),
+        (["ingest", "--until-idle", "soon"], "Invalid value for '--until-idle'"),
+        (["ingest", "--until-idle", "-1"], "--until-idle"),
+        (["--log-level", "loud", "migrate"], "'loud' is not one of"),
+    ],
+)
+def test_unknown_commands_and_options_are_said(invoke: Invoke, arguments: list[str], words: str) -> None:
+    ended = invoke(*arguments)
+    assert (ended.code, ended.out) == (2, ""), ended.said
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_every_command_has_help(invoke: Invoke) -> None:
+    pages: dict[tuple[str, ...], Ended] = {(): invoke("--help")}
+    for command in re.findall(r"│ (\w+) ", pages[()].out.partition("Commands")[2]):
+        pages[command,] = invoke(command, "--help")
+    for command in re.findall(r"│ (\w+) ", pages["db",].out.partition("Commands")[2]):
+        pages["db", command] = invoke("db", command, "-h")
+    assert {("migrate",), ("ingest",), ("simulate",), ("db", "start"), ("db", "psql")} <= {*pages}
+    for command, page in pages.items():
+        assert (page.code, page.err) == (0, "")
+        assert " ".join(["Usage: projections", *command]) in page.out
+    assert "SECONDS" in pages["ingest",].out
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("ingest", "-h")])
+async def test_help_goes_to_stdout(commands: Commands, arguments: tuple[str, ...]) -> None:
+    ended = await commands.run(*arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert "Usage: projections" in ended.out
+
+
+@pytest.mark.parametrize("arguments", [("follow",), ("ingest", "--quiet"), ("ingest",)])
+async def test_what_is_asked_wrongly_goes_to_stderr_with_exit_code_2(
+    commands: Commands, arguments: tuple[str, ...]
+) -> None:
+    ended = await commands.run(*arguments)
+    assert (ended.code, ended.out) == (2, ""), ended.said
+    assert ended.err
+    assert "Traceback" not in ended.err

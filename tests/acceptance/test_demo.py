@@ -1,0 +1,44 @@
+"""``make run``: what it refuses, and that what it says to try next can be tried. CI runs it to its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+from projections.demo import RUN as FOLLOW
+from projections.demo import SIMULATE, TRY_NEXT
+from tests.acceptance.test_readme import check_make, parse
+
+
+@pytest.mark.parametrize("given", ["DATABASE_URL", "PGHOST"])
+def test_made_up_events_go_into_no_database_that_is_given(tmp_path: Path, given: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), given: "postgresql://nowhere/x"}
+    ended = run(
+        [sys.executable, "-m", "projections.demo"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    (sentence,) = ended.stderr.splitlines()
+    assert "unset DATABASE_URL" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_says_to_try_next_can_be_tried() -> None:
+    lines = re.findall(r"^  (projections|make) (\S.*?)  ", TRY_NEXT, re.MULTILINE)
+    assert len(lines) >= 4
+    for program, arguments in lines:
+        if program == "make":
+            check_make(arguments.split())
+        else:
+            parse(arguments.split())
+    for said in (SIMULATE, FOLLOW):
+        parse(list(said))

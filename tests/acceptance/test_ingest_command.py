@@ -1,0 +1,125 @@
+"""``projections ingest``, run as people run it: from the environment, from a file, beside another process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eventstore.simulator import Fault, FaultKind, Settings
+from tests.acceptance.command import QUICK, Commands
+from tests.acceptance.stored import stored
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
+from tests.following import log_of
+from tests.store import CHAT, PCS
+
+UNTIL_IDLE = ["ingest", "--until-idle", "0.3"]
+EXPECTED = payloads(bearing(CHAT), CHAT)
+ALL_STORED = f"{len(EXPECTED):,} events stored, 0 came again, 0 messages in quarantine"
+
+
+async def test_the_vendors_four_variables_are_all_it_needs(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, issuer: Issuer
+) -> None:
+    simulator = await simulator_factory(LOG, Settings(prefix="/ext", token="token-of-the-issuer-1"))
+    address = f"{simulator.address}/"
+    ended = await commands.run(
+        *UNTIL_IDLE,
+        **QUICK,
+        DATABASE_URL=database_url,
+        PCS_EXTERNAL_API_URL=address,
+        PAS_ISSUER=issuer.url,
+        PCS_EXTERNAL_CLIENT_ID=CLIENT_ID,
+        PCS_EXTERNAL_CLIENT_SECRET=CLIENT_SECRET,
+    )
+    assert (ended.code, ended.out) == (0, ""), ended.said
+    assert ended.err.splitlines()[-1] == ALL_STORED
+    assert (await stored(database_url)).payloads == EXPECTED
+    assert [asked.pairs["resource"] for asked in issuer.forms] == [address]
+
+
+@pytest.mark.parametrize("kind", ["PROJECTIONS_TOKEN", "PROJECTIONS_TOKEN_FILE"])
+async def test_a_token_in_hand_will_do(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, tmp_path: Path, kind: str
+) -> None:
+    simulator = await simulator_factory(LOG)
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    ended = await commands.run(
+        *UNTIL_IDLE,
+        **QUICK,
+        DATABASE_URL=database_url,
+        PCS_EXTERNAL_API_URL=simulator.address,
+        PROJECTIONS_APP="mine",
+        **{kind: TOKEN if kind == "PROJECTIONS_TOKEN" else str(file)},
+    )
+    assert ended.code == 0, ended.said
+    assert (await stored(database_url, "mine")).payloads == EXPECTED
+
+
+def two_apps(commands: Commands, shop: str, clinic: str) -> None:
+    (commands.folder / "projections.toml").write_text(f"""
+        [apps.shop]
+        address = "{shop}"
+        token = "{TOKEN}"
+
+        [apps.clinic]
+        address = "{clinic}"
+        token = "{TOKEN}"
+        contract = "pcs.external.v1"
+        since = "5d"
+    """)
+
+
+async def test_two_apps_from_a_file(commands: Commands, database_url: str, simulator_factory: SimulatorFactory) -> None:
+    other = log_of(30)
+    two_apps(commands, (await simulator_factory(LOG)).address, (await simulator_factory(other)).address)
+    ended = await commands.run(*UNTIL_IDLE, **QUICK, DATABASE_URL=database_url)
+    assert ended.code == 0, ended.said
+    assert (await stored(database_url, "shop")).payloads == EXPECTED
+    assert (await stored(database_url, "clinic")).payloads == payloads(other, PCS)
+    assert f"{len(EXPECTED) + 30:,} events stored" in ended.err
+
+
+async def test_a_refused_app_is_said_and_the_other_is_followed_to_its_end(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    refusing = await simulator_factory(log_of(30))
+    refusing.inject(Fault(FaultKind.PERMISSION_DENIED))
+    two_apps(commands, (await simulator_factory(LOG)).address, refusing.address)
+    ended = await commands.run(*UNTIL_IDLE, **QUICK, DATABASE_URL=database_url)
+    assert ended.code == 1, ended.said
+    assert ended.err.splitlines()[-1] == (
+        f"projections: app 'clinic' ended: {refusing.address} refuses the stream: "
+        "PERMISSION_DENIED: simulated permission-denied"
+    )
+    assert (await stored(database_url, "shop")).payloads == EXPECTED
+    assert (await stored(database_url, "clinic")).payloads == []
+
+
+async def test_a_second_process_stands_by_and_takes_over_when_the_first_is_killed(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(LOG)
+    variables = {
+        **QUICK,
+        "DATABASE_URL": database_url,
+        "PCS_EXTERNAL_API_URL": simulator.address,
+        "PROJECTIONS_TOKEN": TOKEN,
+        "PROJECTIONS_LEADER_HEARTBEAT": "0.2",
+        "PROJECTIONS_LEADER_TIMEOUT": "2",
+    }
+    first = await commands.start("ingest", **variables)
+    await first.says("following", "app=default")
+    second = await commands.start(*UNTIL_IDLE, **variables)
+    said = await second.says("standing by", "app=default")
+    assert f":{first.pid}" in said
+    assert len(simulator.calls) == 1
+    await first.kill()
+    later = log_of(5, ago=0)
+    await simulator.append(*later)
+    ended = await second.ended()
+    assert ended.code == 0, ended.said
+    assert "following" in ended.err
+    assert (await stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)

@@ -1,0 +1,154 @@
+"""How ``projections ingest`` ends: by a signal in a flood, without its database, and by SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from eventstore.simulator import Entry, World, entries
+from tests.acceptance.command import QUICK, Commands
+from tests.acceptance.stored import at_least, stored
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
+from tests.following import log_of
+from tests.store import CHAT
+
+EXPECTED = payloads(bearing(CHAT), CHAT)
+COMMITTED_NOTHING_MORE = "past that its cursor did not move, the next start goes on there"
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[TcpProxy]:
+    """A way to the database that can be cut and frozen."""
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        yield proxy
+
+
+def variables(url: str, address: str, **more: str) -> dict[str, str]:
+    return {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": address, "PROJECTIONS_TOKEN": TOKEN, **more}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_a_signal_in_a_flood_commits_what_was_received(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, number: signal.Signals
+) -> None:
+    log = log_of(30_000, CHAT)
+    simulator = await simulator_factory(log)
+    running = await commands.start("ingest", **variables(database_url, simulator.address))
+    await simulator.wait_for(lambda: bool(simulator.calls) and simulator.calls[-1].events_sent >= 3_000)
+    running.send(number)
+    ended = await running.ended()
+    assert (ended.code, ended.out) == (0, ""), ended.said
+    found = await stored(database_url)
+    assert 0 < len(found.payloads) < len(log), "the signal came too early, or too late"
+    assert found.payloads == payloads(log[: len(found.payloads)], CHAT)
+    assert found.cursor == found.last
+    assert f"{len(found.payloads):,} events stored" in ended.err
+
+
+async def test_without_a_database_it_ends_with_1_and_the_next_start_goes_on(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
+) -> None:
+    simulator = await simulator_factory(LOG)
+    url = through(database_url, proxy.port)
+    running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
+    await at_least(database_url, len(EXPECTED))
+    before = await stored(database_url)
+    proxy.refuse()
+    later = log_of(20, ago=0)
+    await simulator.append(*later)
+    await running.says("the database is away")
+    running.send(signal.SIGTERM)
+    ended = await running.ended()
+    assert (ended.code, ended.out) == (1, ""), ended.said
+    assert COMMITTED_NOTHING_MORE in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+    assert await stored(database_url) == before
+    again = await commands.run("ingest", "--until-idle", "0.3", **variables(database_url, simulator.address))
+    assert again.code == 0, again.said
+    assert (await stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)
+
+
+async def test_a_frozen_database_does_not_hold_up_the_end(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
+) -> None:
+    simulator = await simulator_factory(LOG)
+    url = through(database_url, proxy.port)
+    running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
+    await at_least(database_url, len(EXPECTED))
+    before = await stored(database_url)
+    proxy.pause()
+    # More than fits between the two, so that some of it was received when all of it is sent.
+    await simulator.append(*log_of(10_000, ago=60))
+    await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 10_000)
+    running.send(signal.SIGTERM)
+    ended = await running.ended(within=8)
+    assert (ended.code, ended.out) == (1, ""), ended.said
+    assert "did not move, the next start goes on there" in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+    assert await stored(database_url) == before
+
+
+async def test_a_database_that_does_not_answer_at_the_start_does_not_hold_up_the_end(commands: Commands) -> None:
+    came = asyncio.Event()
+
+    def swallow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept.append(writer)
+        came.set()
+
+    kept: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    try:
+        url = f"postgresql://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/d"
+        running = await commands.start("ingest", **variables(url, "http://localhost:1", PROJECTIONS_SHUTDOWN="0.5"))
+        await came.wait()
+        running.send(signal.SIGTERM)
+        ended = await running.ended(within=8)
+    finally:
+        server.close()
+        for writer in kept:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in kept), return_exceptions=True)
+    assert ended.code == 1, ended.said
+    assert "the database does not answer" in ended.sentence
+
+
+async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
+    commands: Commands, database_url: str
+) -> None:
+    epoch, rate, world = datetime(2026, 3, 1, 12, tzinfo=UTC), 300, World(seed=7, recipients=3_000)
+    arguments = ["--seed", "7", "--epoch", "2026-03-01T12:00:00Z", "--recipients", "3000", "--rate", str(rate)]
+    simulator = await commands.start("simulate", *arguments)
+    settings = variables(database_url, await simulator.prints("http://"))
+    story = world.happenings()
+    log = bearing_chat(entries(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
+
+    numbers, done, kills = random.Random(), 0, 0  # noqa: S311 - nothing secret
+    while kills < 8 or done < len(log) // 2:  # the simulator is still at it for most of them
+        running = await commands.start("ingest", **settings)
+        match kills % 4:
+            case 0:
+                await running.says("following")
+            case 1:  # at once, whatever it is doing then
+                await asyncio.sleep(numbers.uniform(0, 1.5))
+            case _:
+                done = await at_least(database_url, min(done + numbers.randint(1, 300), len(log)))
+        ended = await running.kill()
+        assert ended.code == -signal.SIGKILL, ended.said
+        kills += 1
+    last = await commands.run("ingest", "--until-idle", "1", **settings)
+    assert last.code == 0, last.said
+    assert "0 messages in quarantine" in last.err
+    found = await stored(database_url)
+    assert len(found.payloads) == len(log)
+    assert found.payloads == log
+    assert found.cursor == found.last
+
+
+def bearing_chat(log: list[Entry]) -> list[bytes]:
+    return [entry.payloads[CHAT] for entry in log if CHAT in entry.payloads]

@@ -1,0 +1,114 @@
+"""A full ingest at debug level, with everything going wrong on the way, tells no token, secret, password or number."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote, urlsplit
+
+import grpc
+import psycopg
+import pytest
+
+from tests import wire
+from tests.acceptance.command import QUICK, Commands, Ended
+from tests.acceptance.stored import at_least, stored
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Answer, Issuer
+from tests.scripted import Script, Scripted, ends, scripted, stays
+
+TOKEN, SECOND_TOKEN = "token-of-the-issuer-1", "token-of-the-issuer-2"
+PPNUMS = [str(49_151_000_000 + number) for number in range(40)]
+
+
+def event(ppnum: str, error_code: str | None = None) -> bytes:
+    return wire.event(recipient=wire.recipient(ppnum, message_id=f"to {ppnum}", error_code=error_code))
+
+
+def echo(token: str) -> str:
+    return f"bad token {token} (authorization: Bearer {token}) of +{PPNUMS[0]}, ppnum{PPNUMS[1]}"
+
+
+def misbehaving() -> list[Script]:
+    events = [event(ppnum) for ppnum in PPNUMS]
+    again = wire.event(wire.ulid_at(wire.EPOCH.replace(year=2026)), recipient=wire.recipient(PPNUMS[2]))
+    other_bytes = again + wire.bytes_field(4, wire.recipient(PPNUMS[3]))
+    garbage = b"\xff" * 11 + f"{PPNUMS[4]} {TOKEN} {CLIENT_SECRET}".encode()
+    no_ulid = wire.event(PPNUMS[5], recipient=wire.recipient(PPNUMS[5]))
+    no_time = event(PPNUMS[6], error_code=PPNUMS[6]) + wire.bytes_field(6, f"at {PPNUMS[6]}")
+    codes = grpc.StatusCode
+    return [
+        ends(codes.UNAVAILABLE, *events[:20], said=echo(TOKEN)),
+        ends(codes.INTERNAL, again, other_bytes, garbage, no_ulid, no_time, said=echo(TOKEN)),
+        ends(codes.UNAUTHENTICATED, said=echo(TOKEN)),
+        stays(*events),
+    ]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
+    commands: Commands, database_url: str, issuer: Issuer, style: str
+) -> None:
+    with psycopg.connect(database_url) as connection:  # Postgres quotes the whole row in its DETAIL
+        connection.execute("ALTER TABLE eventstore.events ADD CHECK (ppnum <> '49151000007')")  # PPNUMS[7]
+    issuer.answers.append(Answer(400, {"error": "slow_down", "error_description": f"{CLIENT_SECRET} {PPNUMS[8]}"}))
+    async with scripted(*misbehaving()) as upstream, TcpProxy(*target_of(database_url)) as proxy:
+        running = await commands.start(
+            *("-v", "--log-level", "debug", "--log-format", style, "ingest", "--until-idle", "0.5"),
+            **QUICK,
+            DATABASE_URL=through(database_url, proxy.port),
+            PCS_EXTERNAL_API_URL=upstream.address,
+            PAS_ISSUER=issuer.url,
+            PCS_EXTERNAL_CLIENT_ID=CLIENT_ID,
+            PCS_EXTERNAL_CLIENT_SECRET=CLIENT_SECRET,
+        )
+        await at_least(database_url, 20)
+        proxy.cut()  # errors of the driver
+        ended = await running.ended()
+    assert (ended.code, ended.out) == (0, ""), ended.said
+    found = await stored(database_url)
+    assert len(found.payloads) >= len(PPNUMS) - 1
+    assert issuer.tokens[:2] == [TOKEN, SECOND_TOKEN]
+    for words in ("slow_down", "UNAUTHENTICATED", "quarantined", "the database is", "[hidden]"):
+        assert words in ended.err, words
+    with psycopg.connect(database_url) as connection:
+        reasons = connection.execute("SELECT reason FROM eventstore.quarantine").fetchall()
+    assert ("Postgres can't store it (SQLSTATE 23514)",) in reasons
+    assert_nothing_secret(ended, database_url)
+    if style == "json":
+        *lines, summary = ended.err.splitlines()
+        assert all(json.loads(line)["event"] for line in lines)
+        assert "messages in quarantine" in summary
+
+
+async def test_a_refusal_that_quotes_everything_is_told_without(
+    commands: Commands, database_url: str, issuer: Issuer
+) -> None:
+    async with scripted(ends(grpc.StatusCode.PERMISSION_DENIED, event(PPNUMS[9]), said=echo(TOKEN))) as upstream:
+        ended = await refused(commands, database_url, upstream, issuer)
+        assert "PERMISSION_DENIED: bad token [hidden]" in ended.err
+    issuer.always = Answer(401, {"error": "invalid_client", "error_description": f"{CLIENT_SECRET} is not known"})
+    async with scripted(stays()) as upstream:
+        ended = await refused(commands, database_url, upstream, issuer)
+        assert "invalid_client: [hidden] is not known" in ended.err
+
+
+async def refused(commands: Commands, url: str, upstream: Scripted, issuer: Issuer) -> Ended:
+    ended = await commands.run(
+        *("-v", "--log-level", "debug", "ingest", "--until-idle", "0.5"),
+        **QUICK,
+        DATABASE_URL=url,
+        PCS_EXTERNAL_API_URL=upstream.address,
+        PAS_ISSUER=issuer.url,
+        PCS_EXTERNAL_CLIENT_ID=CLIENT_ID,
+        PCS_EXTERNAL_CLIENT_SECRET=CLIENT_SECRET,
+    )
+    assert (ended.code, ended.out) == (1, ""), ended.said
+    assert_nothing_secret(ended, url)
+    return ended
+
+
+def assert_nothing_secret(ended: Ended, url: str) -> None:
+    password = str(urlsplit(url).password)
+    secrets = [TOKEN, SECOND_TOKEN, CLIENT_SECRET, quote(CLIENT_SECRET), quote(CLIENT_SECRET, safe=""), password]
+    said = ended.out + ended.err
+    assert [secret for secret in [*secrets, *PPNUMS] if secret in said] == []

@@ -1,0 +1,116 @@
+"""Every ``projections`` and ``make`` line that README and docs/ show is one that the command and the Makefile take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from projections.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+BLOCK = re.compile(r"^```(?:sh|bash|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of the shell blocks in a page, without assignments before them and redirections."""
+    for block in BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            command: list[str] = []
+            for word in [*words, ";"]:
+                if set(word) <= set("();<>|&"):
+                    yield command
+                    # What a redirection names is no command, and never named like one of ours.
+                    command = []
+                elif command or not ASSIGNMENT.match(word):
+                    command.append(word)
+
+
+def ours(text: str, name: str) -> list[list[str]]:
+    """The arguments of each call of that program."""
+    return [words[1:] for words in commands(text) if words and words[0].rpartition("/")[2] == name]
+
+
+def parse(arguments: list[str]) -> None:
+    """Let the command read its arguments, as it would before it runs."""
+    name, command, rest = "projections", get_command(app), arguments
+    try:
+        while True:
+            context = command.make_context(name, list(rest))
+            if not isinstance(command, TyperGroup):
+                return
+            found, chosen, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert chosen is not None
+            name, command = found or "", chosen
+    except typer.Exit:
+        return  # --help
+
+
+def check_make(arguments: list[str]) -> None:
+    """Compare with the Makefile's targets and variables."""
+    for argument in arguments:
+        if ASSIGNMENT.match(argument):
+            assert re.search(rf"\$\({argument.partition('=')[0]}\)", MAKEFILE), f"make knows no {argument}"
+        elif not argument.startswith("-"):
+            assert re.search(rf"^{re.escape(argument)}:", MAKEFILE, re.MULTILINE), f"make knows no target {argument}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_can_be_run(page: Path) -> None:
+    text = page.read_text()
+    wrong = []
+    for arguments in ours(text, "projections"):
+        try:
+            parse(arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it has against the line
+            wrong.append(f"projections {shlex.join(arguments)}: {getattr(error, 'message', error)}")
+    assert wrong == []
+    for arguments in ours(text, "make"):
+        check_make(arguments)
+
+
+def test_the_pages_do_show_commands() -> None:
+    readme, everything = PAGES[0].read_text(), "\n".join(page.read_text() for page in PAGES)
+    assert ours(readme, "make")
+    assert ["ingest"] in ours(readme, "projections")
+    assert any(arguments[:1] == ["simulate"] for arguments in ours(everything, "projections"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "projections follow",
+        "projections ingest --quiet",
+        "projections migrate now",
+        "A=b projections ingest --until-idle x",
+        "projections migrate && projections db drop   # no",
+        "projections simulate --fault",
+        "projections ingest \\\n  --until-idel 3",
+    ],
+)
+def test_a_line_that_can_not_be_run_is_found(line: str) -> None:
+    def check() -> None:
+        for arguments in ours(f"```sh\n{line}\n```\n", "projections"):
+            parse(arguments)
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of a private class of Typer's
+        check()
+    assert type(caught.value).__name__ in {"UsageError", "NoSuchOption", "BadParameter", "BadOptionUsage"}
+
+
+def test_make_targets_that_are_not_there_are_found() -> None:
+    check_make(["test", "T=tests/unit", "-k"])
+    for arguments in (["tests"], ["test", "TESTS=x"]):
+        with pytest.raises(AssertionError, match="make knows no"):
+            check_make(arguments)

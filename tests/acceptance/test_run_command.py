@@ -1,0 +1,231 @@
+"""``projections run``, run as people run it: to the end, for some projections only, and until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from eventstore.simulator import World, entries
+from projections.metadata import READ_MODELS
+from tests import folding, store
+from tests.acceptance.command import COMMAND, QUICK, Commands
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing
+from tests.installed import put, put_broken
+from tests.store import CHAT
+
+UNTIL_IDLE = ("--until-idle", "0.3")
+FOLD = ("run", "--no-ingest", *UNTIL_IDLE)
+ANOTHER_LOG = entries(World(seed=2, recipients=60).happenings(), ends=datetime.now(UTC))
+NAMES = sorted(projection.name for projection in READ_MODELS)
+QUICKLY = {**QUICK, "PROJECTIONS_POLL": "0.05", "PROJECTIONS_RETRY_FIRST": "0.05", "PROJECTIONS_RETRY_CAP": "0.1"}
+
+POISON = """
+from sqlalchemy import Column, MetaData, Table, Text, case, insert, select
+
+from projections.projection import Projection
+
+table = Table(
+    "deliveries",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True, comment="Whose it is."),
+    Column("event_id", Text, primary_key=True, comment="The event."),
+    comment="Deliveries, but to one number.",
+)
+
+
+class Deliveries(Projection):
+    name, version, handles, tables, partition_by = "deliveries", 1, frozenset({1}), (table,), ("app",)
+
+    def fold(self, window):
+        e = window.events
+        event_id = case((1 / (1 - case((e.c.ppnum == "12300000666", 1), else_=0)) > 0, e.c.event_id))
+        return [insert(table).from_select(["app", "event_id"], select(e.c.app, event_id))]
+"""
+
+
+def with_poison(folder: Path) -> str:
+    """Install a projection that divides by zero for one person; returns where Python finds it."""
+    return put(folder, {"poison": POISON}, {"deliveries": "poison:Deliveries"})
+
+
+async def test_both_contracts_are_followed_and_folded_until_idle(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    address = (await simulator_factory(LOG)).address
+    other = (await simulator_factory(ANOTHER_LOG)).address
+    (commands.folder / "projections.toml").write_text(f"""
+        [apps.shop]
+        address = "{address}"
+        token = "{TOKEN}"
+
+        [apps.clinic]
+        address = "{other}"
+        token = "{TOKEN}"
+        contract = "pcs.external.v1"
+        since = "5d"
+    """)
+    ended = await commands.run("run", *UNTIL_IDLE, **QUICKLY, DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (0, ""), ended.said
+    async with store.connection(database_url) as conn:
+        stored = len(await store.positions(conn))
+        assert ended.err.splitlines()[-1] == f"{stored:,} events stored, 0 came again, 0 messages in quarantine"
+        assert len(bearing(CHAT)) < stored
+        await folding.are_true(conn)
+        assert {await folding.position(conn, name) for name in NAMES} == {stored}
+        for projection in READ_MODELS:
+            for table in projection.tables:
+                assert await folding.rows_of(conn, table.name) > 0, table.name
+
+
+async def test_only_those_named_are_folded_and_nothing_is_followed(commands: Commands, database_url: str) -> None:
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told() for _ in range(9)))
+        ended = await commands.run(*FOLD, "--batch-size", "2", NAMES[0], **QUICKLY, DATABASE_URL=database_url)
+        assert (ended.code, ended.out) == (0, ""), ended.said
+        (line,) = ended.err.splitlines()
+        assert f"folding behind=9 position=0 projection={NAMES[0]}" in " ".join(line.split()), "where it begins"
+        assert (await folding.stand(conn, NAMES[0]))[1:7] == (9, "running", None, 0, 5, 9)
+        assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints") == 1
+        again = await commands.run(*FOLD, **QUICKLY, DATABASE_URL=database_url)
+        assert again.code == 0, again.said
+        await folding.are_true(conn)
+
+
+async def test_what_stands_still_makes_it_fail_and_is_named(commands: Commands, database_url: str) -> None:
+    async with store.connection(database_url) as conn:
+        await folding.fold_all(database_url)
+        await conn.execute("UPDATE projections.checkpoints SET state = 'paused' WHERE name = 'poll_tallies'")
+        await conn.execute("UPDATE projections.checkpoints SET version = 0 WHERE name = 'request_status'")
+        await folding.append(conn, *(folding.told() for _ in range(9)))
+        ended = await commands.run(*FOLD, **QUICKLY, DATABASE_URL=database_url)
+        assert (ended.code, ended.out) == (1, ""), ended.said
+        lines = ended.err.splitlines()
+        assert "projections: poll_tallies is paused" in lines
+        said = [line for line in lines if line.startswith("projections: request_status is waiting")]
+        assert len(said) == 1
+        assert "projections rebuild request_status" in said[0]
+        assert sum("[error" in line for line in lines) == 1, "it is said once while it lasts, too"
+        assert (await folding.stand(conn, "consent_registry"))[1:3] == (9, "running")
+        assert (await folding.stand(conn, "request_status"))[:3] == (0, 0, "waiting")
+        assert (await folding.stand(conn, "poll_tallies"))[1:3] == (0, "paused")
+
+
+async def test_a_projection_that_raises_stops_alone_and_says_why(
+    commands: Commands, database_url: str, tmp_path: Path
+) -> None:
+    variables = {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": with_poison(tmp_path)}
+    assert (await commands.run("migrate", **variables)).code == 0
+    records = [folding.told() for _ in range(6)]
+    records[3] = poison = folding.told(ppnum="12300000666")
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *records)
+        running = await commands.start("run", "--no-ingest", **variables)
+        said = await running.says("stopped", "projection=deliveries")
+        assert f"event {poison.event_id} at position 4: division by zero (SQLSTATE 22012)" in said
+        assert await folding.rows_of(conn, "deliveries") == 3
+        await folding.append(conn, folding.told())
+        for name in NAMES:
+            await folding.folded(conn, name, 7)
+        status = json.loads((await commands.run("status", "--json", **variables)).out)
+        states = {one["name"]: one["state"] for one in status["projections"]}
+        assert states == {"deliveries": "failed"} | dict.fromkeys(NAMES, "running")
+        why = ("--why", "nobody can divide by zero")
+        skipped = await commands.run("skip", "deliveries", "--event-id", poison.event_id, *why, **variables)
+        assert (skipped.code, skipped.sentence) == (
+            0,
+            f"deliveries passes over event {poison.event_id} (position 4)",
+        )
+        await folding.folded(conn, "deliveries", 7)
+        assert await folding.rows_of(conn, "deliveries") == 6
+        running.send(signal.SIGTERM)
+        ended = await running.ended(within=5)
+        assert (ended.code, ended.out) == (0, ""), ended.said
+        assert len([line for line in ended.err.splitlines() if "stopped" in line]) == 1, ended.said
+        assert "12300000666" not in ended.said
+        await folding.are_true(conn)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_in_time_and_well(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory, number: signal.Signals
+) -> None:
+    simulator = await simulator_factory(LOG)
+    environment = {"DATABASE_URL": database_url, "PCS_EXTERNAL_API_URL": simulator.address, "PROJECTIONS_TOKEN": TOKEN}
+    running = await commands.start("run", "--batch-size", "1", **QUICKLY, **environment)
+    async with store.connection(database_url) as conn:
+        await folding.folded(conn, NAMES[0], 20)
+        running.send(number)
+        ended = await running.ended(within=5)
+        assert (ended.code, ended.out) == (0, ""), ended.said
+        assert "Traceback" not in ended.err
+        ended = await commands.run("run", *UNTIL_IDLE, **QUICKLY, **environment)
+        assert ended.code == 0, ended.said
+        await folding.are_true(conn)
+        assert await folding.position(conn, NAMES[0]) == len(bearing(CHAT))
+
+
+async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
+    commands: Commands, database_url: str, tmp_path: Path
+) -> None:
+    variables = {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": put_broken(tmp_path)}
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told() for _ in range(9)))
+        ended = await commands.run(*FOLD, **variables)
+        assert ended.code == 1, ended.said
+        assert "projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs" in ended.err
+        await folding.are_true(conn)
+    assert (await commands.run("pause", "poll_tallies", **variables)).code == 0
+    status = await commands.run("status", **variables)
+    assert status.code == 0, status.said
+    assert "theirs: projection 'theirs' can't be loaded" in status.out
+    listed = await commands.run("list", **variables)
+    assert (listed.code, len(listed.err.splitlines())) == (2, 1), listed.said
+    named = await commands.run(*FOLD, "theirs", **variables)
+    assert named.code == 2, named.said
+    assert "can't be loaded" in named.sentence
+
+
+async def test_the_live_view_ends_as_it_ended(commands: Commands, database_url: str) -> None:
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told() for _ in range(9)))
+    shown = await on_a_terminal(commands, *FOLD, "request_status", **QUICKLY, DATABASE_URL=database_url)
+    last = shown[shown.rindex("projections (head 9)") :]
+    rows = {line.split("│")[1].strip(): line for line in last.splitlines() if line.count("│") > 4}
+    assert [cell.strip() for cell in rows["request_status"].split("│")[2:5]] == ["running", "9", "0"]
+    assert "not installed here" not in shown
+
+
+async def on_a_terminal(commands: Commands, *arguments: str, **variables: str) -> str:
+    """Run the command with a terminal for its stderr; returns what that shows."""
+    ours, its = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(commands.folder), "TERM": "xterm", "COLUMNS": "120"}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        env=environment | variables,
+        cwd=commands.folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=its,
+    )
+    os.close(its)
+    shown = await asyncio.to_thread(read_terminal, ours)
+    assert await process.wait() == 0, shown
+    return shown
+
+
+def read_terminal(terminal: int) -> str:
+    """Read until nobody has the terminal any more."""
+    pieces = []
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as file:
+        while piece := file.read(65_536):
+            pieces.append(piece)
+    return b"".join(pieces).decode()

@@ -1,0 +1,274 @@
+"""``projections export events``, ``import events`` and ``redecode``, run as people run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.locks import APPEND_LOCK, app_lock
+from projections.replay import rebuild_lock
+from tests import folding, oracle, store
+from tests.acceptance.command import Commands, Ended
+from tests.fix_postgres import Server
+from tests.folding import append, told
+from tests.installed import put_broken
+
+PPNUM = "12300000003"
+EVENTS = "SELECT * FROM eventstore.events ORDER BY position"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection, and four events."""
+    async with store.connection(database_url, "looking") as conn:
+        await append(conn, told(ppnum=PPNUM), told(oracle.GRANTED, PPNUM), told(app="shop"), told(oracle.COMPLETED))
+        await store.follow(conn)
+        yield conn
+
+
+@pytest.fixture
+def elsewhere(postgres: Server) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
+def mode_of(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def changed_in(file: Path, word: bytes) -> None:
+    content = bytearray(file.read_bytes())
+    content[content.index(word)] ^= 1
+    file.write_bytes(content)
+
+
+async def events(url: str) -> list[tuple[object, ...]]:
+    async with store.connection(url) as conn:
+        return await (await conn.execute(EVENTS)).fetchall()
+
+
+async def lose(conn: AsyncConnection, position: int) -> None:
+    async with conn.transaction():
+        await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
+        await conn.execute("DELETE FROM eventstore.events WHERE position = %s", [position])
+        await conn.execute("ALTER TABLE eventstore.events ENABLE TRIGGER USER")
+
+
+async def exported(commands: Commands, url: str) -> Ended:
+    ended = await commands.run("export", "events", "log", DATABASE_URL=url)
+    assert ended.code == 0, ended.said
+    return ended
+
+
+async def test_a_store_goes_into_a_file_and_comes_out_elsewhere(
+    commands: Commands, database_url: str, conn: AsyncConnection, elsewhere: str
+) -> None:
+    ended = await exported(commands, database_url)
+    assert (ended.out, ended.err) == ("log: 4 events up to position 4, 0 from quarantine\n", "")
+    assert mode_of(commands.folder / "log") == 0o600
+    for missing in (4, 0):
+        ended = await commands.run("import", "events", "log", DATABASE_URL=elsewhere)
+        assert (ended.code, ended.err) == (0, ""), ended.said
+        assert ended.out == f"4 events in log, {missing} of them were missing here\n"
+    assert await events(elsewhere) == await events(database_url)
+    assert len(await store.positions(conn)) == 4
+
+
+async def test_a_file_that_is_there_wants_force(
+    commands: Commands, database_url: str, conn: AsyncConnection, elsewhere: str
+) -> None:
+    await exported(commands, database_url)
+    again = await commands.run("export", "events", "log", DATABASE_URL=database_url)
+    assert again.code == 2, again.said
+    assert again.sentence == "projections: log is there: name another file, or replace it with --force"
+    await append(conn, told())
+    again = await commands.run("export", "events", "log", "--force", DATABASE_URL=database_url)
+    assert (again.code, again.out.startswith("log: 5 events")) == (0, True), again.said
+    assert (await commands.run("import", "events", "log", DATABASE_URL=elsewhere)).code == 0
+    assert len(await events(elsewhere)) == 5
+
+
+async def test_missing_positions_are_said_and_healed(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    await exported(commands, database_url)
+    before = await events(database_url)
+    await lose(conn, 2)
+    ended = await commands.run("export", "events", "less", DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (1, "less: 3 events up to position 4, 0 from quarantine\n"), ended.said
+    assert ended.err == "projections: positions 2..2 are missing in this log, and so in the file\n"
+    ended = await commands.run("import", "events", "log", DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (0, "4 events in log, 1 of them were missing here\n"), ended.said
+    assert await events(database_url) == before
+
+
+@pytest.mark.usefixtures("conn")
+async def test_what_can_not_be_imported_ends_with_1_and_one_sentence(
+    commands: Commands, database_url: str, elsewhere: str
+) -> None:
+    async def refused(file: str, words: str, url: str = elsewhere, *options: str) -> None:
+        ended = await commands.run(*options, "import", "events", file, DATABASE_URL=url)
+        assert ended.code == 1, ended.said
+        assert (ended.sentence if not options else ended.err.splitlines()[-1]).startswith("projections: ")
+        assert words in ended.err
+        assert (PPNUM in ended.said, "Traceback" in ended.err) == (False, bool(options))
+
+    await exported(commands, database_url)
+    await refused("nowhere", "nowhere can't be read: No such file or directory")
+    await refused(".", ". is not a file, which can be read more than once")
+    async with store.connection(elsewhere, "projections ingest shop at host:1") as follower:
+        await follower.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
+        await refused("log", "app 'shop': projections ingest shop at host:1 is at work on it")
+    async with store.connection(elsewhere) as there:  # Postgres quotes the whole row in its DETAIL
+        await there.execute("ALTER TABLE eventstore.events ADD CONSTRAINT no CHECK (ppnum <> '12300000003')")
+        await refused("log", 'violates check constraint "no" (SQLSTATE 23514)')
+        await refused("log", "(SQLSTATE 23514)", elsewhere, "-v")
+        assert await events(elsewhere) == []
+        await there.execute("ALTER TABLE eventstore.events DROP CONSTRAINT no")
+        await append(there, told(ppnum=PPNUM))
+    await refused("log", "position 1 holds another event than in the file: that is another log")
+    changed_in(commands.folder / "log", PPNUM.encode())
+    await refused("log", "log was changed since it was written: its digest is another", database_url)
+
+
+@pytest.mark.usefixtures("conn")
+async def test_an_import_that_was_killed_is_run_again(commands: Commands, database_url: str, elsewhere: str) -> None:
+    await exported(commands, database_url)
+    async with store.connection(elsewhere, "holding") as holding, store.connection(elsewhere) as there:
+        await holding.execute("BEGIN")
+        await holding.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+        running = await commands.start("import", "events", "log", DATABASE_URL=elsewhere)
+        await store.waiting_for_append_lock(there)
+        assert (await running.kill()).code == -signal.SIGKILL
+        await holding.execute("ROLLBACK")
+
+        async def gone() -> bool:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections import %%'"
+            return not await store.value(there, query)
+
+        await store.until(gone, "the end of the import's sessions")
+        await store.nothing_written(there)
+        ended = await commands.run("import", "events", "log", DATABASE_URL=elsewhere)
+        assert (ended.code, ended.err) == (0, ""), ended.said
+    assert await events(elsewhere) == await events(database_url)
+
+
+async def test_an_export_that_can_not_write_leaves_nothing(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    ended = await commands.run("export", "events", "no/log", "--force", DATABASE_URL=database_url)
+    assert ended.code == 1, ended.said
+    assert "No such file or directory" in ended.sentence
+    assert not [*commands.folder.iterdir()]
+    assert len(await store.positions(conn)) == 4
+
+
+async def test_what_is_no_file_is_not_replaced(commands: Commands) -> None:
+    os.mkfifo(commands.folder / "pipe")
+    (commands.folder / "link").symlink_to("pipe")
+    for place, why in (
+        (".", ". is a folder: name a file"),
+        ("-", "- is not a file, and the archive doesn't go to stdout: name a file"),
+        ("pipe", "pipe is a pipe, a device or the like: name a file"),
+        ("link", "link is a pipe, a device or the like: name a file"),
+    ):
+        for options in ((), ("--force",)):
+            # No such database is there: it is said before any is asked.
+            url = "postgresql://u@127.0.0.1:1/d"
+            ended = await commands.run("export", "events", place, *options, DATABASE_URL=url)
+            assert (ended.code, ended.sentence) == (2, f"projections: {why}"), ended.said
+    assert sorted(path.name for path in commands.folder.iterdir()) == ["link", "pipe"]
+    assert (commands.folder / "pipe").is_fifo()
+
+
+@pytest.mark.usefixtures("conn")
+async def test_a_symbolic_link_stays_and_its_file_is_replaced(
+    commands: Commands, database_url: str, elsewhere: str
+) -> None:
+    target = commands.folder / "there" / "file"
+    target.parent.mkdir()
+    target.write_bytes(b"of before")
+    (commands.folder / "link").symlink_to(target)
+    ended = await commands.run("export", "events", "link", DATABASE_URL=database_url)
+    assert (ended.code, target.read_bytes()) == (2, b"of before"), ended.said
+    ended = await commands.run("export", "events", "link", "--force", DATABASE_URL=database_url)
+    assert ended.code == 0, ended.said
+    assert (commands.folder / "link").readlink() == target
+    assert [*target.parent.iterdir()] == [target]
+    ended = await commands.run("import", "events", "there/file", DATABASE_URL=elsewhere)
+    assert (ended.code, await events(elsewhere)) == (0, await events(database_url)), ended.said
+
+
+async def test_a_database_that_is_not_ready_and_wrong_arguments_end_with_2(
+    commands: Commands, empty_database_url: str
+) -> None:
+    unready: list[tuple[str, ...]] = [("export", "events", "log"), ("import", "events", "log"), ("redecode",)]
+    wrong: list[tuple[str, ...]] = [("export", "events"), ("import", "log"), ("redecode", "--from", "0")]
+    for command in unready:
+        ended = await commands.run(*command, DATABASE_URL=empty_database_url)
+        assert (ended.code, ended.sentence.endswith("run projections migrate")) == (2, True), ended.said
+    for command in [*wrong, ("redecode", "--from", "x")]:
+        ended = await commands.run(*command, DATABASE_URL=empty_database_url)
+        assert (ended.code, ended.out, "Traceback" in ended.err) == (2, "", False), ended.said
+
+
+async def test_redecode_says_what_it_changed_and_what_to_rebuild(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    before = await events(database_url)
+    ended = await commands.run("redecode", DATABASE_URL=database_url)
+    assert (ended.code, ended.out, ended.err) == (0, "4 events read, 0 of them changed\n", ""), ended.said
+    stale = {"position": 2, "event_type": 4, "ppnum": PPNUM, "occurred_at": "2026-01-01T00:00:00Z"}
+    await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([stale])])
+    assert await events(database_url) != before
+    ended = await commands.run("redecode", "--from", "3", DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (0, "2 events read, 0 of them changed\n"), ended.said
+    ended = await commands.run("redecode", DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (0, "4 events read, 1 of them changed\n"), ended.said
+    names = "consent_registry request_status"
+    assert ended.err == f"their rows may come out otherwise now: projections rebuild {names}\n"
+    assert await events(database_url) == before
+
+
+async def test_bytes_that_redecode_can_not_read_end_with_1(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    await conn.execute(
+        "INSERT INTO eventstore.events"
+        " (event_id, position, app, contract, event_type, ppnum, occurred_at, received_at, payload)"
+        " VALUES ('01KE57A22WAXDSJX6FXBCFS5DG', 5, 'app', 'chat.external', 1, %s, now(), now(), %s)",
+        [PPNUM, b"\xff"],
+    )
+    before = await events(database_url)
+    ended = await commands.run("redecode", DATABASE_URL=database_url)
+    assert (ended.code, ended.out) == (1, "5 events read, 0 of them changed\n"), ended.said
+    assert ended.err == "projections: 1 events can't be read any more, and stay as they are: positions 5\n"
+    assert await events(database_url) == before
+
+
+async def test_redecode_says_which_projection_it_can_not_speak_for(
+    commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
+) -> None:
+    stale = {"position": 2, "event_type": 4, "ppnum": PPNUM, "occurred_at": "2026-01-01T00:00:00Z"}
+    await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([stale])])
+    ended = await commands.run("redecode", DATABASE_URL=database_url, PYTHONPATH=put_broken(tmp_path))
+    assert (ended.code, ended.out) == (1, "4 events read, 1 of them changed\n"), ended.said
+    first, second = ended.err.splitlines()
+    assert first.startswith("projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs")
+    assert second.endswith("projections rebuild consent_registry request_status")
+
+
+async def test_redecode_waits_for_no_rebuild(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+    async with store.connection(database_url, "projections rebuild poll_tallies host:1") as other:
+        await other.execute("SELECT pg_advisory_lock(%s)", [rebuild_lock("poll_tallies")])
+        ended = await commands.run("redecode", DATABASE_URL=database_url)
+    said = "projections: projection poll_tallies: projections rebuild poll_tallies host:1 is at work on it"
+    assert (ended.code, ended.sentence) == (1, said), ended.said
+    assert len(await folding.logged(conn)) == 4

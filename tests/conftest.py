@@ -1,0 +1,3 @@
+"""Fixtures come from plugins, one a concern."""
+
+pytest_plugins = ["tests.fix_issuer", "tests.fix_logs", "tests.fix_postgres", "tests.fix_simulator"]

@@ -1,0 +1,88 @@
+"""A process that forks one appender for each line it reads, so that a test can kill many of them quickly.
+
+A line is a number and a URL. The child's pid is answered at once, its end when it comes: 0, or minus the signal.
+Run as ``python -m tests.fault.appending``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import NamedTuple
+
+from eventstore.append import Appender, CursorMove
+from eventstore.connection import connect
+from eventstore.contracts import Contract, Event, decode
+from eventstore.quarantine import Rejected
+from eventstore.waits import Waits
+from tests import wire
+
+CHAT = Contract.CHAT_EXTERNAL
+START = 1_767_225_600_000
+
+
+class Batch(NamedTuple):
+    """What one append gets."""
+
+    events: list[Event]
+    rejected: list[Rejected]
+    cursor: CursorMove
+
+
+def name_of(number: int) -> str:
+    """An appender's app, and the name of its session."""
+    return f"appender {number}"
+
+
+def batches(number: int) -> list[Batch]:
+    """What an appender appends: new, repeated, contradicting and rejected messages, probed and copied."""
+    app = name_of(number)
+
+    def event(index: int, ppnum: str = "12300000001") -> Event:
+        event_id = wire.ulid_of(START + index, tail=number)
+        return decode(wire.event(event_id, recipient=wire.recipient(ppnum)), app, CHAT)
+
+    def other(index: int) -> Event:
+        return event(index, "12300000004")
+
+    def bad(index: int) -> Rejected:
+        return Rejected(app, CHAT.value, b"\xff%d" % index, "no event", wire.ulid_of(START + 100 + index, tail=number))
+
+    def batch(events: list[Event], *rejected: Rejected) -> Batch:
+        last = rejected[-1].event_id if rejected else events[-1].event_id
+        return Batch(events, list(rejected), CursorMove(app, 1, last))
+
+    return [
+        batch([event(0), event(1), event(0), event(2), other(2)], bad(0)),  # probed, and clean
+        batch([event(3), event(3), event(4), other(4)], bad(0)),  # copied
+        batch([event(5), event(1), other(2), event(6)], bad(0), bad(1)),  # copied in vain, then probed
+        batch([], bad(2)),
+    ]
+
+
+async def append_all(url: str, number: int, waits: Waits, up_to: int | None = None) -> None:
+    """Append all batches, or the first few, one after the other, on one connection."""
+    conn = await connect(url, name=name_of(number), waits=waits)
+    try:
+        appender = Appender(conn, waits)
+        for batch in batches(number)[:up_to]:
+            await appender.append(batch.events, rejected=batch.rejected, cursor=batch.cursor)
+    finally:
+        await conn.close()
+
+
+def main() -> None:
+    """Fork for each line; nothing here runs threads or a loop, so a fork is safe."""
+    for line in sys.stdin:
+        number, url = line.split()
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(append_all(url, int(number), Waits()))
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""A process that forks one worker for each line it reads, so that a test can kill many of them quickly.
+
+Its arguments are a projection's name and a URL. The child's pid is answered at once; its end when it comes: 0, or minus
+the signal. The child folds to the head. Run as ``python -m tests.fault.folding``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+import structlog
+
+from projections.metadata import READ_MODELS
+from projections.worker import Step, Worker
+from tests import folding
+
+WINDOW = 3
+"""Positions in a window: of a child's windows, all but the first go in one message each."""
+
+
+async def fold(worker: Worker) -> None:
+    """Fold to the head, on one connection."""
+    async with folding.connected(worker) as conn:
+        assert await folding.fold(worker, conn) is Step.AT_HEAD
+
+
+def main() -> None:
+    """Fork for each line; nothing here runs threads or a loop, so a fork is safe."""
+    # Only answers go to stdout.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    name, url = sys.argv[1:]
+    (projection,) = (each for each in READ_MODELS if each.name == name)
+    worker = folding.worker(url, projection(), batch_size=WINDOW)
+    for _ in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(fold(worker))
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

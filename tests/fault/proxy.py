@@ -1,0 +1,221 @@
+"""Proxies that tests cut, pause and resume; one of them counts what a client says to Postgres.
+
+Every proxy listens on a port of 127.0.0.1 and passes bytes on, both ways, until it is told otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+CHUNK = 2**16
+SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
+GOODBYE = b"X"
+"""The type of the message with which a client of Postgres ends its session."""
+
+
+class Link:
+    """One client's connection through a proxy."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self._writers = (client, server)
+
+    def cut(self) -> None:
+        """Reset both sides at once; what is under way is lost."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+class TcpProxy:
+    """A plain TCP proxy.
+
+    Args:
+        host: where connections go.
+        port: where connections go.
+
+    Attributes:
+        port: where it listens.
+        accepted: connections taken so far, those refused not among them.
+
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._links: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._held = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._refusing = False
+        self.port = 0
+        self.accepted = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection there is; new ones are taken."""
+        for link in list(self._links):
+            link.cut()
+
+    def pause(self) -> None:
+        """Pass nothing on any more, and end nothing either: the other side is neither there nor gone."""
+        self._flowing.clear()
+        self._held.set()
+
+    def resume(self) -> None:
+        """Pass on what was held back, and what comes."""
+        self._held.clear()
+        self._flowing.set()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it holds everything back."""
+        return self._held.is_set()
+
+    async def paused(self) -> None:
+        """Wait until it is paused."""
+        await self._held.wait()
+
+    def refuse(self) -> None:
+        """Reset every connection there is, and every new one."""
+        self._refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """Take new connections again."""
+        self._refusing = False
+
+    async def connected(self, count: int = 1) -> None:
+        """Wait until so many connections were taken since the beginning."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.accepted >= count)
+
+    async def disconnected(self) -> None:
+        """Wait until there is no connection."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._links)
+
+    async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+        """What is passed on of what the client says, piece by piece."""
+        while data := await reader.read(CHUNK):
+            yield data
+
+    def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            client.transport.abort()
+            return
+        task = asyncio.create_task(self._pass_on(client_reader, client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            await self._flowing.wait()
+            server_reader, server = await asyncio.open_connection(*self._target)
+        except OSError:
+            client.transport.abort()
+            return
+        except asyncio.CancelledError:
+            client.transport.abort()
+            raise
+        link = Link(client, server)
+        self._links.add(link)
+        self.accepted += 1
+        await self._tell()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pump(self.to_server(client_reader), server))
+                    group.create_task(self._pump(_chunks(server_reader), client))
+        except* (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._links.discard(link)
+            link.cut()
+            await self._tell()
+
+    async def _pump(self, pieces: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
+        async for piece in pieces:
+            await self._flowing.wait()
+            writer.write(piece)
+            await writer.drain()
+        await self._flowing.wait()
+        with suppress(OSError):
+            writer.write_eof()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class PostgresProxy(TcpProxy):
+    """A proxy that knows where each message of a client to Postgres begins, and counts them.
+
+    Before the n-th message (of all connections together, from 1) is passed on, ``before(n, type)`` is called, with the
+    message's type byte, empty for those at a connection's beginning that have none. When it returns False, neither
+    this message nor any later one of the connection gets through: the server sees the client gone.
+
+    Attributes:
+        messages: how many came so far.
+
+    """
+
+    def __init__(self, host: str, port: int, before: Callable[[int, bytes], bool] | None = None) -> None:
+        super().__init__(host, port)
+        self.before = before
+        self.messages = 0
+
+    async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+        """Yield whole messages; the hook runs before each."""
+        with suppress(asyncio.IncompleteReadError):
+            kind, typed = b"", False
+            while True:
+                if typed:
+                    kind = await reader.readexactly(1)
+                message = await _untyped(reader)
+                typed = typed or int.from_bytes(message[4:8], "big") not in {SSL_REQUEST, GSS_REQUEST}
+                self.messages += 1
+                if self.before is not None and not self.before(self.messages, kind):
+                    return
+                yield kind + message
+
+
+def through(url: str, port: int) -> str:
+    """Return a Postgres URL that goes through a proxy, unencrypted, so that it can be read on the way."""
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    query = dict(parse_qsl(parts.query)) | {"sslmode": "disable", "gssencmode": "disable"}
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}", query=urlencode(query)))
+
+
+def target_of(url: str) -> tuple[str, int]:
+    """Return the host and port that a Postgres URL names."""
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 5432
+
+
+async def _untyped(reader: asyncio.StreamReader) -> bytes:
+    length = await reader.readexactly(4)
+    return length + await reader.readexactly(int.from_bytes(length, "big") - 4)
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while data := await reader.read(CHUNK):
+        yield data

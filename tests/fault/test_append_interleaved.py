@@ -1,0 +1,59 @@
+"""Whatever another appender commits between any two messages of an append, both end up in the log, without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from eventstore.waits import Waits
+from tests import store
+from tests.fault.appending import append_all, batches, name_of
+from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
+
+PATIENT = Waits(append_lock=30)
+
+
+async def test_another_append_may_come_between_any_two_messages(database_url: str) -> None:
+    async with (
+        PostgresProxy(*target_of(database_url)) as proxy,
+        store.connection(database_url, "looking") as conn,
+        store.appender(database_url, "other", PATIENT) as other,
+    ):
+        url = through(database_url, proxy.port)
+        others, waited = 0, 0
+        for number in count(1):
+            proxy.messages = 0
+
+            def hold(n: int, kind: bytes) -> bool:
+                if n == number and kind != GOODBYE:  # noqa: B023 - is called in this round only
+                    proxy.pause()
+                return True
+
+            proxy.before = hold
+            await store.follow(conn, name_of(number))
+            held = asyncio.create_task(append_all(url, number, PATIENT))
+            reached = asyncio.create_task(proxy.paused())
+            await asyncio.wait([held, reached], return_when=asyncio.FIRST_COMPLETED)
+            if not proxy.is_paused:
+                reached.cancel()
+                await asyncio.wait([reached])
+                await held
+                break
+
+            # Between two messages the other either commits, or waits because the lock is taken.
+            task = asyncio.create_task(other.append(store.made(2, app="other")))
+            waiting = asyncio.create_task(store.waiting_for_append_lock(conn))
+            done, _ = await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+            waited += task not in done
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            proxy.resume()
+            await asyncio.gather(held, task)
+            others += 2
+            assert await store.cursor_of(conn, name_of(number)) == batches(number)[-1].cursor.event_id
+            await store.positions(conn)
+        await proxy.disconnected()
+        assert proxy.messages <= number, "a point was never reached"
+        new = len({event.event_id for batch in batches(0) for event in batch.events})
+        assert len(await store.positions(conn)) == others + number * new
+        assert 0 < waited < number - 1

@@ -1,0 +1,123 @@
+"""A worker killed before any of its messages to Postgres leaves rows and checkpoint behind the same window."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count
+
+import pytest
+from psycopg import AsyncConnection
+
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.worker import Step
+from tests import folding, oracle, store
+from tests.fault.folding import WINDOW
+from tests.fault.forks import answer, forking, started
+from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
+from tests.folding import connected, fold, told, worker
+from tests.oracle import Record, Row, Summary
+
+
+def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
+    """What is folded before, and what is when it is killed: each row of before is changed, and new ones come."""
+    one, two, poll = "12300000001", "12300000002", oracle.POLL_RESPONSE
+    first = [
+        told(oracle.PENDING_CONSENT, one, app=app),
+        told(oracle.DELIVERED, two, app=app),
+        told(poll, one, app=app, options=("yes",)),
+    ]
+    then = [
+        told(oracle.DELIVERED, one, app=app),
+        told(oracle.FAILED, two, app=app),
+        told(oracle.GRANTED, two, app=app),
+        told(poll, one, app=app, options=("no",)),
+        told(poll, two, app=app, options=("no", "maybe")),
+        told(oracle.COMPLETED, None, app=app, summary=Summary(3, 2, 1, 1, 0)),
+        told(oracle.DELIVERED, two, app=app, request="request 2"),
+    ]
+    return first, then
+
+
+async def state(conn: AsyncConnection, projection: type[Projection], app: str) -> tuple[int, dict[str, list[Row]]]:
+    """The checkpoint's position, and the rows of one app."""
+    found = await folding.rows(conn, [app])
+    return await folding.position(conn, projection.name), {one.name: found[one.name] for one in projection.tables}
+
+
+def expected(projection: type[Projection], events: list[Record]) -> dict[str, list[Row]]:
+    found = oracle.read_models(events)
+    return {one.name: found[one.name] for one in projection.tables}
+
+
+async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
+    """Wait until of its sessions only the test's own is left, so that nothing of the killed one is under way."""
+
+    async def one() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        return await store.value(conn, query, f"projections run {projection.name}") == 1
+
+    await store.until(one, "the end of the killed one's session")
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_rows_and_checkpoint_are_always_of_the_same_window(
+    database_url: str, projection: type[Projection]
+) -> None:
+    own = worker(database_url, projection())
+    async with (
+        PostgresProxy(*target_of(database_url)) as proxy,
+        forking("tests.fault.folding", projection, through(database_url, proxy.port)) as process,
+        store.connection(database_url, "looking") as conn,
+        connected(own) as own_conn,
+    ):
+        position, outcomes, number, missed = 0, set(), 1, 0
+        for attempt in count(1):
+            app = f"app {attempt}"
+            first, then = before_and_after(app)
+            await folding.append(conn, *first)
+            assert await fold(own, own_conn) is Step.AT_HEAD
+            await folding.append(conn, *then)
+            cuts = (*range(0, len(then), WINDOW), len(then))
+            states = [(position + len(first) + cut, expected(projection, first + then[:cut])) for cut in cuts]
+            new = states[-1]
+            position = new[0]
+            pid, killed = 0, False
+            proxy.messages = 0
+
+            def kill(n: int, kind: bytes) -> bool:
+                nonlocal killed
+                # The goodbye ends the cycle; whoever said it may be gone already.
+                if n != number or kind == GOODBYE:  # noqa: B023 - is called in this round only
+                    return True
+                killed = True
+                os.kill(pid, signal.SIGKILL)  # noqa: B023
+                return False
+
+            proxy.before = kill
+            proxy.pause()
+            pid = await started(process)
+            proxy.resume()
+            ended = await answer(process)
+            await proxy.disconnected()
+            await alone(conn, projection)
+
+            found = await state(conn, projection, app)
+            if not killed:
+                assert (ended, found) == (0, new)
+                missed += 1
+                if missed == 3:  # how often it says that a pipeline ends is a matter of timing
+                    break
+                continue
+            assert ended == -signal.SIGKILL
+            assert found in states, f"killed before message {number}"
+            outcomes.add(states.index(found))
+            number += 1
+            assert await fold(own, own_conn) is Step.AT_HEAD
+            assert await state(conn, projection, app) == new
+        assert proxy.messages <= number, "a point was never reached"
+        # The last window goes in one message, which is followed by the goodbye only.
+        assert outcomes == set(range(len(cuts) - 1)), "it was never killed between some of its commits"
+        await folding.fold_all(database_url)
+        await folding.are_true(conn)

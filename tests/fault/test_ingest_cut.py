@@ -1,0 +1,69 @@
+"""An ingest's connection to Postgres is cut before its n-th message, for n up to where none is left."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from psycopg import AsyncConnection
+
+from tests import store
+from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import count_of, follower, following, log_of, payloads, quick, row_of
+from tests.store import CHAT
+
+EVENTS = 12
+EVERY = 3
+"""Messages of psycopg's come in fives, so every third of them is each of its kinds by turns."""
+# Few heartbeats, so that each run says nearly the same to Postgres.
+WAITS = quick(leader_heartbeat=0.1, standby=0.005)
+
+
+async def stored(conn: AsyncConnection, app: str) -> list[bytes]:
+    rows = await conn.execute("SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
+    return [row[0] for row in await rows.fetchall()]
+
+
+async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    async with (
+        PostgresProxy(*target_of(database_url)) as proxy,
+        store.connection(database_url, name="looking") as conn,
+    ):
+        url = through(database_url, proxy.port)
+        for number in count(1, EVERY):
+            app = f"app{number}"
+            log = log_of(EVENTS, ago=3600 + number)
+            simulator = await simulator_factory(log)
+            cuts: list[int] = []
+            proxy.messages = 0
+
+            def cut(n: int, _kind: bytes) -> bool:
+                if n != number or cuts:  # noqa: B023 - is called in this round only
+                    return True
+                cuts.append(n)  # noqa: B023
+                return False
+
+            proxy.before = cut
+            one = follower(url, simulator.address, app=app, waits=WAITS)
+
+            async def done() -> bool:
+                if await count_of(conn, app) < EVENTS:  # noqa: B023
+                    return False
+                row = await row_of(conn, app)  # noqa: B023
+                return bool(row["contract"] and one.is_quiet)  # noqa: B023
+
+            async with following(one, waits=WAITS) as running:
+                await store.until(done, f"all of them, cut before message {number}")
+                assert not (await running.stop()).uncommitted
+            await proxy.disconnected()
+            await simulator.stop()
+            assert await stored(conn, app) == payloads(log, CHAT), f"cut before message {number}"
+            row = await row_of(conn, app)
+            assert (row["cursor"], row["contract"]) == (log[-1].event_id, CHAT)
+            if not cuts:
+                break
+        await store.positions(conn)
+        assert await store.kept(conn) == []
+    assert number > 20, "an ingest says more than that to Postgres"

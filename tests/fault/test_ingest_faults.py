@@ -1,0 +1,211 @@
+"""Whatever fails on the way, what lies in the table at the end is everything that was sent, once, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.contracts import Contract
+from eventstore.embedded import EmbeddedPostgres
+from eventstore.ingest.follower import Follower, State
+from eventstore.simulator import Settings, Simulator
+from projections.migrate import upgrade
+from tests import store
+from tests.fault.proxy import PostgresProxy, TcpProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import Running, count_of, follower, following, log_of, payloads, quick, row_of, stored
+from tests.servers import embedded, temporary_home
+from tests.store import CHAT
+
+COUNT = 400
+FLOW = Settings(rate=2_000)
+WAITS = quick(leader_heartbeat=0.05)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+async def everything(conn: AsyncConnection, simulator: Simulator, contract: Contract = CHAT) -> None:
+    """All that was sent lies in the table, once, as it came and in its order, and the cursor is at its end."""
+    sent = simulator.entries(contract)
+    assert len(sent) == COUNT
+    assert await stored(conn) == payloads(sent, contract)
+    assert await store.kept(conn) == []
+    assert (await row_of(conn))["cursor"] == sent[-1].event_id
+
+
+async def all_stored(conn: AsyncConnection, running: Running, simulator: Simulator, contract: Contract = CHAT) -> None:
+    """Wait for the last event, and for the cursor to be there again after what came twice.
+
+    The follower's own count may miss a commit whose answer was lost.
+    """
+
+    async def complete() -> bool:
+        assert not running._task.done()
+        if await count_of(conn) < COUNT:
+            return False
+        return bool((await row_of(conn))["cursor"] == simulator.entries(contract)[-1].event_id)
+
+    await store.until(complete, "all of them")
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_the_connection_to_the_upstream_is_cut(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    simulator = await simulator_factory(log_of(COUNT), FLOW)
+    async with TcpProxy("127.0.0.1", simulator.port) as proxy:
+        one = follower(database_url, f"http://127.0.0.1:{proxy.port}", contract=contract)
+        async with following(one) as running:
+            for dials, least in enumerate((20, 100, 250), start=1):
+                await proxy.connected(dials)
+                await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+                proxy.cut()
+            await proxy.connected(4)
+            await all_stored(conn, running, simulator, contract)
+    await everything(conn, simulator, contract)
+
+
+async def test_the_upstream_s_server_is_killed_and_comes_back_later(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(COUNT)
+    first = await simulator_factory(log[:250], FLOW)
+    one = follower(database_url, first.address)
+    async with following(one) as running:
+        await running.until(lambda: one.stored >= 50, "the first events")
+        await first.stop()
+        await running.until(lambda: not one.is_quiet, "the end of the stream")
+        second = await simulator_factory(log, Settings(port=first.port))
+        await all_stored(conn, running, second)
+    await everything(conn, second)
+
+
+async def test_the_connections_to_the_database_are_cut(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(COUNT), FLOW)
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
+        async with following(one, waits=WAITS) as running:
+            for dials, least in enumerate((20, 100, 250), start=1):
+                await proxy.connected(dials)
+                await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+                proxy.cut()
+            await proxy.connected(4)
+            await all_stored(conn, running, simulator)
+    await everything(conn, simulator)
+
+
+CUTS = {
+    "before a COPY's data": (b"d", True),
+    "behind a COPY's data": (b"c", True),
+    "before the commit": (b"Q", True),
+    "behind a commit, whose answer is lost": (b"Q", False),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_the_connection_is_cut_in_the_middle_of_a_batch(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, cut: str
+) -> None:
+    kind, before = CUTS[cut]
+    simulator = await simulator_factory(log_of(COUNT), FLOW)
+    cuts = 0
+    copying = False
+
+    def hook(_n: int, this: bytes) -> bool:
+        nonlocal cuts, copying
+        copying = copying or this == b"d"
+        if not copying or this != kind or cuts >= 4:
+            return True
+        cuts, copying = cuts + 1, False
+        if not before:
+            asyncio.get_running_loop().call_soon(proxy.cut)
+        return not before
+
+    async with PostgresProxy(*target_of(database_url), hook) as proxy:
+        one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
+        async with following(one, waits=WAITS) as running:
+            await all_stored(conn, running, simulator)
+            await running.until(lambda: cuts == 4 or one.is_quiet, "the last cut")
+    assert cuts > 0
+    await everything(conn, simulator)
+
+
+async def test_the_backends_are_ended_by_an_administrator(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(COUNT), FLOW)
+    one = follower(database_url, simulator.address, waits=WAITS)
+    async with following(one, waits=WAITS) as running:
+        for least in (20, 100, 250):
+            await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        await all_stored(conn, running, simulator)
+    await everything(conn, simulator)
+
+
+def kill(server: EmbeddedPostgres) -> None:
+    """SIGKILL for the postmaster; its children notice by themselves."""
+    pid = server.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+async def outlive(server: EmbeddedPostgres, one: Follower, running: Running, least: int) -> None:
+    await running.until(lambda: one.stored >= least, f"{least} events")
+    if least % 2:
+        await asyncio.to_thread(server.stop, "immediate")
+    else:
+        kill(server)
+    await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+    await asyncio.to_thread(server.start)
+
+
+async def test_the_database_is_killed_and_restarted(simulator_factory: SimulatorFactory) -> None:
+    with temporary_home() as home:
+        server = embedded(home)
+        url = await asyncio.to_thread(server.start)
+        await asyncio.to_thread(upgrade, url)
+        simulator = await simulator_factory(log_of(COUNT), Settings(rate=500))
+        one = follower(url, simulator.address, waits=WAITS)
+        async with following(one, waits=WAITS) as running:
+            await outlive(server, one, running, 50)
+            await outlive(server, one, running, 151)
+            assert server.url() == url, "a server that is started again listens where it did"
+            async with store.connection(url) as conn:
+                await all_stored(conn, running, simulator)
+        async with store.connection(url) as conn:
+            await everything(conn, simulator)
+
+
+async def test_an_append_lets_go_of_a_lock_that_does_not_come_and_tries_again(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(10)
+    simulator = await simulator_factory(log[:5])
+    waits = quick(lock=0.05)
+    one = follower(database_url, simulator.address, waits=waits)
+    async with following(one, waits=waits) as running, store.connection(database_url, "owner") as owner:
+        await running.until(lambda: one.stored == 5, "the first")
+        async with owner.transaction():
+            await owner.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+            await simulator.append(*log[5:])
+
+            await running.until(lambda: not one.can_commit, "the append gives up")
+            assert await count_of(conn) == 5
+        await running.until(lambda: one.stored == 10, "the rest")
+    assert await stored(conn) == payloads(log, CHAT)

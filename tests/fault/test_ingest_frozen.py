@@ -1,0 +1,163 @@
+"""Two processes for one app: a frozen or killed one is succeeded, and what it does when it wakes changes nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.append import Appender, CursorMove
+from eventstore.errors import LeadershipLost
+from eventstore.simulator import Simulator
+from tests import store
+from tests.fault.following import Child, child
+from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import count_of, follower, following, log_of, payloads, quick, row_of, stored
+from tests.store import APP, CHAT, made
+
+WAITS = quick(leader_timeout=1, append_lock=0.4, idle_in_transaction=1)
+LOG = log_of(40)
+COPY_DATA, COPY_DONE = b"d", b"c"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+class Trap:
+    """Stops a process before its next message of a type gets through to Postgres; nothing gets through after it."""
+
+    def __init__(self, proxy: PostgresProxy, kind: bytes, number: signal.Signals) -> None:
+        self._proxy = proxy
+        self._kind = kind
+        self._number = number
+        self.process: Child | None = None
+        self.sprung = 0
+        proxy.before = self._before
+
+    def set(self, process: Child) -> None:
+        self.process = process
+
+    def _before(self, _n: int, kind: bytes) -> bool:
+        if kind == self._kind and self.process is not None and not self.sprung:
+            self.sprung += 1
+            self.process.send(self._number)
+            self._proxy.pause()
+        return True
+
+
+async def reached(conn: AsyncConnection, count: int) -> None:
+    """Wait until so many events are stored."""
+
+    async def there() -> bool:
+        return await count_of(conn) == count
+
+    await store.until(there, f"{count} events")
+
+
+async def frozen(conn: AsyncConnection, process: Child, trap: Trap, simulator: Simulator) -> None:
+    """Freeze it in the middle of an append of what comes second."""
+    await reached(conn, 10)
+    trap.set(process)
+    await simulator.append(*LOG[10:20])
+
+    async def sprung() -> bool:
+        return bool(trap.sprung)
+
+    await store.until(sprung, "the trap")
+
+
+@pytest.mark.parametrize("kind", [COPY_DATA, COPY_DONE], ids=["before the data", "before its end"])
+async def test_a_frozen_process_is_succeeded_and_changes_nothing_when_it_wakes(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, kind: bytes
+) -> None:
+    simulator = await simulator_factory(LOG[:10])
+    async with (
+        PostgresProxy(*target_of(database_url)) as proxy,
+        child(through(database_url, proxy.port), simulator.address, WAITS) as process,
+    ):
+        await frozen(conn, process, Trap(proxy, kind, signal.SIGSTOP), simulator)
+        assert (await row_of(conn))["epoch"] == 1
+
+        one = follower(database_url, simulator.address, waits=WAITS)
+        async with following(one, waits=WAITS) as running:
+            await reached(conn, 20)
+            await simulator.append(*LOG[20:30])
+            await reached(conn, 30)
+            before = await row_of(conn)
+            assert (before["epoch"], before["cursor"]) == (2, LOG[29].event_id)
+
+            proxy.resume()
+            process.send(signal.SIGCONT)
+            await process.until("standing by")
+            assert await row_of(conn) == before
+            assert await stored(conn) == payloads(LOG[:30], CHAT)
+            await running.stop()
+
+        await simulator.append(*LOG[30:])
+        await reached(conn, 40)
+        process.send(signal.SIGTERM)
+        assert await process.end() == 0
+    after = await row_of(conn)
+    assert (after["epoch"], after["cursor"]) == (3, LOG[-1].event_id)
+    assert await stored(conn) == payloads(LOG, CHAT)
+
+
+async def test_a_killed_process_is_succeeded_at_once(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(LOG[:10])
+    async with (
+        PostgresProxy(*target_of(database_url)) as proxy,
+        child(through(database_url, proxy.port), simulator.address, WAITS) as process,
+    ):
+        trap = Trap(proxy, COPY_DONE, signal.SIGKILL)
+        await frozen(conn, process, trap, simulator)
+        assert await process.end() == -signal.SIGKILL
+        proxy.resume()
+        one = follower(database_url, simulator.address, waits=WAITS)
+        async with following(one, waits=WAITS):
+            await reached(conn, 20)
+    row = await row_of(conn)
+    assert (row["epoch"], row["cursor"]) == (2, LOG[19].event_id)
+    assert await stored(conn) == payloads(LOG[:20], CHAT)
+
+
+async def test_an_append_under_an_epoch_of_the_past_is_refused_whole(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(LOG[:10])
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 10, "the events")
+
+        async def contract_kept() -> bool:
+            return (await row_of(conn))["contract"] is not None
+
+        await store.until(contract_kept, "the contract, which is kept by a statement of its own")
+        before = await row_of(conn)
+        late = made(1)
+        with pytest.raises(LeadershipLost):
+            await Appender(conn, WAITS).append(late, cursor=CursorMove(APP, before["epoch"] - 1, late[0].event_id))
+        assert await row_of(conn) == before
+    assert await stored(conn) == payloads(LOG[:10], CHAT)
+
+
+async def test_a_follower_whose_app_was_taken_reads_and_writes_no_more(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(LOG[:10])
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 10, "the events")
+        await conn.execute("UPDATE eventstore.cursors SET epoch = 7")
+        await simulator.append(*LOG[10:20])
+        await running.until(lambda: one.stored == 20, "the rest, under an epoch of its own")
+        assert (await row_of(conn))["epoch"] == 8
+    assert await stored(conn) == payloads(LOG[:20], CHAT)

@@ -1,0 +1,139 @@
+"""Ingest while the database is slow or away: what is held in memory is bounded, and nothing is lost over it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.contracts import Contract
+from eventstore.ingest import buffer
+from eventstore.ingest.buffer import Buffer, Received
+from eventstore.ingest.follower import State
+from eventstore.simulator import Settings
+from tests import store, wire
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import follower, following, log_of, payloads, quick, stored
+from tests.scripted import ends, scripted, stays
+from tests.store import CHAT
+
+MESSAGE = 2 * 2**20
+WAITS = quick(silence=0.25, append_lock=20, leader_timeout=30)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+class Peak:
+    """The most that buffers ever held."""
+
+    def __init__(self) -> None:
+        self.bytes = self.events = 0
+
+    def note(self, held: Buffer) -> None:
+        self.bytes = max(self.bytes, held.size)
+        self.events = max(self.events, len(held))
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
+    """Watch all buffers."""
+    peak, put = Peak(), Buffer.put
+
+    def watched(self: Buffer, received: Received) -> bool:
+        room = put(self, received)
+        peak.note(self)
+        return room
+
+    monkeypatch.setattr(Buffer, "put", watched)
+    return peak
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_a_slow_database_fills_the_buffer_to_its_bound_and_the_stream_waits(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak, contract: Contract
+) -> None:
+    log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))  # far more than sockets and libraries hold as well
+    simulator = await simulator_factory(log, Settings(keep_alive=0.02))
+    one = follower(database_url, simulator.address, contract=contract, waits=WAITS)
+    with capture_logs() as logs:
+        async with following(one, waits=WAITS) as running:
+            async with conn.transaction():
+                await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+                await running.until(lambda: not one._buffer.has_room, "a full buffer")
+                await conn.execute("SELECT pg_sleep(0.8)")  # three times the silence that would be too long
+                said = [line["event"] for line in logs]
+                assert simulator.calls[0].events_sent < len(log)
+            await running.until(lambda: one.stored == len(log), "all of them")
+    assert not {"the stream is silent", "the stream failed"} & {*said}, "who has no room hears no silence"
+    assert len(simulator.calls) == 1
+    assert 64 * 2**20 <= peak.bytes <= 64 * 2**20 + MESSAGE + 1024
+    assert await stored(conn) == payloads(log, contract)
+
+
+async def test_many_small_events_fill_it_by_their_number(
+    database_url: str,
+    conn: AsyncConnection,
+    simulator_factory: SimulatorFactory,
+    peak: Peak,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(buffer, "MAX_EVENTS", 300)
+    monkeypatch.setattr(Buffer.__init__, "__defaults__", (300, 2**26))
+    log = log_of(1_000)
+    simulator = await simulator_factory(log)
+    one = follower(database_url, simulator.address, waits=WAITS)
+    async with following(one, waits=WAITS) as running:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+            await running.until(lambda: not one._buffer.has_room, "a full buffer")
+        await running.until(lambda: one.stored == len(log), "all of them")
+    assert peak.events == 300
+    assert await stored(conn) == payloads(log, CHAT)
+
+
+async def test_a_database_that_is_away_keeps_nothing_in_memory_and_loses_nothing(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak
+) -> None:
+    log = log_of(60, more=wire.bytes_field(500, bytes(2**16)))
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        simulator = await simulator_factory(log[:20])
+        one = follower(through(database_url, proxy.port), simulator.address)
+        async with following(one) as running:
+            await running.until(lambda: one.stored == 20, "the first")
+            proxy.refuse()
+            await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+            await simulator.append(*log[20:])
+            assert not one.is_quiet
+            open_streams = [call for call in simulator.calls if call.ended is None]
+            await simulator.wait_for(lambda: all(call.ended is not None for call in open_streams))
+            proxy.accept()
+            await running.until(lambda: one.stored == 60, "the rest")
+    assert peak.bytes < 60 * 2**17
+    assert await stored(conn) == payloads(log, CHAT)
+
+
+async def test_a_stream_s_normal_end_does_not_disturb_an_append_that_takes_long(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    messages = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(50), strict=False)]
+    waits = quick(append_lock=0.05)
+    async with scripted(ends(grpc.StatusCode.OK, *messages), stays()) as upstream:
+        one = follower(database_url, upstream.address, waits=waits)
+        with capture_logs() as logs:
+            async with following(one, waits=waits) as running:
+                async with conn.transaction():
+                    await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+                    await running.until(lambda: len(one._buffer), "something to append")
+                    await conn.execute("SELECT pg_sleep(0.4)")  # eight times what a statement of the lease may wait
+                await running.until(lambda: one.stored == len(messages), "all of them")
+    assert {line["event"] for line in logs if line["log_level"] != "debug"} <= {"following"}
+    assert await stored(conn) == messages

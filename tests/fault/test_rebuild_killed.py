@@ -1,0 +1,137 @@
+"""A rebuild killed before any of its messages to Postgres leaves the tables as they were, or completely new."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.read_models.consent_registry import ConsentRegistry
+from tests import folding, rebuilding, store
+from tests.fault.forks import answer, forking, started
+from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
+from tests.fault.rebuilding import RESUME
+from tests.rebuilding import ANY_REMOVAL, damage_all, every_row, happenings
+
+
+class Killing:
+    """Starts rebuilds, and kills them before they say their n-th message."""
+
+    def __init__(self, proxy: PostgresProxy, process: asyncio.subprocess.Process, conn: AsyncConnection) -> None:
+        self.said = 0
+        self._proxy = proxy
+        self._process = process
+        self._conn = conn
+
+    async def run(self, number: int | None = None, how: str = "") -> int:
+        """Run a rebuild until it ends or is killed; returns its exit code, or minus the signal."""
+        pid = self.said = 0
+
+        def before(_: int, kind: bytes) -> bool:
+            # A goodbye ends a connection; whoever said it may be gone already.
+            self.said += kind != GOODBYE
+            if self.said == number:
+                os.kill(pid, signal.SIGKILL)
+            return number is None or self.said < number
+
+        self._proxy.before = before
+        self._proxy.pause()
+        pid = await started(self._process, how)
+        self._proxy.resume()
+        ended = await answer(self._process)
+        await self._proxy.disconnected()
+        await store.until(self._are_gone, "the end of its sessions")
+        return ended
+
+    async def _are_gone(self) -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'projections rebuild ')"
+        return await store.value(self._conn, query) == 0
+
+
+@asynccontextmanager
+async def killings(url: str, projection: type[Projection]) -> AsyncIterator[tuple[Killing, AsyncConnection[Any]]]:
+    """What kills rebuilds of a projection, and a connection to look with."""
+    async with (
+        PostgresProxy(*target_of(url)) as proxy,
+        forking("tests.fault.rebuilding", projection, through(url, proxy.port)) as process,
+        store.connection(url, "looking") as conn,
+    ):
+        yield Killing(proxy, process, conn), conn
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_the_tables_are_as_they_were_or_completely_new(database_url: str, projection: type[Projection]) -> None:
+    async with killings(database_url, projection) as (killing, conn):
+        await folding.append(conn, *happenings(2, 2))
+        await folding.fold_all(database_url)
+        new, stood = await every_row(conn, projection), await folding.stand(conn, projection.name)
+
+        async def damaged() -> dict[str, list[Any]]:
+            await damage_all(conn, projection)
+            return await every_row(conn, projection)
+
+        for _ in range(2):  # the first one makes the schema
+            old = await damaged()
+            assert old != new
+            assert await killing.run() == 0
+            assert await every_row(conn, projection) == new
+        points = killing.said
+        assert points > 100
+
+        old, outcomes, abandoned = await damaged(), [], 0
+        for number in range(1, points + 1):
+            before = [run.state for run in await rebuilding.runs(conn, projection.name)]
+            assert await killing.run(number) == -signal.SIGKILL, f"point {number} was never reached"
+            found = await every_row(conn, projection)
+            assert found in (old, new), f"killed before message {number}"
+            assert await folding.stand(conn, projection.name) == stood
+            outcomes.append(found == new)
+            states = [run.state for run in await rebuilding.runs(conn, projection.name)]
+            assert states.count("done") - before.count("done") == (found == new), f"killed before message {number}"
+            assert states.count("running") <= 1, "an earlier one was not found to be abandoned"
+            abandoned = states.count("abandoned")
+            if number % 20 == 1:
+                resume = number % 40 == 1
+                done = await rebuilding.rebuild(database_url, projection(), limits=ANY_REMOVAL, resume=resume)
+                assert (rebuilding.total(done) > 0) == (found == old)
+                assert (await rebuilding.verify(database_url, projection())).equal
+                found = await every_row(conn, projection)
+                assert found == new
+            if found == new:
+                old = await damaged()
+        assert set(outcomes) == {False, True}, "it was never killed before its commit, or never after it"
+        assert abandoned > 0
+        assert await killing.run() == 0
+        await folding.are_true(conn)
+
+
+async def test_one_that_resumes_may_be_killed_in_turn(database_url: str) -> None:
+    projection = ConsentRegistry
+    async with killings(database_url, projection) as (killing, conn):
+        await folding.append(conn, *happenings(4, 4))
+        await folding.fold_all(database_url)
+        new = await every_row(conn, projection)
+        assert await killing.run() == 0  # it makes the schema
+        await damage_all(conn, projection)
+        old = await every_row(conn, projection)
+        assert old != new
+        reached, number = [0], 60
+        while await killing.run(number, RESUME) != 0:
+            number += 3  # enough to get a little further, and not to the end
+            found = await every_row(conn, projection)
+            assert found in (old, new), f"killed before message {number}"
+            if found == old:
+                query = "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"
+                reached.append(int(str(await store.value(conn, query))))
+        assert reached == sorted(reached), "one began anew"
+        assert len(set(reached)) > 3, "they were killed before they got anywhere"
+        assert await every_row(conn, projection) == new
+        assert (await rebuilding.verify(database_url, projection())).equal

@@ -1,0 +1,217 @@
+"""Fixtures: a small OAuth2 issuer over real HTTP, which records what it is asked and misbehaves when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+DISCOVERY = "/.well-known/openid-configuration"
+TOKEN_PATH = "/oauth/token"
+CLIENT_ID = "shop"
+CLIENT_SECRET = "s3cr3t/+%: of the shop"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request that came: ``form`` is its body as it came, ``pairs`` the same decoded."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    form: bytes
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        return dict(parse_qsl(self.form.decode(), keep_blank_values=True, strict_parsing=True))
+
+    @property
+    def basic(self) -> str | None:
+        """Client and secret of an Authorization header, None without one."""
+        kind, _, value = self.headers.get("authorization", "").partition(" ")
+        return base64.b64decode(value).decode() if kind.lower() == "basic" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to say instead of the usual: raw bytes, or a JSON document; ``hang`` says nothing at all."""
+
+    status: int = 200
+    body: object = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    hang: bool = False
+
+    @property
+    def raw(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+REFUSES_THE_CLIENT = Answer(401, {"error": "invalid_client", "error_description": "who is that?"})
+HANGS = Answer(hang=True)
+
+
+@dataclass
+class Issuer:
+    """An issuer on a port of 127.0.0.1.
+
+    Attributes:
+        methods: the token_endpoint_auth_methods_supported of its document, None to leave them out.
+        lifetime: the expires_in of its tokens, None to leave it out.
+        path: stands before every path of it.
+        endpoint: the token_endpoint of its document, None for its own.
+        discovery: said at the document's address instead of the document, while there is one.
+        answers: said at the token endpoint instead of a token, one each, oldest first.
+        always: said at the token endpoint when there are no answers left; None: a token.
+        tokens: those given out, oldest first.
+        asked: all requests, oldest first.
+
+    """
+
+    tls: ssl.SSLContext | None = None
+    methods: list[str] | None = field(default_factory=lambda: ["client_secret_basic", "client_secret_post"])
+    lifetime: object = 3600
+    path: str = ""
+    endpoint: str | None = None
+    discovery: Answer | None = None
+    answers: list[Answer] = field(default_factory=list)
+    always: Answer | None = None
+    tokens: list[str] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    port: int = 0
+    prefix: str = "token-of-the-issuer-"
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{self.path}"
+
+    @property
+    def forms(self) -> list[Asked]:
+        """The requests for a token."""
+        return [asked for asked in self.asked if asked.path == self.path + TOKEN_PATH]
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = self._answer(await _request(reader))
+            if answer.hang:
+                await asyncio.Event().wait()
+            head = [f"HTTP/1.1 {answer.status} Said", f"Content-Length: {len(answer.raw)}", "Connection: close"]
+            head += [f"{name}: {value}" for name, value in (("Content-Type", "application/json"), *answer.headers)]
+            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + answer.raw)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client left
+        finally:
+            writer.close()
+
+    def _answer(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        if asked.path == self.path + DISCOVERY and asked.method == "GET":
+            return self.discovery or Answer(body=self._document())
+        if asked.path == self.path + TOKEN_PATH and asked.method == "POST":
+            return self.answers.pop(0) if self.answers else self.always or self._grant(asked)
+        return Answer(404, {"error": "not_found"})
+
+    def _document(self) -> dict[str, object]:
+        document: dict[str, object] = {"issuer": self.url, "token_endpoint": self.endpoint or self.url + TOKEN_PATH}
+        if self.methods is not None:
+            document["token_endpoint_auth_methods_supported"] = self.methods
+        return document
+
+    def _grant(self, asked: Asked) -> Answer:
+        pairs = asked.pairs
+        shown = asked.basic or f"{pairs.get('client_id')}:{pairs.get('client_secret')}"
+        if shown != f"{CLIENT_ID}:{CLIENT_SECRET}" or pairs.get("grant_type") != "client_credentials":
+            return REFUSES_THE_CLIENT
+        self.tokens.append(f"{self.prefix}{len(self.tokens) + 1}")
+        granted: dict[str, object] = {"access_token": self.tokens[-1], "token_type": "Bearer"}
+        return Answer(body=granted if self.lifetime is None else granted | {"expires_in": self.lifetime})
+
+
+async def _request(reader: asyncio.StreamReader) -> Asked:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    method, path, _ = head[0].split(" ", 2)
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    return Asked(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+
+
+@pytest.fixture
+async def issuer_factory() -> AsyncIterator[Callable[..., Awaitable[Issuer]]]:
+    """Start an issuer: ``await issuer_factory(lifetime=60)``; it is stopped with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: object) -> Issuer:
+            return await stack.enter_async_context(Issuer(**settings))  # type: ignore[arg-type]
+
+        yield start
+
+
+@pytest.fixture
+async def issuer(issuer_factory: Callable[..., Awaitable[Issuer]]) -> Issuer:
+    """An issuer that gives tokens to CLIENT_ID with CLIENT_SECRET."""
+    return await issuer_factory()
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate of 127.0.0.1 that signed itself, as files."""
+
+    certificate: Path
+    key: Path
+
+    def server(self) -> ssl.SSLContext:
+        """What a server speaks TLS with."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Certified:
+    """A certificate of 127.0.0.1 that nobody trusts who isn't told to."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+    address = x509.IPAddress(ip_address("127.0.0.1"))
+    builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    made = Certified(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    made.certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    made.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return made

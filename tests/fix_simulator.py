@@ -1,0 +1,93 @@
+"""Fixtures: simulators that are stopped when the test is over, a log for them, and a client that reads bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import pytest
+
+from eventstore import ulid
+from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
+from eventstore.simulator import Entry, Settings, Simulator, World, entries
+
+SimulatorFactory = Callable[..., Awaitable[Simulator]]
+Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
+Method: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
+
+TOKEN = "simulator"
+LOG = entries(World(recipients=200).happenings(), ends=datetime.now(UTC))
+BEGINNING = ulid.first_at(datetime.now(UTC) - timedelta(days=6, hours=23))
+"""A cursor before all of ``LOG``, and inside the replay window."""
+
+
+@pytest.fixture
+async def simulator_factory() -> AsyncIterator[SimulatorFactory]:
+    """Start a simulator: ``await simulator_factory(log, settings)``; it is stopped with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(log: Iterable[Entry] = (), settings: Settings | None = None) -> Simulator:
+            return await stack.enter_async_context(Simulator(log, settings))
+
+        yield start
+
+
+def bearing(contract: Contract) -> list[Entry]:
+    return [entry for entry in LOG if contract in entry.payloads]
+
+
+def payloads(log: list[Entry], contract: Contract) -> list[bytes]:
+    return [entry.payloads[contract] for entry in log]
+
+
+@asynccontextmanager
+async def dial(
+    simulator: Simulator,
+    contract: Contract,
+    after: str | None = None,
+    request: str | None = None,
+    *,
+    token: str | None = TOKEN,
+    raw: bytes | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> AsyncIterator[Call]:
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    address = f"127.0.0.1:{simulator.port}"
+    async with (
+        grpc.aio.insecure_channel(address) if credentials is None else grpc.aio.secure_channel(address, credentials)
+    ) as channel:
+        method: Method = channel.unary_stream(simulator.settings.prefix + contract.method)
+        call = method(raw if raw is not None else encode_request(after, request), metadata=metadata)
+        yield call
+        call.cancel()
+
+
+async def read(call: Call) -> bytes:
+    """The next message; a test fails where the stream ends."""
+    message = await call.read()
+    assert isinstance(message, bytes), f"the stream ended: {await call.code()}"
+    return message
+
+
+async def events(call: Call, contract: Contract, count: int) -> list[bytes]:
+    """The payloads of the next so many events; other frames are passed over."""
+    found: list[bytes] = []
+    while len(found) < count:
+        frame = read_frame(contract, await read(call))
+        if frame.kind is FrameKind.EVENT:
+            found.append(frame.data)
+    return found
+
+
+async def ending(call: Call) -> grpc.StatusCode:
+    """Read to the end; return the status."""
+    try:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return await call.code()

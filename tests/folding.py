@@ -1,0 +1,281 @@
+"""What tests of the projections share: records appended as real bytes, workers stepped by hand, and a look at the rows.
+
+``Watched`` is a projection of the tests' own whose fold fails on purpose: for people whose number says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, ClassVar, NamedTuple
+
+from psycopg import AsyncConnection, sql
+from psycopg.rows import class_row, dict_row
+from sqlalchemy import CheckConstraint, Column, Executable, Integer, MetaData, Table, Text, case, cast, insert, select
+from sqlalchemy.schema import CreateTable
+
+from eventstore.append import Appended, Appender
+from eventstore.contracts import Contract, Event, decode
+from eventstore.waits import Waits
+from projections.bell import Bell
+from projections.metadata import READ_MODELS
+from projections.projection import Projection, Window
+from projections.settings import WorkerSettings
+from projections.statements import DIALECT
+from projections.worker import Step, Worker
+from tests import oracle, store, stories, wire
+from tests.oracle import Record, Row, Summary
+
+QUICK = Waits(append_lock=0.2, database_backoff_cap=0.05, database_connect=5, leader_heartbeat=0.5)
+SETTINGS = WorkerSettings(poll=0.02, retry_first=0.01, retry_cap=0.02)
+NEVER = 600.0
+"""A wait whose end no test lives to see."""
+HALF_HOUR = 1800.0
+
+DIVIDES, TOO_LONG, NO_NUMBER = "12300000666", "12300000667", "12300000668"
+"""People whom ``Watched`` can't fold: a division by zero, a constraint, and a number that is too great."""
+
+watched = Table(
+    "watched",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("event_id", Text(collation="C"), primary_key=True),
+    Column("ppnum", Text),
+    Column("value", Integer),
+    CheckConstraint(f"ppnum <> '{TOO_LONG}'", name="watched_check"),
+)
+
+
+class Watched(Projection):
+    """Writes down each delivery, once: a second time would be an error."""
+
+    name: ClassVar[str] = "watched"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
+    tables: ClassVar[tuple[Table, ...]] = (watched,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app",)
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        e = window.events
+        value = case(
+            (e.c.ppnum == DIVIDES, 1 / (e.c.event_type - oracle.DELIVERED)),
+            (e.c.ppnum == NO_NUMBER, cast(e.c.ppnum, Integer)),
+            else_=0,
+        )
+        rows = select(e.c.app, e.c.event_id, e.c.ppnum, value)
+        return [insert(watched).from_select(["app", "event_id", "ppnum", "value"], rows)]
+
+
+class NewerWatched(Watched):
+    """The same, one version later."""
+
+    version: ClassVar[int] = 2
+
+
+async def make_watched(conn: AsyncConnection) -> None:
+    """Make the table of ``Watched``."""
+    await conn.execute(str(CreateTable(watched).compile(dialect=DIALECT)).encode())
+
+
+# Events
+
+_milliseconds = count(1_767_225_600_000)
+
+
+def told(
+    event_type: int = oracle.DELIVERED,
+    ppnum: str | None = "12300000001",
+    *,
+    app: str = store.APP,
+    request: str | None = "request 1",
+    options: tuple[str, ...] | None = None,
+    summary: Summary | None = None,
+) -> Record:
+    """One new event, greater than all before it."""
+    milliseconds = next(_milliseconds)
+    return Record(
+        event_id=wire.ulid_of(milliseconds),
+        app=app,
+        contract=stories.CHAT,
+        event_type=event_type,
+        occurred_at=wire.EPOCH + timedelta(milliseconds=milliseconds),
+        send_request_id=request,
+        ppnum=ppnum,
+        poll_id=None if options is None else "poll 1",
+        poll_options=options,
+        summary=summary,
+    )
+
+
+def decoded(record: Record) -> Event:
+    """What the project reads off a record's bytes."""
+    return decode(stories.payload(record), record.app, Contract(record.contract))
+
+
+async def append(conn: AsyncConnection, *records: Record) -> Appended:
+    """Append records as they would come over the wire."""
+    return await Appender(conn, QUICK).append([decoded(record) for record in records])
+
+
+async def append_alone(url: str, *records: Record) -> Appended:
+    """The same on a connection of its own, so that several can append at once."""
+    async with store.connection(url, "appending") as conn:
+        return await append(conn, *records)
+
+
+async def insert_at(conn: AsyncConnection, position: int, record: Record, *, received_in: float = 0) -> None:
+    """Write an event past the appender, at any position, received in so many seconds from now, and without NOTIFY."""
+    columns = (*Event._fields, "position", "received_at")
+    statement = sql.SQL("INSERT INTO eventstore.events ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join(sql.Placeholder() * len(columns))
+    )
+    received_at = datetime.now(UTC) + timedelta(seconds=received_in)
+    await conn.execute(statement, [*decoded(record), position, received_at])
+
+
+async def logged(conn: AsyncConnection) -> list[Record]:
+    """Every event stored, as the oracle wants it, from the columns."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        rows = await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
+    return [_record(row) for row in rows]
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    plain = {field.name: row[field.name] for field in fields(Record) if field.name in row}
+    if plain["poll_options"] is not None:
+        plain["poll_options"] = tuple(plain["poll_options"])
+    if row["summary_status"] is not None:
+        counts = (row["total_recipients"], row["delivered"], row["failed"], row["pending_consent"])
+        plain["summary"] = Summary(row["summary_status"], *counts)
+    return Record(**plain)
+
+
+# Workers
+
+
+def worker(url: str, projection: Projection, **settings: float) -> Worker:
+    """A worker with quick waits, but for the settings named."""
+    return Worker(url, projection, waits=QUICK, settings=SETTINGS.model_copy(update=settings))
+
+
+@asynccontextmanager
+async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
+    """A connection for a worker's steps."""
+    conn = await one.connect()
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+@asynccontextmanager
+async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Let workers run on a bell of theirs, for as long as the block does; yields their tasks."""
+    bell = Bell(url, QUICK)
+    tasks = [asyncio.create_task(one.run(bell)) for one in workers]
+    ringing = asyncio.create_task(bell.run())
+    try:
+        yield tasks
+    finally:
+        for task in (*tasks, ringing):
+            task.cancel()
+        await asyncio.gather(*tasks, ringing, return_exceptions=True)
+
+
+async def fold(one: Worker, conn: AsyncConnection) -> Step:
+    """Step until there is nothing more to do; returns what the last step came to."""
+    while (step := await one.step(conn)) is Step.FOLDED:
+        pass
+    return step
+
+
+async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODELS, **settings: float) -> None:
+    """Fold every projection to the head, by workers that come and go."""
+    for projection in projections:
+        one = worker(url, projection(), **settings)
+        async with connected(one) as conn:
+            assert await fold(one, conn) is Step.AT_HEAD, projection.name
+
+
+# Rows
+
+
+async def rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
+    """Every row of every read model and view, of some apps or of all, as the oracle gives them."""
+    found: dict[str, list[Row]] = {}
+    for name, columns in oracle.COLUMNS.items():
+        query = sql.SQL("SELECT {} FROM public.{} WHERE %s::text[] IS NULL OR app = ANY(%s)").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(name)
+        )
+        given = None if apps is None else list(apps)
+        found[name] = oracle.arranged(name, await (await conn.execute(query, [given, given])).fetchall())
+    return found
+
+
+async def are_true(conn: AsyncConnection) -> None:
+    """Every read model is what the oracle makes of the events stored."""
+    found, expected = await rows(conn), oracle.read_models(await logged(conn))
+    for name in oracle.COLUMNS:
+        assert found[name] == expected[name], name
+
+
+class Stand(NamedTuple):
+    """A checkpoint, as SQL shows it."""
+
+    version: int
+    position: int
+    state: str
+    last_error: str | None
+    failures: int
+    windows: int
+    events: int
+    wait: timedelta | None = None
+
+
+async def stand(conn: AsyncConnection, name: str) -> Stand:
+    """Where a projection stands; ``wait`` is from its error to the next attempt."""
+    async with conn.cursor(row_factory=class_row(Stand)) as cursor:
+        query = (
+            "SELECT version, position, state, last_error, failures, windows, events, retry_at - last_error_at AS wait"
+            " FROM projections.checkpoints WHERE name = %s"
+        )
+        row = await (await cursor.execute(query, [name])).fetchone()
+    assert row is not None, f"{name} has no checkpoint"
+    return row
+
+
+async def rows_of(conn: AsyncConnection, table: str) -> int:
+    """How many rows a table in ``public`` has."""
+    query = sql.SQL("SELECT count(*) FROM public.{}").format(sql.Identifier(table))
+    row = await (await conn.execute(query)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def position(conn: AsyncConnection, name: str) -> int:
+    """How far a projection is; 0 before its first run."""
+    found = await store.value(conn, "SELECT max(position) FROM projections.checkpoints WHERE name = %s", name)
+    return int(str(found or 0))
+
+
+async def folded(conn: AsyncConnection, name: str, up_to: int) -> None:
+    """Wait until a projection has come so far."""
+
+    async def there() -> bool:
+        return await position(conn, name) >= up_to
+
+    await store.until(there, f"{name} at position {up_to}")
+
+
+async def in_state(conn: AsyncConnection, name: str, state: str) -> None:
+    """Wait until a projection's checkpoint says so."""
+
+    async def there() -> Any:  # noqa: ANN401 - any truth
+        query = "SELECT count(*) FROM projections.checkpoints WHERE name = %s AND state = %s"
+        return await store.value(conn, query, name, state)
+
+    await store.until(there, f"{name} {state}")

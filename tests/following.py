@@ -1,0 +1,155 @@
+"""What tests of ingest share: logs made of bytes, followers of them, and a look at what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.contracts import Contract
+from eventstore.credentials import FixedToken, TokenSource
+from eventstore.ingest.address import Address
+from eventstore.ingest.follower import Follower
+from eventstore.ingest.service import Outcome, follow
+from eventstore.ingest.upstream import NO_TLS, Tls, Upstream
+from eventstore.simulator import Entry
+from eventstore.waits import Waits
+from tests import store, wire
+from tests.fix_simulator import TOKEN
+from tests.store import APP, CHAT, PCS
+
+QUICK = Waits(
+    backoff_first=0.004,
+    backoff_cap=0.02,
+    normal_end_cap=0.02,
+    settle=0.02,
+    database_backoff_cap=0.05,
+    database_connect=5,
+    append_lock=0.4,
+    idle_in_transaction=2,
+    leader_heartbeat=0.1,
+    leader_timeout=6,
+    standby=0.03,
+    shutdown=3,
+)
+REQUEST = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+IDLE = 0.35
+"""Seconds without anything new after which a test takes a stream for read to its end."""
+
+
+def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> Entry:
+    """A log's entry, encoded by hand in each of these contracts (both, when none is named)."""
+    moment = wire.EPOCH + timedelta(milliseconds=1_767_225_600_123)
+    times: dict[Contract, str | bytes] = {CHAT: wire.rfc3339(moment), PCS: wire.timestamp_of(moment)}
+    payloads = {
+        contract: wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=times[contract], more=more)
+        for contract in contracts or Contract
+    }
+    return Entry(event_id, REQUEST, payloads)
+
+
+def log_of(count: int, *contracts: Contract, spacing_ms: int = 1, ago: float = 3600, more: bytes = b"") -> list[Entry]:
+    """Entries with ULIDs ``spacing_ms`` apart, the first of them ``ago`` seconds old."""
+    first = datetime.now(UTC) - timedelta(seconds=ago)
+    ids = (wire.ulid_at(first + timedelta(milliseconds=at * spacing_ms), tail=at) for at in range(count))
+    return [entry(event_id, *contracts, more=more) for event_id in ids]
+
+
+def payloads(log: Iterable[Entry], contract: Contract) -> list[bytes]:
+    return [item.payloads[contract] for item in log]
+
+
+def follower(
+    url: str,
+    address: str,
+    *,
+    app: str = APP,
+    contract: Contract | None = CHAT,
+    tokens: TokenSource | None = None,
+    since: str | None = None,
+    tls: Tls = NO_TLS,
+    waits: Waits = QUICK,
+) -> Follower:
+    upstream = Upstream(app, Address.parse(address), tokens or FixedToken(TOKEN), contract, since, tls)
+    return Follower(url, upstream, waits)
+
+
+def quick(**changed: float) -> Waits:
+    """Small waits, some of them changed."""
+    return Waits.model_validate(QUICK.model_dump() | changed)
+
+
+class Running:
+    """An ingest that runs in a task of this process."""
+
+    def __init__(self, followers: Sequence[Follower], waits: Waits, until_idle: float | None) -> None:
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(follow(followers, stop=self._stop, waits=waits, until_idle=until_idle))
+
+    async def stop(self) -> Outcome:
+        """Ask it to end, and return how it did."""
+        self._stop.set()
+        return await self.outcome()
+
+    async def outcome(self) -> Outcome:
+        """Wait for its end."""
+        async with asyncio.timeout(store.GIVE_UP):
+            return await self._task
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until a condition holds, as long as the ingest lives."""
+
+        async def holds() -> bool:
+            if self._task.done():
+                raise AssertionError(f"ended before {what}: {self._task.result()}")
+            return bool(condition())
+
+        await store.until(holds, what)
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def following(
+    *followers: Follower, waits: Waits = QUICK, until_idle: float | None = None
+) -> AsyncIterator[Running]:
+    running = Running(followers, waits, until_idle)
+    try:
+        yield running
+    finally:
+        await running.aclose()
+
+
+async def ingest(*followers: Follower, waits: Waits = QUICK, until_idle: float = IDLE) -> Outcome:
+    """Follow until idle, or until all are refused."""
+    async with following(*followers, waits=waits, until_idle=until_idle) as running:
+        return await running.outcome()
+
+
+async def stored(conn: AsyncConnection, app: str = APP) -> list[bytes]:
+    """The payloads of an app in order of position; all positions together are 1, 2, 3 without a gap, or it fails."""
+    await store.positions(conn)
+    rows = await conn.execute("SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
+    return [row[0] for row in await rows.fetchall()]
+
+
+async def row_of(conn: AsyncConnection, app: str = APP) -> dict[str, Any]:
+    """An app's row of ``cursors``."""
+    rows = await conn.execute(
+        "SELECT contract, last_event_id, holes, epoch, last_error FROM eventstore.cursors WHERE app = %s", [app]
+    )
+    row = await rows.fetchone()
+    assert row is not None
+    return dict(zip(("contract", "cursor", "holes", "epoch", "error"), row, strict=True))
+
+
+async def count_of(conn: AsyncConnection, app: str = APP) -> int:
+    count = await store.value(conn, "SELECT count(*) FROM eventstore.events WHERE app = %s", app)
+    assert isinstance(count, int)
+    return count

@@ -1,0 +1,48 @@
+"""Installs a made-up package for one test: modules, and the entry points that name its projections."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+
+def install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, modules: Mapping[str, str], entry_points: Mapping[str, str]
+) -> None:
+    """Put modules where Python finds them, with a distribution's metadata beside them.
+
+    Args:
+        folder: an empty one, named as no other distribution is.
+        monkeypatch: takes all of it back.
+        modules: source by name.
+        entry_points: of the group ``projections``: what each name stands for.
+
+    """
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # so that whatever is imported meanwhile goes again
+        monkeypatch.delitem(sys.modules, name)
+    put(folder, modules, entry_points)
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+
+
+def put(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str]) -> str:
+    """Write the package's files, and return the folder as PYTHONPATH wants it; parameters as of :func:`install`."""
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(source)
+    metadata = folder / f"{folder.name}-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.name}\nVersion: 1\n")
+    lines = ["[projections]", *(f"{name} = {value}" for name, value in entry_points.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def put_broken(folder: Path) -> str:
+    """Write a package whose projection, ``theirs``, can't be loaded; returns the folder as PYTHONPATH wants it."""
+    return put(folder, {}, {"theirs": "absent:Theirs"})

@@ -1,0 +1,231 @@
+"""The append lock: a frozen holder is ended once it held the lock for a whole wait, and nobody else is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.append import CursorMove
+from eventstore.connection import connect
+from eventstore.errors import AppendLockBusy
+from eventstore.ingest.leader import lease
+from eventstore.locks import (
+    APPEND_LOCK,
+    FrozenHolder,
+    Holder,
+    app_lock,
+    end_holder,
+    holder_of,
+    holder_of_cursor,
+    wait_for_append_lock,
+)
+from eventstore.waits import Waits
+from tests import store
+from tests.store import APP, QUICK, made, positions
+
+ALREADY = timedelta(0)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url) as conn:
+        yield conn
+
+
+@asynccontextmanager
+async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterator[AsyncConnection]:
+    """A client that took the append lock, began a COPY, and says nothing any more."""
+    conn = await connect(url, name="frozen", waits=QUICK, autocommit=False)
+    try:
+        if with_cursor:
+            await conn.execute("UPDATE eventstore.cursors SET last_event_id = 'lost' WHERE app = %s", [APP])
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+        copying = conn.cursor().copy("COPY eventstore.events FROM STDIN")
+        copy = await copying.__aenter__()
+        await copy.write(b"half a row")
+        yield conn
+        # Whoever comes back to life finds out, at the latest when the copy is to end.
+        with pytest.raises(psycopg.OperationalError):
+            await copying.__aexit__(None, None, None)
+    finally:
+        await conn.close()
+
+
+async def test_a_client_that_stops_in_the_middle_of_a_copy_is_ended_and_the_waiter_appends(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    async with frozen_in_copy(database_url), store.appender(database_url) as appender:
+        events = made(2)
+        assert (await appender.append(events)).head == 2
+        await store.backend_gone(conn, "frozen")
+    assert list(await positions(conn)) == [event.event_id for event in events]
+
+
+async def test_several_that_wait_for_a_frozen_holder_all_append(database_url: str, conn: AsyncConnection) -> None:
+    async with (
+        frozen_in_copy(database_url),
+        store.appender(database_url, "one") as one,
+        store.appender(database_url, "two") as two,
+        store.appender(database_url, "three") as three,
+    ):
+        three.probing = False
+        await asyncio.gather(*(appender.append(made(2)) for appender in (one, two, three)))
+        await store.backend_gone(conn, "frozen")
+    assert len(await positions(conn)) == 6
+
+
+async def test_a_holder_that_is_idle_in_its_transaction_is_ended_too(database_url: str, conn: AsyncConnection) -> None:
+    holder = await connect(database_url, name="idle", waits=QUICK, autocommit=False)
+    await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+    async with store.appender(database_url) as appender:
+        assert (await appender.append(made(1))).head == 1
+    await store.backend_gone(conn, "idle")
+    await holder.close()
+
+
+async def test_a_frozen_follower_keeps_neither_its_app_nor_its_cursor_row(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await store.follow(conn)
+    async with frozen_in_copy(database_url, with_cursor=True), lease(database_url, APP, QUICK) as taken:
+        events = made(2)
+        async with store.appender(database_url) as appender:
+            await appender.append(events, cursor=CursorMove(APP, taken.epoch, events[-1].event_id))
+        assert await store.cursor_of(conn) == events[-1].event_id
+
+
+async def test_a_holder_that_changes_is_not_ended(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[type[AppendLockBusy]] = []
+    gave_up, ended = asyncio.Event(), []
+
+    async def waiting(conn: AsyncConnection, time: timedelta) -> None:
+        try:
+            await wait_for_append_lock(conn, time)
+        except AppendLockBusy as error:
+            waited.append(type(error))
+            gave_up.set()
+            raise
+
+    async def ending(conn: AsyncConnection, holder: Holder, older_than: timedelta) -> bool:
+        ended.append(holder)
+        return await end_holder(conn, holder, older_than)
+
+    monkeypatch.setattr("eventstore.append.wait_for_append_lock", waiting)
+    monkeypatch.setattr("eventstore.append.end_holder", ending)
+    async with (
+        store.connection(database_url, "first") as first,
+        store.connection(database_url, "second") as second,
+        store.appender(database_url, waits=Waits(append_lock=1)) as appender,
+    ):
+
+        async def hold(conn: AsyncConnection, until: asyncio.Event) -> None:
+            async with conn.transaction():
+                await conn.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+                await until.wait()
+
+        first_may_end = asyncio.Event()
+        holding = asyncio.create_task(hold(first, first_may_end))
+        await store.until(lambda: holder_of(conn, APPEND_LOCK), "a holder")
+        # The second stands in the queue before the appender, so it holds the lock when the appender gives up.
+        queued = asyncio.create_task(hold(second, gave_up))
+        await store.waiting_for_append_lock(conn, 1)
+        task = asyncio.create_task(appender.append(made(1)))
+        await store.waiting_for_append_lock(conn, 2)
+        first_may_end.set()
+        assert (await task).head == 1
+        await asyncio.gather(holding, queued)
+    assert waited == [AppendLockBusy]
+    assert ended == []
+
+
+async def test_a_backend_is_ended_only_in_the_transaction_that_held_the_lock(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    async with store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+            before = await holder_of(conn, APPEND_LOCK)
+            assert before is not None
+            assert before.pid == holder.info.backend_pid
+            assert before.application_name == "holder"
+            assert not await end_holder(conn, before, timedelta(hours=1))
+        assert not await end_holder(conn, before, ALREADY)
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+            assert not await end_holder(conn, before, ALREADY)
+            now = await holder_of(conn, APPEND_LOCK)
+            assert now is not None
+            assert (now.pid, now.backend_start) == (before.pid, before.backend_start)
+            assert now.xact_start != before.xact_start
+        assert await store.value(holder, "SELECT 1") == 1
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+        now = await holder_of(conn, APPEND_LOCK)
+        assert now is not None
+        assert await end_holder(conn, now, ALREADY)
+        with pytest.raises(psycopg.OperationalError):
+            await holder.execute("SELECT 1")
+
+
+async def test_who_moved_a_cursor_and_has_not_committed_is_found_by_its_row(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await store.follow(conn)
+    await store.follow(conn, "other")
+    async with store.connection(database_url, "mover") as mover:
+        async with mover.transaction():
+            await mover.execute("UPDATE eventstore.cursors SET last_event_id = 'x' WHERE app = %s", [APP])
+            holder = await holder_of_cursor(conn, APP)
+            assert holder is not None
+            assert (holder.pid, holder.application_name) == (mover.info.backend_pid, "mover")
+            assert await holder_of_cursor(conn, "other") is None
+        assert await holder_of_cursor(conn, APP) is None
+        assert not await end_holder(conn, holder, ALREADY)
+
+
+async def test_the_wait_says_which_of_the_two_it_was(database_url: str, conn: AsyncConnection) -> None:
+    async with store.connection(database_url, "holder") as holder, holder.transaction():
+        await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+        with pytest.raises(FrozenHolder) as caught:
+            async with conn.transaction():
+                await wait_for_append_lock(conn, timedelta(milliseconds=1))
+        assert caught.value.holder == await holder_of(conn, APPEND_LOCK)
+        assert str(holder.info.backend_pid) in str(caught.value)
+
+
+async def test_the_lock_of_another_database_or_of_another_sort_is_somebody_elses(
+    conn: AsyncConnection, database_url: str
+) -> None:
+    async with store.connection(database_url, "other") as other, other.transaction():
+        high, low = APPEND_LOCK >> 32, APPEND_LOCK & 0xFFFFFFFF
+        await other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [high, low - 2**32 if low >= 2**31 else low])
+        await other.execute("SELECT pg_advisory_xact_lock(%s)", [app_lock(APP)])
+        assert await holder_of(conn, APPEND_LOCK) is None
+        assert await holder_of(conn, app_lock(APP)) is not None
+        assert await holder_of(conn, app_lock("another")) is None
+
+
+async def test_what_the_waiter_had_to_write_is_written_once(database_url: str, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    async with frozen_in_copy(database_url), store.appender(database_url) as appender:
+        events = made(2)
+        batch = [*events, store.contradicting(events[0])]
+        result = await appender.append(batch, rejected=[store.garbage()], cursor=CursorMove(APP, 1, events[1].event_id))
+        assert result[:3] == (2, 0, 2)
+    assert [row.times for row in await store.kept(conn)] == [1, 1]
+    assert await store.cursor_of(conn) == events[1].event_id
+
+
+async def test_the_wait_for_the_lock_does_not_outlast_its_transaction(database_url: str) -> None:
+    async with frozen_in_copy(database_url), store.appender(database_url) as appender:
+        await appender.append(made(1))
+        assert await store.value(appender._conn, "SHOW lock_timeout") == "0"

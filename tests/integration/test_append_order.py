@@ -1,0 +1,266 @@
+"""Commit order: positions become visible in turn and without a hole, whoever is slow, rolled back or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, errors, sql
+
+from eventstore.append import Appended, Appender, CursorMove
+from eventstore.contracts import Event
+from eventstore.read import StoredEvent, read
+from eventstore.waits import Waits
+from tests import store
+from tests.store import APP, contradicting, garbage, made, positions
+
+PATIENT = Waits(append_lock=30)
+SLOW = 42
+SLOWED = """
+CREATE FUNCTION slowed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.ppnum = 'slow' THEN PERFORM pg_advisory_xact_lock(42); END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER slowed BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION slowed();
+"""
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with, in a database where an event of ppnum ``slow`` waits for the lock 42."""
+    async with store.connection(database_url) as conn:
+        await conn.execute(SLOWED)
+        yield conn
+
+
+async def seen(conn: AsyncConnection, after: int = 0) -> list[int]:
+    return [item.position async for item in read(conn, after)]
+
+
+@asynccontextmanager
+async def slow_append(
+    database_url: str, conn: AsyncConnection, batch: list[Event]
+) -> AsyncIterator[tuple[asyncio.Task[Appended], int]]:
+    """An append that is held up in the middle of its COPY, and its backend; it goes on when the block ends."""
+    async with store.appender(database_url, "slow", PATIENT) as slow, store.connection(database_url) as gate:
+        pid = slow._conn.info.backend_pid
+        async with gate.transaction():
+            await gate.execute("SELECT pg_advisory_xact_lock(%s)", [SLOW])
+            task = asyncio.create_task(slow.append(batch))
+            await store.blocked(conn, pid)
+            yield task, pid
+        await asyncio.wait([task])
+
+
+def slowed(count: int = 3) -> list[Event]:
+    return [*made(count - 1), *made(1, ppnum="slow")]
+
+
+async def test_a_slow_writer_that_began_first_comes_first(database_url: str, conn: AsyncConnection) -> None:
+    async with store.appender(database_url, waits=PATIENT) as quick:
+        await quick.append(made(2))
+        first, second = slowed(), made(2)
+        async with slow_append(database_url, conn, first) as (slow, _):
+            task = asyncio.create_task(quick.append(second))
+            await store.waiting_for_append_lock(conn)
+            assert await seen(conn) == [1, 2]
+        assert (await slow).head == 5
+        assert (await task).head == 7
+    assert await seen(conn, after=2) == [3, 4, 5, 6, 7]
+    assert list(await positions(conn))[2:] == [event.event_id for event in (*first, *second)]
+
+
+async def test_a_rolled_back_append_leaves_no_hole(database_url: str, conn: AsyncConnection) -> None:
+    async with store.appender(database_url, waits=PATIENT) as quick:
+        lost, kept = slowed(), made(2)
+        async with slow_append(database_url, conn, lost) as (slow, pid):
+            task = asyncio.create_task(quick.append(kept))
+            await store.waiting_for_append_lock(conn)
+            await conn.execute("SELECT pg_cancel_backend(%s)", [pid])
+            assert (await task).head == 2
+        with pytest.raises(errors.QueryCanceled):
+            await slow
+        assert list(await positions(conn)) == [event.event_id for event in kept]
+        assert (await quick.append(lost)).head == 5
+
+
+async def test_a_killed_backend_leaves_no_hole(database_url: str, conn: AsyncConnection) -> None:
+    async with store.appender(database_url, waits=PATIENT) as quick:
+        lost, kept = slowed(), made(2)
+        async with slow_append(database_url, conn, lost) as (slow, pid):
+            task = asyncio.create_task(quick.append(kept))
+            await store.waiting_for_append_lock(conn)
+            await conn.execute("SELECT pg_terminate_backend(%s)", [pid])
+            assert (await task).head == 2
+        with pytest.raises(psycopg.OperationalError):
+            await slow
+        assert list(await positions(conn)) == [event.event_id for event in kept]
+        assert (await quick.append(lost)).head == 5
+
+
+async def test_appends_take_turns_whatever_isolation_the_database_prefers(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    name = str(await store.value(conn, "SELECT current_database()"))
+    for level in ("serializable", "repeatable read"):
+        await conn.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO {}").format(sql.Identifier(name), level)
+        )
+        async with (
+            store.appender(database_url, waits=PATIENT) as one,
+            store.appender(database_url, waits=PATIENT) as two,
+        ):
+            await store.follow(conn, "one")
+            await store.follow(conn, "two")
+            async with slow_append(database_url, conn, slowed()) as (slow, _):
+                waiting = [
+                    asyncio.create_task(appender.append(events, cursor=CursorMove(app, 1, events[-1].event_id)))
+                    for app, appender in (("one", one), ("two", two))
+                    for events in [made(2, app=app)]
+                ]
+                await store.waiting_for_append_lock(conn, 2)
+            await slow
+            await asyncio.gather(*waiting)
+    assert len(await positions(conn)) == 14
+
+
+class Reader:
+    """One who polls the log, and believes that nothing comes behind its last position any more."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.found: list[StoredEvent] = []
+        self.enough = asyncio.Event()
+
+    async def poll(self) -> None:
+        """Poll until told that it is enough, and once more."""
+        async with store.connection(self._url, "reader") as conn:
+            while True:
+                last_round = self.enough.is_set()
+                async for item in read(conn, self.found[-1].position if self.found else 0, page_events=7):
+                    assert item.position == len(self.found) + 1
+                    self.found.append(item)
+                if last_round:
+                    return
+
+
+class Writer:
+    """One who appends batches of a pool of events, on a new connection whenever the old one was killed."""
+
+    def __init__(self, url: str, number: int, pool: list[Event], seed: int) -> None:
+        self._url = url
+        self.number = number
+        self._pool = pool
+        self._random = random.Random(seed * 1000 + number)  # noqa: S311 - repeatable, not secret
+        self.pid: int | None = None
+        self.deaths = 0
+
+    def _batch(self) -> list[Event]:
+        chosen = self._random.choices(self._pool, k=self._random.randint(1, 12))
+        return [contradicting(event) if self._random.random() < 0.1 else event for event in chosen]
+
+    async def write(self, rounds: int) -> None:
+        """Append random batches, and at last all of the pool."""
+        for batch in [*(self._batch() for _ in range(rounds)), self._pool]:
+            while not await self._appended(batch):
+                self.deaths += 1
+
+    async def _appended(self, batch: list[Event]) -> bool:
+        try:
+            async with AsyncExitStack() as stack:
+                appender = await stack.enter_async_context(store.appender(self._url, f"writer {self.number}", PATIENT))
+                self.pid = appender._conn.info.backend_pid
+                appender.probing = self._random.random() < 0.5
+                cursor = CursorMove(f"app {self.number % 2}", 1, batch[-1].event_id)
+                rejected = [garbage(self._random.randrange(3)) for _ in range(self._random.randrange(3))]
+                await appender.append(batch, rejected=rejected, cursor=cursor)
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_a_reader_sees_every_event_once_and_in_order_whatever_the_writers_suffer(
+    database_url: str, seed: int
+) -> None:
+    pool = made(150)
+    reader = Reader(database_url)
+    writers = [Writer(database_url, number, pool, seed) for number in range(6)]
+    dice = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    async with store.connection(database_url, "killer") as conn:
+        for app in ("app 0", "app 1"):
+            await store.follow(conn, app)
+        polling = asyncio.create_task(reader.poll())
+        writing = [asyncio.create_task(writer.write(12)) for writer in writers]
+        while not all(task.done() for task in writing):
+            victim = dice.choice(writers)
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s"
+                " AND state <> 'idle'",
+                [victim.pid, f"writer {victim.number}"],
+            )
+            await asyncio.sleep(0.02)  # not for order: so that some get through
+        await asyncio.gather(*writing)
+        reader.enough.set()
+        await polling
+        final = await positions(conn)
+    assert sum(writer.deaths for writer in writers) > 0
+    assert [item.event.event_id for item in reader.found] == list(final)
+    assert set(final) == {event.event_id for event in pool}
+    originals = store.by_id(pool)
+    for item in reader.found:
+        original = originals[item.event.event_id]
+        assert item.event in (original, contradicting(original))
+    assert [item.received_at for item in reader.found] == sorted(item.received_at for item in reader.found)
+
+
+async def test_concurrent_appends_of_the_same_events_store_each_once(database_url: str) -> None:
+    pool = made(60)
+    orders = [pool, pool[::-1], pool[30:] + pool[:30], sorted(pool, key=lambda event: event.event_id[::-1])]
+    async with AsyncExitStack() as stack:
+        conn = await stack.enter_async_context(store.connection(database_url))
+        appenders: list[Appender] = [
+            await stack.enter_async_context(store.appender(database_url, waits=PATIENT)) for _ in orders
+        ]
+        for number, appender in enumerate(appenders):
+            appender.probing = number % 2 == 0
+
+        async def append_all(appender: Appender, order: list[Event]) -> Appended:
+            total = Appended(0, 0, 0, 0)
+            for start in range(0, len(order), 7):
+                result = await appender.append(order[start : start + 7])
+                total = Appended(*(a + b for a, b in zip(total, result, strict=True)))
+            return total
+
+        totals = await asyncio.gather(*map(append_all, appenders, orders))
+        assert sum(total.stored for total in totals) == len(pool)
+        assert sum(total.duplicates for total in totals) == 3 * len(pool)
+        assert set(await positions(conn)) == {event.event_id for event in pool}
+        assert await store.kept(conn) == []
+
+
+async def test_two_apps_that_append_do_not_lock_each_other_out(database_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        conn = await stack.enter_async_context(store.connection(database_url))
+        for app in (APP, "other"):
+            await store.follow(conn, app)
+        appenders = [await stack.enter_async_context(store.appender(database_url, waits=PATIENT)) for _ in range(6)]
+
+        async def append_some(number: int, appender: Appender) -> None:
+            app = (APP, "other")[number % 2]
+            for turn in range(8):
+                events = made((turn + number) % 3, app=app)
+                again = [*events, *map(contradicting, events)][::-1] if turn % 2 else events
+                rejected = [garbage(n, app) for n in range(4)][:: 1 if number % 4 < 2 else -1]
+                # Some without a cursor, as an import has none: nothing but the order of locks keeps them apart.
+                cursor = CursorMove(app, 1, None) if number < 4 else None
+                await appender.append(again, rejected=rejected, cursor=cursor)
+
+        await asyncio.gather(*(append_some(number, appender) for number, appender in enumerate(appenders)))
+        await positions(conn)
+        assert {row.times for row in await store.kept(conn) if row.payload.startswith(b"\xff")} == {24}

@@ -1,0 +1,414 @@
+"""Read models as they were known at a moment: of the log's prefix, whole, in a schema that is nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+
+import pytest
+from psycopg import AsyncConnection, errors, sql
+
+from eventstore.errors import LockHeld
+from eventstore.session_lock import held
+from projections import manage
+from projections.as_of import Built, build_as_of, position_of
+from projections.errors import CannotFold, ProjectionsError, UsageError
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.replay import Silent, rebuild_lock
+from projections.settings import ReplaySettings
+from tests import folding, oracle, store, stories
+from tests.fix_postgres import Server
+from tests.folding import DIVIDES, QUICK, Watched, append, told
+from tests.oracle import Record
+
+SETTINGS = ReplaySettings(window=3, lock_timeout=0.5)
+SUMMARY = oracle.Summary(3, 2, 2, 0, 0)
+TABLES = sorted(table.name for projection in READ_MODELS for table in projection.tables)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+def a_log() -> list[Record]:
+    """Events of every read model, of which the third comes late, after greater ones."""
+    records = [
+        told(oracle.PENDING_CONSENT, "12300000001"),
+        told(oracle.DELIVERED, "12300000002"),
+        told(oracle.GRANTED, "12300000001"),
+        told(oracle.DELIVERED, "12300000001"),
+        told(oracle.POLL_RESPONSE, "12300000002", options=("yes",)),
+        told(oracle.COMPLETED, None, summary=SUMMARY),
+        told(oracle.POLL_RESPONSE, "12300000002", options=("no",)),
+        told(oracle.DENIED, "12300000001"),
+    ]
+    records.append(records.pop(2))
+    return records
+
+
+async def built(
+    url: str,
+    moment: str,
+    into: str = "then",
+    *,
+    force: bool = False,
+    projections: Sequence[type[Projection]] = READ_MODELS,
+    settings: ReplaySettings = SETTINGS,
+) -> Built:
+    return await build_as_of(
+        url,
+        [projection() for projection in projections],
+        moment,
+        into,
+        force=force,
+        waits=QUICK,
+        settings=settings,
+        progress=Silent(),
+    )
+
+
+async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema: str = "then") -> None:
+    """The tables of a schema are what the oracle makes of these events."""
+    expected = oracle.read_models(records)
+    for name in TABLES:
+        columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
+        query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(schema, name))
+        rows = await (await conn.execute(query)).fetchall()
+        assert oracle.arranged(name, rows) == expected[name], name
+
+
+async def tables_in(conn: AsyncConnection, schema: str = "then") -> list[str]:
+    rows = await conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema])
+    return [row[0] for row in await rows.fetchall()]
+
+
+async def is_there(conn: AsyncConnection, schema: str = "then") -> bool:
+    return bool(await store.value(conn, "SELECT to_regnamespace(%s) IS NOT NULL", schema))
+
+
+async def received(conn: AsyncConnection) -> list[datetime]:
+    rows = await conn.execute("SELECT received_at FROM eventstore.events ORDER BY position")
+    return [row[0] for row in await rows.fetchall()]
+
+
+# Up to where
+
+
+async def test_an_event_id_stands_for_the_log_up_to_and_including_its_position(
+    database_url: str, conn: AsyncConnection, subtests: pytest.Subtests
+) -> None:
+    records = a_log()
+    await append(conn, *records)
+    for number, record in enumerate(records, 1):
+        with subtests.test(position=number):
+            done = await built(database_url, record.event_id, f"at {number}")
+            assert done.position == number
+            assert done.received_at == (await received(conn))[number - 1]
+            assert sorted(done.rows) == TABLES
+            await are_those_of(conn, records[:number], f"at {number}")
+
+
+async def test_a_time_stands_for_the_last_event_received_by_then(database_url: str, conn: AsyncConnection) -> None:
+    records = a_log()
+    first = records[0]
+    await append(conn, first)
+    for record in records[1:]:
+        await append(conn, record)
+    await append(conn, *(more := [told(), told()]))  # two that were received at one moment
+    times = await received(conn)
+    assert times[-1] == times[-2]
+    tick = timedelta(microseconds=1)
+    expected = {
+        times[0] - tick: 0,
+        times[0]: 1,
+        times[4]: 5,
+        times[-1] - tick: times.index(times[-1]),
+        times[-1]: len(times),
+        times[-1] + timedelta(days=9): len(times),
+    }
+    assert {time: await position_of(conn, time.isoformat()) for time in expected} == expected
+    assert await position_of(conn, f" {times[4]:%Y-%m-%d %H:%M:%S.%f}Z ") == 5
+    assert (await built(database_url, times[-1].isoformat())).position == len(times)
+    await are_those_of(conn, [*records, *more])
+
+
+async def test_before_the_first_event_the_tables_are_there_and_empty(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, *a_log())
+    done = await built(database_url, "2001-01-01T00:00:00+02:00")
+    assert (done.position, done.received_at, set(done.rows.values())) == (0, None, {0})
+    await are_those_of(conn, [])
+
+
+async def test_a_log_without_events(database_url: str, conn: AsyncConnection) -> None:
+    assert (await built(database_url, "2030-01-01T00:00:00Z")).position == 0
+    assert await tables_in(conn) == TABLES
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        ("2026-11-01T00:00:00", "neither an event_id nor a time with its zone"),
+        ("2026-11-01", "neither an event_id nor a time with its zone"),
+        ("yesterday", "neither an event_id nor a time with its zone"),
+        ("", "neither an event_id nor a time with its zone"),
+        ("01hzzzzzzzzzzzzzzzzzzzzzzz", "neither an event_id nor a time with its zone"),
+        ("01HZZZZZZZZZZZZZZZZZZZZZZZ", "there is no event 01HZZZZZZZZZZZZZZZZZZZZZZZ"),
+    ],
+)
+async def test_what_is_no_moment_is_said_and_nothing_is_made(
+    database_url: str, conn: AsyncConnection, moment: str, said: str
+) -> None:
+    await append(conn, told())
+    with pytest.raises(UsageError, match=said):
+        await built(database_url, moment)
+    assert not await is_there(conn)
+
+
+async def test_a_missing_position_is_said_and_nothing_is_made(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(), last := told())
+    await folding.insert_at(conn, 4, late := told())
+    with pytest.raises(CannotFold, match=r"positions 3\.\.3 missing"):
+        await built(database_url, late.event_id)
+    with pytest.raises(ProjectionsError, match="position 3 is missing: import it"):
+        await built(database_url, "2999-01-01T00:00:00Z")
+    assert not await is_there(conn)
+    assert (await built(database_url, last.event_id)).position == 2
+
+
+# What it is of
+
+
+async def test_the_live_tables_are_left_alone_and_need_not_be_there_yet(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[-1].event_id, "early")  # before any worker ran
+    await folding.fold_all(database_url)
+    await built(database_url, records[2].event_id, "late")
+    await are_those_of(conn, records, "early")
+    await are_those_of(conn, records[:3], "late")
+    await folding.are_true(conn)
+    assert await tables_in(conn, "projections_shadow") == ["shadow_positions"]
+    assert await store.value(conn, "SELECT count(*) FROM projections_shadow.shadow_positions") == 0
+
+
+async def test_only_the_tables_of_those_named(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, *a_log())
+    done = await built(database_url, "2999-01-01T00:00:00Z", projections=READ_MODELS[1:])
+    assert sorted(done.rows) == await tables_in(conn) == ["consent_registry", "poll_responses", "poll_tallies"]
+    await built(database_url, "2999-01-01T00:00:00Z", "rest", projections=READ_MODELS[:1])
+    assert await tables_in(conn, "rest") == ["request_recipients", "request_status"]
+
+
+async def test_skipped_events_are_passed_over(database_url: str, conn: AsyncConnection) -> None:
+    await folding.make_watched(conn)
+    await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+    with pytest.raises(CannotFold, match=f"event {poison.event_id} at position 2: division by zero"):
+        await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
+    assert not await is_there(conn)
+    async with folding.connected(one := folding.worker(database_url, Watched())) as own:
+        await folding.fold(one, own)
+    await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+    done = await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
+    assert (done.position, done.rows) == (3, {"watched": 2})
+
+
+async def test_tables_have_keys_indexes_and_comments_and_outlive_a_crash(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, *a_log())
+    await built(database_url, "2999-01-01T00:00:00Z", "past")
+    shape = (
+        "SELECT c.relname, c.relpersistence::text, obj_description(c.oid, 'pg_class'),"
+        " ARRAY(SELECT attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' '"
+        " || attgenerated::text || ' ' || coalesce(col_description(c.oid, attnum), '')"
+        " FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum),"
+        " ARRAY(SELECT replace(indexdef, schemaname || '.', '') FROM pg_indexes AS i"
+        " WHERE i.schemaname = %s AND i.tablename = c.relname ORDER BY 1),"
+        " ARRAY(SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = c.oid AND contype = 'p')"
+        " FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(%s)"
+        " AND c.relname = ANY(%s) ORDER BY 1"
+    )
+    live = await (await conn.execute(shape.encode(), ["public", "public", TABLES])).fetchall()
+    past = await (await conn.execute(shape.encode(), ["past", "past", TABLES])).fetchall()
+    assert past == live
+    assert [row[0] for row in past] == TABLES
+    for _, persistence, comment, _, indexes, keys in past:
+        assert persistence == "p"
+        assert comment
+        assert indexes
+        assert len(keys) == 1
+    said = str(await store.value(conn, "SELECT obj_description('past'::regnamespace, 'pg_namespace')"))
+    assert "as of position 8" in said
+
+
+async def test_a_run_is_written_down(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, *a_log())
+    await built(database_url, "2999-01-01T00:00:00Z")
+    rows = await conn.execute(
+        "SELECT name, state, dry_run, position, into_schema, into_schema_oid = 'then'::regnamespace,"
+        " finished_at >= started_at FROM projections.rebuilds ORDER BY name"
+    )
+    names = sorted(projection.name for projection in READ_MODELS)
+    assert await rows.fetchall() == [(name, "done", False, 8, "then", True, True) for name in names]
+
+
+# Whole or absent
+
+
+async def test_a_failure_at_the_end_leaves_no_schema(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(conn, *a_log())
+    moved: list[str] = []
+    from projections import as_of  # noqa: PLC0415 - to break it
+
+    move = as_of._move
+
+    async def breaks(own: AsyncConnection, table: str, into: str) -> int:
+        moved.append(table)
+        if len(moved) == 4:
+            raise errors.DiskFull
+        return await move(own, table, into)
+
+    monkeypatch.setattr(as_of, "_move", breaks)
+    with pytest.raises(errors.DiskFull):
+        await built(database_url, "2999-01-01T00:00:00Z")
+    assert not await is_there(conn)
+    monkeypatch.undo()
+    await built(database_url, "2999-01-01T00:00:00Z")
+    assert await tables_in(conn) == TABLES
+
+
+async def test_one_that_fails_in_replacing_leaves_the_schema_of_before(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[2].event_id)
+    from projections import as_of  # noqa: PLC0415 - to break it
+
+    async def breaks(*_: object) -> int:
+        raise errors.DiskFull
+
+    monkeypatch.setattr(as_of, "_move", breaks)
+    with pytest.raises(errors.DiskFull):
+        await built(database_url, records[-1].event_id, force=True)
+    await are_those_of(conn, records[:3])
+
+
+async def test_while_another_is_at_work_on_one_of_them_nothing_is_begun(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    for projection in READ_MODELS:
+        key = rebuild_lock(projection.name)
+        async with held(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
+            said = f"projection {projection.name}: projections rebuild x at host:1 is at work on it"
+            with pytest.raises(LockHeld, match=said):
+                await built(database_url, "2999-01-01T00:00:00Z")
+    assert not await is_there(conn)
+    assert (await built(database_url, "2999-01-01T00:00:00Z")).position == 0  # all locks are free again
+
+
+# Whose schema
+
+
+async def test_a_schema_of_its_own_is_replaced_only_when_told(database_url: str, conn: AsyncConnection) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[2].event_id)
+    with pytest.raises(UsageError, match="schema then is there: name another, or replace it with --force"):
+        await built(database_url, records[-1].event_id)
+    await are_those_of(conn, records[:3])
+    await built(database_url, records[-1].event_id, force=True)
+    await are_those_of(conn, records)
+    done = await built(database_url, records[1].event_id, force=True, projections=READ_MODELS[2:])
+    assert await tables_in(conn) == sorted(done.rows) == ["poll_responses", "poll_tallies"]
+    await built(database_url, records[-1].event_id, "new", force=True)
+    assert await is_there(conn, "new")
+
+
+async def test_a_schema_that_others_made_is_never_replaced(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, *a_log())
+    await conn.execute("CREATE SCHEMA theirs")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="schema theirs is there, and was not made by this command"):
+            await built(database_url, "2999-01-01T00:00:00Z", "theirs", force=force)
+    await built(database_url, "2999-01-01T00:00:00Z")
+    # One of the same name, another by its oid.
+    await conn.execute('DROP SCHEMA "then" CASCADE')
+    await conn.execute('CREATE SCHEMA "then"')
+    with pytest.raises(UsageError, match="was not made by this command"):
+        await built(database_url, "2999-01-01T00:00:00Z", force=True)
+    # One that this made, under the name of another.
+    await built(database_url, "2999-01-01T00:00:00Z", "ours")
+    await conn.execute("ALTER SCHEMA ours RENAME TO mine")
+    with pytest.raises(UsageError, match="was not made by this command"):
+        await built(database_url, "2999-01-01T00:00:00Z", "mine", force=True)
+    assert await tables_in(conn, "mine") == TABLES
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        'CREATE TABLE "then".mine (number int)',
+        'CREATE VIEW "then".mine AS SELECT 1 AS number',
+        'CREATE VIEW public.mine AS SELECT count(*) FROM "then".consent_registry',
+        'CREATE FUNCTION "then".mine() RETURNS int LANGUAGE sql RETURN 1',
+        "CREATE TYPE \"then\".mine AS ENUM ('one')",
+    ],
+)
+async def test_a_schema_on_which_others_built_is_not_replaced(
+    database_url: str, conn: AsyncConnection, theirs: str
+) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[2].event_id)
+    await conn.execute(theirs.encode())
+    with pytest.raises(UsageError, match="schema then can't be replaced, for others built on it: cannot drop"):
+        await built(database_url, records[-1].event_id, force=True)
+    await are_those_of(conn, records[:3])
+
+
+@pytest.mark.parametrize(
+    "into",
+    ["public", "eventstore", "projections", "projections_shadow", "information_schema", "pg_catalog", "pg_mine"],
+)
+async def test_schemas_that_are_not_for_it_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
+    for force in (False, True):
+        with pytest.raises(UsageError, match=f"--into {into} is not for you to fill"):
+            await built(database_url, "2999-01-01T00:00:00Z", into, force=force)
+    assert not await is_there(conn, "projections_shadow")
+
+
+async def test_names_that_postgres_would_not_take_as_they_are(database_url: str) -> None:
+    for into in ("", "é" * 32):
+        with pytest.raises(UsageError, match="a schema's name, of 1 to 63 bytes"):
+            await built(database_url, "2999-01-01T00:00:00Z", into)
+    odd = 'Odd "name"; --'
+    assert (await built(database_url, "2999-01-01T00:00:00Z", odd)).position == 0
+    assert (await built(database_url, "2999-01-01T00:00:00Z", odd, force=True)).position == 0
+
+
+async def test_a_role_that_may_not_create_schemas_is_told_before_anything_is_folded(
+    database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    await append(conn, *a_log())
+    database, owner = str(await store.value(conn, "SELECT current_database()")), postgres.owner
+    postgres.execute("ALTER DATABASE {} OWNER TO CURRENT_USER", sql.Identifier(database))
+    postgres.execute("REVOKE CREATE ON DATABASE {} FROM {}", sql.Identifier(database), sql.Identifier(owner))
+    with pytest.raises(UsageError, match="this role may not create schemas"):
+        await built(database_url, "2999-01-01T00:00:00Z")
+    assert not await is_there(conn, "projections_shadow")
+
+
+def test_the_log_of_these_tests_reaches_every_table() -> None:
+    records = a_log()
+    found = oracle.read_models(records)
+    assert all(found[name] for name in TABLES)
+    assert records != sorted(records, key=lambda record: record.event_id)
+    assert {record.contract for record in records} == {stories.CHAT}

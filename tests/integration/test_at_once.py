@@ -1,0 +1,411 @@
+"""The usual window is one message to Postgres; whatever isn't usual folds nothing there."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import ClassVar
+from uuid import UUID
+
+import pytest
+from psycopg import AsyncConnection, AsyncRawCursor, ProgrammingError, sql
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Dialect,
+    Enum,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.exc import InvalidRequestError
+
+from projections import checkpoint, manage
+from projections.at_once import AtOnce, Taken
+from projections.metadata import READ_MODELS
+from projections.migrate import upgrade
+from projections.projection import Projection, Window
+from projections.statements import prepared
+from projections.worker import Step
+from tests import folding, rebuilding, store
+from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fix_postgres import Server
+from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, insert_at, told, worker
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+def at_once(projection: Projection) -> AtOnce:
+    return AtOnce(projection)
+
+
+async def written(conn: AsyncConnection) -> int:
+    return await folding.rows_of(conn, "watched")
+
+
+@pytest.mark.parametrize("projection", [*READ_MODELS, Watched])
+async def test_a_usual_window_is_one_message(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    async with PostgresProxy(*target_of(database_url)) as proxy:
+        one = worker(through(database_url, proxy.port), projection())
+        said: list[bytes] = []
+
+        def listen(_n: int, kind: bytes) -> bool:
+            said.append(kind)
+            return True
+
+        async with connected(one) as own:
+            await append(conn, told())
+            assert await fold(one, own) is Step.AT_HEAD
+            await append(conn, told())
+            assert await fold(one, own) is Step.AT_HEAD
+            proxy.before = listen
+            for _ in range(20):
+                said.clear()
+                await append(conn, told())
+                assert await one.step(own) is Step.AT_HEAD
+                assert said == [b"Q"]
+            said.clear()
+            assert await one.step(own) is Step.AT_HEAD
+            assert said == [b"Q"], "there was nothing to fold"
+    now = await folding.stand(conn, projection.name)
+    assert (now.state, now.position, now.windows, now.events) == ("running", 22, 22, 22)
+    if projection in READ_MODELS:
+        await folding.fold_all(database_url)
+        await folding.are_true(conn)
+
+
+async def test_a_window_is_what_lies_between_the_checkpoint_and_the_head(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    fold = at_once(Watched())
+    async with store.connection(database_url, "folding") as own:
+        assert await fold.fold(own, 10) == Taken(0, 0, 0)
+        await append(conn, *(told() for _ in range(25)))
+        assert await fold.fold(own, 10) == Taken(0, 10, 25)
+        assert await written(conn) == 10
+        assert await fold.fold(own, 10) == Taken(10, 20, 25)
+        assert await fold.fold(own, 10) == Taken(20, 25, 25)
+        assert await fold.fold(own, 10) == Taken(25, 25, 25)
+    assert await written(conn) == 25
+    assert (await folding.stand(conn, "watched")).windows == 3
+
+
+@pytest.mark.parametrize("state", ["paused", "failed"])
+async def test_a_checkpoint_that_does_not_run_is_left_alone(
+    database_url: str, conn: AsyncConnection, state: str
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, told())
+    await conn.execute("UPDATE projections.checkpoints SET state = %s", [state])
+    async with store.connection(database_url, "folding") as own:
+        assert await at_once(Watched()).fold(own, 10) is None
+    assert await written(conn) == (await folding.stand(conn, "watched")).position == 0
+
+
+async def test_so_is_one_of_another_version_one_that_is_held_and_one_that_is_gone(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, told())
+    mine, newer = at_once(Watched()), at_once(NewerWatched())
+    async with store.connection(database_url, "folding") as own:
+        assert await newer.fold(own, 10) is None
+    async with store.connection(database_url, "folding") as own:
+        async with conn.transaction():
+            await checkpoint.hold(conn, "watched")
+            assert await mine.fold(own, 10) is None
+        assert await mine.fold(own, 10) == Taken(0, 1, 1)
+        await conn.execute("DELETE FROM projections.checkpoints")
+        assert await mine.fold(own, 10) is None
+    assert await written(conn) == 1
+
+
+async def test_a_worker_says_of_an_unusual_window_what_it_always_says(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.AT_HEAD
+
+        await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+        assert await fold(one, own) is Step.STOPPED
+        now = await folding.stand(conn, "watched")
+        assert (now.state, now.position) == ("failed", 2)
+        assert poison.event_id in (now.last_error or "")
+
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        assert await fold(one, own) is Step.AT_HEAD
+        await append(conn, told(), told())
+        assert await fold(one, own) is Step.AT_HEAD
+        assert await written(conn) == 5
+
+        await checkpoint.pause(conn, "watched")
+        await append(conn, told())
+        assert await fold(one, own) is Step.STOPPED
+        await checkpoint.resume(conn, "watched")
+        assert await fold(one, own) is Step.AT_HEAD
+
+        await insert_at(conn, 9, told())
+        assert await fold(one, own) is Step.STOPPED
+        assert (await folding.stand(conn, "watched")).last_error == "positions 8..8 missing"
+        await insert_at(conn, 8, told())
+        await checkpoint.resume(conn, "watched")
+        assert await fold(one, own) is Step.AT_HEAD
+
+        await conn.execute("UPDATE projections.checkpoints SET version = 2")
+        await append(conn, told())
+        assert await fold(one, own) is Step.STOPPED
+    assert await written(conn) == 8
+
+
+async def test_an_event_skipped_ahead_of_its_window_is_passed_over_at_once(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, told(), first := told(ppnum=DIVIDES), told(), second := told(ppnum=DIVIDES))
+    for poison in (first, second):
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+    async with store.connection(database_url, "folding") as own:
+        assert await at_once(Watched()).fold(own, 10) == Taken(0, 4, 4)
+    assert await written(conn) == 2
+
+
+class Locking(Watched):
+    """Has a statement that no plan is made for."""
+
+    name: ClassVar[str] = "watched"
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        return [text("LOCK TABLE public.watched IN SHARE ROW EXCLUSIVE MODE"), *super().fold(window)]
+
+
+async def test_any_statement_is_run(database_url: str, conn: AsyncConnection) -> None:
+    await folding.fold_all(database_url, [Locking])
+    one = at_once(Locking())
+    async with store.connection(database_url, "folding") as own:
+        for number in range(1, 4):
+            await append(conn, told())
+            assert await one.fold(own, 10) == Taken(number - 1, number, number)
+            assert await written(conn) == number
+
+
+async def test_a_role_that_may_make_no_temporary_function_folds_in_the_general_way(
+    database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    async with rebuilding.role(postgres, database_url) as owner:
+        for whom in (sql.SQL("PUBLIC"), sql.Identifier(conn.info.user)):
+            command = sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}")
+            await owner.boss.execute(command.format(sql.Identifier(conn.info.dbname), whom))
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        for number in range(1, 4):
+            await append(conn, told())
+            assert await fold(one, own) is Step.AT_HEAD
+            assert await written(conn) == number
+        assert await at_once(Watched()).fold(own, 10) is None
+
+
+async def test_another_connection_gets_a_function_of_its_own(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched())
+    for number in range(1, 4):
+        async with connected(one) as own:
+            for _ in range(2):
+                await append(conn, told())
+                assert await fold(one, own) is Step.AT_HEAD
+            named = (
+                "SELECT count(*) FROM pg_proc WHERE proname = 'projections_fold' AND pronamespace = pg_my_temp_schema()"
+            )
+            assert await store.value(own, named) == 1
+        assert await written(conn) == 2 * number
+
+
+seen = Table(
+    "seen",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("event_id", Text(collation="C"), primary_key=True),
+)
+totals = Table("totals", seen.metadata, Column("app", Text, primary_key=True), Column("seen", BigInteger))
+
+
+class Recounting(Watched):
+    """Counts everything anew in each window: not wise, and right."""
+
+    name: ClassVar[str] = "recounting"
+    tables: ClassVar[tuple[Table, ...]] = (seen, totals)
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        e = window.events.c
+        new = insert(seen).from_select(["app", "event_id"], select(e.app, e.event_id)).on_conflict_do_nothing()
+        counted = insert(totals).from_select(["app", "seen"], select(seen.c.app, func.count()).group_by(seen.c.app))
+        latest = counted.on_conflict_do_update(index_elements=["app"], set_={"seen": counted.excluded.seen})
+        return [new.returning(seen.c.event_id), latest]
+
+
+@pytest.mark.parametrize("why", ["held", "paused", "newer", "nothing new"])
+async def test_no_statement_runs_without_the_lock_or_over_nothing(
+    database_url: str, conn: AsyncConnection, why: str
+) -> None:
+    upgrade(database_url, projections=[Recounting()])
+    one = worker(database_url, Recounting())
+    async with connected(one) as own:
+        for number in range(1, 4):
+            await append(conn, told())
+            assert await fold(one, own) is Step.AT_HEAD
+            assert await store.value(conn, "SELECT seen FROM totals") == number
+        await conn.execute("UPDATE totals SET seen = 77")
+        match why:
+            case "paused":
+                await checkpoint.pause(conn, "recounting")
+                assert await one.step(own) is Step.STOPPED
+            case "newer":
+                await conn.execute("UPDATE projections.checkpoints SET version = 2")
+                assert await one.step(own) is Step.STOPPED
+            case "held":
+                async with conn.transaction():
+                    await checkpoint.hold(conn, "recounting")
+                    assert await one.step(own) is Step.BUSY
+            case _:
+                assert await one.step(own) is Step.AT_HEAD
+        assert await store.value(conn, "SELECT seen FROM totals") == 77
+
+
+async def test_rows_that_wait_in_the_eyes_of_newer_code_are_folded_as_usual(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, told())
+    async with connected(newer := worker(database_url, NewerWatched())) as others:
+        assert await newer.step(others) is Step.STOPPED
+    assert (await folding.stand(conn, "watched")).state == "waiting"
+    async with store.connection(database_url, "folding") as own:
+        assert await at_once(Watched()).fold(own, 10) == Taken(0, 1, 1)
+    assert (await folding.stand(conn, "watched")).state == "running"
+
+
+CONSTANTS = [
+    "%(lo)s %(other)s % ( \\ %%",
+    'it\'s \\ %s 100% $1 $2 :lo "quoted"',
+    "",
+    7,
+    -(2**31),
+    -(2**40),
+    Decimal("1.50"),
+    True,
+    datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),
+    date(2026, 1, 2),
+    timedelta(days=1, seconds=2),
+    b"\x00\xff'",
+    UUID(int=7),
+]
+
+
+@pytest.mark.parametrize("value", CONSTANTS, ids=lambda value: type(value).__name__)
+async def test_constants_are_written_out_as_they_are(conn: AsyncConnection, value: object) -> None:
+    statement, names = prepared(select(literal(value).label("value"), bindparam("lo", None, type_=Integer)))
+    assert names == ("lo",)
+    async with AsyncRawCursor(conn) as cursor:
+        assert await (await cursor.execute(statement, [5])).fetchone() == (value, 5)
+
+
+class Decorated(TypeDecorator[int]):
+    """A type of somebody's own."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        """Add one."""
+        assert dialect
+        return None if value is None else value + 1
+
+
+AS_BIG = bindparam("none", None, type_=Decorated())
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        (func.round(literal(5) * literal(0.5)), 2.0),
+        (cast(literal(3) * 0.1 * 3, Text), "0.9000000000000001"),
+        (func.round(literal(Decimal(7)).op("/")(2), 2), Decimal("3.50")),
+        (literal(2**31 - 1, Decorated()) + literal(1, BigInteger), 2**31 + 1),
+        (func.pg_typeof(AS_BIG).cast(Text), "bigint"),
+        (-literal(-1.5), 1.5),
+        (-literal(Decimal("-1.5")), Decimal("1.5")),
+        (-literal(-1), 1),
+        (literal(7).op("- ")(literal(-7)), 14),
+    ],
+)
+async def test_constants_have_the_types_that_they_would_be_sent_with(
+    conn: AsyncConnection, expression: ColumnElement[object], value: object
+) -> None:
+    statement, _ = prepared(select(expression))
+    async with AsyncRawCursor(conn) as cursor:
+        row = await (await cursor.execute(statement)).fetchone()
+    assert row == (value,)
+    assert row is not None
+    assert type(row[0]) is type(value)
+
+
+async def test_so_are_lists_null_limits_and_values(conn: AsyncConnection) -> None:
+    given = ["a", "b,\"'c"]
+    query = select(
+        literal("b").in_(["a", "b"]), literal(given, ARRAY(Text)), literal(None, Text), null(), true()
+    ).limit(3)
+    statement, names = prepared(query)
+    assert names == ()
+    assert "NULL::VARCHAR" in statement
+    async with AsyncRawCursor(conn) as cursor:
+        assert await (await cursor.execute(statement)).fetchone() == (True, given, None, None, True)
+    upsert = insert(folding.watched).values(app="it's", event_id="1", ppnum=None, value=3)
+    statement, names = prepared(upsert.on_conflict_do_update(index_elements=["app", "event_id"], set_={"value": 4}))
+    assert names == ()
+    for value in (3, 4):
+        await conn.execute(statement.encode())
+        rows = await (await conn.execute("SELECT app, ppnum, value FROM watched")).fetchall()
+        assert rows == [("it's", None, value)]
+
+
+def test_a_parameter_without_a_value_is_refused_when_the_fold_is_built() -> None:
+    with pytest.raises(InvalidRequestError, match="mine"):
+        prepared(select(bindparam("mine", type_=Integer)))
+
+
+class Mood(enum.Enum):
+    """Stored by its members' names."""
+
+    GOOD = 7
+
+
+async def test_what_a_type_makes_of_a_value_is_written_out(conn: AsyncConnection) -> None:
+    statement, _ = prepared(select(literal({"a": [1]}, JSONB), literal(Mood.GOOD, Enum(Mood, native_enum=False))))
+    async with AsyncRawCursor(conn) as cursor:
+        assert await (await cursor.execute(statement)).fetchone() == ({"a": [1]}, "GOOD")
+
+
+def test_what_psycopg_can_not_send_is_refused_when_the_fold_is_built() -> None:
+    with pytest.raises(ProgrammingError, match="object"):
+        prepared(select(literal(object(), Text)))

@@ -1,0 +1,240 @@
+"""Where tokens come from, against a real issuer: what it is asked, how long its answer is good, and its refusals."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+
+import pytest
+
+from eventstore import redact as redaction
+from eventstore.credentials import ClientCredentials
+from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
+from eventstore.ingest.config import AppConfig
+from eventstore.waits import Waits
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, DISCOVERY, HANGS, TOKEN_PATH, Answer, Certified, Issuer
+
+IssuerFactory = Callable[..., Awaitable[Issuer]]
+API = "https://api.example.com"
+ODD_ADDRESSES = (
+    API,
+    f"{API}/",
+    "https://API.Example.com:443/ext/",
+    "https://api.example.com/ext//%7Eodd/a%2fb+c/",
+    "https://api.example.com/ü/&resource=x/",
+    "http://localhost:3203/ext/",
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_secrets", set())
+
+
+def client_of(
+    issuer: Issuer, *, resource: str = API, waits: Waits | None = None, tls: ssl.SSLContext | None = None
+) -> ClientCredentials:
+    return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, resource, waits=waits or Waits(), tls=tls)
+
+
+async def refusal(client: ClientCredentials, kind: type[CredentialsError]) -> str:
+    """The sentence with which no token is had; it has nothing secret in it."""
+    with pytest.raises(CredentialsError) as caught:
+        await client.token()
+    assert type(caught.value) is kind
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert CLIENT_SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What is asked
+
+
+@pytest.mark.parametrize("resource", ODD_ADDRESSES)
+async def test_the_form_carries_the_address_byte_for_byte(issuer: Issuer, resource: str) -> None:
+    assert await client_of(issuer, resource=resource).token() == issuer.tokens[0]
+    (asked,) = issuer.forms
+    assert asked.pairs == {"grant_type": "client_credentials", "resource": resource}
+    assert asked.headers["content-type"].startswith("application/x-www-form-urlencoded")
+
+
+@pytest.mark.parametrize("resource", ODD_ADDRESSES)
+async def test_so_does_that_of_a_configured_app(issuer: Issuer, resource: str) -> None:
+    config = AppConfig.model_validate(
+        {"address": resource, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    )
+    await config.upstream("shop", waits=Waits()).tokens.token()
+    assert issuer.forms[0].pairs["resource"] == resource
+
+
+@pytest.mark.parametrize("path", ["", "/realms/business"])
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_the_token_endpoint_is_read_from_the_discovery_document(
+    issuer_factory: IssuerFactory, path: str, slash: str
+) -> None:
+    issuer = await issuer_factory(path=path)
+    client = ClientCredentials(issuer.url + slash, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())
+    assert await client.token() == issuer.tokens[0]
+    assert [(asked.method, asked.path) for asked in issuer.asked] == [
+        ("GET", path + DISCOVERY),
+        ("POST", path + TOKEN_PATH),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("methods", "is_basic"),
+    [
+        (["client_secret_basic"], True),
+        (["client_secret_post"], False),
+        (["client_secret_post", "client_secret_basic"], True),
+        (["private_key_jwt", "client_secret_post"], False),
+        ([], True),
+        (None, True),
+    ],
+)
+async def test_the_secret_is_shown_as_the_issuer_wants_it(
+    issuer_factory: IssuerFactory, methods: list[str] | None, is_basic: bool
+) -> None:
+    issuer = await issuer_factory(methods=methods)
+    await client_of(issuer).token()
+    (asked,) = issuer.forms
+    if is_basic:
+        assert asked.basic == f"{CLIENT_ID}:{CLIENT_SECRET}"
+        assert asked.pairs.keys() == {"grant_type", "resource"}
+    else:
+        assert asked.basic is None
+        assert asked.pairs["client_secret"] == CLIENT_SECRET
+
+
+async def test_an_issuer_that_takes_no_secret_is_final(issuer_factory: IssuerFactory) -> None:
+    issuer = await issuer_factory(methods=["private_key_jwt"])
+    said = await refusal(client_of(issuer), CredentialsRefused)
+    assert "takes none of client_secret_basic, client_secret_post" in said
+    assert issuer.forms == []
+
+
+# How long it is good
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "good_for"), [(3600, 3540), ("600", 540), (None, 3540), (0, 3540), (60, 0), (5, 0)]
+)
+async def test_a_token_is_kept_until_the_margin_before_its_expiry(
+    issuer_factory: IssuerFactory, monkeypatch: pytest.MonkeyPatch, lifetime: object, good_for: float
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("eventstore.credentials.time", SimpleNamespace(monotonic=lambda: clock.now))
+    issuer = await issuer_factory(lifetime=lifetime)
+    client = client_of(issuer)
+    assert await client.token() == issuer.tokens[0]
+    clock.now += good_for - 0.01
+    if good_for:
+        assert await client.token() == issuer.tokens[0]
+        assert len(issuer.forms) == 1
+    clock.now += 0.02
+    assert await client.token() == issuer.tokens[1]
+
+
+async def test_a_renewed_token_is_fetched_anew(issuer: Issuer) -> None:
+    client = client_of(issuer)
+    await client.token()
+    assert await client.renew() is True
+    assert await client.token() == issuer.tokens[1]
+
+
+# Refusals, and what may pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (Answer(401, {"error": "invalid_client"}), CredentialsRefused, "refuses the client: invalid_client"),
+        (Answer(400, {"error": "invalid_target"}), CredentialsRefused, "refuses the client: invalid_target"),
+        (Answer(200, {"error": "access_denied"}), CredentialsRefused, "refuses the client: access_denied"),
+        (Answer(400, {"error": "temporarily_unavailable"}), IssuerUnavailable, "gives no token now: temporarily"),
+        (Answer(400, {"error": {"code": 7}}), IssuerUnavailable, "gives no token now"),
+        (Answer(400, {"error": None}), IssuerUnavailable, "gives no token now"),
+        (Answer(401, b"<html>"), CredentialsRefused, "HTTP 401; check its address"),
+        (Answer(404, b"<html>"), CredentialsRefused, "HTTP 404; check its address"),
+        (Answer(302, b"", (("Location", "https://other"),)), CredentialsRefused, "HTTP 302"),
+        (Answer(429, b"slower"), IssuerUnavailable, "HTTP 429"),
+        (Answer(500, {"error": "invalid_client"}), IssuerUnavailable, "HTTP 500"),
+        (Answer(503, b""), IssuerUnavailable, "HTTP 503"),
+        (Answer(200, b"\xff\x00garbage"), IssuerUnavailable, "sends an answer that can't be read"),
+        (Answer(200, []), IssuerUnavailable, "sends an answer that can't be read"),
+        (Answer(200, 7), IssuerUnavailable, "sends an answer that can't be read"),
+        (Answer(200, {"access_token": "a", "expires_in": "soon"}), IssuerUnavailable, "can't be read"),
+        (Answer(200, b'{"access_token": "a", "expires_in": 1e999}'), IssuerUnavailable, "can't be read"),
+        (Answer(200, {"access_token": "a", "expires_in": [1]}), IssuerUnavailable, "can't be read"),
+        (Answer(200, {}), IssuerUnavailable, "without an access_token"),
+        (Answer(200, {"access_token": 7}), IssuerUnavailable, "without an access_token"),
+        (Answer(200, {"access_token": "a\nb"}), IssuerUnavailable, "without an access_token"),
+        (HANGS, IssuerUnavailable, "does not answer within 0.3 s"),
+    ],
+)
+async def test_what_the_token_endpoint_says_is_final_or_may_pass(
+    issuer: Issuer, answer: Answer, kind: type[CredentialsError], words: str
+) -> None:
+    issuer.answers.append(answer)
+    client = client_of(issuer, waits=Waits(issuer=0.3))
+    assert words in await refusal(client, kind)
+    assert await client.token() == issuer.tokens[0]  # and nothing of it is kept
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (Answer(404, b""), CredentialsRefused, "HTTP 404; check its address (PAS_ISSUER)"),
+        (Answer(301, b"", (("Location", "https://other"),)), CredentialsRefused, "HTTP 301"),
+        (Answer(502, b""), IssuerUnavailable, "HTTP 502"),
+        (Answer(200, b"<html>"), IssuerUnavailable, "sends an answer that can't be read"),
+        (Answer(200, []), IssuerUnavailable, "names no token_endpoint"),
+        (Answer(200, {"token_endpoint": 7}), IssuerUnavailable, "names no token_endpoint"),
+        (Answer(200, {"token_endpoint": "http://id.example.com/"}), CredentialsRefused, "secrets in the clear"),
+        (Answer(200, {"token_endpoint": "https://me:word@id.example.com/"}), CredentialsRefused, "user or password"),
+        (Answer(200, {"token_endpoint": "https://xn--\u00ad.example/"}), IssuerUnavailable, "does not answer"),
+        (HANGS, IssuerUnavailable, "does not answer within 0.3 s"),
+    ],
+)
+async def test_what_the_discovery_document_says_is_final_or_may_pass(
+    issuer: Issuer, answer: Answer, kind: type[CredentialsError], words: str
+) -> None:
+    issuer.discovery = answer
+    assert words in await refusal(client_of(issuer, waits=Waits(issuer=0.3)), kind)
+    assert issuer.forms == []
+
+
+async def test_no_issuer_there_may_pass(issuer_factory: IssuerFactory) -> None:
+    issuer = await issuer_factory()
+    issuer.port = 1
+    assert "does not answer: All connection attempts failed" in await refusal(client_of(issuer), IssuerUnavailable)
+
+
+async def test_what_an_issuer_repeats_of_secrets_is_not_told(issuer: Issuer) -> None:
+    client = client_of(issuer)
+    token = await client.token()
+    await client.renew()
+    echo = f"{CLIENT_SECRET} and {token}\nof 12300000001"
+    issuer.answers.append(Answer(400, {"error": "invalid_client", "error_description": echo}))
+    said = await refusal(client, CredentialsRefused)
+    assert said.endswith("invalid_client: [hidden] and [hidden] of [hidden]")
+
+
+# TLS
+
+
+async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certified: Certified) -> None:
+    issuer = await issuer_factory(tls=certified.server())
+    settings = {"address": API, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    trusting = AppConfig.model_validate(settings | {"ca_file": certified.certificate})
+    assert await trusting.upstream("shop", waits=Waits()).tokens.token() == issuer.tokens[0]
+    said = await refusal(client_of(issuer), IssuerUnavailable)
+    assert "certificate verify failed" in said.lower()
+
+
+@pytest.mark.parametrize("issuer_url", ["http://id.example.com", "http://10.0.0.1:8080", "id.example.com", "ftp://id"])
+def test_a_secret_goes_in_the_clear_to_this_machine_only(issuer_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="the issuer"):
+        ClientCredentials(issuer_url, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())

@@ -1,0 +1,246 @@
+"""Tokens on the wire: those that are refused, renewed once, or final, as an app's follower goes through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from eventstore import redact as redaction
+from eventstore.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
+from eventstore.errors import ConfigurationError, CredentialsRefused
+from eventstore.ingest.address import Address
+from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.upstream import Upstream
+from eventstore.simulator import Fault, FaultKind, Settings, Simulator
+from eventstore.waits import Waits
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, REFUSES_THE_CLIENT, Issuer
+from tests.fix_simulator import LOG, SimulatorFactory, bearing
+from tests.following import log_of
+from tests.store import APP, CHAT, connection, until, value
+
+QUICK = Waits(overlap=0, settle=0.02, backoff_first=0.02, backoff_cap=0.05, issuer=2)
+EVENTS = len(bearing(CHAT))
+IssuerFactory = Callable[..., Awaitable[Issuer]]
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_secrets", set())
+
+
+@pytest.fixture
+async def simulator(simulator_factory: SimulatorFactory) -> Simulator:
+    """One that wants the issuer's first token."""
+    return await simulator_factory(LOG, Settings(token="token-of-the-issuer-1"))
+
+
+@asynccontextmanager
+async def following(
+    url: str, simulator: Simulator, tokens: TokenSource, waits: Waits = QUICK
+) -> AsyncIterator[Follower]:
+    follower = Follower(url, Upstream(APP, Address.parse(simulator.address), tokens, contract=CHAT), waits)
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def client_of(issuer: Issuer, simulator: Simulator) -> ClientCredentials:
+    return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, simulator.address, waits=QUICK)
+
+
+async def stored(follower: Follower, count: int) -> None:
+    async def enough() -> bool:
+        assert follower.refusal is None
+        return follower.stored >= count
+
+    await until(enough, f"{count} events stored")
+
+
+async def refusal(follower: Follower) -> str:
+    """The sentence with which it ends; nothing secret is in it."""
+
+    async def refused() -> bool:
+        return follower.state is State.REFUSED
+
+    await until(refused, "the refusal")
+    assert follower.refusal is not None
+    assert not [secret for secret in ("token-of", CLIENT_SECRET, "my-token") if secret in follower.refusal]
+    return follower.refusal
+
+
+LAST_ERROR = "SELECT max(last_error) FROM eventstore.cursors WHERE app = %s"
+
+
+async def last_error(url: str) -> object:
+    async with connection(url) as conn:
+        return await value(conn, LAST_ERROR, APP)
+
+
+# A client's tokens
+
+
+async def test_a_refused_token_is_fetched_anew_and_nothing_is_missed(
+    database_url: str, simulator: Simulator, issuer: Issuer
+) -> None:
+    async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
+        await stored(follower, EVENTS // 2)
+        simulator.token = "token-of-the-issuer-2"
+        simulator.inject(Fault(FaultKind.UNAVAILABLE))
+        await stored(follower, EVENTS)
+        await simulator.wait_for(lambda: simulator.calls[-1].authorization == "Bearer token-of-the-issuer-2")
+    assert issuer.tokens == ["token-of-the-issuer-1", "token-of-the-issuer-2"]
+    assert {asked.pairs["resource"] for asked in issuer.forms} == {simulator.address}
+
+
+async def test_one_token_serves_many_dials(database_url: str, simulator: Simulator, issuer: Issuer) -> None:
+    simulator.inject(Fault(FaultKind.UNAVAILABLE, after=10, times=3))
+    async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
+        await stored(follower, EVENTS)
+    assert len(simulator.calls) == 4
+    assert len(issuer.forms) == 1
+
+
+async def test_a_token_refused_again_after_its_renewal_is_final(
+    database_url: str, simulator: Simulator, issuer: Issuer
+) -> None:
+    simulator.token = "another"
+    async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
+        said = await refusal(follower)
+    assert said.startswith(f"{simulator.address} refuses the token: UNAUTHENTICATED")
+    assert len(issuer.forms) == len(simulator.calls) == 2
+    assert await last_error(database_url) == said
+
+
+async def test_a_renewal_counts_anew_once_a_token_was_taken(
+    database_url: str, simulator: Simulator, issuer: Issuer
+) -> None:
+    async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
+        await stored(follower, EVENTS)
+        for number, entry in enumerate(log_of(3, ago=0), 2):
+            simulator.token = f"token-of-the-issuer-{number}"
+            simulator.inject(Fault(FaultKind.UNAVAILABLE))
+            await simulator.append(entry)
+            await stored(follower, EVENTS + number - 1)
+            await settled(database_url)
+    assert len(issuer.forms) == 4
+
+
+async def test_a_renewal_counts_anew_on_a_stream_that_brings_nothing_too(
+    database_url: str, simulator: Simulator, issuer: Issuer
+) -> None:
+    waits = QUICK.model_copy(update={"healthy_after": 0.05})
+    async with following(database_url, simulator, client_of(issuer, simulator), waits) as follower:
+        await stored(follower, EVENTS)
+        for number in (2, 3):
+            simulator.token = f"token-of-the-issuer-{number}"
+            simulator.inject(Fault(FaultKind.UNAVAILABLE))
+            await simulator.wait_for(lambda: taken(simulator, f"Bearer {simulator.token}"))
+            await settled(database_url, give_up=2)
+    assert len(issuer.forms) == 3
+
+
+def taken(simulator: Simulator, authorization: str) -> bool:
+    """Whether the last call came with that, and lasts."""
+    return simulator.calls[-1].authorization == authorization and simulator.calls[-1].ended is None
+
+
+async def settled(url: str, give_up: float = 30) -> None:
+    """Wait until the stream counts as taken: that clears its last error."""
+    async with connection(url) as conn:
+
+        async def clear() -> bool:
+            return await value(conn, LAST_ERROR, APP) is None
+
+        async with asyncio.timeout(give_up):
+            await until(clear, "a stream without an error")
+
+
+async def test_an_issuer_that_is_down_is_waited_for(
+    database_url: str, simulator: Simulator, issuer_factory: IssuerFactory
+) -> None:
+    down = await issuer_factory()
+    await down.__aexit__(None, None, None)
+    async with following(database_url, simulator, client_of(down, simulator)) as follower:
+        assert "does not answer" in str(await until(lambda: last_error(database_url), "an error of the issuer"))
+        assert simulator.calls == []
+        up = await issuer_factory(port=down.port)
+        await stored(follower, EVENTS)
+    assert len(up.forms) == 1
+
+
+async def test_an_issuer_that_refuses_the_client_is_final(
+    database_url: str, simulator: Simulator, issuer: Issuer
+) -> None:
+    issuer.always = REFUSES_THE_CLIENT
+    async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
+        said = await refusal(follower)
+    assert said == f"the issuer {issuer.url} refuses the client: invalid_client: who is that?"
+    assert (len(issuer.forms), simulator.calls) == (1, [])
+    assert await last_error(database_url) == said
+
+
+# A token in hand
+
+
+async def test_a_fixed_token_that_is_refused_is_final_at_once(database_url: str, simulator: Simulator) -> None:
+    async with following(database_url, simulator, FixedToken("my-token")) as follower:
+        assert "refuses the token: UNAUTHENTICATED" in await refusal(follower)
+    assert len(simulator.calls) == 1
+
+
+async def test_a_refused_token_of_a_file_is_read_anew_once(
+    database_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("token-of-the-issuer-1")
+    async with following(database_url, simulator, FileToken(file)) as follower:
+        await stored(follower, EVENTS)
+        simulator.token = "fresh"
+        file.write_text("fresh\n")
+        simulator.inject(Fault(FaultKind.UNAVAILABLE))
+        await simulator.append(*log_of(1, ago=0))
+        await stored(follower, EVENTS + 1)
+        await settled(database_url)
+        calls = len(simulator.calls)
+        simulator.token = "fresher"
+        simulator.inject(Fault(FaultKind.UNAVAILABLE))
+        assert "refuses the token" in await refusal(follower)
+    assert len(simulator.calls) == calls + 2
+
+
+async def test_a_token_file_is_read_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    tokens = FileToken(file)
+    for content in (" first\n", "second"):
+        file.write_text(content)
+        assert await tokens.token() == content.strip()
+        assert await tokens.renew() is True
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"two words", b"\xff", "tök".encode()])
+async def test_a_file_without_a_token_is_final(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(CredentialsRefused, match=r"token file .*token (can't be read|holds no token)"):
+        await FileToken(file).token()
+
+
+async def test_a_fixed_token_can_not_be_renewed() -> None:
+    tokens = FixedToken("one\n")
+    assert await tokens.token() == "one"
+    assert await tokens.renew() is False
+
+
+@pytest.mark.parametrize("token", ["", " ", "two words", "two\nlines", "tök"])
+def test_what_can_not_be_a_token_is_a_configuration_error(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="the token can't be one") as caught:
+        FixedToken(token)
+    assert not token.strip() or token not in str(caught.value)

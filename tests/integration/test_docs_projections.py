@@ -1,0 +1,91 @@
+"""The examples in docs/writing-a-projection.md and docs/read-models.md do what the pages say."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from projections.migrate import upgrade
+from projections.registry import registered
+from projections.testing import event
+from projections.worker import Step
+from tests import folding, store
+from tests.installed import install
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The page's modules, importable, and registered as the page registers them."""
+    found = blocks("writing-a-projection.md", "python")
+    sources = {block.split("\n", 1)[0].removeprefix("# ").removesuffix(".py"): block for block in found}
+    assert len(sources) == len(found)
+    (registration,) = blocks("writing-a-projection.md", "toml")
+    points = tomllib.loads(registration)["project"]["entry-points"]["projections"]
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    install(folder, monkeypatch, sources, points)
+    return list(sources)
+
+
+async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -> None:
+    ran = []
+    for name in modules:
+        for function in vars(importlib.import_module(name)).values():
+            if inspect.iscoroutinefunction(function) and function.__name__.startswith("test_"):
+                await function(database_url)
+                ran.append(function.__name__)
+    assert ran == ["test_a_recipient_is_counted_by_the_latest_error", "test_who_consents_again_is_no_opt_out"]
+
+
+async def test_as_the_page_registers_them_they_are_migrated_and_run(modules: list[str], database_url: str) -> None:
+    assert modules
+    projections = registered()
+    assert {"error_counts", "opt_outs", "request_status"} <= set(projections)
+    upgrade(database_url)
+    events = [
+        event(2, ppnum="4179", error_code="blocked"),
+        event(5, ppnum="4378"),
+        event(2, ppnum="4378", error_code="blocked"),
+        event(5, ppnum="4379"),
+        event(4, ppnum="4379"),
+    ]
+    async with store.appender(database_url) as appender:
+        await appender.append(events)
+    for name in ("error_counts", "opt_outs"):
+        worker = folding.worker(database_url, projections[name], batch_size=2)
+        async with folding.connected(worker) as conn:
+            assert await folding.fold(worker, conn) is Step.AT_HEAD
+        assert worker.windows == 3
+    with psycopg.connect(database_url) as look:
+        assert look.execute("SELECT error_code, recipients FROM error_counts").fetchall() == [("blocked", 2)]
+        assert look.execute("SELECT ppnum, country FROM opt_outs WHERE NOT deleted").fetchall() == [("4378", "AT")]
+
+
+@pytest.mark.parametrize("query", blocks("read-models.md", "sql"))
+def test_each_query_of_the_page_on_read_models_runs(database_url: str, query: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        for statement in query.split(";"):
+            if statement.strip():
+                conn.execute(statement.encode())
+
+
+def test_the_page_on_read_models_names_every_table_and_view(database_url: str) -> None:
+    page = (DOCS / "read-models.md").read_text()
+    with psycopg.connect(database_url) as conn:
+        names = conn.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        ).fetchall()
+    assert len(names) == 8
+    assert [name for (name,) in names if name not in page] == []

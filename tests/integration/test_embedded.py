@@ -1,0 +1,363 @@
+"""The embedded PostgreSQL: nobody gets in without the password, and no kill at any moment keeps it from starting."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from eventstore.embedded import EmbeddedPostgres, EmbeddedWaits
+from eventstore.errors import EmbeddedError
+from tests.servers import FAST, embedded, temporary_home
+
+STARTER = """\
+import sys, pathlib
+from tests.servers import embedded
+print(embedded(pathlib.Path(sys.argv[1])).start(), flush=True)
+"""
+HOLDER = """\
+import sys, fcntl, pathlib, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write("4711"); file.flush()
+print("held", flush=True)
+time.sleep(600)
+"""
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with temporary_home() as folder:
+        yield folder
+
+
+@pytest.fixture
+def server(home: Path) -> EmbeddedPostgres:
+    return embedded(home)
+
+
+def starter(home: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", STARTER, str(home)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def ask(url: str | None, query: str) -> object:
+    assert url is not None
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        cursor = connection.execute(query)
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.002)
+
+
+def kill_postmaster(server: EmbeddedPostgres) -> int:
+    pid = server.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: server.status().pid is None)
+    return pid
+
+
+def instance(home: Path) -> list[Path]:
+    """The folders in which this home's files may lie."""
+    status = EmbeddedPostgres(home).status()
+    return [home, *([status.data.parent] if status.data else [])]
+
+
+def test_start_and_stop_are_idempotent_and_data_stays(server: EmbeddedPostgres) -> None:
+    assert server.status().state == "absent"
+    assert server.url() is None
+    server.stop()
+    url = server.start()
+    assert server.start() == url == server.url()
+    assert server.status().state == "running"
+    ask(url, "create table kept as select 42 as answer")
+    server.stop()
+    server.stop()
+    assert server.status().state == "stopped"
+    assert server.url() is server.superuser_url() is None
+    assert server.start() == url
+    assert ask(url, "select answer from kept") == 42
+
+
+def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(server: EmbeddedPostgres) -> None:
+    url = server.start()
+    assert url.startswith("postgresql://projections:")
+    assert url.endswith("/projections")
+    assert ask(url, "show server_encoding") == "UTF8"
+    assert (
+        ask(url, "select datcollate || datctype from pg_database where datname = current_database()") == "C.UTF-8" * 2
+    )
+    role = "select rolsuper or rolcreatedb or rolcreaterole or rolbypassrls from pg_roles where rolname = current_user"
+    assert ask(url, role) is False
+    ask(url, "create schema something")
+    assert ask(server.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
+
+
+def test_trusts_nobody(server: EmbeddedPostgres) -> None:
+    url = server.start()
+    superuser_url = server.superuser_url() or ""
+    for known in (url, superuser_url):
+        scheme, _, rest = known.partition("://")
+        login, _, place = rest.partition("@")
+        user = login.partition(":")[0]
+        for wrong in (f"{user}:wrong@", f"{user}@"):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                ask(f"{scheme}://{wrong}{place}", "select 1")
+    rules = "select string_agg(distinct auth_method, ',') from pg_hba_file_rules"
+    assert ask(superuser_url, rules) == "scram-sha-256"
+    stored = "select bool_and(rolpassword like 'SCRAM-SHA-256$%') from pg_authid where rolcanlogin"
+    assert ask(superuser_url, stored) is True
+
+
+def test_listens_on_one_loopback_address_and_no_unix_socket(home: Path) -> None:
+    wide_open = {"listen_addresses": "*", "unix_socket_directories": "/tmp", "password_encryption": "md5"}  # noqa: S108
+    server = EmbeddedPostgres(home, settings={**FAST, **wide_open})
+    server.start()
+    port = server.status().port
+    assert port is not None
+    url = server.superuser_url()
+    assert ask(url, "show listen_addresses") == "127.0.0.1"
+    assert ask(url, "show unix_socket_directories") == ""
+    assert ask(url, "show password_encryption") == "scram-sha-256"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    assert f".s.PGSQL.{port}" not in Path("/proc/net/unix").read_text()
+
+
+def test_passwords_are_private_and_no_other_folder_changes_its_mode(tmp_path: Path) -> None:
+    outer = tmp_path / "outer folder"
+    outer.mkdir(mode=0o711)
+    home = outer / ".projections"
+    home.mkdir(mode=0o755)
+    before = {folder: folder.stat().st_mode for folder in home.parents}
+    server = embedded(home)
+    server.start()
+    try:
+        assert {folder: folder.stat().st_mode for folder in home.parents} == before
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert stat.S_IMODE((home / "embedded.json").stat().st_mode) == 0o600
+        status = server.status()
+        assert status.data is not None
+        assert stat.S_IMODE(status.data.stat().st_mode) == 0o700
+        secrets = [
+            part.partition("@")[0].rpartition(":")[2] for part in (server.url() or "", server.superuser_url() or "")
+        ]
+        for folder in instance(home):
+            for file in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077):
+                text = file.read_bytes()
+                assert not any(secret.encode() in text for secret in secrets), file
+    finally:
+        server.destroy()
+
+
+def test_its_log_carries_no_values(server: EmbeddedPostgres) -> None:
+    url = server.start()
+    ask(url, "create table people (ppnum text primary key)")
+    ask(url, "insert into people values ('+4912345')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        ask(url, "insert into people values ('+4912345')")
+    server.stop()
+    log = server.status().log
+    assert log is not None
+    text = "".join(path.read_text() for path in log.iterdir())
+    assert "duplicate key" in text
+    assert "+4912345" not in text
+
+
+def test_outlives_the_process_that_started_it(server: EmbeddedPostgres) -> None:
+    process = starter(server.home)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert server.url() == said.strip()
+    assert ask(said.strip(), "select 1") == 1
+
+
+def test_recovers_when_its_postmaster_is_killed(server: EmbeddedPostgres) -> None:
+    url = server.start()
+    ask(url, "create table kept as select 42 as answer")
+    kill_postmaster(server)
+    assert server.url() is None
+    assert ask(server.start(), "select answer from kept") == 42
+
+
+def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) -> None:
+    url = server.start()
+    with psycopg.connect(url) as connection:
+        os.kill(connection.info.backend_pid, signal.SIGSTOP)
+        kill_postmaster(server)
+        impatient = EmbeddedPostgres(server.home, settings=FAST, waits=EmbeddedWaits(leftovers=0.3))
+        assert ask(impatient.start(), "select 1") == 1
+        connection.close()
+
+
+@pytest.mark.parametrize("stop_first", [True, False], ids=["stopped", "killed"])
+def test_is_not_fooled_by_a_process_number_that_another_process_has_now(
+    server: EmbeddedPostgres, *, stop_first: bool
+) -> None:
+    server.start()
+    data = server.status().data
+    assert data is not None
+    pid_file = data / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    if stop_first:
+        server.stop()
+    else:
+        kill_postmaster(server)
+    owner = data.stat().st_uid
+    other = subprocess.Popen(["sleep", "600"], user=owner)
+    try:
+        pid_file.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
+        assert server.url() is None
+        server.stop()
+        assert ask(server.start(), "select 1") == 1
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def moment(home: Path, name: str) -> bool:
+    patterns = {
+        "state": "embedded.json",
+        "initdb": ".initdb-*/data/base",
+        "cluster": "postgres",
+        "up": "postgres/postmaster.pid",
+    }
+    return any(list(folder.glob(patterns[name])) for folder in instance(home))
+
+
+@pytest.mark.parametrize("name", ["state", "initdb", "cluster", "up"])
+def test_goes_on_where_a_killed_starter_left(home: Path, name: str) -> None:
+    process = starter(home)
+    wait_for((home / "embedded.json").exists)
+    wait_for(lambda: moment(home, name))
+    process.kill()
+    process.communicate()
+    server = embedded(home)
+    assert ask(server.start(), "select 1") == 1
+    assert not [left for folder in instance(home) for left in folder.glob(".initdb-*")]
+
+
+def test_starts_over_a_half_made_cluster(server: EmbeddedPostgres) -> None:
+    server.start()
+    folder = instance(server.home)[1]
+    half = folder / ".initdb-dead" / "data" / "base"
+    half.mkdir(parents=True)
+    server.stop()
+    server.start()
+    assert not half.exists()
+
+
+def test_starters_at_once_start_one_server(home: Path) -> None:
+    processes = [starter(home) for _ in range(4)]
+    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert set(answers) == {embedded(home).url()}
+
+
+def test_takes_another_port_when_its_own_is_taken(server: EmbeddedPostgres) -> None:
+    server.start()
+    port = server.status().port
+    assert port is not None
+    server.stop()
+    with socket.create_server(("127.0.0.1", port)):
+        url = server.start()
+        assert server.status().port != port
+        assert ask(url, "select 1") == 1
+
+
+def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> None:
+    home.mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(home / "embedded.lock")], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        os.kill(holder.pid, signal.SIGSTOP)
+        with pytest.raises(EmbeddedError, match="process 4711 has held"):
+            EmbeddedPostgres(home, settings=FAST, waits=EmbeddedWaits(lock=0.2)).start()
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert ask(embedded(home).start(), "select 1") == 1  # the kernel freed the lock of the dead
+
+
+def test_refuses_the_data_of_another_major_version(server: EmbeddedPostgres) -> None:
+    server.start()
+    server.stop()
+    with pytest.raises(EmbeddedError, match=r"was made by PostgreSQL 18, and this is 16\."):
+        EmbeddedPostgres(server.home, major=16, settings=FAST).start()
+
+
+def test_says_why_it_does_not_start(server: EmbeddedPostgres) -> None:
+    broken = EmbeddedPostgres(server.home, settings={**FAST, "max_connections": "none"})
+    with pytest.raises(EmbeddedError, match="max_connections"):
+        broken.start()
+    assert ask(server.start(), "select 1") == 1
+
+
+def test_a_damaged_memory_is_one_sentence(server: EmbeddedPostgres) -> None:
+    server.start()
+    server.stop()
+    memory = server.home / "embedded.json"
+    whole = memory.read_text()
+    for damaged in ("", "{}", whole.replace('"name": "', '"name": "../')):
+        memory.write_text(damaged)
+        with pytest.raises(EmbeddedError, match="is damaged"):
+            server.start()
+    memory.write_text(whole)
+
+
+def test_destroy_leaves_nothing(server: EmbeddedPostgres) -> None:
+    server.start()
+    status = server.status()
+    folders = instance(server.home)
+    server.destroy()
+    assert status.data is not None
+    assert not status.data.exists()
+    left = {path.name for folder in folders if folder.exists() for path in folder.iterdir()}
+    assert left <= {"embedded.lock"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's data lies outside the home")
+def test_no_other_home_finds_roots_data(server: EmbeddedPostgres, tmp_path: Path) -> None:
+    server.start()
+    first = server.status().data
+    copy = tmp_path / "copy"
+    shutil.copytree(server.home, copy)
+    copied = embedded(copy)
+    try:
+        copied.start()
+        assert copied.status().data != first
+        assert server.status().state == "running"
+    finally:
+        copied.destroy()
+    assert server.status().state == "running"
+
+
+def test_default_waits() -> None:
+    assert EmbeddedWaits().model_dump() == {
+        "lock": 90.0,
+        "initdb": 60.0,
+        "start": 60.0,
+        "stop": 30.0,
+        "leftovers": 5.0,
+        "poll": 0.02,
+    }

@@ -1,0 +1,386 @@
+"""How a row came about: the events in order, what each changed, which one decides; and a table that says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import ClassVar
+
+import pytest
+from psycopg import AsyncConnection
+from sqlalchemy import Boolean, Column, Executable, Integer, MetaData, Table, Text, insert, select
+from typer.testing import CliRunner, Result
+
+from eventstore.contracts import Event
+from projections import checkpoint, explain, manage
+from projections.cli import app as command
+from projections.errors import ProjectionsError, UsageError
+from projections.explain import Explanation
+from projections.metadata import READ_MODELS
+from projections.migrate import upgrade
+from projections.projection import Projection, Window
+from projections.python_fold import PythonProjection, Row, Tombstone
+from tests import folding, oracle, store
+from tests.folding import DIVIDES, QUICK, NewerWatched, Watched, append, told
+from tests.oracle import Record
+
+PPNUM, OTHER = "12300000001", "12300000002"
+REQUEST = "request 1"
+
+people = Table(
+    "people",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("ppnum", Text, primary_key=True),
+    Column("said", Text),
+    Column("event_id", Text(collation="C"), nullable=False),
+    Column("deleted", Boolean, nullable=False),
+)
+
+
+class People(PythonProjection):
+    """A grant is a row, a denial its end."""
+
+    name: ClassVar[str] = "people"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.GRANTED, oracle.DENIED})
+    tables: ClassVar[tuple[Table, ...]] = (people,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        key = {"app": event.app, "ppnum": event.ppnum}
+        if event.event_type == oracle.DENIED:
+            return [Tombstone(people, key)]
+        return [Row(people, {**key, "said": event.send_request_id})]
+
+
+numbered = Table(
+    "numbered",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+)
+
+
+class Numbered(Projection):
+    """Rows of which a number is part of the key."""
+
+    name: ClassVar[str] = "numbered"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
+    tables: ClassVar[tuple[Table, ...]] = (numbered,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app",)
+
+    def fold(self, window: Window) -> list[Executable]:
+        e = window.events
+        return [insert(numbered).from_select(["app", "number"], select(e.c.app, e.c.position))]
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+async def explained(
+    url: str,
+    table: str,
+    *key: str,
+    app: str | None = None,
+    projections: Iterable[type[Projection]] = READ_MODELS,
+) -> Explanation:
+    owner, found = explain.table_of({one.name: one() for one in projections}, table)
+    return await explain.explain(url, owner, found, key, app, QUICK)
+
+
+def made_by(found: Explanation) -> list[str]:
+    return [change.event.event_id for change in found.changes]
+
+
+async def folded(url: str, conn: AsyncConnection, *records: Record) -> None:
+    await append(conn, *records)
+    await folding.fold_all(url)
+
+
+# Each read model
+
+
+async def test_consent_and_which_event_decides_it(database_url: str, conn: AsyncConnection) -> None:
+    asked, granted = told(oracle.PENDING_CONSENT), told(oracle.GRANTED)
+    delivered, denied = told(oracle.DELIVERED), told(oracle.DENIED)
+    again = told(oracle.DELIVERED)
+    others = [told(oracle.DENIED, OTHER), told(oracle.DENIED, app="another"), told(oracle.FAILED)]
+    await folded(database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again)
+    found = await explained(database_url, "consent_registry", PPNUM, app="app")
+    assert made_by(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
+    assert (found.key, found.position) == ({"app": "app", "ppnum": PPNUM}, 8)
+    assert (found.decided_by, found.silent, found.skipped) == (again.event_id, 1, ())
+    said = [(change.after or {})["status"] for change in found.changes]
+    assert said == ["pending", "granted", "granted", "denied", "granted"]
+    first, second, third, *_ = found.changes
+    assert first.before is None
+    assert first.columns["status"] == (None, "pending")
+    assert second.columns["status"] == ("pending", "granted")
+    assert second.columns["event_id"] == (asked.event_id, granted.event_id)
+    assert set(third.columns) == {"delivery_event_id", "delivery_at", "delivery_request_id"}
+    assert [change.event.type_name for change in found.changes][:2] == ["RECIPIENT_PENDING_CONSENT", "CONSENT_GRANTED"]
+    assert found.row == found.there
+    assert found.row is not None
+    assert found.row["first_asked_at"] == asked.occurred_at
+
+
+async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnection) -> None:
+    asked, failed, delivered = told(oracle.PENDING_CONSENT), told(oracle.FAILED), told(oracle.DELIVERED, OTHER)
+    completed = told(oracle.COMPLETED, None, summary=oracle.Summary(3, 2, 1, 1, 0))
+    await folded(database_url, conn, asked, failed, delivered, told(request="request 2"), completed)
+    found = await explained(database_url, "request_recipients", REQUEST, PPNUM)
+    assert made_by(found) == [asked.event_id, failed.event_id]
+    assert (found.decided_by, found.silent, found.row) == (failed.event_id, 2, found.there)
+    found = await explained(database_url, "request_status", REQUEST)
+    assert made_by(found) == [record.event_id for record in (asked, failed, delivered, completed)]
+    assert (found.decided_by, found.silent, found.row) == (completed.event_id, 0, found.there)
+    assert [change.columns.get("state") for change in found.changes] == [
+        (None, "in_progress"),
+        None,
+        None,
+        ("in_progress", "completed"),
+    ]
+
+
+async def test_a_request_in_progress_is_decided_by_none(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, record := told())
+    found = await explained(database_url, "request_status", REQUEST)
+    assert (made_by(found), found.decided_by) == ([record.event_id], None)
+
+
+async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
+    votes = [
+        told(oracle.POLL_RESPONSE, ppnum, options=(option,))
+        for ppnum, option in ((PPNUM, "yes"), (OTHER, "yes"), (PPNUM, "no"), (OTHER, "no"))
+    ]
+    one, two, three, four = (vote.event_id for vote in votes)
+    await folded(database_url, conn, *votes)
+    found = await explained(database_url, "poll_responses", REQUEST, "poll 1", PPNUM)
+    assert (made_by(found), found.decided_by, found.silent) == ([one, three], three, 2)
+    assert found.changes[1].columns["options"] == (["yes"], ["no"])
+    found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "yes", app="app")
+    assert (made_by(found), found.decided_by) == ([one, two, three, four], None)
+    assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2), (2, 1), (1, None)]
+    assert found.changes[-1].after is None, "nobody chooses it any more"
+    assert (found.row, found.there) == (None, None)
+    found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "no")
+    assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2)]
+
+
+async def test_a_late_event_stands_where_its_event_id_puts_it(database_url: str, conn: AsyncConnection) -> None:
+    early, middle, last = told(oracle.PENDING_CONSENT), told(oracle.DENIED), told(oracle.GRANTED)
+    await folded(database_url, conn, early, last)
+    await folded(database_url, conn, middle)
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert made_by(found) == [early.event_id, middle.event_id, last.event_id]
+    assert [change.event.position for change in found.changes] == [1, 3, 2]
+    assert (found.decided_by, found.row) == (last.event_id, found.there)
+
+
+async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, first := told(oracle.GRANTED))
+    await append(conn, told(oracle.DENIED))
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.there)
+
+
+async def test_what_is_folded_in_the_meantime_is_no_difference(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await folded(database_url, conn, first := told(oracle.GRANTED))
+    events_of = explain._events_of
+
+    async def after_more(*arguments: object) -> object:
+        await folded(database_url, conn, told(oracle.DENIED))
+        return await events_of(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(explain, "_events_of", after_more)
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.there)
+
+
+async def test_the_log_is_searched_in_stretches(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "STRETCH", 2)
+    records = [told(oracle.GRANTED) for _ in range(5)]
+    await folded(database_url, conn, *records)
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert made_by(found) == [record.event_id for record in records]
+
+
+async def test_nothing_is_written_and_nothing_left(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(oracle.GRANTED), told())
+    before = await folding.rows(conn)
+    await explained(database_url, "consent_registry", PPNUM)
+    assert await folding.rows(conn) == before
+    assert await store.value(conn, "SELECT to_regnamespace('projections_shadow') IS NULL")
+
+
+# Tables that say otherwise
+
+
+async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(oracle.PENDING_CONSENT), granted := told(oracle.GRANTED))
+    await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert found.row is not None
+    assert found.there is not None
+    assert (found.row["status"], found.there["status"], found.decided_by) == ("granted", "denied", granted.event_id)
+    await conn.execute("DELETE FROM consent_registry")
+    found = await explained(database_url, "consent_registry", PPNUM, app="app")
+    assert (found.row is None, found.there) == (False, None)
+
+
+async def test_a_row_without_events(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(ppnum=OTHER))
+    await conn.execute(
+        "INSERT INTO consent_registry (app, ppnum, consent_status, consent_event_id, consent_at, consent_request_id)"
+        " VALUES ('app', %s, 'granted', 'none', now(), '')",
+        [PPNUM],
+    )
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert (found.changes, found.row, found.decided_by, found.silent) == ((), None, None, 0)
+    assert found.there is not None
+    assert found.there["status"] == "granted"
+
+
+async def test_neither_row_nor_events(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(ppnum=OTHER))
+    found = await explained(database_url, "consent_registry", PPNUM, app="app")
+    assert (found.changes, found.row, found.there) == ((), None, None)
+
+
+# Which row
+
+
+async def test_several_apps_that_have_it(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(), other := told(app="shop"))
+    with pytest.raises(UsageError, match=r"which app's row of consent_registry\? several have it \(app, shop\): say"):
+        await explained(database_url, "consent_registry", PPNUM)
+    for found in (
+        await explained(database_url, "consent_registry", PPNUM, app="shop"),
+        await explained(database_url, "consent_registry", "shop", PPNUM),
+    ):
+        assert (found.key["app"], made_by(found), found.row) == ("shop", [other.event_id], found.there)
+
+
+async def test_an_app_that_nobody_needs_to_name(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told())
+    await conn.execute("DELETE FROM consent_registry")
+    with pytest.raises(UsageError, match="none has it, and none is followed: say --app"):
+        await explained(database_url, "consent_registry", PPNUM)
+    await store.follow(conn)
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert (found.key["app"], found.there, found.row is None) == ("app", None, False)
+    await store.follow(conn, "shop")
+    with pytest.raises(UsageError, match=r"none has it, and these are followed \(app, shop\): say --app"):
+        await explained(database_url, "consent_registry", PPNUM)
+
+
+@pytest.mark.parametrize("key", [(), (PPNUM,), (REQUEST, PPNUM, "more", "even more")])
+async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnection, key: tuple[str, ...]) -> None:
+    await folded(database_url, conn, told())
+    with pytest.raises(UsageError, match="a row of request_recipients is named by send_request_id, ppnum: give these"):
+        await explained(database_url, "request_recipients", *key)
+    with pytest.raises(UsageError, match="named by send_request_id, ppnum"):
+        await explained(database_url, "request_recipients", "app", REQUEST, PPNUM, app="app")
+
+
+async def test_a_table_that_is_no_read_model(database_url: str) -> None:
+    with pytest.raises(UsageError, match="no read model 'nonsense': there are consent_registry, poll_responses, poll_"):
+        await explained(database_url, "nonsense", PPNUM)
+
+
+async def test_keys_that_are_no_text(database_url: str, conn: AsyncConnection) -> None:
+    upgrade(database_url, projections=[Numbered()])
+    await append(conn, told(), told())
+    await folding.fold_all(database_url, [Numbered])
+    found = await explained(database_url, "numbered", "2", projections=[Numbered])
+    assert (found.key, found.silent, found.decided_by) == ({"app": "app", "number": 2}, 1, None)
+    for key in (("two",), ("app", "two"), (str(2**40),)):
+        with pytest.raises(UsageError, match="that can't be a key of numbered") as caught:
+            await explained(database_url, "numbered", *key, projections=[Numbered])
+        assert key[-1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["'; DROP TABLE consent_registry; --", "100%", "%s", "$1", '"', "\\", "\n"])
+async def test_keys_are_never_sql(database_url: str, conn: AsyncConnection, key: str) -> None:
+    await folded(database_url, conn, record := told(ppnum=key))
+    found = await explained(database_url, "consent_registry", key)
+    assert (made_by(found), found.row) == ([record.event_id], found.there)
+
+
+async def test_before_the_first_run_and_under_another_version(database_url: str, conn: AsyncConnection) -> None:
+    await folding.make_watched(conn)
+    await append(conn, record := told())
+    with pytest.raises(ProjectionsError, match="watched has not run yet: start projections run, or run projections"):
+        await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
+    await folding.fold_all(database_url, [Watched])
+    with pytest.raises(ProjectionsError, match="are of version 1, this code is version 2: run projections rebuild wat"):
+        await explained(database_url, "watched", record.event_id, app="app", projections=[NewerWatched])
+    await conn.execute("UPDATE projections.checkpoints SET version = 2 WHERE name = 'watched'")
+    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this installation"):
+        await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
+
+
+# Other folds
+
+
+async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection) -> None:
+    await folding.make_watched(conn)
+    await append(conn, first := told(), poison := told(ppnum=DIVIDES))
+    async with folding.connected(one := folding.worker(database_url, Watched())) as own:
+        await folding.fold(one, own)
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await checkpoint.resume(conn, "watched")
+        await folding.fold(one, own)
+    found = await explained(database_url, "watched", first.event_id, app="app", projections=[Watched])
+    assert (made_by(found), found.skipped, found.silent) == ([first.event_id], (poison.event_id,), 1)
+    assert (found.position, found.row) == (2, found.there)
+
+
+async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) -> None:
+    upgrade(database_url, projections=[People()])
+    granted, denied, late = told(oracle.GRANTED), told(oracle.DENIED), told(oracle.GRANTED, request="late")
+    last = told(oracle.DENIED)
+    await append(conn, granted, last, late, denied, told(oracle.GRANTED, OTHER))
+    await folding.fold_all(database_url, [People])
+    found = await explained(database_url, "people", PPNUM, projections=[People])
+    assert made_by(found) == [record.event_id for record in (granted, denied, late, last)]
+    said = [change.columns.get("said") for change in found.changes]
+    assert said == [(None, REQUEST), (REQUEST, None), (None, "late"), ("late", None)]
+    assert [(change.after or {})["deleted"] for change in found.changes] == [False, True, False, True]
+    assert (found.decided_by, found.row) == (last.event_id, found.there)
+
+
+# The command
+
+
+def shown(url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(command, ["explain", *arguments], env={"DATABASE_URL": url}, prog_name="projections")
+
+
+async def test_json_is_json(database_url: str, conn: AsyncConnection) -> None:
+    asked, granted = told(oracle.PENDING_CONSENT), told(oracle.GRANTED)
+    await folded(database_url, conn, asked, granted, told(oracle.FAILED))
+    result = await asyncio.to_thread(shown, database_url, "consent_registry", PPNUM, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["table"], found["key"], found["position"]) == (
+        "consent_registry",
+        {"app": "app", "ppnum": PPNUM},
+        3,
+    )
+    assert (found["decided_by"], found["silent"], found["skipped"]) == (granted.event_id, 1, [])
+    assert [one["event_id"] for one in found["events"]] == [asked.event_id, granted.event_id]
+    assert found["events"][1]["event_type"] == "CONSENT_GRANTED"
+    assert found["events"][1]["changes"]["status"] == {"old": "pending", "new": "granted"}
+    assert found["row"] == found["table_row"] == found["events"][-1]["row"]
+    assert found["row"]["decided_at"] == granted.occurred_at.isoformat().replace("+00:00", "Z")

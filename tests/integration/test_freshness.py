@@ -1,0 +1,85 @@
+"""How far each read model is behind the log, as anybody can ask in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from projections import checkpoint
+from projections.read_models.request_status import RequestStatus
+from tests import folding, store
+from tests.folding import append, connected, told, worker
+
+NAME = RequestStatus.name
+
+
+class Fresh(NamedTuple):
+    """The one row of ``read_model_freshness``."""
+
+    read_model: str
+    position: int
+    events_behind: int
+    seconds_behind: float
+    state: str
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+async def fresh(conn: AsyncConnection) -> Fresh:
+    async with conn.cursor(row_factory=class_row(Fresh)) as cursor:
+        rows = await (await cursor.execute("SELECT * FROM read_model_freshness")).fetchall()
+    assert len(rows) == 1
+    return rows[0]
+
+
+async def since(conn: AsyncConnection, position: int) -> float:
+    """Seconds since an event was received."""
+    query = "SELECT extract(epoch FROM clock_timestamp() - received_at) FROM eventstore.events WHERE position = %s"
+    return float(str(await store.value(conn, query, position)))
+
+
+async def test_nobody_is_behind_an_empty_log(database_url: str, conn: AsyncConnection) -> None:
+    await folding.fold_all(database_url, [RequestStatus])
+    assert await fresh(conn) == (NAME, 0, 0, 0.0, "running")
+
+
+async def test_seconds_are_since_the_first_unfolded_event_and_0_when_there_is_none(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    one = worker(database_url, RequestStatus(), batch_size=1)
+    async with connected(one) as own:
+        for _ in range(3):
+            await append(conn, told())
+        for position in range(3):
+            behind_at_least = await since(conn, position + 1)
+            now = await fresh(conn)
+            assert (now.position, now.events_behind, now.state) == (position, 3 - position, "running")
+            assert behind_at_least <= now.seconds_behind <= await since(conn, position + 1)
+            await one.step(own)
+        assert await fresh(conn) == (NAME, 3, 0, 0.0, "running")
+
+
+async def test_a_clock_that_was_set_back_does_not_bring_it_before_the_log(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [RequestStatus])
+    await folding.insert_at(conn, 1, told(), received_in=3600)
+    now = await fresh(conn)
+    assert (now.events_behind, now.seconds_behind) == (1, 0.0)
+
+
+async def test_the_state_is_the_checkpoints_and_a_hole_counts(database_url: str, conn: AsyncConnection) -> None:
+    await folding.fold_all(database_url, [RequestStatus])
+    await folding.insert_at(conn, 3, told())
+    await checkpoint.pause(conn, NAME)
+    now = await fresh(conn)
+    assert (now.position, now.events_behind, now.state) == (0, 3, "paused")
+    assert now.seconds_behind > 0

@@ -1,0 +1,165 @@
+"""Several apps: one refused and the others going on, one stream given to two, and two processes for one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.ingest.follower import State
+from eventstore.simulator import Fault, FaultKind
+from tests import store
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import follower, following, ingest, log_of, payloads, quick, row_of, stored
+from tests.store import CHAT, PCS
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+async def test_several_apps_are_followed_at_once_and_one_that_is_refused_ends_alone(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    logs = [log_of(20, ago=3600 * hours) for hours in (1, 2, 3)]
+    shop, clinic, bad = [await simulator_factory(log) for log in logs]
+    bad.inject(Fault(FaultKind.PERMISSION_DENIED, after=5))
+    followers = [
+        follower(database_url, shop.address, app="shop"),
+        follower(database_url, clinic.address, app="clinic", contract=PCS),
+        follower(database_url, bad.address, app="bad"),
+    ]
+    async with following(*followers) as running:
+        await running.until(lambda: followers[2].state is State.REFUSED, "the refusal")
+        (late,) = log_of(1, ago=0)
+        await shop.append(late)
+        await running.until(lambda: followers[0].stored == 21, "what came after the refusal")
+        await running.until(lambda: followers[1].stored == 20, "the other's events")
+        outcome = await running.stop()
+    assert list(outcome.refused) == ["bad"]
+    assert outcome.uncommitted == ()
+    assert await stored(conn, "shop") == payloads([*logs[0], late], CHAT)
+    assert await stored(conn, "clinic") == payloads(logs[1], PCS)
+    assert await stored(conn, "bad") == payloads(logs[2][:5], CHAT)
+
+
+async def test_it_is_idle_when_all_that_live_are(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    good, bad = await simulator_factory(log_of(5)), await simulator_factory()
+    bad.inject(Fault(FaultKind.NOT_FOUND))
+    outcome = await ingest(
+        follower(database_url, good.address, app="good"), follower(database_url, bad.address, app="bad")
+    )
+    assert (outcome.stored, list(outcome.refused)) == (5, ["bad"])
+
+
+async def test_it_ends_by_itself_once_all_are_refused(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory()
+    simulator.inject(Fault(FaultKind.PERMISSION_DENIED, times=2))
+    async with following(*(follower(database_url, simulator.address, app=app) for app in "ab")) as running:
+        outcome = await running.outcome()
+    assert sorted(outcome.refused) == ["a", "b"]
+
+
+async def test_one_stream_given_to_two_apps_ends_the_second_and_writes_nothing_for_it(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(10)
+    simulator = await simulator_factory(log)
+    first = follower(database_url, simulator.address, app="first")
+    async with following(first) as running:
+        await running.until(lambda: first.stored == 10, "the first's events")
+        outcome = await ingest(follower(database_url, simulator.address, app="second"), until_idle=60)
+        (late,) = log_of(1, ago=0)
+        await simulator.append(late)
+        await running.until(lambda: first.stored == 11, "what comes later")
+    sentence = outcome.refused["second"]
+    assert f"event {log[0].event_id} is already stored under app 'first'" in sentence
+    assert await stored(conn, "second") == []
+    row = await row_of(conn, "second")
+    assert (row["cursor"], row["error"]) == (None, sentence)
+    assert await store.kept(conn) == []
+
+
+async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(12)
+    simulator = await simulator_factory(log[:6])
+    first, second = (follower(database_url, simulator.address) for _ in range(2))
+    with capture_logs() as logs:
+        async with following(first) as one:
+            await one.until(lambda: first.stored == 6, "the first's events")
+            async with following(second) as other:
+                await other.until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
+                assert second.state is State.STANDING_BY
+                assert not second.is_quiet
+                (line,) = [line for line in logs if line["event"] == "standing by"]
+                assert line["app"] == "app"
+                assert line["holder"].startswith("projections ingest app ")
+                assert len(simulator.calls) == 1
+                await one.stop()
+                await simulator.append(*log[6:])
+                await other.until(lambda: second.stored == 6, "the second's events")
+                assert (await row_of(conn))["epoch"] == 2
+    assert await stored(conn) == payloads(log, CHAT)
+    assert sum(line["event"] == "standing by" for line in logs) == 1
+
+
+async def test_one_that_stands_by_ends_when_it_is_told_to(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    first, second = (follower(database_url, simulator.address) for _ in range(2))
+    with capture_logs() as logs:
+        async with following(first) as one:
+            await one.until(lambda: first.stored == 3, "the first's events")
+            async with following(second) as other:
+                await other.until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
+                outcome = await other.stop()
+    assert (outcome.stored, outcome.uncommitted, outcome.refused) == (0, (), {})
+
+
+async def test_an_error_of_ours_in_one_app_ends_that_app_alone(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    class Broken:
+        async def token(self) -> str:
+            raise LookupError("a mistake")
+
+        async def renew(self) -> bool:
+            return False
+
+    simulator = await simulator_factory(log_of(3))
+    good = follower(database_url, simulator.address, app="good")
+    bad = follower(database_url, simulator.address, app="bad", tokens=Broken())
+    with capture_logs() as logs:
+        outcome = await ingest(good, bad)
+    assert (outcome.stored, list(outcome.refused)) == (3, ["bad"])
+    assert "a mistake" in outcome.refused["bad"]
+    (line,) = (line for line in logs if line["event"] == "an error of ours")
+    assert any("test_ingest_apps.py" in place for place in line["where"])
+
+
+async def test_what_was_received_and_lost_with_the_database_is_said(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    """Also when the app's lock went with it: nobody else follows it, as far as is known."""
+    log = log_of(6)
+    simulator = await simulator_factory(log[:3])
+    waits = quick(leader_timeout=0.4, shutdown=0.3)
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        one = follower(through(database_url, proxy.port), simulator.address, waits=waits)
+        with capture_logs() as logs:
+            async with following(one, waits=waits) as running:
+                await running.until(lambda: one.stored == 3, "the first events")
+                proxy.pause()
+                await simulator.append(*log[3:])
+                await running.until(lambda: any(line["event"] == "lost the app" for line in logs), "the loss")
+                outcome = await running.stop()
+    assert outcome.uncommitted == ("app",)

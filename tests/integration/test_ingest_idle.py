@@ -1,0 +1,155 @@
+"""``--until-idle``: what time counts, what doesn't, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from structlog.testing import capture_logs
+
+from eventstore.ingest.follower import State
+from eventstore.simulator import Fault, FaultKind, Settings
+from tests import store
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.following import Running, follower, following, ingest, log_of, quick
+from tests.store import PCS
+
+SHORT = 0.15
+
+
+async def still_runs(running: Running) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.shield(running._task)
+    return not running._task.done()
+
+
+async def test_a_stream_on_which_nothing_ever_comes_is_idle(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory([], Settings(keep_alive=0.01))
+    outcome = await ingest(follower(database_url, simulator.address, contract=PCS), until_idle=SHORT)
+    assert (outcome.stored, outcome.refused, outcome.uncommitted) == (0, {}, ())
+
+
+async def test_all_that_is_there_is_stored_before_it_counts(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3_000))
+    outcome = await ingest(follower(database_url, simulator.address), until_idle=SHORT)
+    assert (outcome.stored, outcome.uncommitted) == (3_000, ())
+
+
+async def test_duplicates_don_t_hold_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(5), Settings(keep_alive=0.01))
+    one = follower(database_url, simulator.address, contract=PCS)
+
+    async def repeat() -> None:
+        while True:
+            simulator.inject(Fault(FaultKind.DUPLICATES, after=5, count=1))
+            await simulator.wait_for(lambda: not simulator.faults_left)
+            await asyncio.sleep(0.03)
+
+    async with following(one, until_idle=0.3) as running:
+        repeating = asyncio.create_task(repeat())
+        outcome = await running.outcome()
+        repeating.cancel()
+    assert outcome.stored == 5
+    assert outcome.duplicates > 0
+
+
+async def test_a_stream_that_ended_normally_counts_as_there(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3), Settings(end_at_log_end=True))
+    waits = quick(backoff_first=60, backoff_cap=60, normal_end_cap=60)
+    outcome = await ingest(follower(database_url, simulator.address, waits=waits), waits=waits, until_idle=SHORT)
+    assert (outcome.stored, len(simulator.calls)) == (3, 1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+async def test_time_without_a_connection_doesn_t_count(
+    database_url: str, simulator_factory: SimulatorFactory, seconds: float
+) -> None:
+    simulator = await simulator_factory()
+    await simulator.stop()
+    one = follower(database_url, simulator.address)
+    with capture_logs() as logs:
+        async with following(one, until_idle=seconds) as running:
+            await running.until(lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten dials")
+            assert await still_runs(running)
+            await simulator_factory(log_of(3), Settings(port=simulator.port))
+            outcome = await running.outcome()
+    assert (outcome.refused, outcome.uncommitted) == ({}, ())
+
+
+async def test_a_stream_that_failed_is_not_there(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(3))
+    simulator.inject(Fault(FaultKind.UNAVAILABLE, after=3, times=1))
+    waits = quick(backoff_first=60, backoff_cap=60)
+    one = follower(database_url, simulator.address, waits=waits)
+    with capture_logs() as logs:
+        async with following(one, waits=waits, until_idle=SHORT) as running:
+            await running.until(lambda: any(line["event"] == "the stream failed" for line in logs), "the failure")
+            assert not one.is_quiet
+            assert await still_runs(running)
+
+
+async def test_a_database_outage_doesn_t_count(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(3))
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        one = follower(through(database_url, proxy.port), simulator.address, waits=quick(leader_heartbeat=0.02))
+        with capture_logs() as logs:
+            async with following(one, until_idle=0.6) as running:
+                await running.until(lambda: one.stored == 3, "the events")
+                proxy.refuse()
+                await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+                away = len(logs)
+                await running.until(lambda: len(logs) >= away + 20, "twenty attempts to connect")
+                assert not one.is_quiet
+                assert await still_runs(running)
+                proxy.accept()
+                outcome = await running.outcome()
+    assert (outcome.stored, outcome.uncommitted) == (3, ())
+
+
+async def test_what_is_not_committed_yet_holds_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(3))
+    one = follower(database_url, simulator.address)
+    async with store.connection(database_url) as conn, following(one, until_idle=0.05) as running:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+            await running.until(lambda: len(one._buffer), "something to append")
+            await conn.execute("SELECT pg_sleep(0.3)")  # six times what would be idle
+            assert not one.is_quiet
+            assert await still_runs(running)
+        outcome = await running.outcome()
+    assert (outcome.stored, outcome.uncommitted) == (3, ())
+
+
+async def test_a_stop_while_the_database_is_away_says_whose_events_are_uncommitted(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        one = follower(through(database_url, proxy.port), simulator.address)
+        async with following(one) as running:
+            await running.until(lambda: one.stored == 3, "the events")
+            proxy.refuse()
+            await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+            assert (await running.stop()).uncommitted == ("app",)
+
+
+async def test_what_was_received_is_committed_before_a_stop(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(2_000), Settings(rate=4_000))
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: len(one._buffer), "something uncommitted")
+        outcome = await running.stop()
+    assert outcome.uncommitted == ()
+    assert not one.has_uncommitted
+    assert outcome.stored > 0

@@ -1,0 +1,217 @@
+"""Ingest, refused or put off: what ends an app for good, what is tried again, and after how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import grpc
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.errors import CredentialsRefused, IssuerUnavailable
+from eventstore.ingest import session
+from tests import store, wire
+from tests.following import follower, following, ingest, quick, row_of, stored
+from tests.scripted import ends, scripted, stays
+from tests.store import APP, PCS
+
+Status = grpc.StatusCode
+FINAL = [Status.PERMISSION_DENIED, Status.NOT_FOUND, Status.INVALID_ARGUMENT]
+TRANSIENT = set(Status) - {Status.OK, Status.UNAUTHENTICATED, Status.UNIMPLEMENTED, *FINAL}
+MESSAGES = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(6), strict=False)]
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+class Slept:
+    """Stands for ``asyncio`` in a module: it keeps how long each sleep was to be, and sleeps for no time."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await asyncio.sleep(0)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(asyncio, name)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
+    """The back-offs of all sessions, which take no time."""
+    recorder = Slept()
+    monkeypatch.setattr(session, "asyncio", recorder)
+    return recorder
+
+
+class Tokens:
+    """Gives one token after the other, the next one when it is asked to renew."""
+
+    def __init__(self, *tokens: str | Exception, renewable: bool = True) -> None:
+        self._tokens = list(tokens)
+        self._renewable = renewable
+        self.renewed = 0
+
+    async def token(self) -> str:
+        token = self._tokens[min(self.renewed, len(self._tokens) - 1)]
+        if isinstance(token, Exception):
+            if len(self._tokens) > 1:
+                self._tokens.pop(0)
+            raise token
+        return token
+
+    async def renew(self) -> bool:
+        self.renewed += 1
+        return self._renewable
+
+
+@pytest.mark.parametrize("code", FINAL, ids=lambda code: code.name)
+async def test_a_final_status_ends_the_app_with_a_sentence_and_what_came_before_is_committed(
+    database_url: str, conn: AsyncConnection, code: grpc.StatusCode
+) -> None:
+    async with scripted(ends(code, *MESSAGES[:3], said="because of 12300000001")) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address), until_idle=60)
+    sentence = outcome.refused[APP]
+    assert sentence.startswith(f"{upstream.address} refuses the stream: {code.name}: because of")
+    assert "12300000001" not in sentence
+    assert len(upstream.asked) == 1
+    assert await stored(conn) == MESSAGES[:3]
+    assert (await row_of(conn))["error"] == sentence
+
+
+async def test_every_transient_status_is_dialled_again(database_url: str, conn: AsyncConnection, slept: Slept) -> None:
+    scripts = [ends(code) for code in sorted(TRANSIENT, key=str)]
+    async with scripted(*scripts, stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address))
+    assert (outcome.stored, outcome.refused) == (len(MESSAGES), {})
+    assert len(upstream.asked) == len(TRANSIENT) + 1
+    assert len(slept.waits) == len(TRANSIENT)
+    assert await stored(conn) == MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("trailing", "waited"),
+    [
+        (("retry-after", "120"), 120.0),
+        (("retry-after-ms", "45500"), 45.5),
+        (("retry-after", "999999"), 3600.0),
+        (("retry-after", "soon"), None),
+        (("retry-after", "0"), None),
+    ],
+)
+async def test_what_the_upstream_asks_to_wait_is_waited(
+    database_url: str, slept: Slept, trailing: tuple[str, str], waited: float | None
+) -> None:
+    async with scripted(ends(Status.RESOURCE_EXHAUSTED, trailing=[trailing]), stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address))
+    assert outcome.stored == len(MESSAGES)
+    (wait,) = slept.waits
+    assert wait == waited or (waited is None and wait <= 0.004)
+
+
+async def test_back_off_doubles_to_its_cap_while_dials_fail_and_begins_anew_after_a_new_event(
+    database_url: str, slept: Slept
+) -> None:
+    waits = quick(backoff_first=1, backoff_cap=16)
+    failures = [ends(Status.UNAVAILABLE)] * 6
+    async with scripted(
+        *failures, ends(Status.UNAVAILABLE, *MESSAGES[:2]), *failures[:2], stays(*MESSAGES)
+    ) as upstream:
+        await ingest(follower(database_url, upstream.address, waits=waits))
+    longest = [1, 2, 4, 8, 16, 16, 1, 2, 4]
+    assert len(slept.waits) == len(longest)
+    assert all(most / 2 <= wait <= most for wait, most in zip(slept.waits, longest, strict=True))
+
+
+async def test_a_dial_that_takes_its_time_to_fail_is_no_healthy_connection(database_url: str, slept: Slept) -> None:
+    async with scripted(stays()) as upstream:
+        address = upstream.address
+    waits = quick(backoff_first=1, backoff_cap=1024, healthy_after=1e-9)
+    one = follower(database_url, address, waits=waits)
+    async with following(one) as running:
+        await running.until(lambda: len(slept.waits) >= 6, "six failed dials")
+    assert all(later > earlier for earlier, later in pairwise(slept.waits[:6]))
+
+
+async def test_a_stream_that_stood_for_long_enough_was_healthy(database_url: str, slept: Slept) -> None:
+    waits = quick(backoff_first=1, backoff_cap=1024, healthy_after=1e-9)
+    async with scripted(*[ends(Status.UNAVAILABLE)] * 6, stays(*MESSAGES)) as upstream:
+        await ingest(follower(database_url, upstream.address, waits=waits))
+    assert all(wait <= 1 for wait in slept.waits)
+
+
+async def test_normal_ends_are_backed_off_too_but_not_for_long(database_url: str, slept: Slept) -> None:
+    waits = quick(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
+    async with scripted(*[ends(Status.OK)] * 5, stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, waits=waits), until_idle=0.3)
+    assert outcome.stored == len(MESSAGES)
+    assert [wait <= 2 for wait in slept.waits] == [True] * 5
+
+
+async def test_a_refused_token_is_renewed_once_and_taken(database_url: str, conn: AsyncConnection) -> None:
+    tokens = Tokens("old", "new")
+    async with scripted(ends(Status.UNAUTHENTICATED), stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, tokens=tokens))
+    assert (outcome.stored, outcome.refused) == (len(MESSAGES), {})
+    assert [asked.token for asked in upstream.asked] == ["old", "new"]
+    assert (await row_of(conn))["error"] is None
+
+
+async def test_a_token_refused_twice_ends_the_app(database_url: str, conn: AsyncConnection) -> None:
+    tokens = Tokens("old", "new", "newer")
+    async with scripted(ends(Status.UNAUTHENTICATED, said="expired")) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, tokens=tokens), until_idle=60)
+    assert outcome.refused[APP] == f"{upstream.address} refuses the token: UNAUTHENTICATED: expired"
+    assert [asked.token for asked in upstream.asked] == ["old", "new"]
+    assert (await row_of(conn))["error"] == outcome.refused[APP]
+
+
+async def test_a_token_that_can_t_be_renewed_is_not_tried_twice(database_url: str) -> None:
+    async with scripted(ends(Status.UNAUTHENTICATED)) as upstream:
+        outcome = await ingest(
+            follower(database_url, upstream.address, tokens=Tokens("only", renewable=False)), until_idle=60
+        )
+    assert list(outcome.refused) == [APP]
+    assert len(upstream.asked) == 1
+
+
+async def test_a_transient_failure_in_between_gives_no_further_try(database_url: str) -> None:
+    tokens = Tokens("a", "b", "c")
+    refused = ends(Status.UNAUTHENTICATED)
+    async with scripted(refused, ends(Status.UNAVAILABLE), refused) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, tokens=tokens), until_idle=60)
+    assert list(outcome.refused) == [APP]
+    assert [asked.token for asked in upstream.asked][-1] == "b"
+
+
+async def test_each_token_that_was_taken_may_be_refused_later(database_url: str, conn: AsyncConnection) -> None:
+    cut_at_once = [ends(Status.UNAUTHENTICATED, message) for message in MESSAGES[:4]]
+    tokens = Tokens(*"abcde")
+    async with scripted(*cut_at_once, stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, tokens=tokens))
+    assert (outcome.refused, tokens.renewed) == ({}, 4)
+    assert sorted(await stored(conn)) == sorted(MESSAGES)
+
+
+async def test_an_issuer_that_refuses_ends_the_app_and_one_that_is_away_is_waited_for(database_url: str) -> None:
+    async with scripted(stays(*MESSAGES)) as upstream:
+        away = Tokens(IssuerUnavailable("away"), IssuerUnavailable("away"), "token")
+        assert (await ingest(follower(database_url, upstream.address, tokens=away))).stored == len(MESSAGES)
+        refused = Tokens(CredentialsRefused("the issuer refuses the client"))
+        outcome = await ingest(follower(database_url, upstream.address, tokens=refused), until_idle=60)
+    assert outcome.refused == {APP: "the issuer refuses the client"}
+
+
+async def test_a_message_beyond_what_grpc_takes_is_no_end(database_url: str, conn: AsyncConnection) -> None:
+    large = wire.event(MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20)))  # gRPC's own limit is 4 MiB
+    async with scripted(ends(Status.OK, wire.frame(large)), stays()) as upstream:
+        await ingest(follower(database_url, upstream.address, contract=PCS))
+    assert await stored(conn) == [large]

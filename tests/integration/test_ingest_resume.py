@@ -1,0 +1,333 @@
+"""Ingest, taken up again: streams cut again and again, duplicates, late and bogus ULIDs, garbage, expired cursors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore import ulid
+from eventstore.contracts import Contract, decode
+from eventstore.duplicates import OTHER_BYTES
+from eventstore.ingest.writer import NOT_A_FRAME
+from eventstore.simulator import Entry, Fault, FaultKind, Settings
+from tests import store, wire
+from tests.fix_simulator import SimulatorFactory
+from tests.following import entry, follower, following, ingest, log_of, payloads, row_of, stored
+from tests.store import APP, CHAT, PCS
+
+END_AT_END = Settings(end_at_log_end=True)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+@pytest.mark.parametrize("contract", Contract)
+@pytest.mark.parametrize("kind", [FaultKind.END, FaultKind.UNAVAILABLE])
+@pytest.mark.parametrize("disorder", [1, 7])
+async def test_a_stream_cut_on_every_dial_gets_to_its_end(
+    database_url: str,
+    conn: AsyncConnection,
+    simulator_factory: SimulatorFactory,
+    contract: Contract,
+    kind: FaultKind,
+    disorder: int,
+) -> None:
+    dense = log_of(28)  # within the overlap, all of them
+    log = [item for at in range(0, 28, disorder) for item in reversed(dense[at : at + disorder])]
+    simulator = await simulator_factory(log)
+    simulator.inject(Fault(kind, after=3, times=10_000))
+    one = follower(database_url, simulator.address, contract=contract)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == len(log), "the end")
+    assert await stored(conn) == payloads(log, contract)
+    known = {item.event_id for item in log}
+    assert all(call.after_event_id in known for call in simulator.calls[1:])
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_duplicates_are_counted_and_change_nothing(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    log = log_of(10)
+    simulator = await simulator_factory(log)
+    simulator.inject(Fault(FaultKind.DUPLICATES, after=5, count=4), Fault(FaultKind.DUPLICATES, after=10, count=3))
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert (outcome.stored, outcome.duplicates, outcome.quarantined) == (10, 7, 0)
+    assert await stored(conn) == payloads(log, contract)
+
+
+async def test_a_second_run_takes_up_an_overlap_and_stores_only_what_is_new(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(20, spacing_ms=1_000)
+    first = await simulator_factory(log[:15])
+    await ingest(follower(database_url, first.address))
+    second = await simulator_factory(log)
+    outcome = await ingest(follower(database_url, second.address))
+    assert second.calls[0].after_event_id == log[9].event_id, "5 s before the last received, log[14]"
+    assert (outcome.stored, outcome.duplicates) == (5, 5)
+    assert await stored(conn) == payloads(log, CHAT)
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_late_ulids_are_stored_where_they_arrive(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    simulator = await simulator_factory(log_of(10))
+    simulator.inject(Fault(FaultKind.LATE_ULID, after=5), Fault(FaultKind.LATE_ULID, after=10))
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert outcome.stored == 12
+    assert await stored(conn) == payloads(simulator.entries(contract), contract)
+    assert (await row_of(conn))["cursor"] == simulator.entries(contract)[-1].event_id
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_other_bytes_under_a_known_id_go_to_quarantine_and_the_first_stays(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    log = log_of(10)
+    simulator = await simulator_factory(log)
+    simulator.inject(Fault(FaultKind.OTHER_BYTES, after=5))
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert (outcome.stored, outcome.quarantined) == (10, 1)
+    assert await stored(conn) == payloads(log, contract)
+    (kept,) = await store.kept(conn)
+    assert kept[:3] == (log[4].event_id, simulator.calls[0].injected[0], OTHER_BYTES)
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_garbage_goes_to_quarantine_as_it_came_and_does_not_move_the_cursor(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    log = log_of(5)
+    simulator = await simulator_factory(log)
+    simulator.inject(Fault(FaultKind.GARBAGE, after=2), Fault(FaultKind.GARBAGE, after=5, times=2))
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert (outcome.stored, outcome.quarantined, len(simulator.calls)) == (5, 3, 1)
+    assert await stored(conn) == payloads(log, contract)
+    kept = await store.kept(conn)
+    assert sorted(item.payload for item in kept) == sorted(simulator.calls[0].injected)
+    assert {item.event_id for item in kept} == {None}
+    assert all((item.reason == NOT_A_FRAME) == (contract is PCS) for item in kept)
+    assert (await row_of(conn))["cursor"] == log[-1].event_id
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_garbage_alone_leaves_no_cursor(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    simulator = await simulator_factory()
+    simulator.inject(Fault(FaultKind.GARBAGE))
+    one = follower(database_url, simulator.address, contract=contract)
+    async with following(one) as running:
+        await running.until(lambda: one.quarantined == 1, "the quarantine")
+    assert (await row_of(conn))["cursor"] is None
+
+
+async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(3)
+    (bad,) = log_of(1, ago=60)
+    payload = wire.event(bad.event_id, send_request_id="x" * 300)
+    simulator = await simulator_factory([*log, Entry(bad.event_id, "", {CHAT: payload})], END_AT_END)
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await simulator.wait_for_calls(5)
+        await running.stop()
+    assert [(item.event_id, item.payload) for item in await store.kept(conn)] == [(bad.event_id, payload)]
+    assert (await row_of(conn))["cursor"] == bad.event_id
+    assert simulator.calls[1].after_event_id in {item.event_id for item in log}
+
+
+def refused(item: Entry) -> Entry:
+    """The same entry with a text that is too long to be stored."""
+    return Entry(
+        item.event_id, "", {contract: wire.event(item.event_id, send_request_id="x" * 300) for contract in Contract}
+    )
+
+
+async def test_a_run_of_quarantined_messages_does_not_hold_up_a_stream_that_is_cut_on_every_dial(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(20)
+    log[5:12] = [refused(item) for item in log[5:12]]
+    simulator = await simulator_factory(log)
+    simulator.inject(Fault(FaultKind.END, after=3, times=10_000))
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 13, "the end")
+    assert {item.event_id for item in await store.kept(conn)} == {item.event_id for item in log[5:12]}
+
+
+async def test_dials_that_fail_in_between_do_not_hold_it_up_either(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(12)
+    simulator = await simulator_factory(log)
+    for _ in range(100):
+        simulator.inject(Fault(FaultKind.END, after=3), Fault(FaultKind.UNAVAILABLE))
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == len(log), "the end")
+    assert await stored(conn) == payloads(log, CHAT)
+
+
+async def test_a_cursor_that_expires_again_before_anything_came_is_the_same_hole(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    before = await simulator_factory(log_of(3, ago=300), Settings(replay_window=600))
+    since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
+    await ingest(follower(database_url, before.address, contract=PCS, since=since))
+    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=60))
+    await ingest(follower(database_url, simulator.address, contract=PCS))
+    ((first,)) = (await row_of(conn))["holes"]
+    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=0.001))
+    simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, times=2))
+    await ingest(follower(database_url, simulator.address, contract=PCS))
+    ((second,)) = (await row_of(conn))["holes"]
+    assert second["lower"] == first["lower"]
+    assert second["upper"] > first["upper"]
+
+
+async def test_a_clock_that_is_behind_the_platform_s_loses_nothing(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    ahead = timedelta(hours=2)
+    log = log_of(6, ago=60 - ahead.total_seconds())
+    settings = Settings(now=lambda: time.time() + ahead.total_seconds())
+    simulator = await simulator_factory(log[:3], settings)
+    since = ulid.first_at(datetime.now(UTC))
+    await ingest(follower(database_url, simulator.address, contract=PCS, since=since))
+    await simulator.append(*log[3:])
+    with capture_logs() as logs:
+        await ingest(follower(database_url, simulator.address, contract=PCS))
+    assert await stored(conn) == payloads(log, PCS)
+    assert (await row_of(conn))["holes"] == []
+    assert any("clock is behind" in line["event"] for line in logs)
+
+
+@pytest.mark.parametrize("contract", Contract)
+@pytest.mark.parametrize("after", [1, 4])
+async def test_a_bogus_future_ulid_is_stored_and_nothing_behind_it_is_missed(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract, after: int
+) -> None:
+    log = log_of(8)
+    simulator = await simulator_factory(log[:4])
+    simulator.inject(Fault(FaultKind.FUTURE_ULID, after=after), Fault(FaultKind.END, after=after))
+    one = follower(database_url, simulator.address, contract=contract)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 5, "four and a bogus one")
+        for item in log[4:]:
+            await simulator.append(item)
+            simulator.inject(Fault(FaultKind.END, after=1))
+        await running.until(lambda: one.stored == 9, "the rest")
+    bogus = decode(simulator.calls[0].injected[0], APP, contract)
+    assert sorted(await stored(conn)) == sorted([*payloads(log, contract), bogus.payload])
+    assert bogus.event_id not in {call.after_event_id for call in simulator.calls}
+
+
+async def test_a_bogus_future_ulid_that_comes_first_of_all_is_not_sent_either(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    bogus = entry(wire.ulid_at(datetime(9000, 1, 1, tzinfo=UTC)))
+    log = log_of(3)
+    simulator = await simulator_factory([bogus])
+    simulator.inject(Fault(FaultKind.END, after=1, times=2))
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await simulator.wait_for_calls(3)
+        await simulator.append(*log)
+        await running.until(lambda: one.stored == 4, "all of them")
+    assert {call.after_event_id for call in simulator.calls} == {None}
+    assert await stored(conn) == payloads([bogus, *log], CHAT)
+
+
+async def test_an_expired_cursor_is_a_hole_whose_upper_end_is_sent_until_something_newer_is_stored(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    before = await simulator_factory(log_of(3, ago=300), Settings(replay_window=600))
+    since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
+    await ingest(follower(database_url, before.address, contract=PCS, since=since))
+    assert before.calls[0].after_event_id == since
+
+    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=60))
+    simulator.inject(Fault(FaultKind.END, times=3))
+    one = follower(database_url, simulator.address, contract=PCS)
+    async with following(one) as running:
+        await simulator.wait_for_calls(4)
+        (hole,) = (await row_of(conn))["holes"]
+        sent = [call.after_event_id for call in simulator.calls]
+        assert sent == [hole["lower"], *[hole["upper"]] * 3]
+        assert hole["lower"] == before.entries(PCS)[0].event_id
+        upper = ulid.time_of(hole["upper"])
+        assert upper is not None
+        noticed = datetime.fromisoformat(hole["noticed_at"])
+        assert timedelta(0) <= noticed - timedelta(seconds=5) - upper <= timedelta(milliseconds=1)
+        assert "replay window" in hole["detail"]
+
+        (newer,) = log_of(1, ago=0)
+        await simulator.append(newer)
+        await running.until(lambda: one.stored == 1, "what is newer than the hole")
+        simulator.inject(Fault(FaultKind.END))
+        assert (await simulator.wait_for_calls(5)).after_event_id == newer.event_id
+    assert (await row_of(conn))["holes"] == [hole]
+
+
+async def test_a_hole_is_marked_behind_what_the_same_stream_brought_before_it(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(500))
+    simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=500))
+    one = follower(database_url, simulator.address, contract=PCS)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 500, "the events")
+
+        async def recorded() -> bool:
+            return bool((await row_of(conn))["holes"])
+
+        await store.until(recorded, "the hole")
+    (hole,) = (await row_of(conn))["holes"]
+    assert hole["position"] == 500
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_first_contact_begins_where_it_is_wished_or_as_far_back_as_can_be(
+    database_url: str, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    simulator = await simulator_factory()
+    await ingest(follower(database_url, simulator.address, contract=contract))
+    await ingest(follower(database_url, simulator.address, contract=contract, since=wire.ulid_of(1)))
+    default, wished = (call.after_event_id for call in simulator.calls)
+    assert wished == wire.ulid_of(1)
+    if contract is CHAT:
+        assert default is None
+    else:
+        moment = ulid.time_of(default or "")
+        assert moment is not None
+        assert timedelta(days=6, hours=22) < datetime.now(UTC) - moment < timedelta(days=7)
+
+
+async def test_a_stream_that_says_more_than_once_that_its_cursor_expired_has_one_hole(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(4)
+    simulator = await simulator_factory(log[:2])
+    simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=2), Fault(FaultKind.CURSOR_EXPIRED, after=3))
+    one = follower(database_url, simulator.address, contract=PCS)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 2, "what came before")
+        for number in (2, 3):
+            await simulator.append(log[number])
+            await running.until(lambda: one.stored == number + 1, "the next")  # noqa: B023 - called in this round only
+    assert simulator.faults_left == 0
+    assert len((await row_of(conn))["holes"]) == 1

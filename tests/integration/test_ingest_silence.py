@@ -1,0 +1,87 @@
+"""Ingest on a stream that is silent: dialled anew under one contract, no more than a warning under the other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.simulator import Fault, FaultKind, Settings
+from tests import store
+from tests.fault.proxy import TcpProxy
+from tests.fix_simulator import SimulatorFactory
+from tests.following import follower, following, log_of, payloads, quick, stored
+from tests.store import CHAT, PCS
+
+SILENT = quick(silence=0.06)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+async def test_a_silent_pcs_stream_is_dialled_anew(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(6)
+    simulator = await simulator_factory(log, Settings(keep_alive=0.02))
+    simulator.inject(Fault(FaultKind.SILENCE, after=2, times=2))
+    one = follower(database_url, simulator.address, contract=PCS, waits=SILENT)
+    with capture_logs() as logs:
+        async with following(one, waits=SILENT) as running:
+            await running.until(lambda: one.stored == 6, "all of them")
+    assert len(simulator.calls) >= 3
+    assert sum("sent nothing for too long" in str(line.get("error")) for line in logs) >= 2
+    assert await stored(conn) == payloads(log, PCS)
+
+
+async def test_keep_alives_are_life_enough(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(1), Settings(keep_alive=0.04))
+    waits = quick(silence=1)
+    one = follower(database_url, simulator.address, contract=PCS, waits=waits)
+    async with following(one, waits=waits):
+        await simulator.wait_for(lambda: bool(simulator.calls) and simulator.calls[0].keep_alives_sent >= 30)
+    assert len(simulator.calls) == 1
+
+
+async def test_a_silent_chat_stream_is_warned_of_once_and_kept(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(3)
+    simulator = await simulator_factory(log[:2])
+    one = follower(database_url, simulator.address, waits=SILENT)
+    with capture_logs() as logs:
+
+        def warnings() -> int:
+            return sum(line["event"] == "the stream is silent" for line in logs)
+
+        async with following(one, waits=SILENT) as running:
+            await running.until(warnings, "the warning")
+            await simulator.append(log[2])
+            await running.until(lambda: one.stored == 3, "what came after the silence")
+    assert (len(simulator.calls), warnings()) == (1, 1)
+    assert await stored(conn) == payloads(log, CHAT)
+
+
+async def test_a_chat_stream_whose_server_is_gone_without_a_word_is_noticed_by_its_ping(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(4)
+    simulator = await simulator_factory(log[:3])
+    waits = quick(ping=0.3, ping_timeout=0.3)
+    async with TcpProxy("127.0.0.1", simulator.port) as proxy:
+        one = follower(database_url, f"http://127.0.0.1:{proxy.port}", waits=waits)
+        async with following(one, waits=waits) as running:
+            await running.until(lambda: one.stored == 3, "the first events")
+            proxy.pause()
+            await running.until(lambda: not one.is_quiet, "that it is noticed")
+            proxy.cut()
+            proxy.resume()
+            await simulator.append(log[3])
+            await running.until(lambda: one.stored == 4, "what came later")
+    assert await stored(conn) == payloads(log, CHAT)

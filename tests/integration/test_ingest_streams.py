@@ -1,0 +1,208 @@
+"""Ingest, from a stream to the table: both contracts, byte for byte, and the contract that is found out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.contracts import Contract
+from eventstore.ingest.follower import State
+from eventstore.simulator import Fault, FaultKind, Settings
+from tests import store, wire
+from tests.fix_simulator import SimulatorFactory
+from tests.following import count_of, entry, follower, following, ingest, log_of, payloads, quick, row_of, stored
+from tests.scripted import Context, scripted, stays
+from tests.store import APP, CHAT, PCS
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_every_payload_is_stored_byte_for_byte_in_the_order_of_the_stream(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    odd = [
+        wire.bytes_field(5000, bytes(range(256))),
+        wire.number_field(3, 2) + wire.fixed64_field(77, 1),
+        wire.varint(3 << 3) + b"\x81\x80\x00",  # a varint that is longer than it need be
+        wire.group_field(90, wire.number_field(1, 1)),
+        wire.bytes_field(6000, bytes(200_000)),
+    ]
+    log = [*log_of(300), *(entry(item.event_id, more=odd[at]) for at, item in enumerate(log_of(5, ago=60)))]
+    simulator = await simulator_factory(log)
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert (outcome.stored, outcome.duplicates, outcome.quarantined, outcome.refused) == (305, 0, 0, {})
+    assert await stored(conn) == payloads(log, contract)
+    row = await row_of(conn)
+    assert row == {"contract": contract, "cursor": log[-1].event_id, "holes": [], "epoch": 1, "error": None}
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_what_is_appended_upstream_comes_while_the_stream_is_open(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    log = log_of(6)
+    simulator = await simulator_factory(log[:2])
+    one = follower(database_url, simulator.address, contract=contract)
+    async with following(one) as running:
+        for count in range(2, 7):
+            await running.until(lambda: one.stored == count, f"{count} events")  # noqa: B023 - asked in this round
+            assert await stored(conn) == payloads(log[:count], contract)
+            await simulator.append(*log[count : count + 1])
+        outcome = await running.stop()
+    assert (outcome.stored, outcome.uncommitted, len(simulator.calls)) == (6, (), 1)
+
+
+@pytest.mark.parametrize("prefix", ["", "/ext", "/a/b"])
+async def test_a_path_prefix_comes_before_the_method(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, prefix: str
+) -> None:
+    simulator = await simulator_factory(log_of(3), Settings(prefix=prefix))
+    await ingest(follower(database_url, simulator.address))
+    assert await count_of(conn) == 3
+
+
+@pytest.mark.parametrize("served", Contract)
+async def test_auto_finds_the_contract_out_and_keeps_it(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, served: Contract
+) -> None:
+    log = log_of(3)
+    simulator = await simulator_factory(log, Settings(contracts=frozenset({served})))
+    await ingest(follower(database_url, simulator.address, contract=None))
+    assert await stored(conn) == payloads(log, served)
+    assert (await row_of(conn))["contract"] == served
+
+    both = await simulator_factory(log)
+    await ingest(follower(database_url, both.address, contract=None))
+    assert [call.contract for call in both.calls] == [served]
+
+
+async def test_of_a_server_with_both_contracts_auto_takes_the_first(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    await ingest(follower(database_url, simulator.address, contract=None))
+    assert (await row_of(conn))["contract"] == CHAT
+    assert {call.contract for call in simulator.calls} == {CHAT}
+
+
+@pytest.mark.parametrize("prefix", ["", "/ext"])
+async def test_a_server_with_neither_contract_is_refused_with_what_to_check(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, prefix: str
+) -> None:
+    simulator = await simulator_factory(log_of(3), Settings(prefix="/elsewhere"))
+    address = f"http://127.0.0.1:{simulator.port}{prefix}"
+    outcome = await ingest(follower(database_url, address, contract=None))
+    assert f"no such service under {address}, check the path" in outcome.refused[APP]
+    row = await row_of(conn)
+    assert (row["contract"], row["error"]) == (None, outcome.refused[APP])
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_a_contract_that_is_wished_for_and_not_served_is_refused(
+    database_url: str, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    (other,) = set(Contract) - {contract}
+    simulator = await simulator_factory(log_of(3), Settings(contracts=frozenset({other})))
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert f"no such service under {simulator.address}, check the path" in outcome.refused[APP]
+    assert simulator.calls == []
+
+
+@pytest.mark.parametrize("wished", [None, PCS])
+async def test_a_service_that_was_there_and_is_gone_is_waited_for(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, wished: Contract | None
+) -> None:
+    log = log_of(4)
+    before = await simulator_factory(log[:2], Settings(contracts=frozenset({PCS})))
+    await ingest(follower(database_url, before.address, contract=wished))
+    port = before.port
+    await before.stop()
+
+    gone = await simulator_factory([], Settings(port=port, prefix="/elsewhere"))
+    one = follower(database_url, before.address, contract=wished)
+    async with following(one) as running:
+
+        async def told() -> bool:
+            return "no such service" in ((await row_of(conn))["error"] or "")
+
+        await store.until(told, "the error in the table")
+        await gone.stop()
+        await simulator_factory(log, Settings(port=port))
+        await running.until(lambda: one.stored == 2, "the rest")
+    assert await stored(conn) == payloads(log, PCS)
+    assert (await row_of(conn))["error"] is None
+
+
+async def test_a_stream_cut_before_it_settles_has_decided_the_contract_all_the_same(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(4)
+    simulator = await simulator_factory(log, Settings(contracts=frozenset({PCS})))
+    simulator.inject(Fault(FaultKind.UNAVAILABLE, after=1, times=3))
+    await ingest(follower(database_url, simulator.address, contract=None))
+    assert (await row_of(conn))["contract"] == PCS
+    assert await stored(conn) == payloads(log, PCS)
+
+
+async def test_frames_that_are_no_events_move_nothing_and_are_no_trouble(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(2), Settings(keep_alive=0.01))
+    simulator.inject(Fault(FaultKind.GARBAGE, after=2, data=wire.unknown_frame()))
+    one = follower(database_url, simulator.address, contract=PCS)
+    async with following(one) as running:
+        await running.until(lambda: one.stored == 2, "the events")
+        await simulator.wait_for(lambda: simulator.calls[0].keep_alives_sent >= 5)
+        outcome = await running.stop()
+    assert (outcome.stored, outcome.quarantined, len(simulator.calls)) == (2, 0, 1)
+    assert await store.kept(conn) == []
+
+
+async def test_a_call_that_stands_unanswered_and_is_refused_later_decides_no_contract(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    waits = quick(healthy_after=0.05)
+
+    async def late(context: Context) -> None:
+        await asyncio.sleep(4 * (waits.healthy_after + waits.settle))
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
+
+    async with scripted(late) as upstream:
+        one = follower(database_url, upstream.address, contract=None, waits=waits)
+        outcome = await ingest(one, waits=waits, until_idle=20)
+    assert [asked.contract for asked in upstream.asked] == [CHAT, PCS]
+    assert "no such service" in outcome.refused[APP]
+    assert (await row_of(conn))["contract"] is None
+
+
+async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    waits = quick(append_lock=0.1, settle=0.3)
+    async with scripted(stays()) as upstream, store.connection(database_url, "slow") as slow:
+        one = follower(database_url, upstream.address, contract=None, waits=waits)
+        with capture_logs() as logs:
+            async with following(one, waits=waits) as running:
+                await running.until(lambda: one.state is State.FOLLOWING, "the lease")
+                async with slow.transaction():
+                    await slow.execute("SELECT FROM eventstore.cursors FOR UPDATE")
+                    await running.until(
+                        lambda: any("holds the cursor" in line["event"] for line in logs), "that it is tried again"
+                    )
+
+                async def kept() -> bool:
+                    return (await row_of(conn))["contract"] is not None
+
+                await store.until(kept, "the contract")
+    assert (await row_of(conn))["contract"] == CHAT

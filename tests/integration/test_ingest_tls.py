@@ -1,0 +1,92 @@
+"""Ingest over TLS: a custom authority, a client certificate, and no way around either."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.ingest.upstream import NO_TLS, Tls
+from eventstore.simulator import Settings, Simulator
+from eventstore.simulator import Tls as ServerTls
+from tests import store
+from tests.certificates import Authority
+from tests.fix_simulator import SimulatorFactory
+from tests.following import follower, following, ingest, log_of, payloads, stored
+from tests.store import CHAT
+
+OURS, THEIRS, OTHERS = Authority("ours"), Authority("theirs"), Authority("others")
+SERVER = OURS.sign("server")
+CLIENT = THEIRS.sign("client")
+STRANGER = OTHERS.sign("client")
+LOG = log_of(3)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url, name="looking") as conn:
+        yield conn
+
+
+async def serve(factory: SimulatorFactory, server: tuple[bytes, bytes] = SERVER, client_ca: bytes | None = None) -> str:
+    simulator: Simulator = await factory(LOG, Settings(prefix="/ext", tls=ServerTls(*server, client_ca)))
+    assert simulator.address.startswith("https://")
+    return simulator.address
+
+
+async def never_gets_through(url: str, address: str, tls: Tls) -> None:
+    """It is tried again and again, and nothing is stored."""
+    with capture_logs() as logs:
+        one = follower(url, address, tls=tls)
+        async with following(one) as running:
+            await running.until(
+                lambda: sum("can't serve" in str(line.get("error")) for line in logs) >= 3, "three failed dials"
+            )
+            outcome = await running.stop()
+    assert (outcome.stored, outcome.refused) == (0, {})
+
+
+async def test_a_server_of_a_custom_authority_is_trusted_when_it_is_given(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    address = await serve(simulator_factory)
+    await ingest(follower(database_url, address, tls=Tls(ca=OURS.certificate)))
+    assert await stored(conn) == payloads(LOG, CHAT)
+
+
+@pytest.mark.parametrize("tls", [NO_TLS, Tls(ca=OTHERS.certificate)], ids=["the system's trust", "another authority"])
+async def test_a_server_of_an_unknown_authority_is_not(
+    database_url: str, simulator_factory: SimulatorFactory, tls: Tls
+) -> None:
+    await never_gets_through(database_url, await serve(simulator_factory), tls)
+
+
+async def test_a_server_of_another_name_is_not(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    address = await serve(simulator_factory, OURS.sign("server", "127.0.0.2"))
+    await never_gets_through(database_url, address, Tls(ca=OURS.certificate))
+
+
+async def test_a_client_certificate_is_shown(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    address = await serve(simulator_factory, client_ca=THEIRS.certificate)
+    await ingest(follower(database_url, address, tls=Tls(OURS.certificate, *CLIENT)))
+    assert await stored(conn) == payloads(LOG, CHAT)
+
+
+@pytest.mark.parametrize("client", [(None, None), STRANGER], ids=["none", "another authority's"])
+async def test_without_the_client_certificate_that_is_wanted_nothing_comes(
+    database_url: str, simulator_factory: SimulatorFactory, client: tuple[bytes | None, bytes | None]
+) -> None:
+    address = await serve(simulator_factory, client_ca=THEIRS.certificate)
+    await never_gets_through(database_url, address, Tls(OURS.certificate, *client))
+
+
+async def test_plaintext_to_a_server_of_tls_brings_nothing(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    address = await serve(simulator_factory)
+    await never_gets_through(database_url, address.replace("https://", "http://"), NO_TLS)

@@ -1,0 +1,187 @@
+"""Waiting for an event, and passing over one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.quarantine import Rejected
+from projections import checkpoint
+from projections.errors import ProjectionsError, UsageError
+from projections.manage import last_event, skip, wait_until_folded
+from projections.metadata import READ_MODELS
+from projections.worker import Step
+from tests import folding, store
+from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, stand, told, worker
+
+NAMES = [projection.name for projection in READ_MODELS]
+VERSIONS = {projection.name: projection.version for projection in READ_MODELS}
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def test_it_ends_when_every_projection_has_folded_the_event(database_url: str, conn: AsyncConnection) -> None:
+    record = told()
+    async with store.connection(database_url, "waiting") as own:
+        waiting = asyncio.create_task(wait_until_folded(own, VERSIONS, record.event_id, 60))
+        await append(conn, told(), record)
+        for projection in READ_MODELS:
+            assert not waiting.done()
+            await folding.fold_all(database_url, [projection])
+        assert await waiting == 2
+
+
+async def test_an_event_that_does_not_arrive(conn: AsyncConnection) -> None:
+    with pytest.raises(ProjectionsError, match=r"event 01\w+: it has not arrived after 0 s; is projections run"):
+        await wait_until_folded(conn, VERSIONS, store.next_ulid(), 0)
+
+
+async def test_an_event_that_some_have_not_folded(database_url: str, conn: AsyncConnection) -> None:
+    record = told()
+    await append(conn, record)
+    with pytest.raises(ProjectionsError, match="not folded by consent_registry, poll_tallies, request_status after"):
+        await wait_until_folded(conn, VERSIONS, record.event_id, 0)
+    await folding.fold_all(database_url, READ_MODELS[1:])
+    with pytest.raises(ProjectionsError, match=f"not folded by {NAMES[0]} after 0"):
+        await wait_until_folded(conn, VERSIONS, record.event_id, 0)
+
+
+async def test_an_event_in_quarantine_is_said_at_once(database_url: str, conn: AsyncConnection) -> None:
+    event_id = store.next_ulid()
+    bad = Rejected("shop", store.CHAT.value, b"\xff", "the bytes are no event", event_id)
+    async with store.appender(database_url) as appender:
+        await appender.append([], rejected=[bad])
+    with pytest.raises(ProjectionsError, match="of app 'shop' is in quarantine: the bytes are no event"):
+        await wait_until_folded(conn, VERSIONS, event_id, folding.NEVER)
+
+
+async def test_a_stored_event_whose_twin_is_in_quarantine_is_waited_for(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    record = told()
+    await append(conn, record)
+    async with store.appender(database_url) as appender:
+        assert (await appender.append([store.contradicting(folding.decoded(record))])).quarantined == 1
+    await folding.fold_all(database_url)
+    assert await wait_until_folded(conn, VERSIONS, record.event_id, 0) == 1
+
+
+async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnection) -> None:
+    poison = told(ppnum=DIVIDES)
+    await append(conn, poison)
+    await folding.fold_all(database_url)
+    one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
+    async with connected(one) as own:
+        await fold(one, own)
+    with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is failed: .*division by zero"):
+        await wait_until_folded(conn, {**VERSIONS, "watched": 1}, poison.event_id, folding.NEVER)
+    await checkpoint.pause(conn, "watched")
+    with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is paused"):
+        await wait_until_folded(conn, {**VERSIONS, "watched": 1}, poison.event_id, folding.NEVER)
+    assert await wait_until_folded(conn, VERSIONS, poison.event_id, folding.NEVER) == 1
+
+
+async def test_one_that_stands_still_behind_the_event_does_no_harm(database_url: str, conn: AsyncConnection) -> None:
+    record = told()
+    await append(conn, record)
+    await folding.fold_all(database_url)
+    await checkpoint.pause(conn, NAMES[0])
+    assert await wait_until_folded(conn, VERSIONS, record.event_id, 0) == 1
+
+
+@pytest.mark.parametrize("event_id", ["", "nonsense", "01hzzzzzzzzzzzzzzzzzzzzzzz", "8" + "Z" * 25])
+async def test_what_is_no_event_id(conn: AsyncConnection, event_id: str) -> None:
+    with pytest.raises(UsageError, match="is not an event_id"):
+        await wait_until_folded(conn, VERSIONS, event_id, folding.NEVER)
+
+
+async def test_rows_of_an_older_version_have_not_folded_it_as_this_code_would(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    record = told()
+    await append(conn, record)
+    await folding.fold_all(database_url, [Watched])
+    assert await wait_until_folded(conn, {"watched": 1}, record.event_id, 0) == 1
+    with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is waiting"):
+        await wait_until_folded(conn, {"watched": 2}, record.event_id, folding.NEVER)
+
+
+async def test_the_older_code_folds_and_waits_on_while_newer_code_is_there(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, record := told())
+    async with connected(newer := worker(database_url, NewerWatched())) as own:
+        assert await fold(newer, own) is Step.STOPPED
+    assert (await stand(conn, "watched")).state == "waiting"
+    with pytest.raises(ProjectionsError, match="not folded by watched after 0 s"):
+        await wait_until_folded(conn, {"watched": 1}, record.event_id, 0)
+    with pytest.raises(ProjectionsError, match="and is waiting"):
+        await wait_until_folded(conn, {"watched": 2}, record.event_id, folding.NEVER)
+
+
+async def test_the_last_event_can_be_asked_for(conn: AsyncConnection) -> None:
+    with pytest.raises(ProjectionsError, match="no event is stored yet"):
+        await last_event(conn)
+    await append(conn, told(), record := told())
+    assert await last_event(conn) == record.event_id
+
+
+# Pause and resume
+
+
+async def test_one_that_waits_for_a_rebuild_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    newer = worker(database_url, NewerWatched())
+    async with connected(newer) as own:
+        assert await fold(newer, own) is Step.STOPPED
+    assert not await checkpoint.resume(conn, "watched")
+    assert (await stand(conn, "watched")).state == "waiting"
+    assert await checkpoint.exists(conn, "watched")
+    assert not await checkpoint.exists(conn, "nobody")
+
+
+# Skip
+
+
+async def test_what_can_not_be_skipped(database_url: str, conn: AsyncConnection) -> None:
+    record, later = told(), told()
+    await append(conn, record)
+    with pytest.raises(UsageError, match="has not run yet"):
+        await skip(conn, "watched", record.event_id, "because", 1)
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, later)
+    with pytest.raises(UsageError, match=f"there is no event {(absent := told().event_id)}"):
+        await skip(conn, "watched", absent, "because", 1)
+    with pytest.raises(UsageError, match=r"has folded event \w+ already \(position 1\)"):
+        await skip(conn, "watched", record.event_id, "because", 1)
+    for why in ("", " \n"):
+        with pytest.raises(UsageError, match="--why"):
+            await skip(conn, "watched", later.event_id, why, 1)
+    assert await store.value(conn, "SELECT count(*) FROM projections.skips") == 0
+    assert await skip(conn, "watched", later.event_id, "because", 1) == 2
+
+
+async def test_a_skip_lets_a_failed_one_be_tried_at_once_and_the_last_reason_stands(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    poison = told(ppnum=DIVIDES)
+    await append(conn, poison, told(ppnum=DIVIDES))
+    one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR, retry_cap=folding.HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+        for why in ("perhaps", "certainly"):
+            await skip(conn, "watched", poison.event_id, why, 1)
+        assert await fold(one, own) is Step.STOPPED
+    now = await stand(conn, "watched")
+    assert (now.state, now.position, now.failures) == ("failed", 1, 1)
+    assert await store.value(conn, "SELECT string_agg(why, ',') FROM projections.skips") == "certainly"

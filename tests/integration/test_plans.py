@@ -1,0 +1,96 @@
+"""How Postgres goes about a fold: by index everywhere, whatever it knows or doesn't know about the tables.
+
+A fold that reads a whole table is right, and slower with each day; nothing but its plan tells before it is too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection, AsyncRawCursor, sql
+
+from projections.metadata import READ_MODELS
+from projections.projection import Projection, Window
+from projections.statements import prepared
+from tests import folding, oracle, store
+from tests.folding import append, connected, told, worker
+
+EVENTS = 400
+BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        for table in ("eventstore.events", *(f"public.{one.name}" for each in READ_MODELS for one in each.tables)):
+            # Nobody gathers statistics but the test.
+            name = sql.Identifier(*table.split("."))
+            await conn.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = false)").format(name))
+        yield conn
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def careless(plan: dict[str, Any], tables: set[str]) -> list[str]:
+    """The parts of a plan that read a whole table or a whole index."""
+    return [
+        f"{node['Node Type']} of {node.get('Relation Name') or node.get('Index Name')}"
+        for node in nodes(plan)
+        if (node["Node Type"] == "Seq Scan" and node["Relation Name"] in tables)
+        or (node["Node Type"] in BY_INDEX and "Index Cond" not in node)
+    ]
+
+
+async def plans(conn: AsyncConnection, projection: Projection, *, generic: bool) -> AsyncIterator[dict[str, Any]]:
+    """The plan of each statement of a fold, for one window's values or for any window."""
+    await conn.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan".encode())
+    for number, statement in enumerate(projection.fold(Window(projection.handles))):
+        text, names = prepared(statement)
+        values = {"lo": EVENTS // 2, "hi": EVENTS // 2 + 3, "skipped": []}
+        async with AsyncRawCursor(conn) as cursor:
+            await cursor.execute(b"PREPARE fold_%d AS %s" % (number, text.encode()))
+        given = [
+            sql.SQL("{}::text[]").format(sql.Literal("{}")) if value == [] else sql.Literal(value)
+            for value in (values[name] for name in names)
+        ]
+        explain = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {} ({})").format(
+            sql.Identifier(f"fold_{number}"), sql.SQL(", ").join(given)
+        )
+        row = await (await conn.execute(explain)).fetchone()
+        assert row is not None
+        await conn.execute(b"DEALLOCATE fold_%d" % number)
+        yield row[0][0]["Plan"]
+
+
+async def fill(conn: AsyncConnection) -> None:
+    events = []
+    for number in range(EVENTS // 8):
+        for event_type in range(1, 9):
+            options = ("yes", "no") if event_type == oracle.POLL_RESPONSE else None
+            ppnum = f"1230000{number:04}"
+            events.append(told(event_type, ppnum, request=f"request {number // 10}", options=options))
+    await append(conn, *events)
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["for-the-window", "for-any-window"])
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_a_fold_reads_by_index(
+    database_url: str, conn: AsyncConnection, projection: type[Projection], generic: bool
+) -> None:
+    tables = {"events", *(table.name for table in projection.tables)}
+    await fill(conn)
+    one = worker(database_url, projection())
+    async with connected(one) as own:
+        for known in ("nothing", "empty read models", "everything"):
+            async for plan in plans(own, one.projection, generic=generic):
+                assert careless(plan, tables) == [], f"with {known} known"
+            await own.rollback()
+            if known == "empty read models":
+                await folding.fold_all(database_url, [projection])
+            await conn.execute("ANALYZE")

@@ -1,0 +1,342 @@
+"""A projection in Python: the greatest event_id wins, whatever the order; what handle does wrong is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+from sqlalchemy import Boolean, Column, Computed, DateTime, Integer, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from eventstore.contracts import Event
+from eventstore.read import PAGE_BYTES, PAGE_EVENTS
+from projections.errors import HandleFailed, InvalidProjection
+from projections.migrate import upgrade
+from projections.projection import Window
+from projections.python_fold import PythonProjection, Row, Tombstone
+from projections.read_models.event_types import EventType
+from projections.statements import compiled
+from projections.testing import ProjectionKit, event
+from projections.worker import Step, Worker
+from tests import folding, store
+
+metadata = MetaData(schema="public")
+
+
+def a_table(name: str, *columns: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("app", Text, primary_key=True),
+        Column("ppnum", Text, primary_key=True),
+        *columns,
+        Column("event_id", Text(collation="C"), nullable=False),
+        Column("deleted", Boolean, nullable=False),
+    )
+
+
+people = a_table(
+    "people",
+    Column("said", Text),
+    Column("at", DateTime(timezone=True)),
+    Column("more", JSONB),
+    Column("options", ARRAY(Text)),
+    Column("number", Integer, nullable=False, server_default=text("7")),
+    Column("loud", Text, Computed("upper(said)", persisted=True)),
+)
+second = a_table("second people")
+foreign = Table("foreign", MetaData(schema="public"), Column("app", Text, primary_key=True))
+
+GRANTED, DENIED = EventType.CONSENT_GRANTED, EventType.CONSENT_DENIED
+Handle = Callable[[Event], Iterable[Row | Tombstone]]
+
+
+def said(event: Event) -> Iterable[Row | Tombstone]:
+    """A grant is a row, a denial its end."""
+    key = {"app": event.app, "ppnum": event.ppnum}
+    if event.event_type == DENIED:
+        yield Tombstone(people, key)
+    else:
+        yield Row(people, {**key, "said": event.send_request_id, "at": event.occurred_at})
+
+
+class People(PythonProjection):
+    name: ClassVar[str] = "people"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({GRANTED, DENIED})
+    tables: ClassVar[tuple[Table, ...]] = (people, second)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+
+    def __init__(self, handle: Handle = said) -> None:
+        self._handle = handle
+        self.seen: list[str] = []
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        self.seen.append(event.event_id)
+        return self._handle(event)
+
+
+def with_values(**values: object) -> Handle:
+    return lambda event: [Row(people, {"app": event.app, "ppnum": event.ppnum, **values})]
+
+
+async def test_the_greatest_event_id_wins_in_every_order(database_url: str) -> None:
+    events = [event(GRANTED, send_request_id=f"{number}", ppnum=f"41{number % 3}") for number in range(8)]
+    last = {row.ppnum: row for row in events}
+    expected = [
+        {"app": "app", "ppnum": key, "said": row.send_request_id, "at": row.occurred_at, "event_id": row.event_id}
+        for key, row in last.items()
+    ]
+    async with ProjectionKit(database_url, People()) as kit:
+        await kit.assert_same_for_every_order(events, {people: expected, second: []})
+
+
+async def test_a_tombstone_keeps_older_events_out_and_gives_way_to_newer_ones(database_url: str) -> None:
+    back = [event(GRANTED, ppnum="1"), event(DENIED, ppnum="1"), event(GRANTED, ppnum="1", send_request_id="back")]
+    gone = [event(GRANTED, ppnum="2"), event(DENIED, ppnum="2")]
+    never = [event(DENIED, ppnum="3")]
+    async with ProjectionKit(database_url, People()) as kit:
+        expected = [{"app": "app", "ppnum": "1", "said": "back", "number": 7, "loud": "BACK", "deleted": False}]
+        await kit.assert_same_for_every_order([*back, *gone, *never], {people: expected})
+        rows = {row["ppnum"]: row for row in await kit.rows(people, deleted=True)}
+        empty = {"said": None, "at": None, "more": None, "options": None, "number": 7, "loud": None, "deleted": True}
+        assert rows["2"] == {"app": "app", "ppnum": "2", **empty, "event_id": gone[1].event_id}
+        assert rows["3"] == {"app": "app", "ppnum": "3", **empty, "event_id": never[0].event_id}
+
+
+async def test_a_row_is_written_whole_with_defaults_for_what_it_leaves_out(database_url: str) -> None:
+    def handle(event: Event) -> Iterable[Row]:
+        extra = {"said": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
+        yield Row(people, {"app": event.app, "ppnum": event.ppnum, **extra})
+
+    events = [event(GRANTED, send_request_id="all"), event(GRANTED)]
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        await kit.assert_same_for_every_order(events, {people: [key(said=None, more=None, number=7, loud=None)]})
+        await kit.assert_same_for_every_order(
+            [event(GRANTED), event(GRANTED, send_request_id="all")],
+            {people: [key(said="all", more=[1], number=1, loud="ALL")]},
+        )
+
+
+def key(**more: object) -> dict[str, object]:
+    return {"app": "app", "ppnum": "12300000001", **more}
+
+
+class Number(IntEnum):
+    NINE = 9
+
+
+class Word(StrEnum):
+    YES = "yes"
+
+
+async def test_values_of_every_sort_come_out_as_they_went_in(database_url: str) -> None:
+    at = datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    handle = with_values(
+        said=Word.YES, at=at, more={"a": [None, 'é"%(x)s']}, options=["%s", "", "NULL"], number=Number.NINE
+    )
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        await kit.given([event(GRANTED)])
+        (row,) = await kit.rows(people)
+        assert row["said"] == "yes"
+        assert row["at"] == at
+        assert row["more"] == {"a": [None, 'é"%(x)s']}
+        assert row["options"] == ["%s", "", "NULL"]
+        assert row["number"] == 9
+
+
+async def test_only_handled_types_come_less_the_skipped_in_order_of_position(database_url: str) -> None:
+    events = [event(number % 9) for number in range(40)]
+    projection = People()
+    async with ProjectionKit(database_url, projection) as kit:
+        handled = [one.event_id for one in events if one.event_type in {GRANTED, DENIED}]
+        await kit.given(events, order="reversed", batch_size=7, twice=False, skipped=[handled[2]])
+        assert projection.seen == [event_id for event_id in reversed(handled) if event_id != handled[2]]
+
+
+async def test_an_event_comes_as_it_was_stored(database_url: str) -> None:
+    given = event(DENIED, error_code="é", poll_options=["a", ""], summary_status=4, failed=2**31 - 1, payload=b"\0\xff")
+    seen: list[Event] = []
+
+    def handle(event: Event) -> Iterable[Row]:
+        seen.append(event)
+        return ()
+
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        await kit.given([given], twice=False)
+    assert seen == [given]
+
+
+@pytest.mark.parametrize("payload", [b"", b"x" * (5 * 2**20)])
+async def test_a_window_longer_than_a_page_comes_whole(database_url: str, payload: bytes) -> None:
+    count = 5 if payload else 2 * PAGE_EVENTS
+    events = [event(GRANTED, ppnum=f"{number % 4}", payload=payload) for number in range(count)]
+    projection = People()
+    async with ProjectionKit(database_url, projection) as kit:
+        await kit.given(events, twice=False)
+        assert projection.seen == [one.event_id for one in events]
+        assert {row["event_id"] for row in await kit.rows(people)} == {one.event_id for one in events[-4:]}
+
+
+async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> None:
+    events = [event(GRANTED, payload=b"x" * (PAGE_BYTES - 1)) for _ in range(4)]
+    projection = People()
+    (page,) = projection.fold(Window(projection.handles))
+    async with ProjectionKit(database_url, projection) as kit:
+        await kit.given(events, twice=False)
+        statement, constants = compiled(page, kit._schemas)
+        window = {**constants, "lo": 1, "hi": 4, "skipped": []}
+        rows = await (await kit._conn.execute(statement, window, binary=True)).fetchall()
+    assert [position for position, *_ in rows] == [2, 3]
+
+
+async def test_the_latter_of_two_rows_of_one_event_holds(database_url: str) -> None:
+    def handle(event: Event) -> Iterable[Row | Tombstone]:
+        yield Tombstone(people, key())
+        yield Row(people, key(said=event.event_id))
+        yield Row(people, key(said="latter"))
+
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        await kit.assert_same_for_every_order([event(GRANTED)] * 2, {people: [key(said="latter")]})
+
+
+def table_of_another(_: Event) -> Iterable[Row]:
+    return [Row(foreign, {"app": "app"})]
+
+
+def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refuse
+    return [event]
+
+
+@pytest.mark.parametrize(
+    ("handle", "told"),
+    [
+        (with_values(ppnum="4179"), "a row of people has another ppnum than its event"),
+        (with_values(app="App"), "a row of people has another app than its event"),
+        (with_values(ppnum=None), "a row of people lacks ppnum of the primary key"),
+        (with_values(colour=1, size=2), "a row of people names colour, size: not a column that handle may set"),
+        (with_values(event_id="x"), "a row of people names event_id: not a column that handle may set"),
+        (with_values(deleted=True), "a row of people names deleted: not a column that handle may set"),
+        (with_values(loud="x"), "a row of people names loud: not a column that handle may set"),
+        (lambda event: [Row(people, {"app": event.app})], "a row of people lacks ppnum of the primary key"),
+        (lambda _: [Tombstone(people, key(said="x"))], "a row of people names said: not the primary key"),
+        (lambda event: [Tombstone(people, {"app": event.app})], "a row of people lacks ppnum of the primary key"),
+        (table_of_another, "handle returned a row of foreign, which isn't the projection's"),
+        (something_else, "handle returned a Event: it must be a Row or a Tombstone"),
+    ],
+)
+async def test_a_row_that_cant_be_is_told_without_values(database_url: str, handle: Handle, told: str) -> None:
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        with pytest.raises(InvalidProjection) as caught:
+            await kit.given([event(GRANTED)])
+    assert str(caught.value) == told
+
+
+async def test_an_event_without_the_partitions_value_has_no_row(database_url: str) -> None:
+    nobody = event(GRANTED)._replace(ppnum=None)
+    async with ProjectionKit(database_url, People(with_values(ppnum=""))) as kit:
+        with pytest.raises(InvalidProjection, match="another ppnum than its event"):
+            await kit.given([nobody])
+    async with ProjectionKit(database_url, People(with_values())) as kit:
+        with pytest.raises(InvalidProjection, match="lacks ppnum of the primary key"):
+            await kit.given([nobody])
+
+
+async def test_what_handle_raises_is_told_without_the_phone_number(database_url: str) -> None:
+    def handle(event: Event) -> Iterable[Row]:
+        raise KeyError(event.ppnum)
+
+    async with ProjectionKit(database_url, People(handle)) as kit:
+        with pytest.raises(HandleFailed, match=r"^KeyError: '\(phone number\)'$"):
+            await kit.given([event(GRANTED)])
+        await kit.given([event(1)])
+        assert await kit.rows(people) == []
+
+
+async def test_what_postgres_refuses_fails_the_window_and_the_kit_goes_on(database_url: str) -> None:
+    async with ProjectionKit(database_url, People(with_values(number=None))) as kit:
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            await kit.given([event(GRANTED)])
+        await kit.given([event(1)])
+        assert await kit.rows(people) == []
+
+
+async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(database_url: str) -> None:
+    poison = "12300000666"
+
+    def handle(event: Event) -> Iterable[Row | Tombstone]:
+        if event.ppnum == poison:
+            raise ValueError(f"{event.ppnum} can't be")
+        yield from said(event)
+
+    projection = People(handle)
+    upgrade(database_url, projections=[projection])
+    events = [event(GRANTED, ppnum="1"), event(DENIED, ppnum="1"), event(GRANTED, ppnum=poison), event(GRANTED)]
+    worker = folding.worker(database_url, projection, retry_first=folding.NEVER, retry_cap=folding.NEVER)
+    async with store.appender(database_url) as appender, store.connection(database_url) as look:
+        await appender.append(events)
+        async with folding.connected(worker) as conn:
+            assert await folding.fold(worker, conn) is Step.STOPPED
+            stand = await folding.stand(look, "people")
+            assert (stand.position, stand.state) == (2, "failed")
+            assert stand.last_error is not None
+            assert stand.last_error.endswith(": ValueError: (phone number) can't be")
+            assert events[2].event_id in stand.last_error
+            await look.execute(
+                "INSERT INTO projections.skips VALUES ('people', %s, 1, 'a test', now())", [events[2].event_id]
+            )
+            await look.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+            assert await folding.fold(worker, conn) is Step.AT_HEAD
+        rows = await (await look.execute("SELECT ppnum, event_id, deleted FROM people ORDER BY ppnum")).fetchall()
+    assert rows == [("1", events[1].event_id, True), ("12300000001", events[3].event_id, False)]
+
+
+@pytest.mark.parametrize("said", ["a \x00 in it", "a \ud800 in it", "x" * 10_000], ids=["U+0000", "surrogate", "long"])
+async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(database_url: str, said: str) -> None:
+    def handle(_: Event) -> Iterable[Row | Tombstone]:
+        raise ValueError(said)
+
+    projection = People(handle)
+    upgrade(database_url, projections=[projection])
+    worker = folding.worker(database_url, projection, retry_first=folding.NEVER, retry_cap=folding.NEVER)
+    async with store.appender(database_url) as appender, store.connection(database_url) as look:
+        await appender.append([event(GRANTED)])
+        async with folding.connected(worker) as conn:
+            assert await folding.fold(worker, conn) is Step.STOPPED
+        stand = await folding.stand(look, "people")
+    assert stand.state == "failed"
+    assert stand.last_error is not None
+    assert "ValueError: " in stand.last_error
+    assert len(stand.last_error) < 1_200
+
+
+async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(database_url: str) -> None:
+    waits = folding.QUICK.model_copy(update={"idle_in_transaction": 1.6})
+    others = 0
+
+    def handle(one: Event) -> Iterable[Row | Tombstone]:
+        time.sleep(0.3)  # no synchronisation: as slow as a lookup elsewhere may be
+        yield from said(one)
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    projection = People(handle)
+    upgrade(database_url, projections=[projection])
+    worker = Worker(database_url, projection, waits=waits, settings=folding.SETTINGS)
+    async with store.appender(database_url) as appender:
+        await appender.append([event(GRANTED, ppnum=str(number)) for number in range(8)])
+        async with folding.connected(worker) as conn:
+            beside = asyncio.create_task(other())
+            assert await folding.fold(worker, conn) is Step.AT_HEAD
+            beside.cancel()
+    assert others >= 8

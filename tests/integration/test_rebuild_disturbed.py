@@ -1,0 +1,272 @@
+"""What others do to a replay: they read its shadow, fill the disk, end its lock. What is done stays, and is told."""
+
+from __future__ import annotations
+
+import importlib
+import linecache
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from sqlalchemy import Table
+
+from eventstore.errors import LockLost
+from projections.as_of import build_as_of
+from projections.errors import CannotFold, ProjectionsError
+from projections.read_models.poll_tallies import PollTallies
+from projections.shadow import fingerprint
+from projections.worker import Step
+from tests import folding, rebuilding, store
+from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected, fold, stand, told, worker
+from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify
+
+READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+async def given(url: str, conn: AsyncConnection) -> None:
+    await append(conn, *happenings())
+    await folding.fold_all(url)
+    await damage_all(conn, PollTallies)
+
+
+@contextmanager
+def dump(url: str) -> Iterator[psycopg.Connection]:
+    """A session that reads in one transaction, as a dump of the database does."""
+    with psycopg.connect(url) as session:
+        yield session
+
+
+# Readers of what a replay makes
+
+
+@pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
+async def test_a_rebuild_is_done_though_its_shadow_is_read(
+    database_url: str, conn: AsyncConnection, phase: str
+) -> None:
+    await given(database_url, conn)
+    with dump(database_url) as session:
+
+        async def read() -> None:
+            session.execute(READ)
+
+        progress = During(**{phase: read})
+        await rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
+        assert progress.is_done
+        assert progress.notes == [
+            "poll_tallies: somebody reads projections_shadow, and so what was made there stays until the next run"
+        ]
+        await folding.are_true(conn)
+        assert [run.state for run in await runs(conn, "poll_tallies")] == ["done"]
+        assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
+    resumed = Heard()
+    assert total(await rebuild(database_url, PollTallies(), progress=resumed, resume=True)) == 0
+    assert resumed.notes == ["poll_tallies: nothing is left of one, so from the beginning"]
+    assert await rebuilding.shadows(conn) == []
+
+
+async def test_a_verification_tells_what_it_found_though_its_shadow_is_read(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await given(database_url, conn)
+    with dump(database_url) as session:
+
+        async def read() -> None:
+            session.execute(READ)
+
+        progress = During(comparing=read)
+        found = await verify(database_url, PollTallies(), progress=progress)
+        assert not found.equal
+        assert len(progress.notes) == 1
+
+
+async def test_a_shadow_that_is_left_and_read_is_told_of(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn)
+    with pytest.raises(rebuilding.Interrupted):
+        await rebuild(database_url, PollTallies(), progress=rebuilding.Interrupting(50), window=50)
+    with dump(database_url) as session:
+        session.execute(READ)
+        for run in (rebuild, verify):
+            with pytest.raises(ProjectionsError, match="somebody reads or makes tables in projections_shadow"):
+                await run(database_url, PollTallies())
+    await rebuild(database_url, PollTallies(), limits=ANY_REMOVAL)
+    await folding.are_true(conn)
+
+
+class Ending(Heard):
+    """Ends a reader's session once it was told of it."""
+
+    def __init__(self, session: psycopg.Connection) -> None:
+        super().__init__()
+        self._session = session
+
+    def note(self, line: str) -> None:
+        super().note(line)
+        self._session.close()
+
+
+async def as_of(url: str, *, progress: Heard | None = None, force: bool = False, into: str = "then") -> None:
+    async with store.connection(url) as own:
+        moment = str(await store.value(own, "SELECT max(event_id) FROM eventstore.events"))
+    await build_as_of(
+        url,
+        [PollTallies()],
+        moment,
+        into,
+        force=force,
+        waits=QUICK,
+        settings=rebuilding.SETTINGS,
+        progress=progress or Heard(),
+    )
+
+
+async def test_a_schema_that_is_read_is_replaced_when_it_no_longer_is(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn)
+    await as_of(database_url)
+    with dump(database_url) as session:
+        session.execute('SELECT count(*) FROM "then".poll_tallies')
+        progress = Ending(session)
+        await as_of(database_url, progress=progress, force=True)
+    assert progress.notes == ["somebody reads then or projections_shadow; trying again"]
+    states = "SELECT string_agg(state, ' ' ORDER BY id) FROM projections.rebuilds"
+    assert await store.value(conn, states) == "done done"
+
+
+# The database's own faults
+
+BOOM = (
+    "CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$"
+)
+
+
+async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: AsyncConnection) -> None:
+    await folding.make_watched(conn)
+    await append(conn, told(), told())
+    await conn.execute(BOOM)
+    await conn.execute("CREATE TRIGGER boom BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION boom()")
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+    said = (await stand(conn, "watched")).last_error
+    assert said == "behind position 0: no space left on device (SQLSTATE 53100)"
+
+    def full() -> None:
+        with psycopg.connect(database_url) as session:
+            session.execute(
+                "CREATE TRIGGER boom BEFORE INSERT ON projections_shadow.watched FOR EACH ROW EXECUTE FUNCTION boom()"
+            )
+
+    class Filling(Heard):
+        def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
+            super().phase(name, position=position, target=target)
+            if name == "folding":
+                full()
+
+    with pytest.raises(CannotFold) as caught:
+        await rebuild(database_url, Watched(), progress=Filling())
+    assert str(caught.value) == f"watched: {said}"
+
+
+# What is noted of a run that came to nothing
+
+
+async def test_a_run_that_lost_its_lock_is_over(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn)
+    before = await rebuilding.every_row(conn, PollTallies)
+    end = (
+        "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+        " WHERE l.locktype = 'advisory' AND l.granted AND a.application_name LIKE 'projections rebuild poll_tallies%'"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+
+    class Losing(Heard):
+        def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
+            super().phase(name, position=position, target=target)
+            with psycopg.connect(database_url, autocommit=True) as session:
+                session.execute(end)
+                # Whatever it does next waits, so that the loss is noticed first.
+                blocker.execute("LOCK TABLE projections.checkpoints")
+
+    with psycopg.connect(database_url) as blocker, pytest.raises(LockLost):
+        await rebuild(database_url, PollTallies(), progress=Losing(), lock_timeout=600)
+    (run,) = await runs(conn, "poll_tallies")
+    assert (run.state, run.error, run.is_over) == ("abandoned", "it was interrupted", True)
+    assert await rebuilding.every_row(conn, PollTallies) == before
+
+
+async def test_an_as_of_that_failed_is_a_row_too(database_url: str, conn: AsyncConnection) -> None:
+    await folding.make_watched(conn)
+    await append(conn, told(ppnum=DIVIDES))
+    moment = str(await store.value(conn, "SELECT max(event_id) FROM eventstore.events"))
+    with pytest.raises(CannotFold) as caught:
+        await build_as_of(
+            database_url,
+            [Watched()],
+            moment,
+            "then",
+            force=False,
+            waits=QUICK,
+            settings=rebuilding.SETTINGS,
+            progress=Heard(),
+        )
+    (run,) = await runs(conn, "watched")
+    assert (run.state, run.error, run.is_over) == ("failed", str(caught.value), True)
+    query = "SELECT into_schema FROM projections.rebuilds"
+    assert await store.value(conn, query) == "then"
+
+
+# What a fold in Python is made of
+
+FOLD = """
+from projections.python_fold import PythonProjection
+from {package} import words
+class Mine(PythonProjection):
+    name = "mine"
+    version = 1
+    def handle(self, event):
+        return words.rows(event)
+"""
+
+
+def test_the_fingerprint_knows_the_modules_that_a_fold_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for rows in ("[]", "[]", "[event]"):
+        folder = tmp_path / "mypackage"
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").write_text("")
+        (folder / "words.py").write_text(f"def rows(event):\n    return {rows}\n")
+        (folder / "folds.py").write_text(FOLD.format(package="mypackage"))
+        found.append(fingerprint(_mine(), []))
+    assert found[0] == found[1]
+    assert found[1] != found[2]
+
+
+def _mine() -> rebuilding.OptOuts:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    module: ModuleType = importlib.import_module("mypackage.folds")
+
+    class Mine(module.Mine):  # type: ignore[name-defined, misc]
+        handles: ClassVar[frozenset[int]] = rebuilding.OptOuts.handles
+        tables: ClassVar[tuple[Table, ...]] = rebuilding.OptOuts.tables
+        partition_by: ClassVar[Iterable[str]] = rebuilding.OptOuts.partition_by
+
+    Mine.__module__ = module.__name__
+    made: rebuilding.OptOuts = Mine()
+    return made

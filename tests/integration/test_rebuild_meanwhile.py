@@ -1,0 +1,144 @@
+"""A rebuild while events are appended and folded, and while others hold rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.read_models.poll_tallies import PollTallies
+from projections.worker import Step
+from tests import folding, oracle, store
+from tests.folding import (
+    append,
+    connected,
+    stand,
+    told,
+    worker,
+)
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    During,
+    Heard,
+    all_folded,
+    damage_all,
+    happenings,
+    rebuild,
+    runs,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+# Live, meanwhile
+
+
+async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
+    """Somebody answers a poll that nobody else answers, and the answer is folded."""
+    async with store.connection(url) as own:
+        await append(own, told(oracle.POLL_RESPONSE, ppnum, request="a poll", options=options))
+    await folding.fold_all(url, [PollTallies])
+
+
+@pytest.mark.parametrize("rest", [0, 1000])
+@pytest.mark.parametrize("first", ["folding", "comparing"])
+async def test_a_row_that_comes_and_goes_during_a_rebuild_leaves_nothing_behind(
+    database_url: str, conn: AsyncConnection, first: str, rest: int
+) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+
+    async def chosen() -> None:
+        await answer(database_url, "briefly", "to the end")
+
+    async def deserted() -> None:
+        await answer(database_url, "to the end")
+        await answer(database_url, "more briefly")
+        await answer(database_url, "to the end", ppnum="12300009998")
+        await answer(database_url, "to the end")
+
+    progress = During(**{first: chosen, "applying_the_difference": deserted})
+    done = await rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, rest=rest)
+    assert progress.is_done
+    assert done.position == (await stand(conn, "poll_tallies")).position
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_whatever_is_folded_between_any_two_steps_ends_up_right(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, projection)
+
+    async def more() -> None:
+        """New events about old rows, and new rows."""
+        async with store.connection(database_url) as own:
+            await append(own, *happenings(14)[::-1])
+        await folding.fold_all(database_url, [projection], batch_size=50)
+
+    progress = During(folding=more, comparing=more, applying_the_difference=more)
+    await rebuild(database_url, projection(), progress=progress, limits=ANY_REMOVAL)
+    assert progress.is_done
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+async def test_it_waits_for_a_fold_under_way_and_lets_go_when_that_takes_long(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    one, progress = worker(database_url, PollTallies()), Heard()
+    async with connected(one) as own, store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            # The worker holds the checkpoint, and can't write; whoever reads is not held up.
+            await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
+            await append(conn, *happenings(5))
+            step = asyncio.create_task(one.step(own))
+            await store.blocked(conn, own.info.backend_pid)
+            rebuilding_ = asyncio.create_task(
+                rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
+            )
+
+            async def let_go() -> bool:
+                return len(progress.notes) >= 2
+
+            await store.until(let_go, "it let go twice")
+        assert await step is Step.AT_HEAD
+        await rebuilding_
+    assert set(progress.notes) == {"poll_tallies: somebody holds the checkpoint or a row; trying again"}
+    assert (await runs(conn, "poll_tallies"))[-1].state == "done"
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+async def test_rows_that_somebody_holds_are_waited_for_without_the_checkpoint(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    progress = Heard()
+    async with store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM public.poll_responses FOR UPDATE")
+            task = asyncio.create_task(
+                rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, lock_timeout=0.05)
+            )
+
+            async def let_go() -> bool:
+                return len(progress.notes) >= 2
+
+            await store.until(let_go, "it let go twice")
+        await task
+    await folding.are_true(conn)

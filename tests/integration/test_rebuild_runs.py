@@ -1,0 +1,244 @@
+"""Runs of a rebuild: each is a row, one works at a time, and an interrupted one is gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+from sqlalchemy import Executable, literal, select
+
+from eventstore.errors import LockHeld
+from projections.as_of import build_as_of
+from projections.errors import ProjectionsError, RebuildLost, RebuildRefused
+from projections.manage import skip
+from projections.projection import Projection, Window
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
+from projections.read_models.request_status import RequestStatus
+from projections.replay import Silent
+from projections.runs import next_run
+from projections.shadow import Shadow
+from tests import folding, rebuilding, store
+from tests.folding import (
+    QUICK,
+    append,
+    stand,
+    told,
+)
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    EXTRA,
+    During,
+    Heard,
+    Interrupted,
+    Interrupting,
+    Lenient,
+    NewerLenient,
+    all_folded,
+    damage,
+    damage_all,
+    every_row,
+    rebuild,
+    runs,
+    verify,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+# A row for each run
+
+
+async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection) -> None:
+    head = await all_folded(database_url, conn)
+    count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
+    there = await folding.rows_of(conn, "consent_registry")
+    with pytest.raises(RebuildRefused):
+        await rebuild(database_url, ConsentRegistry())
+    with pytest.raises(Interrupted):
+        await rebuild(database_url, ConsentRegistry(), progress=Interrupting(50), window=50)
+    with pytest.raises(asyncio.CancelledError):
+        await rebuild(database_url, ConsentRegistry(), progress=Interrupting(100, asyncio.CancelledError()), window=50)
+    interrupted = (await runs(conn, "consent_registry"))[-1]
+    assert (interrupted.state, interrupted.error, interrupted.is_over) == ("abandoned", "it was interrupted", True)
+    # As a killed one leaves it.
+    await conn.execute("UPDATE projections.rebuilds SET state = 'running', error = NULL WHERE state = 'abandoned'")
+    await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
+    refused, failed, abandoned, done = await runs(conn, "consent_registry")
+    assert (refused.state, refused.position, refused.rows_changed) == ("refused", head, None)
+    assert failed == ("failed", 1, False, 50, None, None, None, None, "Interrupted", True)
+    assert abandoned[:4] == ("abandoned", 1, False, 100)
+    assert abandoned[-2:] == ("its process ended in the middle", True)
+    assert done == ("done", 1, False, head, there, 0, count, 0, None, True)
+
+
+# Two at once
+
+
+async def test_of_two_at_once_the_second_is_told_who_is_at_work(database_url: str, conn: AsyncConnection) -> None:
+    await all_folded(database_url, conn)
+    met: list[str] = []
+
+    async def others() -> None:
+        one = RequestStatus()
+        every: dict[str, Any] = {"waits": QUICK, "settings": rebuilding.SETTINGS, "progress": Silent()}
+        for attempt in (
+            rebuild(database_url, one),
+            verify(database_url, one),
+            build_as_of(database_url, [PollTallies(), one], store.next_ulid(), "then", force=False, **every),
+        ):
+            with pytest.raises(LockHeld) as caught:
+                await attempt
+            met.append(str(caught.value))
+        await rebuild(database_url, PollTallies())  # another one's is nobody's business
+        await verify(database_url, PollTallies())
+
+    for first in (rebuild, verify):
+        met.clear()
+        await first(database_url, RequestStatus(), progress=During(comparing=others))
+        assert len(met) == 3
+        for said in met:
+            assert said.startswith(f"projection request_status: projections {first.__name__} request_status ")
+            assert said.endswith(" is at work on it")
+
+
+@pytest.mark.parametrize("phase", ["folding", "comparing", "applying_the_difference"])
+async def test_a_run_whose_shadow_another_took_applies_nothing(
+    database_url: str, conn: AsyncConnection, phase: str
+) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    before, stood = await every_row(conn, PollTallies), await stand(conn, "poll_tallies")
+
+    async def anew() -> None:
+        async with store.connection(database_url) as own:
+            await Shadow(own, PollTallies(), [], run=await next_run(own)).begin()
+
+    with pytest.raises(RebuildLost, match="poll_tallies: another rebuild took over; nothing was applied"):
+        await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), limits=ANY_REMOVAL)
+    assert await every_row(conn, PollTallies) == before
+    assert await stand(conn, "poll_tallies") == stood
+    assert (await runs(conn, "poll_tallies"))[-1].state == "failed"
+    assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"], "they are the other's"
+
+
+@pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
+async def test_a_look_at_a_shadow_that_another_took_is_given_up(
+    database_url: str, conn: AsyncConnection, phase: str
+) -> None:
+    await all_folded(database_url, conn)
+
+    async def anew() -> None:
+        async with store.connection(database_url) as own:
+            await Shadow(own, PollTallies(), [], run=await next_run(own)).begin()
+
+    with pytest.raises(RebuildLost):
+        await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), dry_run=True)
+    if phase != "counting":
+        with pytest.raises(RebuildLost):
+            await verify(database_url, PollTallies(), progress=During(**{phase: anew}))
+
+
+# Going on
+
+
+async def test_an_interrupted_run_is_gone_on_with(database_url: str, conn: AsyncConnection) -> None:
+    head = await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    with pytest.raises(Interrupted):
+        await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
+    assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
+    progress = Heard()
+    done = await rebuild(database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=head)
+    assert progress.notes == ["poll_tallies: goes on at position 40"]
+    assert progress.positions == [head]
+    assert done.position == head
+    await folding.are_true(conn)
+
+
+async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: str, conn: AsyncConnection) -> None:
+    head = await all_folded(database_url, conn)
+    await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
+    with pytest.raises(RebuildRefused):
+        await rebuild(database_url, ConsentRegistry())
+    progress = Heard()
+    await rebuild(database_url, ConsentRegistry(), progress=progress, resume=True, limits=ANY_REMOVAL)
+    assert progress.notes == [f"consent_registry: goes on at position {head}"]
+    assert progress.positions == []
+    await folding.are_true(conn)
+
+
+class OtherFold(Lenient):
+    """Another fold under the same version."""
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        return [*super().fold(window), select(literal(1))]
+
+
+NOT_WHOLE = "what is left is not what a rebuild of this log noted"
+CHANGED_SINCE = "the code, a table or the skipped events changed since"
+WHY_ANEW = {
+    "nothing": "nothing is left of one",
+    "position": NOT_WHOLE,
+    "run": NOT_WHOLE,
+    "table": NOT_WHOLE,
+    "verify": NOT_WHOLE,
+    "version": "what is left is of version 1",
+    "code": CHANGED_SINCE,
+    "skips": CHANGED_SINCE,
+}
+
+
+@pytest.mark.parametrize("what", WHY_ANEW)
+async def test_what_does_not_fit_is_begun_anew(database_url: str, conn: AsyncConnection, what: str) -> None:
+    records = [told() for _ in range(6)]
+    await append(conn, *records)
+    await folding.fold_all(database_url, [Lenient])
+    projection: Projection = Lenient()
+    if what != "nothing":
+        with pytest.raises(Interrupted):
+            await rebuild(database_url, projection, progress=Interrupting(2), window=2)
+    match what:
+        case "position":
+            await conn.execute("UPDATE projections.rebuilds SET position = 1")
+        case "run":
+            await conn.execute("DELETE FROM projections.rebuilds")
+        case "table":
+            await conn.execute("DROP TABLE projections_shadow.watched")
+        case "version":
+            projection = NewerLenient()
+        case "code":
+            projection = OtherFold()
+        case "skips":
+            query = "INSERT INTO projections.skips VALUES ('watched', %s, 1, 'a test', now())"
+            await conn.execute(query, [records[0].event_id])
+        case "verify":
+            with pytest.raises(Interrupted):
+                await verify(database_url, projection, progress=Interrupting(4), window=2)
+    progress = Heard()
+    await rebuild(database_url, projection, progress=progress, resume=True, window=2, limits=ANY_REMOVAL)
+    assert progress.notes == [f"watched: {WHY_ANEW[what]}, so from the beginning"]
+    assert progress.positions == [2, 4, 6]
+    assert await folding.rows_of(conn, "watched") == (5 if what == "skips" else 6)
+
+
+async def test_events_that_are_skipped_meanwhile_end_it(database_url: str, conn: AsyncConnection) -> None:
+    record = told()
+    await append(conn, record)
+    await folding.fold_all(database_url, [Lenient])
+
+    async def skipped() -> None:
+        async with store.connection(database_url) as own:
+            await skip(own, "watched", record.event_id, "a test", 2)
+
+    with pytest.raises(ProjectionsError, match="watched: events were skipped meanwhile: run it again"):
+        await rebuild(database_url, NewerLenient(), progress=During(applying_the_difference=skipped))
+    assert (await stand(conn, "watched"))[:2] == (1, 1)

@@ -1,0 +1,309 @@
+"""Whatever tables a projection has, and whatever others built on them, a rebuild mends the rows and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from psycopg import AsyncConnection, errors, sql
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Computed,
+    Executable,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    select,
+)
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+
+from projections.errors import ProjectionsError
+from projections.migrate import upgrade
+from projections.projection import Projection, Window
+from projections.read_models.request_status import RequestStatus
+from tests import folding, oracle, rebuilding, store
+from tests.fix_postgres import Server
+from tests.folding import append, told
+from tests.rebuilding import During, happenings, rebuild, total, verify
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+def outcomes(name: str, *more: Column[Any]) -> Table:
+    """A person's last outcome."""
+    key = (Column("app", Text, primary_key=True), Column("ppnum", Text, primary_key=True))
+    return Table(name, MetaData(schema="public"), *key, Column("event_id", Text(collation="C"), nullable=False), *more)
+
+
+class Outcomes(Projection):
+    """The last delivery or failure of each person, with more of the event as columns."""
+
+    name: ClassVar[str] = "outcomes"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED, oracle.FAILED})
+    tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes"),)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+
+    def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        """The columns besides."""
+        assert event
+        return {}
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        (table,), e = self.tables, window.events.c
+        columns = {"app": e.app, "ppnum": e.ppnum, "event_id": e.event_id, **self.more(dict(e))}
+        latest = select(*columns.values()).ext(distinct_on(e.app, e.ppnum)).order_by(e.app, e.ppnum, e.event_id.desc())
+        new = insert(table).from_select(list(columns), latest)
+        set_ = {name: new.excluded[name] for name in columns if name not in ("app", "ppnum")}
+        newer = table.c.event_id < new.excluded.event_id
+        return [new.on_conflict_do_update(index_elements=["app", "ppnum"], set_=set_, where=newer)]
+
+
+async def given(url: str, conn: AsyncConnection, projection: Projection) -> None:
+    upgrade(url, projections=[projection])
+    await append(conn, *happenings())
+    await folding.fold_all(url, [type(projection)])
+
+
+# Versions
+
+
+class FewerTypes(Outcomes):
+    version: ClassVar[int] = 2
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.FAILED})
+
+
+async def test_what_the_old_code_folds_of_a_type_that_the_new_does_not_handle(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    upgrade(database_url, projections=[Outcomes()])
+    await append(conn, failed := told(oracle.FAILED, "1"), told(oracle.FAILED, "2"))
+    await folding.fold_all(database_url, [Outcomes])
+
+    async def meanwhile() -> None:
+        async with store.connection(database_url) as own:
+            await append(own, told(oracle.DELIVERED, "1"))
+        await folding.fold_all(database_url, [Outcomes])
+
+    progress = During(applying_the_difference=meanwhile)
+    done = await rebuild(database_url, FewerTypes(), progress=progress)
+    assert progress.is_done
+    assert (done.position, total(done)) == (3, 1)
+    assert (await verify(database_url, FewerTypes())).equal
+    assert await store.value(conn, "SELECT event_id FROM outcomes WHERE ppnum = '1'") == failed.event_id
+
+
+# Columns
+
+LONG = "a_column_with_a_name_so_long_that_postgres_has_no_byte_to_spare"
+assert len(LONG) == 63
+
+
+class LongNames(Outcomes):
+    tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes", Column(LONG, Text)),)
+
+    def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        return {LONG: event["send_request_id"]}
+
+
+ODD = '50% "of" :x (y)'
+
+
+class OddNames(Outcomes):
+    tables: ClassVar[tuple[Table, ...]] = (
+        outcomes(
+            'odd "%s" Täble:x',
+            Column(ODD, Text),
+            Column("Gen", Text, Computed("upper(ppnum)", persisted=True), unique=True),
+        ),
+    )
+
+    def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        return {ODD: event["send_request_id"]}
+
+
+@pytest.mark.parametrize("projection", [LongNames(), OddNames()])
+async def test_names_of_every_kind(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
+    await given(database_url, conn, projection)
+    (table,) = projection.tables
+    damage = sql.SQL("UPDATE {0} SET event_id = 'x' WHERE ctid IN (SELECT ctid FROM {0} LIMIT 2)")
+    await conn.execute(damage.format(sql.Identifier("public", table.name)))
+    found = await verify(database_url, projection)
+    assert total(found) == len(found.samples) == 2
+    assert {one.old["event_id"] for one in found.samples if one.old} == {"x"}
+    assert total(await rebuild(database_url, projection, dry_run=True)) == 2
+    assert total(await rebuild(database_url, projection)) == 2
+    assert (await verify(database_url, projection)).equal
+
+
+class Numbered(Outcomes):
+    tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes", Column("number", Integer)),)
+
+    def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        return {"number": event["event_type"]}
+
+
+class Widened(Numbered):
+    tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes", Column("number", BigInteger)),)
+
+
+async def test_a_column_of_another_type_than_the_code_s_is_named_before_the_long_work(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await given(database_url, conn, Numbered())
+    await conn.execute("ALTER TABLE outcomes ALTER number TYPE bigint")
+    said = "outcomes.number is bigint in the database and integer in the code: make them the same"
+    for run in (rebuild, verify):
+        progress = rebuilding.Heard()
+        with pytest.raises(ProjectionsError, match=said):
+            await run(database_url, Numbered(), progress=progress)
+        assert progress.phases == []
+    assert (await verify(database_url, Widened())).equal
+
+
+async def test_a_role_that_may_make_no_temporary_tables_is_told_before_the_long_work(
+    database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    await given(database_url, conn, Outcomes())
+    name = sql.Identifier(conn.info.dbname)
+    async with rebuilding.role(postgres, database_url) as owner:
+        for whom in ("PUBLIC", "CURRENT_ROLE", conn.info.user):
+            words = sql.SQL(whom) if whom.isupper() else sql.Identifier(whom)
+            await owner.boss.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}").format(name, words))
+    with pytest.raises(ProjectionsError, match="GRANT TEMPORARY ON DATABASE"):
+        await verify(database_url, Outcomes())
+
+
+# Values that only one row may have
+
+
+class Unique(Outcomes):
+    tables: ClassVar[tuple[Table, ...]] = (
+        outcomes("outcomes", Column("last", Text(collation="C"), unique=True), Column("number", Integer)),
+    )
+
+    def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+        return {"last": event["event_id"], "number": event["event_type"]}
+
+
+async def swap(conn: AsyncConnection, table: str, column: str) -> None:
+    """Let the first three rows have each other's values, in a circle."""
+    query = sql.SQL("SELECT ppnum, {} FROM {} ORDER BY ppnum LIMIT 3").format(
+        sql.Identifier(column), sql.Identifier(table)
+    )
+    rows = await (await conn.execute(query)).fetchall()
+    update = sql.SQL("UPDATE {} SET {} = %s WHERE ppnum = %s").format(sql.Identifier(table), sql.Identifier(column))
+    async with conn.transaction():
+        for ppnum, _ in rows:
+            await conn.execute(update, [f"away {ppnum}", ppnum])
+        for (ppnum, _), (_, value) in zip(rows, [*rows[1:], rows[0]], strict=True):
+            await conn.execute(update, [value, ppnum])
+
+
+@pytest.mark.parametrize("unique", ["(last)", "(lower(last))", "(last) WHERE last <> ''", "(last) NULLS NOT DISTINCT"])
+@pytest.mark.parametrize("projection", [Unique(), Outcomes()], ids=["of the code", "of the owner's"])
+async def test_rows_that_swapped_values_which_are_unique(
+    database_url: str, conn: AsyncConnection, projection: Projection, unique: str
+) -> None:
+    column = "last" if "last" in projection.tables[0].c else "event_id"
+    await given(database_url, conn, projection)
+    await conn.execute(sql.SQL("CREATE UNIQUE INDEX ON outcomes " + unique.replace("last", column)))
+    before = await rebuilding.every_row(conn, projection)
+    await swap(conn, "outcomes", column)
+    done = await rebuild(database_url, projection)
+    assert [(one.added, one.removed, one.changed) for one in done.changes] == [(0, 0, 3)]
+    assert await rebuilding.every_row(conn, projection) == before
+
+
+async def test_rows_that_keep_their_unique_values_stay_where_they_are(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn, Unique())
+    await conn.execute(
+        "CREATE TABLE notes (app text, ppnum text, note text,"
+        " FOREIGN KEY (app, ppnum) REFERENCES outcomes ON DELETE CASCADE)"
+    )
+    await conn.execute("INSERT INTO notes SELECT app, ppnum, 'mine' FROM outcomes")
+    notes = await folding.rows_of(conn, "notes")
+    await conn.execute("UPDATE outcomes SET number = 99")
+    await conn.execute("UPDATE outcomes SET last = 'wrong' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")
+    assert total(await rebuild(database_url, Unique())) == await folding.rows_of(conn, "outcomes")
+    assert (await verify(database_url, Unique())).equal
+    assert await folding.rows_of(conn, "notes") == notes
+
+
+async def test_an_exclusion_constraint_of_the_owner_s(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn, RequestStatus())
+    await conn.execute("ALTER TABLE request_recipients ADD EXCLUDE USING btree (last_event_id WITH =)")
+    await swap(conn, "request_recipients", "last_event_id")
+    assert total(await rebuild(database_url, RequestStatus())) == 3
+    assert (await verify(database_url, RequestStatus())).equal
+
+
+# Tables of a projection that refer to each other
+
+
+def family(on_delete: str | None) -> tuple[Table, Table]:
+    metadata = MetaData(schema="public")
+    key = (Column("app", Text, primary_key=True), Column("send_request_id", Text, primary_key=True))
+    parents = Table("parents", metadata, *key, Column("event_id", Text(collation="C"), nullable=False, unique=True))
+    children = Table(
+        "children",
+        metadata,
+        Column("app", Text, primary_key=True),
+        Column("send_request_id", Text, primary_key=True),
+        Column("ppnum", Text, primary_key=True),
+        ForeignKeyConstraint(
+            ["app", "send_request_id"], ["public.parents.app", "public.parents.send_request_id"], ondelete=on_delete
+        ),
+    )
+    return parents, children
+
+
+class Family(Projection):
+    name: ClassVar[str] = "family"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED, oracle.FAILED})
+    tables: ClassVar[tuple[Table, ...]] = family(None)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "send_request_id")
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        (parents, children), e = self.tables, window.events.c
+        latest = select(e.app, e.send_request_id, e.event_id).ext(distinct_on(e.app, e.send_request_id))
+        latest = latest.order_by(e.app, e.send_request_id, e.event_id.desc())
+        new = insert(parents).from_select(["app", "send_request_id", "event_id"], latest)
+        upsert = new.on_conflict_do_update(
+            index_elements=["app", "send_request_id"],
+            set_={"event_id": new.excluded.event_id},
+            where=parents.c.event_id < new.excluded.event_id,
+        )
+        people = select(e.app, e.send_request_id, e.ppnum).distinct()
+        rows = insert(children).from_select(["app", "send_request_id", "ppnum"], people)
+        return [upsert, rows.on_conflict_do_nothing()]
+
+
+class Cascading(Family):
+    tables: ClassVar[tuple[Table, ...]] = family("CASCADE")
+
+
+@pytest.mark.parametrize("projection", [Family(), Cascading()], ids=["no action", "cascade"])
+async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
+    await given(database_url, conn, projection)
+    before = await rebuilding.every_row(conn, projection)
+    await conn.execute("UPDATE parents SET event_id = 'x' WHERE send_request_id = 'request 1'")
+    await conn.execute("DELETE FROM children WHERE send_request_id = 'request 2'")
+    await conn.execute("DELETE FROM parents WHERE send_request_id = 'request 2'")
+    await conn.execute("INSERT INTO parents VALUES ('app', 'nobody''s', 'y')")
+    await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
+    await rebuild(database_url, projection)
+    assert await rebuilding.every_row(conn, projection) == before
+    assert (await verify(database_url, projection)).equal
+    with pytest.raises(errors.ForeignKeyViolation):
+        await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")

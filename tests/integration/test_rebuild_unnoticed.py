@@ -1,0 +1,183 @@
+"""Who reads, or built something on a read model, doesn't notice that it is rebuilt, but for better rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection, sql
+
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from tests import folding, rebuilding, store
+from tests.fix_postgres import Server
+from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, happenings, rebuild
+
+_FACTS = {
+    "tables, their files, rights, comments and replica identity": (
+        "SELECT oid, relname, relfilenode, relacl::text, obj_description(oid, 'pg_class'), relreplident, relpersistence"
+        " FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v') ORDER BY oid"
+    ),
+    "columns": (
+        "SELECT attrelid, attnum, attname, atttypid, attacl::text, col_description(attrelid, attnum) FROM pg_attribute"
+        " JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace ORDER BY 1, 2"
+    ),
+    "indexes": (
+        "SELECT indexrelid, indrelid, pg_get_indexdef(indexrelid), relfilenode FROM pg_index"
+        " JOIN pg_class ON pg_class.oid = indexrelid WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    ),
+    "constraints": (
+        "SELECT oid, conrelid, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace ORDER BY 1"
+    ),
+    "triggers": "SELECT oid, tgrelid, tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1",
+    "views": "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+    "publications": "SELECT pubname, tablename, attnames FROM pg_publication_tables ORDER BY 1, 2",
+}
+_MODES = (
+    "SELECT relation, mode FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " LEFT JOIN pg_index ON indexrelid = relation JOIN pg_class AS c ON c.oid = coalesce(indrelid, relation)"
+    " WHERE starts_with(application_name, 'projections rebuild ') AND relnamespace = 'public'::regnamespace"
+    " AND locktype = 'relation'"
+)
+_HELD_UP = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE starts_with(application_name, 'projections rebuild ') AND %s = ANY (pg_blocking_pids(pid))"
+)
+ALLOWED = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
+
+
+async def facts(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
+    """What the catalogue says about everything in ``public``."""
+    return {name: await (await conn.execute(query.encode())).fetchall() for name, query in _FACTS.items()}
+
+
+def reading(projection: type[Projection]) -> sql.Composed:
+    """A query that reads every row but the live ones, of all tables at one moment, through views that others made."""
+    parts = [
+        sql.SQL("SELECT {}, v::text FROM public.{} AS v WHERE app IN ({}, {})").format(
+            table.name, sql.Identifier(f"bi_{table.name}"), store.APP, NOBODY
+        )
+        for table in projection.tables
+    ]
+    return sql.SQL("{} ORDER BY 1, 2").format(sql.SQL(" UNION ALL ").join(parts))
+
+
+class Reader:
+    """Reads again and again, and remembers each state that it saw, in order."""
+
+    def __init__(self, conn: AsyncConnection, query: sql.Composed) -> None:
+        self.states: list[list[tuple[str, str]]] = []
+        self.times = 0
+        self._conn = conn
+        self._query = query
+
+    async def read(self) -> None:
+        rows = await (await self._conn.execute(self._query)).fetchall()
+        self.times += 1
+        if not self.states or self.states[-1] != rows:
+            self.states.append(rows)
+
+    async def reads_on(self) -> None:
+        """Wait until a whole reading began and ended since."""
+        wanted = self.times + 2
+
+        async def there() -> bool:
+            return self.times >= wanted
+
+        await store.until(there, "another reading")
+
+
+@asynccontextmanager
+async def again_and_again(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Do something for as long as the block runs, and once more."""
+    is_over = False
+
+    async def acting() -> None:
+        while not is_over:
+            await act()
+        await act()
+
+    task = asyncio.create_task(acting())
+    try:
+        yield
+    finally:
+        is_over = True
+        await task
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_nobody_notices(postgres: Server, database_url: str, projection: type[Projection]) -> None:
+    names = [table.name for table in projection.tables]
+    async with (
+        rebuilding.role(postgres, database_url) as role,
+        store.connection(database_url, "looking") as conn,
+        store.connection(database_url, "watching") as watching,
+        store.connection(database_url, "holder") as holder,
+    ):
+        await folding.append(conn, *happenings())
+        await folding.fold_all(database_url)
+        for name in names:
+            view, table = sql.Identifier(f"bi_{name}"), sql.Identifier(name)
+            await conn.execute(sql.SQL("CREATE VIEW public.{} AS SELECT * FROM public.{}").format(view, table))
+            await conn.execute(sql.SQL("COMMENT ON COLUMN public.{}.app IS 'whose, says BI'").format(table))
+            await conn.execute(sql.SQL("CREATE PUBLICATION {} FOR TABLE public.{}").format(view, table))
+            for one in (view, table):
+                await conn.execute(sql.SQL("GRANT SELECT ON public.{} TO {}").format(one, sql.Identifier(role.name)))
+        query = reading(projection)
+        true = await (await conn.execute(query)).fetchall()
+        await damage_all(conn, projection)
+        damaged = await (await conn.execute(query)).fetchall()
+        for name in names:  # at least a tenth of each table differs
+            wrong = {row for row in damaged if row[0] == name} ^ {row for row in true if row[0] == name}
+            assert len(wrong) >= 0.1 * sum(row[0] == name for row in true)
+        before = await facts(conn)
+
+        modes: set[tuple[int, str]] = set()
+
+        async def watch() -> None:
+            modes.update(await (await watching.execute(_MODES.encode())).fetchall())
+
+        async def is_held_up() -> bool:
+            return bool(await store.value(conn, _HELD_UP, holder.info.backend_pid))
+
+        async with (
+            store.connection(role.url, "reader") as reading_on,
+            rebuilding.live_load(database_url, projection()) as load,
+        ):
+            reader = Reader(reading_on, query)
+            await reader.read()
+            async with again_and_again(watch), again_and_again(reader.read):
+                async with holder.transaction():
+                    # The last table's rows are changed when others are deleted already: there it is held up.
+                    rows = sql.SQL("SELECT FROM public.{} WHERE app = {} FOR UPDATE")
+                    await holder.execute(rows.format(sql.Identifier(names[-1]), store.APP))
+                    task = asyncio.create_task(
+                        rebuild(
+                            database_url,
+                            projection(),
+                            limits=ANY_REMOVAL,
+                            window=50,
+                            rest=50,
+                            lock_timeout=folding.NEVER,
+                        )
+                    )
+                    await store.until(is_held_up, "the rebuild held up")
+                    modes.update(await (await conn.execute(_MODES.encode())).fetchall())
+                    # In the middle of it, readers read and appenders append.
+                    await reader.reads_on()
+                    await load.goes_on()
+                done = await task
+            await load.goes_on()
+
+        assert reader.states == [damaged, true]
+        assert rebuilding.total(done) > 0
+        oids = {oid for oid, relname, *_ in before[next(iter(_FACTS))] if relname in names}
+        assert {oid for oid, mode in modes if mode == "RowExclusiveLock"} >= oids
+        assert {mode for _, mode in modes} <= ALLOWED
+        assert await facts(conn) == before
+        await folding.fold_all(database_url)
+        await folding.are_true(conn)

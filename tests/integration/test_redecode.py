@@ -1,0 +1,397 @@
+"""Columns read off the payloads again: only these may change, only through one function, and no rebuild meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, errors, sql
+
+from eventstore import redecode as redecoding
+from eventstore.contracts import Contract, Event, decode
+from eventstore.errors import LockHeld, Undecodable
+from eventstore.redecode import Redecoded, redecode
+from eventstore.session_lock import held
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.rebuild import Limits, rebuild
+from projections.redecode import redecode_log
+from projections.replay import Silent, rebuild_lock
+from projections.settings import ReplaySettings
+from projections.shadow import Shadow
+from tests import folding, oracle, store
+from tests.fix_postgres import Server
+from tests.folding import Watched, append, told
+from tests.store import QUICK
+
+SUMMARY = oracle.Summary(3, 5, 2, 1, 2)
+REFUSED = r"UPDATE on eventstore\.events is refused: events stay as they came"
+COLUMNS = [column for column in Event._fields if column not in ("event_id", "app", "contract", "payload")]
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection of the tables' owner, and nine events that have every column."""
+    async with store.connection(database_url, "looking") as conn:
+        await append(
+            conn,
+            told(),
+            told(oracle.FAILED, "12300000002"),
+            told(oracle.PENDING_CONSENT, app="shop"),
+            told(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\', "")),
+            told(oracle.POLL_RESPONSE, options=()),
+            told(oracle.COMPLETED, None, summary=SUMMARY),
+            told(oracle.REQUEST_FAILED, None, request=None),
+            told(-(2**31), ""),
+            told(2**31 - 1),
+        )
+        yield conn
+
+
+def nothing(_position: int, _head: int) -> None:
+    """Hear of progress."""
+
+
+async def rows(conn: AsyncConnection) -> list[dict[str, Any]]:
+    async with conn.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        return await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
+
+
+async def change(conn: AsyncConnection, position: int, **values: object) -> None:
+    """Change decoded columns by the function, as an older decoder might have read them."""
+    before = (await rows(conn))[position - 1]
+    wanted = {name: before[name] for name in COLUMNS} | values | {"position": position}
+    await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([wanted], default=str)])
+    assert (await rows(conn))[position - 1] == before | values
+
+
+async def logged(url: str, *, after: int = 0) -> tuple[Redecoded, list[str]]:
+    return await redecode_log(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=nothing)
+
+
+# What it changes
+
+
+async def test_a_decoder_that_learned_nothing_changes_nothing(conn: AsyncConnection) -> None:
+    before = await rows(conn)
+    assert await redecode(conn, told=nothing) == Redecoded(read=9)
+    assert await rows(conn) == before
+
+
+async def test_columns_that_were_read_otherwise_are_read_again(conn: AsyncConnection) -> None:
+    before = await rows(conn)
+    day = timedelta(days=1)
+    await change(conn, 1, ppnum=None, send_request_id="other", occurred_at=before[0]["occurred_at"] + day)
+    await change(conn, 2, event_type=0, error_code="reason", message_id="message")
+    await change(conn, 4, poll_id=None, poll_options=None)
+    await change(conn, 5, poll_options=["a", 'NULL, "{é}\\'])
+    await change(conn, 6, summary_status=None, total_recipients=0, delivered=0, failed=0, pending_consent=0)
+    done = await redecode(conn, told=nothing)
+    assert (done.read, done.changed, done.refused) == (9, 5, 0)
+    assert done.types == {0, oracle.DELIVERED, oracle.FAILED, oracle.POLL_RESPONSE, oracle.COMPLETED}
+    assert await rows(conn) == before
+    assert await redecode(conn, told=nothing) == Redecoded(read=9)
+
+
+async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_others(conn: AsyncConnection) -> None:
+    before = await rows(conn)
+
+    def learned(payload: bytes, app: str, contract: Contract) -> Event:
+        """Reads other values into every column, and would change what may not change."""
+        event = decode(payload, app, contract)
+        if event.event_type != oracle.DELIVERED:
+            return event
+        return event._replace(
+            app="another",
+            contract="another",
+            payload=b"another",
+            event_type=9,
+            send_request_id="other",
+            ppnum="other",
+            error_code="other",
+            message_id="other",
+            poll_id="other",
+            poll_options=["other", "é"],
+            summary_status=-1,
+            total_recipients=1,
+            delivered=2,
+            failed=3,
+            pending_consent=2**31 - 1,
+            occurred_at=event.occurred_at + timedelta(microseconds=1),
+        )
+
+    done = await redecode(conn, told=nothing, decoder=learned)
+    assert (done.read, done.changed, done.types) == (9, 1, {oracle.DELIVERED, 9})
+    after = await rows(conn)
+    assert after[1:] == before[1:]
+    changed = {name for name, value in after[0].items() if before[0][name] != value}
+    assert changed == set(COLUMNS)
+    assert after[0]["poll_options"] == ["other", "é"]
+    assert after[0]["pending_consent"] == 2**31 - 1
+
+
+async def test_bytes_that_are_refused_now_are_told_and_stay(conn: AsyncConnection) -> None:
+    before = await rows(conn)
+    await change(conn, 1, ppnum="stale")
+
+    def stricter(payload: bytes, app: str, contract: Contract) -> Event:
+        event = decode(payload, app, contract)
+        if event.event_type == oracle.POLL_RESPONSE:
+            raise Undecodable("no polls any more", event.event_id)
+        if event.event_type == oracle.COMPLETED:
+            return event._replace(event_id=store.next_ulid(), ppnum="of another")
+        return event
+
+    done = await redecode(conn, told=nothing, decoder=stricter)
+    assert (done.read, done.changed, done.refused, done.undecodable) == (9, 1, 3, [4, 5, 6])
+    assert await rows(conn) == before
+
+
+async def test_it_begins_where_it_is_told_to(database_url: str, conn: AsyncConnection) -> None:
+    before = await rows(conn)
+    for position in (1, 2, 3):
+        await change(conn, position, ppnum="stale")
+    done, _ = await logged(database_url, after=1)
+    assert (done.read, done.changed) == (8, 2)
+    assert (await rows(conn))[1:] == before[1:]
+    assert (await rows(conn))[0]["ppnum"] == "stale"
+    done, names = await logged(database_url, after=9)
+    assert (done, names) == (Redecoded(), [])
+
+
+async def test_it_goes_page_by_page_and_one_that_was_killed_is_run_again(
+    conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await rows(conn)
+    for position in range(1, 8):
+        await change(conn, position, message_id="stale")
+    monkeypatch.setattr(redecoding, "BATCH", 2)
+    heard: list[tuple[int, int]] = []
+
+    def dies(position: int, head: int) -> None:
+        heard.append((position, head))
+        if position == 4:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await redecode(conn, told=dies)
+    assert heard == [(2, 9), (4, 9)]
+    found = await rows(conn)
+    assert found[:4] == before[:4]
+    assert found[6]["message_id"] == "stale"
+    done = await redecode(conn, told=nothing)
+    assert (done.read, done.changed) == (9, 3)
+    assert await rows(conn) == before
+
+
+# What nobody may change
+
+
+@pytest.mark.parametrize("table", ["event_id", "app", "contract", "payload", "position", "received_at"])
+async def test_the_function_has_no_way_to_change_anything_else(conn: AsyncConnection, table: str) -> None:
+    before = await rows(conn)
+    one = {name: before[0][name] for name in COLUMNS} | {"position": 1, table: 1 if table == "position" else "other"}
+    await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([one], default=str)])
+    assert await rows(conn) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE eventstore.events SET event_id = 'x' WHERE position = 1",
+        "UPDATE eventstore.events SET app = 'x' WHERE position = 1",
+        "UPDATE eventstore.events SET contract = 'x' WHERE position = 1",
+        r"UPDATE eventstore.events SET payload = '\x00' WHERE position = 1",
+        "UPDATE eventstore.events SET position = 99 WHERE position = 1",
+        "UPDATE eventstore.events SET received_at = now() WHERE position = 1",
+        "DELETE FROM eventstore.events WHERE position = 1",
+        "TRUNCATE eventstore.events",
+    ],
+)
+async def test_even_under_its_name_nothing_else_changes(conn: AsyncConnection, statement: str) -> None:
+    """The owner may write the function anew; what stands on guard then is the trigger."""
+    before = await rows(conn)
+    await conn.execute(
+        "CREATE OR REPLACE FUNCTION eventstore.redecode(decoded jsonb) RETURNS bigint LANGUAGE plpgsql AS"
+        f" $$BEGIN {statement}; RETURN 1; END$$".encode()
+    )
+    with pytest.raises(errors.ModifyingSqlDataNotPermitted, match="is refused: events stay as they came"):
+        await conn.execute("SELECT eventstore.redecode('[]')")
+    assert await rows(conn) == before
+
+
+UPDATE = "UPDATE eventstore.events SET ppnum = ''x'' WHERE position = 1"
+OTHERS = {
+    "public.redecode(decoded jsonb)": UPDATE.replace("''", "'"),
+    "eventstore.redecode()": UPDATE.replace("''", "'"),
+    "eventstore.redecode(decoded json)": UPDATE.replace("''", "'"),
+    "eventstore.redecode_all(decoded jsonb)": UPDATE.replace("''", "'"),
+    'public."eventstore.redecode"(decoded jsonb)': UPDATE.replace("''", "'"),
+    'eventstore."x eventstore.redecode"(decoded jsonb)': UPDATE.replace("''", "'"),
+    "public.executing()": f"EXECUTE '/* eventstore.redecode(jsonb) */ {UPDATE}'",
+}
+
+
+@pytest.mark.parametrize("function", OTHERS)
+async def test_a_function_of_another_name_is_refused(conn: AsyncConnection, function: str) -> None:
+    before = await rows(conn)
+    await conn.execute(
+        f"CREATE FUNCTION {function} RETURNS void LANGUAGE plpgsql AS $$BEGIN {OTHERS[function]}; END$$".encode()
+    )
+    name, _, arguments = function.partition("(")
+    call = f"SELECT {name}({'NULL::' + arguments.split()[-1] if len(arguments) > 1 else arguments}"
+    with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
+        await conn.execute(call.encode())
+    assert await rows(conn) == before
+
+
+async def test_an_update_beside_a_call_of_the_function_is_refused(conn: AsyncConnection) -> None:
+    before = await rows(conn)
+    for statement in (
+        "UPDATE eventstore.events SET ppnum = 'x' WHERE eventstore.redecode('[]') = 0",
+        "UPDATE eventstore.events SET ppnum = 'x' /*\neventstore.redecode(jsonb)\n*/",
+        "DO $$BEGIN PERFORM eventstore.redecode('[]'); UPDATE eventstore.events SET ppnum = 'x'; END$$",
+        "DO $$BEGIN PERFORM eventstore.redecode('[]'); DELETE FROM eventstore.events; END$$",
+    ):
+        with pytest.raises(errors.ModifyingSqlDataNotPermitted, match="is refused: events stay as they came"):
+            await conn.execute(statement.encode())
+    assert await rows(conn) == before
+
+
+SPOOFING = (
+    "DO $do$BEGIN EXECUTE E'UPDATE eventstore.events SET ppnum = ''x'' /*"
+    "\\nPL/pgSQL function eventstore.redecode(jsonb) line 5 */'; END$do$"
+)
+
+
+@contextmanager
+def a_role_that_may_update(server: Server, url: str) -> Iterator[str]:
+    """Yield the URL of a role that was granted UPDATE on events, but not the function."""
+    role = sql.Identifier(f"{server.owner}_updates")
+    server.execute("CREATE ROLE {} LOGIN PASSWORD 'word'", role)
+    try:
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(sql.SQL("GRANT USAGE ON SCHEMA eventstore TO {}").format(role))
+            owner.execute(sql.SQL("GRANT SELECT, UPDATE ON eventstore.events TO {}").format(role))
+        parts = urlsplit(url)
+        place = parts.netloc.rpartition("@")[2]
+        yield parts._replace(netloc=f"{server.owner}_updates:word@{place}").geturl()
+    finally:
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(sql.SQL("REVOKE ALL ON eventstore.events FROM {}").format(role))
+            owner.execute(sql.SQL("REVOKE ALL ON SCHEMA eventstore FROM {}").format(role))
+        server.execute("DROP ROLE {}", role)
+
+
+async def test_a_role_that_may_update_events_may_not_for_all_that(
+    database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    before = await rows(conn)
+    with a_role_that_may_update(postgres, database_url) as url:
+        async with store.connection(url, "updating") as other:
+            with pytest.raises(errors.InsufficientPrivilege):
+                await other.execute("SELECT eventstore.redecode('[]')")
+            with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+                await redecode(other, told=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
+            # The stack of calls shows the text of statements, which may say anything.
+            for statement in (
+                "UPDATE eventstore.events SET ppnum = 'x'",
+                SPOOFING,
+            ):
+                with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
+                    await other.execute(statement.encode())
+    assert await rows(conn) == before
+
+
+async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) -> None:
+    query = "SELECT has_function_privilege('public', 'eventstore.redecode(jsonb)', 'EXECUTE')"
+    assert await store.value(conn, query) is False
+
+
+# Beside rebuilds
+
+
+async def rebuilt(url: str, projection: Projection) -> None:
+    settings, limits = ReplaySettings(window=3), Limits(removal=True)
+    await rebuild(url, projection, waits=QUICK, settings=settings, progress=Silent(), limits=limits)
+
+
+async def test_the_projections_whose_rows_may_come_out_otherwise_are_named(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    assert (await logged(database_url))[1] == []
+    for position, names in (
+        (4, ["request_status", "poll_tallies"]),
+        (6, ["request_status"]),
+        (3, ["request_status", "consent_registry"]),
+        (8, []),  # a type that nobody knows
+    ):
+        await change(conn, position, message_id="stale")
+        assert (await logged(database_url))[1] == names
+    await change(conn, 8, event_type=oracle.POLL_RESPONSE)  # it was known as another
+    assert (await logged(database_url))[1] == ["request_status", "poll_tallies"]
+
+
+async def test_while_a_rebuild_is_at_work_nothing_is_begun(database_url: str, conn: AsyncConnection) -> None:
+    await change(conn, 1, ppnum="stale")
+    before = await rows(conn)
+    for projection in READ_MODELS:
+        key = rebuild_lock(projection.name)
+        async with held(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
+            with pytest.raises(LockHeld, match=f"projection {projection.name}: projections rebuild x at host:1 is at"):
+                await logged(database_url)
+    assert await rows(conn) == before
+
+
+async def test_no_rebuild_begins_while_it_is_at_work(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    async def looks(*_: object, **__: object) -> Redecoded:
+        for projection in READ_MODELS:
+            with pytest.raises(LockHeld, match="projections redecode"):
+                async with held(database_url, rebuild_lock(projection.name), name="x", what="it", waits=QUICK):
+                    pass
+            refused.append(projection.name)
+        return Redecoded()
+
+    monkeypatch.setattr("projections.redecode.redecode", looks)
+    await logged(database_url)
+    assert refused == [projection.name for projection in READ_MODELS]
+    assert len(await rows(conn)) == 9
+
+
+async def test_an_interrupted_rebuild_does_not_go_on_with_what_it_folded_before(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.make_watched(conn)
+    await conn.execute(
+        "INSERT INTO projections.rebuilds"
+        " (id, name, version, fingerprint, holder, state, dry_run, position, started_at)"
+        " OVERRIDING SYSTEM VALUE VALUES (1, 'watched', 1, '', '', 'running', false, 0, now())"
+    )
+    async with store.connection(database_url, "rebuilding") as own:
+        shadow = Shadow(own, Watched(), [], run=1, is_rebuild=True)
+        await shadow.begin()
+        await shadow.fold_to(5, 2)
+        assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() is None
+        await logged(database_url)
+        assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() == "nothing is left of one"
+
+
+async def test_rebuilt_read_models_are_those_of_the_columns_of_now(database_url: str, conn: AsyncConnection) -> None:
+    await change(conn, 2, ppnum="12300000009")
+    await folding.fold_all(database_url)
+    done, names = await logged(database_url)
+    assert (done.changed, names) == (1, ["request_status", "consent_registry"])
+    for projection in READ_MODELS:
+        if projection.name in names:
+            await rebuilt(database_url, projection())
+    await folding.are_true(conn)

@@ -1,0 +1,126 @@
+"""When workers and ingest together are done, and what ends them before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.ingest.service import Outcome
+from projections import checkpoint
+from projections import run as running
+from projections.metadata import READ_MODELS
+from projections.run import RunOutcome
+from projections.worker import Worker
+from tests import folding, store
+from tests.folding import DIVIDES, NEVER, NewerWatched, Watched, append, told, worker
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def run(url: str, workers: Sequence[Worker], until_idle: float | None = 0.0) -> RunOutcome:
+    return await running.run(url, workers, [], stop=asyncio.Event(), waits=folding.QUICK, until_idle=until_idle)
+
+
+async def test_it_ends_at_the_head_though_it_was_not_there_at_the_first_look(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, *(told() for _ in range(3)))
+    async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
+        await checkpoint.ensure(conn, "watched", 1)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            ending = group.create_task(run(database_url, [worker(database_url, Watched())]))
+            looking = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'projections run' AND query <> ''"
+
+            async def looked() -> object:
+                return await store.value(conn, looking)
+
+            await store.until(looked, "a first look at the checkpoints")
+            assert not ending.done()
+        assert await ending == RunOutcome(None)
+    assert await folding.position(conn, "watched") == 3
+
+
+async def test_a_connection_that_is_cut_while_it_looks_does_no_harm(database_url: str, conn: AsyncConnection) -> None:
+    async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
+        await append(conn, told())
+        await checkpoint.ensure(conn, "watched", 1)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            ending = group.create_task(run(database_url, [worker(database_url, Watched())]))
+            for _ in range(3):
+
+                async def cut() -> object:
+                    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
+                    return await store.value(conn, ended, "projections run")
+
+                await store.until(cut, "a look at the checkpoints")
+        assert await ending == RunOutcome(None)
+
+
+async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnection) -> None:
+    await folding.fold_all(database_url)
+    await append(conn, told(ppnum=DIVIDES))
+    await checkpoint.pause(conn, "poll_tallies")
+    one = worker(database_url, Watched(), retry_first=NEVER, retry_cap=NEVER)
+    others = [worker(database_url, projection()) for projection in READ_MODELS]
+    outcome = await run(database_url, [one, *others], 0.1)
+    assert outcome.ingest is None
+    assert outcome.stopped.keys() == {"watched", "poll_tallies"}
+    assert outcome.stopped["poll_tallies"] == "paused"
+    assert outcome.stopped["watched"].startswith("failed: event ")
+
+
+async def test_newer_code_beside_it_is_no_reason_to_say_that_it_stands_still(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    async with folding.connected(newer := worker(database_url, NewerWatched())) as own:
+        one = worker(database_url, Watched())
+        running = asyncio.create_task(run(database_url, [one], 0.1))
+        while not running.done():
+            await newer.step(own)
+            await asyncio.sleep(0.005)
+        assert (await running).stopped == {}
+
+
+@pytest.mark.parametrize("at_head", [True, False])
+async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncConnection, at_head: bool) -> None:
+    """Also when they are at the head, or newer than this code: it can do nothing for them."""
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    if not at_head:
+        await append(conn, told())
+    older = await run(database_url, [worker(database_url, NewerWatched())])
+    assert older.stopped == {"watched": "waiting: the code has version 2: run projections rebuild watched"}
+    await conn.execute("UPDATE projections.checkpoints SET version = 2, state = 'running'")
+    newer = await run(database_url, [worker(database_url, Watched())])
+    assert newer.stopped == {"watched": "of version 2, and this code of version 1: update this process"}
+
+
+async def test_an_error_of_ours_in_ingest_ends_the_run(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(conn, told())
+
+    async def broken(*_: object, **__: object) -> Outcome:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(running, "follow", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        await run(database_url, [worker(database_url, Watched())], None)
+
+
+async def test_an_error_of_ours_in_a_worker_ends_the_run(database_url: str, conn: AsyncConnection) -> None:
+    await conn.execute("DROP TABLE projections.skips")
+    with pytest.raises(Exception, match="skips"):
+        await run(database_url, [worker(database_url, Watched())], None)

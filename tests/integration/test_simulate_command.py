@@ -1,0 +1,99 @@
+"""``projections simulate``, run as people run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import grpc
+import pytest
+
+from eventstore.contracts import Contract, encode_request
+
+COMMAND = [sys.executable, "-m", "projections", "simulate"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], **variables}
+
+
+def follow(address: str, token: str) -> list[bytes]:
+    with grpc.insecure_channel(address.removeprefix("http://")) as channel:
+        method: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(Contract.CHAT_EXTERNAL.method)
+        return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=30))
+
+
+def served(
+    cwd: Path,
+    *arguments: str,
+    end: signal.Signals = signal.SIGTERM,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> list[bytes]:
+    """Start it, read a stream to its end, end it; return the stream."""
+    with subprocess.Popen(
+        [*COMMAND, "--end-at-log-end", *arguments],
+        env=environment(**variables),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+            log = follow(address, variables.get("PROJECTIONS_SIMULATOR_TOKEN", "simulator"))
+            process.send_signal(end)
+            out, err = process.communicate(timeout=5)
+        finally:
+            process.kill()
+    assert (out, process.returncode) == ("", 0)
+    assert f"PCS_EXTERNAL_API_URL={address}" in err
+    assert "Traceback" not in err
+    return log
+
+
+def test_the_same_seed_and_epoch_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    pinned = ["--recipients", "300", "--epoch", "2026-03-01T12:00:00Z"]
+    first = served(tmp_path, *pinned, end=signal.SIGINT)
+    assert len(first) > 300
+    assert served(tmp_path, *pinned) == first
+    assert set(served(tmp_path, *pinned, "--seed", "2")).isdisjoint(first)
+
+
+def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
+    variables = {
+        "PROJECTIONS_SIMULATOR_RECIPIENTS": "20",
+        "PROJECTIONS_SIMULATOR_TOKEN": "another",
+        "PROJECTIONS_SIMULATOR_FAULT": "duplicates=2@5 end@9",
+        "PROJECTIONS_SIMULATOR_RATE": "1000",
+    }
+    log = served(tmp_path, variables=variables)
+    assert len(log) == 9 + 2
+    assert log[5:7] == log[3:5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--fault", "nonsense"], "fault 'nonsense': expected KIND"),
+        (["--rate", "-1"], "the rate is greater than 0"),
+        (["--recipients-per-request", "1001"], "a request has 1 to 1,000 recipients"),
+        (["--cert", "x.pem"], "TLS takes both --cert and --key"),
+        (["--cert", "x.pem", "--key", "x.pem"], "can't read x.pem: No such file or directory"),
+        (["--prefix", "ext"], "a path prefix begins with /"),
+    ],
+)
+def test_bad_options_are_said_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,276 @@
+"""The simulator as a client sees it: replay, cursor, filter, token, keep-alives, refusals, status."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from eventstore import ulid
+from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
+from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
+from eventstore.errors import ConfigurationError
+from eventstore.simulator import ALL_CONTRACTS, Entry, Settings, Simulator, Tls
+from tests.fix_simulator import BEGINNING, LOG, TOKEN, SimulatorFactory, bearing, dial, ending, events, payloads, read
+
+CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
+STATUS_METHOD = "/pcs.external.v1.MessageService/GetSendRequestStatus"
+QUICK = Settings(keep_alive=0.02)
+Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+# Replay, tail, cursor, filter
+
+
+async def test_chat_external_replays_everything_without_a_cursor_byte_for_byte(
+    simulator_factory: SimulatorFactory,
+) -> None:
+    simulator = await simulator_factory(LOG)
+    async with dial(simulator, CHAT) as call:
+        expected = payloads(bearing(CHAT), CHAT)
+        assert await events(call, CHAT, len(expected)) == expected
+
+
+async def test_pcs_gives_the_live_edge_only_without_a_cursor(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG, QUICK)
+    async with dial(simulator, PCS) as call:
+        assert read_frame(PCS, await read(call)).kind is FrameKind.KEEP_ALIVE
+        await simulator.append(Entry(LOG[0].event_id, "", {PCS: b"later"}))
+        assert await events(call, PCS, 1) == [b"later"]
+
+
+async def test_pcs_replays_from_a_made_up_cursor_byte_for_byte(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG)
+    async with dial(simulator, PCS, BEGINNING) as call:
+        expected = payloads(bearing(PCS), PCS)
+        assert await events(call, PCS, len(expected)) == expected
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_a_known_cursor_resumes_right_behind_it(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+    simulator = await simulator_factory(LOG)
+    log = bearing(contract)
+    async with dial(simulator, contract, log[99].event_id) as call:
+        assert await events(call, contract, len(log) - 100) == payloads(log[100:], contract)
+
+
+async def test_log_order_decides_behind_a_known_cursor_and_ulids_behind_an_unknown_one(
+    simulator_factory: SimulatorFactory,
+) -> None:
+    ids = [ulid.first_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (10, 30, 12, 20)]
+    log = [Entry(event_id, "", {CHAT: event_id.encode()}) for event_id in ids]
+    simulator = await simulator_factory(log)
+    async with dial(simulator, CHAT, ids[1]) as call:
+        assert await events(call, CHAT, 2) == [ids[2].encode(), ids[3].encode()]
+    async with dial(simulator, CHAT, ulid.first_at(datetime(2026, 1, 15, tzinfo=UTC))) as call:
+        assert await events(call, CHAT, 2) == [ids[1].encode(), ids[3].encode()]
+        await simulator.append(Entry(ids[0], "", {CHAT: b"old, but new here"}))
+        assert await events(call, CHAT, 1) == [b"old, but new here"]
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_the_filter_gives_one_request_s_events(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+    simulator = await simulator_factory(LOG)
+    request = LOG[0].send_request_id
+    expected = payloads([entry for entry in bearing(contract) if entry.send_request_id == request], contract)
+    async with dial(simulator, contract, BEGINNING, request) as call:
+        assert await events(call, contract, len(expected)) == expected
+        await simulator.append(
+            Entry(LOG[0].event_id, LOG[-1].send_request_id, {contract: b"other"}),
+            Entry(LOG[0].event_id, request, {contract: b"this"}),
+        )
+        assert await events(call, contract, 1) == [b"this"]
+
+
+async def test_an_event_of_one_contract_is_not_in_the_other_s_log(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory()
+    async with dial(simulator, CHAT) as chat, dial(simulator, PCS, BEGINNING) as framed:
+        await simulator.wait_for_calls(2)
+        await simulator.append(Entry(LOG[0].event_id, "", {PCS: b"1"}), Entry(LOG[1].event_id, "", {CHAT: b"2"}))
+        assert await events(chat, CHAT, 1) == [b"2"]
+        assert await events(framed, PCS, 1) == [b"1"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])
+async def test_frames_carry_payloads_of_any_size(simulator_factory: SimulatorFactory, size: int) -> None:
+    simulator = await simulator_factory([Entry(LOG[0].event_id, "", {PCS: b"x" * size})])
+    async with dial(simulator, PCS, BEGINNING) as call:
+        frame = pcs.SendRequestEventFrame
+        message = await read(call)
+        assert message.endswith(b"x" * size)
+        assert frame(event=pcs.SendRequestEvent()).SerializeToString() == b"\x0a\x00"
+        assert read_frame(PCS, message).data == b"x" * size
+
+
+async def test_at_a_rate_the_log_grows_and_then_ends(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG, Settings(rate=2_000, end_at_log_end=True))
+    assert len(simulator.entries(CHAT)) < len(LOG)
+    async with dial(simulator, CHAT) as call:
+        expected = payloads(bearing(CHAT), CHAT)
+        assert await events(call, CHAT, len(expected)) == expected
+        assert await ending(call) is grpc.StatusCode.OK
+
+
+# Expired cursors, keep-alives
+
+
+async def test_pcs_says_once_that_a_cursor_expired_and_goes_on_live(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG, QUICK)
+    async with dial(simulator, PCS, ulid.first_at(datetime.now(UTC) - timedelta(days=7, minutes=1))) as call:
+        frame = read_frame(PCS, await read(call))
+        assert frame.kind is FrameKind.CURSOR_EXPIRED
+        assert "replay window" in frame.detail
+        assert read_frame(PCS, await read(call)).kind is FrameKind.KEEP_ALIVE
+        await simulator.append(LOG[0])
+        assert await events(call, PCS, 1) == payloads(LOG[:1], PCS)
+
+
+async def test_chat_external_replays_from_a_cursor_of_any_age(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG)
+    async with dial(simulator, CHAT, "0" * 26) as call:
+        assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
+
+
+async def test_pcs_keeps_the_stream_alive_and_chat_external_does_not(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory((), QUICK)
+    async with dial(simulator, PCS) as framed, dial(simulator, CHAT) as bare:
+        assert [await read(framed) for _ in range(3)] == [b"\x12\x00"] * 3
+        await simulator.append(Entry(LOG[0].event_id, "", {CHAT: b"first"}))
+        assert await read(bare) == b"first"
+
+
+def test_the_times_are_the_vendor_s_by_default() -> None:
+    settings = Settings()
+    assert (settings.keep_alive, settings.replay_window) == (20, 7 * 24 * 3600)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("contract", Contract)
+@pytest.mark.parametrize("token", [None, "wrong"])
+async def test_a_call_without_the_token_is_unauthenticated(
+    simulator_factory: SimulatorFactory, contract: Contract, token: str | None
+) -> None:
+    simulator = await simulator_factory(LOG)
+    async with dial(simulator, contract, token=token) as call:
+        assert await ending(call) is grpc.StatusCode.UNAUTHENTICATED
+    assert simulator.calls[0].ended is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_new_token_refuses_the_old_one(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG, Settings(end_at_log_end=True))
+    simulator.token = "newer"
+    async with dial(simulator, CHAT) as call:
+        assert await ending(call) is grpc.StatusCode.UNAUTHENTICATED
+    async with dial(simulator, CHAT, token="newer") as call:
+        assert await ending(call) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("contract", Contract)
+@pytest.mark.parametrize("raw", [encode_request("nonsense"), encode_request(None, "x"), encode_request(""), b"\xff"])
+async def test_what_is_no_ulid_is_an_invalid_argument(
+    simulator_factory: SimulatorFactory, contract: Contract, raw: bytes
+) -> None:
+    simulator = await simulator_factory(LOG)
+    async with dial(simulator, contract, raw=raw) as call:
+        assert await ending(call) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_a_contract_that_is_not_served_is_unimplemented(
+    simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    simulator = await simulator_factory(LOG, Settings(contracts=ALL_CONTRACTS - {contract}))
+    async with dial(simulator, contract) as call:
+        assert await ending(call) is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_behind_a_prefix_only_the_prefixed_path_is_served(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG, Settings(prefix="/ext"))
+    assert simulator.address == f"http://127.0.0.1:{simulator.port}/ext"
+    async with dial(simulator, CHAT) as call:
+        assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
+    simulator.settings = replace(simulator.settings, prefix="")
+    async with dial(simulator, CHAT) as call:
+        assert await ending(call) is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_taken_port_is_said_in_one_sentence(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory()
+    with pytest.raises(ConfigurationError, match=f"port {simulator.port}: Address already in use"):
+        await Simulator((), Settings(port=simulator.port)).start()
+
+
+# TLS
+
+
+def self_signed() -> tuple[bytes, bytes]:
+    """A certificate for 127.0.0.1 and its key, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "simulator")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+    address = x509.IPAddress(ip_address("127.0.0.1"))
+    builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return builder.sign(key, hashes.SHA256()).public_bytes(pem), private
+
+
+async def test_tls_and_a_client_certificate_when_one_is_wanted(simulator_factory: SimulatorFactory) -> None:
+    certificate, key = self_signed()
+    simulator = await simulator_factory(LOG, Settings(tls=Tls(certificate, key, client_ca=certificate)))
+    assert simulator.address == f"https://127.0.0.1:{simulator.port}"
+    shown = grpc.ssl_channel_credentials(certificate, key, certificate)
+    async with dial(simulator, CHAT, credentials=shown) as call:
+        assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
+    async with dial(simulator, CHAT, credentials=grpc.ssl_channel_credentials(certificate)) as call:
+        assert await ending(call) is grpc.StatusCode.UNAVAILABLE
+
+
+# GetSendRequestStatus
+
+
+async def get_status(simulator: Simulator, send_request_id: str, token: str = TOKEN) -> bytes:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{simulator.port}") as channel:
+        method: Method = channel.unary_unary(STATUS_METHOD)
+        request = pcs.GetSendRequestStatusRequest(id=send_request_id).SerializeToString()
+        return await method(request, metadata=(("authorization", f"Bearer {token}"),))
+
+
+async def test_the_status_of_a_request_says_how_its_recipients_stand_now(simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(LOG)
+    answer = pcs.GetSendRequestStatusResponse.FromString(await get_status(simulator, LOG[0].send_request_id))
+    states = {recipient.ppnum: recipient.status for recipient in answer.recipients}
+    assert answer.request.id == LOG[0].send_request_id
+    assert answer.request.status == pcs.SendRequestSummary.COMPLETED
+    assert answer.request.total_recipients == len(states) == 50
+    assert (answer.request.delivered + answer.request.failed, answer.request.pending_consent) == (50, 0)
+    assert [states[f"1230000000{number}"] for number in (1, 2, 3, 4)] == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("send_request_id", "token", "code"),
+    [
+        (BEGINNING, "simulator", grpc.StatusCode.NOT_FOUND),
+        ("nonsense", "simulator", grpc.StatusCode.INVALID_ARGUMENT),
+        (BEGINNING, "wrong", grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+async def test_the_status_of_nothing_is_refused(
+    simulator_factory: SimulatorFactory, send_request_id: str, token: str, code: grpc.StatusCode
+) -> None:
+    simulator = await simulator_factory(LOG)
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await get_status(simulator, send_request_id, token)
+    assert refusal.value.code() is code

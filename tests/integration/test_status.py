@@ -1,0 +1,180 @@
+"""The status: everything at one moment, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from io import StringIO
+
+import pytest
+from psycopg import AsyncConnection
+from rich.console import Console
+
+from eventstore.locks import app_lock
+from projections import checkpoint, manage
+from projections.cli.tables import app_lines, apps_table, projection_lines, projections_table
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.registry import Registry
+from projections.status import ProjectionStatus, Status, read_status
+from tests import folding, oracle, store
+from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, told, worker
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def status(conn: AsyncConnection, *installed: type[Projection]) -> Status:
+    return await read_status(conn, Registry({one.name: one() for one in installed}, {}))
+
+
+async def watched(conn: AsyncConnection, installed: type[Projection] = Watched) -> ProjectionStatus:
+    (found,) = (await status(conn, installed)).projections
+    return found
+
+
+def printed(*tables: object) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(*tables)
+    return console.export_text()
+
+
+async def test_before_anything_ran(conn: AsyncConnection) -> None:
+    await append(conn, told())
+    found = await status(conn, *READ_MODELS)
+    assert (found.head, found.apps) == (1, [])
+    assert [(one.name, one.state, one.version, one.code_version) for one in found.projections] == [
+        (name, "new", None, 1) for name in ("consent_registry", "poll_tallies", "request_status")
+    ]
+    assert {one.events_behind for one in found.projections} == {1}
+
+
+async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+    one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
+    async with connected(one) as own:
+        now = await watched(conn)
+        assert (now.state, now.position, now.events_behind, now.last_error) == ("running", 0, 3, None)
+        await fold(one, own)
+        now = await watched(conn)
+        assert (now.state, now.position, now.events_behind, now.skipped) == ("failed", 1, 2, 0)
+        assert now.last_error is not None
+        assert poison.event_id in now.last_error
+        assert now.last_error_at is not None
+        assert now.retry_at is not None
+        assert now.seconds_behind > 0
+        await checkpoint.pause(conn, "watched")
+        assert (await watched(conn)).state == "paused"
+        await checkpoint.resume(conn, "watched")
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await fold(one, own)
+    now = await watched(conn)
+    assert (now.state, now.position, now.events_behind, now.seconds_behind) == ("running", 3, 0, 0)
+    assert (now.skipped, now.last_error, now.retry_at) == (1, None, None)
+    newer = worker(database_url, NewerWatched())
+    async with connected(newer) as own:
+        await fold(newer, own)
+    now = await watched(conn, NewerWatched)
+    assert (now.state, now.version, now.code_version) == ("waiting", 1, 2)
+    assert now.last_error is not None
+    assert "projections rebuild watched" in now.last_error
+
+
+async def test_skips_of_another_version_are_not_counted(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, poison := told(ppnum=DIVIDES))
+    async with connected(worker(database_url, Watched())):
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+    assert (await watched(conn)).skipped == 1
+    await conn.execute("UPDATE projections.checkpoints SET version = 2")
+    assert (await watched(conn, NewerWatched)).skipped == 0
+
+
+async def test_rows_newer_than_the_code_and_projections_that_are_not_installed(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [NewerWatched])
+    assert (await watched(conn)).note == "this code is older (version 1) than the rows (version 2)"
+    (found,) = (await status(conn)).projections
+    assert (found.note, found.code_version, found.version) == ("not installed here", None, 2)
+
+
+async def test_events_that_read_models_leave_out_are_counted(database_url: str, conn: AsyncConnection) -> None:
+    left_out = [told(request=None), told(oracle.GRANTED, request=""), told(0), told(9), told(-1), told(2**31 - 1)]
+    await append(conn, told(), *left_out, told(oracle.REQUEST_FAILED))
+    await folding.fold_all(database_url)
+    found = await status(conn, *READ_MODELS)
+    assert (found.head, found.without_request, found.unknown_types) == (8, 2, 4)
+    assert {one.events_behind for one in found.projections} == {0}
+    await folding.are_true(conn)
+
+
+async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:
+    await store.follow(conn, "shop")
+    await conn.execute("UPDATE eventstore.cursors SET contract = %s, last_error = 'away'", [store.PCS])
+    async with store.appender(database_url) as appender:
+        await appender.append([], rejected=[store.garbage(number, "shop") for number in (1, 2, 1)])
+    async with store.connection(database_url, "projections ingest shop at host:1") as leader:
+        await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
+        found = await status(conn, *READ_MODELS)
+    (app,) = found.apps
+    assert (app.app, app.contract, app.last_error, app.quarantined) == ("shop", "pcs.external.v1", "away", 2)
+    assert app.followed_by == "projections ingest shop at host:1"
+    assert app_lines(found) == ["shop is followed by at host:1; away"]
+    notes = {one.name: one.note for one in found.projections}
+    assert notes.pop("poll_tallies") == "no poll events come under pcs.external.v1: shop"
+    assert set(notes.values()) == {None}
+
+    async def followed_by_nobody() -> bool:
+        return (await status(conn)).apps[0].followed_by is None
+
+    await store.until(followed_by_nobody, "the end of the leader's backend, which outlives its connection a little")
+    shown = printed(apps_table(found), projections_table(found), *projection_lines(found))
+    assert "no poll events come under pcs.external.v1" in shown
+
+
+async def test_it_is_plain_data_too(database_url: str, conn: AsyncConnection) -> None:
+    await store.follow(conn, "shop")
+    await append(conn, told(ppnum=DIVIDES))
+    one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
+    async with connected(one) as own:
+        await fold(one, own)
+    found = json.loads(json.dumps((await status(conn, Watched)).as_dict()))
+    assert found["head"] == 1
+    assert found["apps"][0]["app"] == "shop"
+    (projection,) = found["projections"]
+    assert projection["state"] == "failed"
+    assert projection["retry_at"] > projection["last_error_at"]
+
+
+async def test_events_passed_over_are_shown_with_the_reason(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, poison := told(ppnum=DIVIDES))
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        await fold(one, own)
+        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await fold(one, own)
+    found = await status(conn, Watched)
+    (skip,) = found.projections[0].skips
+    assert (skip.event_id, skip.why) == (poison.event_id, "it divides by zero")
+    assert json.loads(json.dumps(found.as_dict()))["projections"][0]["skips"][0]["why"] == "it divides by zero"
+    assert projection_lines(found) == [f"watched passes over event {poison.event_id}: it divides by zero"]
+
+
+async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_code(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    assert (await watched(conn, NewerWatched)).note == "the code has version 2: run projections rebuild watched"
+
+
+async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:
+    await append(conn, told())
+    found = await read_status(conn, Registry({}, {"theirs": "it can't be loaded"}))
+    (one,) = found.projections
+    assert (one.name, one.state, one.note) == ("theirs", "new", "it can't be loaded")
+    assert one.seconds_behind > 0

@@ -1,0 +1,225 @@
+"""A verification says whether a read model equals the log, and what differs; and it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import AsyncConnection
+
+from projections import checkpoint
+from projections.errors import CannotFold, ProjectionsError
+from projections.explain import events_behind
+from projections.metadata import READ_MODELS
+from projections.migrate import upgrade
+from projections.projection import Projection
+from projections.read_models.poll_tallies import PollTallies
+from projections.read_models.request_status import RequestStatus
+from projections.verify import Verified
+from projections.worker import Step
+from tests import folding, oracle, rebuilding, store
+from tests.folding import DIVIDES, HALF_HOUR, QUICK, NewerWatched, Watched, append, connected, fold, stand, told, worker
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    CHANGED,
+    DAMAGES,
+    EXTRA,
+    MISSING,
+    NOBODY,
+    During,
+    OptOuts,
+    damage,
+    damage_all,
+    every_row,
+    happenings,
+    rebuild,
+    total,
+    verify,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def given(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
+    records = happenings()
+    await append(conn, *records)
+    await folding.fold_all(url, [projection] if projection else READ_MODELS)
+    return len(records)
+
+
+@pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
+async def test_what_equals_the_log_is_said_to(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    upgrade(database_url, projections=[OptOuts()])
+    head = await given(database_url, conn, projection)
+    for window in (1, 7, 1000):
+        found = await verify(database_url, projection(), window=window)
+        assert (found.name, found.position, found.equal, found.samples) == (projection.name, head, True, ())
+    assert [one.before for one in found.changes] == [await folding.rows_of(conn, one.name) for one in projection.tables]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
+async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
+    database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
+) -> None:
+    upgrade(database_url, projections=[OptOuts()])
+    await given(database_url, conn, projection)
+    for table in projection.tables:
+        count = await damage(conn, table, kind, 0.05)
+        before, stood = await every_row(conn, projection), await stand(conn, projection.name)
+        found = await verify(database_url, projection())
+        assert not found.equal
+        assert total(found) == len(found.samples) == count
+        assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}
+        assert await every_row(conn, projection) == before
+        assert await stand(conn, projection.name) == stood
+        assert await rebuilding.shadows(conn) == []
+        await rebuild(database_url, projection(), limits=ANY_REMOVAL)
+        assert (await verify(database_url, projection())).equal
+    assert len(await rebuilding.runs(conn, projection.name)) == len(projection.tables), "a verification is no rebuild"
+
+
+async def behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
+    return await events_behind(url, projection, found.samples, found.position, QUICK)
+
+
+async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    first, second = told(oracle.PENDING_CONSENT, "12300000001"), told(oracle.FAILED, "12300000001")
+    other = told(oracle.DELIVERED, "12300000002")
+    await append(conn, first, other, second)
+    await folding.fold_all(database_url)
+    await conn.execute("UPDATE request_recipients SET status = 'delivered' WHERE ppnum = '12300000001'")
+    await conn.execute("DELETE FROM request_recipients WHERE ppnum = '12300000002'")
+    await conn.execute(
+        "INSERT INTO request_recipients SELECT %s, send_request_id, '12300000003', status, error_code, message_id,"
+        " last_event_id, last_event_at FROM request_recipients",
+        [NOBODY],
+    )
+    found = await verify(database_url, RequestStatus())
+    changed, missing, extra = found.samples
+    key = {"app": "app", "send_request_id": "request 1"}
+    assert (changed.kind, changed.key) == (CHANGED, {**key, "ppnum": "12300000001"})
+    assert (changed.old, changed.new) == ({"status": "delivered"}, {"status": "failed"})
+    assert (missing.kind, missing.key, missing.old) == (MISSING, {**key, "ppnum": "12300000002"}, None)
+    assert missing.new is not None
+    assert missing.new["last_event_id"] == other.event_id
+    assert (extra.kind, extra.new) == (EXTRA, None)
+    assert extra.key == {**key, "app": NOBODY, "ppnum": "12300000003"}
+    assert await behind(database_url, RequestStatus(), found) == [
+        [
+            f"event {first.event_id} RECIPIENT_PENDING_CONSENT at position 1",
+            f"event {second.event_id} RECIPIENT_FAILED at position 3",
+        ],
+        [f"event {other.event_id} RECIPIENT_DELIVERED at position 2"],
+        ["no event is behind it"],
+    ]
+
+
+async def test_of_many_rows_the_first_are_named(database_url: str, conn: AsyncConnection) -> None:
+    await given(database_url, conn)
+    damaged = await damage_all(conn, PollTallies, 0.3)
+    found = await verify(database_url, PollTallies())
+    assert total(found) == damaged > len(found.samples) == 10
+
+
+async def test_a_view_of_the_log_at_another_position_is_no_difference(database_url: str, conn: AsyncConnection) -> None:
+    """What is folded while it verifies is verified too."""
+    head = await given(database_url, conn)
+
+    async def more() -> None:
+        async with store.connection(database_url) as own:
+            await append(own, *happenings(14)[::-1])
+        await folding.fold_all(database_url, [PollTallies], batch_size=50)
+
+    for rest in (0, 1000):
+        progress = During(folding=more, comparing=more)
+        found = await verify(database_url, PollTallies(), progress=progress, rest=rest)
+        assert progress.is_done
+        assert found.equal
+        assert found.position > head
+        head = found.position
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_under_load_equal_is_equal_and_damage_is_found_and_healed(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    await given(database_url, conn)
+    async with rebuilding.live_load(database_url, projection()) as load:
+        for _ in range(3):
+            assert (await verify(database_url, projection(), rest=50)).equal
+            await load.goes_on()
+        for kind in DAMAGES:
+            for table in projection.tables:
+                # Not of the rows that the load goes on with: those may be right again by then.
+                count = await damage(conn, table, kind, 0.001)
+                found = await verify(database_url, projection(), rest=50)
+                assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}
+                assert total(found) == count
+                await rebuild(database_url, projection(), limits=ANY_REMOVAL, rest=50)
+                assert (await verify(database_url, projection(), rest=50)).equal
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+async def test_one_that_never_ran_can_not_be_verified(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    said = r"^watched has not run yet: start projections run, or run projections rebuild watched$"
+    with pytest.raises(ProjectionsError, match=said):
+        await verify(database_url, Watched())
+    assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints") == 0
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_one_that_waits_for_a_rebuild_can_not_be_verified(
+    database_url: str, conn: AsyncConnection, noticed: bool
+) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    if noticed:
+        newer = worker(database_url, NewerWatched())
+        async with connected(newer) as own:
+            assert await fold(newer, own) is Step.STOPPED
+        assert (await stand(conn, "watched")).state == "waiting"
+    expected = "watched waits for a rebuild: .* of version 1, this code is version 2: run projections rebuild watched"
+    with pytest.raises(ProjectionsError, match=expected):
+        await verify(database_url, NewerWatched())
+
+
+async def test_rows_of_a_newer_version_can_not_be_verified(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [NewerWatched])
+    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this installation"):
+        await verify(database_url, Watched())
+
+
+async def test_one_that_stands_still_is_verified_up_to_where_it_stands(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, told(), told(ppnum=DIVIDES), told())
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+    found = await verify(database_url, Watched())
+    assert (found.equal, found.position) == (True, 1)
+    await checkpoint.pause(conn, "watched")
+    assert (await verify(database_url, Watched())).position == 1
+    assert (await stand(conn, "watched")).state == "paused"
+
+
+async def test_an_event_that_cant_be_folded_any_more_is_named(database_url: str, conn: AsyncConnection) -> None:
+    record = told(ppnum=DIVIDES)
+    await append(conn, told(), record)
+    await checkpoint.ensure(conn, "watched", 1)
+    await conn.execute("UPDATE projections.checkpoints SET position = 2")
+    with pytest.raises(CannotFold, match=f"event {record.event_id} at position 2: division by zero"):
+        await verify(database_url, Watched())

@@ -1,0 +1,226 @@
+"""A worker: windows, the checkpoint that is its lock, and what wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, sql
+from structlog.testing import capture_logs
+
+from projections import checkpoint
+from projections.metadata import READ_MODELS
+from projections.projection import Projection
+from projections.read_models.request_status import RequestStatus
+from projections.worker import Step, Worker
+from tests import folding, oracle, store
+from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def came_to(one: Worker, step: Step) -> None:
+    """Wait until a running worker's last attempt came to that."""
+
+    async def there() -> bool:
+        return one.last is step
+
+    await store.until(there, f"{step}")
+
+
+async def written(conn: AsyncConnection) -> list[str]:
+    rows = await conn.execute("SELECT event_id FROM watched ORDER BY event_id")
+    return [event_id for (event_id,) in await rows.fetchall()]
+
+
+async def test_a_new_projection_stands_at_0_and_an_empty_log_is_at_its_head(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        assert await one.step(own) is Step.AT_HEAD
+    assert await stand(conn, "watched") == (1, 0, "running", None, 0, 0, 0, None)
+
+
+@pytest.mark.parametrize(("size", "windows"), [(1, 7), (2, 4), (3, 3), (6, 2), (7, 1), (10_000, 1)])
+async def test_windows_are_as_long_as_is_said_and_follow_on_each_other(
+    database_url: str, conn: AsyncConnection, size: int, windows: int
+) -> None:
+    records = [told(request=None if number == 3 else "request 1") for number in range(7)]
+    await append(conn, *records)
+    one = worker(database_url, Watched(), batch_size=size)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.AT_HEAD
+    assert (one.windows, one.position) == (windows, 7)
+    assert await stand(conn, "watched") == (1, 7, "running", None, 0, windows, 7, None)
+    assert await written(conn) == [record.event_id for record in records]
+
+
+async def test_events_that_a_projection_does_not_handle_move_it_on(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(oracle.DENIED), told(99), told(oracle.COMPLETED))
+    await folding.fold_all(database_url, [Watched, *READ_MODELS])
+    for name in ("watched", "request_status", "consent_registry", "poll_tallies"):
+        assert (await stand(conn, name)).position == 3
+    assert await written(conn) == []
+    await folding.are_true(conn)
+
+
+async def test_a_checkpoint_that_another_holds_is_passed_by(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own, store.connection(database_url, "other") as other:
+        async with other.transaction():
+            await other.execute("SELECT FROM projections.checkpoints WHERE name = 'watched' FOR UPDATE")
+            assert await one.step(own) is Step.BUSY
+            assert own.info.transaction_status is psycopg.pq.TransactionStatus.IDLE, "it holds no snapshot"
+            assert (one.windows, await written(conn)) == (0, [])
+        await fold(one, own)
+    assert one.windows == len(await written(conn)) == 1
+
+
+async def test_a_lost_checkpoint_row_is_slept_over(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        await conn.execute("DELETE FROM projections.checkpoints")
+        assert await one.step(own) is Step.BUSY
+    assert await written(conn) == []
+
+
+async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncConnection) -> None:
+    records = [told() for _ in range(60)]
+    workers = [worker(database_url, Watched(), batch_size=1) for _ in range(2)]
+    async with running(database_url, *workers):
+        for record in records:
+            await append(conn, record)
+        await folding.folded(conn, "watched", 60)
+
+        async def told_of() -> bool:
+            return sum(one.windows for one in workers) >= 60
+
+        # A commit is visible a moment before who made it hears of it.
+        await store.until(told_of, "60 windows counted")
+    assert await stand(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
+    assert sum(one.windows for one in workers) == 60
+    assert await written(conn) == [record.event_id for record in records]
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+async def test_a_backend_ended_in_the_middle_of_a_fold_leaves_nothing(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    await append(conn, told(), told(oracle.POLL_RESPONSE, options=("yes",)))
+    one = worker(database_url, projection())
+    last = projection.tables[-1].name
+    async with connected(one) as own, store.connection(database_url, "other") as other:
+        pid = own.info.backend_pid
+        async with other.transaction():
+            # Its last table can't be written: what it has written to others meanwhile must vanish with it.
+            await other.execute(sql.SQL("LOCK TABLE public.{} IN SHARE MODE").format(sql.Identifier(last)))
+            step = asyncio.create_task(one.step(own))
+            await store.blocked(conn, pid)
+            assert await store.value(conn, "SELECT pg_terminate_backend(%s)", pid)
+            with pytest.raises(psycopg.OperationalError):
+                await step
+    for table in projection.tables:
+        assert await folding.rows_of(conn, table.name) == 0
+    assert await stand(conn, projection.name) == (1, 0, "running", None, 0, 0, 0, None)
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+async def test_a_running_worker_survives_the_end_of_its_connection(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched(), poll=NEVER)
+    async with running(database_url, one) as (task,):
+        await came_to(one, Step.AT_HEAD)
+        await append(conn, told())
+        await folding.folded(conn, "watched", 1)
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
+        assert await store.value(conn, ended, "projections run watched") == 1
+        await append(conn, told())
+        await folding.folded(conn, "watched", 2)
+        assert not task.done()
+
+
+async def test_a_notification_wakes_it(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched(), poll=NEVER)
+    async with running(database_url, one):
+        await came_to(one, Step.AT_HEAD)
+        for number in range(1, 30):
+            await append(conn, told())
+            await folding.folded(conn, "watched", number)
+
+
+async def test_a_notification_that_comes_during_a_step_is_not_lost(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched(), poll=NEVER)
+    async with running(database_url, one):
+        await came_to(one, Step.AT_HEAD)
+        for number in range(0, 60, 3):
+            await asyncio.gather(*(folding.append_alone(database_url, told()) for _ in range(3)))
+            await folding.folded(conn, "watched", number + 3)
+
+
+async def test_without_a_notification_it_looks_by_itself(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched())
+    async with running(database_url, one):
+        await came_to(one, Step.AT_HEAD)
+        await folding.insert_at(conn, 1, told())
+        await folding.folded(conn, "watched", 1)
+
+
+async def test_a_process_that_only_stood_by_goes_on_without_a_notification(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    one = worker(database_url, Watched())
+    await append(conn, told())
+    async with store.connection(database_url, "other") as other:
+        await checkpoint.ensure(other, "watched", 1)
+        async with other.transaction():
+            await other.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            async with running(database_url, one):
+                await came_to(one, Step.BUSY)
+                pid = other.info.backend_pid
+                await store.value(conn, "SELECT pg_terminate_backend(%s)", pid)
+                await folding.folded(conn, "watched", 1)
+            with suppress(psycopg.OperationalError):
+                await other.execute("SELECT 1")
+
+
+async def test_the_appender_and_the_workers_do_not_wait_for_each_other(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    """A fold that takes its time holds up neither an append nor another projection."""
+    await append(conn, told())
+    slow, other = worker(database_url, Watched()), worker(database_url, RequestStatus())
+    async with connected(slow) as own, store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE watched IN SHARE MODE")
+            step = asyncio.create_task(slow.step(own))
+            await store.blocked(conn, own.info.backend_pid)
+            assert (await append(conn, told())).stored == 1
+            async with connected(other) as others:
+                assert await fold(other, others) is Step.AT_HEAD
+            assert (await stand(conn, "request_status")).position == 2
+        await step
+    assert (await stand(conn, "watched")).position >= 1
+
+
+async def test_it_says_now_and_then_how_far_it_is(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(conn, told(), told(), told())
+    one = worker(database_url, Watched(), batch_size=1)
+    monkeypatch.setattr("projections.worker.PROGRESS_SECONDS", 0)
+    with capture_logs() as logs:
+        async with connected(one) as own:
+            await fold(one, own)
+    said = [(line["position"], line["behind"]) for line in logs if line["event"] == "folding"]
+    assert said == [(0, 3), (1, 2), (2, 1), (3, 0)]

@@ -1,0 +1,399 @@
+"""A worker that can't go on: it stops alone, before the event that stops it, and says why in the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from projections import checkpoint, manage
+from projections.metadata import READ_MODELS
+from projections.read_models.request_status import RequestStatus
+from projections.worker import Step, Worker
+from tests import folding, oracle, store
+from tests.folding import (
+    DIVIDES,
+    HALF_HOUR,
+    NO_NUMBER,
+    TOO_LONG,
+    NewerWatched,
+    Watched,
+    append,
+    connected,
+    fold,
+    insert_at,
+    rows_of,
+    stand,
+    told,
+    worker,
+)
+
+PREFIX, SUFFIX = 5, 4
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def poisoned(conn: AsyncConnection, ppnum: str = DIVIDES) -> str:
+    """Append good events, one that can't be folded, and good ones; returns the bad one's id."""
+    poison = told(ppnum=ppnum)
+    await append(conn, *(told() for _ in range(PREFIX)), poison, *(told() for _ in range(SUFFIX)))
+    return poison.event_id
+
+
+async def due(conn: AsyncConnection) -> None:
+    """Let failed projections be tried again now."""
+    await conn.execute("UPDATE projections.checkpoints SET retry_at = clock_timestamp()")
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 10_000])
+async def test_what_precedes_a_poison_event_is_folded_and_the_error_names_it(
+    database_url: str, conn: AsyncConnection, size: int
+) -> None:
+    event_id = await poisoned(conn)
+    one = worker(database_url, Watched(), batch_size=size, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+        assert await fold(one, own) is Step.STOPPED
+    now = await stand(conn, "watched")
+    assert (now.state, now.position, now.failures, now.events) == ("failed", PREFIX, 1, PREFIX)
+    assert now.last_error == f"event {event_id} at position {PREFIX + 1}: division by zero (SQLSTATE 22012)"
+    assert await rows_of(conn, "watched") == PREFIX
+
+
+@pytest.mark.parametrize(("ppnum", "sqlstate"), [(TOO_LONG, "23514"), (NO_NUMBER, "22003")])
+async def test_no_phone_number_is_in_the_error(
+    database_url: str, conn: AsyncConnection, ppnum: str, sqlstate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event_id = await poisoned(conn, ppnum)
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+    error = (await stand(conn, "watched")).last_error
+    assert error is not None
+    assert event_id in error
+    assert sqlstate in error
+    assert ppnum not in error
+    assert "DETAIL" not in error
+    said = capsys.readouterr()
+    assert ppnum not in said.out + said.err
+
+
+async def test_the_others_go_on(database_url: str, conn: AsyncConnection) -> None:
+    await poisoned(conn)
+    workers = [worker(database_url, projection()) for projection in (Watched, *READ_MODELS)]
+    async with folding.running(database_url, *workers) as tasks:
+        await folding.in_state(conn, "watched", "failed")
+        await append(conn, told())
+        for projection in READ_MODELS:
+            await folding.folded(conn, projection.name, PREFIX + SUFFIX + 2)
+        assert not any(task.done() for task in tasks)
+    await folding.are_true(conn)
+    assert (await stand(conn, "watched")).position == PREFIX
+
+
+async def test_the_wait_doubles_with_each_failure_up_to_its_cap(database_url: str, conn: AsyncConnection) -> None:
+    await poisoned(conn)
+    one = worker(database_url, Watched(), retry_first=100.0, retry_cap=500.0)
+    async with connected(one) as own:
+        for failures, longest in enumerate([100, 200, 400, 500, 500], 1):
+            assert await fold(one, own) is Step.STOPPED
+            now = await stand(conn, "watched")
+            assert (now.failures, now.position, now.state) == (failures, PREFIX, "failed")
+            assert now.wait is not None
+            seconds = timedelta(seconds=longest)
+            assert seconds / 2 <= now.wait <= seconds + timedelta(seconds=1)
+            assert await one.step(own) is Step.STOPPED
+            assert (await stand(conn, "watched")).failures == failures, "it is not tried before its time"
+            await due(conn)
+
+
+async def test_a_failed_one_is_tried_again_by_itself_and_is_well_once_it_succeeds(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await poisoned(conn, TOO_LONG)
+    one = worker(database_url, Watched())
+    async with folding.running(database_url, one):
+        await folding.in_state(conn, "watched", "failed")
+        await conn.execute("ALTER TABLE watched DROP CONSTRAINT watched_check")
+        await folding.folded(conn, "watched", PREFIX + SUFFIX + 1)
+    now = await stand(conn, "watched")
+    assert (now.state, now.last_error, now.failures, now.wait) == ("running", None, 0, None)
+    assert await rows_of(conn, "watched") == PREFIX + SUFFIX + 1
+
+
+async def test_resume_clears_the_failure_and_its_wait(database_url: str, conn: AsyncConnection) -> None:
+    await poisoned(conn)
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        for _ in range(2):
+            await due(conn)
+            await fold(one, own)
+        assert (await stand(conn, "watched")).failures == 2
+        assert await checkpoint.resume(conn, "watched")
+        cleared = await stand(conn, "watched")
+        assert (cleared.state, cleared.last_error, cleared.failures, cleared.wait) == ("running", None, 0, None)
+        await fold(one, own)
+        assert (await stand(conn, "watched")).failures == 1, "it was tried at once"
+
+
+async def test_a_paused_one_folds_nothing_until_it_is_resumed(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        assert await checkpoint.pause(conn, "watched")
+        assert await one.step(own) is Step.STOPPED
+        assert (await stand(conn, "watched"))[:3] == (1, 0, "paused")
+        await checkpoint.resume(conn, "watched")
+        assert await fold(one, own) is Step.AT_HEAD
+    assert (await stand(conn, "watched"))[:3] == (1, 1, "running")
+
+
+async def test_a_pause_waits_for_the_window_under_way_and_stays(database_url: str, conn: AsyncConnection) -> None:
+    """Also when that window fails."""
+    await append(conn, told(ppnum=DIVIDES))
+    one = worker(database_url, Watched())
+    async with (
+        connected(one) as own,
+        store.connection(database_url, "holder") as holder,
+        store.connection(database_url, "pausing") as pausing,
+        asyncio.TaskGroup() as group,
+    ):
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE watched IN SHARE MODE")
+            step = group.create_task(one.step(own))
+            await store.blocked(conn, own.info.backend_pid)
+            pause = group.create_task(checkpoint.pause(pausing, "watched"))
+            await store.blocked(conn, pausing.info.backend_pid)
+        assert await pause
+        await step
+        assert await fold(one, own) is Step.STOPPED
+    assert (await stand(conn, "watched")).state == "paused"
+
+
+# Holes
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"), [([2, 3], "1..1"), ([1, 2, 5], "3..4"), ([1, 4, 6], "2..3"), ([10_001], "1..10000")]
+)
+async def test_a_hole_stops_every_projection_and_filling_it_heals_them(
+    database_url: str, conn: AsyncConnection, there: list[int], missing: str
+) -> None:
+    for position in there:
+        await insert_at(conn, position, told())
+    for projection in (*READ_MODELS, Watched):
+        one = worker(database_url, projection(), batch_size=20_000)
+        async with connected(one) as own:
+            assert await fold(one, own) is Step.STOPPED
+        now = await stand(conn, projection.name)
+        assert (now.state, now.position, now.last_error) == ("failed", 0, f"positions {missing} missing")
+        for table in projection.tables:
+            assert await rows_of(conn, table.name) == 0
+    if there[-1] > 100:
+        return
+    for position in {*range(1, there[-1])} - {*there}:
+        await insert_at(conn, position, told())
+    await due(conn)
+    await folding.fold_all(database_url, [*READ_MODELS, Watched])
+    assert await rows_of(conn, "watched") == there[-1]
+    await folding.are_true(conn)
+
+
+async def test_a_hole_behind_what_is_folded_already(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(), told())
+    await folding.fold_all(database_url, [Watched])
+    await insert_at(conn, 4, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+    now = await stand(conn, "watched")
+    assert (now.position, now.last_error) == (2, "positions 3..3 missing")
+    assert await rows_of(conn, "watched") == 2
+
+
+# Skips
+
+
+async def test_a_skipped_event_is_passed_over_and_the_rest_is_folded(database_url: str, conn: AsyncConnection) -> None:
+    event_id = await poisoned(conn)
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        await fold(one, own)
+        assert await manage.skip(conn, "watched", event_id, " it divides by zero ", 1) == PREFIX + 1
+        assert await fold(one, own) is Step.AT_HEAD
+    now = await stand(conn, "watched")
+    assert (now.state, now.position, now.last_error) == ("running", PREFIX + SUFFIX + 1, None)
+    assert await rows_of(conn, "watched") == PREFIX + SUFFIX
+    skips = await (await conn.execute("SELECT name, event_id, version, why FROM projections.skips")).fetchall()
+    assert skips == [("watched", event_id, 1, "it divides by zero")]
+
+
+async def test_a_skip_is_of_one_projection_and_one_version(database_url: str, conn: AsyncConnection) -> None:
+    event_id = await poisoned(conn)
+    other, newer = worker(database_url, RequestStatus()), worker(database_url, NewerWatched())
+    async with connected(worker(database_url, Watched())), connected(other) as others:
+        await manage.skip(conn, "watched", event_id, "it divides by zero", 1)
+        await fold(other, others)
+    assert (await stand(conn, "request_status")).position == PREFIX + SUFFIX + 1
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+    # As a rebuild under the new version leaves it.
+    await conn.execute("UPDATE projections.checkpoints SET version = 2 WHERE name = 'watched'")
+    async with connected(newer) as own:
+        assert await fold(newer, own) is Step.STOPPED
+    error = (await stand(conn, "watched")).last_error
+    assert error is not None
+    assert event_id in error
+
+
+# Versions
+
+
+async def test_rows_of_an_older_version_wait_for_a_rebuild(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    await append(conn, told())
+    newer = worker(database_url, NewerWatched())
+    async with connected(newer) as own:
+        for _ in range(2):
+            assert await fold(newer, own) is Step.STOPPED
+            now = await stand(conn, "watched")
+            assert (now.version, now.position, now.state) == (1, 1, "waiting")
+            assert now.last_error is not None
+            assert "projections rebuild watched" in now.last_error
+            await checkpoint.resume(conn, "watched")  # that is no rebuild
+    assert await rows_of(conn, "watched") == 1
+    await folding.fold_all(database_url, [Watched])  # the older code is back
+    assert (await stand(conn, "watched"))[:4] == (1, 2, "running", None)
+
+
+async def test_older_code_beside_newer_rows_touches_nothing(
+    database_url: str, conn: AsyncConnection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url, [NewerWatched])
+    await append(conn, told())
+    before = await stand(conn, "watched")
+    older = worker(database_url, Watched())
+    async with connected(older) as own:
+        assert await fold(older, own) is Step.STOPPED
+    assert await stand(conn, "watched") == before
+    assert await rows_of(conn, "watched") == 1
+    said = capsys.readouterr().out
+    assert "version 2" in said
+    assert "rebuild" not in said, "a rebuild by older code is no remedy"
+
+
+async def test_code_of_the_rows_own_version_that_is_back_lets_it_wait_no_more(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    """Also at the head, where there is nothing to fold."""
+    await append(conn, told())
+    await folding.fold_all(database_url, [Watched])
+    newer = worker(database_url, NewerWatched())
+    async with connected(newer) as own:
+        assert await fold(newer, own) is Step.STOPPED
+    assert (await stand(conn, "watched")).state == "waiting"
+    await folding.fold_all(database_url, [Watched])
+    assert (await stand(conn, "watched"))[:4] == (1, 1, "running", None)
+
+
+# What is not the event's fault, or can't be written down
+
+
+async def test_code_that_was_mended_is_tried_at_once(database_url: str, conn: AsyncConnection) -> None:
+    await poisoned(conn)
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+        assert await fold(one, own) is Step.STOPPED, "the same process waits"
+
+    class Mended(Watched):
+        handles = frozenset({oracle.GRANTED})
+
+    mended = worker(database_url, Mended())
+    async with connected(mended) as own:
+        assert await fold(mended, own) is Step.AT_HEAD
+
+
+async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(), told())
+    one = worker(database_url, Watched(), batch_size=1)
+    async with connected(one) as own, store.connection(database_url, "slow") as slow:
+        await own.execute("SET statement_timeout = '50ms'")
+        await own.commit()
+        async with slow.transaction():
+            await slow.execute("LOCK TABLE public.watched IN SHARE MODE")
+            assert await fold(one, own) is Step.STOPPED
+        said = (await stand(conn, "watched")).last_error
+        assert said == "behind position 0: canceling statement due to statement timeout (SQLSTATE 57014)"
+
+
+@pytest.mark.parametrize(
+    ("done", "sqlstate"),
+    [("DROP TABLE watched", "42P01"), ("ALTER TABLE watched DROP COLUMN value", "42703")],
+)
+async def test_a_table_that_others_changed_names_no_event(
+    database_url: str, conn: AsyncConnection, done: LiteralString, sqlstate: str
+) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.AT_HEAD
+        await conn.execute(done)
+        await append(conn, told(), told())
+        assert await fold(one, own) is Step.STOPPED
+    said = (await stand(conn, "watched")).last_error or ""
+    assert said.startswith("behind position 1: ")
+    assert said.endswith(f" does not exist (SQLSTATE {sqlstate})")
+
+
+async def test_a_database_that_takes_no_writes_is_waited_for(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched(), poll=0.01)
+    async with connected(one) as own:
+        await own.execute("SET default_transaction_read_only = on")
+        await own.commit()
+        with pytest.raises(psycopg.InternalError, match="read-only"):
+            await one.step(own)
+        await own.execute("SET default_transaction_read_only = off")
+        await own.commit()
+        assert await fold(one, own) is Step.AT_HEAD
+    assert (await stand(conn, "watched"))[2:5] == ("running", None, 0)
+
+
+async def test_a_session_that_froze_while_it_held_the_checkpoint_is_ended(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, told())
+    quick = folding.QUICK.model_copy(update={"idle_in_transaction": 0.2})
+    one = Worker(database_url, Watched(), waits=quick, settings=folding.SETTINGS)
+    async with connected(one) as own, store.connection(database_url, "frozen") as frozen:
+        with suppress(psycopg.OperationalError):
+            # In a pipeline that is never synced Postgres waits for its client past every timeout.
+            async with frozen.pipeline():
+                await frozen.execute("SET idle_in_transaction_session_timeout = 0")
+                await frozen.execute("BEGIN")
+                await (await frozen.execute("SELECT 1 FROM projections.checkpoints FOR UPDATE")).fetchone()
+                await frozen.execute("SELECT 1")
+                frozen.pgconn.send_flush_request()
+                frozen.pgconn.flush()
+                assert await one.step(own) is Step.BUSY
+
+                async def over() -> bool:
+                    return await one.step(own) is Step.AT_HEAD
+
+                await store.until(over, "that it is folded")
+        assert frozen.broken
+    assert await rows_of(conn, "watched") == 1

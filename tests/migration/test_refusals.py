@@ -1,0 +1,75 @@
+"""What migrate refuses: a database in which something bears the name of a read model that isn't ours."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from projections.errors import MigrationRefused
+from projections.migrate import READ_MODELS_SINCE, downgrade, head_revision, upgrade
+from projections.read_models.tables import VIEWS, metadata
+
+TABLES = [table.name for table in metadata.tables.values()]
+
+
+def test_the_names_are_all_that_lies_in_public(database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        rows = conn.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'").fetchall()
+    assert {name for (name,) in rows} == {*TABLES, *VIEWS}
+
+
+@pytest.mark.parametrize("name", [*sorted(TABLES), *sorted(VIEWS)])
+def test_a_table_of_that_name_is_refused_in_one_sentence(empty_database_url: str, name: str) -> None:
+    refused(empty_database_url, "CREATE TABLE public.{} (theirs int)", name)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CREATE VIEW public.{} AS SELECT 1 AS theirs",
+        "CREATE MATERIALIZED VIEW public.{} AS SELECT 1 AS theirs",
+        "CREATE SEQUENCE public.{}",
+        "CREATE TYPE public.{} AS ENUM ('theirs')",
+        "CREATE TYPE public.{} AS (theirs int)",
+    ],
+)
+def test_so_is_whatever_else_takes_the_name(empty_database_url: str, command: str) -> None:
+    refused(empty_database_url, command, "request_status")
+
+
+def refused(url: str, command: str, name: str) -> None:
+    with psycopg.connect(url) as conn:
+        conn.execute(sql.SQL(command).format(sql.Identifier(name)))
+    with pytest.raises(MigrationRefused) as caught:
+        upgrade(url)
+    assert str(caught.value).startswith(f"public.{name} is there already and isn't ours: rename it")
+    assert "\n" not in str(caught.value)
+    with psycopg.connect(url) as conn:
+        schemas = conn.execute("SELECT FROM pg_namespace WHERE nspname IN ('eventstore', 'projections')").fetchall()
+    assert schemas == []
+
+
+def test_it_is_refused_too_where_only_the_event_store_is_there(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0001")
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("CREATE TABLE public.poll_tallies (theirs int)")
+    with pytest.raises(MigrationRefused, match=r"^public.poll_tallies is there already"):
+        upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("ALTER TABLE public.poll_tallies RENAME TO theirs")
+    assert upgrade(empty_database_url) == ("0001", head_revision())
+
+
+def test_the_same_name_in_another_schema_is_none_of_our_business(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("CREATE SCHEMA theirs")
+        conn.execute("CREATE TABLE theirs.request_status (a int)")
+    upgrade(empty_database_url)
+
+
+def test_ours_are_not_refused_and_what_a_downgrade_removed_can_come_again(database_url: str) -> None:
+    upgrade(database_url)
+    downgrade(database_url, "0001")
+    assert upgrade(database_url) == ("0001", head_revision())
+    assert (head_revision() or "") >= READ_MODELS_SINCE

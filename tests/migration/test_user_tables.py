@@ -1,0 +1,256 @@
+"""Tables of projections that others wrote: created when missing or made by their revisions, and never altered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Column, Executable, Index, Integer, MetaData, Table, Text, text
+
+from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, UsageError
+from projections.metadata import READ_MODELS
+from projections.migrate import downgrade, head_revision, require_current_schema, upgrade
+from projections.projection import Projection, Window
+
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = {down}
+
+
+def upgrade() -> None:
+    {step}
+"""
+CREATE = 'op.create_table("mine", sa.Column("app", sa.Text(), primary_key=True), schema="public")'
+ADD = 'op.add_column("mine", sa.Column("value", sa.Integer()), schema="public")'
+
+
+class Fold(Projection):
+    def fold(self, window: Window) -> Sequence[Executable]:
+        assert window
+        return ()
+
+
+def a_table(name: str = "mine", *more: Any, metadata: MetaData | None = None) -> Table:  # noqa: ANN401 - SQLAlchemy's
+    columns = [Column("app", Text, primary_key=True, comment="Whose."), Column("value", Integer), *more]
+    return Table(name, MetaData(schema="public") if metadata is None else metadata, *columns, comment="Mine.")
+
+
+def projection(*tables: Table, name: str = "mine", migrations: Path | None = None) -> Projection:
+    attributes = {
+        "name": name,
+        "version": 1,
+        "handles": frozenset({1}),
+        "tables": tables or (a_table(),),
+        "partition_by": ("app",),
+        "migrations": migrations,
+    }
+    made: Projection = type("Mine", (Fold,), attributes)()
+    return made
+
+
+def folder(tmp_path: Path, *steps: str) -> Path:
+    """An Alembic folder with a revision for each step."""
+    versions = tmp_path / "100% mine" / "versions"
+    versions.mkdir(parents=True, exist_ok=True)
+    for number, step in enumerate(steps, start=1):
+        down = f'"mine {number - 1}"' if number > 1 else "None"
+        source = REVISION.format(revision=f"mine {number}", down=down, step=step)
+        (versions / f"{number}.py").write_text(source)
+    return versions.parent
+
+
+def columns(url: str, table: str = "mine") -> list[str]:
+    query = (
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s"
+        " ORDER BY ordinal_position"
+    )
+    with psycopg.connect(url) as conn:
+        return [name for (name,) in conn.execute(query, [table])]
+
+
+def execute(url: str, command: str) -> None:
+    with psycopg.connect(url) as conn:
+        conn.execute(command.encode())
+
+
+def versions(url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as conn:
+        return conn.execute("SELECT version_num FROM projections.version_mine").fetchall()
+
+
+# Created when missing
+
+
+def test_missing_tables_are_created_with_indexes_and_comments(empty_database_url: str) -> None:
+    metadata = MetaData(schema="public")
+    first = a_table("first", Index("first_value_idx", "value"), metadata=metadata)
+    second = a_table("second", Column("n", Integer, nullable=False, server_default=text("3")), metadata=metadata)
+    third = a_table("third", metadata=metadata)
+    upgrade(empty_database_url, projections=[projection(first, second)])
+    assert columns(empty_database_url, "first") == ["app", "value"]
+    assert columns(empty_database_url, "second") == ["app", "value", "n"]
+    assert columns(empty_database_url, third.name) == []
+    with psycopg.connect(empty_database_url) as conn:
+        index = conn.execute("SELECT tablename FROM pg_indexes WHERE indexname = 'first_value_idx'").fetchone()
+        said = conn.execute("SELECT obj_description('first'::regclass), col_description('first'::regclass, 1)")
+        assert index == ("first",)
+        assert said.fetchone() == ("Mine.", "Whose.")
+
+
+@pytest.mark.parametrize(("state", "then"), [("running", "waiting"), ("failed", "waiting"), ("paused", "paused")])
+def test_a_table_made_anew_is_nobody_s_version_and_a_pause_stays_one(database_url: str, state: str, then: str) -> None:
+    upgrade(database_url, projections=[projection()])
+    query = "INSERT INTO projections.checkpoints (name, version, position, state) VALUES ('mine', 1, 7, %s)"
+    with psycopg.connect(database_url) as conn:
+        conn.execute(query, [state])
+    execute(database_url, "DROP TABLE mine")
+    upgrade(database_url, projections=[projection()])
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute("SELECT version, state FROM projections.checkpoints").fetchall() == [(0, then)]
+
+
+def test_a_second_migration_changes_nothing_and_makes_only_what_is_new(database_url: str) -> None:
+    upgrade(database_url, projections=[projection()])
+    execute(database_url, "INSERT INTO mine VALUES ('kept')")
+    upgrade(database_url, projections=[projection(a_table(), a_table("more"))])
+    assert columns(database_url, "more") == ["app", "value"]
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute("SELECT app FROM mine").fetchall() == [("kept",)]
+
+
+def test_ours_are_made_by_our_revisions_alone(database_url: str) -> None:
+    execute(database_url, "DROP TABLE request_status CASCADE")
+    upgrade(database_url, projections=[model() for model in READ_MODELS])
+    assert columns(database_url, "request_status") == []
+
+
+def test_an_earlier_revision_of_ours_makes_no_tables_of_users(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0001", projections=[projection()])
+    assert columns(empty_database_url) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("CREATE TABLE mine (app text PRIMARY KEY)", "lacks value: nothing is altered here"),
+        ("CREATE TABLE mine (ap text PRIMARY KEY)", "lacks app, value: nothing is altered here"),
+        ("CREATE VIEW mine AS SELECT ''::text AS app", "lacks value: nothing is altered here"),
+        ("CREATE TABLE mine (app text, value int)", r"another primary key than \(app\): nothing is altered here"),
+        ("CREATE TABLE mine (app text, value int, PRIMARY KEY (app, value))", r"another primary key than \(app\)"),
+        ("CREATE VIEW mine AS SELECT ''::text AS app, 1 AS value", r"another primary key than \(app\)"),
+    ],
+)
+def test_a_table_that_isnt_as_needed_is_refused_and_left(database_url: str, there: str, told: str) -> None:
+    execute(database_url, there)
+    before = columns(database_url)
+    with pytest.raises(MigrationRefused, match=told) as caught:
+        upgrade(database_url, projections=[projection(a_table("another"), a_table())])
+    assert str(caught.value).startswith("table public.mine of projection 'mine' ")
+    assert "\n" not in str(caught.value)
+    assert columns(database_url) == before
+    assert columns(database_url, "another") == []
+
+
+def test_a_table_with_more_than_is_needed_is_taken(database_url: str) -> None:
+    execute(database_url, "CREATE TABLE mine (more int, value int, app text PRIMARY KEY)")
+    upgrade(database_url, projections=[projection()])
+    assert columns(database_url) == ["more", "value", "app"]
+
+
+# An Alembic folder
+
+
+def test_an_alembic_folder_is_run_with_a_version_table_of_its_own(empty_database_url: str, tmp_path: Path) -> None:
+    ours = [projection(migrations=folder(tmp_path, CREATE, ADD))]
+    assert upgrade(empty_database_url, projections=ours) == (None, head_revision())
+    assert columns(empty_database_url) == ["app", "value"]
+    assert versions(empty_database_url) == [("mine 2",)]
+    assert upgrade(empty_database_url, projections=ours) == (head_revision(), head_revision())
+
+
+def test_new_revisions_of_a_folder_run_where_the_last_ones_ended(database_url: str, tmp_path: Path) -> None:
+    only_app = Table("mine", MetaData(schema="public"), Column("app", Text, primary_key=True))
+    upgrade(database_url, projections=[projection(only_app, migrations=folder(tmp_path, CREATE))])
+    execute(database_url, "INSERT INTO mine VALUES ('kept')")
+    upgrade(database_url, projections=[projection(migrations=folder(tmp_path, CREATE, ADD))])
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute("SELECT app, value FROM mine").fetchall() == [("kept", None)]
+
+
+def test_an_environment_of_theirs_is_not_run(database_url: str, tmp_path: Path) -> None:
+    theirs = folder(tmp_path, CREATE, ADD)
+    (theirs / "env.py").write_text("raise RuntimeError")
+    upgrade(database_url, projections=[projection(migrations=theirs)])
+    assert columns(database_url) == ["app", "value"]
+
+
+def test_a_folder_that_makes_too_little_is_refused_and_leaves_nothing(database_url: str, tmp_path: Path) -> None:
+    with pytest.raises(MigrationRefused, match=r"lacks value: add a revision to its migrations$"):
+        upgrade(database_url, projections=[projection(migrations=folder(tmp_path, CREATE))])
+    with pytest.raises(MigrationRefused, match=r"public.other of projection 'mine' isn't made by .*: add a revision"):
+        upgrade(database_url, projections=[projection(a_table("other"), migrations=folder(tmp_path, CREATE, ADD))])
+    assert columns(database_url) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("op.execute('SELECT 1 / 0')", r"division by zero \(SQLSTATE 22012\)"),
+        ("raise KeyError('x')", "KeyError: 'x'"),
+    ],
+)
+def test_a_folder_that_fails_names_its_projection_and_leaves_nothing(
+    empty_database_url: str, tmp_path: Path, step: str, told: str
+) -> None:
+    good, bad = projection(a_table("good"), name="good"), projection(migrations=folder(tmp_path, CREATE, step))
+    with pytest.raises(ProjectionsError, match=f"^projection 'mine': its migrations failed: {told}$"):
+        upgrade(empty_database_url, projections=[good, bad])
+    assert columns(empty_database_url, "good") == []
+    with psycopg.connect(empty_database_url) as conn:
+        assert conn.execute("SELECT FROM pg_namespace WHERE nspname = 'eventstore'").fetchall() == []
+
+
+def test_a_folder_that_is_none_is_told(database_url: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidProjection, match="its migrations have no folder 'versions'"):
+        upgrade(database_url, projections=[projection(migrations=tmp_path)])
+
+
+def test_our_schema_can_go_and_come_with_users_tables_about(database_url: str, tmp_path: Path) -> None:
+    ours = [projection(migrations=folder(tmp_path, CREATE, ADD))]
+    upgrade(database_url, projections=ours)
+    downgrade(database_url, "base")
+    assert columns(database_url) == ["app", "value"]
+    assert upgrade(database_url, projections=ours) == (None, head_revision())
+
+
+# Before they are run
+
+
+def test_a_projection_whose_table_is_missing_is_not_run(database_url: str) -> None:
+    require_current_schema(database_url, [model() for model in READ_MODELS])
+    with pytest.raises(UsageError, match=r"^projection mine lacks its table mine: run projections migrate$"):
+        require_current_schema(database_url, [projection()])
+    upgrade(database_url, projections=[projection()])
+    require_current_schema(database_url, [projection()])
+
+
+def test_a_table_that_was_dropped_is_made_anew_and_its_projection_waits_for_a_rebuild(database_url: str) -> None:
+    upgrade(database_url, projections=[projection()])
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        insert = "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, 1, %s, 'running')"
+        conn.execute(insert, ["mine", 0])
+        stand = "SELECT version, state, last_error FROM projections.checkpoints"
+        conn.execute("DROP TABLE public.mine")
+        upgrade(database_url, projections=[projection()])
+        assert conn.execute(stand).fetchone() == (1, "running", None), "it had folded nothing"
+        conn.execute("UPDATE projections.checkpoints SET position = 7")
+        conn.execute("DROP TABLE public.mine")
+        upgrade(database_url, projections=[projection()])
+        said = "its tables were made anew: run projections rebuild mine"
+        assert conn.execute(stand).fetchone() == (0, "waiting", said)

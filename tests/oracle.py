@@ -1,0 +1,260 @@
+"""What the read models ought to hold, worked out from a list of events in the most obvious way.
+
+Imports nothing of the project and knows no SQL. Events are sorted by event_id and gone through one by one; rows are
+plain tuples in the order of ``COLUMNS``. The order in which events are given, and giving one twice, change nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+DELIVERED, FAILED, PENDING_CONSENT, GRANTED, DENIED, COMPLETED, POLL_RESPONSE, REQUEST_FAILED = range(1, 9)
+"""The wire's numbers; anything else is a type that nobody knows and that folds nowhere."""
+
+SUMMARY_FAILED = 4
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A request as its last event reports it; ``status`` is the wire's number."""
+
+    status: int
+    total: int
+    delivered: int
+    failed: int
+    pending: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One event, as far as read models look at it.
+
+    ``ppnum`` is None without a recipient and '' when the recipient has no number: neither is a recipient.
+    ``poll_options`` is None when there is no readable answer.
+    """
+
+    event_id: str
+    app: str
+    contract: str
+    event_type: int
+    occurred_at: datetime
+    send_request_id: str | None = None
+    ppnum: str | None = None
+    error_code: str | None = None
+    message_id: str | None = None
+    poll_id: str | None = None
+    poll_options: tuple[str, ...] | None = None
+    summary: Summary | None = None
+
+
+Row: TypeAlias = tuple[object, ...]
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(columns.split())
+    for name, columns in {
+        "request_recipients": "app send_request_id ppnum status error_code message_id last_event_id last_event_at",
+        "request_status": "app send_request_id state recipients delivered failed pending_consent"
+        " reported_total reported_delivered reported_failed reported_pending_consent"
+        " first_event_at last_event_at completed_at last_event_id decided_event_id",
+        "consent_registry": "app ppnum status basis decided_at event_id send_request_id first_asked_at",
+        "consent_history": "app ppnum status basis at event_id send_request_id",
+        "poll_responses": "app send_request_id poll_id ppnum options event_id responded_at",
+        "poll_tallies": "app send_request_id poll_id option responses last_response_at",
+        "poll_results": "app send_request_id poll_id option responses total share",
+    }.items()
+}
+"""The tables and views, and the columns that they promise."""
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "request_recipients": ("app", "send_request_id", "ppnum"),
+    "request_status": ("app", "send_request_id"),
+    "consent_registry": ("app", "ppnum"),
+    "consent_history": ("app", "ppnum", "event_id"),
+    "poll_responses": ("app", "send_request_id", "poll_id", "ppnum"),
+    "poll_tallies": ("app", "send_request_id", "poll_id", "option"),
+    "poll_results": ("app", "send_request_id", "poll_id", "option"),
+}
+"""What a row is found by."""
+
+
+def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
+    """Every row of every table and view after these events, in the order of ``KEYS``."""
+    log = _in_order(events)
+    responses = _poll_responses(log)
+    tallies = _poll_tallies(responses)
+    rows = {
+        "request_recipients": _request_recipients(log),
+        "request_status": _request_status(log),
+        "consent_registry": _consent_registry(log),
+        "consent_history": _consent_history(log),
+        "poll_responses": responses,
+        "poll_tallies": tallies,
+        "poll_results": _poll_results(responses, tallies),
+    }
+    return {name: arranged(name, rows[name]) for name in COLUMNS}
+
+
+def arranged(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
+    """Bring a table's rows, wherever they come from, into the form and order in which ``read_models`` gives them.
+
+    Each row must have the table's ``COLUMNS``. None is dropped: a row that is there twice stays there twice.
+    """
+    places = [COLUMNS[name].index(column) for column in KEYS[name]]
+    plain = [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
+    return sorted(plain, key=lambda row: [str(row[place]) for place in places])
+
+
+def consent_fact(event: Record) -> str | None:
+    """What an event says of the recipient's consent; None when it says nothing, or of nobody."""
+    if not event.ppnum:
+        return None
+    if event.event_type == FAILED:
+        return {"consent_denied": "denied", "consent_expired": "expired"}.get(event.error_code or "")
+    return {PENDING_CONSENT: "pending", GRANTED: "granted", DENIED: "denied"}.get(event.event_type)
+
+
+def is_delivery(event: Record) -> bool:
+    """Tell whether a message reached somebody."""
+    return event.event_type == DELIVERED and bool(event.ppnum)
+
+
+def recipient_key(event: Record) -> tuple[str, str, str] | None:
+    """The row of request_recipients that an event is about, if any."""
+    if event.event_type in (DELIVERED, FAILED, PENDING_CONSENT) and event.send_request_id and event.ppnum:
+        return event.app, event.send_request_id, event.ppnum
+    return None
+
+
+def decider_key(event: Record) -> tuple[str, str] | None:
+    """The request whose end an event tells, if any."""
+    if event.event_type in (COMPLETED, REQUEST_FAILED) and event.send_request_id:
+        return event.app, event.send_request_id
+    return None
+
+
+def answer_key(event: Record) -> tuple[str, str, str, str] | None:
+    """The row of poll_responses that an event is about, if any."""
+    if event.event_type == POLL_RESPONSE and event.send_request_id and event.ppnum:
+        return event.app, event.send_request_id, event.poll_id or "", event.ppnum
+    return None
+
+
+def _in_order(events: Iterable[Record]) -> list[Record]:
+    different = {event.event_id: event for event in events}
+    return [different[event_id] for event_id in sorted(different)]
+
+
+def _request_recipients(log: list[Record]) -> list[Row]:
+    status = {DELIVERED: "delivered", FAILED: "failed", PENDING_CONSENT: "pending_consent"}
+    rows: dict[Row, Row] = {}
+    for event in log:
+        key = recipient_key(event)
+        if key:
+            said = (status[event.event_type], event.error_code, event.message_id)
+            rows[key] = (*key, *said, event.event_id, event.occurred_at)
+    return list(rows.values())
+
+
+def _request_status(log: list[Record]) -> list[Row]:
+    requests: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for event in log:
+        if event.send_request_id and 1 <= event.event_type <= 8:
+            requests[event.app, event.send_request_id].append(event)
+    return [(*key, *_request(events)) for key, events in requests.items()]
+
+
+def _request(events: list[Record]) -> Row:
+    """Everything behind the key, from one request's events in order."""
+    latest: dict[str, int] = {}
+    decider = None
+    for event in events:
+        if event.event_type in (DELIVERED, FAILED, PENDING_CONSENT) and event.ppnum:
+            latest[event.ppnum] = event.event_type
+        if event.event_type in (COMPLETED, REQUEST_FAILED):
+            decider = event
+    ends = list(latest.values())
+    counts = (len(ends), ends.count(DELIVERED), ends.count(FAILED), ends.count(PENDING_CONSENT))
+    times = [event.occurred_at for event in events]
+    last_event_id = events[-1].event_id
+    if decider is None:
+        return ("in_progress", *counts, None, None, None, None, min(times), max(times), None, last_event_id, None)
+    reported: Row = (None, None, None, None)
+    failed = decider.event_type == REQUEST_FAILED
+    if decider.summary:
+        summary = decider.summary
+        reported = (summary.total, summary.delivered, summary.failed, summary.pending)
+        failed = failed or summary.status == SUMMARY_FAILED
+    state = "failed" if failed else "completed"
+    end = (min(times), max(times), decider.occurred_at, last_event_id, decider.event_id)
+    return (state, *counts, *reported, *end)
+
+
+def _consent_registry(log: list[Record]) -> list[Row]:
+    people: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for event in log:
+        if event.ppnum and (consent_fact(event) or is_delivery(event)):
+            people[event.app, event.ppnum].append(event)
+    return [(*key, *_person(events)) for key, events in people.items()]
+
+
+def _person(events: list[Record]) -> Row:
+    """Everything behind the key, from the consent facts and deliveries of one person in order."""
+    fact = delivery = None
+    asked = []
+    for event in events:
+        if is_delivery(event):
+            delivery = event
+        else:
+            fact = event
+        if event.event_type == PENDING_CONSENT:
+            asked.append(event.occurred_at)
+    decider, status, basis = fact, consent_fact(fact) if fact else None, "consent"
+    if delivery and (fact is None or (status != "granted" and delivery.event_id > fact.event_id)):
+        decider, status, basis = delivery, "granted", "delivery"
+    assert decider is not None
+    request = decider.send_request_id or ""
+    return (status, basis, decider.occurred_at, decider.event_id, request, min(asked, default=None))
+
+
+def _consent_history(log: list[Record]) -> list[Row]:
+    rows: list[Row] = []
+    for event in log:
+        fact = consent_fact(event)
+        end = (event.occurred_at, event.event_id, event.send_request_id or "")
+        if fact:
+            rows.append((event.app, event.ppnum, fact, "consent", *end))
+        if is_delivery(event):
+            rows.append((event.app, event.ppnum, "granted", "delivery", *end))
+    return rows
+
+
+def _poll_responses(log: list[Record]) -> list[Row]:
+    rows: dict[Row, Row] = {}
+    for event in log:
+        key = answer_key(event)
+        if key:
+            rows[key] = (*key, event.poll_options or (), event.event_id, event.occurred_at)
+    return list(rows.values())
+
+
+def _poll_tallies(responses: list[Row]) -> list[Row]:
+    chosen: dict[Row, list[datetime]] = defaultdict(list)
+    for app, request, poll, _, options, _, responded_at in responses:
+        assert isinstance(options, tuple)
+        assert isinstance(responded_at, datetime)
+        for option in set(options) or {""}:
+            chosen[app, request, poll, option].append(responded_at)
+    return [(*key, len(times), max(times)) for key, times in chosen.items()]
+
+
+def _poll_results(responses: list[Row], tallies: list[Row]) -> list[Row]:
+    rows: list[Row] = []
+    for *poll, option, count, _ in tallies:
+        assert isinstance(count, int)
+        total = sum(1 for response in responses if list(response[:3]) == poll)
+        rows.append((*poll, option, count, total, count / total))
+    return rows

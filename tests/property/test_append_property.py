@@ -1,0 +1,143 @@
+"""Any sequence of batches, by several appenders, leaves in the tables what a few lines of plain Python say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventstore.append import Appended, Appender, CursorMove
+from eventstore.contracts import Contract, Event, decode
+from eventstore.errors import ForeignEventId
+from eventstore.quarantine import Rejected
+from tests import store, wire
+
+APPENDERS = 3
+VARIANTS = 4
+"""Of each event: twice other values, and the first of them in the other contract's bytes."""
+
+_rounds = count(1)
+times = "2026-01-02T03:04:05Z"
+
+
+@dataclass(frozen=True)
+class Message:
+    """What comes: which event in which form, or garbage; and whether it comes for another app."""
+
+    number: int
+    variant: int
+    garbage: bool
+    foreign: bool
+
+
+messages = st.builds(
+    Message,
+    st.integers(0, 5),
+    st.sampled_from([0, 0, 0, 1, 2, 3]),
+    st.sampled_from([False] * 5 + [True]),
+    st.sampled_from([False] * 40 + [True]),
+)
+steps = st.tuples(
+    st.integers(0, APPENDERS - 1), st.sampled_from([None, None, True, False]), st.lists(messages, max_size=8)
+)
+
+
+def event_of(message: Message, world: int) -> Event:
+    """The event: variants 0 and 2 say the same, in either contract; 1 and 3 say something else."""
+    contract = Contract.CHAT_EXTERNAL if message.variant < 2 else Contract.PCS_EXTERNAL_V1
+    occurred_at = times if message.variant < 2 else wire.timestamp(1_767_323_045)
+    ppnum = f"1230000000{message.variant % 2}"
+    payload = wire.event(
+        wire.ulid_of(1_767_225_600_000 + message.number, tail=world),
+        recipient=wire.recipient(ppnum),
+        occurred_at=occurred_at,
+    )
+    return decode(payload, f"foreign {world}" if message.foreign else f"app {world}", contract)
+
+
+@dataclass
+class Model:
+    """What ought to lie in the tables, kept by coming to know one message after the other."""
+
+    stored: dict[str, Event] = field(default_factory=dict)
+    quarantined: Counter[tuple[str, bytes]] = field(default_factory=Counter)
+    cursor: str | None = None
+
+    def take(self, events: list[Event], rejected: list[Rejected]) -> tuple[int, int, int] | None:
+        """Take a batch; None when it is refused as a whole."""
+        owner = dict(self.stored)
+        for event in events:
+            if owner.setdefault(event.event_id, event).app != event.app:
+                return None
+        new = repeated = 0
+        contradicting: list[Event] = []
+        for event in events:
+            first = self.stored.setdefault(event.event_id, event)
+            if first is event:
+                new += 1
+            elif first.payload == event.payload or (first.contract != event.contract and first.ppnum == event.ppnum):
+                repeated += 1
+            else:
+                contradicting.append(event)
+        for event in contradicting:
+            self.quarantined[event.contract, event.payload] += 1
+        for item in rejected:
+            self.quarantined[item.contract, item.payload] += 1
+        return new, repeated, len(contradicting) + len(rejected)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(sequence=st.lists(steps, min_size=1, max_size=10))
+async def test_the_tables_are_what_the_model_says(
+    database_url: str, sequence: list[tuple[int, bool | None, list[Message]]]
+) -> None:
+    world, model = next(_rounds), Model()
+    app = f"app {world}"
+    async with AsyncExitStack() as stack:
+        conn = await stack.enter_async_context(store.connection(database_url))
+        appenders: list[Appender] = [
+            await stack.enter_async_context(store.appender(database_url)) for _ in range(APPENDERS)
+        ]
+        await store.follow(conn, app)
+        head = len(await store.positions(conn))
+        for who, probing, batch in sequence:
+            events = [event_of(message, world) for message in batch if not message.garbage]
+            rejected = [
+                Rejected(app, Contract.CHAT_EXTERNAL.value, b"\xff%d" % message.number, "garbage")
+                for message in batch
+                if message.garbage
+            ]
+            last = events[-1].event_id if events else None
+            appender = appenders[who]
+            if probing is not None:
+                appender.probing = probing
+            expected = model.take(events, rejected)
+            try:
+                result = await appender.append(events, rejected=rejected, cursor=CursorMove(app, 1, last))
+            except ForeignEventId:
+                assert expected is None
+            else:
+                assert expected is not None
+                head += expected[0]
+                assert result == Appended(*expected, head)
+                model.cursor = last or model.cursor
+        rows = await conn.execute(
+            "SELECT payload FROM eventstore.events WHERE app = ANY(%s) ORDER BY position", [[app, f"foreign {world}"]]
+        )
+        assert [row[0] for row in await rows.fetchall()] == [event.payload for event in model.stored.values()]
+        rows = await conn.execute(
+            "SELECT contract, payload, count FROM eventstore.quarantine WHERE app = ANY(%s)",
+            [[app, f"foreign {world}"]],
+        )
+        found = {(contract, payload): times for contract, payload, times in await rows.fetchall()}
+        assert found == model.quarantined
+        assert await store.cursor_of(conn, app) == model.cursor
+        assert len(await store.positions(conn)) == head

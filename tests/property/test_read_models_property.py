@@ -1,0 +1,125 @@
+"""Whatever comes, in whatever order and batches, the read models hold what the oracle says.
+
+Once for any story by itself, so that a failure shrinks to a few events; and for hundreds of them in one log, where
+every situation that can occur must have occurred.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack
+from itertools import chain, count, zip_longest
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from psycopg import AsyncConnection
+
+from eventstore.append import Appender
+from projections.metadata import READ_MODELS
+from projections.worker import Step, Worker
+from tests import folding, oracle, store, stories
+from tests.oracle import Record
+from tests.stories import CHAT, PCS, Story
+
+STORIES = 300
+"""As many as it takes for every situation to occur: tests/unit/test_stories.py shows that."""
+
+_worlds = count(1)
+any_story = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+the_same_stories = settings(
+    max_examples=STORIES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+class Engine:
+    """An appender, and a worker for each read model."""
+
+    def __init__(self, appender: Appender, conn: AsyncConnection) -> None:
+        self.workers: list[tuple[Worker, AsyncConnection]] = []
+        self._appender = appender
+        self._conn = conn
+
+    async def takes(self, batches: Sequence[Sequence[Record]], batch_size: int, *, at_once: bool) -> None:
+        """Append the batches, and fold after each, or all of it at once."""
+        for batch in batches:
+            await self._appender.append([folding.decoded(record) for record in batch])
+            if not at_once:
+                await self._fold(batch_size)
+        await self._fold(batch_size)
+
+    async def shows(self, events: Collection[Record]) -> None:
+        """Every row of these events' apps is the oracle's."""
+        found = await folding.rows(self._conn, {event.app for event in events})
+        expected = oracle.read_models(events)
+        for name in oracle.COLUMNS:
+            assert found[name] == expected[name], name
+
+    async def _fold(self, batch_size: int) -> None:
+        for worker, conn in self.workers:
+            worker._settings = folding.SETTINGS.model_copy(update={"batch_size": batch_size})
+            worker._size = batch_size
+            assert await folding.fold(worker, conn) is Step.AT_HEAD
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    async with AsyncExitStack() as stack:
+        appender = await stack.enter_async_context(store.appender(database_url))
+        engine = Engine(appender, await stack.enter_async_context(store.connection(database_url)))
+        for projection in READ_MODELS:
+            worker = folding.worker(database_url, projection())
+            engine.workers.append((worker, await stack.enter_async_context(folding.connected(worker))))
+        yield engine
+
+
+@any_story
+@given(story=stories.stories(), batch_size=st.sampled_from((1, 2, 3, 7, 10_000)), at_once=st.booleans())
+async def test_any_story_by_itself(engine: Engine, story: Story, batch_size: int, at_once: bool) -> None:
+    story = story.in_world(next(_worlds))
+    await engine.takes(story.delivery, batch_size, at_once=at_once)
+    await engine.shows(story.events)
+
+
+@pytest.mark.parametrize(
+    ("contracts", "batch_size", "at_once"),
+    [
+        ((CHAT, PCS), 1000, False),
+        ((CHAT, PCS), 37, False),
+        ((CHAT, PCS), 10_000, True),
+        ((PCS,), 1000, False),
+    ],
+    ids=["by-batch", "small-windows", "at-once", "pcs"],
+)
+async def test_hundreds_of_stories_in_one_log(
+    engine: Engine, contracts: tuple[str, ...], batch_size: int, at_once: bool
+) -> None:
+    told: list[Story] = []
+
+    @the_same_stories
+    @given(story=stories.stories(contracts))
+    def tell(story: Story) -> None:
+        told.append(story)
+
+    tell()
+    met: Counter[stories.Situation] = Counter()
+    for story in told:
+        met.update(stories.coverage(story.events, story.delivery))
+    assert sorted(stories.possible(contracts) - met.keys()) == [], "never occurred"
+    worlds = [story.in_world(number) for number, story in enumerate(told, 1)]
+    # The first batch of every story, then the second of every one: what is late in its story is late here.
+    batches = [
+        list(chain.from_iterable(batch)) for batch in zip_longest(*(one.delivery for one in worlds), fillvalue=())
+    ]
+    await engine.takes(batches, batch_size, at_once=at_once)
+    await engine.shows([event for story in worlds for event in story.events])

@@ -1,0 +1,371 @@
+"""What tests of rebuild and verify share: both in a few words, rows damaged by hand, and something done in between."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, LiteralString, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from psycopg import AsyncConnection, sql
+from psycopg.rows import class_row
+from sqlalchemy import Boolean, Column, DateTime, Executable, MetaData, Table, Text, insert, literal, select
+
+from eventstore.contracts import Event
+from projections.metadata import READ_MODELS
+from projections.projection import Projection, Window
+from projections.python_fold import PythonProjection, Row, Tombstone
+from projections.rebuild import Limits, Rebuilt
+from projections.rebuild import rebuild as run_rebuild
+from projections.replay import Silent
+from projections.settings import ReplaySettings
+from projections.verify import Verified
+from projections.verify import verify as run_verify
+from tests import folding, oracle, store
+from tests.fix_postgres import Server
+from tests.folding import QUICK, Watched, append, told, watched
+from tests.oracle import Record, Summary
+
+SETTINGS = ReplaySettings(window=100, lock_timeout=0.2, rest=0)
+ANY_REMOVAL = Limits(removal=True)
+
+CHANGED, MISSING, EXTRA = DAMAGES = ("changed", "missing", "extra")
+NOBODY = "nobody's app"
+_CHANGES: dict[str, LiteralString] = {
+    "request_recipients": "status = 'damaged'",
+    "request_status": "delivered = delivered + 7",
+    "consent_registry": "delivery_request_id = 'damaged'",
+    "poll_responses": "options = '{damaged}'",
+    "poll_tallies": "responses = responses + 7",
+    "opt_outs": "since = '2000-01-01'",
+}
+
+opt_outs = Table(
+    "opt_outs",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True, comment="Whose it is."),
+    Column("ppnum", Text, primary_key=True, comment="Whom not to write to."),
+    Column("since", DateTime(timezone=True), comment="When consent was denied."),
+    Column("event_id", Text(collation="C"), nullable=False, comment="The event that decides the row."),
+    Column("deleted", Boolean, nullable=False, comment="Whether it was taken back."),
+    comment="Who must not be written to.",
+)
+
+
+class OptOuts(PythonProjection):
+    """A denial is a row, a grant its end."""
+
+    name: ClassVar[str] = "opt_outs"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.GRANTED, oracle.DENIED})
+    tables: ClassVar[tuple[Table, ...]] = (opt_outs,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        key = {"app": event.app, "ppnum": event.ppnum}
+        if event.event_type == oracle.GRANTED:
+            yield Tombstone(opt_outs, key)
+        else:
+            yield Row(opt_outs, {**key, "since": event.occurred_at})
+
+
+class Lenient(Watched):
+    """The same rows without the failures, as when the fold was corrected."""
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        e = window.events
+        rows = select(e.c.app, e.c.event_id, e.c.ppnum, literal(0))
+        return [insert(watched).from_select(["app", "event_id", "ppnum", "value"], rows)]
+
+
+class NewerLenient(Lenient):
+    version: ClassVar[int] = 2
+
+
+# Events
+
+
+def happenings(requests: int = 12, people: int = 4, *, app: str = store.APP) -> list[Record]:
+    """Something for every read model: each person is asked, answers, and is told by more than one event."""
+    found: list[Record] = []
+    for number in range(requests):
+        request = f"request {number}"
+        for person in range(people):
+            ppnum = f"1230000{number:02}{person:02}"
+            found += [
+                told(oracle.PENDING_CONSENT, ppnum, app=app, request=request),
+                told(oracle.DENIED if person == 1 else oracle.GRANTED, ppnum, app=app, request=request),
+                told(oracle.FAILED if person == 1 else oracle.DELIVERED, ppnum, app=app, request=request),
+                told(oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=("first",)),
+                told(oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=(f"option {person % 3}", "all")),
+            ]
+        if number % 3:
+            summary = Summary(3, people, people - 1, 1, 0)
+            found.append(told(oracle.COMPLETED, None, app=app, request=request, summary=summary))
+    return found
+
+
+async def all_folded(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
+    """A log of everything, folded; returns its length."""
+    records = happenings()
+    await append(conn, *records)
+    await folding.fold_all(url, [projection] if projection else READ_MODELS)
+    return len(records)
+
+
+# Rebuild and verify
+
+
+async def rebuild(
+    url: str,
+    projection: Projection,
+    *,
+    progress: Silent | None = None,
+    limits: Limits | None = None,
+    dry_run: bool = False,
+    resume: bool = False,
+    **settings: float,
+) -> Rebuilt:
+    """Rebuild with quick waits, but for the settings named."""
+    return await run_rebuild(
+        url,
+        projection,
+        waits=QUICK,
+        settings=SETTINGS.model_copy(update=settings),
+        progress=progress or Silent(),
+        limits=limits,
+        dry_run=dry_run,
+        resume=resume,
+    )
+
+
+async def verify(url: str, projection: Projection, *, progress: Silent | None = None, **settings: float) -> Verified:
+    """Verify with quick waits, but for the settings named."""
+    chosen = SETTINGS.model_copy(update=settings)
+    return await run_verify(url, projection, waits=QUICK, settings=chosen, progress=progress or Silent())
+
+
+def total(done: Rebuilt | Verified) -> int:
+    """Rows that were otherwise."""
+    return sum(one.total for one in done.changes)
+
+
+class Heard(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+        self.positions: list[int] = []
+
+    def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
+        assert target is None or position <= target
+        self.phases.append(name)
+
+    def at(self, position: int) -> None:
+        self.positions.append(position)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+class During(Heard):
+    """Does things at the beginning of phases, each once; the rebuild stands still until they are done.
+
+    Args:
+        acts: by the phase's name.
+
+    """
+
+    def __init__(self, **acts: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        super().__init__()
+        self._acts = {name.replace("_", " "): act for name, act in acts.items()}
+
+    def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
+        super().phase(name, position=position, target=target)
+        act = self._acts.pop(name, None)
+        if act is not None:
+            # A loop of its own, so that this one stands still.
+            with ThreadPoolExecutor(1) as other:
+                other.submit(lambda: asyncio.run(act())).result()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything came to pass."""
+        return not self._acts
+
+
+class Interrupted(Exception):
+    """What a test ends a rebuild with."""
+
+
+class Interrupting(Heard):
+    """Ends a rebuild when it has folded so far."""
+
+    def __init__(self, at: int, error: BaseException | None = None) -> None:
+        super().__init__()
+        self._at = at
+        self._error = error or Interrupted()
+
+    def at(self, position: int) -> None:
+        super().at(position)
+        if position >= self._at:
+            raise self._error
+
+
+# Damage
+
+
+async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: float = 0.1) -> int:
+    """Change, remove or make up at least so large a share of a table's rows; returns how many."""
+    name = sql.Identifier("public", table.name)
+    key = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns)
+    there = await folding.rows_of(conn, table.name)
+    count = max(1, -int(-there * share // 1))
+    # Those that are changed are not those that are removed.
+    offset = {CHANGED: 0, MISSING: count, EXTRA: 0}[kind]
+    chosen = sql.SQL("SELECT ctid FROM {} WHERE app <> {} ORDER BY {} LIMIT {} OFFSET {}").format(
+        name, NOBODY, key, count, offset
+    )
+    if kind == CHANGED:
+        what = sql.SQL(_CHANGES[table.name])
+        statement = sql.SQL("UPDATE {} SET {} WHERE ctid IN ({})").format(name, what, chosen)
+    elif kind == MISSING:
+        statement = sql.SQL("DELETE FROM {} WHERE ctid IN ({})").format(name, chosen)
+    else:
+        columns = [column.name for column in table.c if column.name != "app" and column.computed is None]
+        rest = sql.SQL(", ").join(map(sql.Identifier, columns))
+        # Rows of two apps may be the same but for that.
+        words = "INSERT INTO {} (app, {}) SELECT {}, {} FROM {} WHERE ctid IN ({}) ON CONFLICT DO NOTHING"
+        statement = sql.SQL(words).format(name, rest, NOBODY, rest, name, chosen)
+    done = (await conn.execute(statement)).rowcount
+    assert done == count or (kind == EXTRA and 0 < done < count), f"{table.name}: there are too few rows to damage"
+    return done
+
+
+async def damage_all(conn: AsyncConnection[Any], projection: type[Projection], share: float = 0.1) -> int:
+    """Do every kind of damage to every table of a projection; returns how many rows that were."""
+    return sum([await damage(conn, table, kind, share) for table in projection.tables for kind in DAMAGES])
+
+
+# Roles, and a log that goes on
+
+
+class Role(NamedTuple):
+    """A role that may do what it is granted, its URL, and a superuser's connection to the same database."""
+
+    name: str
+    url: str
+    boss: AsyncConnection[Any]
+
+    async def granted(self, *privileges: LiteralString) -> None:
+        """Grant what is left of TO."""
+        for each in privileges:
+            await self.boss.execute(sql.SQL("GRANT " + each + " TO {}").format(sql.Identifier(self.name)))
+
+
+@asynccontextmanager
+async def role(postgres: Server, url: str) -> AsyncIterator[Role]:
+    """Make a role for a test's database; it goes with all its rights."""
+    parts, superuser = urlsplit(url), urlsplit(postgres.superuser_url)
+    name = f"role_{secrets.token_hex(4)}"
+    place = parts.netloc.rpartition("@")[2]
+    own = urlunsplit(parts._replace(netloc=f"{name}:made-up@{place}"))
+    every = urlunsplit(superuser._replace(path=parts.path))
+    async with store.connection(every, "boss") as boss:
+        await boss.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'made-up'").format(sql.Identifier(name)))
+        try:
+            yield Role(name, own, boss)
+        finally:
+            await boss.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+class Load:
+    """What has come to pass of a load."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    async def goes_on(self, by: int = 2) -> None:
+        """Wait until so many more batches were appended."""
+        wanted = self.batches + by
+
+        async def there() -> bool:
+            return self.batches >= wanted
+
+        await store.until(there, "more load")
+
+
+@asynccontextmanager
+async def live_load(url: str, projection: Projection, app: str = "live") -> AsyncIterator[Load]:
+    """Append to one app, and fold, for as long as the block runs."""
+    load = Load()
+
+    async def appending() -> None:
+        async with store.connection(url, "load") as conn:
+            while True:
+                await folding.append(conn, *happenings(1, 2, app=app))
+                load.batches += 1
+
+    async with folding.running(url, folding.worker(url, projection)) as (folds,):
+        appends = asyncio.create_task(appending())
+        try:
+            await load.goes_on(1)
+            yield load
+            assert not folds.done()
+            assert not appends.done()
+        finally:
+            appends.cancel()
+            await asyncio.gather(appends, return_exceptions=True)
+
+
+# What is left
+
+
+class Run(NamedTuple):
+    """A row of ``projections.rebuilds``."""
+
+    state: str
+    version: int
+    dry_run: bool
+    position: int
+    rows_before: int | None
+    rows_added: int | None
+    rows_removed: int | None
+    rows_changed: int | None
+    error: str | None
+    is_over: bool
+
+
+async def runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
+    """What each rebuild of a projection came to, in order."""
+    async with conn.cursor(row_factory=class_row(Run)) as cursor:
+        query = (
+            "SELECT state, version, dry_run, position, rows_before, rows_added, rows_removed, rows_changed, error,"
+            " finished_at IS NOT NULL AS is_over FROM projections.rebuilds WHERE name = %s ORDER BY id"
+        )
+        return await (await cursor.execute(query, [name])).fetchall()
+
+
+async def shadows(conn: AsyncConnection[Any]) -> list[str]:
+    """The tables in the shadows' schema, without the one of positions."""
+    query = (
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'projections_shadow' AND tablename <> 'shadow_positions'"
+        " ORDER BY 1"
+    )
+    return [name for (name,) in await (await conn.execute(query)).fetchall()]
+
+
+async def every_row(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
+    """Every row of a projection's tables, with all columns, by table."""
+    found = {}
+    for table in projection.tables:
+        query = sql.SQL("SELECT * FROM public.{} ORDER BY {}").format(
+            sql.Identifier(table.name),
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns),
+        )
+        found[table.name] = await (await conn.execute(query)).fetchall()
+    return found

@@ -1,0 +1,96 @@
+"""A gRPC server that does exactly what a test says, call by call, and keeps what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple, TypeAlias
+
+import grpc
+import grpc.aio
+
+from eventstore.contracts import Contract
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Script = Callable[[Context], Awaitable[None]]
+
+
+class Asked(NamedTuple):
+    """One call: its contract, its request's bytes and its bearer token."""
+
+    contract: Contract
+    request: bytes
+    token: str
+
+
+def ends(code: grpc.StatusCode, *messages: bytes, trailing: Sequence[tuple[str, str]] = (), said: str = "no") -> Script:
+    """Send these messages, then end with that status."""
+
+    async def script(context: Context) -> None:
+        for message in messages:
+            await context.write(message)
+        if code is not grpc.StatusCode.OK:
+            await context.abort(code, said, tuple(trailing))
+
+    return script
+
+
+def stays(*messages: bytes) -> Script:
+    """Send these messages, then nothing, and stay."""
+
+    async def script(context: Context) -> None:
+        await context.send_initial_metadata(())
+        for message in messages:
+            await context.write(message)
+        await asyncio.Event().wait()
+
+    return script
+
+
+class Scripted:
+    """Plays one script per call, whatever the contract; the last one is played again and again."""
+
+    def __init__(self, scripts: Sequence[Script]) -> None:
+        self._scripts = list(scripts)
+        self.asked: list[Asked] = []
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def play(self, contract: Contract, request: bytes, context: Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        self.asked.append(Asked(contract, request, str(metadata.get("authorization", "")).removeprefix("Bearer ")))
+        await self._scripts[min(len(self.asked), len(self._scripts)) - 1](context)
+
+
+class _Methods(grpc.GenericRpcHandler):
+    def __init__(self, server: Scripted, contracts: frozenset[Contract]) -> None:
+        self._server = server
+        self._contracts = {contract.method: contract for contract in contracts}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        contract = self._contracts.get(handler_call_details.method)
+        if contract is None:
+            return None
+
+        async def stream(request: bytes, context: Context) -> None:
+            await self._server.play(contract, request, context)
+
+        return grpc.unary_stream_rpc_method_handler(stream)
+
+
+@asynccontextmanager
+async def scripted(*scripts: Script, contracts: frozenset[Contract] = frozenset(Contract)) -> AsyncIterator[Scripted]:
+    """Run such a server; streams that are open at the end are cancelled."""
+    playing = Scripted(scripts)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((_Methods(playing, contracts),))
+    playing.port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield playing
+    finally:
+        await server.stop(None)

@@ -1,0 +1,179 @@
+"""What tests of the event store share: events made of bytes, connections, and a look at what lies in the tables."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, TypeVar
+
+import pytest
+from psycopg import AsyncConnection, AsyncCursor
+
+from eventstore.append import Appender
+from eventstore.connection import connect
+from eventstore.contracts import Contract, Event, decode
+from eventstore.locks import APPEND_LOCK
+from eventstore.quarantine import Rejected
+from eventstore.waits import Waits
+from tests import wire
+
+CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
+APP = "app"
+QUICK = Waits(append_lock=0.2)
+GIVE_UP = 30.0
+"""Seconds after which a condition that does not come about fails the test."""
+
+_ULIDS = wire.ulids()
+T = TypeVar("T")
+
+_APPEND_LOCK_WAITERS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    " AND ((classid::bigint << 32) | objid::bigint) = %s"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def next_ulid() -> str:
+    """A ULID that no other call returns."""
+    return next(_ULIDS)
+
+
+def made(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: str = "12300000001") -> list[Event]:
+    """New events, each with an id of its own."""
+    return [
+        decode(wire.event(next_ulid(), recipient=wire.recipient(ppnum)), app, contract)
+        for _ in itertools.repeat(0, count)
+    ]
+
+
+def contradicting(event: Event) -> Event:
+    """Other bytes, and other values, under the same event_id."""
+    payload = wire.event(event.event_id, recipient=wire.recipient("99900000009"), occurred_at="2020-01-01T00:00:00Z")
+    return decode(payload, event.app, Contract(event.contract))
+
+
+def garbage(number: int = 0, app: str = APP) -> Rejected:
+    """Bytes that are no event."""
+    return Rejected(app, CHAT.value, b"\xff%d" % number, "the bytes are not a SendRequestEvent")
+
+
+@asynccontextmanager
+async def connection(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncIterator[AsyncConnection]:
+    conn = await connect(url, name=name, waits=waits)
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+@asynccontextmanager
+async def appender(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncIterator[Appender]:
+    async with connection(url, name, waits) as conn:
+        yield Appender(conn, waits)
+
+
+async def follow(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> None:
+    """Make an app's cursor row, or take it over."""
+    await conn.execute(
+        "INSERT INTO eventstore.cursors (app, epoch) VALUES (%s, %s)"
+        " ON CONFLICT (app) DO UPDATE SET epoch = excluded.epoch",
+        [app, epoch],
+    )
+
+
+async def value(conn: AsyncConnection, query: str, *arguments: object) -> object:
+    """The one value of a query."""
+    row = await (await conn.execute(query.encode(), arguments)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def cursor_of(conn: AsyncConnection, app: str = APP) -> object:
+    return await value(conn, "SELECT last_event_id FROM eventstore.cursors WHERE app = %s", app)
+
+
+async def positions(conn: AsyncConnection) -> dict[str, int]:
+    """Each event_id and its position, in order of position; the numbers are 1, 2, 3 without a gap, or it fails."""
+    rows = await (await conn.execute("SELECT event_id, position FROM eventstore.events ORDER BY position")).fetchall()
+    assert [position for _, position in rows] == list(range(1, len(rows) + 1))
+    return dict(rows)
+
+
+class Kept(NamedTuple):
+    """A row of the quarantine."""
+
+    event_id: str | None
+    payload: bytes
+    reason: str
+    times: int
+
+
+async def kept(conn: AsyncConnection) -> list[Kept]:
+    """What lies in quarantine, in the order in which it came."""
+    rows = await conn.execute("SELECT event_id, payload, reason, count FROM eventstore.quarantine ORDER BY id")
+    return [Kept(*row) for row in await rows.fetchall()]
+
+
+async def nothing_written(conn: AsyncConnection) -> None:
+    assert await positions(conn) == {}
+    assert await kept(conn) == []
+
+
+class Pages:
+    """How many rows each page brought."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        fetch = AsyncCursor.fetchall
+
+        async def fetched(cursor: AsyncCursor[tuple[object, ...]]) -> list[tuple[object, ...]]:
+            rows = await fetch(cursor)
+            self.sizes.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(AsyncCursor, "fetchall", fetched)
+
+
+async def until(check: Callable[[], Awaitable[T]], what: str) -> T:
+    """Ask again and again until the answer is true, and return it."""
+    try:
+        async with asyncio.timeout(GIVE_UP):
+            while not (answer := await check()):  # noqa: ASYNC110 - what is waited for happens in Postgres
+                await asyncio.sleep(0.002)
+            return answer
+    except TimeoutError:
+        raise AssertionError(f"never came about: {what}") from None
+
+
+async def waiting_for_append_lock(conn: AsyncConnection, count: int = 1) -> None:
+    """Return when so many sessions wait for the append lock."""
+
+    async def enough() -> bool:
+        waiters = await value(conn, _APPEND_LOCK_WAITERS, APPEND_LOCK)
+        return isinstance(waiters, int) and waiters >= count
+
+    await until(enough, f"{count} waiting for the append lock")
+
+
+async def blocked(conn: AsyncConnection, pid: int) -> None:
+    """Return when that backend waits for a lock that another holds."""
+
+    async def waits() -> bool:
+        return bool(await value(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid))
+
+    await until(waits, f"backend {pid} waiting for a lock")
+
+
+async def backend_gone(conn: AsyncConnection, name: str) -> None:
+    """Return when no session of that name is left, so that nothing of its work is under way."""
+
+    async def gone() -> bool:
+        return not await value(conn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
+
+    await until(gone, f"the end of session {name}")
+
+
+def by_id(events: Iterable[Event]) -> dict[str, Event]:
+    return {event.event_id: event for event in events}

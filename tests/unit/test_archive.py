@@ -1,0 +1,253 @@
+"""The file of events: whole or refused, its owner's only, and there only once it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventstore.archive import ArchiveWriter, Contents, Record, check_archive, microseconds, moment, read_archive
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.errors import ArchiveError
+
+
+def header(version: int = 1) -> archive.Record:
+    cursor = archive.Cursor(app="shop", contract="chat.external", last_event_id="x", last_received_at=-1, holes="[]")
+    return Record(header=archive.Header(version=version, cursors=[cursor], head=9))
+
+
+def event(position: int, payload: bytes = b"payload", app: str = "app") -> archive.Record:
+    return Record(event=archive.StoredEvent(position=position, app=app, contract="chat.external", payload=payload))
+
+
+def quarantined() -> archive.Record:
+    return Record(quarantined=archive.Quarantined(app="clinic", contract="chat.external", payload=b"\xff", count=2))
+
+
+def written(path: Path, *records: archive.Record) -> bytes:
+    with ArchiveWriter(path) as file:
+        for record in records:
+            file.write(record)
+    return path.read_bytes()
+
+
+def checked(path: Path) -> Contents:
+    return asyncio.run(check_archive(path))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events"
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    records = [header(), event(1), event(3, b"x" * 300), event(4, b""), quarantined()]
+    written(path, *records)
+    *read, end = read_archive(path)
+    assert read == records
+    assert end.end.events == 3
+    contents = checked(path)
+    assert (contents.header, contents.events) == (records[0].header, 3)
+    assert contents.apps == {"app", "clinic", "shop"}
+
+
+def test_a_log_without_events(path: Path) -> None:
+    written(path, header())
+    assert checked(path).events == 0
+    assert checked(path).apps == {"shop"}
+
+
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - made aware
+def test_times_come_out_as_they_went_in(time: datetime) -> None:
+    assert moment(microseconds(time)) == time
+
+
+def test_a_file_cut_short_at_any_byte_is_refused(path: Path) -> None:
+    whole = written(path, header(), event(1), event(2), quarantined())
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArchiveError, match=r"cut short|not what projections export events writes"):
+            checked(path)
+
+
+@pytest.mark.parametrize("records", [[header(), event(1), event(2), quarantined()], [header()]])
+def test_a_file_with_any_byte_changed_is_refused(path: Path, records: list[archive.Record]) -> None:
+    whole = written(path, *records)
+    for place in range(len(whole)):
+        for change in (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF):
+            changed = bytearray(whole)
+            changed[place] ^= change
+            path.write_bytes(changed)
+            with pytest.raises(ArchiveError):
+                checked(path)
+
+
+@pytest.mark.parametrize("more", [b"\0", b"x", b"\x80"])
+def test_bytes_behind_the_end_are_refused(path: Path, more: bytes) -> None:
+    path.write_bytes(written(path, header(), event(1)) + more)
+    with pytest.raises(ArchiveError):
+        checked(path)
+
+
+async def test_others_get_their_turn_while_a_file_is_checked(path: Path) -> None:
+    written(path, header(), *(event(number) for number in range(1, 1_000)))
+    checking = asyncio.create_task(check_archive(path))
+    turns = 0
+    while not checking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (checking.result().events, turns >= 10) == (999, True)
+
+
+def test_two_files_one_behind_the_other_are_refused(path: Path) -> None:
+    path.write_bytes(written(path, header(), event(1)) * 2)
+    with pytest.raises(ArchiveError, match="not what projections export events writes"):
+        checked(path)
+
+
+def test_records_that_are_exchanged_or_left_out_are_refused(path: Path) -> None:
+    one, two = event(1), event(2)
+    whole = written(path, header(), one, two)
+    size = len(one.SerializeToString()) + 1
+    start = whole.index(one.SerializeToString()) - 1
+    first, second = whole[start : start + size], whole[start + size : start + 2 * size]
+    for middle in (second + first, first, first + first + second, b""):
+        path.write_bytes(whole[:start] + middle + whole[start + 2 * size :])
+        with pytest.raises(ArchiveError, match="changed since it was written"):
+            checked(path)
+
+
+NO_FILES_OF_OURS = [b"", b"\0", b"{}", b"\xff" * 99, b"\xff\xff\xff\xff\x7f", b"PK\x03\x04", b"\n" * 9]
+
+
+@pytest.mark.parametrize("content", NO_FILES_OF_OURS)
+def test_what_is_no_such_file_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=f"{path} is (cut short|not what)"):
+        checked(path)
+
+
+def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
+    written(path, header(version=2))
+    with pytest.raises(ArchiveError, match=r"written by a newer version \(format 2\): update this one"):
+        checked(path)
+
+
+def test_a_file_that_is_not_there_and_a_folder(path: Path) -> None:
+    with pytest.raises(ArchiveError, match="can't be read: No such file or directory"):
+        checked(path)
+    path.mkdir()
+    with pytest.raises(ArchiveError, match="is not a file, which can be read more than once"):
+        checked(path)
+    with pytest.raises(ArchiveError, match="is a folder: name a file"), ArchiveWriter(path):
+        pass
+    with pytest.raises(ArchiveError, match="is a folder: name a file"), ArchiveWriter(Path()):
+        pass
+    with pytest.raises(ArchiveError, match="can't be written: No such file"), ArchiveWriter(path / "no" / "events"):
+        pass
+
+
+def test_a_pipe_can_not_be_read_twice_and_is_refused(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(ArchiveError, match="is not a file, which can be read more than once"):
+        checked(path)
+
+
+def test_what_is_no_file_is_never_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(path)
+    (link := path.with_name("link")).symlink_to(path)
+    (circle := path.with_name("circle")).symlink_to(circle)
+    monkeypatch.chdir(path.parent)
+    for place, why in (
+        (path, "is a pipe, a device or the like: name a file"),
+        (link, "is a pipe, a device or the like: name a file"),
+        (circle, "can't be written: Too many levels of symbolic links"),
+        (circle / "events", "can't be written: Too many levels of symbolic links"),
+        (Path("-"), "is not a file, and the archive doesn't go to stdout: name a file"),
+    ):
+        with pytest.raises(ArchiveError, match=f"{place} {why}"), ArchiveWriter(place):
+            pass
+    assert (path.is_fifo(), link.readlink(), circle.readlink()) == (True, path, circle)
+    assert len(list(path.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", [b"of before", None])
+def test_where_a_symbolic_link_leads_the_file_is_made(path: Path, content: bytes | None) -> None:
+    folder = path.with_name("there")
+    folder.mkdir()
+    target = folder / "file"
+    if content is not None:
+        target.write_bytes(content)
+    path.symlink_to("there/file")
+    with ArchiveWriter(path) as file:
+        file.write(header())
+        assert [one for one in folder.iterdir() if one.suffix == ".part"], "beside the file, on the same disk"
+    assert path.is_symlink()
+    assert list(folder.iterdir()) == [target]
+    assert checked(target).events == 0
+
+
+def test_only_its_owner_may_read_it(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with ArchiveWriter(path) as file:
+            file.write(header())
+            (part,) = path.parent.iterdir()
+            assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_it_has_its_name_only_once_it_is_whole(path: Path) -> None:
+    path.write_bytes(b"of before")
+    with ArchiveWriter(path) as file:
+        file.write(header())
+        assert path.read_bytes() == b"of before"
+    assert checked(path).events == 0
+    assert list(path.parent.iterdir()) == [path]
+
+
+def half_written(path: Path) -> None:
+    with ArchiveWriter(path) as file:
+        file.write(header())
+        raise ZeroDivisionError
+
+
+def test_an_error_leaves_no_file_and_the_one_of_before(path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        half_written(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_bytes(b"of before")
+    with pytest.raises(ZeroDivisionError):
+        half_written(path)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == b"of before"
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Let this process write no larger file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_full_disk_is_said_and_leaves_no_file(path: Path, size: int) -> None:
+    records = [header(), *(event(number, b"x" * 5_000) for number in range(2 * size // 5_000))]
+    with files_no_larger_than(size), pytest.raises(ArchiveError, match=f"{path} can't be written: File too large"):
+        written(path, *records)
+    assert list(path.parent.iterdir()) == []

@@ -1,0 +1,28 @@
+"""Options of every command are read wherever they stand, and psql's own stay psql's."""
+
+from __future__ import annotations
+
+import pytest
+
+from projections.cli import _common_first
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("status", "status"),
+        ("-v status", "-v status"),
+        ("status -v", "-v status"),
+        ("status --json --verbose", "--verbose status --json"),
+        ("run --log-level debug request_status", "--log-level debug run request_status"),
+        ("run --log-level=debug --no-ingest", "--log-level=debug run --no-ingest"),
+        ("run --log-format json --log-level", "--log-format json --log-level run"),
+        ("explain consent_registry -v -- -v", "-v explain consent_registry -- -v"),
+        ("db url -v", "-v db url"),
+        ("db psql -v name=value", "db psql -v name=value"),
+        ("-v db psql -c query -v name=value", "-v db psql -c query -v name=value"),
+        ("", ""),
+    ],
+)
+def test_they_are_read_wherever_they_stand(given: str, read: str) -> None:
+    assert _common_first(given.split()) == read.split()

@@ -1,0 +1,71 @@
+"""Which database is meant: what the environment gives, in every form that people write it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import make_url
+
+from eventstore.errors import ConfigurationError
+from projections.database import given_database_url, projections_home, resolve_database_url
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("PG") or name in {"DATABASE_URL", "PROJECTIONS_HOME"}]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_each_scheme_means_the_same(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://user:pass%40word@host:5433/name?sslmode=require")
+    assert given_database_url() == "postgresql://user:pass%40word@host:5433/name?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["host=/run/pg dbname='my base' user=me password='p@ss w'", "postgresql://a:1,b:2/base", "service=main"],
+    ids=["keywords", "several hosts", "service"],
+)
+def test_what_libpq_knows_is_a_url_for_both(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", text)
+    url = given_database_url()
+    assert url is not None
+    assert conninfo_to_dict(url) == conninfo_to_dict(text)
+    assert dict(make_url(url).query) == conninfo_to_dict(text)
+
+
+def test_variables_of_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given_database_url() is None
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert given_database_url() is None
+    monkeypatch.setenv("PGHOST", "/run/pg")
+    monkeypatch.setenv("PGDATABASE", "base")
+    url = given_database_url()
+    assert url is not None
+    assert conninfo_to_dict(url) == {"host": "/run/pg", "dbname": "base"}
+
+
+def test_database_url_comes_first_and_an_empty_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    assert given_database_url() is None
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://host/base")
+    assert given_database_url() == "postgresql://host/base"
+
+
+def test_without_any_nothing_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="projections db start"):
+        resolve_database_url(start=False)
+    assert not (tmp_path / ".projections").exists()
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert projections_home() == tmp_path / ".projections"
+    monkeypatch.setenv("PROJECTIONS_HOME", "/elsewhere")
+    assert projections_home() == Path("/elsewhere")

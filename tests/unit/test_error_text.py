@@ -1,0 +1,94 @@
+"""What an error says of itself carries no row values: neither Postgres's DETAIL and CONTEXT, nor a statement's."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from eventstore.errors import ForeignEventId, LeadershipLost, Undecodable, describe, is_gone
+
+PHONE = "12300000001"
+
+
+class Diagnosis:
+    """What psycopg reads off a server's error."""
+
+    def __init__(self, primary: str | None, sqlstate: str) -> None:
+        self.message_primary = primary
+        self.message_detail = f"Key (ppnum)=({PHONE}) already exists."
+        self.context = f"COPY events, line 1, column ppnum: {PHONE}"
+        self.sqlstate = sqlstate
+
+
+class FromServer(errors.UniqueViolation):
+    """An error with a DETAIL and a CONTEXT, as the server sends it."""
+
+    def __init__(self, primary: str | None) -> None:
+        super().__init__(f"{primary}\nDETAIL:  Key (ppnum)=({PHONE}) already exists.\nCONTEXT:  {PHONE}")
+        self._primary = primary
+
+    @property
+    def diag(self) -> Diagnosis:  # type: ignore[override]
+        return Diagnosis(self._primary, "23505")
+
+
+def test_of_postgress_errors_only_the_primary_message_and_the_sqlstate_are_told() -> None:
+    assert describe(FromServer("duplicate key value")) == "duplicate key value (SQLSTATE 23505)"
+    assert describe(FromServer(None)) == "FromServer (SQLSTATE 23505)"
+
+
+def test_of_sqlalchemys_errors_neither_statement_nor_parameters_are_told() -> None:
+    error = IntegrityError(f"INSERT {PHONE}", {"ppnum": PHONE}, FromServer("duplicate key value"))
+    assert PHONE in str(error)
+    assert describe(error) == "duplicate key value (SQLSTATE 23505)"
+
+
+def test_of_sqlalchemys_errors_that_wrap_another_the_same_holds() -> None:
+    assert describe(DBAPIError(f"INSERT {PHONE}", {"ppnum": PHONE}, OSError("away"))) == "OSError: away"
+
+
+def test_an_error_without_sqlstate_is_told_in_one_line() -> None:
+    assert describe(psycopg.OperationalError("connection failed:\n\tno route")) == "connection failed: no route"
+    assert describe(psycopg.OperationalError()) == "OperationalError"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (LeadershipLost("a"), "app 'a': another process follows it now; this one stands by"),
+        (Undecodable("why", "id"), "why"),
+        (ConnectionResetError("gone\nfor good"), "ConnectionResetError: gone for good"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_every_other_error_is_told_in_one_line(error: BaseException, told: str) -> None:
+    assert describe(error) == told
+
+
+def test_a_foreign_event_id_names_both_apps_and_what_to_do() -> None:
+    error = ForeignEventId("mine", "theirs", "01KDYN1V80ABCDEFGHJKMNPQRS")
+    assert (error.app, error.other, error.event_id) == ("mine", "theirs", "01KDYN1V80ABCDEFGHJKMNPQRS")
+    assert "'mine'" in str(error)
+    assert "'theirs'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (psycopg.OperationalError("connection refused"), True),
+        (errors.ConnectionFailure(), True),
+        (errors.AdminShutdown(), True),
+        (errors.CannotConnectNow(), True),
+        (errors.DatabaseDropped(), True),
+        (errors.IdleSessionTimeout(), True),
+        (errors.QueryCanceled(), False),
+        (errors.DiskFull(), False),
+        (errors.UndefinedColumn(), False),
+        (psycopg.ProgrammingError("the query has 2 placeholders"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whether_the_connection_is_gone(error: psycopg.Error, gone: bool) -> None:
+    assert is_gone(error) is gone

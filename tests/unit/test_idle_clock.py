@@ -1,0 +1,73 @@
+"""What counts as idle: time with a stream and nothing new, and no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from eventstore.credentials import FixedToken
+from eventstore.ingest.address import Address
+from eventstore.ingest.follower import Follower
+from eventstore.ingest.service import IdleClock
+from eventstore.ingest.upstream import Upstream
+from eventstore.waits import Waits
+
+
+class Standing(Follower):
+    """A follower that is as quiet as a test says."""
+
+    def __init__(self) -> None:
+        super().__init__("", Upstream("app", Address.parse("http://localhost"), FixedToken("t")), Waits())
+        self.quiet = True
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.quiet
+
+
+@pytest.fixture
+def standing() -> Standing:
+    """A follower with an open stream."""
+    return Standing()
+
+
+def test_a_quiet_stream_s_time_adds_up(standing: Standing) -> None:
+    clock = IdleClock(standing)
+    for _ in range(4):
+        clock.tick(0.25)
+    assert clock.seconds == 1
+
+
+def test_a_new_event_starts_the_count_over(standing: Standing) -> None:
+    clock = IdleClock(standing)
+    clock.tick(5)
+    standing.stored += 1
+    clock.tick(0.25)
+    assert clock.seconds == 0
+    clock.tick(0.25)
+    assert clock.seconds == 0.25
+
+
+def test_duplicates_and_quarantine_don_t(standing: Standing) -> None:
+    clock = IdleClock(standing)
+    clock.tick(1)
+    standing.duplicates += 100
+    standing.quarantined += 100
+    clock.tick(1)
+    assert clock.seconds == 2
+
+
+def test_time_that_is_not_quiet_is_left_out_and_does_not_start_it_over(standing: Standing) -> None:
+    clock = IdleClock(standing)
+    clock.tick(1)
+    standing.quiet = False
+    clock.tick(100)
+    standing.quiet = True
+    clock.tick(1)
+    assert clock.seconds == 2
+
+
+def test_events_that_were_stored_before_it_began_are_not_new(standing: Standing) -> None:
+    standing.stored = 7
+    clock = IdleClock(standing)
+    clock.tick(1)
+    assert clock.seconds == 1

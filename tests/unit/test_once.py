@@ -1,0 +1,89 @@
+"""Work that is done once: interrupted, it tidies up, says what holds, and ends with the signal's exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import typer
+
+from projections.cli.once import run_once
+
+Ends = Callable[["Work"], Coroutine[Any, Any, object]]
+NEVER = 600.0
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Take back what an interruption leaves to the system."""
+    before = {number: signal.getsignal(number) for number, _ in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Work:
+    """Sends this process a signal, and notes how it ends."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        self.tidied: list[object] = []
+
+    async def stands_still(self) -> None:
+        os.kill(os.getpid(), self.number)
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            await asyncio.sleep(0)
+            self.tidied.append(signal.getsignal(self.number))
+
+    async def fails(self) -> None:
+        try:
+            await self.stands_still()
+        finally:
+            raise ZeroDivisionError
+
+    async def is_done_all_the_same(self) -> int:
+        try:
+            await self.stands_still()
+        except asyncio.CancelledError:
+            return 7
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("ends", [Work.stands_still, Work.fails, Work.is_done_all_the_same])
+def test_a_signal_lets_it_tidy_up_and_what_holds_is_said(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, ends: Ends
+) -> None:
+    work = Work(number)
+    with pytest.raises(typer.Exit) as caught:
+        run_once(ends(work), holds="all is as it was")
+    assert caught.value.exit_code == code
+    assert work.tidied == [signal.SIG_DFL], "a second signal ends it at once"
+    assert capsys.readouterr() == ("", "projections: interrupted; all is as it was\n")
+
+
+async def returned(value: int) -> int:
+    return value
+
+
+async def raised() -> None:
+    raise ZeroDivisionError
+
+
+def test_without_a_signal_it_is_as_if_it_were_run(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number, _ in SIGNALS]
+    assert run_once(returned(7), holds="nothing") == 7
+    with pytest.raises(ZeroDivisionError):
+        run_once(raised(), holds="nothing")
+    assert [signal.getsignal(number) for number, _ in SIGNALS] == before
+    with ThreadPoolExecutor(1) as other:  # which is told of no signals
+        assert other.submit(lambda: run_once(returned(8), holds="nothing")).result() == 8
+    assert capsys.readouterr() == ("", "")

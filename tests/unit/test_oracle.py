@@ -1,0 +1,464 @@
+"""The oracle is right: each rule by a case worked out by hand, so that what agrees with it is right too."""
+
+from __future__ import annotations
+
+import ast
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.oracle import Record, Row, Summary, read_models
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+ANN, BOB, CY = "12300000001", "12300000002", "12300000003"
+UNKNOWN_TYPES = [0, 9, -1, 2**31 - 1]
+
+
+def at(minutes: int) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def told(number: int, event_type: int, **more: Any) -> Record:  # noqa: ANN401 - a Record's fields
+    """Event ``number`` of app ``a`` and request ``r``, that many minutes after noon, unless said otherwise."""
+    defaults: dict[str, Any] = {"app": "a", "contract": "chat.external", "send_request_id": "r"}
+    defaults["occurred_at"] = at(number)
+    return Record(event_id=f"E{number}", event_type=event_type, **(defaults | more))
+
+
+def voted(number: int, ppnum: str | None, *options: str, poll_id: str | None = "p", **more: Any) -> Record:  # noqa: ANN401
+    return told(number, 7, ppnum=ppnum, poll_id=poll_id, poll_options=options, **more)
+
+
+def rows(table: str, *events: Record) -> list[Row]:
+    return read_models(events)[table]
+
+
+def only(table: str, *events: Record) -> dict[str, object]:
+    """The one row of a table, by column."""
+    (row,) = rows(table, *events)
+    return dict(zip(oracle.COLUMNS[table], row, strict=True))
+
+
+def deciding(*events: Record) -> tuple[object, ...]:
+    """What consent_registry says of the one person there is."""
+    row = only("consent_registry", *events)
+    return row["status"], row["basis"], row["event_id"]
+
+
+# The whole
+
+
+def test_without_events_there_is_no_row() -> None:
+    assert read_models([]) == {table: [] for table in oracle.COLUMNS}
+
+
+def test_imports_nothing_but_the_standard_library() -> None:
+    tree = ast.parse(Path(oracle.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_every_key_is_among_the_columns_and_leads_to_one_row() -> None:
+    assert oracle.KEYS.keys() == oracle.COLUMNS.keys()
+    for table, key in oracle.KEYS.items():
+        assert set(key) <= set(oracle.COLUMNS[table])
+
+
+def test_order_and_repetition_change_nothing() -> None:
+    events = [
+        told(1, 3, ppnum=ANN),
+        told(2, 1, ppnum=ANN),
+        voted(3, ANN, "x"),
+        voted(4, ANN, "y"),
+        told(5, 6, summary=Summary(3, 1, 1, 0, 0)),
+        told(6, 8),
+    ]
+    expected = read_models(events)
+    for seed in range(20):
+        mixed = [*events, *events]
+        random.Random(seed).shuffle(mixed)  # noqa: S311 - nothing to keep secret
+        assert read_models(mixed) == expected
+
+
+def test_the_contract_changes_nothing() -> None:
+    def under(contract: str) -> list[Record]:
+        return [
+            told(number, number, ppnum=ANN, contract=contract, poll_id="p", poll_options=("x",))
+            for number in range(1, 9)
+        ]
+
+    assert read_models(under("pcs.external.v1")) == read_models(under("chat.external"))
+
+
+def test_apps_are_kept_apart() -> None:
+    for table, found in read_models([told(1, 1, ppnum=ANN), told(2, 1, ppnum=ANN, app="b")]).items():
+        expected = [] if table.startswith("poll") else ["a", "b"]
+        assert [row[0] for row in found] == expected
+
+
+@pytest.mark.parametrize("number", UNKNOWN_TYPES)
+def test_unknown_types_fold_nowhere(number: int) -> None:
+    event = told(1, number, ppnum=ANN, poll_id="p", poll_options=("x",), summary=Summary(3, 1, 1, 0, 0))
+    assert read_models([event]) == read_models([])
+
+
+def test_arranged_gives_rows_of_a_database_the_oracles_form_and_keeps_what_is_there_twice() -> None:
+    events = [voted(1, BOB, "x", "y"), voted(2, ANN)]
+    first: list[object] = ["a", "r", "p", BOB, ["x", "y"], "E1", at(1)]
+    second: Row = ("a", "r", "p", ANN, [], "E2", at(2))
+    assert oracle.arranged("poll_responses", [first, second]) == rows("poll_responses", *events)
+    assert len(oracle.arranged("poll_responses", [first, first])) == 2
+
+
+# request_recipients
+
+
+@pytest.mark.parametrize(
+    ("event_type", "status"), [(1, "delivered"), (2, "failed"), (3, "pending_consent")], ids=["1", "2", "3"]
+)
+def test_the_type_says_what_became_of_a_recipient(event_type: int, status: str) -> None:
+    event = told(1, event_type, ppnum=ANN, error_code="why", message_id="m")
+    assert rows("request_recipients", event) == [("a", "r", ANN, status, "why", "m", "E1", at(1))]
+
+
+def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> None:
+    events = [
+        told(1, 3, ppnum=ANN, occurred_at=at(9)),
+        told(2, 2, ppnum=ANN, occurred_at=at(8), error_code="why", message_id="m"),
+        told(3, 1, ppnum=ANN, occurred_at=at(7)),
+    ]
+    assert rows("request_recipients", *events) == [("a", "r", ANN, "delivered", None, None, "E3", at(7))]
+    assert rows("request_recipients", *events[:2]) == [("a", "r", ANN, "failed", "why", "m", "E2", at(8))]
+
+
+@pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
+def test_other_types_make_no_recipient_and_count_none(event_type: int) -> None:
+    assert rows("request_recipients", told(1, event_type, ppnum=ANN)) == []
+    assert only("request_status", told(1, event_type, ppnum=ANN))["recipients"] == 0
+    counted = only("request_status", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN))
+    assert (counted["recipients"], counted["delivered"]) == (1, 1)
+
+
+@pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
+def test_other_types_do_not_touch_a_recipient(event_type: int) -> None:
+    before = rows("request_recipients", told(1, 1, ppnum=ANN))
+    assert rows("request_recipients", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN)) == before
+
+
+def test_recipients_are_told_apart_by_request_and_number() -> None:
+    events = [told(1, 1, ppnum=ANN), told(2, 2, ppnum=BOB), told(3, 3, ppnum=ANN, send_request_id="s")]
+    assert [row[:4] for row in rows("request_recipients", *events)] == [
+        ("a", "r", ANN, "delivered"),
+        ("a", "r", BOB, "failed"),
+        ("a", "s", ANN, "pending_consent"),
+    ]
+
+
+@pytest.mark.parametrize("ppnum", [None, ""])
+@pytest.mark.parametrize("event_type", range(1, 9))
+def test_without_a_recipient_an_event_counts_for_its_request_alone(event_type: int, ppnum: str | None) -> None:
+    found = read_models(
+        [told(1, event_type, ppnum=ppnum, error_code="consent_denied", poll_id="p", poll_options=("x",))]
+    )
+    row = found.pop("request_status")
+    assert [len(row), *map(len, found.values())] == [1, 0, 0, 0, 0, 0, 0]
+    assert row[0][3:7] == (0, 0, 0, 0)
+    assert row[0][11:13] == (at(1), at(1))
+    assert row[0][14] == "E1"
+
+
+@pytest.mark.parametrize("request_id", [None, ""])
+def test_an_event_without_a_request_is_folded_for_the_person_alone(request_id: str | None) -> None:
+    events = [
+        told(number, number, ppnum=ANN, send_request_id=request_id, poll_id="p", poll_options=("x",))
+        for number in range(1, 9)
+    ]
+    found = read_models(events)
+    assert found.pop("consent_registry") == [("a", ANN, "denied", "consent", at(5), "E5", "", at(3))]
+    assert found.pop("consent_history") == [
+        ("a", ANN, "granted", "delivery", at(1), "E1", ""),
+        ("a", ANN, "pending", "consent", at(3), "E3", ""),
+        ("a", ANN, "granted", "consent", at(4), "E4", ""),
+        ("a", ANN, "denied", "consent", at(5), "E5", ""),
+    ]
+    assert not any(found.values())
+
+
+# request_status
+
+
+def test_a_request_in_progress_has_no_end_and_nothing_reported() -> None:
+    events = [told(1, 3, ppnum=ANN), told(2, 1, ppnum=BOB), told(3, 2, ppnum=CY), told(4, 1, ppnum=ANN)]
+    assert rows("request_status", *events) == [
+        ("a", "r", "in_progress", 3, 2, 1, 0, None, None, None, None, at(1), at(4), None, "E4", None)
+    ]
+
+
+def test_a_completed_request_reports_what_its_summary_says() -> None:
+    events = [
+        told(1, 3, ppnum=ANN, occurred_at=at(30)),
+        told(2, 6, summary=Summary(3, 10, 7, 2, 1), occurred_at=at(20)),
+        told(3, 1, ppnum=BOB, occurred_at=at(10)),
+    ]
+    assert rows("request_status", *events) == [
+        ("a", "r", "completed", 2, 1, 0, 1, 10, 7, 2, 1, at(10), at(30), at(20), "E3", "E2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "summary_status", "state"),
+    [
+        (6, None, "completed"),
+        (6, 0, "completed"),
+        (6, 3, "completed"),
+        (6, 4, "failed"),
+        (6, 5, "completed"),
+        (8, None, "failed"),
+        (8, 3, "failed"),
+        (8, 4, "failed"),
+    ],
+)
+def test_type_and_summary_say_how_a_request_ended(event_type: int, summary_status: int | None, state: str) -> None:
+    summary = None if summary_status is None else Summary(summary_status, 1, 1, 0, 0)
+    assert only("request_status", told(1, event_type, summary=summary))["state"] == state
+
+
+def test_of_6_and_8_the_greater_decides_with_all_that_it_reports() -> None:
+    six, eight = Summary(3, 4, 3, 2, 1), Summary(4, 8, 7, 6, 5)
+    assert rows("request_status", told(1, 6, summary=six), told(2, 8, summary=eight)) == [
+        ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2")
+    ]
+    assert rows("request_status", told(1, 8, summary=eight), told(2, 6, summary=six)) == [
+        ("a", "r", "completed", 0, 0, 0, 0, 4, 3, 2, 1, at(1), at(2), at(2), "E2", "E2")
+    ]
+
+
+def test_a_decider_without_a_summary_leaves_nothing_of_the_one_before() -> None:
+    assert rows("request_status", told(1, 6, summary=Summary(4, 4, 3, 2, 1)), told(2, 6)) == [
+        ("a", "r", "completed", 0, 0, 0, 0, None, None, None, None, at(1), at(2), at(2), "E2", "E2")
+    ]
+
+
+def test_the_event_id_decides_and_not_the_time() -> None:
+    row = only("request_status", told(1, 8, occurred_at=at(50)), told(2, 6, occurred_at=at(40)))
+    assert (row["state"], row["completed_at"], row["decided_event_id"]) == ("completed", at(40), "E2")
+    assert (row["first_event_at"], row["last_event_at"]) == (at(40), at(50))
+
+
+@pytest.mark.parametrize("event_type", [1, 2, 3, 4, 5, 7])
+def test_a_summary_on_another_type_reports_nothing(event_type: int) -> None:
+    row = only("request_status", told(1, event_type, summary=Summary(4, 1, 1, 1, 1)))
+    assert row["state"] == "in_progress"
+    assert [row[name] for name in row if name.startswith("reported_")] == [None] * 4
+
+
+def test_unknown_types_move_none_of_a_requests_times() -> None:
+    before = rows("request_status", told(3, 1, ppnum=ANN))
+    assert rows("request_status", told(1, 0), told(3, 1, ppnum=ANN), told(9, 9)) == before
+
+
+# consent_registry
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (told(1, 3, ppnum=ANN), "pending"),
+        (told(1, 4, ppnum=ANN), "granted"),
+        (told(1, 5, ppnum=ANN), "denied"),
+        (told(1, 2, ppnum=ANN, error_code="consent_denied"), "denied"),
+        (told(1, 2, ppnum=ANN, error_code="consent_expired"), "expired"),
+    ],
+)
+def test_a_consent_fact_decides_where_nothing_else_is_known(event: Record, status: str) -> None:
+    first_asked_at = at(1) if event.event_type == 3 else None
+    expected = ("a", ANN, status, "consent", at(1), "E1", "r", first_asked_at)
+    assert rows("consent_registry", event) == [expected]
+    assert rows("consent_history", event) == [("a", ANN, status, "consent", at(1), "E1", "r")]
+
+
+@pytest.mark.parametrize("event_type", [2, 6, 7, 8])
+@pytest.mark.parametrize("error_code", [None, "", "unreachable", "CONSENT_DENIED"])
+def test_other_events_say_nothing_of_consent(event_type: int, error_code: str | None) -> None:
+    event = told(1, event_type, ppnum=ANN, error_code=error_code)
+    assert rows("consent_registry", event) == rows("consent_history", event) == []
+
+
+@pytest.mark.parametrize("event_type", [6, 7, 8])
+def test_the_error_code_counts_on_failed_recipients_alone(event_type: int) -> None:
+    assert rows("consent_registry", told(1, event_type, ppnum=ANN, error_code="consent_denied")) == []
+    assert deciding(told(1, 1, ppnum=ANN, error_code="consent_denied")) == ("granted", "delivery", "E1")
+    assert deciding(told(1, 4, ppnum=ANN, error_code="consent_denied")) == ("granted", "consent", "E1")
+
+
+def test_a_delivery_alone_tells_of_consent() -> None:
+    event = told(1, 1, ppnum=ANN)
+    assert rows("consent_registry", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r", None)]
+    assert rows("consent_history", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r")]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "error_code", "status"),
+    [(3, None, "pending"), (5, None, "denied"), (2, "consent_denied", "denied"), (2, "consent_expired", "expired")],
+)
+def test_of_a_fact_that_is_no_grant_and_a_delivery_the_newer_decides(
+    event_type: int, error_code: str | None, status: str
+) -> None:
+    def fact(number: int) -> Record:
+        return told(number, event_type, ppnum=ANN, error_code=error_code)
+
+    assert deciding(fact(1), told(2, 1, ppnum=ANN)) == ("granted", "delivery", "E2")
+    assert deciding(told(1, 1, ppnum=ANN), fact(2)) == (status, "consent", "E2")
+    assert deciding(told(1, 1, ppnum=ANN), fact(2), told(3, 1, ppnum=ANN)) == ("granted", "delivery", "E3")
+
+
+def test_a_grant_decides_even_when_a_delivery_is_newer() -> None:
+    assert deciding(told(1, 4, ppnum=ANN), told(2, 1, ppnum=ANN)) == ("granted", "consent", "E1")
+    assert deciding(told(1, 1, ppnum=ANN), told(2, 4, ppnum=ANN)) == ("granted", "consent", "E2")
+
+
+def test_only_the_last_fact_and_the_last_delivery_count() -> None:
+    assert deciding(told(1, 4, ppnum=ANN), told(2, 5, ppnum=ANN)) == ("denied", "consent", "E2")
+    assert deciding(told(1, 5, ppnum=ANN), told(2, 1, ppnum=ANN), told(3, 4, ppnum=ANN)) == (
+        "granted",
+        "consent",
+        "E3",
+    )
+    # An older delivery than the fact is no help, though a newer fact than some delivery was there too.
+    assert deciding(told(1, 3, ppnum=ANN), told(2, 1, ppnum=ANN), told(3, 5, ppnum=ANN)) == ("denied", "consent", "E3")
+
+
+def test_the_event_id_decides_on_consent_and_not_the_time() -> None:
+    assert deciding(told(1, 5, ppnum=ANN, occurred_at=at(9)), told(2, 1, ppnum=ANN, occurred_at=at(8))) == (
+        "granted",
+        "delivery",
+        "E2",
+    )
+
+
+def test_first_asked_is_the_least_time_whatever_the_ids_say_and_outlives_every_decision() -> None:
+    events = [
+        told(1, 3, ppnum=ANN, occurred_at=at(9)),
+        told(2, 3, ppnum=ANN, occurred_at=at(5), send_request_id="s"),
+        told(3, 4, ppnum=ANN, occurred_at=at(1)),
+    ]
+    assert rows("consent_registry", *events) == [("a", ANN, "granted", "consent", at(1), "E3", "r", at(5))]
+
+
+def test_consent_is_the_persons_and_not_the_requests() -> None:
+    events = [told(1, 3, ppnum=ANN), told(2, 5, ppnum=ANN, send_request_id="s"), told(3, 1, ppnum=BOB)]
+    assert rows("consent_registry", *events) == [
+        ("a", ANN, "denied", "consent", at(2), "E2", "s", at(1)),
+        ("a", BOB, "granted", "delivery", at(3), "E3", "r", None),
+    ]
+
+
+def test_the_history_keeps_every_fact_and_delivery_in_order_of_the_ids() -> None:
+    events = [
+        told(4, 2, ppnum=ANN, error_code="consent_expired", send_request_id=None),
+        told(3, 2, ppnum=ANN, error_code="unreachable"),
+        told(2, 1, ppnum=ANN, occurred_at=at(90)),
+        told(1, 3, ppnum=ANN, send_request_id=""),
+        told(5, 6, ppnum=ANN),
+    ]
+    assert rows("consent_history", *events) == [
+        ("a", ANN, "pending", "consent", at(1), "E1", ""),
+        ("a", ANN, "granted", "delivery", at(90), "E2", "r"),
+        ("a", ANN, "expired", "consent", at(4), "E4", ""),
+    ]
+
+
+# poll_responses, poll_tallies, poll_results
+
+
+def test_an_answer_is_kept_as_it_was_given_and_each_option_counts_once() -> None:
+    events = [voted(1, ANN, "y", "x", "y")]
+    assert rows("poll_responses", *events) == [("a", "r", "p", ANN, ("y", "x", "y"), "E1", at(1))]
+    assert rows("poll_tallies", *events) == [("a", "r", "p", "x", 1, at(1)), ("a", "r", "p", "y", 1, at(1))]
+    assert rows("poll_results", *events) == [("a", "r", "p", "x", 1, 1, 1.0), ("a", "r", "p", "y", 1, 1, 1.0)]
+
+
+def test_a_changed_answer_moves_the_tally_and_leaves_no_row_of_nothing() -> None:
+    events = [voted(1, ANN, "x", "y"), voted(2, BOB, "y"), voted(3, ANN, "z")]
+    assert rows("poll_responses", *events) == [
+        ("a", "r", "p", ANN, ("z",), "E3", at(3)),
+        ("a", "r", "p", BOB, ("y",), "E2", at(2)),
+    ]
+    assert rows("poll_tallies", *events) == [("a", "r", "p", "y", 1, at(2)), ("a", "r", "p", "z", 1, at(3))]
+    assert rows("poll_results", *events) == [("a", "r", "p", "y", 1, 2, 0.5), ("a", "r", "p", "z", 1, 2, 0.5)]
+
+
+def test_the_latest_answer_is_that_of_the_greatest_id_and_the_last_time_is_the_greatest() -> None:
+    events = [
+        voted(1, ANN, "x", occurred_at=at(90)),
+        voted(2, ANN, "y", occurred_at=at(20)),
+        voted(3, BOB, "y", occurred_at=at(10)),
+    ]
+    assert rows("poll_tallies", *events) == [("a", "r", "p", "y", 2, at(20))]
+
+
+@pytest.mark.parametrize("options", [None, ()])
+@pytest.mark.parametrize("poll_id", [None, ""])
+def test_an_answer_that_states_nothing_counts_under_nothing(
+    poll_id: str | None, options: tuple[str, ...] | None
+) -> None:
+    event = told(1, 7, ppnum=ANN, poll_id=poll_id, poll_options=options)
+    assert rows("poll_responses", event) == [("a", "r", "", ANN, (), "E1", at(1))]
+    assert rows("poll_tallies", event) == [("a", "r", "", "", 1, at(1))]
+    assert rows("poll_results", event) == [("a", "r", "", "", 1, 1, 1.0)]
+
+
+def test_an_empty_option_and_no_option_are_one_tally() -> None:
+    events = [voted(1, ANN, ""), voted(2, BOB), voted(3, CY, "", "x")]
+    assert rows("poll_tallies", *events) == [("a", "r", "p", "", 3, at(3)), ("a", "r", "p", "x", 1, at(3))]
+
+
+def test_answers_to_a_poll_not_stated_replace_each_other_however_they_do_not_state_it() -> None:
+    events = [voted(1, ANN, "x", poll_id=None), voted(2, ANN, "y", poll_id="")]
+    assert rows("poll_responses", *events) == [("a", "r", "", ANN, ("y",), "E2", at(2))]
+
+
+def test_polls_are_told_apart_by_request_and_id() -> None:
+    events = [voted(1, ANN, "x"), voted(2, ANN, "x", poll_id="q"), voted(3, ANN, "x", send_request_id="s")]
+    assert [row[:5] for row in rows("poll_tallies", *events)] == [
+        ("a", "r", "p", "x", 1),
+        ("a", "r", "q", "x", 1),
+        ("a", "s", "p", "x", 1),
+    ]
+    assert [row[5] for row in rows("poll_results", *events)] == [1, 1, 1]
+
+
+def test_shares_are_of_respondents_and_may_sum_above_one() -> None:
+    events = [voted(1, ANN, "x", "y"), voted(2, BOB, "x", "y"), voted(3, CY, "x")]
+    assert rows("poll_results", *events) == [("a", "r", "p", "x", 3, 3, 1.0), ("a", "r", "p", "y", 2, 3, 2 / 3)]
+
+
+@pytest.mark.parametrize("event_type", [1, 2, 3, 4, 5, 6, 8])
+def test_an_answer_on_another_type_is_none(event_type: int) -> None:
+    found = read_models([told(1, event_type, ppnum=ANN, poll_id="p", poll_options=("x",))])
+    assert not any(found[table] for table in found if table.startswith("poll"))
+
+
+# What tests ask of single events
+
+
+def test_the_keys_name_the_rows_an_event_is_about() -> None:
+    asks: list[Callable[[Record], object]] = [oracle.recipient_key, oracle.decider_key, oracle.answer_key]
+    named = {number: [ask(told(1, number, ppnum=ANN)) for ask in asks] for number in range(10)}
+    recipient, decider, answer = ("a", "r", ANN), ("a", "r"), ("a", "r", "", ANN)
+    assert [number for number, keys in named.items() if keys == [recipient, None, None]] == [1, 2, 3]
+    assert [number for number, keys in named.items() if keys == [None, decider, None]] == [6, 8]
+    assert [number for number, keys in named.items() if keys == [None, None, answer]] == [7]
+    assert [number for number, keys in named.items() if keys == [None, None, None]] == [0, 4, 5, 9]
+    for nothing in (None, ""):
+        assert [ask(told(1, 1, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+        assert [ask(told(1, 6, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+        assert [ask(told(1, 7, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]

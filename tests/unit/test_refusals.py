@@ -1,0 +1,84 @@
+"""What each gRPC status means, what is said of it, and how long the other side asks to wait."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from eventstore.contracts import Contract
+from eventstore.errors import NoSuchService, TokenRefused, UpstreamError, UpstreamRefused, UpstreamUnavailable
+from eventstore.ingest.address import Address
+from eventstore.ingest.refusals import MEANING, retry_after, upstream_error
+
+Status = grpc.StatusCode
+ADDRESS = Address.parse("https://api.example/ext")
+NOT_TRANSIENT = {
+    Status.UNAUTHENTICATED: TokenRefused,
+    Status.PERMISSION_DENIED: UpstreamRefused,
+    Status.NOT_FOUND: UpstreamRefused,
+    Status.INVALID_ARGUMENT: UpstreamRefused,
+    Status.UNIMPLEMENTED: NoSuchService,
+}
+
+
+def said(status: Status, details: str | None = "no", *trailing: tuple[str, str | bytes]) -> UpstreamError:
+    return upstream_error(status, details, trailing, address=ADDRESS, contract=Contract.PCS_EXTERNAL_V1)
+
+
+def test_every_status_has_a_meaning() -> None:
+    assert set(MEANING) == set(Status)
+
+
+@pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
+def test_only_five_statuses_are_not_transient(status: Status) -> None:
+    error = said(status)
+    assert type(error) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
+    assert error.status == status.name
+    assert error.retry_after is None
+    assert ADDRESS.url in str(error)
+    assert status.name in str(error)
+
+
+def test_a_missing_service_says_what_to_check() -> None:
+    assert str(said(Status.UNIMPLEMENTED)).startswith("no such service under https://api.example/ext, check the path")
+
+
+@pytest.mark.parametrize("details", [None, "", " \n "])
+def test_a_status_without_words_is_a_sentence_all_the_same(details: str | None) -> None:
+    assert str(said(Status.PERMISSION_DENIED, details)).endswith(": PERMISSION_DENIED")
+
+
+def test_the_server_s_words_are_one_redacted_line_of_bounded_length() -> None:
+    text = str(said(Status.PERMISSION_DENIED, "for\n 12300000001\twith Bearer abc.def " + "x" * 10_000))
+    assert "\n" not in text
+    assert "12300000001" not in text
+    assert "abc.def" not in text
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(
+    ("trailing", "seconds"),
+    [
+        ([("retry-after", "7")], 7.0),
+        ([("retry-after", b"7")], 7.0),
+        ([("retry-after", " 7 ")], 7.0),
+        ([("Retry-After", "0.5")], 0.5),
+        ([("retry-after", "0")], 0.0),
+        ([("retry-after-ms", "250")], 0.25),
+        ([("retry-after-ms", "1500"), ("retry-after", "2")], 1.5),
+        ([("retry-after", "2"), ("retry-after-ms", "1500")], 1.5),
+        ([("retry-after-ms", "soon"), ("retry-after", "2")], 2.0),
+        ([("other", "1"), ("retry-after", "3")], 3.0),
+    ],
+)
+def test_what_the_other_side_asks_for(trailing: list[tuple[str, str | bytes]], seconds: float) -> None:
+    assert retry_after(trailing) == seconds
+    assert said(Status.RESOURCE_EXHAUSTED, "no", *trailing).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "soon", "-1", "nan", "inf", "-inf", "1e400", "Wed, 21 Oct 2026 07:28:00 GMT", b"\xff\xfe", "1\x002"]
+)
+@pytest.mark.parametrize("key", ["retry-after", "retry-after-ms"])
+def test_garbage_asks_for_nothing(key: str, value: str | bytes) -> None:
+    assert retry_after([(key, value)]) is None

@@ -1,0 +1,270 @@
+"""Every rule that registration holds a projection to, and what becomes of entry points that don't keep to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from sqlalchemy import ARRAY, Boolean, Column, Enum, Executable, Integer, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import DOMAIN
+
+from eventstore.contracts import Event
+from projections.errors import InvalidProjection, UnknownProjection
+from projections.metadata import READ_MODELS
+from projections.projection import Projection, Window
+from projections.python_fold import PythonProjection, Row, Tombstone
+from projections.registry import check, chosen, installed, registered
+from tests.installed import install
+
+
+def a_table(name: str = "mine", *columns: Column[Any], schema: str | None = "public", key: str = "app") -> Table:
+    return Table(name, MetaData(schema=schema), Column(key, Text, primary_key=True), *columns)
+
+
+class Mine(Projection):
+    name: ClassVar[str] = "mine"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({1})
+    tables: ClassVar[tuple[Table, ...]] = (a_table(),)
+    partition_by: ClassVar[tuple[str, ...]] = ("app",)
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        assert window
+        return ()
+
+
+EVENT_ID = ("event_id", Text(collation="C"))
+
+
+def python_table(event_id: Column[Any] | None = None, deleted: Column[Any] | None = None, *more: Column[Any]) -> Table:
+    if event_id is None:
+        event_id = Column(*EVENT_ID, nullable=False)
+    if deleted is None:
+        deleted = Column("deleted", Boolean, nullable=False)
+    return a_table("mine", event_id, deleted, *more)
+
+
+class MineInPython(PythonProjection):
+    name: ClassVar[str] = "mine"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({1})
+    tables: ClassVar[tuple[Table, ...]] = (python_table(),)
+    partition_by: ClassVar[tuple[str, ...]] = ("app",)
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        assert event
+        return ()
+
+
+def altered(base: type[Projection], **attributes: object) -> Projection:
+    made: Projection = type("Altered", (base,), attributes)()
+    return made
+
+
+@pytest.mark.parametrize("projection", [Mine(), MineInPython(), *(model() for model in READ_MODELS)])
+def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
+    check(projection)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"name": None}, "lacks name"),
+        ({"version": None, "handles": None}, "lacks version, handles"),
+        ({"name": 5}, "name must be a text"),
+        ({"version": "1"}, "version must be a whole number"),
+        ({"tables": a_table()}, "tables must be several tables, as a tuple is"),
+        ({"tables": ("mine",)}, "tables must hold tables"),
+        ({"partition_by": "app"}, "partition_by must be several names"),
+        ({"handles": {"CONSENT_DENIED"}}, "handles must hold numbers of event types"),
+        ({"handles": 7}, "handles must be several numbers"),
+        ({"name": ""}, "a name has 1 to 48 lower-case letters"),
+        ({"name": "Mine"}, "a name has 1 to 48 lower-case letters"),
+        ({"name": "my-own"}, "a name has 1 to 48 lower-case letters"),
+        ({"name": "9"}, "a name has 1 to 48 lower-case letters"),
+        ({"name": "m" * 49}, "a name has 1 to 48 lower-case letters"),
+        ({"version": 0}, "versions begin with 1"),
+        (
+            {"tables": (a_table("mine", Column("mood", Enum("good", "bad", name="mood"))),)},
+            "column mood of mine has a type",
+        ),
+        ({"tables": (a_table("mine", Column("moods", ARRAY(Enum("good", name="mood")))),)}, "native_enum=False"),
+        ({"tables": (a_table("mine", Column("size", DOMAIN("size", Integer))),)}, "make it Text"),
+        ({"tables": (a_table("mine", Column("n", Integer, default=1)),)}, "the default of n must be a server_default"),
+        ({"tables": (a_table("mine", Column("n", Integer, onupdate=1)),)}, "the default of n must be a server_default"),
+        ({"handles": frozenset()}, "needs tables, handled types and partition_by"),
+        ({"tables": ()}, "needs tables, handled types and partition_by"),
+        ({"partition_by": ()}, "needs tables, handled types and partition_by"),
+        ({"partition_by": ("app", "colour")}, "'colour', which events don't have"),
+        ({"partition_by": ("event_type",)}, "'event_type', which isn't a text"),
+        ({"partition_by": ("app", "ppnum")}, "the primary key of mine lacks ppnum of partition_by"),
+        ({"tables": (a_table(schema=None),)}, "table mine must lie in schema public"),
+        ({"tables": (a_table(schema="other"),)}, "table mine must lie in schema public"),
+        ({"tables": (a_table("poll_results"),)}, "poll_results is the name of a view that comes along"),
+        ({"tables": (a_table(), a_table("second", key="ppnum"))}, "the primary key of second lacks app"),
+    ],
+)
+def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidProjection, match=said):
+        check(altered(Mine, **attributes))
+
+
+def test_the_longest_name_is_taken() -> None:
+    check(altered(Mine, name="m" * 48))
+
+
+NO_EVENT_ID = 'needs a column event_id of type Text\\(collation="C"\\)'
+NO_DELETED = "needs a column deleted of type Boolean"
+LOOSE = "event_id and deleted must be NOT NULL, and outside the primary key"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (a_table(), NO_EVENT_ID),
+        (python_table(Column("event_id", Text, nullable=False)), NO_EVENT_ID),
+        (python_table(Column("event_id", Text(collation="de"), nullable=False)), NO_EVENT_ID),
+        (python_table(Column("event_id", Integer, nullable=False)), NO_EVENT_ID),
+        (a_table("mine", Column(*EVENT_ID, nullable=False)), NO_DELETED),
+        (python_table(None, Column("deleted", Integer, nullable=False)), NO_DELETED),
+        (python_table(Column(*EVENT_ID)), LOOSE),
+        (python_table(Column(*EVENT_ID, primary_key=True)), LOOSE),
+        (python_table(None, Column("deleted", Boolean)), LOOSE),
+        (python_table(None, None, Column("n", Integer, default=1)), "the default of n must be a server_default"),
+        (python_table(None, None, Column("n", Integer, onupdate=1)), "the default of n must be a server_default"),
+        (python_table(None, None, Column("n", Integer, nullable=False)), "n must be nullable or have a server_default"),
+    ],
+)
+def test_each_rule_for_tables_folded_in_python_is_told_when_it_is_broken(table: Table, said: str) -> None:
+    with pytest.raises(InvalidProjection, match=said):
+        check(altered(MineInPython, tables=(table,)))
+
+
+def test_a_column_folded_in_python_may_have_a_server_default() -> None:
+    column = Column("n", Integer, nullable=False, server_default=text("0"))
+    check(altered(MineInPython, tables=(python_table(None, None, column),)))
+
+
+# Entry points
+
+SOURCE = """
+from tests.unit.test_registry import Mine, a_table
+
+
+class First(Mine):
+    name = "first"
+    tables = (a_table("first"),)
+
+
+class Second(Mine):
+    name = "second"
+    tables = (a_table("second"),)
+
+
+class Taken(Mine):
+    name = "taken"
+    tables = (a_table("request_status"),)
+
+
+class WithoutVersion(Mine):
+    name = "without_version"
+    version = 0
+
+
+class Nameless(Mine):
+    name = None
+
+
+class Raises(Mine):
+    def __init__(self):
+        raise RuntimeError("no such luck")
+
+
+class Abstract(Mine.__mro__[1]):
+    name = "abstract"
+
+
+class FoldRaises(Mine):
+    name = "fold_raises"
+    tables = (a_table("fold_raises"),)
+
+    def fold(self, window):
+        raise KeyError("no such column")
+
+
+class Other:
+    name = "other"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    return folder
+
+
+OURS = ["consent_registry", "poll_tallies", "request_status"]
+
+
+def test_ours_are_registered_like_a_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        folder, monkeypatch, {"registering": SOURCE}, {"second": "registering:Second", "first": "registering:First"}
+    )
+    names = ["consent_registry", "first", "poll_tallies", "request_status", "second"]
+    assert list(registered()) == names
+    assert list(chosen([])) == names
+
+
+def test_those_named_are_chosen_once_and_in_the_order_named() -> None:
+    assert list(chosen(["poll_tallies", "consent_registry", "poll_tallies"])) == ["poll_tallies", "consent_registry"]
+
+
+def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(UnknownProjection) as caught:
+        chosen(["request_status", "nobody"])
+    said = "there is no projection 'nobody': there are consent_registry, poll_tallies, request_status"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ({"first": "absent:First"}, "'first' can't be loaded from absent:First: No module named 'absent'"),
+        ({"first": "registering:Absent"}, "'first' can't be loaded from registering:Absent"),
+        ({"first": "registering:Raises"}, "'first' can't be loaded from registering:Raises: no such luck"),
+        ({"abstract": "registering:Abstract"}, "'abstract' can't be loaded from registering:Abstract: .*abstract"),
+        ({"other": "registering:Other"}, "'other': registering:Other is not a Projection"),
+        ({"nameless": "registering:Nameless"}, "projection class Nameless lacks name"),
+        ({"without_version": "registering:WithoutVersion"}, "'without_version': versions begin with 1"),
+        ({"second": "registering:First"}, "'first' is registered as 'second': the names must agree"),
+        (
+            {"fold_raises": "registering:FoldRaises"},
+            "'fold_raises': its fold can't be built: KeyError: 'no such column'",
+        ),
+        ({"taken": "registering:Taken"}, "table request_status has two owners: request_status and taken"),
+    ],
+)
+def test_an_entry_point_that_is_wrong_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, points: dict[str, str], said: str
+) -> None:
+    install(folder, monkeypatch, {"registering": SOURCE}, points)
+    with pytest.raises(InvalidProjection, match=said) as caught:
+        registered()
+    assert "\n" not in str(caught.value)
+    (name,) = points
+    assert installed().broken == {name: str(caught.value)}
+    assert list(chosen([])) == OURS, "one that is broken holds up no other"
+    with pytest.raises(InvalidProjection, match=said):
+        chosen([name])
+
+
+def test_two_of_one_name_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    install(folder, monkeypatch, {"registering": SOURCE}, {"first": "registering:First"})
+    install(others, monkeypatch, {}, {"first": "registering:First"})
+    with pytest.raises(InvalidProjection, match="two projections are called 'first': rename one"):
+        registered()

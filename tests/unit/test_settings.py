@@ -1,0 +1,39 @@
+"""Settings that Postgres would refuse in the middle are refused at the beginning, by their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from projections.errors import UsageError
+from projections.settings import load_replay_settings
+
+NAME = "PROJECTIONS_REBUILD_WORK_MEM"
+
+
+@pytest.mark.parametrize("size", ["64kB", "1MB", "64MB", "2147483647kB", "2097151MB", "2047GB"])
+def test_sizes_that_postgres_takes(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv(NAME, size)
+    assert load_replay_settings().work_mem == size
+
+
+@pytest.mark.parametrize("size", ["1kB", "63kB", "2147483648kB", "2097152MB", "2048GB", "9999GB", f"{10**40}kB"])
+def test_sizes_that_postgres_refuses(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv(NAME, size)
+    with pytest.raises(UsageError) as caught:
+        load_replay_settings()
+    said = f"{NAME} takes a size, as 64MB: Postgres's work_mem lies between 64kB and 2147483647kB"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("size", ["much", "0kB", "64", "64 MB", "64mb", "-1MB", ""])
+def test_what_is_no_size(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv(NAME, size)
+    with pytest.raises(UsageError, match=f"^{NAME} takes a size, as 64MB: "):
+        load_replay_settings()
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.0009", "2147484", "1e300", "inf", "nan", "-1"])
+def test_times_that_postgres_refuses_or_takes_for_ever(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("PROJECTIONS_REBUILD_LOCK_TIMEOUT", seconds)
+    with pytest.raises(UsageError, match=r"^PROJECTIONS_REBUILD_LOCK_TIMEOUT takes a number: "):
+        load_replay_settings()

@@ -1,0 +1,149 @@
+"""Build the wheel, look inside, install it in an empty virtualenv outside the checkout, and migrate a database with it.
+
+Its dependencies are the locked ones: those that the wheel declares, and theirs, are copied from the environment that
+this runs in (made from the lock, with hashes); a dependency that the wheel forgets to declare is missing there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {"proto", "migrations", "tests", "tools", "benchmarks", "docs"}
+REQUIRED = (
+    "projections/_migrations/env.py",
+    "projections/py.typed",
+    "eventstore/_proto/chat/external/message_service.proto",
+    "eventstore/_proto/pcs/external/v1/message_service.proto",
+    "eventstore/py.typed",
+)
+EXTRA = "embedded"
+DESTROY = "import sys, pathlib, eventstore.embedded as e; e.EmbeddedPostgres(pathlib.Path(sys.argv[1])).destroy()"
+
+
+def main() -> int:
+    """Check; a failure ends with its reason."""
+    with tempfile.TemporaryDirectory(prefix="wheel-check-") as name:
+        folder = Path(name)
+        wheel = build(folder)
+        look_inside(wheel)
+        python = install(wheel, folder)
+        use(python, folder)
+    print(f"{wheel.name}: installed alone, it migrates an empty database")
+    return 0
+
+
+def build(folder: Path) -> Path:
+    """Build the wheel and return its path."""
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "dist")], ROOT)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+def look_inside(wheel: Path) -> None:
+    """Refuse a wheel with top-level packages that aren't ours, or without our data files."""
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names}
+    if stray := {name for name in top if name in FORBIDDEN} | {
+        name for name in top if name not in {"eventstore", "projections"} and not name.endswith(".dist-info")
+    }:
+        raise SystemExit(f"the wheel has {', '.join(sorted(stray))} at its top level")
+    if missing := [name for name in REQUIRED if name not in names]:
+        raise SystemExit(f"the wheel has no {', '.join(missing)}")
+    if not any(name.startswith("projections/_migrations/versions/") for name in names):
+        raise SystemExit("the wheel has no migrations")
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """Install the wheel and what it needs in a virtualenv of its own, and return that one's Python."""
+    environment = folder / "environment"
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
+    python = environment / "bin" / "python"
+    purelib = Path(
+        run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).stdout.strip()
+    )
+    for name in closure(wheel):
+        copy_distribution(name, purelib)
+    uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "--no-config", "--offline", "pip"]
+    run([*uv, "install", "--no-cache", "--no-deps", "--no-index", "--python", str(python), str(wheel)], folder)
+    run([*uv, "check", "--no-cache", "--python", str(python)], folder)
+    return python
+
+
+def closure(wheel: Path) -> set[str]:
+    """Return the names of the distributions that the wheel needs, and those that they need, on this machine."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    todo = [
+        (requirement, EXTRA)
+        for line in lines
+        if line.startswith("Requires-Dist: ")
+        for requirement in [Requirement(line.removeprefix("Requires-Dist: "))]
+    ]
+    seen: set[tuple[str, str]] = set()
+    while todo:
+        requirement, extra = todo.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (requirement.name, wanted) not in seen:
+                seen.add((requirement.name, wanted))
+                needed = importlib.metadata.requires(requirement.name) or []
+                todo += [(Requirement(line), wanted) for line in needed]
+    return {name for name, _ in seen}
+
+
+def copy_distribution(name: str, target: Path) -> None:
+    """Copy what a distribution installed as importable files; its commands aren't needed."""
+    distribution = importlib.metadata.distribution(name)
+    for file in distribution.files or []:
+        if ".." in file.parts:
+            continue
+        to = target.joinpath(*file.parts)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(str(distribution.locate_file(file)), to)
+
+
+def use(python: Path, folder: Path) -> None:
+    """Migrate an empty embedded database with the installed command, from a folder that has nothing to do with us."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    home = folder / "home"
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "PROJECTIONS_HOME": str(home)}
+    command = str(python.with_name("projections"))
+    try:
+        for arguments in (["--help"], ["migrate"], ["migrate"], ["db", "url"]):
+            run([command, *arguments], elsewhere, environment)
+        counted = "select count(*) from eventstore.events"
+        answer = run([command, "db", "psql", "--", "-Atc", counted], elsewhere, environment).stdout
+        if answer.strip() != "0":
+            raise SystemExit(f"the migrated database says {answer!r}")
+    finally:
+        run([str(python), "-c", DESTROY, str(home)], elsewhere, environment)
+
+
+def run(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; a failure ends the check with what it said."""
+    done = subprocess.run(  # noqa: S603 - commands of ours
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -25,7 +25,7 @@ class Rejected(NamedTuple):
 _KEEP = """
 INSERT INTO eventstore.quarantine AS q
     (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)
-VALUES (%s, %s, %s, %s, %s, %b, clock_timestamp(), clock_timestamp(), %s)
+VALUES (%s, %s, %s, %s, %s, %b, statement_timestamp(), statement_timestamp(), %s)
 ON CONFLICT (app, contract, sha256)
 DO UPDATE SET last_seen = excluded.last_seen, count = q.count + excluded.count, reason = excluded.reason
 """

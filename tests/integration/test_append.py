@@ -416,6 +416,14 @@ async def test_bytes_that_come_again_are_counted_and_not_kept_again(appender: Ap
     assert after[0] == before[0] == before[1] < after[1]
 
 
+async def test_bytes_that_came_once_were_first_and_last_seen_at_the_same_moment(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    await appender.append([], rejected=[garbage(number) for number in range(200)])
+    seen = "SELECT count(*), count(*) FILTER (WHERE first_seen = last_seen) FROM eventstore.quarantine"
+    assert await (await conn.execute(seen)).fetchone() == (200, 200)
+
+
 async def test_the_same_bytes_are_kept_once_for_each_app_and_contract(
     appender: Appender, conn: AsyncConnection
 ) -> None:

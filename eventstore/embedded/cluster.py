@@ -21,7 +21,13 @@ ROLE = "projections"
 SUPERUSER = "postgres"
 
 # Callers may change these, not what `_pinned` holds.
-_DEFAULTS: Mapping[str, str] = {"timezone": "UTC", "log_timezone": "UTC", "log_min_messages": "warning"}
+_DEFAULTS: Mapping[str, str] = {
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+    # Without "$user": the role bears the name of a schema of ours, and tables that people make don't belong there.
+    "search_path": "public",
+}
 
 _HBA = """\
 # Written at each start. Nobody is trusted: a password from everyone, on the loopback interface only.

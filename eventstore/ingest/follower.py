@@ -76,6 +76,12 @@ class Follower:
         self._stopping = asyncio.Event()
 
     @property
+    def doing(self) -> str:
+        """What it is now, for people: one that leads and has no stream is connecting, however often it must."""
+        has_stream = self._session is not None and self._session.is_connected
+        return "connecting" if self.state is State.FOLLOWING and not has_stream else self.state.value
+
+    @property
     def is_quiet(self) -> bool:
         """Whether the stream is open (or ended normally), and all that came is committed."""
         if self._session is None or self._writer is None:

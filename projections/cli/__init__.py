@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import islice
 from typing import Annotated
 
@@ -23,9 +24,18 @@ app = typer.Typer(
 )
 
 
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"projections {version('projections')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="PROJECTIONS_LOG_LEVEL", help="The least important that is told on stderr.")

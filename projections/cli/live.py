@@ -63,7 +63,7 @@ def _render(status: Status, followers: Sequence[Follower]) -> Group:
             apps.add_column(heading, justify="right")
         for follower in followers:
             numbers = (follower.stored, follower.duplicates, follower.quarantined)
-            apps.add_row(follower.app, follower.state.value, *(f"{number:,}" for number in numbers))
+            apps.add_row(follower.app, follower.doing, *(f"{number:,}" for number in numbers))
         parts.append(apps)
     lines = [Text(line) for line in projection_lines(status)]
     return Group(*parts, projections_table(status), *lines)

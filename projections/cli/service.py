@@ -48,7 +48,7 @@ def said_outcome(outcome: Outcome) -> bool:
         f"{outcome.quarantined:,} messages in quarantine"
     )
     for app, sentence in outcome.refused.items():
-        say(f"projections: app {app!r} ended: {sentence}")
+        say(f"projections: app {app!r} ended: {sentence.removeprefix(f'app {app!r}: ')}")
     for app in outcome.uncommitted:
         said = "not all that came is committed: past that its cursor did not move, the next start goes on there"
         say(f"projections: app {app!r}: {said}")

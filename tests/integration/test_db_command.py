@@ -57,6 +57,10 @@ def test_start_url_psql_stop(run: Run) -> None:
         assert (answer.returncode, answer.stdout) == (0, "42\n")
     assert run("db", "psql", "--", "-c", "select 1/0", "-v", "ON_ERROR_STOP=1").returncode == 1
 
+    # A schema of ours bears the role's name; what people make lies in public all the same.
+    theirs = "create schema projections; create table theirs(); select relnamespace::regnamespace from pg_class"
+    assert run("db", "psql", "-qAtc", f"{theirs} where relname = 'theirs'").stdout == "public\n"
+
     stopped = run("db", "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "")
     assert run("db", "stop").returncode == 0

@@ -63,6 +63,16 @@ async def test_what_is_appended_upstream_comes_while_the_stream_is_open(
     assert (outcome.stored, outcome.uncommitted, len(simulator.calls)) == (6, (), 1)
 
 
+async def test_it_says_whether_the_upstream_is_there(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(3))
+    one = follower(database_url, simulator.address)
+    async with following(one) as running:
+        await running.until(lambda: one.doing == "following", "a stream")
+        await simulator.stop()
+        await running.until(lambda: one.doing == "connecting", "the loss of it")
+        assert one.state is State.FOLLOWING
+
+
 @pytest.mark.parametrize("prefix", ["", "/ext", "/a/b"])
 async def test_a_path_prefix_comes_before_the_method(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, prefix: str

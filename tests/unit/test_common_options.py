@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from importlib.metadata import version
 
-from projections.cli import _common_first
+import pytest
+from typer.testing import CliRunner
+
+from projections.cli import _common_first, app
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,8 @@ from projections.cli import _common_first
 )
 def test_they_are_read_wherever_they_stand(given: str, read: str) -> None:
     assert _common_first(given.split()) == read.split()
+
+
+def test_the_version_is_said() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.output) == (0, f"projections {version('projections')}\n")

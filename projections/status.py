@@ -109,6 +109,10 @@ SELECT s.name, s.event_id, s.why, s.skipped_at
 FROM projections.skips AS s JOIN projections.checkpoints AS c ON c.name = s.name AND c.version = s.version
 ORDER BY s.name, s.skipped_at, s.event_id
 """
+_MISSING = (
+    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
+    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL"
+)
 _SINCE_FIRST = (
     "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
     " FROM eventstore.events ORDER BY position LIMIT 1"
@@ -135,12 +139,15 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
     head, without_request, unknown_types = counts or (0, 0, 0)
     first = await (await conn.execute(_SINCE_FIRST)).fetchone()
     waited = first[0] if first else 0.0
+    tables = [table for projection in registry.projections.values() for table in projection.tables]
+    owned = ([table.schema for table in tables], [table.name for table in tables])
+    missing = {name for (name,) in await (await conn.execute(_MISSING, owned)).fetchall()}
     names = sorted({*found, *registry.projections, *registry.broken})
     projections = [
         replace(
             found.get(name) or _new(name, head, waited),
             code_version=projection.version if (projection := registry.projections.get(name)) else None,
-            note=_note(found.get(name), name, registry, apps),
+            note=_note(found.get(name), name, registry, apps, missing),
             skips=tuple(skips.get(name, ())),
         )
         for name in names
@@ -158,11 +165,16 @@ def _new(name: str, head: int, waited: float) -> ProjectionStatus:
     return ProjectionStatus(name, "new", None, None, 0, head, waited, None, None, None, 0)
 
 
-def _note(row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus]) -> str | None:
+def _note(
+    row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus], missing: set[str]
+) -> str | None:
     """Say what is to be known of a projection that its checkpoint doesn't tell."""
     projection = registry.projections.get(name)
     if projection is None:
         return registry.broken.get(name, "not installed here")
+    for table in projection.tables:
+        if table.name in missing:
+            return f"it lacks its table {table.name}: run projections migrate"
     if row is not None and row.version is not None and row.version > projection.version:
         return f"this code is older (version {projection.version}) than the rows (version {row.version})"
     if row is not None and row.version is not None and row.version < projection.version and row.last_error is None:

@@ -172,6 +172,11 @@ async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_cod
     assert (await watched(conn, NewerWatched)).note == "the code has version 2: run projections rebuild watched"
 
 
+async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection) -> None:
+    await conn.execute("DROP TABLE watched")
+    assert (await watched(conn)).note == "it lacks its table watched: run projections migrate"
+
+
 async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:
     await append(conn, told())
     found = await read_status(conn, Registry({}, {"theirs": "it can't be loaded"}))

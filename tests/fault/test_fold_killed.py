@@ -19,6 +19,10 @@ from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
 from tests.folding import connected, fold, told, worker
 from tests.oracle import Record, Row, Summary
 
+MISSES = 3
+"""Cycles in a row that end before their kill, after which all points count as reached."""
+RETURNS = 10
+
 
 def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
     """What is folded before, and what is when it is killed: each row of before is changed, and new ones come."""
@@ -72,7 +76,10 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
         store.connection(database_url, "looking") as conn,
         connected(own) as own_conn,
     ):
-        position, outcomes, number, missed = 0, set(), 1, 0
+        position, number, missed, returned = 0, 1, 0, 0
+        outcomes: set[int] = set()
+        # The last window goes in one message, which is followed by the goodbye only.
+        wanted = set(range(-(-len(before_and_after("")[1]) // WINDOW)))
         for attempt in count(1):
             app = f"app {attempt}"
             first, then = before_and_after(app)
@@ -107,8 +114,12 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
             if not killed:
                 assert (ended, found) == (0, new)
                 missed += 1
-                if missed == 3:  # how often it says that a pipeline ends is a matter of timing
+                # How often it says that a pipeline ends is a matter of timing: with a word less than last time, a kill
+                # comes a window later than meant, and one that was passed over so is gone back to.
+                if missed == MISSES and (outcomes == wanted or returned == RETURNS):
                     break
+                if missed == MISSES:
+                    number, missed, returned = max(1, number - MISSES), 0, returned + 1
                 continue
             assert ended == -signal.SIGKILL
             assert found in states, f"killed before message {number}"
@@ -117,7 +128,6 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
             assert await fold(own, own_conn) is Step.AT_HEAD
             assert await state(conn, projection, app) == new
         assert proxy.messages <= number, "a point was never reached"
-        # The last window goes in one message, which is followed by the goodbye only.
-        assert outcomes == set(range(len(cuts) - 1)), "it was never killed between some of its commits"
+        assert outcomes == wanted, "it was never killed between some of its commits"
         await folding.fold_all(database_url)
         await folding.are_true(conn)

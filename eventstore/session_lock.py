@@ -25,7 +25,7 @@ from eventstore.waits import Waits
 
 T = TypeVar("T")
 
-UNLOCK_SECONDS = 1.0
+UNLOCK_SECONDS = 5.0
 
 
 class Lock(NamedTuple):

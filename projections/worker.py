@@ -51,7 +51,9 @@ _SESSION = "SELECT set_config('synchronous_commit', 'off', false), set_config('e
 _SESSION += " set_config('jit', 'off', false)"
 
 
-READ_ONLY = "25"
+NOT_NOW = "25"
+"""The class of errors about the session's state, its read-only transactions (``READ_ONLY``) among them: no event's."""
+READ_ONLY = "25006"
 
 
 class Step(Enum):
@@ -115,7 +117,7 @@ class Worker:
                 say = log.debug
                 if backoff.attempts == 1 or monotonic() - said_at >= AWAY_SECONDS:
                     say, said_at = log.warning, monotonic()
-                takes_none = isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(READ_ONLY)
+                takes_none = isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY
                 what = "the database takes no writes" if takes_none else "the database is away"
                 say(what, projection=self.projection.name, error=describe(error))
                 self.last = None
@@ -266,7 +268,7 @@ class Worker:
                 await conn.commit()
         except Exception as error:  # a fold written in Python may raise anything; it stops this projection only
             if isinstance(error, psycopg.OperationalError | psycopg.InternalError) and (
-                conn.broken or conn.closed or (error.sqlstate or "").startswith(READ_ONLY)
+                conn.broken or conn.closed or (error.sqlstate or "").startswith(NOT_NOW)
             ):
                 raise
             said = str(error) if isinstance(error, HandleFailed) else describe(error)

@@ -19,10 +19,13 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.errors import ObjectInUse
 
 from tests.servers import Source, newest_source, oldest_source
 
 KEY = pytest.StashKey[list[Source]]()
+ATTEMPTS = 5
+"""To copy or drop a database that somebody is about to leave."""
 
 
 @dataclass
@@ -72,12 +75,12 @@ class Server:
         name = f"test_{secrets.token_hex(6)}"
         command = "CREATE DATABASE {} OWNER {}" + (" TEMPLATE {}" if template else "")
         names = [name, self.owner, *([template] if template else [])]
-        self.execute(command, *map(sql.Identifier, names))
+        self._execute_patiently(command, *map(sql.Identifier, names))
         return name
 
     def drop(self, database: str) -> None:
         """Drop a database, whoever is connected to it."""
-        self.execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(database))
+        self._execute_patiently("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(database))
 
     def template(self) -> str:
         """Return the name of a migrated database, made by the first who asks."""
@@ -106,6 +109,16 @@ class Server:
         name = self._ready.result() if self._ready is not None else self.create(template=template)
         self._ready = self._beside.submit(lambda: self.create(template=template))
         return name
+
+    def _execute_patiently(self, command: LiteralString, *parts: sql.Composable) -> None:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                self.execute(command, *parts)
+            except ObjectInUse:  # Postgres waits 5 s for those who are to leave a database, and they may be slower
+                if not left:
+                    raise
+            else:
+                return
 
     def execute(self, command: LiteralString, *parts: sql.Composable) -> None:
         """Run one statement as superuser, outside any transaction."""

@@ -21,7 +21,7 @@ Method: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 
 TOKEN = "simulator"
 LOG = entries(World(recipients=200).happenings(), ends=datetime.now(UTC))
-BEGINNING = ulid.first_at(datetime.now(UTC) - timedelta(days=6, hours=23))
+BEGINNING = ulid.first_at(datetime.now(UTC) - timedelta(days=6, hours=12))
 """A cursor before all of ``LOG``, and inside the replay window."""
 
 

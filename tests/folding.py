@@ -30,7 +30,14 @@ from projections.worker import Step, Worker
 from tests import oracle, store, stories, wire
 from tests.oracle import Record, Row, Summary
 
-QUICK = Waits(append_lock=0.2, database_backoff_cap=0.05, database_connect=5, leader_heartbeat=0.5)
+QUICK = Waits(
+    append_lock=30,
+    database_backoff_cap=0.05,
+    database_connect=60,
+    idle_in_transaction=600,
+    leader_heartbeat=0.5,
+    leader_timeout=600,
+)
 SETTINGS = WorkerSettings(poll=0.02, retry_first=0.01, retry_cap=0.02)
 NEVER = 600.0
 """A wait whose end no test lives to see."""

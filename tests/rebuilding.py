@@ -309,6 +309,8 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
             while True:
                 await folding.append(conn, *happenings(1, 2, app=app))
                 load.batches += 1
+                # Each replay under load begins anew: at full speed, what there is to fold would multiply.
+                await asyncio.sleep(0.02)
 
     async with folding.running(url, folding.worker(url, projection)) as (folds,):
         appends = asyncio.create_task(appending())

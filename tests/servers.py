@@ -29,6 +29,8 @@ FAST = {
     "max_connections": "200",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "1h",
+    # It would take locks, and make statistics, whenever it likes.
+    "autovacuum": "off",
 }
 
 

@@ -21,7 +21,8 @@ from tests import wire
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 APP = "app"
-QUICK = Waits(append_lock=0.2)
+QUICK = Waits(append_lock=0.2, idle_in_transaction=600, database_connect=60)
+"""A test may hold a lock for as long as the processes that it watches take."""
 GIVE_UP = 30.0
 """Seconds after which a condition that does not come about fails the test."""
 

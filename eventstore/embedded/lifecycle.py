@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 StopMode = Literal["smart", "fast", "immediate"]
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _SAID = r"(FATAL|PANIC): |LOG:  (invalid|could not|unrecognized)"
+_AFTER_KILL_SECONDS = 5.0  # a killed process goes at once, unless the machine is slow
 _ATTEMPTS = 5  # ports that another process may snatch between our look and the server's
 
 
@@ -83,7 +84,7 @@ def clear_leftovers(place: Place, state: State, *, waits: EmbeddedWaits) -> None
         EmbeddedError: some process goes on using the data, and isn't one that we can see.
 
     """
-    if _all_gone(place, state, waits=waits):
+    if _all_gone(place, state, waits=waits, within=waits.leftovers):
         # The number may be another process's by now, and Postgres would take that for a server.
         (place.data / "postmaster.pid").unlink(missing_ok=True)
         return
@@ -92,15 +93,15 @@ def clear_leftovers(place: Place, state: State, *, waits: EmbeddedWaits) -> None
     for pid in processes.leftovers(place.data, state.name):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if _all_gone(place, state, waits=waits):
+    if _all_gone(place, state, waits=waits, within=max(waits.leftovers, _AFTER_KILL_SECONDS)):
         (place.data / "postmaster.pid").unlink(missing_ok=True)
     elif processes.find(place.data, state.name) is None:
         raise EmbeddedError(f"processes of another server or container still use {place.data}")
 
 
-def _all_gone(place: Place, state: State, *, waits: EmbeddedWaits) -> bool:
+def _all_gone(place: Place, state: State, *, waits: EmbeddedWaits, within: float) -> bool:
     """Wait for the processes of a server without a postmaster to end; False if they don't, or a postmaster shows up."""
-    deadline = time.monotonic() + waits.leftovers
+    deadline = time.monotonic() + within
     while processes.find(place.data, state.name) is None:
         if not processes.any_alive(place.running_lock):
             return True

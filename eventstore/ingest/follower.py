@@ -105,11 +105,13 @@ class Follower:
     async def run(self) -> None:
         """Follow until stopped, or refused (then :attr:`refusal` says why)."""
         backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        told = False
         while not self._stopping.is_set():
             try:
                 async with lease(self._url, self.app, self._waits, self._stand_by) as held:
                     if self.state is State.DATABASE_AWAY:
                         log.info("the database is back", app=self.app)
+                    told = False
                     self.state = State.FOLLOWING
                     backoff.reset()
                     await self._lead(held)
@@ -123,9 +125,9 @@ class Follower:
                 self.state = State.DATABASE_AWAY
             except (psycopg.Error, OSError, DatabaseError) as error:
                 wait = backoff.next()
-                say = log.debug if self.state is State.DATABASE_AWAY else log.warning
+                say = log.debug if told else log.warning
                 say("the database is away", app=self.app, error=describe(error), again_in=round(wait, 2))
-                self.state = State.DATABASE_AWAY
+                self.state, told = State.DATABASE_AWAY, True
                 await self._pause(wait)
             except Exception as error:  # noqa: BLE001 - an error of ours in one app must not end the others
                 log.error("an error of ours", app=self.app, error=describe(error), where=_where(error))  # noqa: TRY400

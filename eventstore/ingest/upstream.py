@@ -132,15 +132,20 @@ class Stream:
     async def break_silence(self, waits: Waits, has_room: Callable[[], bool]) -> None:
         """End the call, or for ``chat.external`` warn, once it brought nothing for too long.
 
-        Time in which the reader had no room doesn't count. ``chat.external`` has no keep-alives: there, a silent
-        stream is a quiet app until a ping goes unanswered.
+        Time in which the reader had no room doesn't count, nor does time in which this process stood still: what came
+        meanwhile is not yet read. ``chat.external`` has no keep-alives: there, a silent stream is a quiet app until a
+        ping goes unanswered.
         """
         while True:
             if not has_room():
                 self.last_message_at = monotonic()
             left = self.last_message_at + waits.silence - monotonic()
             if left > 0:
-                await asyncio.sleep(min(left, waits.silence / 4))
+                nap, began = min(left, waits.silence / 4), monotonic()
+                await asyncio.sleep(nap)
+                now = monotonic()
+                if (late := now - began - nap) > waits.silence / 4:
+                    self.last_message_at = min(now, self.last_message_at + late)
             elif self.contract is Contract.CHAT_EXTERNAL:
                 log.warning("the stream is silent", address=self._address.url, seconds=waits.silence)
                 return

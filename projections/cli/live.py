@@ -20,7 +20,7 @@ from projections.registry import Registry
 from projections.status import Status, read_status
 
 REFRESH_SECONDS = 0.5
-LAST_LOOK_SECONDS = 1.0
+LAST_LOOK_SECONDS = 3.0
 _NAME = "projections run view"
 
 

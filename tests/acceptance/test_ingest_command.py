@@ -14,7 +14,7 @@ from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
 from tests.following import log_of
 from tests.store import CHAT, PCS
 
-UNTIL_IDLE = ["ingest", "--until-idle", "0.3"]
+UNTIL_IDLE = ["ingest", "--until-idle", "1"]
 EXPECTED = payloads(bearing(CHAT), CHAT)
 ALL_STORED = f"{len(EXPECTED):,} events stored, 0 came again, 0 messages in quarantine"
 
@@ -107,8 +107,6 @@ async def test_a_second_process_stands_by_and_takes_over_when_the_first_is_kille
         "DATABASE_URL": database_url,
         "PCS_EXTERNAL_API_URL": simulator.address,
         "PROJECTIONS_TOKEN": TOKEN,
-        "PROJECTIONS_LEADER_HEARTBEAT": "0.2",
-        "PROJECTIONS_LEADER_TIMEOUT": "2",
     }
     first = await commands.start("ingest", **variables)
     await first.says("following", "app=default")

@@ -23,8 +23,7 @@ ENVIRONMENT = {
     "PROJECTIONS_TOKEN": TOKEN,
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_BATCH_SIZE": "5",
-    "PROJECTIONS_LEADER_HEARTBEAT": "0.2",
-    "PROJECTIONS_LEADER_TIMEOUT": "2",
+    "PROJECTIONS_SHUTDOWN": "30",
 }
 LOG = [
     entry for entry in entries(World(recipients=1000).happenings(), ends=datetime.now(UTC)) if CHAT in entry.payloads
@@ -107,7 +106,7 @@ async def test_whoever_is_killed_everything_is_folded_once(
             await folding.folded(conn, name, len(LOG))
         (last,) = running
         last.send(signal.SIGTERM)
-        ended = await last.ended(within=5)
+        ended = await last.ended()
         assert ended.code == 0, ended.said
         assert (await stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
         for name in NAMES:

@@ -67,8 +67,13 @@ async def test_the_connection_to_the_upstream_is_cut(
         one = follower(database_url, f"http://127.0.0.1:{proxy.port}", contract=contract)
         async with following(one) as running:
             for dials, least in enumerate((20, 100, 250), start=1):
+
+                async def there() -> bool:
+                    # Not what it counted: a commit may be cut off from its answer.
+                    return await count_of(conn) >= least  # noqa: B023 - in this round
+
                 await proxy.connected(dials)
-                await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+                await store.until(there, f"{least} events")
                 proxy.cut()
             await proxy.connected(4)
             await all_stored(conn, running, simulator, contract)
@@ -98,8 +103,13 @@ async def test_the_connections_to_the_database_are_cut(
         one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
             for dials, least in enumerate((20, 100, 250), start=1):
+
+                async def there() -> bool:
+                    # Not what it counted: a commit may be cut off from its answer.
+                    return await count_of(conn) >= least  # noqa: B023 - in this round
+
                 await proxy.connected(dials)
-                await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+                await store.until(there, f"{least} events")
                 proxy.cut()
             await proxy.connected(4)
             await all_stored(conn, running, simulator)
@@ -185,7 +195,6 @@ async def test_the_database_is_killed_and_restarted(simulator_factory: Simulator
         async with following(one, waits=WAITS) as running:
             await outlive(server, one, running, 50)
             await outlive(server, one, running, 151)
-            assert server.url() == url, "a server that is started again listens where it did"
             async with store.connection(url) as conn:
                 await all_stored(conn, running, simulator)
         async with store.connection(url) as conn:

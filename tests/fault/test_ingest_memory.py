@@ -22,7 +22,7 @@ from tests.scripted import ends, scripted, stays
 from tests.store import CHAT
 
 MESSAGE = 2 * 2**20
-WAITS = quick(silence=0.25, append_lock=20, leader_timeout=30)
+WAITS = quick(silence=2, append_lock=30, leader_timeout=60)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_a_slow_database_fills_the_buffer_to_its_bound_and_the_stream_wait
             async with conn.transaction():
                 await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
                 await running.until(lambda: not one._buffer.has_room, "a full buffer")
-                await conn.execute("SELECT pg_sleep(0.8)")  # three times the silence that would be too long
+                await conn.execute("SELECT pg_sleep(5)")  # more than twice the silence that would be too long
                 said = [line["event"] for line in logs]
                 assert simulator.calls[0].events_sent < len(log)
             await running.until(lambda: one.stored == len(log), "all of them")
@@ -125,7 +125,7 @@ async def test_a_stream_s_normal_end_does_not_disturb_an_append_that_takes_long(
     database_url: str, conn: AsyncConnection
 ) -> None:
     messages = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(50), strict=False)]
-    waits = quick(append_lock=0.05)
+    waits = quick(append_lock=0.05, settle=5, idle_in_transaction=60)
     async with scripted(ends(grpc.StatusCode.OK, *messages), stays()) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         with capture_logs() as logs:

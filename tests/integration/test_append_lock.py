@@ -25,11 +25,12 @@ from eventstore.locks import (
     holder_of_cursor,
     wait_for_append_lock,
 )
-from eventstore.waits import Waits
 from tests import store
 from tests.store import APP, QUICK, made, positions
 
 ALREADY = timedelta(0)
+PATIENT = QUICK.model_copy(update={"append_lock": 3})
+"""So that one that works isn't taken for a frozen one."""
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ async def test_a_client_that_stops_in_the_middle_of_a_copy_is_ended_and_the_wait
 async def test_several_that_wait_for_a_frozen_holder_all_append(database_url: str, conn: AsyncConnection) -> None:
     async with (
         frozen_in_copy(database_url),
-        store.appender(database_url, "one") as one,
-        store.appender(database_url, "two") as two,
-        store.appender(database_url, "three") as three,
+        store.appender(database_url, "one", PATIENT) as one,
+        store.appender(database_url, "two", PATIENT) as two,
+        store.appender(database_url, "three", PATIENT) as three,
     ):
         three.probing = False
         await asyncio.gather(*(appender.append(made(2)) for appender in (one, two, three)))
@@ -124,7 +125,7 @@ async def test_a_holder_that_changes_is_not_ended(
     async with (
         store.connection(database_url, "first") as first,
         store.connection(database_url, "second") as second,
-        store.appender(database_url, waits=Waits(append_lock=1)) as appender,
+        store.appender(database_url, waits=PATIENT) as appender,
     ):
 
         async def hold(conn: AsyncConnection, until: asyncio.Event) -> None:

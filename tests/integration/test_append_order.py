@@ -14,11 +14,10 @@ from psycopg import AsyncConnection, errors, sql
 from eventstore.append import Appended, Appender, CursorMove
 from eventstore.contracts import Event
 from eventstore.read import StoredEvent, read
-from eventstore.waits import Waits
 from tests import store
 from tests.store import APP, contradicting, garbage, made, positions
 
-PATIENT = Waits(append_lock=30)
+PATIENT = store.QUICK.model_copy(update={"append_lock": 30})
 SLOW = 42
 SLOWED = """
 CREATE FUNCTION slowed() RETURNS trigger LANGUAGE plpgsql AS $$

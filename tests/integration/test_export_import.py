@@ -467,8 +467,10 @@ async def test_others_append_while_positions_are_healed(database_url: str, conn:
     await filled(database_url, conn)
     await exported(conn, file)
     await lose(conn, 3, 4)
-    async with store.appender(database_url) as appender:
-        await asyncio.gather(imported(database_url, file), appender.append(store.made(20, app="another")))
+    patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for a frozen one
+    async with store.appender(database_url, waits=patient) as appender:
+        importing = import_events(database_url, file, waits=patient, told=nothing)
+        await asyncio.gather(importing, appender.append(store.made(20, app="another")))
     assert len(await store.positions(conn)) == 29
 
 

@@ -38,7 +38,7 @@ async def test_all_that_is_there_is_stored_before_it_counts(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3_000))
-    outcome = await ingest(follower(database_url, simulator.address), until_idle=SHORT)
+    outcome = await ingest(follower(database_url, simulator.address), until_idle=1)
     assert (outcome.stored, outcome.uncommitted) == (3_000, ())
 
 
@@ -118,14 +118,16 @@ async def test_a_database_outage_doesn_t_count(database_url: str, simulator_fact
 async def test_what_is_not_committed_yet_holds_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
-    async with store.connection(database_url) as conn, following(one, until_idle=0.05) as running:
-        async with conn.transaction():
-            await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+    async with store.connection(database_url) as conn:
+        await conn.execute("BEGIN")
+        await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
+        async with following(one, until_idle=0.5) as running:
             await running.until(lambda: len(one._buffer), "something to append")
-            await conn.execute("SELECT pg_sleep(0.3)")  # six times what would be idle
+            await conn.execute("SELECT pg_sleep(1.5)")  # three times what would be idle
             assert not one.is_quiet
             assert await still_runs(running)
-        outcome = await running.outcome()
+            await conn.execute("COMMIT")
+            outcome = await running.outcome()
     assert (outcome.stored, outcome.uncommitted) == (3, ())
 
 
@@ -146,8 +148,9 @@ async def test_what_was_received_is_committed_before_a_stop(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(2_000), Settings(rate=4_000))
-    one = follower(database_url, simulator.address)
-    async with following(one) as running:
+    waits = quick(shutdown=30)
+    one = follower(database_url, simulator.address, waits=waits)
+    async with following(one, waits=waits) as running:
         await running.until(lambda: len(one._buffer), "something uncommitted")
         outcome = await running.stop()
     assert outcome.uncommitted == ()

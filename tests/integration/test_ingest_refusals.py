@@ -151,8 +151,9 @@ async def test_a_stream_that_stood_for_long_enough_was_healthy(database_url: str
 async def test_normal_ends_are_backed_off_too_but_not_for_long(database_url: str, slept: Slept) -> None:
     waits = quick(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
     async with scripted(*[ends(Status.OK)] * 5, stays(*MESSAGES)) as upstream:
-        outcome = await ingest(follower(database_url, upstream.address, waits=waits), until_idle=0.3)
-    assert outcome.stored == len(MESSAGES)
+        one = follower(database_url, upstream.address, waits=waits)
+        async with following(one, waits=waits) as running:
+            await running.until(lambda: one.stored == len(MESSAGES), "what the last one brings")
     assert [wait <= 2 for wait in slept.waits] == [True] * 5
 
 
@@ -213,5 +214,5 @@ async def test_an_issuer_that_refuses_ends_the_app_and_one_that_is_away_is_waite
 async def test_a_message_beyond_what_grpc_takes_is_no_end(database_url: str, conn: AsyncConnection) -> None:
     large = wire.event(MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20)))  # gRPC's own limit is 4 MiB
     async with scripted(ends(Status.OK, wire.frame(large)), stays()) as upstream:
-        await ingest(follower(database_url, upstream.address, contract=PCS))
+        await ingest(follower(database_url, upstream.address, contract=PCS), until_idle=3)
     assert await stored(conn) == [large]

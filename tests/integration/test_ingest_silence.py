@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -46,6 +47,24 @@ async def test_keep_alives_are_life_enough(database_url: str, simulator_factory:
     one = follower(database_url, simulator.address, contract=PCS, waits=waits)
     async with following(one, waits=waits):
         await simulator.wait_for(lambda: bool(simulator.calls) and simulator.calls[0].keep_alives_sent >= 30)
+    assert len(simulator.calls) == 1
+
+
+async def test_time_in_which_the_process_stood_still_is_no_silence(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(1), Settings(keep_alive=0.04))
+    waits = quick(silence=1)
+    one = follower(database_url, simulator.address, contract=PCS, waits=waits)
+
+    def lived() -> int:
+        return sum(call.keep_alives_sent for call in simulator.calls)
+
+    async with following(one, waits=waits) as running:
+        for sent in (5, 20):
+            await running.until(lambda: lived() >= sent, "signs of life")  # noqa: B023 - in this round
+            time.sleep(1.5)  # noqa: ASYNC251 - that is the point
+        await running.until(lambda: lived() >= 40, "life that goes on")
     assert len(simulator.calls) == 1
 
 

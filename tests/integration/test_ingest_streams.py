@@ -199,14 +199,21 @@ async def test_a_call_that_stands_unanswered_and_is_refused_later_decides_no_con
 async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    waits = quick(append_lock=0.1, settle=0.3)
-    async with scripted(stays()) as upstream, store.connection(database_url, "slow") as slow:
+    waits = quick(append_lock=0.1)
+    held = asyncio.Event()
+
+    async def answers(context: Context) -> None:
+        await held.wait()
+        await stays()(context)
+
+    async with scripted(answers) as upstream, store.connection(database_url, "slow") as slow:
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
                 await running.until(lambda: one.state is State.FOLLOWING, "the lease")
                 async with slow.transaction():
                     await slow.execute("SELECT FROM eventstore.cursors FOR UPDATE")
+                    held.set()
                     await running.until(
                         lambda: any("holds the cursor" in line["event"] for line in logs), "that it is tried again"
                     )

@@ -316,12 +316,15 @@ async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(datab
     assert len(stand.last_error) < 1_200
 
 
-async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(database_url: str) -> None:
-    waits = folding.QUICK.model_copy(update={"idle_in_transaction": 1.6})
+async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.python_fold.LIFE_SECONDS", 0.1)
+    waits = folding.QUICK.model_copy(update={"idle_in_transaction": 5})
     others = 0
 
     def handle(one: Event) -> Iterable[Row | Tombstone]:
-        time.sleep(0.3)  # no synchronisation: as slow as a lookup elsewhere may be
+        time.sleep(0.9)  # no synchronisation: as slow as a lookup elsewhere may be
         yield from said(one)
 
     async def other() -> None:

@@ -57,7 +57,8 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 # A row for each run
 
 
-async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection) -> None:
+async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.runs.LAST_WORDS_SECONDS", 60)
     head = await all_folded(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     there = await folding.rows_of(conn, "consent_registry")

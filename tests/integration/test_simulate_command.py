@@ -26,7 +26,7 @@ def environment(**variables: str) -> dict[str, str]:
 def follow(address: str, token: str) -> list[bytes]:
     with grpc.insecure_channel(address.removeprefix("http://")) as channel:
         method: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(Contract.CHAT_EXTERNAL.method)
-        return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=30))
+        return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=120))
 
 
 def served(
@@ -50,7 +50,7 @@ def served(
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
             log = follow(address, variables.get("PROJECTIONS_SIMULATOR_TOKEN", "simulator"))
             process.send_signal(end)
-            out, err = process.communicate(timeout=5)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (out, process.returncode) == ("", 0)
@@ -92,7 +92,13 @@ def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
 )
 def test_bad_options_are_said_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     done = subprocess.run(
-        [*COMMAND, *arguments], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30
+        [*COMMAND, *arguments],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr

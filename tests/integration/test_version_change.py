@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -115,9 +116,9 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
             # The migration, while the old code folds.
             if not has_folder:
                 await conn.execute(BY_HAND)
-            upgrade(database_url, projections=[new])
+            await asyncio.to_thread(upgrade, database_url, projections=[new])
             await load.goes_on()
-            require_current_schema(database_url, [old])
+            await asyncio.to_thread(require_current_schema, database_url, [old])
 
             # The new code waits; the old one keeps the rows fresh.
             waiting = worker(database_url, new)

@@ -144,6 +144,7 @@ async def test_a_running_worker_survives_the_end_of_its_connection(database_url:
         await append(conn, told())
         await folding.folded(conn, "watched", 1)
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
+        ended += " AND datname = current_database()"
         assert await store.value(conn, ended, "projections run watched") == 1
         await append(conn, told())
         await folding.folded(conn, "watched", 2)

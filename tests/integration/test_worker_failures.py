@@ -331,7 +331,7 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
     await append(conn, told(), told())
     one = worker(database_url, Watched(), batch_size=1)
     async with connected(one) as own, store.connection(database_url, "slow") as slow:
-        await own.execute("SET statement_timeout = '50ms'")
+        await own.execute("SET statement_timeout = '1s'")
         await own.commit()
         async with slow.transaction():
             await slow.execute("LOCK TABLE public.watched IN SHARE MODE")
@@ -380,6 +380,7 @@ async def test_a_session_that_froze_while_it_held_the_checkpoint_is_ended(
     quick = folding.QUICK.model_copy(update={"idle_in_transaction": 0.2})
     one = Worker(database_url, Watched(), waits=quick, settings=folding.SETTINGS)
     async with connected(one) as own, store.connection(database_url, "frozen") as frozen:
+        await own.execute("SET idle_in_transaction_session_timeout = 0")
         with suppress(psycopg.OperationalError):
             # In a pipeline that is never synced Postgres waits for its client past every timeout.
             async with frozen.pipeline():

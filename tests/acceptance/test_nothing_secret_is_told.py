@@ -55,6 +55,7 @@ async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
         running = await commands.start(
             *("-v", "--log-level", "debug", "--log-format", style, "ingest", "--until-idle", "2"),
             **QUICK,
+            PROJECTIONS_LEADER_HEARTBEAT="0.1",  # so that the cut is noticed, though nothing is written any more
             DATABASE_URL=through(database_url, proxy.port),
             PCS_EXTERNAL_API_URL=upstream.address,
             PAS_ISSUER=issuer.url,

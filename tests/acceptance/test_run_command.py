@@ -30,7 +30,6 @@ QUICKLY = {
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_RETRY_FIRST": "0.05",
     "PROJECTIONS_RETRY_CAP": "0.1",
-    "PROJECTIONS_SHUTDOWN": "30",
 }
 
 POISON = """
@@ -152,7 +151,7 @@ async def test_a_projection_that_raises_stops_alone_and_says_why(
         await folding.folded(conn, "deliveries", 7)
         assert await folding.rows_of(conn, "deliveries") == 6
         running.send(signal.SIGTERM)
-        ended = await running.ended()
+        ended = await running.ended(within=5)
         assert (ended.code, ended.out) == (0, ""), ended.said
         assert len([line for line in ended.err.splitlines() if "stopped" in line]) == 1, ended.said
         assert "12300000666" not in ended.said
@@ -169,7 +168,7 @@ async def test_a_signal_ends_it_in_time_and_well(
     async with store.connection(database_url) as conn:
         await folding.folded(conn, NAMES[0], 20)
         running.send(number)
-        ended = await running.ended()
+        ended = await running.ended(within=5)
         assert (ended.code, ended.out) == (0, ""), ended.said
         assert "Traceback" not in ended.err
         ended = await commands.run("run", *UNTIL_IDLE, **QUICKLY, **environment)

@@ -23,7 +23,6 @@ ENVIRONMENT = {
     "PROJECTIONS_TOKEN": TOKEN,
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_BATCH_SIZE": "5",
-    "PROJECTIONS_SHUTDOWN": "30",
 }
 LOG = [
     entry for entry in entries(World(recipients=1000).happenings(), ends=datetime.now(UTC)) if CHAT in entry.payloads
@@ -106,7 +105,7 @@ async def test_whoever_is_killed_everything_is_folded_once(
             await folding.folded(conn, name, len(LOG))
         (last,) = running
         last.send(signal.SIGTERM)
-        ended = await last.ended()
+        ended = await last.ended(within=5)
         assert ended.code == 0, ended.said
         assert (await stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
         for name in NAMES:

@@ -56,7 +56,7 @@ async def test_a_freeze_before_any_message_lets_the_others_go_on(database_url: s
 
             events = store.made(1, app="other")
             await appender.append(events, cursor=CursorMove("other", 1, events[0].event_id))
-            async with asyncio.timeout(store.GIVE_UP), lease(database_url, app, SHORT) as taken:
+            async with asyncio.timeout(store.GIVE_UP / 6), lease(database_url, app, SHORT) as taken:
                 for batch in plan:
                     await appender.append(
                         batch.events, rejected=batch.rejected, cursor=batch.cursor._replace(epoch=taken.epoch)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import structlog
 from rich.console import Console
@@ -25,6 +26,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     **REBUILDS,
 }
 REPORT = Path(".projections") / "bench.json"
+_CONDITIONS = ("events", "mix", "batch", "window", "rebuild_settings", "rebuild_session", "settings")
+"""Of a result's detail: what it was measured of, and with which settings on both sides."""
 
 
 def main(names: list[str]) -> int:
@@ -52,6 +55,19 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
 
 
+def conditions(detail: dict[str, Any]) -> str:
+    """Return in a line what a measurement was taken of and with."""
+    return "; ".join(f"{key.replace('_', ' ')}: {_plain(detail[key])}" for key in _CONDITIONS if key in detail)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return " and ".join(map(_plain, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _print(results: list[Result]) -> None:
     table = Table(title="median of interleaved runs")
     for heading in ("name", "value", "unit", "reference", "its value", "ratio"):
@@ -66,6 +82,10 @@ def _print(results: list[Result]) -> None:
             f"{result.ratio:.2f}",
         )
     Console(width=130).print(table)
+    print("measured with:")
+    for result in results:
+        print(f"  {result.name}: {conditions(result.detail)}")
+    print(f"every run, the references' statements and the versions: {REPORT}")
 
 
 if __name__ == "__main__":

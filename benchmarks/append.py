@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from benchmarks.events import EVENTS, decoded, simulated
+from benchmarks.events import EVENTS, MIX, decoded, simulated
 from benchmarks.harness import SETTINGS, Postgres, Result, interleaved, result
 from eventstore.append import Appender
 from eventstore.connection import connect
@@ -74,6 +74,7 @@ def _measure(name: str, postgres: Postgres, *, again: bool) -> Result:
     mine, theirs = interleaved(ours, reference)
     detail: dict[str, Any] = {
         "events": EVENTS,
+        "mix": MIX,
         "batch": BATCH,
         "reference_code": "benchmarks/append.py: _copy (sync psycopg, cursor.copy + write_row, types set, autocommit)",
         "reference_ddl": [TABLE_DDL, *TRIGGERS],

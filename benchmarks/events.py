@@ -14,10 +14,13 @@ RECIPIENTS = 155_000
 ENDS = datetime(2026, 10, 1, tzinfo=UTC)
 CONTRACT = Contract.CHAT_EXTERNAL
 
+SEED = 1
+MIX = f"the simulator's, seed {SEED}"
 
-def simulated(seed: int = 1, count: int = EVENTS) -> list[Entry]:
+
+def simulated(count: int = EVENTS) -> list[Entry]:
     """Return so many events of the simulator's world."""
-    world = World(seed=seed, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
+    world = World(seed=SEED, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
     log = entries(world.happenings(), ends=ENDS, contracts=[CONTRACT])
     if len(log) < count:
         raise RuntimeError(f"the simulator made {len(log):,} events only")

@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from benchmarks.events import decoded, simulated
+from benchmarks.events import MIX, decoded, simulated
 from benchmarks.harness import SETTINGS, Benchmark, Postgres, Result, interleaved, result
 from benchmarks.references import REFERENCES, SESSION
 from eventstore.append import Appender
@@ -65,6 +65,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
         mine, theirs = interleaved(ours, reference)
     detail: dict[str, Any] = {
         "events": EVENTS,
+        "mix": MIX,
         "window": WINDOW,
         "window_of_one_ms": round(1000 * sorted(single)[len(single) // 2], 2),
         "reference_code": "benchmarks/references.py, run by benchmarks/folds.py: create_reference",

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from benchmarks.events import MIX
 from benchmarks.folds import EVENTS, REFERENCE, create_reference, empty, filled
 from benchmarks.harness import SETTINGS, Benchmark, Postgres, Result, interleaved, result
 from benchmarks.references import REFERENCES, SESSION
@@ -100,7 +101,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
     print(f"  parts, in seconds: {seconds}")
     detail: dict[str, Any] = {
         "events": EVENTS,
-        "mix": "the simulator's, seed 1",
+        "mix": MIX,
         "parts_seconds": seconds,
         "rebuild_settings": ReplaySettings().model_dump(),
         "rebuild_session": SERIAL,
@@ -116,7 +117,13 @@ def rebuild_rss_mb(postgres: Postgres) -> Result:
     """Measure the greatest memory of ``projections rebuild --all`` over a million events."""
     with filled(postgres) as url:
         sizes = [_rss(url) for _ in range(3)]
-    detail = {"events": EVENTS, "command": "projections rebuild --all --yes", "versions": postgres.versions()}
+    detail = {
+        "events": EVENTS,
+        "mix": MIX,
+        "command": "projections rebuild --all --yes",
+        "settings": SETTINGS,
+        "versions": postgres.versions(),
+    }
     return result("rebuild_rss_mb", "MB", "the most that it may take", sizes, [MAX_RSS_MB], detail)
 
 

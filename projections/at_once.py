@@ -32,6 +32,7 @@ DECLARE {skipped} text[];
 BEGIN
     {take};
     IF NOT FOUND THEN RETURN; END IF;
+    {skipped} := ({passed_over});
     {hi} := least({lo} + $1, projections_head);
     IF {hi} > {lo} THEN
         IF EXISTS ({handled}) THEN
@@ -62,10 +63,10 @@ class AtOnce:
     def __init__(self, projection: Projection) -> None:
         name = sql.Literal(projection.name).as_string()
         window = Window(projection.handles)
-        into = f"{VARIABLES['lo']}, {VARIABLES['skipped']}, projections_head"
         self._function = _FUNCTION.format(
             **VARIABLES,
-            take=checkpoint.take_running(name, projection.version, into=into),
+            take=checkpoint.take_running(name, projection.version, lo=VARIABLES["lo"], head="projections_head"),
+            passed_over=checkpoint.passed_over(name),
             handled=query(select(window.events.c.position)),
             fold="\n".join(step(statement) for statement in projection.fold(window)),
             move=checkpoint.move(name, VARIABLES["lo"], VARIABLES["hi"]),

@@ -26,8 +26,8 @@ class State(StrEnum):
 class Checkpoint(NamedTuple):
     """A checkpoint read under its lock.
 
-    ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it passes over,
-    ``head`` is the log's last position.
+    ``due`` says whether a failed projection may be tried again; ``head`` is the log's last position, ``skipped`` are
+    the event_ids that it passes over.
     """
 
     version: int
@@ -35,8 +35,8 @@ class Checkpoint(NamedTuple):
     state: str
     failures: int
     due: bool
-    skipped: list[str]
     head: int
+    skipped: list[str]
 
 
 _END_FROZEN = (
@@ -53,16 +53,20 @@ _SKIPPED: LiteralString = (
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1)"
 )
 _HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
-_READ: LiteralString = (
-    f"SELECT version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp(), {_SKIPPED}, {_HEAD}"  # noqa: S608 - made of our own parts
-    " FROM projections.checkpoints AS c WHERE name = %s"
+_COLUMNS: LiteralString = (
+    f"version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp(), {_HEAD}"
 )
-_TAKE: LiteralString = _READ + " FOR UPDATE OF c SKIP LOCKED"
-_HOLD: LiteralString = _READ + " FOR UPDATE OF c"
+_FROM: LiteralString = " FROM projections.checkpoints AS c WHERE name = "
+_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}{_FROM}%s"
+# Whoever records a skip has the lock while he does. A statement that takes it may see of other tables what was there
+# before, so the skips are read by the next one.
+_TAKE: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c SKIP LOCKED"
+_HOLD: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c"
+_PASSED_OVER: LiteralString = f"SELECT {_SKIPPED}{_FROM}"
 # One of this version's rows waits only in the eyes of newer code, which says so again and again.
 _TAKE_RUNNING: LiteralString = (
-    f"SELECT position, {_SKIPPED}, {_HEAD} INTO {{into}} FROM projections.checkpoints AS c"  # noqa: S608 - our own parts
-    " WHERE name = {name} AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
+    f"SELECT position, {_HEAD} INTO {{lo}}, {{head}}{_FROM}{{name}}"
+    " AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
 )
 # A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
 _MOVE: LiteralString = (
@@ -100,16 +104,22 @@ _MISSING = (
 )
 
 
-def take_running(name: str, version: int, *, into: str) -> str:
+def take_running(name: str, version: int, *, lo: str, head: str) -> str:
     """Return what takes a checkpoint's lock where nothing is to be decided first, as a statement of PL/pgSQL.
 
     Args:
         name: the projection's, as a literal.
         version: its version.
-        into: the variables for the position, the event_ids skipped and the log's head.
+        lo: the variable for its position.
+        head: the variable for the log's last one.
 
     """
-    return _TAKE_RUNNING.format(name=name, version=version, into=into)
+    return _TAKE_RUNNING.format(name=name, version=version, lo=lo, head=head)
+
+
+def passed_over(name: str) -> str:
+    """Return what reads, under the lock, the event_ids that a projection passes over, as a query of PL/pgSQL."""
+    return _PASSED_OVER + name
 
 
 def move(name: str, lo: str, hi: str) -> str:
@@ -138,8 +148,7 @@ async def take(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
     """Begin a transaction and take a checkpoint's lock in it, in one round trip; None when somebody else has it."""
     async with conn.pipeline():
         await conn.execute("BEGIN")
-        row = await (await conn.execute(_TAKE, [name])).fetchone()
-    return Checkpoint(*row) if row else None
+        return await _locked(conn, _TAKE, name)
 
 
 async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
@@ -149,8 +158,14 @@ async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
         psycopg.errors.LockNotAvailable: not within ``lock_timeout``.
 
     """
-    row = await (await conn.execute(_HOLD, [name])).fetchone()
-    return Checkpoint(*row) if row else None
+    return await _locked(conn, _HOLD, name)
+
+
+async def _locked(conn: AsyncConnection[Any], statement: LiteralString, name: str) -> Checkpoint | None:
+    taken = await conn.execute(statement, [name])
+    skipped = await (await conn.execute(_PASSED_OVER + "%s", [name])).fetchone()
+    row = await taken.fetchone()
+    return Checkpoint(*row, *skipped) if row and skipped else None
 
 
 async def skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -190,6 +191,36 @@ async def test_an_event_skipped_ahead_of_its_window_is_passed_over_at_once(
     async with store.connection(database_url, "folding") as own:
         assert await at_once(Watched()).fold(own, 10) == Taken(0, 4, 4)
     assert await written(conn) == 2
+
+
+# Runs where a statement looks for the checkpoint's row: after its snapshot was taken, and before it locks the row.
+_HELD_UP = """
+CREATE FUNCTION held_up() RETURNS boolean LANGUAGE plpgsql AS
+'BEGIN PERFORM pg_advisory_lock_shared(7); PERFORM pg_advisory_unlock_shared(7); RETURN true; END';
+ALTER TABLE projections.checkpoints ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY held_up ON projections.checkpoints USING (held_up());
+"""
+
+
+@pytest.mark.parametrize("is_usual", [False, True])
+async def test_a_skip_that_is_recorded_while_a_window_begins_holds_for_it(
+    database_url: str, conn: AsyncConnection, is_usual: bool
+) -> None:
+    await append(conn, told())
+    one = worker(database_url, Watched())
+    async with connected(one) as own:
+        if is_usual:
+            assert await fold(one, own) is Step.AT_HEAD
+        await append(conn, poison := told())
+        await conn.execute(_HELD_UP)
+        await conn.execute("SELECT pg_advisory_lock(7)")
+        folding_it = asyncio.create_task(fold(one, own))
+        await store.blocked(conn, own.info.backend_pid)
+        await manage.skip(conn, "watched", poison.event_id, "it must not count", 1)
+        await conn.execute("SELECT pg_advisory_unlock(7)")
+        assert await folding_it is Step.AT_HEAD
+        assert (await folding.stand(conn, "watched")).position == 2
+    assert await written(conn) == 1
 
 
 class Locking(Watched):

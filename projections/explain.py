@@ -25,7 +25,7 @@ from projections.fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, Projection, Window
 from projections.python_fold import PythonProjection
 from projections.read_models.event_types import EventType
-from projections.replay import checkpoint_of
+from projections.replay import Progress, checkpoint_of
 from projections.shadow import make_table
 from projections.statements import fetch
 
@@ -112,7 +112,14 @@ def table_of(projections: Mapping[str, Projection], name: str) -> tuple[Projecti
 
 
 async def explain(
-    url: str, projection: Projection, table: Table, key: Sequence[str], app: str | None, waits: Waits
+    url: str,
+    projection: Projection,
+    table: Table,
+    key: Sequence[str],
+    app: str | None,
+    *,
+    waits: Waits,
+    progress: Progress,
 ) -> Explanation:
     """Tell by which events a row came about.
 
@@ -123,6 +130,7 @@ async def explain(
         key: the primary key's values in order, with or without the app.
         app: the app, where ``key`` leaves it out; None for the only one that has such a row.
         waits: of the event store.
+        progress: is told how the search of the log, and the fold of what it found, go on.
 
     Raises:
         UsageError: the key is not one of the table, or several apps have such a row.
@@ -145,20 +153,24 @@ async def explain(
                     f" {projection.version}: run projections rebuild {projection.name}"
                 )
             there = await _row(conn, table, found)
-        log = await _events_of(conn, projection, {name: found[name] for name in projection.partition_by}, at.position)
+        partition = {name: found[name] for name in projection.partition_by}
+        progress.phase("searching", target=at.position)
+        log = await _events_of(conn, projection, partition, at.position, progress)
         copies = {one.name: one.to_metadata(MetaData(), schema=_TEMPORARY) for one in projection.tables}
         for copy in copies.values():
             await make_table(conn, copy, logged=True)
         fold = fold_of(projection, {READ_MODEL_SCHEMA: _TEMPORARY})
         changes: list[Change] = []
         row: Row | None = None
-        for event in sorted(log, key=lambda one: one.event_id):
+        progress.phase("folding", target=len(log))
+        for number, event in enumerate(sorted(log, key=lambda one: one.event_id), 1):
             async with conn.transaction():
                 await fold.run(conn, event.position - 1, event.position, at.skipped)
             now = await _row(conn, copies[table.name], found)
             if now != row:
                 changes.append(Change(event, row, now))
             row = now
+            progress.at(number)
         skipped = tuple(event.event_id for event in log if event.event_id in set(at.skipped))
         column = deciding_column(projection, table)
         return Explanation(
@@ -183,7 +195,7 @@ def deciding_column(projection: Projection, table: Table) -> str | None:
 
 
 async def events_behind(
-    url: str, projection: Projection, samples: Sequence[Sample], up_to: int, waits: Waits
+    url: str, projection: Projection, samples: Sequence[Sample], up_to: int, *, waits: Waits, progress: Progress
 ) -> list[list[str]]:
     """Return, for each row of a comparison, the last events behind it as lines.
 
@@ -192,8 +204,9 @@ async def events_behind(
     lines: list[list[str]] = []
     async with await connect(url, name="projections verify", waits=waits) as conn:
         await conn.execute(_SESSION)
-        for sample in samples:
-            found = await _events_of(conn, projection, sample.key, up_to)
+        for number, sample in enumerate(samples, 1):
+            progress.phase(f"searching what is behind row {number} of {len(samples)}, in", target=up_to)
+            found = await _events_of(conn, projection, sample.key, up_to, progress)
             found.sort(key=lambda one: one.event_id)
             said = [f"event {one.event_id} {one.type_name} at position {one.position:,}" for one in found[-BEHIND:]]
             if len(found) > BEHIND:
@@ -202,7 +215,9 @@ async def events_behind(
     return lines
 
 
-async def _events_of(conn: AsyncConnection[Any], projection: Projection, key: Row, up_to: int) -> list[Told]:
+async def _events_of(
+    conn: AsyncConnection[Any], projection: Projection, key: Row, up_to: int, progress: Progress
+) -> list[Told]:
     """Return the handled events that agree with a key, as far as events have its columns, up to a position."""
     e = Window(projection.handles).events
     same = [
@@ -214,8 +229,9 @@ async def _events_of(conn: AsyncConnection[Any], projection: Projection, key: Ro
     statement = select(*(e.c[name] for name in Told._fields)).where(*same).order_by(e.c.position)
     found: list[Told] = []
     for lo in range(0, up_to, STRETCH):
-        rows = await fetch(conn, statement, lo=lo, hi=min(lo + STRETCH, up_to), skipped=[])
-        found += [Told(**row) for row in rows]
+        hi = min(lo + STRETCH, up_to)
+        found += [Told(**row) for row in await fetch(conn, statement, lo=lo, hi=hi, skipped=[])]
+        progress.at(hi)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from projections.cli.once import NOTHING_CHANGED, run_once
-from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def explain(
     """
     from projections import explain as explaining  # noqa: PLC0415 - loaded when it runs
     from projections.cli.database import replay_context  # noqa: PLC0415
+    from projections.cli.progress import showing  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
 
     registry = installed()
@@ -41,8 +42,9 @@ def explain(
         say_left_out(registry.broken)  # the table may be theirs
         raise
     context = replay_context([projection.name])
-    work = explaining.explain(context.url, projection, table, key, app, context.waits)
-    found = run_once(work, holds=NOTHING_CHANGED)
+    with showing(read_model, only_long=True) as progress:
+        work = explaining.explain(context.url, projection, table, key, app, waits=context.waits, progress=progress)
+        found = run_once(work, holds=NOTHING_CHANGED)
     if as_json:
         typer.echo(json.dumps(_as_dict(found), indent=2, default=_plain, ensure_ascii=False))
     else:
@@ -59,7 +61,7 @@ def _tell(found: Explanation) -> None:
     if not found.changes:
         say(f"projections: no event up to position {found.position:,} makes such a row")
     if found.silent:
-        typer.echo(f"{found.silent:,} more events of this {_partition(found)} changed nothing in the row")
+        typer.echo(f"{counted(found.silent, 'more event')} of this {_partition(found)} changed nothing in the row")
     for event_id in found.skipped:
         typer.echo(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:

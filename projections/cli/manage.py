@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from projections.cli.output import ASKED_WRONGLY, say, says_errors
+from projections.cli.output import ASKED_WRONGLY, counted, say, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines
     for line in projection_lines(found):
         console.print(line, highlight=False, markup=False)
     if found.without_request:
-        console.print(f"{found.without_request:,} events name no request: tables keyed by it leave them out.")
+        said = counted(found.without_request, "event names", "events name")
+        console.print(f"{said} no request: tables keyed by it leave such out.")
     if found.unknown_types:
-        console.print(f"{found.unknown_types:,} events are of types that no read model knows.")
+        said = counted(found.unknown_types, "event is of a type", "events are of types")
+        console.print(f"{said} that no read model knows.")
 
 
 @says_errors

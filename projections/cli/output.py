@@ -56,6 +56,11 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with what it counts: of one, or of several (``one`` with an s, if not given)."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 @contextmanager
 def errors_said() -> Iterator[None]:
     """Turn an error into one sentence on stderr and an exit code; a traceback only when asked for."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from projections.cli.output import say
+from projections.cli.output import counted, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -44,10 +44,18 @@ class Rate:
 
 
 class Lines:
-    """Says a line at each phase, and every few seconds how far it is."""
+    """Says a line at each phase, and every few seconds how far it is.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: what the lines begin with.
+        only_long: whether a phase is said only once it takes longer than such a few seconds.
+
+    """
+
+    def __init__(self, name: str, *, only_long: bool = False) -> None:
         self._name = name
+        self._only_long = only_long
+        self._phase = ""
         self._target: int | None = None
         self._rate = Rate()
         self._told = 0.0
@@ -58,7 +66,15 @@ class Lines:
         self._rate = Rate()
         self._told = monotonic()
         self._rate.at(self._told, position)
-        say(f"{self._name}: {name}" + (f" {target - position:,} events" if target is not None else ""))
+        of = "" if target is None else f" {counted(target - position, 'event')}"
+        self._phase = f"{self._name}: {name}{of}"
+        if not self._only_long:
+            self._say_phase()
+
+    def _say_phase(self) -> None:
+        if self._phase:
+            say(self._phase)
+        self._phase = ""
 
     def at(self, position: int) -> None:
         """Every event up to here is folded."""
@@ -66,6 +82,7 @@ class Lines:
         self._rate.at(now, position)
         if self._target and position < self._target and now - self._told >= LINE_SECONDS:
             self._told = now
+            self._say_phase()
             say(f"{self._name}: {told(position, self._target, self._rate.per_second)}")
 
     def note(self, line: str) -> None:
@@ -75,7 +92,7 @@ class Lines:
 
 def told(position: int, target: int, rate: float | None) -> str:
     """Say how far it is, how fast, and how long it will take at that rate."""
-    far = f"{position:,} of {target:,} events ({100 * position // target}%)"
+    far = f"{position:,} of {counted(target, 'event')} ({100 * position // target}%)"
     if rate is None:
         return far
     return f"{far}, {rate:,.0f} events/s, about {duration((target - position) / rate)} left"
@@ -122,10 +139,10 @@ class Bar:
 
 
 @contextmanager
-def showing(name: str) -> Iterator[Progress]:
-    """Show one projection's replay while the block runs."""
+def showing(name: str, *, only_long: bool = False) -> Iterator[Progress]:
+    """Show one projection's replay while the block runs; with ``only_long``, off a terminal, only if it takes long."""
     if not sys.stderr.isatty():
-        yield Lines(name)
+        yield Lines(name, only_long=only_long)
         return
     from rich.console import Console  # noqa: PLC0415 - loaded when it runs
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415

@@ -12,7 +12,7 @@ import typer
 
 from eventstore.errors import LockHeld, LockLost, is_gone
 from projections.cli.once import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
-from projections.cli.output import FAILED, say, say_error, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, say, say_error, say_left_out, says_errors
 from projections.errors import ProjectionsError, UsageError
 
 if TYPE_CHECKING:
@@ -113,14 +113,18 @@ def verify(names: Names = None) -> None:
                 found = run_once(work, holds=NOTHING_CHANGED)
             rows = sum(one.before for one in found.changes)
             if found.equal:
-                typer.echo(f"{name}: {rows:,} rows equal the log at position {found.position:,}")
+                equal = counted(rows, "row equals", "rows equal")
+                typer.echo(f"{name}: {equal} the log at position {found.position:,}")
                 continue
             failed.append(name)
-            differing = sum(one.total for one in found.changes)
-            typer.echo(f"{name}: {differing:,} rows differ from the log at position {found.position:,}")
+            differing = counted(sum(one.total for one in found.changes), "row differs", "rows differ")
+            typer.echo(f"{name}: {differing} from the log at position {found.position:,}")
             _echo_changes(found.changes, "missing", "extra", "changed")
-            looking = events_behind(context.url, projection, found.samples, found.position, context.waits)
-            behind = run_once(looking, holds=NOTHING_CHANGED)
+            with showing(name, only_long=True) as progress:
+                looking = events_behind(
+                    context.url, projection, found.samples, found.position, waits=context.waits, progress=progress
+                )
+                behind = run_once(looking, holds=NOTHING_CHANGED)
             _echo_samples(found.samples, [one.kind for one in found.samples], behind)
             say(f"projections rebuild {name} mends it")
     if failed:
@@ -162,7 +166,7 @@ def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
         )
         built = run_once(work, holds=WHOLE_OR_NOT)
     for table, rows in built.rows.items():
-        typer.echo(f"{into}.{table}: {rows:,} rows as of position {built.position:,}")
+        typer.echo(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
     say(
         f"received by then: up to {built.received_at:%Y-%m-%dT%H:%M:%S.%fZ}" if built.received_at else "nothing by then"
     )
@@ -184,11 +188,12 @@ def _limits(max_changed: str | None, *, yes: bool) -> Limits:
 def _tell(done: Rebuilt) -> None:
     total = sum(one.total for one in done.changes)
     if done.dry_run:
-        typer.echo(f"{done.name}: a rebuild to position {done.position:,} would change {total:,} rows")
+        typer.echo(f"{done.name}: a rebuild to position {done.position:,} would change {counted(total, 'row')}")
         _echo_changes(done.changes, "added", "removed", "changed")
         _echo_samples(done.samples, [_WOULD_BE[one.kind] for one in done.samples])
         return
-    typer.echo(f"{done.name}: rebuilt to position {done.position:,}, {total:,} rows were otherwise")
+    were = counted(total, "row was", "rows were")
+    typer.echo(f"{done.name}: rebuilt to position {done.position:,}, {were} otherwise")
     _echo_changes(done.changes, "added", "removed", "changed")
     say(
         f"{done.name}: folded in {done.timings.fold:.1f} s, compared in {done.timings.compare:.1f} s,"

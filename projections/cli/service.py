@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projections.cli.output import FAILED, say
+from projections.cli.output import FAILED, counted, say
 
 if TYPE_CHECKING:
     from eventstore.ingest.service import Outcome
@@ -44,8 +44,8 @@ def stop_on_signals(waits: Waits) -> asyncio.Event:
 def said_outcome(outcome: Outcome) -> bool:
     """Say what an ingest did; returns whether all went well."""
     say(
-        f"{outcome.stored:,} events stored, {outcome.duplicates:,} came again, "
-        f"{outcome.quarantined:,} messages in quarantine"
+        f"{counted(outcome.stored, 'event')} stored, {outcome.duplicates:,} came again, "
+        f"{counted(outcome.quarantined, 'message')} in quarantine"
     )
     for app, sentence in outcome.refused.items():
         say(f"projections: app {app!r} ended: {sentence.removeprefix(f'app {app!r}: ')}")

@@ -11,7 +11,7 @@ import typer
 
 from eventstore.errors import ArchiveError
 from projections.cli.once import run_once
-from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def export_events(
         raise UsageError(f"{file} is there: name another file, or replace it with --force")
     context = replay_context([])
     done = run_once(_export(context.url, file), holds="no unfinished file is left")
-    typer.echo(f"{file}: {done.events:,} events up to position {done.head:,}, {done.quarantined:,} from quarantine")
+    typer.echo(
+        f"{file}: {counted(done.events, 'event')} up to position {done.head:,}, {done.quarantined:,} from quarantine"
+    )
     for first, last in done.missing:
         say(f"projections: positions {first:,}..{last:,} are missing in this log, and so in the file")
     if done.missing:
@@ -67,7 +69,7 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file of projectio
     context = replay_context([])
     work = run(context.url, file, waits=context.waits, told=_every("import"))
     done: Imported = run_once(work, holds="what it stored stays, and importing the file again stores the rest")
-    typer.echo(f"{done.events:,} events in {file}, {done.stored:,} of them were missing here")
+    typer.echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
 
 
 @says_errors
@@ -91,12 +93,13 @@ def redecode(
     told = _every("redecode")
     work = redecode_log(context.url, projections, after=start - 1, waits=context.waits, told=told)
     done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
-    typer.echo(f"{done.read:,} events read, {done.changed:,} of them changed")
+    typer.echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names:
         say(f"their rows may come out otherwise now: projections rebuild {' '.join(names)}")
     if done.refused:
         positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
-        say(f"projections: {done.refused:,} events can't be read any more, and stay as they are: positions {positions}")
+        refused = counted(done.refused, "event")
+        say(f"projections: {refused} can't be read any more, the columns stay as they are: positions {positions}")
     if done.refused or context.left_out:
         raise typer.Exit(FAILED)
 

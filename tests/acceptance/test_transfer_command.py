@@ -76,7 +76,7 @@ async def test_a_store_goes_into_a_file_and_comes_out_elsewhere(
     for missing in (4, 0):
         ended = await commands.run("import", "events", "log", DATABASE_URL=elsewhere)
         assert (ended.code, ended.err) == (0, ""), ended.said
-        assert ended.out == f"4 events in log, {missing} of them were missing here\n"
+        assert ended.out == f"4 events in log, {missing} of them missing here before\n"
     assert await events(elsewhere) == await events(database_url)
     assert len(await store.positions(conn)) == 4
 
@@ -105,7 +105,7 @@ async def test_missing_positions_are_said_and_healed(
     assert (ended.code, ended.out) == (1, "less: 3 events up to position 4, 0 from quarantine\n"), ended.said
     assert ended.err == "projections: positions 2..2 are missing in this log, and so in the file\n"
     ended = await commands.run("import", "events", "log", DATABASE_URL=database_url)
-    assert (ended.code, ended.out) == (0, "4 events in log, 1 of them were missing here\n"), ended.said
+    assert (ended.code, ended.out) == (0, "4 events in log, 1 of them missing here before\n"), ended.said
     assert await events(database_url) == before
 
 
@@ -249,7 +249,7 @@ async def test_bytes_that_redecode_can_not_read_end_with_1(
     before = await events(database_url)
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (1, "5 events read, 0 of them changed\n"), ended.said
-    assert ended.err == "projections: 1 events can't be read any more, and stay as they are: positions 5\n"
+    assert ended.err == "projections: 1 event can't be read any more, the columns stay as they are: positions 5\n"
     assert await events(database_url) == before
 
 

@@ -21,7 +21,8 @@ from projections.metadata import READ_MODELS
 from projections.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.python_fold import PythonProjection, Row, Tombstone
-from tests import folding, oracle, store
+from projections.replay import Progress, Silent
+from tests import folding, oracle, rebuilding, store
 from tests.folding import DIVIDES, QUICK, NewerWatched, Watched, append, told
 from tests.oracle import Record
 
@@ -89,9 +90,10 @@ async def explained(
     *key: str,
     app: str | None = None,
     projections: Iterable[type[Projection]] = READ_MODELS,
+    progress: Progress | None = None,
 ) -> Explanation:
     owner, found = explain.table_of({one.name: one() for one in projections}, table)
-    return await explain.explain(url, owner, found, key, app, QUICK)
+    return await explain.explain(url, owner, found, key, app, waits=QUICK, progress=progress or Silent())
 
 
 def made_by(found: Explanation) -> list[str]:
@@ -384,3 +386,10 @@ async def test_json_is_json(database_url: str, conn: AsyncConnection) -> None:
     assert found["events"][1]["changes"]["status"] == {"old": "pending", "new": "granted"}
     assert found["row"] == found["table_row"] == found["events"][-1]["row"]
     assert found["row"]["decided_at"] == granted.occurred_at.isoformat().replace("+00:00", "Z")
+
+
+async def test_how_far_it_is_is_told(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "STRETCH", 2)
+    await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
+    await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.Heard()))
+    assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])

@@ -15,6 +15,7 @@ from projections.migrate import upgrade
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
+from projections.replay import Silent
 from projections.verify import Verified
 from projections.worker import Step
 from tests import folding, oracle, rebuilding, store
@@ -87,7 +88,7 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
 
 
 async def behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
-    return await events_behind(url, projection, found.samples, found.position, QUICK)
+    return await events_behind(url, projection, found.samples, found.position, waits=QUICK, progress=Silent())
 
 
 async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(

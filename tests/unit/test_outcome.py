@@ -15,7 +15,7 @@ def test_an_app_that_ended_is_named_once(capsys: pytest.CaptureFixture[str]) -> 
     refused = {"shop": str(ForeignEventId("shop", "clinic", EVENT)), "bad": "the issuer refuses the client"}
     assert not said_outcome(Outcome(1, 2, 3, refused))
     counted, shop, bad = capsys.readouterr().err.splitlines()
-    assert counted == "1 events stored, 2 came again, 3 messages in quarantine"
+    assert counted == "1 event stored, 2 came again, 3 messages in quarantine"
     assert shop.startswith(f"projections: app 'shop' ended: event {EVENT} is already stored under app 'clinic'; ")
     assert bad == "projections: app 'bad' ended: the issuer refuses the client"
 

@@ -1,0 +1,91 @@
+"""What is said of a long piece of work, off a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from projections.cli import progress
+from projections.cli.output import counted
+from projections.cli.progress import Lines, duration, told
+
+
+@dataclass
+class Clock:
+    """Time that passes when it is told to."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "monotonic", clock)
+    return clock
+
+
+def test_a_phase_is_said_and_then_how_far_it_is_every_few_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Lines("consent_registry")
+    lines.phase("folding", position=1_000, target=3_000)
+    assert capsys.readouterr().err == "consent_registry: folding 2,000 events\n"
+    clock.now += 2
+    lines.at(1_500)
+    assert capsys.readouterr().err == ""
+    clock.now += 3
+    lines.at(2_000)
+    assert capsys.readouterr().err == "consent_registry: 2,000 of 3,000 events (66%), 200 events/s, about 5 s left\n"
+    clock.now += 10
+    lines.at(3_000)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_mostly_short_is_said_only_when_it_is_long(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines("consent_registry", only_long=True)
+    lines.phase("searching", target=3_000)
+    clock.now += 4
+    lines.at(3_000)
+    lines.phase("folding", target=1)
+    lines.at(1)
+    lines.phase("folding", target=200)
+    clock.now += 5
+    lines.at(100)
+    clock.now += 5
+    lines.at(150)
+    assert capsys.readouterr().err.splitlines() == [
+        "consent_registry: folding 200 events",
+        "consent_registry: 100 of 200 events (50%), 20 events/s, about 5 s left",
+        "consent_registry: 150 of 200 events (75%), 15 events/s, about 3 s left",
+    ]
+
+
+def test_the_rate_is_that_of_late(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines("consent_registry")
+    lines.phase("folding", target=100_000)
+    for step in range(70):
+        clock.now += 1
+        lines.at(1_000 * (step + 1) if step < 30 else 30_000 + 10 * (step - 29))
+    assert "30,400 of 100,000 events (30%), 10 events/s, about 1 h 56 min left" in capsys.readouterr().err
+
+
+def test_without_a_rate_nothing_is_promised() -> None:
+    assert told(0, 10, None) == "0 of 10 events (0%)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min")],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 rows were"), (1, "1 row was"), (1_000, "1,000 rows were")])
+def test_what_is_counted(number: int, said: str) -> None:
+    assert counted(number, "row was", "rows were") == said
+    assert counted(number, "row") == said.rsplit(maxsplit=1)[0]

@@ -109,10 +109,13 @@ SELECT s.name, s.event_id, s.why, s.skipped_at
 FROM projections.skips AS s JOIN projections.checkpoints AS c ON c.name = s.name AND c.version = s.version
 ORDER BY s.name, s.skipped_at, s.event_id
 """
-_MISSING = (
-    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
-    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL"
-)
+_LACKING = """
+SELECT name, CASE WHEN is_there THEN string_agg(of, ', ' ORDER BY number) END
+FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS owned (schema, name, of, number),
+     to_regclass(format('%%I.%%I', schema, name)) AS there, LATERAL (SELECT there IS NOT NULL AS is_there) AS said
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = there AND attname = of AND NOT attisdropped)
+GROUP BY schema, name, is_there
+"""
 _SINCE_FIRST = (
     "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
     " FROM eventstore.events ORDER BY position LIMIT 1"
@@ -139,20 +142,25 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
     head, without_request, unknown_types = counts or (0, 0, 0)
     first = await (await conn.execute(_SINCE_FIRST)).fetchone()
     waited = first[0] if first else 0.0
-    tables = [table for projection in registry.projections.values() for table in projection.tables]
-    owned = ([table.schema for table in tables], [table.name for table in tables])
-    missing = {name for (name,) in await (await conn.execute(_MISSING, owned)).fetchall()}
+    lacking = await _lacking(conn, registry)
     names = sorted({*found, *registry.projections, *registry.broken})
     projections = [
         replace(
             found.get(name) or _new(name, head, waited),
             code_version=projection.version if (projection := registry.projections.get(name)) else None,
-            note=_note(found.get(name), name, registry, apps, missing),
+            note=_note(found.get(name), name, registry, apps, lacking),
             skips=tuple(skips.get(name, ())),
         )
         for name in names
     ]
     return Status(head, without_request, unknown_types, apps, projections)
+
+
+async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, str | None]:
+    """Return, by table, the columns that the database lacks; None for the whole table."""
+    columns = [c for one in registry.projections.values() for table in one.tables for c in table.columns]
+    owned = ([c.table.schema for c in columns], [c.table.name for c in columns], [c.name for c in columns])
+    return dict(await (await conn.execute(_LACKING, owned)).fetchall())
 
 
 async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
@@ -166,15 +174,17 @@ def _new(name: str, head: int, waited: float) -> ProjectionStatus:
 
 
 def _note(
-    row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus], missing: set[str]
+    row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus], lacking: dict[str, str | None]
 ) -> str | None:
     """Say what is to be known of a projection that its checkpoint doesn't tell."""
     projection = registry.projections.get(name)
     if projection is None:
         return registry.broken.get(name, "not installed here")
     for table in projection.tables:
-        if table.name in missing:
-            return f"it lacks its table {table.name}: run projections migrate"
+        if table.name in lacking:
+            columns = lacking[table.name]
+            what = f"its table {table.name} lacks {columns}" if columns else f"it lacks its table {table.name}"
+            return f"{what}: run projections migrate"
     if row is not None and row.version is not None and row.version > projection.version:
         return f"this code is older (version {projection.version}) than the rows (version {row.version})"
     if row is not None and row.version is not None and row.version < projection.version and row.last_error is None:

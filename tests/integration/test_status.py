@@ -177,6 +177,11 @@ async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection
     assert (await watched(conn)).note == "it lacks its table watched: run projections migrate"
 
 
+async def test_one_whose_table_lacks_columns_says_which(conn: AsyncConnection) -> None:
+    await conn.execute("ALTER TABLE watched DROP COLUMN value, DROP COLUMN ppnum")
+    assert (await watched(conn)).note == "its table watched lacks ppnum, value: run projections migrate"
+
+
 async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:
     await append(conn, told())
     found = await read_status(conn, Registry({}, {"theirs": "it can't be loaded"}))

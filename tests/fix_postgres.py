@@ -178,6 +178,13 @@ def database_url(postgres: Server) -> Iterator[str]:
 
 
 @pytest.fixture
+def elsewhere(postgres: Server) -> Iterator[str]:
+    """The URL of another such database."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
 def empty_database_url(postgres: Server) -> Iterator[str]:
     """The URL of a database of the test's own with nothing in it, for its owner (no superuser)."""
     with postgres.database(migrated=False) as url:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import pytest
@@ -16,15 +17,20 @@ from eventstore.connection import connect
 from eventstore.contracts import Contract, Event, decode
 from eventstore.locks import APPEND_LOCK
 from eventstore.quarantine import Rejected
+from eventstore.read import read
 from eventstore.waits import Waits
 from tests import wire
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 APP = "app"
+OCCURRED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 QUICK = Waits(append_lock=0.2, idle_in_transaction=600, database_connect=60)
 """A test may hold a lock for as long as the processes that it watches take."""
 GIVE_UP = 30.0
 """Seconds after which a condition that does not come about fails the test."""
+
+both_ways = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
+"""With an appender that asks first which events are there, as after a connect, and one that copies at once."""
 
 _ULIDS = wire.ulids()
 T = TypeVar("T")
@@ -47,6 +53,18 @@ def made(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: st
         decode(wire.event(next_ulid(), recipient=wire.recipient(ppnum)), app, contract)
         for _ in itertools.repeat(0, count)
     ]
+
+
+def of_pcs(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
+    """The event that :func:`of_chat` makes, as the other contract writes it."""
+    payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.timestamp_of(OCCURRED))
+    return decode(payload, app, PCS)
+
+
+def of_chat(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
+    """An event that happened at ``OCCURRED``."""
+    payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.rfc3339(OCCURRED))
+    return decode(payload, app, CHAT)
 
 
 def contradicting(event: Event) -> Event:
@@ -93,6 +111,11 @@ async def value(conn: AsyncConnection, query: str, *arguments: object) -> object
 
 async def cursor_of(conn: AsyncConnection, app: str = APP) -> object:
     return await value(conn, "SELECT last_event_id FROM eventstore.cursors WHERE app = %s", app)
+
+
+async def stored(conn: AsyncConnection) -> list[Event]:
+    """The events that are stored, in order of position."""
+    return [item.event async for item in read(conn)]
 
 
 async def positions(conn: AsyncConnection) -> dict[str, int]:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from eventstore.locks import APPEND_LOCK, app_lock
 from projections.replay import rebuild_lock
 from tests import folding, oracle, store
 from tests.acceptance.command import Commands, Ended
-from tests.fix_postgres import Server
 from tests.folding import append, told
 from tests.installed import put_broken
 
@@ -31,12 +30,6 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         await append(conn, told(ppnum=PPNUM), told(oracle.GRANTED, PPNUM), told(app="shop"), told(oracle.COMPLETED))
         await store.follow(conn)
         yield conn
-
-
-@pytest.fixture
-def elsewhere(postgres: Server) -> Iterator[str]:
-    with postgres.database() as url:
-        yield url
 
 
 def mode_of(file: Path) -> int:

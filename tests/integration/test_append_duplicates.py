@@ -1,0 +1,292 @@
+"""What comes again: recognised within a batch and across batches; other bytes under a known id are kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import duplicates
+from eventstore.append import Appended, Appender, CursorMove
+from eventstore.contracts import Event, decode
+from eventstore.duplicates import OTHER_BYTES, OTHER_VALUES
+from eventstore.errors import ForeignEventId
+from tests import store, wire
+from tests.store import (
+    APP,
+    CHAT,
+    PCS,
+    both_ways,
+    contradicting,
+    cursor_of,
+    garbage,
+    kept,
+    made,
+    next_ulid,
+    of_chat,
+    of_pcs,
+    stored,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url) as conn:
+        yield conn
+
+
+@pytest.fixture
+async def appender(database_url: str) -> AsyncIterator[Appender]:
+    """An appender that expects duplicates, as after a connect."""
+    async with store.appender(database_url) as appender:
+        yield appender
+
+
+# Duplicates in one batch
+
+
+async def test_of_a_batchs_repetitions_the_first_is_stored(appender: Appender, conn: AsyncConnection) -> None:
+    a, b = made(2)
+    for probing in (True, False):
+        appender.probing = probing
+        fresh = made(1)[0]
+        assert (await appender.append([fresh, fresh, fresh]))[:3] == (1, 2, 0)
+    assert await appender.append([a, b, a, b, a]) == Appended(stored=2, duplicates=3, quarantined=0, head=4)
+    assert (await stored(conn))[2:] == [a, b]
+    assert await kept(conn) == []
+
+
+@both_ways
+async def test_of_a_batchs_contradictions_the_first_is_stored_and_the_others_kept(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    appender.probing = probing
+    a, b = made(2)
+    other = contradicting(a)
+    assert await appender.append([a, b, other, a, other]) == Appended(stored=2, duplicates=1, quarantined=2, head=2)
+    assert await stored(conn) == [a, b]
+    assert await kept(conn) == [(a.event_id, other.payload, OTHER_BYTES, 2)]
+
+
+@both_ways
+async def test_one_batch_may_bring_an_event_in_both_contracts(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    appender.probing = probing
+    same, differing = next_ulid(), next_ulid()
+    batch = [of_chat(same), of_pcs(same), of_pcs(differing), of_chat(differing, "99900000009")]
+    assert (await appender.append(batch))[:3] == (2, 1, 1)
+    assert await stored(conn) == [batch[0], batch[2]]
+    assert await kept(conn) == [(differing, batch[3].payload, OTHER_VALUES, 1)]
+
+
+@both_ways
+async def test_one_batch_may_not_bring_one_id_for_two_apps(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    appender.probing = probing
+    event_id = next_ulid()
+    with pytest.raises(ForeignEventId):
+        await appender.append([*made(1), of_chat(event_id), of_chat(event_id, app="other")])
+    await store.nothing_written(conn)
+
+
+@both_ways
+async def test_what_a_batch_repeats_is_compared_with_what_is_stored(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    first = made(1)[0]
+    other = contradicting(first)
+    await appender.append([first])
+    appender.probing = probing
+    # Had they come one by one: a contradiction, a duplicate, a contradiction, a duplicate.
+    assert await appender.append([other, first, other, first]) == Appended(
+        stored=0, duplicates=2, quarantined=2, head=1
+    )
+    assert await stored(conn) == [first]
+    assert await kept(conn) == [(first.event_id, other.payload, OTHER_BYTES, 2)]
+
+
+# Duplicates across batches
+
+
+@both_ways
+async def test_what_is_stored_already_is_a_duplicate(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
+    events = made(4)
+    await appender.append(events[:3])
+    appender.probing = probing
+    assert await appender.append(events) == Appended(stored=1, duplicates=3, quarantined=0, head=4)
+    appender.probing = probing
+    assert await appender.append(events) == Appended(stored=0, duplicates=4, quarantined=0, head=4)
+    assert await stored(conn) == events
+    assert await kept(conn) == []
+
+
+@both_ways
+async def test_other_bytes_under_a_known_id_are_kept_and_the_first_stays(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    first, *new = made(3)
+    other = contradicting(first)
+    await appender.append([first])
+    appender.probing = probing
+    assert await appender.append([new[0], other, new[1]]) == Appended(stored=2, duplicates=0, quarantined=1, head=3)
+    assert await stored(conn) == [first, *new]
+    assert await kept(conn) == [(first.event_id, other.payload, OTHER_BYTES, 1)]
+
+
+@both_ways
+async def test_other_bytes_that_read_the_same_are_other_bytes(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    payload = wire.event(next_ulid())
+    first = decode(payload, APP, CHAT)
+    longer = decode(payload + wire.number_field(5000, 1), APP, CHAT)
+    assert first == longer._replace(payload=payload)
+    await appender.append([first])
+    appender.probing = probing
+    assert (await appender.append([longer]))[:3] == (0, 0, 1)
+    assert await stored(conn) == [first]
+
+
+@both_ways
+@pytest.mark.parametrize("pcs_first", [True, False])
+async def test_the_other_contracts_bytes_with_equal_values_are_a_duplicate(
+    appender: Appender, conn: AsyncConnection, probing: bool, pcs_first: bool
+) -> None:
+    event_id = next_ulid()
+    pair = [of_pcs(event_id), of_chat(event_id)]
+    first, second = pair if pcs_first else reversed(pair)
+    await appender.append([first])
+    appender.probing = probing
+    assert (await appender.append([second, *made(1)]))[:3] == (1, 1, 0)
+    assert (await stored(conn))[0] == first
+    assert await kept(conn) == []
+
+
+@both_ways
+async def test_the_other_contracts_bytes_with_other_values_are_kept(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    event_id = next_ulid()
+    await appender.append([of_chat(event_id)])
+    appender.probing = probing
+    other = of_pcs(event_id, "99900000009")
+    assert (await appender.append([other]))[:3] == (0, 0, 1)
+    assert await stored(conn) == [of_chat(event_id)]
+    assert await kept(conn) == [(event_id, other.payload, OTHER_VALUES, 1)]
+
+
+@both_ways
+async def test_the_same_bytes_under_the_other_contract_are_a_duplicate(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    payload = wire.event(next_ulid())
+    await appender.append([decode(payload, APP, CHAT)])
+    appender.probing = probing
+    assert (await appender.append([decode(payload, APP, PCS)]))[:3] == (0, 1, 0)
+    assert await kept(conn) == []
+
+
+@both_ways
+async def test_an_id_of_another_app_is_that_apps_and_nothing_is_written(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    theirs = made(1, app="theirs")[0]
+    await appender.append([theirs])
+    await store.follow(conn)
+    appender.probing = probing
+    batch = [*made(2), theirs._replace(app=APP), *made(2)]
+    with pytest.raises(ForeignEventId) as caught:
+        await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, batch[-1].event_id))
+    assert (caught.value.app, caught.value.other, caught.value.event_id) == (APP, "theirs", theirs.event_id)
+    assert await stored(conn) == [theirs]
+    assert await kept(conn) == []
+    assert await cursor_of(conn) is None
+    assert (await appender.append(made(1))).stored == 1
+
+
+async def test_a_batch_whose_fate_is_unknown_is_appended_again(
+    appender: Appender, conn: AsyncConnection, database_url: str
+) -> None:
+    batch = made(5)
+    await appender.append(batch, rejected=[garbage()])
+    async with store.appender(database_url) as after:
+        assert (await after.append(batch, rejected=[garbage()]))[:3] == (0, 5, 1)
+    assert await stored(conn) == batch
+
+
+# Probing
+
+
+class Steps:
+    """What an appender asked of Postgres, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[str] = []
+        probe, copy = duplicates.known_among, Appender._copy
+
+        async def probed(conn: AsyncConnection, events: Sequence[Event]) -> object:
+            self.taken.append(f"probe {len(events)}")
+            return await probe(conn, events)
+
+        async def copied(appender: Appender, events: Sequence[Event], head: int, received_at: datetime) -> None:
+            self.taken.append(f"copy {len(events)}")
+            await copy(appender, events, head, received_at)
+
+        monkeypatch.setattr("eventstore.append.known_among", probed)
+        monkeypatch.setattr(Appender, "_copy", copied)
+
+    def since(self) -> list[str]:
+        taken, self.taken = self.taken, []
+        return taken
+
+
+async def test_batches_are_probed_until_one_is_clean_and_again_after_a_copy_that_hits_a_duplicate(
+    appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(monkeypatch)
+    known = made(4)
+    await appender.append(known)
+    assert steps.since() == ["probe 4", "copy 4"]
+    await appender.append(made(2))
+    assert steps.since() == ["copy 2"]
+    await appender.append([*known, *made(1)])
+    assert steps.since() == ["copy 5", "probe 5", "copy 1"]
+    await appender.append(known)
+    assert steps.since() == ["probe 4"]
+    await appender.append([*made(2), known[0]])
+    assert steps.since() == ["probe 3", "copy 2"]
+    repeated = made(2)
+    await appender.append([*repeated, *repeated])
+    assert steps.since() == ["probe 4", "copy 2"]
+    await appender.append([*made(1), *(repeated := made(1)), *repeated])
+    assert steps.since() == ["copy 2"]
+    await appender.append([], rejected=[garbage()])
+    assert steps.since() == []
+    await appender.append(made(1), rejected=[garbage()])
+    assert steps.since() == ["copy 1"]
+
+
+async def test_a_batch_that_contradicts_what_is_stored_is_not_clean(
+    appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(monkeypatch)
+    known = made(2)
+    await appender.append(known)
+    await appender.append([contradicting(event) for event in known])
+    assert steps.since() == ["probe 2", "copy 2", "copy 2", "probe 2"]
+    await appender.append(known)
+    assert steps.since() == ["probe 2"]
+
+
+async def test_a_new_connection_expects_duplicates(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    for _ in range(2):
+        async with store.appender(database_url) as appender:
+            await appender.append(made(1))
+            await appender.append(made(2))
+        assert steps.since() == ["probe 1", "copy 1", "copy 2"]

@@ -1,0 +1,221 @@
+"""What can't be an event, or what Postgres refuses, lies in the quarantine; the rest of the batch is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, errors
+
+from eventstore.append import Appended, Appender, CursorMove
+from eventstore.contracts import Event
+from eventstore.quarantine import Rejected
+from tests import store
+from tests.store import (
+    APP,
+    CHAT,
+    PCS,
+    both_ways,
+    cursor_of,
+    garbage,
+    kept,
+    made,
+    next_ulid,
+    positions,
+    stored,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to look with."""
+    async with store.connection(database_url) as conn:
+        yield conn
+
+
+@pytest.fixture
+async def appender(database_url: str) -> AsyncIterator[Appender]:
+    """An appender that expects duplicates, as after a connect."""
+    async with store.appender(database_url) as appender:
+        yield appender
+
+
+# The quarantine
+
+
+async def test_rejected_messages_are_kept_beside_the_events_of_their_batch(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    for probing in (True, False):
+        appender.probing = probing
+        number = int(probing)
+        assert (await appender.append(made(2), rejected=[garbage(number)]))[:3] == (2, 0, 1)
+    assert [(row.event_id, row.payload, row.times) for row in await kept(conn)] == [
+        (None, b"\xff1", 1),
+        (None, b"\xff0", 1),
+    ]
+
+
+async def test_bytes_that_come_again_are_counted_and_not_kept_again(appender: Appender, conn: AsyncConnection) -> None:
+    await appender.append([], rejected=[garbage(), garbage(), garbage(1)])
+    seen = "SELECT first_seen, last_seen FROM eventstore.quarantine ORDER BY id LIMIT 1"
+    before = await (await conn.execute(seen)).fetchone()
+    await appender.append(made(1), rejected=[garbage(1), garbage()])
+    after = await (await conn.execute(seen)).fetchone()
+    assert sorted((row.payload, row.times) for row in await kept(conn)) == [(b"\xff0", 3), (b"\xff1", 2)]
+    await appender.append(made(1), rejected=[garbage()] * 4)
+    assert sorted((row.payload, row.times) for row in await kept(conn)) == [(b"\xff0", 7), (b"\xff1", 2)]
+    assert before is not None
+    assert after is not None
+    assert after[0] == before[0] == before[1] < after[1]
+
+
+async def test_bytes_that_came_once_were_first_and_last_seen_at_the_same_moment(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    await appender.append([], rejected=[garbage(number) for number in range(200)])
+    seen = "SELECT count(*), count(*) FILTER (WHERE first_seen = last_seen) FROM eventstore.quarantine"
+    assert await (await conn.execute(seen)).fetchone() == (200, 200)
+
+
+async def test_the_same_bytes_are_kept_once_for_each_app_and_contract(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    one = garbage()
+    variants = [one, one._replace(app="b"), one._replace(contract=PCS.value), one._replace(app="b", contract=PCS.value)]
+    await appender.append([], rejected=variants)
+    await appender.append([], rejected=variants[:2])
+    assert sorted(row.times for row in await kept(conn)) == [1, 1, 2, 2]
+
+
+async def test_the_sha_256_is_the_payloads(appender: Appender, conn: AsyncConnection) -> None:
+    await appender.append([], rejected=[Rejected(APP, CHAT.value, b"", "empty"), garbage()])
+    equal = await store.value(conn, "SELECT bool_and(sha256 = sha256(payload)) FROM eventstore.quarantine")
+    assert equal is True
+
+
+# What Postgres refuses
+
+
+CHECK = "ALTER TABLE eventstore.events ADD CONSTRAINT refused CHECK (ppnum IS DISTINCT FROM 'culprit')"
+RAISING = """
+CREATE FUNCTION raising() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.ppnum = 'culprit' THEN RAISE EXCEPTION 'as the test wants' USING ERRCODE = '%s'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER raising BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION raising();
+"""
+WAITING = """
+CREATE FUNCTION waiting() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.ppnum = 'culprit' THEN PERFORM pg_advisory_xact_lock(42); END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER waiting BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION waiting();
+"""
+STOP_RAISING = "DROP TRIGGER raising ON eventstore.events; DROP FUNCTION raising()"
+
+
+def with_culprits(count: int, culprits: Sequence[int]) -> list[Event]:
+    return [made(1, ppnum="culprit" if number in culprits else "1")[0] for number in range(count)]
+
+
+@both_ways
+@pytest.mark.parametrize("refusal", [CHECK, RAISING % "22003", RAISING % "23502"], ids=["check", "22003", "23502"])
+async def test_the_one_event_that_postgres_refuses_is_kept_and_the_others_stored(
+    appender: Appender, conn: AsyncConnection, refusal: str, probing: bool
+) -> None:
+    await conn.execute(refusal.encode())
+    await store.follow(conn)
+    appender.probing = probing
+    batch = with_culprits(7, [4])
+    last = batch[-1].event_id
+    assert await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, last)) == Appended(6, 0, 2, 6)
+    assert list(await positions(conn)) == [event.event_id for event in batch if event is not batch[4]]
+    rows = {row.payload: row for row in await kept(conn)}
+    assert rows.keys() == {garbage().payload, batch[4].payload}
+    culprit = rows[batch[4].payload]
+    assert (culprit.event_id, culprit.times) == (batch[4].event_id, 1)
+    assert culprit.reason.startswith("Postgres can't store it (SQLSTATE 2")
+    assert await cursor_of(conn) == last
+    appender.probing = False
+    assert await appender.append(made(1)) == Appended(1, 0, 0, 7)
+
+
+@pytest.mark.parametrize("culprits", [[0], [0, 1], [6], [0, 3, 6], [1, 2, 3, 4, 5], range(7)])
+async def test_several_that_postgres_refuses_are_each_kept_wherever_they_stand(
+    appender: Appender, conn: AsyncConnection, culprits: Sequence[int]
+) -> None:
+    await conn.execute(CHECK)
+    batch = with_culprits(7, culprits)
+    good = [event for event in batch if event.ppnum == "1"]
+    result = await appender.append([*batch, batch[0]])
+    assert (result.stored, result.quarantined, result.head) == (len(good), len(culprits) + (0 in culprits), len(good))
+    assert await stored(conn) == good
+    assert {row.event_id for row in await kept(conn)} == {batch[number].event_id for number in culprits}
+
+
+@both_ways
+@pytest.mark.parametrize("sqlstate", ["53100", "57014", "40001", "XX000"])
+async def test_an_error_of_another_class_is_the_databases_and_nothing_is_written(
+    appender: Appender, conn: AsyncConnection, sqlstate: str, probing: bool
+) -> None:
+    await conn.execute((RAISING % sqlstate).encode())
+    await store.follow(conn)
+    appender.probing = probing
+    batch = with_culprits(7, [4])
+    with pytest.raises(psycopg.Error) as caught:
+        await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, batch[-1].event_id))
+    assert caught.value.sqlstate == sqlstate
+    await store.nothing_written(conn)
+    assert await cursor_of(conn) is None
+    await conn.execute(STOP_RAISING)
+    assert await appender.append(batch) == Appended(7, 0, 0, 7)
+
+
+@both_ways
+async def test_an_append_that_is_cancelled_in_the_middle_of_its_copy_writes_nothing(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    await conn.execute(WAITING.encode())
+    await store.follow(conn)
+    appender.probing = probing
+    batch = with_culprits(7, [4])
+    pid = appender._conn.info.backend_pid
+    async with conn.transaction():
+        await conn.execute("SELECT pg_advisory_xact_lock(42)")
+        cursor = CursorMove(APP, 1, batch[-1].event_id)
+        task = asyncio.create_task(appender.append(batch, rejected=[garbage()], cursor=cursor))
+        await store.blocked(conn, pid)
+        await conn.execute("SELECT pg_cancel_backend(%s)", [pid])
+        with pytest.raises(errors.QueryCanceled):
+            await task
+    await store.nothing_written(conn)
+    assert await cursor_of(conn) is None
+    assert await appender.append(batch) == Appended(7, 0, 0, 7)
+
+
+async def test_a_writer_that_ignores_the_append_lock_costs_an_error_and_no_event(
+    appender: Appender, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Appender._copy
+    batch = made(3)
+
+    async def overtaken(self: Appender, events: Sequence[Event], head: int, received_at: datetime) -> None:
+        await conn.execute(
+            "INSERT INTO eventstore.events (event_id, position, app, contract, event_type, occurred_at, received_at,"
+            r" payload) VALUES (%s, 1, 'app', 'chat.external', 1, now(), now(), '\x')",
+            [next_ulid()],
+        )
+        await copy(self, events, head, received_at)
+
+    monkeypatch.setattr(Appender, "_copy", overtaken)
+    with pytest.raises(errors.UniqueViolation):
+        await appender.append(batch)
+    assert await kept(conn) == []
+    monkeypatch.undo()
+    assert await appender.append(batch) == Appended(3, 0, 0, 4)

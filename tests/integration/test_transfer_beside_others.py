@@ -1,0 +1,229 @@
+"""Exports and imports beside followers and appends, cut off in the middle, and of logs larger than memory."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import importing
+from eventstore.append import CursorMove
+from eventstore.archive import check_archive
+from eventstore.errors import LeadershipLost, LockHeld
+from eventstore.export import export_events, read_quarantine
+from eventstore.importing import Imported, import_events
+from eventstore.locks import app_lock
+from eventstore.quarantine import Rejected
+from eventstore.read import PAGE_BYTES
+from eventstore.session_lock import held
+from tests import store
+from tests.store import QUICK
+from tests.transferring import (
+    SHOP,
+    content_of,
+    digests,
+    everything,
+    exported,
+    filled,
+    imported,
+    is_empty,
+    large_ones,
+    left_in,
+    looking,
+    lose,
+    nothing,
+)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        yield conn
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "events"
+
+
+# Beside others
+
+
+async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    async with looking(elsewhere) as there:
+        for app in sorted((await check_archive(file)).apps):
+            name = "projections ingest x at host:1"
+            async with held(elsewhere, app_lock(app), name=name, what="it", waits=QUICK):
+                with pytest.raises(LockHeld, match=f"app '{app}': {name} is at work on it"):
+                    await imported(elsewhere, file)
+            await is_empty(there)
+        async with held(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
+            assert (await imported(elsewhere, file)).stored == 9
+
+
+async def test_a_follower_that_froze_can_not_go_on_afterwards(
+    database_url: str, conn: AsyncConnection, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    async with store.appender(database_url) as frozen:
+        (event,) = store.made(app=SHOP)
+        await imported(database_url, file)
+        with pytest.raises(LeadershipLost):
+            await frozen.append([event], cursor=CursorMove(SHOP, 7, event.event_id))
+    assert await store.value(conn, "SELECT epoch FROM eventstore.cursors WHERE app = %s", SHOP) == 8
+    assert len(await store.positions(conn)) == 9
+
+
+async def test_a_follower_that_froze_in_the_middle_of_an_append_is_ended(
+    database_url: str, conn: AsyncConnection, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    async with store.connection(database_url, "frozen") as frozen:
+        await frozen.execute("BEGIN")
+        await frozen.execute("UPDATE eventstore.cursors SET last_event_id = 'lost' WHERE app = %s", [SHOP])
+        await imported(database_url, file)
+        await store.backend_gone(conn, "frozen")
+        with pytest.raises(psycopg.OperationalError):
+            await frozen.execute("COMMIT")
+    assert await store.cursor_of(conn, SHOP) != "lost"
+
+
+async def test_others_append_while_positions_are_healed(database_url: str, conn: AsyncConnection, file: Path) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    await lose(conn, 3, 4)
+    patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for a frozen one
+    async with store.appender(database_url, waits=patient) as appender:
+        importing = import_events(database_url, file, waits=patient, told=nothing)
+        await asyncio.gather(importing, appender.append(store.made(20, app="another")))
+    assert len(await store.positions(conn)) == 29
+
+
+async def test_who_listens_hears_of_it(database_url: str, conn: AsyncConnection, elsewhere: str, file: Path) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    async with looking(elsewhere) as there:
+        await there.execute("LISTEN eventstore")
+        await imported(elsewhere, file)
+        heard = [notify.channel async for notify in there.notifies(timeout=store.GIVE_UP, stop_after=1)]
+        assert heard == ["eventstore"]
+
+
+async def test_an_import_that_was_interrupted_goes_on(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(database_url, conn)
+    before = await everything(conn)
+    await exported(conn, file)
+    monkeypatch.setattr(importing, "BATCH", 2)
+
+    def dies(done: int, of: int) -> None:
+        assert of == 9
+        if done >= 4:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await import_events(elsewhere, file, waits=QUICK, told=dies)
+    async with looking(elsewhere) as there:
+        found = await everything(there)
+        assert found == {"events": before["events"][:4], "cursors": [], "quarantine": []}
+        assert await imported(elsewhere, file) == Imported(events=9, stored=5)
+        assert await everything(there) == before
+
+
+async def test_a_lost_connection_leaves_no_file(
+    database_url: str, conn: AsyncConnection, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(database_url, conn)
+    monkeypatch.setattr("eventstore.export.TOLD_EVERY", 4)
+    async with store.connection(database_url, "exporting") as own:
+        pid = own.info.backend_pid
+
+        def cut(_position: int, _last: int) -> None:
+            with psycopg.connect(database_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+        with pytest.raises(psycopg.OperationalError):
+            await export_events(own, file, cut)
+    assert not left_in(file.parent)
+
+
+async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_behind(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(database_url, conn)
+    before = await everything(conn)
+    monkeypatch.setattr("eventstore.export.TOLD_EVERY", 4)
+
+    def goes_on(_position: int, _last: int) -> None:
+        with psycopg.connect(database_url, autocommit=True) as other:
+            other.execute("UPDATE eventstore.cursors SET last_event_id = 'later'")
+
+    async with store.connection(database_url, "exporting") as own:
+        assert (await export_events(own, file, goes_on)).events == 9
+    await imported(elsewhere, file)
+    async with looking(elsewhere) as there:
+        assert await everything(there) == before
+
+
+# How much it takes
+
+
+@pytest.mark.parametrize("is_quarantine", [False, True])
+async def test_neither_way_is_the_store_in_memory(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, is_quarantine: bool
+) -> None:
+    """Four pages of payloads pass; what is held of them at any moment is a page or so."""
+    size, pages = 2**20, 4
+    async with store.appender(database_url) as appender:
+        for _ in range(pages):
+            events = large_ones(size, PAGE_BYTES // size)
+            rejected = [Rejected("app", "chat.external", one.payload, "why") for one in events]
+            await (appender.append([], rejected=rejected) if is_quarantine else appender.append(events))
+    peak = {}
+    for name, work in (("export", exported(conn, file)), ("import", imported(elsewhere, file))):
+        tracemalloc.start()
+        try:
+            await work
+            peak[name] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert len(content_of(file)) > pages * PAGE_BYTES
+    assert max(peak.values()) < (pages - 1) * PAGE_BYTES, peak
+    async with looking(elsewhere) as there:
+        assert await digests(there) == await digests(conn)
+        assert await everything(there) == await everything(conn)
+
+
+@pytest.mark.parametrize(
+    ("page", "sizes"),
+    [
+        ({"page_bytes": 30}, [3, 3, 2, 2, 0]),
+        ({"page_bytes": 31}, [4, 4, 2, 0]),
+        ({"page_bytes": 1}, [*[1] * 10, 0]),
+        ({"page_rows": 4}, [4, 4, 2, 0]),
+        ({}, [10, 0]),
+    ],
+)
+async def test_a_page_of_the_quarantine_ends_with_the_row_that_fills_it(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch, page: dict[str, int], sizes: list[int]
+) -> None:
+    payloads = [b"\xff%09d" % number for number in range(10)]
+    payloads[7] = bytes(100)
+    async with store.appender(database_url) as appender:
+        for payload in payloads:
+            await appender.append([], rejected=[Rejected("app", "chat.external", payload, "why")])
+    pages = store.Pages(monkeypatch)
+    assert [kept.payload async for kept in read_quarantine(conn, **page)] == payloads
+    assert pages.sizes == sizes

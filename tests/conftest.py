@@ -1,3 +1,3 @@
 """Fixtures come from plugins, one a concern."""
 
-pytest_plugins = ["tests.fix_issuer", "tests.fix_logs", "tests.fix_postgres", "tests.fix_simulator"]
+pytest_plugins = ["tests.fix_issuer", "tests.fix_logs", "tests.fix_postgres", "tests.fix_simulator", "tests.fix_store"]

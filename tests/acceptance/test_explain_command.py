@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from psycopg import AsyncConnection
 
-from tests import folding, oracle, store
+from tests import folding, oracle
 from tests.acceptance.command import Commands
 from tests.folding import append, told
 from tests.installed import put_broken
 
 PPNUM = "12300000003"
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 async def test_the_events_in_order_what_each_changed_and_which_decides(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 from psycopg import AsyncConnection
@@ -25,13 +24,6 @@ from tests.store import CHAT
 COUNT = 400
 FLOW = Settings(rate=2_000)
 WAITS = quick(leader_heartbeat=0.05)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 async def everything(conn: AsyncConnection, simulator: Simulator, contract: Contract = CHAT) -> None:

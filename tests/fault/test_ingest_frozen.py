@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ FROZEN = quick(leader_timeout=2, append_lock=0.4)
 WAITS = quick(leader_timeout=60, append_lock=0.4)
 LOG = log_of(40)
 COPY_DATA, COPY_DONE = b"d", b"c"
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 class Trap:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import grpc
 import pytest
 from psycopg import AsyncConnection
@@ -14,7 +12,7 @@ from eventstore.ingest import buffer
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.follower import State
 from eventstore.simulator import Settings
-from tests import store, wire
+from tests import wire
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, log_of, payloads, quick, stored
@@ -23,13 +21,6 @@ from tests.store import CHAT
 
 MESSAGE = 2 * 2**20
 WAITS = quick(silence=2, append_lock=30, leader_timeout=60)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 class Peak:

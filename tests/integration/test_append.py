@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,21 +27,6 @@ from tests.store import (
     positions,
     stored,
 )
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url) as conn:
-        yield conn
-
-
-@pytest.fixture
-async def appender(database_url: str) -> AsyncIterator[Appender]:
-    """An appender that expects duplicates, as after a connect."""
-    async with store.appender(database_url) as appender:
-        yield appender
-
 
 # As it came, in order
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
@@ -29,21 +29,6 @@ from tests.store import (
     of_pcs,
     stored,
 )
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url) as conn:
-        yield conn
-
-
-@pytest.fixture
-async def appender(database_url: str) -> AsyncIterator[Appender]:
-    """An appender that expects duplicates, as after a connect."""
-    async with store.appender(database_url) as appender:
-        yield appender
-
 
 # Duplicates in one batch
 

@@ -33,13 +33,6 @@ PATIENT = QUICK.model_copy(update={"append_lock": 3})
 """So that one that works isn't taken for a frozen one."""
 
 
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url) as conn:
-        yield conn
-
-
 @asynccontextmanager
 async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterator[AsyncConnection]:
     """A client that took the append lock, began a COPY, and says nothing any more."""

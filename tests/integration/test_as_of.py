@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -25,12 +25,6 @@ from tests.oracle import Record
 SETTINGS = ReplaySettings(window=3, lock_timeout=0.5)
 SUMMARY = oracle.Summary(3, 2, 2, 0, 0)
 TABLES = sorted(table.name for projection in READ_MODELS for table in projection.tables)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 def a_log() -> list[Record]:

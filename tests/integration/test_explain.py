@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 import pytest
@@ -76,12 +76,6 @@ class Numbered(Projection):
     def fold(self, window: Window) -> list[Executable]:
         e = window.events
         return [insert(numbered).from_select(["app", "number"], select(e.c.app, e.c.position))]
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 async def explained(

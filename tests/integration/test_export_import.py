@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from projections.worker import Step
 from tests import folding, store
 from tests.folding import append, told
 from tests.transferring import SHOP, everything, exported, filled, imported, is_empty, looking, lose
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 @pytest.fixture

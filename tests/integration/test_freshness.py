@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
@@ -25,12 +23,6 @@ class Fresh(NamedTuple):
     events_behind: int
     seconds_behind: float
     state: str
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 async def fresh(conn: AsyncConnection) -> Fresh:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,12 +16,6 @@ from eventstore.errors import ArchiveError, OtherLog
 from tests import folding, store, stories
 from tests.folding import append, told
 from tests.transferring import content_of, everything, exported, filled, imported, is_empty, looking, lose, put
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
@@ -15,13 +12,6 @@ from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, quick, row_of, stored
 from tests.store import CHAT, PCS
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 async def test_several_apps_are_followed_at_once_and_one_that_is_refused_ends_alone(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import grpc
@@ -12,7 +11,7 @@ from psycopg import AsyncConnection
 
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
 from eventstore.ingest import session
-from tests import store, wire
+from tests import wire
 from tests.following import follower, following, ingest, quick, row_of, stored
 from tests.scripted import ends, scripted, stays
 from tests.store import APP, PCS
@@ -21,13 +20,6 @@ Status = grpc.StatusCode
 FINAL = [Status.PERMISSION_DENIED, Status.NOT_FOUND, Status.INVALID_ARGUMENT]
 TRANSIENT = set(Status) - {Status.OK, Status.UNAUTHENTICATED, Status.UNIMPLEMENTED, *FINAL}
 MESSAGES = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(6), strict=False)]
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 class Slept:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,13 +20,6 @@ from tests.following import entry, follower, following, ingest, log_of, payloads
 from tests.store import APP, CHAT, PCS
 
 END_AT_END = Settings(end_at_log_end=True)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 @pytest.mark.parametrize("contract", Contract)

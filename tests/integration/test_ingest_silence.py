@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
-import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.simulator import Fault, FaultKind, Settings
-from tests import store
 from tests.fault.proxy import TcpProxy
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, log_of, payloads, quick, stored
 from tests.store import CHAT, PCS
 
 SILENT = quick(silence=0.06)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 async def test_a_silent_pcs_stream_is_dialled_anew(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -18,13 +17,6 @@ from tests.fix_simulator import SimulatorFactory
 from tests.following import count_of, entry, follower, following, ingest, log_of, payloads, quick, row_of, stored
 from tests.scripted import Context, scripted, stays
 from tests.store import APP, CHAT, PCS
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 @pytest.mark.parametrize("contract", Contract)

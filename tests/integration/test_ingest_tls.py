@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
@@ -11,7 +9,6 @@ from structlog.testing import capture_logs
 from eventstore.ingest.upstream import NO_TLS, Tls
 from eventstore.simulator import Settings, Simulator
 from eventstore.simulator import Tls as ServerTls
-from tests import store
 from tests.certificates import Authority
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, stored
@@ -22,13 +19,6 @@ SERVER = OURS.sign("server")
 CLIENT = THEIRS.sign("client")
 STRANGER = OTHERS.sign("client")
 LOG = log_of(3)
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, name="looking") as conn:
-        yield conn
 
 
 async def serve(factory: SimulatorFactory, server: tuple[bytes, bytes] = SERVER, client_ca: bytes | None = None) -> str:

@@ -21,12 +21,6 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-@pytest.fixture
-async def appender(database_url: str) -> AsyncIterator[Appender]:
-    async with store.appender(database_url) as appender:
-        yield appender
-
-
 def sized(bytes_each: Sequence[int]) -> list[Event]:
     """Events whose payloads are at least so long."""
     return [decode(wire.event(next_ulid(), more=wire.bytes_field(5000, b"x" * size)), APP, CHAT) for size in bytes_each]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import linecache
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -27,12 +27,6 @@ from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected,
 from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify
 
 READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 async def given(url: str, conn: AsyncConnection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -30,12 +30,6 @@ from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import append, told
 from tests.rebuilding import During, happenings, rebuild, total, verify
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 def outcomes(name: str, *more: Column[Any]) -> Table:

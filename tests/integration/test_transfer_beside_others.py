@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
@@ -38,12 +37,6 @@ from tests.transferring import (
     lose,
     nothing,
 )
-
-
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
-        yield conn
 
 
 @pytest.fixture

@@ -12,6 +12,15 @@ from eventstore.waits import Waits
 MAX_NAME_BYTES = 63
 """Where Postgres cuts an application_name."""
 
+# How values are cast and written as text, by folds too, hangs on no role, database, URL or environment: libpq sends
+# PGTZ and PGDATESTYLE past all options. The last setting is unknown to older servers.
+_PINNED = """
+SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, MDY', false),
+       set_config('intervalstyle', 'postgres', false), set_config('extra_float_digits', '1', false),
+       set_config('bytea_output', 'hex', false), CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+       THEN set_config('transaction_timeout', '0', false) END
+"""
+
 
 async def connect(
     url: str,
@@ -46,11 +55,10 @@ async def connect(
         "idle_in_transaction_session_timeout": f"{int(waits.idle_in_transaction * 1000)}ms",
         # Appends read the head anew after the lock; a database may prefer another level for others.
         "default_transaction_isolation": r"read\ committed",
-        "timezone": "UTC",
-        "intervalstyle": "postgres",
         # Zero is never, whatever a role or a database has as its own.
         "idle_session_timeout": f"{int((idle_session_timeout or 0) * 1000)}ms",
         "lock_timeout": f"{int((lock_timeout or 0) * 1000)}ms",
+        "statement_timeout": "0",
     }
     options = " ".join(f"-c {key}={value}" for key, value in settings.items())
     # Defaults first: what the URL says wins.
@@ -65,4 +73,11 @@ async def connect(
         "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
         "options": f"{options} {given.get('options') or os.environ.get('PGOPTIONS', '')}".strip(),
     }
-    return await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=autocommit)
+    conn = await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
+    try:
+        await conn.execute(_PINNED)
+        await conn.set_autocommit(autocommit)
+    except BaseException:
+        await conn.close()
+        raise
+    return conn

@@ -26,6 +26,8 @@ from eventstore.waits import Waits
 T = TypeVar("T")
 
 UNLOCK_SECONDS = 5.0
+HOST_BYTES = 12
+"""Of the host's name, at the least, in a session's name that is cut short."""
 
 
 class Lock(NamedTuple):
@@ -37,10 +39,14 @@ class Lock(NamedTuple):
 
 def session_name(work: str) -> str:
     """Return the application_name of a session that does some work, by which people find the process."""
-    begin, end = f"projections {work} ", f":{os.getpid()}"
+    host, pid = socket.gethostname(), f":{os.getpid()}"
+    begin = f"projections {work} "
     # Postgres cuts a long name at its end, where the process's number is.
-    host = socket.gethostname()[: max(MAX_NAME_BYTES - len(f"{begin}{end}".encode()), 0)]
-    return f"{begin}{host}{end}"
+    room = MAX_NAME_BYTES - len(begin.encode()) - len(pid)
+    if room < min(len(host), HOST_BYTES):
+        begin = begin.encode()[: MAX_NAME_BYTES - len(pid) - HOST_BYTES - 4].decode(errors="ignore") + "… "
+        room = HOST_BYTES
+    return f"{begin}{host[:room]}{pid}"
 
 
 async def keep(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:

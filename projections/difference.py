@@ -37,7 +37,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.schema import CreateTable, DropTable
+from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 from sqlalchemy.types import UserDefinedType
 
 from projections.errors import ProjectionsError
@@ -146,14 +146,19 @@ class Difference:
 
     async def compare(self, checkpoint: int) -> None:
         """Compare all rows, inside the caller's REPEATABLE READ transaction in which the checkpoint was read."""
+        await self.compare_again()
+        for one in self._tables:
+            (row,) = await fetch(self._conn, select(func.count().label("rows")).select_from(one.live))
+            one.before = row["rows"]
+        self.since = min(self._shadow.position, checkpoint)
+
+    async def compare_again(self) -> None:
+        """Compare all rows once more, for what the caller's transaction does next; :attr:`since` stays."""
         await self._conn.execute(_READ_WHOLE_TABLES)
         for one in self._tables:
             await self._conn.execute(ddl(DropTable(one.keys, if_exists=True)))
             await self._conn.execute(ddl(CreateTable(one.keys)))
             await affect(self._conn, one.compared())
-            (row,) = await fetch(self._conn, select(func.count().label("rows")).select_from(one.live))
-            one.before = row["rows"]
-        self.since = min(self._shadow.position, checkpoint)
 
     async def add_touched(self, up_to: int) -> None:
         """Add the rows that events behind :attr:`since`, up to a position, may have changed in either table."""
@@ -180,28 +185,28 @@ class Difference:
         return found
 
     async def samples(self, limit: int) -> list[Sample]:
-        """Return the first rows that differ, table by table, in order of their keys."""
+        """Return the first rows that differ, table by table, in order of their keys; each table has its share."""
         await self._prepare()
-        found: list[Sample] = []
-        for one in self._tables:
-            if len(found) == limit:
-                break
-            rows = await fetch(self._conn, one.sampled(limit - len(found)))
-            found += [one.sample(row) for row in rows]
-        return found
+        found = [[one.sample(row) for row in await fetch(self._conn, one.sampled(limit))] for one in self._tables]
+        while sum(map(len, found)) > limit:
+            max(found, key=len).pop()
+        return [sample for samples in found for sample in samples]
 
     async def apply(self) -> list[Changes]:
         """Make the tables what the shadow is, inside the caller's transaction that holds the checkpoint."""
         await self._prepare()
-        removed = {one: await affect(self._conn, one.removal()) for one in reversed(self._tables)}
+        # Those that others refer to first, whatever order the projection has them in.
+        order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
+        tables = sorted(self._tables, key=lambda one: order[one.live])
+        removed = {one: await affect(self._conn, one.removal()) for one in reversed(tables)}
         displaced: dict[_TableDifference, int] = {}
         changed: dict[_TableDifference, int] = {}
-        for one in self._tables:
+        for one in tables:
             found = await (await self._conn.execute(_UNIQUE, [_name(one.live)])).fetchall()
             displaced[one] = await affect(self._conn, one.displacement([row[0] for row in found])) if found else 0
             changed[one] = displaced[one] + await affect(self._conn, one.change())
         # What had to go to come back otherwise is no addition.
-        added = {one: await affect(self._conn, one.addition()) - displaced[one] for one in self._tables}
+        added = {one: await affect(self._conn, one.addition()) - displaced[one] for one in tables}
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
 
     async def _prepare(self) -> None:

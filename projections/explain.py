@@ -19,6 +19,7 @@ from eventstore.connection import connect
 from eventstore.errors import describe
 from eventstore.schema import events
 from eventstore.waits import Waits
+from projections.any_value import read_any_value
 from projections.difference import Sample
 from projections.errors import ProjectionsError, UsageError
 from projections.fold import fold_of
@@ -140,6 +141,7 @@ async def explain(
     """
     async with await connect(url, name="projections explain", waits=waits) as conn:
         await conn.execute(_SESSION)
+        read_any_value(conn)
         try:
             found = await _whole_key(conn, table, key, app)
         except DataError as error:

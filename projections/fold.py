@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from psycopg import AsyncConnection, AsyncRawCursor
 
 from projections.projection import Projection, Window
-from projections.python_fold import PythonFold, PythonProjection
+from projections.python_fold import PythonFold, PythonProjection, Told
 from projections.statements import Schemas, prepared
 
 
@@ -22,8 +22,12 @@ class Fold(Protocol):
 
     in_pipeline: bool
 
-    async def run(self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = ()) -> None:
+    async def run(
+        self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = (), told: Told | None = None
+    ) -> None:
         """Fold positions lo < p <= hi, inside the caller's transaction (or its pipeline).
+
+        ``told`` is called now and then with the position up to which events were handled, by a fold that knows it.
 
         Raises:
             psycopg.Error: a statement failed.
@@ -47,7 +51,14 @@ class StatementFold:
     def __init__(self, projection: Projection, schemas: Schemas | None = None) -> None:
         self._statements = [prepared(statement, schemas) for statement in projection.fold(Window(projection.handles))]
 
-    async def run(self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = ()) -> None:
+    async def run(
+        self,
+        conn: AsyncConnection[Any],
+        lo: int,
+        hi: int,
+        skipped: Sequence[str] = (),
+        told: Told | None = None,  # noqa: ARG002 - Postgres tells nothing of a statement under way
+    ) -> None:
         """Run the statements in order."""
         window = {"lo": lo, "hi": hi, "skipped": list(skipped)}
         async with AsyncRawCursor(conn) as cursor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -25,6 +25,9 @@ from projections.guarded_rows import DELETED, EVENT_ID, GuardedTable, Latest
 from projections.projection import Projection, Window
 from projections.statements import Schemas, compiled
 
+Told = Callable[[int], None]
+
+TELL_SECONDS = 0.5
 LIFE_SECONDS = 1.0
 """Postgres ends a transaction that says nothing for long: ``handle`` may take its time, if not for one event."""
 
@@ -110,8 +113,10 @@ class PythonFold:
         self._page, self._constants = compiled(page, schemas)
         self._tables = {table: GuardedTable(table, schemas) for table in projection.tables}
 
-    async def run(self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = ()) -> None:
-        """Fold positions lo < p <= hi.
+    async def run(
+        self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = (), told: Told | None = None
+    ) -> None:
+        """Fold positions lo < p <= hi; ``told`` is called now and then with the position of the event just handled.
 
         Raises:
             HandleFailed: ``handle`` raised an error.
@@ -121,18 +126,21 @@ class PythonFold:
         """
         latest: dict[Table, Latest] = {table: {} for table in self._tables}
         window = {**self._constants, "hi": hi, "skipped": list(skipped)}
-        spoke = monotonic()
+        spoke = said = monotonic()
         while lo < hi:
             page = await (await conn.execute(self._page, {**window, "lo": lo}, binary=True)).fetchall()
             if not page:
                 break
-            for _, *columns in page:
+            for position, *columns in page:
                 spoke = await _give_way(conn, spoke)
                 event = Event(*columns)
                 for table, key, values in self._handled(event):
                     known = latest[table].get(key)
                     if known is None or known[0] <= event.event_id:
                         latest[table][key] = (event.event_id, values)
+                if told is not None and monotonic() - said >= TELL_SECONDS:
+                    said = monotonic()
+                    told(position)
             lo = page[-1][0]
         for table, rows in latest.items():
             if rows:

@@ -10,9 +10,11 @@ and one that was taken for dead can't apply a shadow that isn't its own.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from time import perf_counter
-from typing import Any
+from time import monotonic, perf_counter
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, errors
 
@@ -27,11 +29,15 @@ from projections.replay import Progress, checkpoint_of, rebuild_lock, replaying
 from projections.settings import ReplaySettings
 from projections.shadow import STAYS, Shadow
 
+T = TypeVar("T")
+
 SAMPLES = 10
 REMOVABLE = 0.10
 """The share of a table's rows that a rebuild may remove without being told that it may."""
 ROUNDS = 5
 """How often what came meanwhile is looked at before the checkpoint is held."""
+WORKERS_SECONDS = 2.0
+"""How long workers are waited for, at the most, to fold what they couldn't meanwhile: longer than they sleep."""
 
 _DONE = (
     "UPDATE projections.rebuilds SET state = 'done', error = NULL, finished_at = clock_timestamp(),"
@@ -132,6 +138,8 @@ class _Rebuild:
         self._dry_run = dry_run
         self._timings = Timings()
         self._run = 0
+        self._compared = 0
+        self._held_since: float | None = None
         self._conn: AsyncConnection[Any]
         self._shadow: Shadow
         self._difference: Difference
@@ -151,7 +159,9 @@ class _Rebuild:
             except BaseException as error:
                 await runs.end(conn, self._run, "failed", error)
                 raise
-            if not await self._shadow.drop():
+            if self._dry_run and resume:
+                self._progress.note(f"{self._projection.name}: what is folded stays: --resume goes on with it")
+            elif not await self._shadow.drop():
                 self._progress.note(f"{self._projection.name}: {STAYS}")
             return result
 
@@ -174,17 +184,34 @@ class _Rebuild:
             await self._shadow.begin()
         await self._difference.check()
         # Rows that are this version's are compared where they are; others tell nothing of how far to go.
-        stands = at.version == self._projection.version and at.state in (State.RUNNING, State.PAUSED) and at.position
+        stands = at.version == self._projection.version and at.state != State.FAILED and at.position
         await self._catch_up(at.position if stands else at.head)
-        await self._compare()
+        await self._patiently(self._compare, "a table")
         if self._dry_run:
-            return await self._show()
+            return await self._patiently(self._show, "a table")
+        return await self._patiently(self._apply, "the checkpoint or a row")
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], held: str) -> T:
+        """Do what waits for locks, and try again for as long as somebody holds one."""
         while True:
             try:
-                return await self._apply()
+                return await work()
             except errors.LockNotAvailable:
-                self._progress.note(f"{self._projection.name}: somebody holds the checkpoint or a row; trying again")
-            await self._narrow()
+                self._progress.note(f"{self._projection.name}: somebody holds {held}; trying again")
+            await self._let_workers_fold()
+
+    async def _let_workers_fold(self) -> None:
+        """Leave the checkpoint to the workers for as long as it was held in vain, and until they have caught up."""
+        if self._held_since is None:
+            return
+        await asyncio.sleep(monotonic() - self._held_since)
+        self._held_since = None
+        enough = monotonic() + WORKERS_SECONDS
+        while monotonic() < enough:
+            at = await checkpoint_of(self._conn, self._projection)
+            if at.position >= at.head:
+                return
+            await asyncio.sleep(WORKERS_SECONDS / 50)
 
     async def _catch_up(self, target: int) -> None:
         """Fold to a target, and on to the checkpoint, which moves meanwhile."""
@@ -203,8 +230,8 @@ class _Rebuild:
         async with self._conn.transaction():
             at = await self._snapshot()
             await self._difference.compare(at.position)
+            self._compared = at.position
         self._timings = replace(self._timings, compare=perf_counter() - began)
-        await self._narrow()
 
     async def _narrow(self) -> None:
         """Let what happened since the comparison become little, so that the checkpoint is held for a short time."""
@@ -222,16 +249,19 @@ class _Rebuild:
                 return  # it stands still at its checkpoint, and there is nothing to wait for
 
     async def _show(self) -> Rebuilt:
+        await self._narrow()
         self._progress.phase("counting")
         async with self._conn.transaction():
             at = await self._snapshot()
             final = await self._fold_rest(at)
+            await self._compare_again(at)
             changes = await self._difference.changes()
             samples = await self._difference.samples(SAMPLES)
             await self._note_done(changes, final)
         return self._result(final, changes, samples)
 
     async def _apply(self) -> Rebuilt:
+        await self._narrow()
         self._progress.phase("applying the difference")
         # What it would do is known well enough to refuse it before anything is locked; but only at one position, or
         # else what is folded since would count as rows to be removed.
@@ -245,6 +275,7 @@ class _Rebuild:
             await self._conn.execute("SELECT set_config('synchronous_commit', 'on', true)")
             await self._shadow.hold()
             held = await checkpoint.hold(self._conn, self._projection.name)
+            self._held_since = monotonic()
             if held is None or held.version > self._projection.version:
                 raise ProjectionsError(f"the checkpoint of {self._projection.name} was changed meanwhile: run it again")
             skipped = await checkpoint.skips(self._conn, self._projection.name, self._projection.version)
@@ -252,6 +283,7 @@ class _Rebuild:
                 raise ProjectionsError(f"{self._projection.name}: events were skipped meanwhile: run it again")
             began = perf_counter()
             final = await self._fold_rest(held)
+            await self._compare_again(held)
             changes = await self._difference.apply()
             self._refuse_beyond_limits(held, changes)
             await checkpoint.rebuilt(self._conn, self._projection.name, self._projection.version, final)
@@ -273,6 +305,15 @@ class _Rebuild:
         await self._difference.add_touched(final)
         return final
 
+    async def _compare_again(self, at: Checkpoint) -> None:
+        """Compare anew, inside the caller's transaction, what older code has folded since: which rows only it knows.
+
+        This code's ``partition_by`` may be narrower than the older one's, and then an event has changed rows of other
+        partitions than this code knows of.
+        """
+        if at.version != self._projection.version and at.position != self._compared:
+            await self._difference.compare_again()
+
     def _refuse_beyond_limits(self, at: Checkpoint, changes: list[Changes]) -> None:
         may_remove = self._limits.removal or at.version != self._projection.version
         for one in changes:
@@ -280,12 +321,13 @@ class _Rebuild:
             if self._limits.max_changed is not None and one.total > self._limits.max_changed * before:
                 raise RebuildRefused(
                     f"{self._projection.name}: {one.total:,} of {one.before:,} rows of {one.table} would change,"
-                    " more than --max-changed allows: look at it with --dry-run, then give a higher limit, or none"
+                    " more than --max-changed allows: look at it with --dry-run --resume, then --resume with a higher"
+                    " limit, or none"
                 )
             if not may_remove and one.before and one.removed > REMOVABLE * one.before:
                 raise RebuildRefused(
                     f"{self._projection.name}: {one.removed:,} of {one.before:,} rows of {one.table} would be removed:"
-                    " look at it with --dry-run, then give --yes"
+                    " look at it with --dry-run --resume, then give --resume --yes"
                 )
 
     def _result(self, position: int, changes: list[Changes], samples: list[Sample]) -> Rebuilt:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
-from sqlalchemy import ARRAY, Enum, Table, Text
+from sqlalchemy import ARRAY, DefaultClause, Enum, FetchedValue, Table, Text
 from sqlalchemy.dialects.postgresql import NamedType
 
 from eventstore.schema import events
@@ -16,11 +17,17 @@ from projections.fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.python_fold import PythonProjection, check_tables
 from projections.read_models.tables import VIEWS
+from projections.statements import DIALECT
 
 GROUP = "projections"
 _OURS = "projections.read_models."
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+# What may stand in a constant default: texts, and casts to a type that may have a length.
+_CONSTANTS = re.compile(
+    r"'(?:[^']|'')*'|::\s*\w+(?: \w+)*(?:\s*\([\d, ]*\))?|\bCAST\b\s*\(|\bAS \w+\s*\([\d, ]*\)", re.IGNORECASE
+)
+_CALL = re.compile(r"\w\s*\(|\b(?:current|local|session)_?(?:date|time|timestamp|user|role)\b|\buser\b", re.IGNORECASE)
 _NEEDED = ("name", "version", "handles", "tables", "partition_by")
 
 
@@ -113,6 +120,11 @@ def check(projection: Projection) -> None:
     for table in projection.tables:
         _check_table(projection, table)
     _check_deciders(projection)
+    if projection.migrations is not None and not (projection.migrations / "versions").is_dir():
+        raise InvalidProjection(
+            f"projection {name!r}: there is no folder {projection.migrations / 'versions'}: its migrations must be"
+            " installed with it, as package data"
+        )
     if isinstance(projection, PythonProjection):
         check_tables(projection)
     try:
@@ -160,6 +172,11 @@ def _check_table(projection: Projection, table: Table) -> None:
             raise InvalidProjection(
                 f"projection {name!r}: table {table.name}: the default of {column.name} must be a server_default"
             )
+        if column.identity is not None or not _is_constant(column.server_default):
+            raise InvalidProjection(
+                f"projection {name!r}: table {table.name}: the default of {column.name} must be a constant, or else a"
+                " rebuild's rows are never those that are there"
+            )
         kind = column.type.item_type if isinstance(column.type, ARRAY) else column.type
         if isinstance(kind, NamedType) or (isinstance(kind, Enum) and kind.native_enum):
             raise InvalidProjection(
@@ -171,6 +188,16 @@ def _check_table(projection: Projection, table: Table) -> None:
         raise InvalidProjection(
             f"projection {name!r}: the primary key of {table.name} lacks {', '.join(missing)} of partition_by"
         )
+
+
+def _is_constant(default: FetchedValue | None) -> bool:
+    """Tell whether a server default, as far as it says what it is, is the same for every row and at any time."""
+    if not isinstance(default, DefaultClause):  # none; or what Postgres computes from the row's other columns
+        return True
+    if isinstance(default.arg, str):
+        return True
+    text = str(default.arg.compile(dialect=DIALECT))
+    return not _CALL.search(_CONSTANTS.sub("", text))
 
 
 def _check_deciders(projection: Projection) -> None:
@@ -201,11 +228,21 @@ def _load(point: EntryPoint) -> Projection:
     return projection
 
 
-def _check_alone(projection: Projection, others: Collection[str], owners: dict[str, str]) -> None:
-    if projection.name in others:
+def _folder(projection: Projection) -> Path | None:
+    return projection.migrations.resolve() if projection.migrations is not None else None
+
+
+def _check_alone(projection: Projection, found: Mapping[str, Projection], owners: dict[str, str]) -> None:
+    if projection.name in found:
         raise InvalidProjection(f"two projections are called {projection.name!r}: rename one")
     for table in projection.tables:
         owner = owners.get(table.name, projection.name)
         if owner != projection.name:
             raise InvalidProjection(f"table {table.name} has two owners: {owner} and {projection.name}")
+    shared = [one.name for one in found.values() if _folder(one) and _folder(one) == _folder(projection)]
+    if shared:
+        raise InvalidProjection(
+            f"projections {shared[0]!r} and {projection.name!r} share their migrations folder, which would be run for"
+            " each: give each its own"
+        )
     owners.update({table.name: projection.name for table in projection.tables})

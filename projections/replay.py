@@ -13,6 +13,7 @@ from eventstore.locks import lock_key
 from eventstore.session_lock import Lock, session_name
 from eventstore.waits import Waits
 from projections import checkpoint
+from projections.any_value import read_any_value
 from projections.checkpoint import Checkpoint
 from projections.errors import ProjectionsError
 from projections.projection import Projection
@@ -72,6 +73,7 @@ async def replaying(url: str, work: str, waits: Waits, settings: ReplaySettings)
     conn = await connect(url, name=session_name(work), waits=waits)
     try:
         await conn.execute(_SESSION, [settings.work_mem, f"{int(settings.lock_timeout * 1000)}ms"])
+        read_any_value(conn)
         yield conn
     finally:
         await conn.close()

@@ -8,26 +8,24 @@ another began anew, can neither fold into the shadow nor apply it.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData, Table
-from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
 from eventstore.errors import describe
 from eventstore.locks import lock_key
 from eventstore.redact import redact
 from projections import checkpoint
 from projections.errors import CannotFold, ProjectionsError, RebuildLost, may_be_an_events
+from projections.fingerprint import fingerprint
 from projections.fold import fold_of
-from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection, Window
-from projections.python_fold import PythonProjection
-from projections.statements import ddl, prepared
+from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
+from projections.python_fold import Told
+from projections.statements import ddl
 
 SHADOW_SCHEMA = "projections_shadow"
 STAYS = f"somebody reads {SHADOW_SCHEMA}, and so what was made there stays until the next run"
@@ -54,6 +52,10 @@ _MOVE = sql.SQL(
 ).format(_POSITIONS)
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
+_MARKED = (
+    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace('projections_shadow')"
+    " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
+)
 _DDL_LOCK = lock_key("shadow tables")
 
 
@@ -91,6 +93,7 @@ class Shadow:
         self._run = run
         self._is_rebuild = is_rebuild
         self._logged = logged
+        self._mark = f"projections: shadow of {projection.name}"
         self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA})
 
     async def begin(self) -> None:
@@ -100,8 +103,13 @@ class Shadow:
             ProjectionsError: the role may not make the schema, or somebody reads what is left.
 
         """
-        try:
+        with self._locks_explained():
             await self._begin()
+
+    @contextmanager
+    def _locks_explained(self) -> Iterator[None]:
+        try:
+            yield
         except errors.LockNotAvailable as error:
             raise ProjectionsError(
                 f"{self.projection.name}: somebody reads or makes tables in {SHADOW_SCHEMA}, as a dump of the database"
@@ -120,10 +128,21 @@ class Shadow:
             await self._drop_tables()
             for table in self.tables:
                 await make_table(self._conn, table, logged=self._logged)
+                name = sql.Identifier(SHADOW_SCHEMA, table.name)
+                await self._conn.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(self._mark)))
         self.position = 0
 
     async def resume(self) -> str | None:
-        """Go on with what an interrupted rebuild left; returns None, or why that can't be."""
+        """Go on with what an interrupted rebuild left; returns None, or why that can't be.
+
+        Raises:
+            ProjectionsError: somebody holds what is left, as the backend of a killed process may for a while.
+
+        """
+        with self._locks_explained():
+            return await self._resume()
+
+    async def _resume(self) -> str | None:
         if not await self._is_there(_POSITIONS):
             return "nothing is left of one"
         async with self._conn.transaction():
@@ -156,13 +175,13 @@ class Shadow:
         if row is None:
             raise RebuildLost(self.projection.name)
 
-    async def fold_to(self, up_to: int, window: int, told: Callable[[int], None] | None = None) -> None:
+    async def fold_to(self, up_to: int, window: int, told: Told | None = None) -> None:
         """Fold up to a position, in committed windows of so many positions.
 
         Args:
             up_to: the last position to fold.
             window: positions in a window, at the most.
-            told: is called with the position after each window.
+            told: is called with the position after each window, and now and then within a long one.
 
         Raises:
             CannotFold: an event can't be folded, or a position is missing; the message says which.
@@ -175,7 +194,7 @@ class Shadow:
             hi = min(self.position + size, up_to)
             try:
                 async with self._conn.transaction():
-                    await self._fold_window(hi)
+                    await self._fold_window(hi, told)
                 self.position = hi
             except (RebuildLost, errors.LockNotAvailable):
                 raise
@@ -218,13 +237,13 @@ class Shadow:
         """A digest of what decides how rows come out: the fold's code, the tables, and the events passed over."""
         return fingerprint(self.projection, self.skipped)
 
-    async def _fold_window(self, hi: int) -> None:
+    async def _fold_window(self, hi: int, told: Told | None) -> None:
         lo = self.position
         move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi, "events": hi - lo}
         moved = await self._conn.execute(_MOVE, move)
         if moved.rowcount != 1:
             raise RebuildLost(self.projection.name)
-        await self._fold.run(self._conn, lo, hi, self.skipped)
+        await self._fold.run(self._conn, lo, hi, self.skipped, told)
         await self._note(hi)
 
     async def _halved(self, hi: int, error: Exception) -> int:
@@ -271,43 +290,15 @@ class Shadow:
             ) from error
 
     async def _drop_tables(self) -> None:
-        names = [sql.Identifier(SHADOW_SCHEMA, table.name) for table in self.tables]
-        await self._conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(names)))
+        names = {table.name for table in self.tables}
+        # Another version may have had other tables.
+        names |= {row[0] for row in await (await self._conn.execute(_MARKED, [self._mark])).fetchall()}
+        tables = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
+        await self._conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(tables)))
 
     async def _is_there(self, table: sql.Identifier) -> bool:
         row = await (await self._conn.execute("SELECT to_regclass(%s)", [table.as_string(self._conn)])).fetchone()
         return bool(row and row[0] is not None)
-
-
-def fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
-    """Return a digest of what decides how a projection's rows come out."""
-    parts = [projection.name, str(projection.version), *sorted(skipped)]
-    parts += [ddl(CreateTable(table)) for table in projection.tables]
-    parts += [repr(prepared(statement)) for statement in projection.fold(Window(projection.handles))]
-    if isinstance(projection, PythonProjection):
-        parts += _sources(type(projection))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _sources(of: type[PythonProjection]) -> list[str]:
-    """Return the source of the modules that a fold written in Python is made of, as far as they are of its package."""
-    package = of.__module__.partition(".")[0]
-    names = [base.__module__ for base in of.__mro__ if base.__module__.partition(".")[0] == package]
-    found: dict[str, str] = {}
-    while names:
-        name = names.pop()
-        module = sys.modules.get(name)
-        if name in found or module is None:
-            continue
-        try:
-            found[name] = inspect.getsource(module)
-        except (OSError, TypeError):  # no source is at hand, as in a program that was frozen into one file
-            found[name] = repr(of.handle.__code__.co_code)
-        for value in vars(module).values():
-            used = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if isinstance(used, str) and used.partition(".")[0] == package:
-                names.append(used)
-    return [found[name] for name in sorted(found)]
 
 
 async def make_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
@@ -326,8 +317,8 @@ async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:
     for index in table.indexes:
         if not index.unique:
             await conn.execute(ddl(CreateIndex(index)))
-    if table.comment is not None:
-        await conn.execute(ddl(SetTableComment(table)))
+    # Without one of its own it gets none: the shadow's mark goes.
+    await conn.execute(ddl(DropTableComment(table) if table.comment is None else SetTableComment(table)))
     for column in table.c:
         if column.comment is not None:
             await conn.execute(ddl(SetColumnComment(column)))

@@ -57,15 +57,19 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
 
 
 def _let_wait(connection: Connection, projection: Projection) -> None:
-    """Let a projection that has folded wait for a rebuild: its table is new, and lacks what was folded before."""
+    """Let a projection that has folded wait for a rebuild: its table is new, and lacks what was folded before.
+
+    Rows of another version wait anyway. Who has that version goes on with them: the new table need not be one of its.
+    """
     error = f"its tables were made anew: run projections rebuild {projection.name}"
     # No version's rows: so no code takes them for its own. A pause stays one.
     waiting = text(
         "UPDATE projections.checkpoints SET version = 0, last_error = :error,"
         " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END,"
-        " last_error_at = clock_timestamp() WHERE name = :name AND position > 0"
+        " last_error_at = clock_timestamp() WHERE name = :name AND version = :version AND position > 0"
     )
-    if connection.execute(waiting, {"error": error, "name": projection.name}).rowcount:
+    values = {"error": error, "name": projection.name, "version": projection.version}
+    if connection.execute(waiting, values).rowcount:
         log.warning("waits for a rebuild", projection=projection.name, error=error)
 
 

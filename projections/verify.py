@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, errors
 
 from eventstore.session_lock import held, session_name, while_held
 from eventstore.waits import Waits
 from projections import checkpoint
-from projections.checkpoint import State
 from projections.difference import Changes, Difference, Sample
 from projections.errors import ProjectionsError
 from projections.projection import Projection
@@ -59,7 +61,8 @@ async def _verify(
 ) -> Verified:
     async with replaying(url, f"verify {projection.name}", waits, settings) as conn:
         at = await checkpoint_of(conn, projection)
-        if at.version != projection.version or at.state == State.WAITING:
+        # Of its own version's rows newer code says that they wait: for its own rebuild.
+        if at.version != projection.version:
             raise ProjectionsError(
                 f"{projection.name} waits for a rebuild: its rows are of version {at.version}, this code is version"
                 f" {projection.version}: run projections rebuild {projection.name}"
@@ -73,18 +76,30 @@ async def _verify(
             progress.phase("folding", position=shadow.position, target=at.position)
             await shadow.fold_to(at.position, settings.window, progress.at)
             at = await checkpoint_of(conn, projection)
-        progress.phase("comparing")
-        async with conn.transaction():
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            await shadow.hold()
-            at = await checkpoint_of(conn, projection)
-            if at.version != projection.version or at.skipped != shadow.skipped:
-                raise ProjectionsError(f"{projection.name}: its checkpoint was changed meanwhile: run it again")
-            if at.position > shadow.position:
-                await shadow.fold_within(at.position)
-            await difference.compare(at.position)
-            changes = await difference.changes()
-            samples = await difference.samples(SAMPLES)
+        while True:
+            progress.phase("comparing")
+            try:
+                found = await _compare(conn, projection, shadow, difference)
+                break
+            except errors.LockNotAvailable:
+                progress.note(f"{projection.name}: somebody holds a table; trying again")
         if not await shadow.drop():
             progress.note(f"{projection.name}: {STAYS}")
-        return Verified(projection.name, at.position, tuple(changes), tuple(samples))
+        return found
+
+
+async def _compare(
+    conn: AsyncConnection[Any], projection: Projection, shadow: Shadow, difference: Difference
+) -> Verified:
+    async with conn.transaction():
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await shadow.hold()
+        at = await checkpoint_of(conn, projection)
+        if at.version != projection.version or at.skipped != shadow.skipped:
+            raise ProjectionsError(f"{projection.name}: its checkpoint was changed meanwhile: run it again")
+        if at.position > shadow.position:
+            await shadow.fold_within(at.position)
+        await difference.compare(at.position)
+        changes = await difference.changes()
+        samples = await difference.samples(SAMPLES)
+    return Verified(projection.name, at.position, tuple(changes), tuple(samples))

@@ -68,7 +68,7 @@ def errors_said() -> Iterator[None]:
         yield
     except (ConfigurationError, UsageError) as error:
         _end(error, ASKED_WRONGLY)
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # of the last, whoever read us has enough, typer says nothing
         raise
     except Exception as error:  # noqa: BLE001 - Python would show its values, phone numbers and tokens among them
         _end(error, FAILED)

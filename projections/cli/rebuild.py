@@ -101,6 +101,7 @@ def verify(names: Names = None) -> None:
     from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
     from projections.cli.progress import showing  # noqa: PLC0415
     from projections.explain import events_behind  # noqa: PLC0415
+    from projections.rebuild import REMOVABLE  # noqa: PLC0415
     from projections.verify import verify as run  # noqa: PLC0415
 
     context = replay_context(names or [])
@@ -126,7 +127,8 @@ def verify(names: Names = None) -> None:
                 )
                 behind = run_once(looking, holds=NOTHING_CHANGED)
             _echo_samples(found.samples, [one.kind for one in found.samples], behind)
-            say(f"projections rebuild {name} mends it")
+            yes = any(one.removed > REMOVABLE * one.before for one in found.changes)
+            say(f"projections rebuild {name}{' --yes' if yes else ''} mends it")
     if failed:
         raise typer.Exit(FAILED)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from projections.cli import app
-from tests.acceptance.command import Commands, Ended
+from tests.acceptance.command import COMMAND, Commands, Ended
 
 Invoke = Callable[..., Ended]
 URL, ISSUER = "PCS_EXTERNAL_API_URL", "PAS_ISSUER"
@@ -164,3 +165,12 @@ async def test_what_is_asked_wrongly_goes_to_stderr_with_exit_code_2(
     assert (ended.code, ended.out) == (2, ""), ended.said
     assert ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    with subprocess.Popen([*COMMAND, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -133,7 +133,10 @@ async def test_limits_are_kept_until_they_are_lifted(
         await damage(conn, table, EXTRA, 0.5)
         before = await rebuilding.every_row(conn, ConsentRegistry)
         for options, words in (
-            ([], "24 of 72 rows of consent_registry would be removed: look at it with --dry-run, then give --yes"),
+            (
+                [],
+                "24 of 72 rows of consent_registry would be removed: look at it with --dry-run --resume, then give --",
+            ),
             (["--yes", "--max-changed", "33.3%"], "24 of 72 rows of consent_registry would change, more than --max-ch"),
         ):
             ended = await commands.run(*rebuild, *options, **variables)

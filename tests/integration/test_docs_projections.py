@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy.schema import CreateTable
 
 from projections.migrate import upgrade
 from projections.registry import registered
+from projections.statements import DIALECT
 from projections.testing import event
 from projections.worker import Step
 from tests import folding, store
@@ -31,7 +34,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found = blocks("writing-a-projection.md", "python")
     sources = {block.split("\n", 1)[0].removeprefix("# ").removesuffix(".py"): block for block in found}
     assert len(sources) == len(found)
-    (registration,) = blocks("writing-a-projection.md", "toml")
+    registration, _ = blocks("writing-a-projection.md", "toml")
     points = tomllib.loads(registration)["project"]["entry-points"]["projections"]
     folder = tmp_path / "theirs"
     folder.mkdir()
@@ -71,6 +74,45 @@ async def test_as_the_page_registers_them_they_are_migrated_and_run(modules: lis
     with psycopg.connect(database_url) as look:
         assert look.execute("SELECT error_code, recipients FROM error_counts").fetchall() == [("blocked", 2)]
         assert look.execute("SELECT ppnum, country FROM opt_outs WHERE NOT deleted").fetchall() == [("4378", "AT")]
+
+
+@pytest.mark.parametrize("had_tables", [False, True])
+def test_a_package_laid_out_as_the_page_says_brings_its_migrations(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_tables: bool
+) -> None:
+    page = "writing-a-projection.md"
+    (layout,), (_, settings) = blocks(page, "text"), blocks(page, "toml")
+    (code,) = (block for block in blocks(page, "python") if block.startswith("# error_counts.py"))
+    shown = {block.split("\n", 1)[0]: block for block in blocks(page, "py")}
+    files = {
+        "__init__.py": "",
+        "error_counts.py": code.replace("from sqlalchemy", "from pathlib import Path\nfrom sqlalchemy", 1).replace(
+            "class ErrorCounts(Projection):\n", shown["class ErrorCounts(Projection):"]
+        ),
+        "error_counts_migrations/versions/0001_tables.py": shown["# 0001_tables.py"],
+    }
+    package, *inside, project = layout.splitlines()
+    assert ([line.strip() for line in inside], project) == ([*files], "pyproject.toml")
+    folder = tmp_path / "theirs"
+    for name, source in files.items():
+        (folder / package / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / package / name).write_text(source)
+    told = tomllib.loads(settings)
+    (pattern,) = told["tool"]["setuptools"]["package-data"]["our_projections"]
+    assert [found.name for found in (folder / package).glob(pattern)] == ["0001_tables.py"]
+    for name in ("our_projections", "our_projections.error_counts"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    install(folder, monkeypatch, {}, told["project"]["entry-points"]["projections"])
+    if had_tables:
+        with psycopg.connect(database_url) as conn:
+            for table in importlib.import_module("our_projections.error_counts").metadata.sorted_tables:
+                conn.execute(str(CreateTable(table).compile(dialect=DIALECT)).encode())
+    upgrade(database_url)
+    upgrade(database_url)
+    with psycopg.connect(database_url) as look:
+        assert look.execute("SELECT version_num FROM projections.version_error_counts").fetchall() == [("0001",)]
+        assert look.execute("SELECT count(*) FROM error_counts").fetchall() == [(0,)]
 
 
 @pytest.mark.parametrize("query", blocks("read-models.md", "sql"))

@@ -387,3 +387,12 @@ async def test_how_far_it_is_is_told(database_url: str, conn: AsyncConnection, m
     await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
     await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.Heard()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
+
+
+async def test_a_row_with_a_value_that_python_has_not(database_url: str, conn: AsyncConnection) -> None:
+    await folded(database_url, conn, told(oracle.GRANTED))
+    await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
+    found = await explained(database_url, "consent_registry", PPNUM)
+    assert found.there is not None
+    assert found.there["decided_at"] == "infinity"
+    assert found.there != found.row

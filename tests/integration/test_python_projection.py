@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from eventstore.contracts import Event
 from eventstore.read import PAGE_BYTES, PAGE_EVENTS
 from projections.errors import HandleFailed, InvalidProjection
+from projections.fold import fold_of
 from projections.migrate import upgrade
 from projections.projection import Window
 from projections.python_fold import PythonProjection, Row, Tombstone
@@ -343,3 +344,14 @@ async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
             assert await folding.fold(worker, conn) is Step.AT_HEAD
             beside.cancel()
     assert others >= 8
+
+
+async def test_how_far_it_is_is_told_within_a_window(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade(database_url, projections=[People()])
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told(GRANTED) for _ in range(3)))
+        for seconds, expected in ((0, [1, 2, 3]), (3600, [])):
+            monkeypatch.setattr("projections.python_fold.TELL_SECONDS", seconds)
+            heard: list[int] = []
+            await fold_of(People()).run(conn, 0, 3, (), heard.append)
+            assert heard == expected

@@ -148,6 +148,14 @@ async def test_a_dry_run_tells_counts_and_samples_and_changes_nothing(database_u
     assert done.changes == shown.changes
 
 
+async def test_each_table_has_its_share_of_the_samples(database_url: str, conn: AsyncConnection) -> None:
+    await all_folded(database_url, conn)
+    await conn.execute("UPDATE request_recipients SET status = 'damaged'")
+    await conn.execute("UPDATE request_status SET delivered = -1 WHERE send_request_id IN ('request 0', 'request 1')")
+    shown = await rebuild(database_url, RequestStatus(), dry_run=True)
+    assert [one.table for one in shown.samples] == ["request_recipients"] * 8 + ["request_status"] * 2
+
+
 async def test_a_dry_run_of_one_that_never_ran_leaves_no_checkpoint(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *happenings())
     with pytest.raises(ProjectionsError, match="consent_registry has not run yet"):

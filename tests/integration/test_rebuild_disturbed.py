@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import linecache
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
-from typing import ClassVar
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection
-from sqlalchemy import Table
 
 from eventstore.errors import LockLost
 from projections.as_of import build_as_of
 from projections.errors import CannotFold, ProjectionsError
 from projections.read_models.poll_tallies import PollTallies
-from projections.shadow import fingerprint
 from projections.worker import Step
 from tests import folding, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected, fold, stand, told, worker
@@ -225,48 +217,3 @@ async def test_an_as_of_that_failed_is_a_row_too(database_url: str, conn: AsyncC
     assert (run.state, run.error, run.is_over) == ("failed", str(caught.value), True)
     query = "SELECT into_schema FROM projections.rebuilds"
     assert await store.value(conn, query) == "then"
-
-
-# What a fold in Python is made of
-
-FOLD = """
-from projections.python_fold import PythonProjection
-from {package} import words
-class Mine(PythonProjection):
-    name = "mine"
-    version = 1
-    def handle(self, event):
-        return words.rows(event)
-"""
-
-
-def test_the_fingerprint_knows_the_modules_that_a_fold_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    found = []
-    for rows in ("[]", "[]", "[event]"):
-        folder = tmp_path / "mypackage"
-        folder.mkdir(exist_ok=True)
-        (folder / "__init__.py").write_text("")
-        (folder / "words.py").write_text(f"def rows(event):\n    return {rows}\n")
-        (folder / "folds.py").write_text(FOLD.format(package="mypackage"))
-        found.append(fingerprint(_mine(), []))
-    assert found[0] == found[1]
-    assert found[1] != found[2]
-
-
-def _mine() -> rebuilding.OptOuts:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
-    linecache.clearcache()
-    module: ModuleType = importlib.import_module("mypackage.folds")
-
-    class Mine(module.Mine):  # type: ignore[name-defined, misc]
-        handles: ClassVar[frozenset[int]] = rebuilding.OptOuts.handles
-        tables: ClassVar[tuple[Table, ...]] = rebuilding.OptOuts.tables
-        partition_by: ClassVar[Iterable[str]] = rebuilding.OptOuts.partition_by
-
-    Mine.__module__ = module.__name__
-    made: rebuilding.OptOuts = Mine()
-    return made

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 
@@ -29,6 +32,8 @@ from tests.rebuilding import (
     happenings,
     rebuild,
     runs,
+    total,
+    verify,
 )
 
 
@@ -142,3 +147,84 @@ async def test_rows_that_somebody_holds_are_waited_for_without_the_checkpoint(
             await store.until(let_go, "it let go twice")
         await task
     await folding.are_true(conn)
+
+
+class Watching(Heard):
+    """Appends an event whenever a rebuild let go, and notes whether it was folded before the next attempt."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.fresh: list[bool] = []
+
+    def note(self, line: str) -> None:
+        super().note(line)
+        with ThreadPoolExecutor(1) as other:  # in a loop of its own, so that this one stands still
+            other.submit(lambda: asyncio.run(folding.append_alone(self._url, told()))).result()
+
+    def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
+        super().phase(name, position=position, target=target)
+        if name == "applying the difference" and self.notes:
+            with psycopg.connect(self._url) as session:
+                row = session.execute(
+                    "SELECT position = (SELECT max(position) FROM eventstore.events) FROM projections.checkpoints"
+                    " WHERE name = 'poll_tallies'"
+                ).fetchone()
+            self.fresh.append(bool(row and row[0]))
+
+
+async def test_between_two_attempts_workers_catch_up(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.rebuild.WORKERS_SECONDS", 60)
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    progress = Watching(database_url)
+    async with (
+        folding.running(database_url, worker(database_url, PollTallies())),
+        store.connection(database_url, "holder") as holder,
+    ):
+        async with holder.transaction():
+            await holder.execute("SELECT FROM public.poll_responses FOR UPDATE")
+            task = asyncio.create_task(
+                rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, lock_timeout=0.05)
+            )
+
+            async def tried() -> bool:
+                return len(progress.fresh) >= 3
+
+            await store.until(tried, "three attempts more")
+        await task
+    assert set(progress.fresh) == {True}
+
+
+@pytest.mark.parametrize("work", ["rebuild", "dry run", "verify"])
+async def test_a_table_that_somebody_locks_is_waited_for(database_url: str, conn: AsyncConnection, work: str) -> None:
+    await all_folded(database_url, conn)
+    await damage_all(conn, PollTallies)
+    progress = Heard()
+    async with store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE public.poll_responses")
+            if work == "verify":
+                waiting: asyncio.Task[Any] = asyncio.create_task(
+                    verify(database_url, PollTallies(), progress=progress, lock_timeout=0.05)
+                )
+            else:
+                waiting = asyncio.create_task(
+                    rebuild(
+                        database_url,
+                        PollTallies(),
+                        progress=progress,
+                        limits=ANY_REMOVAL,
+                        dry_run=work == "dry run",
+                        lock_timeout=0.05,
+                    )
+                )
+
+            async def let_go() -> bool:
+                return len(progress.notes) >= 2 or waiting.done()
+
+            await store.until(let_go, "it let go twice")
+        assert total(await waiting) > 0
+    assert set(progress.notes) == {"poll_tallies: somebody holds a table; trying again"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from psycopg import AsyncConnection
-from sqlalchemy import Executable, literal, select
+from sqlalchemy import Column, Executable, MetaData, Table, Text, literal, select
 
 from eventstore.errors import LockHeld
 from projections.as_of import build_as_of
 from projections.errors import ProjectionsError, RebuildLost, RebuildRefused
 from projections.manage import skip
+from projections.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
@@ -43,6 +44,7 @@ from tests.rebuilding import (
     every_row,
     rebuild,
     runs,
+    total,
     verify,
 )
 
@@ -177,6 +179,22 @@ async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: st
     await folding.are_true(conn)
 
 
+async def test_a_refused_run_is_looked_at_and_then_gone_on_with(database_url: str, conn: AsyncConnection) -> None:
+    head = await all_folded(database_url, conn)
+    await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
+    with pytest.raises(RebuildRefused, match="look at it with --dry-run --resume, then give --resume --yes"):
+        await rebuild(database_url, ConsentRegistry())
+    for dry_run in (True, False):
+        progress = Heard()
+        options = {"dry_run": dry_run, "resume": True}
+        done = await rebuild(database_url, ConsentRegistry(), progress=progress, limits=ANY_REMOVAL, **options)
+        assert total(done) > 0
+        assert progress.notes[0] == f"consent_registry: goes on at position {head}"
+        assert progress.positions == []
+    assert await rebuilding.shadows(conn) == []
+    await folding.are_true(conn)
+
+
 class OtherFold(Lenient):
     """Another fold under the same version."""
 
@@ -243,3 +261,39 @@ async def test_events_that_are_skipped_meanwhile_end_it(database_url: str, conn:
     with pytest.raises(ProjectionsError, match="watched: events were skipped meanwhile: run it again"):
         await rebuild(database_url, NewerLenient(), progress=During(applying_the_difference=skipped))
     assert (await stand(conn, "watched"))[:2] == (1, 1)
+
+
+more = Table("watched_more", MetaData(schema="public"), Column("app", Text, primary_key=True))
+
+
+class WithMore(folding.Watched):
+    """A version with a table that the next one hasn't any more."""
+
+    tables: ClassVar[tuple[Table, ...]] = (*folding.Watched.tables, more)
+
+
+async def test_a_table_that_a_version_has_no_more_is_cleared_away(database_url: str, conn: AsyncConnection) -> None:
+    upgrade(database_url, projections=[WithMore()])
+    await append(conn, *(told() for _ in range(3)))
+    await folding.fold_all(database_url, [WithMore])
+    with pytest.raises(Interrupted):
+        await rebuild(database_url, WithMore(), progress=Interrupting(2), window=1)
+    await conn.execute("CREATE TABLE projections_shadow.somebodys ()")
+    assert await rebuilding.shadows(conn) == ["somebodys", "watched", "watched_more"]
+    await rebuild(database_url, folding.NewerWatched())
+    assert await rebuilding.shadows(conn) == ["somebodys"]
+
+
+async def test_what_the_backend_of_a_killed_process_still_holds_is_told_of(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await all_folded(database_url, conn)
+    with pytest.raises(Interrupted):
+        await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
+    async with store.connection(database_url, "killed") as killed, killed.transaction():
+        await killed.execute("SELECT FROM projections_shadow.shadow_positions FOR UPDATE")
+        with pytest.raises(ProjectionsError, match="somebody reads or makes tables in projections_shadow"):
+            await rebuild(database_url, PollTallies(), resume=True)
+    progress = Heard()
+    await rebuild(database_url, PollTallies(), progress=progress, resume=True)
+    assert progress.notes == ["poll_tallies: goes on at position 40"]

@@ -287,7 +287,16 @@ class Cascading(Family):
     tables: ClassVar[tuple[Table, ...]] = family("CASCADE")
 
 
-@pytest.mark.parametrize("projection", [Family(), Cascading()], ids=["no action", "cascade"])
+class ChildrenFirst(Family):
+    tables: ClassVar[tuple[Table, ...]] = Family.tables[::-1]
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        return Family().fold(window)
+
+
+@pytest.mark.parametrize(
+    "projection", [Family(), Cascading(), ChildrenFirst()], ids=["no action", "cascade", "children first"]
+)
 async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
     await given(database_url, conn, projection)
     before = await rebuilding.every_row(conn, projection)

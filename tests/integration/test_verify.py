@@ -224,3 +224,19 @@ async def test_an_event_that_cant_be_folded_any_more_is_named(database_url: str,
     await conn.execute("UPDATE projections.checkpoints SET position = 2")
     with pytest.raises(CannotFold, match=f"event {record.event_id} at position 2: division by zero"):
         await verify(database_url, Watched())
+
+
+@pytest.mark.parametrize("value", ["infinity", "-infinity", "20000-01-01Z", "0044-03-15Z BC"])
+async def test_values_that_python_has_not_are_shown_as_postgres_writes_them(
+    database_url: str, conn: AsyncConnection, value: str
+) -> None:
+    await append(conn, told())
+    await folding.fold_all(database_url)
+    await conn.execute("UPDATE request_recipients SET last_event_at = %s::timestamptz", [value])
+    written = await store.value(conn, "SELECT last_event_at::text FROM request_recipients")
+    (sample,) = (await verify(database_url, RequestStatus())).samples
+    assert sample.old == {"last_event_at": written}
+    shown = await rebuild(database_url, RequestStatus(), dry_run=True)
+    assert shown.samples[0].old == {"last_event_at": written}
+    await rebuild(database_url, RequestStatus())
+    assert (await verify(database_url, RequestStatus())).equal

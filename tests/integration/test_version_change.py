@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 from psycopg import AsyncConnection
-from sqlalchemy import Column, Executable, MetaData, Table, Text, select
+from sqlalchemy import Boolean, Column, Executable, MetaData, Table, Text, exists, literal, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from projections.errors import ProjectionsError
@@ -164,3 +164,102 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
         assert (await verify(database_url, new)).equal
         assert (await every_row(conn, New))["outcomes"] == await expected(conn)
         assert rebuilding.total(await rebuild(database_url, new)) == 0
+
+
+# What else may differ between old and new code
+
+recipients = Table(
+    "recipients",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("send_request_id", Text, primary_key=True),
+    Column("ppnum", Text, primary_key=True),
+    Column("done", Boolean, nullable=False, server_default="false"),
+)
+
+
+class ByRequest(Projection):
+    """A request's end is its recipients' end."""
+
+    name: ClassVar[str] = "recipients"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED, oracle.COMPLETED})
+    tables: ClassVar[tuple[Table, ...]] = (recipients,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "send_request_id")
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        e = window.only(oracle.DELIVERED).c
+        rows = select(e.app, e.send_request_id, e.ppnum).distinct()
+        new = insert(recipients).from_select(["app", "send_request_id", "ppnum"], rows).on_conflict_do_nothing()
+        ended = window.only(oracle.COMPLETED)
+        same = (recipients.c.app == ended.c.app, recipients.c.send_request_id == ended.c.send_request_id)
+        return [new, update(recipients).values(done=True).where(exists(literal(1)).select_from(ended).where(*same))]
+
+
+class ByRecipient(ByRequest):
+    """Nobody's end is of interest, and so each recipient is a partition."""
+
+    version: ClassVar[int] = 2
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "send_request_id", "ppnum")
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        return super().fold(window)[:1]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
+async def test_what_old_code_folds_meanwhile_in_partitions_that_the_new_code_has_not(
+    database_url: str, conn: AsyncConnection, phase: str, dry_run: bool
+) -> None:
+    upgrade(database_url, projections=[ByRequest()])
+    await append(conn, told(), told(ppnum="12300000002"))
+    await folding.fold_all(database_url, [ByRequest])
+
+    async def more() -> None:
+        await folding.append_alone(database_url, told(oracle.COMPLETED, None))
+        await folding.fold_all(database_url, [ByRequest])
+
+    progress = rebuilding.During(**{"counting" if dry_run and phase != "comparing" else phase: more})
+    done = await rebuild(database_url, ByRecipient(), progress=progress, dry_run=dry_run)
+    assert progress.is_done
+    assert [(one.added, one.removed, one.changed) for one in done.changes] == [(0, 0, 2)]
+    if not dry_run:
+        assert {row[-1] for row in (await every_row(conn, ByRecipient))["recipients"]} == {False}
+        assert (await verify(database_url, ByRecipient())).equal
+
+
+async def test_old_code_verifies_its_rows_while_newer_code_waits(database_url: str, conn: AsyncConnection) -> None:
+    upgrade(database_url, projections=[Old()])
+    await append(conn, *happenings())
+    await folding.fold_all(database_url, [Old])
+    newer = worker(database_url, New())
+    async with connected(newer) as own:
+        assert await fold(newer, own) is Step.STOPPED
+    assert (await stand(conn, "outcomes")).state == "waiting"
+    assert (await verify(database_url, Old())).equal
+    assert rebuilding.total(await rebuild(database_url, Old())) == 0
+
+
+another = Table("another", MetaData(schema="public"), Column("app", Text, primary_key=True), Column("ppnum", Text))
+
+
+class NewWithAnother(Old):
+    """A version that has another table more."""
+
+    version: ClassVar[int] = 2
+    tables: ClassVar[tuple[Table, ...]] = (*Old.tables, another)
+
+
+async def test_old_code_goes_on_while_a_table_is_made_that_only_newer_code_has(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    upgrade(database_url, projections=[Old()])
+    await append(conn, *happenings())
+    await folding.fold_all(database_url, [Old])
+    await asyncio.to_thread(upgrade, database_url, projections=[NewWithAnother()])
+    now = await stand(conn, "outcomes")
+    assert (now.state, now.version) == ("running", 1)
+    await append(conn, told())
+    await folding.fold_all(database_url, [Old])
+    assert (await verify(database_url, Old())).equal

@@ -7,7 +7,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import ARRAY, Boolean, Column, Enum, Executable, Integer, MetaData, Table, Text, text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Column,
+    ColumnElement,
+    Computed,
+    Enum,
+    Executable,
+    Identity,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TextClause,
+    false,
+    func,
+    literal,
+    text,
+)
 from sqlalchemy.dialects.postgresql import DOMAIN
 
 from eventstore.contracts import Event
@@ -94,6 +112,19 @@ def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
         ({"tables": (a_table("mine", Column("size", DOMAIN("size", Integer))),)}, "make it Text"),
         ({"tables": (a_table("mine", Column("n", Integer, default=1)),)}, "the default of n must be a server_default"),
         ({"tables": (a_table("mine", Column("n", Integer, onupdate=1)),)}, "the default of n must be a server_default"),
+        *(
+            ({"tables": (a_table("mine", Column("at", Text, server_default=default)),)}, "of at must be a constant")
+            for default in (
+                func.now(),
+                text("now()"),
+                text("CURRENT_TIMESTAMP"),
+                text("current_user::text"),
+                text("nextval('numbers'::regclass)"),
+                text("'since ' || localtimestamp"),
+            )
+        ),
+        ({"tables": (a_table("mine", Column("n", Integer, Identity())),)}, "the default of n must be a constant"),
+        ({"migrations": Path("nowhere")}, "there is no folder nowhere/versions: its migrations must be installed"),
         ({"handles": frozenset()}, "needs tables, handled types and partition_by"),
         ({"tables": ()}, "needs tables, handled types and partition_by"),
         ({"partition_by": ()}, "needs tables, handled types and partition_by"),
@@ -109,6 +140,31 @@ def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
 def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidProjection, match=said):
         check(altered(Mine, **attributes))
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        "now() is a text here",
+        text("0"),
+        text("-1.5"),
+        text("'it''s now()'"),
+        text("'{}'::jsonb"),
+        text("'x'::character varying(10)"),
+        text("CAST('1' AS numeric(3, 1))"),
+        text("ARRAY[]::text[]"),
+        text("NULL"),
+        false(),
+        literal(7),
+    ],
+)
+def test_a_server_default_may_be_any_constant(default: str | ColumnElement[Any] | TextClause) -> None:
+    check(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
+
+
+def test_what_postgres_computes_from_a_row_is_no_default() -> None:
+    computed = Column("loud", Text, Computed("upper(app)", persisted=True))
+    check(altered(Mine, tables=(a_table("mine", computed),)))
 
 
 def test_the_longest_name_is_taken() -> None:
@@ -268,3 +324,32 @@ def test_two_of_one_name_are_told(folder: Path, tmp_path: Path, monkeypatch: pyt
     install(others, monkeypatch, {}, {"first": "registering:First"})
     with pytest.raises(InvalidProjection, match="two projections are called 'first': rename one"):
         registered()
+
+
+SHARING = """
+from pathlib import Path
+
+from tests.unit.test_registry import Mine, a_table
+
+
+class First(Mine):
+    name = "first"
+    tables = (a_table("first"),)
+    migrations = Path(__file__).parent / "migrations"
+
+
+class Second(Mine):
+    name = "second"
+    tables = (a_table("second"),)
+    migrations = Path(__file__).parent / "elsewhere" / ".." / "migrations"
+"""
+
+
+def test_two_that_share_their_migrations_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("migrations/versions", "elsewhere"):
+        (folder / name).mkdir(parents=True)
+    install(folder, monkeypatch, {"sharing": SHARING}, {"first": "sharing:First", "second": "sharing:Second"})
+    said = "projections 'first' and 'second' share their migrations folder"
+    with pytest.raises(InvalidProjection, match=said):
+        registered()
+    assert "first" in installed().projections

@@ -8,7 +8,7 @@ nothing else. Each page is a transaction; what was killed in the middle is run a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +50,7 @@ async def redecode(
     after: int = 0,
     told: Callable[[int, int], None],
     decoder: Callable[[bytes, str, Contract], Event] = decode,
+    changed: Callable[[set[int], int], Awaitable[None]] | None = None,
 ) -> Redecoded:
     """Read the columns of all events behind a position off their payloads again.
 
@@ -58,6 +59,8 @@ async def redecode(
         after: the position before the first to read.
         told: is called with the position and the head, now and then.
         decoder: what reads an event.
+        changed: is awaited in the transaction of each page that changes something, with the event types, of before and
+            of now, and the first position.
 
     Raises:
         psycopg.Error: the database failed, or the connection, or the role may not do it.
@@ -65,7 +68,7 @@ async def redecode(
     """
     result = Redecoded()
     last = await head(conn)
-    rows: list[dict[str, Any]] = []
+    page = _Page(conn, result, changed)
     async for position, _, stored in read(conn, after, up_to=last):
         result.read += 1
         try:
@@ -76,15 +79,13 @@ async def redecode(
         if now.event_id != stored.event_id:
             _refuse(result, position)
         elif now != stored:
-            result.types |= {stored.event_type, now.event_type}
-            rows.append({"position": position, **{k: v for k, v in now._asdict().items() if k not in _KEPT}})
-        if len(rows) == BATCH:
-            result.changed += await _write(conn, rows)
-            rows = []
+            page.types |= {stored.event_type, now.event_type}
+            page.rows.append({"position": position, **{k: v for k, v in now._asdict().items() if k not in _KEPT}})
+        if len(page.rows) == BATCH:
+            await page.write()
         if result.read % BATCH == 0:
             told(position, last)
-    if rows:
-        result.changed += await _write(conn, rows)
+    await page.write()
     return result
 
 
@@ -94,9 +95,31 @@ def _refuse(result: Redecoded, position: int) -> None:
         result.undecodable.append(position)
 
 
-async def _write(conn: AsyncConnection[Any], rows: list[dict[str, Any]]) -> int:
-    row = await (await conn.execute(_REDECODE, [json.dumps(rows, default=_plain)])).fetchone()
-    return int(row[0]) if row else 0
+class _Page:
+    """Events that read otherwise now, written together with what hangs on it."""
+
+    def __init__(
+        self,
+        conn: AsyncConnection[Any],
+        result: Redecoded,
+        changed: Callable[[set[int], int], Awaitable[None]] | None,
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.types: set[int] = set()
+        self._conn = conn
+        self._result = result
+        self._changed = changed
+
+    async def write(self) -> None:
+        if not self.rows:
+            return
+        async with self._conn.transaction():
+            row = await (await self._conn.execute(_REDECODE, [json.dumps(self.rows, default=_plain)])).fetchone()
+            if self._changed is not None:
+                await self._changed(self.types, self.rows[0]["position"])
+        self._result.changed += int(row[0]) if row else 0
+        self._result.types |= self.types
+        self.rows, self.types = [], set()
 
 
 def _plain(value: object) -> str:

@@ -7,6 +7,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, LiteralString, NamedTuple
@@ -92,8 +93,14 @@ _WAIT = (
 _REBUILT = (
     "UPDATE projections.checkpoints SET version = %(version)s, position = %(position)s,"
     " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'running' END, last_error = NULL, last_error_at = NULL,"
-    " failures = 0, retry_at = NULL WHERE name = %(name)s"
+    " failures = 0, retry_at = NULL, redecoded_at = NULL WHERE name = %(name)s"
 )
+_MAY_OWE: LiteralString = "(name = ANY(%(affected)s) OR name <> ALL(%(known)s))"
+_HOLD_THOSE = f"SELECT FROM projections.checkpoints WHERE {_MAY_OWE} ORDER BY name FOR UPDATE"
+_OWE = (
+    f"UPDATE projections.checkpoints SET redecoded_at = clock_timestamp() WHERE {_MAY_OWE} AND position >= %(position)s"  # noqa: S608 - made of our own parts
+)
+_OWING = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL AND name = ANY(%s) ORDER BY name"
 _FORGET_SKIPS = "DELETE FROM projections.skips WHERE name = %s AND version < %s"
 _SKIPS = "SELECT event_id FROM projections.skips WHERE name = %s AND version = %s ORDER BY 1"
 _MISSING = (
@@ -177,6 +184,21 @@ async def rebuilt(conn: AsyncConnection[Any], name: str, version: int, position:
     """Note that the rows are this version's, up to a position; a pause stays one. Skips of older versions go."""
     await conn.execute(_REBUILT, {"name": name, "version": version, "position": position})
     await conn.execute(_FORGET_SKIPS, [name, version])
+
+
+async def owe_rebuild(conn: AsyncConnection[Any], affected: Sequence[str], known: Sequence[str], position: int) -> None:
+    """Note of those affected, and of those of whom this code can't say, that an event that they folded reads otherwise.
+
+    Inside the caller's transaction. Waits for windows under way: what they read is of before.
+    """
+    values = {"affected": affected, "known": known, "position": position}
+    await conn.execute(_HOLD_THOSE, values)
+    await conn.execute(_OWE, values)
+
+
+async def owing_rebuild(conn: AsyncConnection[Any], names: Sequence[str]) -> list[str]:
+    """Return which of these projections were not rebuilt since."""
+    return [row[0] for row in await (await conn.execute(_OWING, [names])).fetchall()]
 
 
 async def missing(conn: AsyncConnection[Any], lo: int, hi: int) -> tuple[int, int] | None:

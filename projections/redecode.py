@@ -11,6 +11,7 @@ from eventstore.connection import connect
 from eventstore.redecode import Redecoded, redecode
 from eventstore.session_lock import session_name, while_all_held
 from eventstore.waits import Waits
+from projections import checkpoint
 from projections.projection import SHADOW_POSITIONS, Projection
 from projections.replay import rebuild_locks
 from projections.shadow import SHADOW_SCHEMA
@@ -21,25 +22,35 @@ async def redecode_log(
 ) -> tuple[Redecoded, list[str]]:
     """Redecode; returns what that did, and the names of the projections whose rows may come out otherwise now.
 
+    Those are noted with each page, so that whoever is killed in the middle owes nothing to memory.
+
     Raises:
         LockHeld: a rebuild, verify or as-of is at work; nothing was done.
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
     """
-    result = await while_all_held(
+    return await while_all_held(
         url,
         rebuild_locks(projections),
         name=session_name("redecode"),
         waits=waits,
-        work=lambda: _redecode(url, after, waits, told),
+        work=lambda: _redecode(url, projections, after, waits, told),
     )
-    return result, [one.name for one in projections if one.handles & result.types]
 
 
-async def _redecode(url: str, after: int, waits: Waits, told: Callable[[int, int], None]) -> Redecoded:
+async def _redecode(
+    url: str, projections: Sequence[Projection], after: int, waits: Waits, told: Callable[[int, int], None]
+) -> tuple[Redecoded, list[str]]:
+    known = [one.name for one in projections]
     async with await connect(url, name=session_name("redecode"), waits=waits) as conn:
+
+        async def changed(types: set[int], position: int) -> None:
+            affected = [one.name for one in projections if one.handles & types]
+            await checkpoint.owe_rebuild(conn, affected, known, position)
+
         await _forget_shadows(conn)
-        return await redecode(conn, after=after, told=told)
+        result = await redecode(conn, after=after, told=told, changed=changed)
+        return result, await checkpoint.owing_rebuild(conn, known)
 
 
 async def _forget_shadows(conn: AsyncConnection[Any]) -> None:

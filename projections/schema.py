@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.dialects.postgresql import ARRAY, OID
 
 SCHEMA = "projections"
 
@@ -39,6 +39,11 @@ checkpoints = Table(
     Column("events", BigInteger, nullable=False, server_default=text("0"), comment="Events passed so far."),
     Column("folded_at", _time, comment="When the last window was folded."),
     Column("fold_seconds", Double, comment="How long the last window took."),
+    Column(
+        "redecoded_at",
+        _time,
+        comment="When columns of folded events were read otherwise; NULL when none were, or rebuilt since.",
+    ),
     schema=SCHEMA,
     comment="How far each projection is. The row is also the lock: who holds it folds.",
 )
@@ -86,6 +91,11 @@ rebuilds = Table(
         "into_schema", Text, comment="The schema that it made, of an as-of rebuild; NULL for the read model itself."
     ),
     Column("into_schema_oid", OID, comment="That schema's oid: one of the same name that others make is not ours."),
+    Column(
+        "into_table_oids",
+        ARRAY(OID),
+        comment="The oids of the tables that it made there; NULL in rows of before that was noted.",
+    ),
     Index("rebuilds_name_idx", "name"),
     schema=SCHEMA,
     comment="What each rebuild did, or is doing.",

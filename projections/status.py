@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from eventstore.contracts import Contract
 from eventstore.locks import app_lock, holder_of
+from projections.projection import Projection
 from projections.read_models.event_types import EventType
 from projections.registry import Registry
 
@@ -47,8 +48,8 @@ class ProjectionStatus:
     """A projection, as its checkpoint and this code have it.
 
     ``state`` is the checkpoint's, or ``new`` before its first run; ``version`` is the rows', ``code_version`` this
-    code's (None for a projection that isn't installed here); ``skipped`` counts events passed over, and ``skips`` are
-    these.
+    code's (None for a projection that isn't installed here); ``redecoded_at`` is when events that it folded were read
+    otherwise (None since it was rebuilt); ``skipped`` counts events passed over, and ``skips`` are these.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ProjectionStatus:
     last_error: str | None
     last_error_at: datetime | None
     retry_at: datetime | None
+    redecoded_at: datetime | None
     skipped: int
     note: str | None = None
     skips: tuple[Skip, ...] = ()
@@ -98,7 +100,7 @@ SELECT (SELECT coalesce(max(position), 0) FROM eventstore.events),
 """
 _PROJECTIONS = """
 SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
-       c.last_error, c.last_error_at, c.retry_at,
+       c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,
        (SELECT count(*) FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version) AS skipped
 FROM projections.checkpoints AS c JOIN public.read_model_freshness AS f ON f.read_model = c.name ORDER BY c.name
 """
@@ -170,7 +172,7 @@ async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
 
 
 def _new(name: str, head: int, waited: float) -> ProjectionStatus:
-    return ProjectionStatus(name, "new", None, None, 0, head, waited, None, None, None, 0)
+    return ProjectionStatus(name, "new", None, None, 0, head, waited, None, None, None, None, 0)
 
 
 def _note(
@@ -185,13 +187,22 @@ def _note(
             columns = lacking[table.name]
             what = f"its table {table.name} lacks {columns}" if columns else f"it lacks its table {table.name}"
             return f"{what}: run projections migrate"
-    if row is not None and row.version is not None and row.version > projection.version:
-        return f"this code is older (version {projection.version}) than the rows (version {row.version})"
-    if row is not None and row.version is not None and row.version < projection.version and row.last_error is None:
-        return f"the code has version {projection.version}: run projections rebuild {name}"
+    if row is not None and (said := _of_rows(row, projection)):
+        return said
     if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:
         silent = [app.app for app in apps if app.contract == Contract.PCS_EXTERNAL_V1]
         return f"no poll events come under {Contract.PCS_EXTERNAL_V1.value}: {', '.join(silent)}" if silent else None
+    return None
+
+
+def _of_rows(row: ProjectionStatus, projection: Projection) -> str | None:
+    rebuild = f"run projections rebuild {row.name}"
+    if row.version is not None and row.version > projection.version:
+        return f"this code is older (version {projection.version}) than the rows (version {row.version})"
+    if row.version is not None and row.version < projection.version:
+        return None if row.last_error else f"the code has version {projection.version}: {rebuild}"
+    if row.redecoded_at is not None:
+        return f"events that it folded read otherwise since projections redecode: {rebuild}"
     return None
 
 

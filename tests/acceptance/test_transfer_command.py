@@ -215,6 +215,7 @@ async def test_a_database_that_is_not_ready_and_wrong_arguments_end_with_2(
 async def test_redecode_says_what_it_changed_and_what_to_rebuild(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
+    await folding.fold_all(database_url)
     before = await events(database_url)
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out, ended.err) == (0, "4 events read, 0 of them changed\n", ""), ended.said
@@ -249,6 +250,7 @@ async def test_bytes_that_redecode_can_not_read_end_with_1(
 async def test_redecode_says_which_projection_it_can_not_speak_for(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
+    await folding.fold_all(database_url)
     stale = {"position": 2, "event_type": 4, "ppnum": PPNUM, "occurred_at": "2026-01-01T00:00:00Z"}
     await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([stale])])
     ended = await commands.run("redecode", DATABASE_URL=database_url, PYTHONPATH=put_broken(tmp_path))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,11 +21,14 @@ from eventstore.redecode import Redecoded, redecode
 from eventstore.session_lock import held
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
+from projections.read_models.poll_tallies import PollTallies
 from projections.rebuild import Limits, rebuild
 from projections.redecode import redecode_log
+from projections.registry import installed
 from projections.replay import Silent, rebuild_lock
 from projections.settings import ReplaySettings
 from projections.shadow import Shadow
+from projections.status import read_status
 from tests import folding, oracle, store
 from tests.fix_postgres import Server
 from tests.folding import Watched, append, told
@@ -71,8 +75,15 @@ async def change(conn: AsyncConnection, position: int, **values: object) -> None
     assert (await rows(conn))[position - 1] == before | values
 
 
-async def logged(url: str, *, after: int = 0) -> tuple[Redecoded, list[str]]:
-    return await redecode_log(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=nothing)
+async def logged(
+    url: str, *, after: int = 0, told: Callable[[int, int], None] = nothing
+) -> tuple[Redecoded, list[str]]:
+    return await redecode_log(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=told)
+
+
+async def owed(conn: AsyncConnection) -> list[str]:
+    query = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL ORDER BY name"
+    return [row[0] for row in await (await conn.execute(query)).fetchall()]
 
 
 # What it changes
@@ -325,17 +336,75 @@ async def rebuilt(url: str, projection: Projection) -> None:
 async def test_the_projections_whose_rows_may_come_out_otherwise_are_named(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    assert (await logged(database_url))[1] == []
+    await change(conn, 4, message_id="stale")
+    assert (await logged(database_url))[1] == [], "none has folded it"
+    await folding.fold_all(database_url)
+    await rebuilt(database_url, PollTallies())
     for position, names in (
-        (4, ["request_status", "poll_tallies"]),
+        (4, ["poll_tallies", "request_status"]),
         (6, ["request_status"]),
-        (3, ["request_status", "consent_registry"]),
+        (3, ["consent_registry", "request_status"]),
         (8, []),  # a type that nobody knows
     ):
         await change(conn, position, message_id="stale")
         assert (await logged(database_url))[1] == names
+        for projection in READ_MODELS:
+            if projection.name in names:
+                await rebuilt(database_url, projection())
     await change(conn, 8, event_type=oracle.POLL_RESPONSE)  # it was known as another
-    assert (await logged(database_url))[1] == ["request_status", "poll_tallies"]
+    assert (await logged(database_url))[1] == ["poll_tallies", "request_status"]
+
+
+async def test_what_a_redecoding_owes_outlives_it(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redecoding, "BATCH", 1)
+    await folding.fold_all(database_url)
+    await conn.execute(
+        "INSERT INTO projections.checkpoints (name, version, position, state) VALUES ('elsewhere', 1, 9, 'running')"
+    )
+    for position in (4, 6):
+        await change(conn, position, message_id="stale")
+
+    def dies(position: int, _head: int) -> None:
+        if position == 4:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await logged(database_url, told=dies)
+    owing = ["elsewhere", "poll_tallies", "request_status"]
+    assert await owed(conn) == owing, "of one that isn't installed here nothing can be said"
+    assert await logged(database_url) == (Redecoded(read=9, changed=1, types={oracle.COMPLETED}), owing[1:])
+    assert await logged(database_url) == (Redecoded(read=9), owing[1:])
+    notes = {one.name: one.note for one in (await read_status(conn, installed())).projections}
+    assert notes["poll_tallies"] == (
+        "events that it folded read otherwise since projections redecode: run projections rebuild poll_tallies"
+    )
+    assert notes["consent_registry"] is None
+    await rebuilt(database_url, PollTallies())
+    assert await owed(conn) == ["elsewhere", "request_status"]
+
+
+async def test_a_window_that_read_the_columns_of_before_is_waited_for(database_url: str, conn: AsyncConnection) -> None:
+    await change(conn, 4, message_id="stale")
+    one = folding.worker(database_url, PollTallies())
+    async with folding.connected(one) as own, store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
+            folds = asyncio.create_task(one.step(own))
+            await store.blocked(conn, own.info.backend_pid)
+            redecodes = asyncio.create_task(logged(database_url))
+
+            async def waits() -> bool:
+                query = (
+                    "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name LIKE 'projections redecode%%' AND wait_event_type = 'Lock'"
+                )
+                return bool(await store.value(conn, query))
+
+            await store.until(waits, "the redecoding waiting for the window")
+        await folds
+        assert (await redecodes)[1] == ["poll_tallies"]
 
 
 async def test_while_a_rebuild_is_at_work_nothing_is_begun(database_url: str, conn: AsyncConnection) -> None:
@@ -390,7 +459,7 @@ async def test_rebuilt_read_models_are_those_of_the_columns_of_now(database_url:
     await change(conn, 2, ppnum="12300000009")
     await folding.fold_all(database_url)
     done, names = await logged(database_url)
-    assert (done.changed, names) == (1, ["request_status", "consent_registry"])
+    assert (done.changed, names) == (1, ["consent_registry", "request_status"])
     for projection in READ_MODELS:
         if projection.name in names:
             await rebuilt(database_url, projection())

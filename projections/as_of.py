@@ -1,21 +1,26 @@
 """Builds read models as they were known at a position, into a schema of their own, beside the live ones.
 
 Invariants. The tables are filled out of sight and moved into their schema in one transaction, whole or not at all. A
-schema is replaced only when it is the very one, by its oid, that this made, and when nobody else has put anything into
-it.
+schema is replaced only when it is the very one, by its oid, that this made, with the very tables, and when nobody else
+has put anything into it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, errors, sql
+from sqlalchemy import Table
 
 from eventstore import ulid
+from eventstore.connection import MAX_NAME_BYTES
 from eventstore.errors import describe
 from eventstore.read import head
 from eventstore.session_lock import session_name, while_all_held
@@ -28,16 +33,22 @@ from projections.replay import Progress, rebuild_locks, replaying
 from projections.settings import ReplaySettings
 from projections.shadow import SHADOW_SCHEMA, Shadow, finish_table
 
-_RESERVED = re.compile(r"public|eventstore|projections|projections_shadow|information_schema|pg_.*", re.IGNORECASE)
-_MAX_NAME_BYTES = 63  # Postgres would cut it there
+_RESERVED = re.compile(
+    r"public|eventstore|projections|projections_shadow|information_schema|pg_.*", re.IGNORECASE | re.DOTALL
+)
 _POSITION = "SELECT position FROM eventstore.events WHERE event_id = %s"
 _RECEIVED = "SELECT received_at FROM eventstore.events WHERE position = %s"
 _OID = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s"
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
-_OURS = "SELECT name FROM projections.rebuilds WHERE into_schema = %s AND into_schema_oid = %s AND state = 'done'"
+_OURS = (
+    "SELECT name, into_table_oids FROM projections.rebuilds"
+    " WHERE into_schema = %s AND into_schema_oid = %s AND state = 'done'"
+)
+_TABLES = "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = %s AND oid = ANY(%s::oid[]) AND relkind = 'r'"
+_OIDS = "SELECT array_agg(oid) FROM pg_catalog.pg_class WHERE relnamespace = %s AND relname = ANY(%s) AND relkind = 'r'"
 _DONE = (
     "UPDATE projections.rebuilds SET state = 'done', finished_at = clock_timestamp(), position = %s,"
-    " into_schema_oid = %s WHERE id = %s"
+    " into_schema_oid = %s, into_table_oids = %s WHERE id = %s"
 )
 
 
@@ -83,8 +94,9 @@ async def build_as_of(
     """
     if _RESERVED.fullmatch(into):
         raise UsageError(f"--into {into} is not for you to fill: name a schema of your own")
-    if not 1 <= len(into.encode()) <= _MAX_NAME_BYTES:
-        raise UsageError(f"--into takes a schema's name, of 1 to {_MAX_NAME_BYTES} bytes")
+    # What the command line has that is no UTF-8 counts as bytes too many.
+    if not 1 <= len(into.encode(errors="surrogateescape")) <= MAX_NAME_BYTES or not into.isprintable():
+        raise UsageError(f"--into takes a schema's name, of 1 to {MAX_NAME_BYTES} bytes that can be printed")
     return await while_all_held(
         url,
         rebuild_locks(projections),
@@ -107,6 +119,7 @@ async def _build(
     async with replaying(url, f"as-of {into}", waits, settings) as conn:
         position = await position_of(conn, moment)
         await _may_make(conn, into, force=force)
+        await _try_to_remove(conn, into, projections, force=force)
         shadows: list[tuple[int, Shadow]] = []
         try:
             for projection in projections:
@@ -126,8 +139,9 @@ async def _build(
                 except errors.LockNotAvailable:
                     progress.note(f"somebody reads {into} or {SHADOW_SCHEMA}; trying again")
         except BaseException as error:
-            for run, _ in shadows:
+            for run, shadow in shadows:
                 await runs.end(conn, run, "failed", error)
+                await _drop(shadow)
             raise
         for _, shadow in shadows:
             await shadow.drop()
@@ -151,10 +165,17 @@ async def _move_all(
             for table in shadow.tables:
                 rows[table.name] = await _move(conn, table.name, into)
                 await finish_table(conn, table.to_metadata(table.metadata, schema=into))
-            await conn.execute(_DONE, [position, oid, run])
+            await conn.execute(_DONE, [position, oid, await _oids(conn, oid, shadow.tables), run])
         said = f"Read models as of position {position}, as they were known then: projections rebuild --as-of."
         await conn.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(into), sql.Literal(said)))
     return rows
+
+
+async def _drop(shadow: Shadow) -> None:
+    """Leave nothing of an as-of that came to nothing, if that can be: nobody goes on with it."""
+    with suppress(psycopg.Error, TimeoutError):
+        async with asyncio.timeout(runs.LAST_WORDS_SECONDS):
+            await shadow.drop()
 
 
 async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
@@ -166,17 +187,19 @@ async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
         UsageError: there is no such event, or the text is neither.
 
     """
+    moment = moment.strip()
     if ulid.is_ulid(moment):
         row = await (await conn.execute(_POSITION, [moment])).fetchone()
         if row is None:
             raise UsageError(f"there is no event {moment}")
         return int(row[0])
     try:
-        time = datetime.fromisoformat(moment.strip())
+        time = datetime.fromisoformat(moment)
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise UsageError(f"{moment!r} is neither an event_id nor a time with its zone (2026-11-01T00:00:00Z)")
+        which = "an event_id is written in upper case" if ulid.is_ulid(moment.upper()) else "give one or the other"
+        raise UsageError(f"{moment!r} is neither an event_id nor a time with its zone (2026-11-01T00:00:00Z): {which}")
     low, high = 0, await head(conn)
     while low < high:
         middle = (low + high + 1) // 2
@@ -215,16 +238,43 @@ async def _remove(conn: AsyncConnection[Any], into: str, projections: Sequence[P
     oid = await _oid(conn, into)
     if oid is None:
         return
-    names = [row[0] for row in await (await conn.execute(_OURS, [into, oid])).fetchall()]
-    # What an earlier version of the code made, and this one doesn't know, is left: the schema is then not replaced.
-    known = installed().projections | {one.name: one for one in projections}
-    owned = {table.name for name in names if name in known for table in known[name].tables}
     try:
-        for table in sorted(owned):
-            await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(into, table)))
+        for table in await _tables_of_ours(conn, into, oid, projections):
+            await conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(into, table)))
         await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(into)))
     except errors.DependentObjectsStillExist as error:
-        raise UsageError(f"schema {into} can't be replaced, for others built on it: {describe(error)}") from error
+        # The detail has names of tables, functions and the like.
+        what = "; ".join((error.diag.message_detail or describe(error)).splitlines())
+        raise UsageError(
+            f"schema {into} can't be replaced: others have something in it or on it: {what}"
+        ) from error
+
+
+async def _tables_of_ours(
+    conn: AsyncConnection[Any], into: str, oid: int, projections: Sequence[Projection]
+) -> list[str]:
+    known = installed().projections | {one.name: one for one in projections}
+    oids: list[int] = []
+    for name, noted in await (await conn.execute(_OURS, [into, oid])).fetchall():
+        if noted is not None:
+            oids += noted
+        elif name in known:  # made before the tables were noted
+            oids += await _oids(conn, oid, known[name].tables)
+    return [row[0] for row in await (await conn.execute(_TABLES, [oid, oids])).fetchall()]
+
+
+async def _oids(conn: AsyncConnection[Any], schema: int | None, tables: Iterable[Table]) -> list[int]:
+    row = await (await conn.execute(_OIDS, [schema, [table.name for table in tables]])).fetchone()
+    return row[0] if row and row[0] else []
+
+
+async def _try_to_remove(
+    conn: AsyncConnection[Any], into: str, projections: Sequence[Projection], *, force: bool
+) -> None:
+    """Find out before the long work whether the schema can be replaced, and leave it as it is."""
+    with suppress(errors.LockNotAvailable):  # somebody reads it, and may be gone in the end
+        async with conn.transaction(force_rollback=True):
+            await _remove(conn, into, projections, force=force)
 
 
 async def _move(conn: AsyncConnection[Any], table: str, into: str) -> int:

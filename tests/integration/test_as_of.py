@@ -15,12 +15,13 @@ from projections.as_of import Built, build_as_of, position_of
 from projections.errors import CannotFold, ProjectionsError, UsageError
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.replay import Silent, rebuild_lock
+from projections.replay import Progress, Silent, rebuild_lock
 from projections.settings import ReplaySettings
-from tests import folding, oracle, store, stories
+from tests import folding, oracle, rebuilding, store, stories
 from tests.fix_postgres import Server
 from tests.folding import DIVIDES, QUICK, Watched, append, told
 from tests.oracle import Record
+from tests.rebuilding import Heard
 
 SETTINGS = ReplaySettings(window=3, lock_timeout=0.5)
 SUMMARY = oracle.Summary(3, 2, 2, 0, 0)
@@ -51,6 +52,7 @@ async def built(
     force: bool = False,
     projections: Sequence[type[Projection]] = READ_MODELS,
     settings: ReplaySettings = SETTINGS,
+    progress: Progress | None = None,
 ) -> Built:
     return await build_as_of(
         url,
@@ -60,7 +62,7 @@ async def built(
         force=force,
         waits=QUICK,
         settings=settings,
-        progress=Silent(),
+        progress=progress or Silent(),
     )
 
 
@@ -148,7 +150,7 @@ async def test_a_log_without_events(database_url: str, conn: AsyncConnection) ->
         ("2026-11-01", "neither an event_id nor a time with its zone"),
         ("yesterday", "neither an event_id nor a time with its zone"),
         ("", "neither an event_id nor a time with its zone"),
-        ("01hzzzzzzzzzzzzzzzzzzzzzzz", "neither an event_id nor a time with its zone"),
+        ("01hzzzzzzzzzzzzzzzzzzzzzzz", "an event_id is written in upper case"),
         ("01HZZZZZZZZZZZZZZZZZZZZZZZ", "there is no event 01HZZZZZZZZZZZZZZZZZZZZZZZ"),
     ],
 )
@@ -273,6 +275,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
     with pytest.raises(errors.DiskFull):
         await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
+    assert await rebuilding.shadows(conn) == [], "nobody goes on with it"
     monkeypatch.undo()
     await built(database_url, "2999-01-01T00:00:00Z")
     assert await tables_in(conn) == TABLES
@@ -363,14 +366,37 @@ async def test_a_schema_on_which_others_built_is_not_replaced(
     await append(conn, *records)
     await built(database_url, records[2].event_id)
     await conn.execute(theirs.encode())
-    with pytest.raises(UsageError, match="schema then can't be replaced, for others built on it: cannot drop"):
-        await built(database_url, records[-1].event_id, force=True)
+    progress = Heard()
+    said = r"schema then can't be replaced: others have something in it or on it: .*\bmine\b"
+    with pytest.raises(UsageError, match=said):
+        await built(database_url, records[-1].event_id, force=True, progress=progress)
+    assert progress.phases == [], "it is told before the long work"
     await are_those_of(conn, records[:3])
+
+
+async def test_a_table_of_others_under_a_name_of_ours_is_left(database_url: str, conn: AsyncConnection) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[2].event_id)
+    await conn.execute('DROP TABLE "then".consent_registry')
+    await conn.execute('CREATE TABLE "then".consent_registry AS SELECT 1 AS precious')
+    with pytest.raises(UsageError, match=r"others have something in it or on it: table .*consent_registry"):
+        await built(database_url, records[-1].event_id, force=True)
+    assert await store.value(conn, 'SELECT precious FROM "then".consent_registry') == 1
+
+
+async def test_what_was_made_before_its_tables_were_noted_is_replaced(database_url: str, conn: AsyncConnection) -> None:
+    records = a_log()
+    await append(conn, *records)
+    await built(database_url, records[2].event_id)
+    await conn.execute("UPDATE projections.rebuilds SET into_table_oids = NULL")
+    await built(database_url, records[-1].event_id, force=True)
+    await are_those_of(conn, records)
 
 
 @pytest.mark.parametrize(
     "into",
-    ["public", "eventstore", "projections", "projections_shadow", "information_schema", "pg_catalog", "pg_mine"],
+    ["public", "Public", "eventstore", "projections", "projections_shadow", "information_schema", "pg_x", "pg_x\ny"],
 )
 async def test_schemas_that_are_not_for_it_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
     for force in (False, True):
@@ -380,8 +406,8 @@ async def test_schemas_that_are_not_for_it_are_refused(database_url: str, conn: 
 
 
 async def test_names_that_postgres_would_not_take_as_they_are(database_url: str) -> None:
-    for into in ("", "é" * 32):
-        with pytest.raises(UsageError, match="a schema's name, of 1 to 63 bytes"):
+    for into in ("", "é" * 32, "\udcff", "two\nlines"):
+        with pytest.raises(UsageError, match="a schema's name, of 1 to 63 bytes that can be printed"):
             await built(database_url, "2999-01-01T00:00:00Z", into)
     odd = 'Odd "name"; --'
     assert (await built(database_url, "2999-01-01T00:00:00Z", odd)).position == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -74,11 +75,13 @@ class ArchiveWriter:
 
     Args:
         path: the file's name.
+        replace: whether a file that is there goes, also one that came there while this one was written.
 
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, replace: bool = True) -> None:
         self._path = path
+        self._replace = replace
         self._target: Path
         self._part: Path
         self._digest = hashlib.sha256()
@@ -88,9 +91,8 @@ class ArchiveWriter:
     def __enter__(self) -> Self:
         self._target = writable(self._path)
         # Two that write the same file at once don't write into each other's.
-        self._part = self._target.with_name(f"{self._target.name}.{os.getpid()}.part")
+        self._part = self._target.with_name(f"{self._target.name}.{secrets.token_hex(6)}.part")
         try:
-            self._part.unlink(missing_ok=True)
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise ArchiveError(f"{self._path} can't be written: {error.strerror}") from error
@@ -107,12 +109,27 @@ class ArchiveWriter:
                     self._file.write(_delimited(Record(end=end)))
                     self._file.flush()
                     os.fsync(self._file.fileno())
-                    self._part.replace(self._target)
+                    self._give_name()
+        except FileExistsError as taken:
+            raise ArchiveError(f"{self._path} is there: name another file, or replace it with --force") from taken
         except OSError as failed:
             if error is None:
                 raise ArchiveError(f"{self._path} can't be written: {failed.strerror}") from failed
         finally:
             self._part.unlink(missing_ok=True)
+
+    def _give_name(self) -> None:
+        if self._replace:
+            self._part.replace(self._target)
+            return
+        try:
+            self._target.hardlink_to(self._part)  # which a file that is there refuses
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links, on which nothing can be taken and given at once
+            if self._target.exists():
+                raise FileExistsError from None
+            self._part.replace(self._target)
 
     def write(self, record: archive.Record) -> None:
         """Write one record.
@@ -133,10 +150,11 @@ class ArchiveWriter:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds: its header, how many events, and whose."""
+    """What a file holds: its header, how many events, whose, and up to which position."""
 
     header: archive.Header
     events: int
+    last: int
     apps: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -149,7 +167,7 @@ async def check_archive(path: Path) -> Contents:
     """
     header: archive.Header | None = None
     apps: set[str] = set()
-    events = 0
+    events = last = 0
     ended = False
     async for record, digest in _in_turns(path):
         kind = record.WhichOneof("record")
@@ -162,6 +180,7 @@ async def check_archive(path: Path) -> Contents:
             apps |= {cursor.app for cursor in header.cursors}
         elif kind == "event":
             events += 1
+            last = max(last, record.event.position)
             apps.add(record.event.app)
         elif kind == "quarantined":
             apps.add(record.quarantined.app)
@@ -171,7 +190,7 @@ async def check_archive(path: Path) -> Contents:
             ended = True
     if header is None or not ended:
         raise ArchiveError(f"{path} is cut short, or not what projections export events writes")
-    return Contents(header, events, frozenset(apps))
+    return Contents(header, events, last, frozenset(apps))
 
 
 def read_archive(path: Path) -> Iterator[archive.Record]:

@@ -39,20 +39,23 @@ class Exported:
     missing: tuple[tuple[int, int], ...]
 
 
-async def export_events(conn: AsyncConnection, path: Path, told: Callable[[int, int], None]) -> Exported:
+async def export_events(
+    conn: AsyncConnection, path: Path, told: Callable[[int, int], None], *, replace: bool = True
+) -> Exported:
     """Write every event up to the head of now, the cursors, and the quarantine.
 
     Args:
         conn: an autocommit connection.
         path: the file; it is there only once it is whole.
         told: is called with the position and the head, now and then.
+        replace: whether a file that is there is replaced.
 
     Raises:
-        ArchiveError: the file can't be written.
+        ArchiveError: the file can't be written, or is there.
         psycopg.Error: the database failed, or the connection; there is no file.
 
     """
-    with ArchiveWriter(path) as file:
+    with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursors = [_cursor(*row) for row in await (await conn.execute(_CURSORS)).fetchall()]

@@ -1,8 +1,9 @@
 """Puts the events of a file back: into an empty store, behind what a store has, or where positions are missing.
 
 Invariants. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are read off its
-bytes again. Nobody follows the file's apps meanwhile. Each batch is one append; a process killed in the middle leaves
-whole batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
+bytes again. Nobody follows the file's apps meanwhile, nor any app if the file goes on behind the head: who appended
+there would take positions that are the file's. Each batch is one append; a process killed in the middle leaves whole
+batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.ingest.leader import raise_epoch
-from eventstore.locks import app_lock
-from eventstore.read import PAGE_BYTES, StoredEvent
+from eventstore.locks import IMPORT_LOCK, app_lock
+from eventstore.read import PAGE_BYTES, StoredEvent, head
 from eventstore.session_lock import Lock, session_name, while_all_held
 from eventstore.waits import Waits
 
@@ -61,15 +62,19 @@ async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[i
 
     Raises:
         ArchiveError: the file can't be read, or is not whole; nothing was stored.
-        LockHeld: one of the file's apps is followed; nothing was stored.
+        LockHeld: one of the file's apps is followed, or any and the file goes on behind the head; nothing was stored.
         OtherLog: the file does not fit this log.
         psycopg.Error: the database failed, or the connection; import the file again.
 
     """
     contents = await check_archive(path)
+    locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        if contents.last > await head(conn):
+            locks.append(Lock(IMPORT_LOCK, "the end of the log, behind which the file goes on"))
     return await while_all_held(
         url,
-        [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)],
+        locks,
         name=session_name("import"),
         waits=waits,
         work=lambda: _import(url, path, contents, waits, told),

@@ -25,6 +25,10 @@ def lock_key(name: str) -> int:
 APPEND_LOCK = lock_key("append")
 
 
+IMPORT_LOCK = lock_key("import")
+"""Followers share it; who puts events behind the head, at positions that they had, has it alone."""
+
+
 def app_lock(app: str) -> int:
     """Return the number of the lock that the one follower of an app holds."""
     return lock_key(f"app:{app}")

@@ -245,9 +245,7 @@ async def _remove(conn: AsyncConnection[Any], into: str, projections: Sequence[P
     except errors.DependentObjectsStillExist as error:
         # The detail has names of tables, functions and the like.
         what = "; ".join((error.diag.message_detail or describe(error)).splitlines())
-        raise UsageError(
-            f"schema {into} can't be replaced: others have something in it or on it: {what}"
-        ) from error
+        raise UsageError(f"schema {into} can't be replaced: others have something in it or on it: {what}") from error
 
 
 async def _tables_of_ours(

@@ -2,7 +2,8 @@
 
 Invariants. The lock is a session's advisory lock, held on a connection that is queried every few seconds and that
 Postgres ends when it is not: a frozen process loses its app. Each new holder raises the app's epoch, and a cursor
-moves only under the holder's own epoch: a process that wakes up late can't move it back.
+moves only under the holder's own epoch: a process that wakes up late can't move it back. Nobody follows any app while
+an import gives out positions that events had elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.connection import connect
 from eventstore.errors import LeadershipLost, LockLost
-from eventstore.locks import app_lock, end_holder, holder_of, holder_of_cursor
+from eventstore.locks import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
 from eventstore.session_lock import keep, session_name
 from eventstore.waits import Waits
 
@@ -63,9 +64,9 @@ class Lease:
 async def lease(
     url: str, app: str, waits: Waits, standing_by: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Lease]:
-    """Stand by until no other process follows the app, then hold it.
+    """Stand by until no other process follows the app, nor imports, then hold it.
 
-    ``standing_by`` is called when another process is seen to follow it.
+    ``standing_by`` is called when another process is seen to.
 
     Raises:
         psycopg.Error: the database is away.
@@ -84,12 +85,20 @@ async def lease(
 
 async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: Callable[[], None]) -> None:
     told: str | None = None
+    wanted = [
+        ("SELECT pg_try_advisory_lock_shared(%s)", IMPORT_LOCK),
+        ("SELECT pg_try_advisory_lock(%s)", app_lock(app)),
+    ]
     while True:
-        row = await (await conn.execute("SELECT pg_try_advisory_lock(%s)", [app_lock(app)])).fetchone()
+        statement, key = wanted[0]
+        row = await (await conn.execute(statement, [key])).fetchone()
         if row and row[0]:
-            return
+            del wanted[0]
+            if not wanted:
+                return
+            continue
         standing_by()
-        holder = await holder_of(conn, app_lock(app))
+        holder = await holder_of(conn, key)
         name = (holder.application_name if holder else None) or "another session"
         if name != told:
             log.info("standing by", app=app, holder=name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventstore.importing import Imported
 
 SECONDS = 5.0
+AGAIN = "what it stored stays; import the file again before anything is followed"
 
 exporting = typer.Typer(no_args_is_help=True, help="Write the log into a file.")
 importing = typer.Typer(no_args_is_help=True, help="Put the log of a file back.")
@@ -45,7 +46,7 @@ def export_events(
     if file.exists() and not force:
         raise UsageError(f"{file} is there: name another file, or replace it with --force")
     context = replay_context([])
-    done = run_once(_export(context.url, file), holds="no unfinished file is left")
+    done = run_once(_export(context.url, file, replace=force), holds="no unfinished file is left")
     typer.echo(
         f"{file}: {counted(done.events, 'event')} up to position {done.head:,}, {done.quarantined:,} from quarantine"
     )
@@ -61,14 +62,14 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file of projectio
     """Put events of a file where they belong: into an empty store, behind what is there, or where some are missing.
 
     Events that are here already are left out, so an import that was interrupted is run again. The file must be of this
-    very log. Refused while one of its apps is followed.
+    very log. Refused while one of its apps is followed, or any app and the file goes on behind the end of the log.
     """
     from eventstore.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
     from projections.cli.database import replay_context  # noqa: PLC0415
 
     context = replay_context([])
     work = run(context.url, file, waits=context.waits, told=_every("import"))
-    done: Imported = run_once(work, holds="what it stored stays, and importing the file again stores the rest")
+    done: Imported = run_once(work, holds=AGAIN)
     typer.echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
 
 
@@ -104,14 +105,14 @@ def redecode(
         raise typer.Exit(FAILED)
 
 
-async def _export(url: str, file: Path) -> Exported:
+async def _export(url: str, file: Path, *, replace: bool) -> Exported:
     from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
     from eventstore.export import export_events as run  # noqa: PLC0415
     from eventstore.session_lock import session_name  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
 
     async with await connect(url, name=session_name("export"), waits=load_waits()) as conn:
-        return await run(conn, file, _every("export"))
+        return await run(conn, file, _every("export"), replace=replace)
 
 
 def _every(name: str) -> Callable[[int, int], None]:

@@ -27,7 +27,10 @@ EVENT_ID = "an event_id"
     ("arguments", "holds"),
     [
         (["export", "events", "log"], "no unfinished file is left"),
-        (["import", "events", "whole"], "what it stored stays, and importing the file again stores the rest"),
+        (
+            ["import", "events", "whole"],
+            "what it stored stays; import the file again before anything is followed",
+        ),
         (["redecode"], "what it changed stays, and running it again does the rest"),
         (["rebuild", "--all"], NOT_FINISHED),
         (["rebuild", "poll_tallies", "--dry-run"], NOTHING),

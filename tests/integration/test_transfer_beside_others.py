@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -11,14 +12,15 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore import importing
-from eventstore.append import CursorMove
+from eventstore.append import Appender, CursorMove
 from eventstore.archive import check_archive
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.export import export_events, read_quarantine
 from eventstore.importing import Imported, import_events
+from eventstore.ingest.leader import lease
 from eventstore.locks import app_lock
 from eventstore.quarantine import Rejected
-from eventstore.read import PAGE_BYTES
+from eventstore.read import PAGE_BYTES, StoredEvent
 from eventstore.session_lock import held
 from tests import store
 from tests.store import QUICK
@@ -61,6 +63,62 @@ async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
             await is_empty(there)
         async with held(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
             assert (await imported(elsewhere, file)).stored == 9
+
+
+async def test_while_any_app_is_followed_nothing_goes_behind_the_head(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    said = "the end of the log, behind which the file goes on: projections ingest another .* is at work on it"
+    async with looking(elsewhere) as there:
+        async with lease(elsewhere, "another", QUICK), lease(elsewhere, "one more", QUICK):
+            with pytest.raises(LockHeld, match=said):
+                await imported(elsewhere, file)
+        assert await store.positions(there) == {}
+    # Positions below the head are nobody else's.
+    await lose(conn, 3, 4)
+    async with lease(database_url, "another", QUICK):
+        assert (await imported(database_url, file)).stored == 2
+
+
+async def test_who_wants_to_follow_an_app_stands_by_while_the_log_goes_on_from_a_file(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    stood_by: list[bool] = []
+    following: list[asyncio.Task[int]] = []
+
+    async def follow() -> int:
+        async with lease(elsewhere, "another", QUICK, lambda: stood_by.append(True)):
+            async with store.appender(elsewhere) as appender:
+                await appender.append(store.made(app="another"))
+            return len(stood_by)
+
+    def told(done: int, _of: int) -> None:
+        if done and not following:
+            following.append(asyncio.create_task(follow()))
+
+    async def slowly(self: Appender, stored: Sequence[StoredEvent]) -> int:
+        count = await restore(self, stored)
+        if following:
+            await store.until(lambda: anyhow(bool(stood_by)), "standing by")
+        return count
+
+    restore = Appender.restore
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importing, "BATCH", 3)
+        patch.setattr(Appender, "restore", slowly)
+        done = await import_events(elsewhere, file, waits=QUICK, told=told)
+    assert (done.events, done.stored) == (9, 9)
+    assert await following[0] >= 1
+    async with looking(elsewhere) as there:
+        assert len(await store.positions(there)) == 10
+
+
+async def anyhow(value: bool) -> bool:
+    return value
 
 
 async def test_a_follower_that_froze_can_not_go_on_afterwards(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import stat
@@ -213,6 +214,35 @@ def test_it_has_its_name_only_once_it_is_whole(path: Path) -> None:
     with ArchiveWriter(path) as file:
         file.write(header())
         assert path.read_bytes() == b"of before"
+    assert checked(path).events == 0
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_came_meanwhile_is_replaced_only_when_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    with ArchiveWriter(path, replace=False) as file:
+        file.write(header())
+    assert checked(path).events == 0
+    path.unlink()
+    file = ArchiveWriter(path, replace=False)
+    with pytest.raises(ArchiveError, match="is there: name another file"), file:
+        path.write_bytes(b"precious")
+    assert path.read_bytes() == b"precious"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_that_write_the_same_file_do_not_write_into_each_others(path: Path) -> None:
+    with ArchiveWriter(path) as first, ArchiveWriter(path) as second:
+        for file in (first, second):
+            file.write(header())
+        assert len(list(path.parent.iterdir())) == 2
     assert checked(path).events == 0
     assert list(path.parent.iterdir()) == [path]
 

@@ -294,7 +294,7 @@ class _TableDifference:
         key = {name: old[name] for name in self.names}
         if new[first] is None:
             return Sample(self.live.name, key, old, None)
-        differing = [name for name in self._values if old[name] != new[name]] or self._values
+        differing = [name for name in self._values if repr(old[name]) != repr(new[name])] or self._values
         return Sample(
             self.live.name, key, {name: old[name] for name in differing}, {name: new[name] for name in differing}
         )

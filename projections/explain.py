@@ -66,7 +66,8 @@ class Change:
     def columns(self) -> dict[str, tuple[Any, Any]]:
         """The columns that changed."""
         old, new = self.before or {}, self.after or {}
-        return {name: (old.get(name), new.get(name)) for name in (new or old) if old.get(name) != new.get(name)}
+        changed = (name for name in (new or old) if not _same(old.get(name), new.get(name)))
+        return {name: (old.get(name), new.get(name)) for name in changed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,16 @@ class Explanation:
     is_decided_by_one: bool
     row: Row | None
     there: Row | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the table has what the log says."""
+        return _same(self.row, self.there)
+
+
+def _same(one: object, other: object) -> bool:
+    """Compare as ``verify`` does, by what is written: not a number is itself, and 1.5 is not 1.50."""
+    return repr(one) == repr(other)
 
 
 def table_of(projections: Mapping[str, Projection], name: str) -> tuple[Projection, Table]:
@@ -169,7 +180,7 @@ async def explain(
             async with conn.transaction():
                 await fold.run(conn, event.position - 1, event.position, at.skipped)
             now = await _row(conn, copies[table.name], found)
-            if now != row:
+            if not _same(now, row):
                 changes.append(Change(event, row, now))
             row = now
             progress.at(number)

@@ -28,7 +28,7 @@ def explain(
     """Tell by which events a row came about: in order, what each changed, and which one decides.
 
     For example: projections explain consent_registry 12300000003. Exit code 1 when there is no such row and no event
-    makes one, or when the table has another row than the log says.
+    makes one, or when the table has another row than the log says. A key that begins with a minus goes behind --.
     """
     from projections import explain as explaining  # noqa: PLC0415 - loaded when it runs
     from projections.cli.database import replay_context  # noqa: PLC0415
@@ -49,7 +49,7 @@ def explain(
         typer.echo(json.dumps(_as_dict(found), indent=2, default=_plain, ensure_ascii=False))
     else:
         _tell(found)
-    if found.row != found.there or not found.changes:
+    if not found.equal or not found.changes:
         raise typer.Exit(FAILED)
 
 
@@ -66,7 +66,7 @@ def _tell(found: Explanation) -> None:
         typer.echo(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
         typer.echo("no event has decided it yet" if found.is_decided_by_one else "no single event decides such a row")
-    if found.row != found.there:
+    if not found.equal:
         say("projections: the table has another row: projections verify shows it, projections rebuild mends it")
 
 

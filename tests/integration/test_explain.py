@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import ClassVar
 
 import pytest
 from psycopg import AsyncConnection
-from sqlalchemy import Boolean, Column, Executable, Integer, MetaData, Table, Text, insert, select
+from sqlalchemy import Boolean, Column, Double, Executable, Integer, MetaData, Numeric, Table, Text, insert, select
 from typer.testing import CliRunner, Result
 
 from eventstore.contracts import Event
@@ -396,3 +398,40 @@ async def test_a_row_with_a_value_that_python_has_not(database_url: str, conn: A
     assert found.there is not None
     assert found.there["decided_at"] == "infinity"
     assert found.there != found.row
+
+
+measured = Table(
+    "measured",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("ppnum", Text, primary_key=True),
+    Column("size", Double),
+    Column("exact", Numeric),
+    Column("event_id", Text(collation="C"), nullable=False),
+    Column("deleted", Boolean, nullable=False),
+)
+
+
+class Measured(PythonProjection):
+    """Rows with values that aren't equal to themselves in Python, or equal to others."""
+
+    name: ClassVar[str] = "measured"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.GRANTED})
+    tables: ClassVar[tuple[Table, ...]] = (measured,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app",)
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        return [Row(measured, {"app": event.app, "ppnum": event.ppnum, "size": math.nan, "exact": Decimal("1.50")})]
+
+
+async def test_values_are_compared_as_verify_compares_them(database_url: str, conn: AsyncConnection) -> None:
+    upgrade(database_url, projections=[Measured()])
+    await append(conn, first := told(oracle.GRANTED), told(oracle.GRANTED, OTHER))
+    await folding.fold_all(database_url, [Measured])
+    found = await explained(database_url, "measured", PPNUM, projections=[Measured])
+    assert (made_by(found), found.equal) == ([first.event_id], True)
+    assert list(found.changes[0].columns) == ["app", "ppnum", "size", "exact", "event_id", "deleted"]
+    await conn.execute("UPDATE measured SET exact = 1.5")
+    assert not (await explained(database_url, "measured", PPNUM, projections=[Measured])).equal
+    assert not (await rebuilding.verify(database_url, Measured())).equal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.folding import (
     told,
     worker,
 )
+from tests.oracle import Record
 from tests.rebuilding import (
     ANY_REMOVAL,
     During,
@@ -228,3 +229,71 @@ async def test_a_table_that_somebody_locks_is_waited_for(database_url: str, conn
             await store.until(let_go, "it let go twice")
         assert total(await waiting) > 0
     assert set(progress.notes) == {"poll_tallies: somebody holds a table; trying again"}
+
+
+# Live rows that lack what the shadow comes to have
+
+
+async def missed(url: str, *records: Record) -> None:
+    """Events that the checkpoint moves past, and the rows don't know of: what a rebuild is there to mend."""
+    async with store.connection(url) as own:
+        await append(own, *records)
+        await own.execute(
+            "UPDATE projections.checkpoints SET position = (SELECT max(position) FROM eventstore.events)"
+            " WHERE name = 'poll_tallies'"
+        )
+
+
+Act = Callable[[], Coroutine[Any, Any, object]]
+ANSWERS = {"a new row": ("another poll", "yes"), "a row less": ("a poll", "no")}
+
+
+def one_of(which: str) -> Record:
+    """An answer to a poll of its own, or another of the one who answered before."""
+    request, option = ANSWERS[which]
+    return told(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
+
+
+@pytest.mark.parametrize("which", ANSWERS)
+@pytest.mark.parametrize("rest", [0, 1000])
+async def test_events_that_the_rows_missed_after_the_shadow_was_folded(
+    database_url: str, conn: AsyncConnection, which: str, rest: int
+) -> None:
+    await all_folded(database_url, conn)
+    await answer(database_url, "yes")
+    progress = During(comparing=lambda: missed(database_url, one_of(which)))
+    assert total(await rebuild(database_url, PollTallies(), progress=progress, rest=rest)) > 0
+    assert progress.is_done
+    assert (await verify(database_url, PollTallies())).equal
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)
+
+
+class WhileNarrowing(During):
+    """Does one more thing when what came during the comparison is folded."""
+
+    def __init__(self, last: Act, **acts: Act) -> None:
+        super().__init__(**acts)
+        self._last: Act | None = last
+
+    def at(self, position: int) -> None:
+        super().at(position)
+        if "comparing" in self.phases and self._last is not None:
+            last, self._last = self._last, None
+            with ThreadPoolExecutor(1) as other:
+                other.submit(lambda: asyncio.run(last())).result()
+
+
+@pytest.mark.parametrize("which", ANSWERS)
+async def test_events_that_the_rows_missed_after_the_difference_was_narrowed(
+    database_url: str, conn: AsyncConnection, which: str
+) -> None:
+    await all_folded(database_url, conn)
+    await answer(database_url, "yes")
+    two = [told(oracle.POLL_RESPONSE, ppnum, request="a third poll") for ppnum in ("12300000001", "12300000002")]
+    progress = WhileNarrowing(lambda: missed(database_url, one_of(which)), comparing=lambda: missed(database_url, *two))
+    done = await rebuild(database_url, PollTallies(), progress=progress, rest=1)
+    assert done.position == progress.positions[-1] + 1
+    assert (await verify(database_url, PollTallies())).equal
+    await folding.fold_all(database_url)
+    await folding.are_true(conn)

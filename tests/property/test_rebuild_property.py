@@ -1,7 +1,8 @@
 """Whatever comes, in whatever order, batches and windows: live rows, rebuilt, verified and the oracle's are the same.
 
 Each story is a log of its own, in a database of its own: a part of it comes before a rebuild, and the rest while it is
-folding, comparing and applying. The rows may have been damaged before, and the rebuild interrupted once.
+folding, comparing and applying. The rows may have been damaged before, and a rebuild ended at a position, or cut off
+before any of its messages to Postgres, as a process is that was killed.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
 
+from eventstore.errors import LockLost
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, oracle, rebuilding, store, stories
+from tests.fault.proxy import PostgresProxy, target_of, through
 from tests.fix_postgres import Server
 from tests.rebuilding import ANY_REMOVAL, During, Interrupted, Interrupting, rebuild, verify
 from tests.stories import Story
@@ -42,6 +46,20 @@ async def damage(conn: AsyncConnection, projection: Projection, kind: str) -> No
             await rebuilding.damage(conn, table, kind, 0.5)
 
 
+async def killed(url: str, number: int, projection: Projection, **how: Any) -> None:  # noqa: ANN401 - passed on
+    """Run a rebuild of which Postgres hears nothing from its n-th message on, and wait for the end of its sessions."""
+    async with PostgresProxy(*target_of(url), before=lambda said, _: said < number) as proxy:
+        with suppress(psycopg.Error, OSError, LockLost):
+            await rebuild(through(url, proxy.port), projection, **how)
+    async with store.connection(url, "looking") as conn:
+
+        async def are_gone() -> bool:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
+            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other one
+
+        await store.until(are_gone, "the end of its sessions")
+
+
 @dataclass(frozen=True)
 class Play:
     """How a story is told.
@@ -54,6 +72,7 @@ class Play:
         rest: events that may be left to fold under the checkpoint's lock.
         damage: what happens to the rows first; None for nothing.
         interrupted_at: the position at which a first rebuild ends; None for no such rebuild.
+        killed_at: the message to Postgres before which another one is killed, while events come; None for no such one.
 
     """
 
@@ -64,6 +83,7 @@ class Play:
     rest: int
     damage: str | None
     interrupted_at: int | None
+    killed_at: int | None
 
 
 plays = st.builds(
@@ -75,10 +95,11 @@ plays = st.builds(
     rest=st.sampled_from((0, 3, 1000)),
     damage=st.sampled_from((None, *rebuilding.DAMAGES)),
     interrupted_at=st.sampled_from((None, 1, 5)),
+    killed_at=st.sampled_from((*range(1, 201), *[None] * 50)),  # a short rebuild says about two hundred
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(story=stories.stories(), play=plays)
 async def test_live_is_rebuilt_is_verified_is_the_oracles(postgres: Server, story: Story, play: Play) -> None:
     projection, delivery = play.projection, story.delivery
@@ -92,12 +113,15 @@ async def test_live_is_rebuilt_is_verified_is_the_oracles(postgres: Server, stor
 
         first, second, third = play.cuts
         how: dict[str, Any] = {"window": play.window, "rest": play.rest}
-        is_resumed = play.interrupted_at is not None
-        progress = During(
-            folding=lambda: take(first, second),
-            comparing=lambda: take(second, third),
-            applying_the_difference=lambda: take(third, None),
-        )
+        is_resumed = play.interrupted_at is not None or play.killed_at is not None
+
+        def meanwhile() -> During:
+            return During(
+                folding=lambda: take(first, second),
+                comparing=lambda: take(second, third),
+                applying_the_difference=lambda: take(third, None),
+            )
+
         await take(0, first)
         async with store.connection(url, "looking") as conn:
             if play.damage is not None:
@@ -107,7 +131,11 @@ async def test_live_is_rebuilt_is_verified_is_the_oracles(postgres: Server, stor
                     interrupting = Interrupting(play.interrupted_at)
                     await rebuild(url, projection, progress=interrupting, window=play.window, dry_run=True)
             limits = ANY_REMOVAL
-            await rebuild(url, projection, progress=progress, limits=limits, resume=is_resumed, **how)
+            if play.killed_at is not None:
+                await killed(url, play.killed_at, projection, progress=meanwhile(), limits=limits, **how)
+                if play.damage is None:
+                    await are_right(conn, projection)
+            await rebuild(url, projection, progress=meanwhile(), limits=limits, resume=is_resumed, **how)
             await are_right(conn, projection)
             await take(0, None)  # what no phase took, and all of it once more
             await are_right(conn, projection)

@@ -26,7 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     **REBUILDS,
 }
 REPORT = Path(".projections") / "bench.json"
-_CONDITIONS = ("events", "mix", "batch", "window", "rebuild_settings", "rebuild_session", "settings")
+_CONDITIONS = ("events", "mix", "batch", "window", "rebuild_settings", "rebuild_session", "rebuild_tables", "settings")
 """Of a result's detail: what it was measured of, and with which settings on both sides."""
 
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.events import EVENTS, MIX, decoded, simulated
-from benchmarks.harness import SETTINGS, Postgres, Result, interleaved, result
+from benchmarks.harness import Postgres, Result, interleaved, result
 from eventstore.append import Appender
 from eventstore.connection import connect
 from eventstore.contracts import Event
@@ -78,7 +78,7 @@ def _measure(name: str, postgres: Postgres, *, again: bool) -> Result:
         "batch": BATCH,
         "reference_code": "benchmarks/append.py: _copy (sync psycopg, cursor.copy + write_row, types set, autocommit)",
         "reference_ddl": [TABLE_DDL, *TRIGGERS],
-        "settings": SETTINGS,
+        "settings": postgres.settings(),
         "versions": postgres.versions(),
     }
     return result(name, "events/s", REFERENCE, mine, theirs, detail)

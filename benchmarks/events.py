@@ -15,7 +15,7 @@ ENDS = datetime(2026, 10, 1, tzinfo=UTC)
 CONTRACT = Contract.CHAT_EXTERNAL
 
 SEED = 1
-MIX = f"the simulator's, seed {SEED}"
+MIX = f"the first of the simulator's, seed {SEED}, {CONTRACT.value}"
 
 
 def simulated(count: int = EVENTS) -> list[Entry]:

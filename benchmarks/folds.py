@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.events import MIX, decoded, simulated
-from benchmarks.harness import SETTINGS, Benchmark, Postgres, Result, interleaved, result
+from benchmarks.harness import Benchmark, Postgres, Result, interleaved, result
 from benchmarks.references import REFERENCES, SESSION
 from eventstore.append import Appender
 from eventstore.connection import connect
@@ -70,7 +70,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
         "window_of_one_ms": round(1000 * sorted(single)[len(single) // 2], 2),
         "reference_code": "benchmarks/references.py, run by benchmarks/folds.py: create_reference",
         "reference_ddl": list(REFERENCES[projection.name]),
-        "settings": {**SETTINGS, "reference_session": SESSION},
+        "settings": {**postgres.settings(), "reference_session": SESSION},
         "versions": postgres.versions(),
     }
     print(f"  window of one event: {detail['window_of_one_ms']} ms")

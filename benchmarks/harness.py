@@ -75,6 +75,14 @@ class Postgres:
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def settings(self) -> dict[str, str]:
+        """Return what the server has of the settings that this one would be given."""
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute(
+                "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS name", [[*SETTINGS, "fsync"]]
+            ).fetchall()
+        return dict(rows)
+
     def versions(self) -> dict[str, str]:
         """Return the versions that a result depends on."""
         with psycopg.connect(self.url) as connection:

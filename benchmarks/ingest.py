@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from benchmarks.events import CONTRACT, ENDS, EVENTS, RECIPIENTS
-from benchmarks.harness import SETTINGS, Postgres, Result, interleaved, result
+from benchmarks.harness import Postgres, Result, interleaved, result
 from eventstore.credentials import FixedToken
 from eventstore.ingest.address import Address
 from eventstore.ingest.follower import Follower
@@ -42,7 +42,7 @@ def ingest(postgres: Postgres) -> Result:
         "server": "projections simulate, a process of its own on the same machine",
         "reference_code": "benchmarks/ingest.py: _read (async for over the call, no deserializer)",
         "reference_ddl": [],
-        "settings": SETTINGS,
+        "settings": postgres.settings(),
         "versions": postgres.versions(),
     }
     return result("ingest", "events/s", REFERENCE, mine, theirs, detail)

@@ -11,7 +11,7 @@ from time import monotonic
 import psycopg
 
 from benchmarks.events import decoded, simulated
-from benchmarks.harness import SETTINGS, Postgres, Result
+from benchmarks.harness import Postgres, Result
 from eventstore.append import CHANNEL, Appender
 from eventstore.connection import connect
 from eventstore.waits import Waits
@@ -44,7 +44,7 @@ def live_p99(postgres: Postgres) -> Result:
         "reference_p50_ms": round(_percentile(plain, 50), 2),
         "reference_code": "benchmarks/live.py: _listen (async psycopg, synchronous_commit off as in our workers)",
         "reference_ddl": [TABLE, UPSERT],
-        "settings": SETTINGS,
+        "settings": postgres.settings(),
         "versions": postgres.versions(),
     }
     print(f"  p50: {detail['p50_ms']} ms, the plain loop's: {detail['reference_p50_ms']} ms")

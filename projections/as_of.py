@@ -94,7 +94,7 @@ async def build_as_of(
     """
     if _RESERVED.fullmatch(into):
         raise UsageError(f"--into {into} is not for you to fill: name a schema of your own")
-    # What the command line has that is no UTF-8 counts as bytes too many.
+    # What is no UTF-8 on the command line comes as something that can't be printed.
     if not 1 <= len(into.encode(errors="surrogateescape")) <= MAX_NAME_BYTES or not into.isprintable():
         raise UsageError(f"--into takes a schema's name, of 1 to {MAX_NAME_BYTES} bytes that can be printed")
     return await while_all_held(
@@ -118,7 +118,6 @@ async def _build(
 ) -> Built:
     async with replaying(url, f"as-of {into}", waits, settings) as conn:
         position = await position_of(conn, moment)
-        await _may_make(conn, into, force=force)
         await _try_to_remove(conn, into, projections, force=force)
         shadows: list[tuple[int, Shadow]] = []
         try:
@@ -269,7 +268,7 @@ async def _oids(conn: AsyncConnection[Any], schema: int | None, tables: Iterable
 async def _try_to_remove(
     conn: AsyncConnection[Any], into: str, projections: Sequence[Projection], *, force: bool
 ) -> None:
-    """Find out before the long work whether the schema can be replaced, and leave it as it is."""
+    """Find out before the long work whether the schema can be made, or replaced, and leave all as it is."""
     with suppress(errors.LockNotAvailable):  # somebody reads it, and may be gone in the end
         async with conn.transaction(force_rollback=True):
             await _remove(conn, into, projections, force=force)

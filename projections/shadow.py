@@ -53,7 +53,7 @@ _MOVE = sql.SQL(
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
 _MARKED = (
-    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace('projections_shadow')"
+    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s)"
     " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
 )
 _DDL_LOCK = lock_key("shadow tables")
@@ -292,7 +292,7 @@ class Shadow:
     async def _drop_tables(self) -> None:
         names = {table.name for table in self.tables}
         # Another version may have had other tables.
-        names |= {row[0] for row in await (await self._conn.execute(_MARKED, [self._mark])).fetchall()}
+        names |= {row[0] for row in await (await self._conn.execute(_MARKED, [SHADOW_SCHEMA, self._mark])).fetchall()}
         tables = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
         await self._conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(tables)))
 

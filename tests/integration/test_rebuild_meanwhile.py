@@ -55,6 +55,13 @@ async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
     await folding.fold_all(url, [PollTallies])
 
 
+async def let_go_twice(progress: Heard) -> None:
+    async def has() -> bool:
+        return len(progress.notes) >= 2
+
+    await store.until(has, "it let go twice")
+
+
 @pytest.mark.parametrize("rest", [0, 1000])
 @pytest.mark.parametrize("first", ["folding", "comparing"])
 async def test_a_row_that_comes_and_goes_during_a_rebuild_leaves_nothing_behind(
@@ -117,10 +124,7 @@ async def test_it_waits_for_a_fold_under_way_and_lets_go_when_that_takes_long(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
             )
 
-            async def let_go() -> bool:
-                return len(progress.notes) >= 2
-
-            await store.until(let_go, "it let go twice")
+            await let_go_twice(progress)
         assert await step is Step.AT_HEAD
         await rebuilding_
     assert set(progress.notes) == {"poll_tallies: somebody holds the checkpoint or a row; trying again"}
@@ -142,10 +146,7 @@ async def test_rows_that_somebody_holds_are_waited_for_without_the_checkpoint(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, lock_timeout=0.05)
             )
 
-            async def let_go() -> bool:
-                return len(progress.notes) >= 2
-
-            await store.until(let_go, "it let go twice")
+            await let_go_twice(progress)
         await task
     await folding.are_true(conn)
 
@@ -223,10 +224,7 @@ async def test_a_table_that_somebody_locks_is_waited_for(database_url: str, conn
                     )
                 )
 
-            async def let_go() -> bool:
-                return len(progress.notes) >= 2 or waiting.done()
-
-            await store.until(let_go, "it let go twice")
+            await let_go_twice(progress)
         assert total(await waiting) > 0
     assert set(progress.notes) == {"poll_tallies: somebody holds a table; trying again"}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from eventstore.trust import find_system_certificates
 from eventstore.waits import Waits
 
 MAX_NAME_BYTES = 63
@@ -45,7 +46,49 @@ async def connect(
         psycopg.OperationalError: no connection within ``waits.database_connect``.
 
     """
-    given = conninfo_to_dict(url)
+    parameters = connection_parameters(
+        url, name=name, waits=waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout
+    )
+    conn = await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
+    try:
+        await conn.execute(_PINNED)
+        await conn.set_autocommit(autocommit)
+    except BaseException:
+        await conn.close()
+        raise
+    return conn
+
+
+def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | None = None) -> Connection:
+    """Open a connection as :func:`connect` does, for code that can't be asynchronous; it isn't in autocommit.
+
+    Raises:
+        psycopg.OperationalError: no connection within ``waits.database_connect``.
+
+    """
+    parameters = connection_parameters(url, name=name, waits=waits, lock_timeout=lock_timeout)
+    # A server in SQL_ASCII would otherwise answer in bytes, which SQLAlchemy can't read.
+    conn = Connection.connect(make_conninfo("", **{**parameters, "client_encoding": "utf8"}), autocommit=True)
+    try:
+        conn.execute(_PINNED)
+        conn.autocommit = False
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def connection_parameters(
+    url: str, *, name: str, waits: Waits, idle_session_timeout: float | None = None, lock_timeout: float | None = None
+) -> dict[str, str]:
+    """Return libpq's parameters for a session of ours; the arguments are those of :func:`connect`.
+
+    Raises:
+        psycopg.ProgrammingError: libpq can't read the URL.
+
+    """
+    given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    find_system_certificates(given)
     settings = {
         # The server's own, besides the client's below: it is the server that holds locks for a machine that is gone.
         "tcp_keepalives_idle": "10",
@@ -62,7 +105,7 @@ async def connect(
     }
     options = " ".join(f"-c {key}={value}" for key, value in settings.items())
     # Defaults first: what the URL says wins.
-    parameters = {
+    return {
         "connect_timeout": str(max(2, round(waits.database_connect))),  # libpq takes whole seconds, 2 at the least
         "keepalives": "1",
         "keepalives_idle": "10",
@@ -73,11 +116,3 @@ async def connect(
         "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
         "options": f"{options} {given.get('options') or os.environ.get('PGOPTIONS', '')}".strip(),
     }
-    conn = await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
-    try:
-        await conn.execute(_PINNED)
-        await conn.set_autocommit(autocommit)
-    except BaseException:
-        await conn.close()
-        raise
-    return conn

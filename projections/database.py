@@ -9,8 +9,6 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import ConfigurationError
@@ -39,7 +37,7 @@ def embedded() -> EmbeddedPostgres:
 
 
 def given_database_url() -> str | None:
-    """Return the database that the environment gives, as a URL for libpq and SQLAlchemy, or None.
+    """Return the database that the environment gives, as a URL for libpq, or None.
 
     DATABASE_URL comes first, then libpq's variables; a password in PGPASSWORD or a password file stays there.
 
@@ -89,19 +87,12 @@ def _normalised(url: str) -> str:
         parts = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     except psycopg.ProgrammingError:
         raise ConfigurationError(_MALFORMED.format("it can't be read")) from None
-    if "@" in parts.get("host", ""):
+    # In a URL libpq takes the first @ for the end of the password; written %40, one may begin the name of a socket.
+    if separator and "@" in parts.get("host", "") and "@" in url.partition("@")[2].partition("/")[0]:
         raise ConfigurationError(_MALFORMED.format("an @ in its password must be written %40"))
     if not all(port.isdigit() for port in parts.get("port", "").split(",") if port):
         raise ConfigurationError(_MALFORMED.format("its port isn't a number"))
-    return url if separator and _known_to_sqlalchemy(url) else _as_url(parts)
-
-
-def _known_to_sqlalchemy(url: str) -> bool:
-    try:
-        make_url(url)
-    except (ArgumentError, ValueError):  # several hosts, for one
-        return False
-    return True
+    return url if separator else _as_url(parts)
 
 
 def _as_url(parts: Mapping[str, str]) -> str:

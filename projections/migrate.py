@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from eventstore.connection import connect_sync
 from eventstore.errors import describe
 from eventstore.locks import lock_key
 from eventstore.resources import migrations_folder
+from eventstore.session_lock import session_name
+from eventstore.waits import load_waits
 from projections.errors import MigrationRefused, UsageError
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.tables import VIEWS
@@ -25,7 +28,6 @@ from projections.user_tables import migrate_user_tables, missing_tables
 
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
-CONNECT_SECONDS = 10
 READ_MODELS_SINCE = "0002"
 """The revision that makes our read models; whatever bears one of their names before it isn't ours."""
 
@@ -35,11 +37,6 @@ _TAKEN = (
     " AND relname = ANY(:names) UNION SELECT typname FROM pg_catalog.pg_type"
     " WHERE typnamespace = to_regnamespace(:schema) AND typname = ANY(:names) ORDER BY name LIMIT 1"
 )
-
-
-def sqlalchemy_url(url: str) -> URL:
-    """Return a libpq URL as SQLAlchemy's, with the driver that we use."""
-    return make_url(url).set(drivername="postgresql+psycopg")
 
 
 def upgrade(
@@ -98,7 +95,7 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
         UsageError: it isn't; the message says what to do.
 
     """
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         with engine.connect() as connection:
             revision = current_revision(connection)
@@ -129,10 +126,14 @@ def _unusable(error: DBAPIError) -> UsageError:
     return UsageError(f"the database can't be used: {describe(error)}; check DATABASE_URL")
 
 
-def _engine(url: str) -> Engine:
-    # Without an encoding of the client's, a server in SQL_ASCII answers in bytes, and SQLAlchemy can't begin.
-    connect = {"client_encoding": "utf8", "connect_timeout": CONNECT_SECONDS}
-    return create_engine(sqlalchemy_url(url), poolclass=NullPool, connect_args=connect)
+def engine_of(url: str) -> Engine:
+    """Return an engine whose connections libpq opens from the URL, as those of all other commands are."""
+    waits = load_waits()
+
+    def connect() -> psycopg.Connection:
+        return connect_sync(url, name=session_name("migrate"), waits=waits)
+
+    return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
 
 
 def _config() -> Config:
@@ -142,7 +143,7 @@ def _config() -> Config:
 
 
 def _run(url: str, step: Callable[[Config], None]) -> tuple[str | None, str | None]:
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         try:
             connected = engine.connect()

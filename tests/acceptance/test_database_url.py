@@ -1,0 +1,68 @@
+"""Every form in which libpq takes a database is taken by the commands, migrate included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from tests.acceptance.command import Commands
+
+FORMS = ("socket in a URL", "socket as keyword", "two hosts", "service", "service of PGSERVICE", "hostaddr")
+
+
+@asynccontextmanager
+async def unix_socket(host: str, port: int) -> AsyncIterator[str]:
+    """Pass connections to a socket file on to a server's port; yields the socket's folder."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection(host, port)
+        await asyncio.gather(pump(reader, to_server), pump(from_server, writer))
+
+    # The path of a socket has at most 107 bytes.
+    with TemporaryDirectory(prefix="pg") as folder:
+        server = await asyncio.start_unix_server(serve, Path(folder) / ".s.PGSQL.5432")
+        try:
+            yield folder
+        finally:
+            server.close()
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_what_libpq_takes_the_commands_take(commands: Commands, empty_database_url: str, form: str) -> None:
+    parts = urlsplit(empty_database_url)
+    host, port, database = parts.hostname or "", parts.port or 0, parts.path.lstrip("/")
+    login = f"{parts.username}:{quote(parts.password or '', safe='')}"
+    keywords = {"host": host, "port": port, "dbname": database, "user": parts.username, "password": parts.password}
+    services = commands.folder / "services.conf"
+    services.write_text("\n".join(["[main]", *(f"{key}={value}" for key, value in keywords.items())]) + "\n")
+    async with unix_socket(host, port) as folder:
+        variables = {
+            "socket in a URL": {"DATABASE_URL": f"postgresql://{login}@{quote(folder, safe='')}/{database}"},
+            "socket as keyword": {
+                "DATABASE_URL": f"host={folder} dbname={database} user={parts.username} password={parts.password}"
+            },
+            "two hosts": {
+                "DATABASE_URL": f"postgresql://{login}@127.0.0.1:1,{host}:{port}/{database}"
+                "?target_session_attrs=read-write"
+            },
+            "service": {"DATABASE_URL": "service=main", "PGSERVICEFILE": str(services)},
+            "service of PGSERVICE": {"PGSERVICE": "main", "PGSERVICEFILE": str(services)},
+            "hostaddr": {"DATABASE_URL": f"postgresql://{login}@no.such.host:{port}/{database}?hostaddr={host}"},
+        }[form]
+        migrated = await commands.run("migrate", **variables)
+        assert migrated.code == 0, migrated.said
+        status = await commands.run("status", "--json", **variables)
+        assert status.code == 0, status.said

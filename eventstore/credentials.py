@@ -1,13 +1,13 @@
 """Where bearer tokens come from: a fixed one, a file, or OAuth2 client credentials.
 
 The token endpoint is read from the issuer's discovery document (RFC 8414); the form carries RFC 8707's ``resource``,
-the address of the API byte for byte.
+the address of the API byte for byte. Whatever an issuer sends ends in a token, a refusal or "try again":
+:class:`ClientCredentials` raises nothing but :class:`CredentialsError`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import time
 from pathlib import Path
@@ -15,15 +15,18 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
-from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from eventstore.errors import ConfigurationError, CredentialsRefused, IssuerUnavailable
+from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
 from eventstore.ingest.address import is_loopback
+from eventstore.issuer import MAX_TOKEN, REQUEST_HEADERS, Answer, UnreadableAnswer, lifetime_of, read_answer
 from eventstore.redact import redact, register_secret
+from eventstore.small_files import read_small_file
 from eventstore.waits import Waits
 
 DISCOVERY = "/.well-known/openid-configuration"
+MAX_QUOTED = 10_000
+"""Characters of an issuer's words that are looked at, before they are redacted and cut to what people read."""
 DEFAULT_LIFETIME = 3600.0
 """Seconds a token is taken to live when the issuer doesn't say: what the platform's live."""
 
@@ -90,11 +93,15 @@ class FileToken:
 
         """
         try:
-            token = self._path.read_text().strip()  # a few bytes of a local file
+            # A FIFO without a writer, or a device, would stop the event loop.
+            if not self._path.is_file():
+                said = f"the token file {self._path} can't be read: it does not exist, or is not a regular file"
+                raise CredentialsRefused(said, by_issuer=False)
+            token = read_small_file(self._path).decode().strip()
         except (OSError, UnicodeDecodeError):
-            raise CredentialsRefused(f"the token file {self._path} can't be read") from None
+            raise CredentialsRefused(f"the token file {self._path} can't be read", by_issuer=False) from None
         if not is_token(token):
-            raise CredentialsRefused(f"the token file {self._path} holds no token")
+            raise CredentialsRefused(f"the token file {self._path} holds no token", by_issuer=False)
         register_secret(token)
         return token
 
@@ -151,27 +158,26 @@ class ClientCredentials:
         try:
             async with asyncio.timeout(self._waits.issuer):
                 answer = await self._ask()
-        except OAuthError as error:
-            said = redact(" ".join(f"{error.error}: {error.description or ''}".split()))[:300].rstrip(": ")
-            if str(error.error) in _REFUSALS:
-                raise CredentialsRefused(f"the issuer {self._issuer} refuses the client: {said}") from None
-            raise IssuerUnavailable(f"the issuer {self._issuer} gives no token now: {said}") from None
-        except httpx2.HTTPStatusError as error:
-            raise self._by_status(error.response.status_code) from None
+            lifetime = lifetime_of(answer, DEFAULT_LIFETIME)
+        except CredentialsError:
+            raise
+        except UnreadableAnswer as error:
+            raise IssuerUnavailable(f"the issuer {self._issuer} {error}") from None
         except (TimeoutError, httpx2.TimeoutException):
             raise IssuerUnavailable(
                 f"the issuer {self._issuer} does not answer within {self._waits.issuer:g} s"
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
+            reason = _quoted(str(error)) or type(error).__name__
             raise IssuerUnavailable(f"the issuer {self._issuer} does not answer: {reason}") from None
-        except (ValueError, TypeError, OverflowError):  # no JSON, or what Authlib makes of it
-            raise IssuerUnavailable(f"the issuer {self._issuer} sends an answer that can't be read") from None
+        except Exception as error:  # noqa: BLE001 - whatever the issuer sends, and whichever library it upsets
+            kind = type(error).__name__
+            raise IssuerUnavailable(f"the issuer {self._issuer} sends an answer that can't be read: {kind}") from None
         token = answer.get("access_token")
         if not isinstance(token, str) or not is_token(token):
             raise IssuerUnavailable(f"the issuer {self._issuer} answered without an access_token")
         register_secret(token)
-        self._good_until = time.monotonic() + _lifetime(answer) - self._waits.token_margin
+        self._good_until = time.monotonic() + lifetime - self._waits.token_margin
         return token
 
     async def _ask(self) -> dict[str, Any]:
@@ -179,23 +185,29 @@ class ClientCredentials:
             self._client_id,
             self._client_secret,
             timeout=self._waits.issuer,
+            headers=REQUEST_HEADERS,
             verify=self._tls if self._tls is not None else True,
             trust_env=not is_loopback(urlsplit(self._issuer).hostname or ""),  # no proxy to this machine
         ) as client:
-            endpoint, client.token_endpoint_auth_method = await self._discover(client)
-            answer: dict[str, Any] = await client.fetch_token(
-                endpoint, grant_type="client_credentials", resource=self._resource
-            )
-        return answer
+            endpoint, method = await self._discover(client)
+            form = {"grant_type": "client_credentials", "resource": self._resource}
+            async with client.stream("POST", endpoint, data=form, auth=client.client_auth(method)) as response:
+                answer = await read_answer(response)
+        return self._granted(answer)
 
     async def _discover(self, client: AsyncOAuth2Client) -> tuple[str, str]:
-        answer = await client.request("GET", self._issuer + DISCOVERY, withhold_token=True)
-        answer.raise_for_status()
-        document = answer.json()
-        endpoint = document.get("token_endpoint") if isinstance(document, dict) else None
+        async with client.stream("GET", self._issuer + DISCOVERY, withhold_token=True) as response:
+            answer = await read_answer(response)
+        if not answer.is_success:
+            raise self._by_status(answer.status)
+        document = answer.document()
+        self._check_issuer(document)
+        endpoint = document.get("token_endpoint")
         if not isinstance(endpoint, str):
-            raise IssuerUnavailable(f"the discovery document of {self._issuer} names no token_endpoint")
+            raise UnreadableAnswer("names no token_endpoint in its discovery document")
         methods = document.get("token_endpoint_auth_methods_supported") or [AUTH_METHODS[0]]
+        if not isinstance(methods, list):
+            raise UnreadableAnswer("sends a discovery document that can't be read: its methods are not a list")
         method = next((method for method in AUTH_METHODS if method in methods), None)
         if method is None:
             raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
@@ -204,23 +216,52 @@ class ClientCredentials:
         except ConfigurationError as error:
             raise CredentialsRefused(str(error)) from None
 
+    def _check_issuer(self, document: dict[str, Any]) -> None:
+        """Compare the document's issuer with ours (RFC 8414, section 3.3); one trailing slash does not count."""
+        stated = document.get("issuer")
+        if not isinstance(stated, str):
+            raise UnreadableAnswer("names no issuer in its discovery document")
+        if stated.removesuffix("/") != self._issuer:
+            raise CredentialsRefused(
+                f"the discovery document of {self._issuer} belongs to another issuer, {_quoted(stated)!r}: set"
+                f" PAS_ISSUER (or issuer in projections.toml) to the issuer's own URL, or ask its operator"
+            )
+
+    def _granted(self, answer: Answer) -> dict[str, Any]:
+        """Return the token endpoint's document; raises what it means when that is no token."""
+        if answer.status >= 500:
+            raise self._by_status(answer.status)
+        try:
+            document = answer.document()
+        except UnreadableAnswer:
+            if answer.is_success:
+                raise
+            raise self._by_status(answer.status) from None
+        if "error" in document:
+            error, description = document["error"], document.get("error_description")
+            words = ": ".join(_quoted(text) for text in (error, description) if isinstance(text, str))
+            if isinstance(error, str) and error in _REFUSALS:
+                raise CredentialsRefused(f"the issuer {self._issuer} refuses the client: {words}")
+            raise IssuerUnavailable(f"the issuer {self._issuer} gives no token now{words and f': {words}'}")
+        if not answer.is_success:
+            raise self._by_status(answer.status)
+        return document
+
     def _by_status(self, status: int) -> CredentialsRefused | IssuerUnavailable:
         if status >= 500 or status in _PASSING:
             return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
-        return CredentialsRefused(f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)")
+        said = f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)"
+        return CredentialsRefused(said, by_issuer=False)
+
+
+def _quoted(text: str) -> str:
+    """Return what an issuer said, redacted, as one line of bounded length."""
+    return redact(" ".join(text[:MAX_QUOTED].split()))[:300]
 
 
 def is_token(text: str) -> bool:
     """Tell whether a text can be sent as a bearer token."""
-    return bool(text) and text.isascii() and text.isprintable() and " " not in text
-
-
-def _lifetime(answer: dict[str, Any]) -> float:
-    try:
-        lifetime = float(answer.get("expires_in") or DEFAULT_LIFETIME)
-    except (TypeError, ValueError):
-        return DEFAULT_LIFETIME
-    return lifetime if math.isfinite(lifetime) else DEFAULT_LIFETIME
+    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
 
 
 def require_safe(url: str, what: str) -> str:

@@ -148,7 +148,17 @@ class CredentialsError(EventStoreError):
 
 
 class CredentialsRefused(CredentialsError):
-    """The issuer refused the client, and will again."""
+    """The issuer refused the client, and will again.
+
+    Attributes:
+        by_issuer: whether the issuer itself said so; False for a bare HTTP status, which a proxy may have sent, and for
+            a local file, which may be about to be written.
+
+    """
+
+    def __init__(self, message: str, *, by_issuer: bool = True) -> None:
+        super().__init__(message)
+        self.by_issuer = by_issuer
 
 
 class IssuerUnavailable(CredentialsError):

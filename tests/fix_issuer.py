@@ -49,12 +49,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to say instead of the usual: raw bytes, or a JSON document; ``hang`` says nothing at all."""
+    """What to say instead of the usual: raw bytes, or a JSON document.
+
+    ``hang`` says nothing at all; ``drips`` sends a space now and then instead of the body, for ever.
+    """
 
     status: int = 200
     body: object = b""
     headers: tuple[tuple[str, str], ...] = ()
     hang: bool = False
+    drips: bool = False
 
     @property
     def raw(self) -> bytes:
@@ -128,10 +132,11 @@ class Issuer:
             answer = self._answer(await _request(reader))
             if answer.hang:
                 await asyncio.Event().wait()
-            head = [f"HTTP/1.1 {answer.status} Said", f"Content-Length: {len(answer.raw)}", "Connection: close"]
+            length = 10_000 if answer.drips else len(answer.raw)
+            head = [f"HTTP/1.1 {answer.status} Said", f"Content-Length: {length}", "Connection: close"]
             head += [f"{name}: {value}" for name, value in (("Content-Type", "application/json"), *answer.headers)]
-            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + answer.raw)
-            await writer.drain()
+            writer.write("\r\n".join(head).encode("latin-1") + b"\r\n\r\n")
+            await _send(writer, answer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client left
         finally:
@@ -159,6 +164,16 @@ class Issuer:
         self.tokens.append(f"{self.prefix}{len(self.tokens) + 1}")
         granted: dict[str, object] = {"access_token": self.tokens[-1], "token_type": "Bearer"}
         return Answer(body=granted if self.lifetime is None else granted | {"expires_in": self.lifetime})
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
+    if not answer.drips:
+        writer.write(answer.raw)
+    while answer.drips:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    await writer.drain()
 
 
 async def _request(reader: asyncio.StreamReader) -> Asked:

@@ -20,6 +20,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.ingest.address import Address
 from eventstore.ingest.since import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
+from eventstore.small_files import read_small_file
 from eventstore.waits import Waits
 
 CONFIG_FILE = "projections.toml"
@@ -202,9 +203,11 @@ def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
 
 def _load_file(path: Path) -> dict[str, AppConfig]:
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(read_small_file(path).decode())
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path} is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     unknown = sorted(document.keys() - {"apps"})
@@ -240,6 +243,6 @@ def _read(path: Path | None, what: str) -> bytes | None:
     if path is None:
         return None
     try:
-        return path.read_bytes()
+        return read_small_file(path)
     except OSError as error:
         raise ConfigurationError(f"{what} {path} can't be read: {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +120,7 @@ async def test_an_issuer_that_takes_no_secret_is_final(issuer_factory: IssuerFac
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "good_for"), [(3600, 3540), ("600", 540), (None, 3540), (0, 3540), (60, 0), (5, 0)]
+    ("lifetime", "good_for"), [(3600, 3540), ("600", 540), (None, 3540), (0, 3540), (60, 0), (5, 0), (10**30, 86340)]
 )
 async def test_a_token_is_kept_until_the_margin_before_its_expiry(
     issuer_factory: IssuerFactory, monkeypatch: pytest.MonkeyPatch, lifetime: object, good_for: float
@@ -190,7 +191,7 @@ async def test_what_the_token_endpoint_says_is_final_or_may_pass(
         (Answer(301, b"", (("Location", "https://other"),)), CredentialsRefused, "HTTP 301"),
         (Answer(502, b""), IssuerUnavailable, "HTTP 502"),
         (Answer(200, b"<html>"), IssuerUnavailable, "sends an answer that can't be read"),
-        (Answer(200, []), IssuerUnavailable, "names no token_endpoint"),
+        (Answer(200, []), IssuerUnavailable, "it is not a JSON object"),
         (Answer(200, {"token_endpoint": 7}), IssuerUnavailable, "names no token_endpoint"),
         (Answer(200, {"token_endpoint": "http://id.example.com/"}), CredentialsRefused, "secrets in the clear"),
         (Answer(200, {"token_endpoint": "https://me:word@id.example.com/"}), CredentialsRefused, "user or password"),
@@ -201,9 +202,40 @@ async def test_what_the_token_endpoint_says_is_final_or_may_pass(
 async def test_what_the_discovery_document_says_is_final_or_may_pass(
     issuer: Issuer, answer: Answer, kind: type[CredentialsError], words: str
 ) -> None:
+    if isinstance(answer.body, dict):
+        answer = replace(answer, body={"issuer": issuer.url} | answer.body)
     issuer.discovery = answer
     assert words in await refusal(client_of(issuer, waits=Waits(issuer=2 if answer.hang else 60)), kind)
     assert issuer.forms == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind"),
+    [
+        ("https://other.example", CredentialsRefused),
+        ("", CredentialsRefused),
+        (None, IssuerUnavailable),
+        (["https://other.example"], IssuerUnavailable),
+        ("\ud800", CredentialsRefused),
+    ],
+)
+async def test_a_discovery_document_of_another_issuer_is_refused(
+    issuer: Issuer, stated: object, kind: type[CredentialsError]
+) -> None:
+    issuer.discovery = Answer(body={"issuer": stated, "token_endpoint": issuer.url + TOKEN_PATH})
+    said = await refusal(client_of(issuer), kind)
+    assert issuer.url in said
+    if stated == "https://other.example":
+        assert "belongs to another issuer, 'https://other.example'" in said
+        assert "set PAS_ISSUER (or issuer in projections.toml)" in said
+    assert issuer.forms == []
+
+
+@pytest.mark.parametrize(("configured", "stated"), [("", "/"), ("/", ""), ("/", "/")])
+async def test_one_slash_at_the_end_of_an_issuer_does_not_count(issuer: Issuer, configured: str, stated: str) -> None:
+    issuer.discovery = Answer(body={"issuer": issuer.url + stated, "token_endpoint": issuer.url + TOKEN_PATH})
+    client = ClientCredentials(issuer.url + configured, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())
+    assert await client.token() == issuer.tokens[0]
 
 
 async def test_no_issuer_there_may_pass(issuer_factory: IssuerFactory) -> None:

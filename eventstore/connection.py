@@ -1,26 +1,24 @@
-"""Connections to Postgres that notice when the other side is gone, and are noticed when this side is."""
+"""Connections to Postgres with settings of their own, on which each side notices when the other is gone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from eventstore.session_settings import pin, startup_options
 from eventstore.trust import find_system_certificates
 from eventstore.waits import Waits
 
 MAX_NAME_BYTES = 63
 """Where Postgres cuts an application_name."""
 
-# How values are cast and written as text, by folds too, hangs on no role, database, URL or environment: libpq sends
-# PGTZ and PGDATESTYLE past all options. The last setting is unknown to older servers.
-_PINNED = """
-SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, MDY', false),
-       set_config('intervalstyle', 'postgres', false), set_config('extra_float_digits', '1', false),
-       set_config('bytea_output', 'hex', false), CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
-       THEN set_config('transaction_timeout', '0', false) END
-"""
+_NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 async def connect(
@@ -31,6 +29,7 @@ async def connect(
     autocommit: bool = True,
     idle_session_timeout: float | None = None,
     lock_timeout: float | None = None,
+    settings: Mapping[str, str] = _NO_SETTINGS,
 ) -> AsyncConnection:
     """Open a connection.
 
@@ -41,6 +40,7 @@ async def connect(
         autocommit: False begins a transaction with the first statement.
         idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
         lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
+        settings: what this session needs besides the settings of all sessions, as ``session_settings.FOLDING``.
 
     Raises:
         psycopg.OperationalError: no connection within ``waits.database_connect``.
@@ -51,7 +51,8 @@ async def connect(
     )
     conn = await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
     try:
-        await conn.execute(_PINNED)
+        await conn.execute(pin(settings))
+        _check_encoding(conn)
         await conn.set_autocommit(autocommit)
     except BaseException:
         await conn.close()
@@ -67,10 +68,10 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
 
     """
     parameters = connection_parameters(url, name=name, waits=waits, lock_timeout=lock_timeout)
-    # A server in SQL_ASCII would otherwise answer in bytes, which SQLAlchemy can't read.
-    conn = Connection.connect(make_conninfo("", **{**parameters, "client_encoding": "utf8"}), autocommit=True)
+    conn = Connection.connect(make_conninfo("", **parameters), autocommit=True)
     try:
-        conn.execute(_PINNED)
+        conn.execute(pin(_NO_SETTINGS))
+        _check_encoding(conn)
         conn.autocommit = False
     except BaseException:
         conn.close()
@@ -89,20 +90,7 @@ def connection_parameters(
     """
     given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     find_system_certificates(given)
-    settings = {
-        # The server's own, besides the client's below: it is the server that holds locks for a machine that is gone.
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-        "client_connection_check_interval": f"{int(waits.leader_heartbeat * 1000)}ms",
-        "idle_in_transaction_session_timeout": f"{int(waits.idle_in_transaction * 1000)}ms",
-        # Appends read the head anew after the lock; a database may prefer another level for others.
-        "default_transaction_isolation": r"read\ committed",
-        # Zero is never, whatever a role or a database has as its own.
-        "idle_session_timeout": f"{int((idle_session_timeout or 0) * 1000)}ms",
-        "lock_timeout": f"{int((lock_timeout or 0) * 1000)}ms",
-        "statement_timeout": "0",
-    }
+    settings = startup_options(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
     options = " ".join(f"-c {key}={value}" for key, value in settings.items())
     # Defaults first: what the URL says wins.
     return {
@@ -114,5 +102,13 @@ def connection_parameters(
         "tcp_user_timeout": "30000",
         **given,
         "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
+        # A server in SQL_ASCII would otherwise answer in bytes.
+        "client_encoding": "UTF8",
         "options": f"{options} {given.get('options') or os.environ.get('PGOPTIONS', '')}".strip(),
     }
+
+
+def _check_encoding(conn: psycopg.Connection[Any] | AsyncConnection[Any]) -> None:
+    """Make sure that texts are neither changed nor refused on their way; a pooler in between may decide otherwise."""
+    if conn.info.encoding != "utf-8":
+        raise psycopg.OperationalError(f"the session's client_encoding is {conn.info.encoding}, although UTF8 was set")

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from eventstore.connection import connect_sync
+from eventstore.waits import Waits
 from projections import database
 from projections.cli.output import LogFormat, LogLevel, errors_said, say, set_up_output
 from projections.errors import ProjectionsError, UsageError
@@ -38,25 +39,25 @@ QUERIES = (
         "request_status: what became of each request",
         """SELECT state, count(*) AS requests, sum(recipients) AS recipients, sum(delivered) AS delivered,
                   sum(failed) AS failed, sum(pending_consent) AS "pending consent"
-           FROM request_status WHERE app = %s GROUP BY state ORDER BY state""",
+           FROM public.request_status WHERE app = %s GROUP BY state ORDER BY state""",
     ),
     (
         "consent_registry: may I write to this person, and by which event do I know?",
         """SELECT DISTINCT ON (status, basis) status, basis, count(*) OVER (PARTITION BY status, basis) AS people,
                   ppnum AS "for example", event_id AS "known by"
-           FROM consent_registry WHERE app = %s ORDER BY status, basis, ppnum""",
+           FROM public.consent_registry WHERE app = %s ORDER BY status, basis, ppnum""",
     ),
     (
         "poll_results: how the first poll ended",
         """SELECT option, responses, total, round(100 * share)::int AS "%%"
-           FROM poll_results
+           FROM public.poll_results
            WHERE app = %s AND (send_request_id, poll_id) IN
-                 (SELECT send_request_id, poll_id FROM poll_tallies WHERE app = %s ORDER BY 1, 2 LIMIT 1)
+                 (SELECT send_request_id, poll_id FROM public.poll_tallies WHERE app = %s ORDER BY 1, 2 LIMIT 1)
            ORDER BY responses DESC, option""",
     ),
     (
         "read_model_freshness: how far each is behind the log",
-        "SELECT * FROM read_model_freshness WHERE %s <> '' ORDER BY read_model",
+        "SELECT * FROM public.read_model_freshness WHERE %s <> '' ORDER BY read_model",
     ),
 )
 
@@ -133,7 +134,7 @@ def _projections(*arguments: str, url: str, address: str | None = None) -> None:
 
 def _show(url: str) -> None:
     console = Console()
-    with psycopg.connect(url) as connection:
+    with connect_sync(url, name="projections demo", waits=Waits()) as connection:
         for title, query in QUERIES:
             cursor = connection.execute(query, [APP] * query.count("%s"))
             table = Table(title=title, title_justify="left")

@@ -18,6 +18,7 @@ from sqlalchemy import MetaData, Table, Text, cast, func, literal, select
 from eventstore.connection import connect
 from eventstore.errors import describe
 from eventstore.schema import events
+from eventstore.session_settings import SEARCHING
 from eventstore.waits import Waits
 from projections.any_value import read_any_value
 from projections.difference import Sample
@@ -34,7 +35,6 @@ STRETCH = 200_000
 """Positions that are searched in one statement."""
 BEHIND = 5
 _TEMPORARY = "pg_temp"
-_SESSION = "SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"
 
 Row = Mapping[str, Any]
 
@@ -150,8 +150,7 @@ async def explain(
         psycopg.Error: the database failed, or the connection.
 
     """
-    async with await connect(url, name="projections explain", waits=waits) as conn:
-        await conn.execute(_SESSION)
+    async with await connect(url, name="projections explain", waits=waits, settings=SEARCHING) as conn:
         read_any_value(conn)
         try:
             found = await _whole_key(conn, table, key, app)
@@ -215,8 +214,7 @@ async def events_behind(
     They are those of the row's partition that also agree with the rest of its key, where events have such columns.
     """
     lines: list[list[str]] = []
-    async with await connect(url, name="projections verify", waits=waits) as conn:
-        await conn.execute(_SESSION)
+    async with await connect(url, name="projections verify", waits=waits, settings=SEARCHING) as conn:
         for number, sample in enumerate(samples, 1):
             progress.phase(f"searching what is behind row {number} of {len(samples)}, in", target=up_to)
             found = await _events_of(conn, projection, sample.key, up_to, progress)

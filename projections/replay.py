@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 from eventstore.connection import connect
 from eventstore.locks import lock_key
 from eventstore.session_lock import Lock, session_name
+from eventstore.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections import checkpoint
 from projections.any_value import read_any_value
@@ -18,11 +19,6 @@ from projections.checkpoint import Checkpoint
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.settings import ReplaySettings
-
-_SESSION = (
-    "SELECT set_config('synchronous_commit', 'off', false), set_config('enable_seqscan', 'off', false),"
-    " set_config('jit', 'off', false), set_config('work_mem', %s, false), set_config('lock_timeout', %s, false)"
-)
 
 
 class Progress(Protocol):
@@ -70,9 +66,9 @@ async def replaying(url: str, work: str, waits: Waits, settings: ReplaySettings)
         psycopg.Error: the database is away.
 
     """
-    conn = await connect(url, name=session_name(work), waits=waits)
+    session = {**FOLDING, "work_mem": settings.work_mem, "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms"}
+    conn = await connect(url, name=session_name(work), waits=waits, settings=session)
     try:
-        await conn.execute(_SESSION, [settings.work_mem, f"{int(settings.lock_timeout * 1000)}ms"])
         read_any_value(conn)
         yield conn
     finally:

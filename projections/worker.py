@@ -27,6 +27,7 @@ from eventstore.connection import connect
 from eventstore.errors import describe, storable
 from eventstore.ingest.backoff import Backoff
 from eventstore.redact import redact
+from eventstore.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections import checkpoint
 from projections.at_once import AtOnce
@@ -43,13 +44,6 @@ log = structlog.get_logger(__name__)
 PROGRESS_SECONDS = 10.0
 AWAY_SECONDS = 60.0
 """How often a database is said to be away for as long as it is."""
-
-# What a fold leaves is derived, and its checkpoint is committed with it: after a crash of the server both are there or
-# neither is, so there is nothing that a wait for the disk would make safer. Folds find their rows by index; a plan made
-# while a table was still empty must not scan it when it no longer is.
-_SESSION = "SELECT set_config('synchronous_commit', 'off', false), set_config('enable_seqscan', 'off', false),"
-_SESSION += " set_config('jit', 'off', false)"
-
 
 NOT_NOW = "25"
 """The class of errors about the session's state, its read-only transactions (``READ_ONLY``) among them: no event's."""
@@ -148,17 +142,13 @@ class Worker:
 
         """
         name = f"projections run {self.projection.name}"
-        conn = await connect(self._url, name=name, waits=self._waits)
+        conn = await connect(self._url, name=name, waits=self._waits, settings=FOLDING)
         try:
-            await self._prepare(conn)
+            await checkpoint.ensure(conn, self.projection.name, self.projection.version)
         except BaseException:
             await conn.close()
             raise
         return conn
-
-    async def _prepare(self, conn: AsyncConnection[Any]) -> None:
-        await conn.execute(_SESSION)
-        await checkpoint.ensure(conn, self.projection.name, self.projection.version)
 
     async def step(self, conn: AsyncConnection[Any]) -> Step:
         """Try to fold one window, in a transaction of its own on a connection in autocommit.

@@ -82,6 +82,8 @@ def garbage(number: int = 0, app: str = APP) -> Rejected:
 async def connection(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncIterator[AsyncConnection]:
     conn = await connect(url, name=name, waits=waits)
     try:
+        # Tests read tables as people do, whose search path has public; the engine's own sessions keep theirs.
+        await conn.execute("SET search_path = pg_catalog, public, pg_temp")
         yield conn
     finally:
         await conn.close()

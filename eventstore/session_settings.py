@@ -1,0 +1,293 @@
+"""The Postgres settings of every session that we open: which ones are ours, and which are left to others.
+
+Invariants. What a session reads, writes, casts or waits for never depends on settings of the role, the database, the
+environment or the URL. Ours are set by one statement that every new connection sends (:func:`pin`). That statement
+names each function with its schema, because until it has run, the search path belongs to somebody else. Settings that
+have to hold for that statement too are sent at startup (:func:`startup_options`), where the options of the URL may
+override some of them.
+
+Every setting that an ordinary role can change is either set here or named in ``LEFT``; a test compares both with the
+list of settings that a server has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from psycopg import sql
+
+from eventstore.waits import Waits
+
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""Only what comes with Postgres. Temporary objects come last, or else they would hide the catalog's tables."""
+
+_TEXT_FORMS = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "timezone_abbreviations": "Default",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    "lc_monetary": "C",
+    "lc_numeric": "C",
+    "lc_time": "C",
+    "quote_all_identifiers": "off",  # first, for it decides how the next is written
+    "default_text_search_config": "pg_catalog.simple",
+}
+_MEANING = {
+    "search_path": SEARCH_PATH,
+    "standard_conforming_strings": "on",
+    "backslash_quote": "safe_encoding",
+    "escape_string_warning": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    # An error, where a policy would otherwise hide rows from a fold or from a comparison.
+    "row_security": "off",
+    "restrict_nonsystem_relation_kind": "",
+    "gin_fuzzy_search_limit": "0",
+    "check_function_bodies": "on",
+    "default_table_access_method": "heap",
+    "session_replication_role": "origin",
+    "plpgsql.extra_errors": "none",
+    "plpgsql.extra_warnings": "none",
+    "plpgsql.variable_conflict": "error",
+}
+_TRANSACTIONS = {
+    # An append reads the head again after it has the lock, which a snapshot of the whole transaction would prevent.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "transaction_timeout": "0",
+    "exit_on_error": "off",
+}
+_MESSAGES = {
+    "client_min_messages": "warning",
+    # Otherwise errors quote the parameters of a statement, phone numbers among them.
+    "log_parameter_max_length_on_error": "0",
+}
+_PLANS = {
+    **dict.fromkeys(
+        (
+            "enable_async_append",
+            "enable_bitmapscan",
+            "enable_distinct_reordering",
+            "enable_gathermerge",
+            "enable_group_by_reordering",
+            "enable_hashagg",
+            "enable_hashjoin",
+            "enable_incremental_sort",
+            "enable_indexonlyscan",
+            "enable_indexscan",
+            "enable_material",
+            "enable_memoize",
+            "enable_mergejoin",
+            "enable_nestloop",
+            "enable_parallel_append",
+            "enable_parallel_hash",
+            "enable_partition_pruning",
+            "enable_presorted_aggregate",
+            "enable_self_join_elimination",
+            "enable_seqscan",
+            "enable_sort",
+            "enable_tidscan",
+        ),
+        "on",
+    ),
+    "enable_partitionwise_aggregate": "off",
+    "enable_partitionwise_join": "off",
+    # Our statements are many and short: compiling one takes longer than running it.
+    "jit": "off",
+    "plan_cache_mode": "auto",
+    "constraint_exclusion": "partition",
+    "cursor_tuple_fraction": "0.1",
+    "from_collapse_limit": "8",
+    "join_collapse_limit": "8",
+    "recursive_worktable_factor": "10",
+    "geqo": "on",
+    "geqo_threshold": "12",
+    "geqo_effort": "5",
+    "geqo_pool_size": "0",
+    "geqo_generations": "0",
+    "geqo_selection_bias": "2",
+    "geqo_seed": "0",
+    "debug_parallel_query": "off",
+    "force_parallel_mode": "off",  # what the same was called before PostgreSQL 16
+}
+
+OURS: Mapping[str, str] = MappingProxyType({**_TEXT_FORMS, **_MEANING, **_TRANSACTIONS, **_MESSAGES, **_PLANS})
+"""Settings that every session has, whatever anybody prefers; ``synchronous_commit`` comes to these, see :func:`pin`."""
+
+_PRIVILEGED = ("session_replication_role", "plpgsql.variable_conflict")
+"""Settings that only a superuser can change, for a role too, unless the right was granted: set where we may."""
+
+FOLDING: Mapping[str, str] = MappingProxyType({"synchronous_commit": "off", "enable_seqscan": "off"})
+"""For sessions that fold.
+
+Rows that are derived are committed together with their position: after a crash of the server both are there or neither
+is, so waiting for the disk would make nothing safer. Folds find their rows by index; a plan that was made while a table
+was empty must not scan it when it is large.
+"""
+
+SEARCHING: Mapping[str, str] = MappingProxyType({"enable_seqscan": "off"})
+"""For sessions that look for single rows and events."""
+
+LEFT: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                "backend_flush_after",
+                "cpu_index_tuple_cost",
+                "cpu_operator_cost",
+                "cpu_tuple_cost",
+                "default_statistics_target",
+                "effective_cache_size",
+                "effective_io_concurrency",
+                "file_copy_method",
+                "file_extend_method",
+                "gin_pending_list_limit",
+                "hash_mem_multiplier",
+                "io_combine_limit",
+                "jit_above_cost",
+                "jit_expressions",
+                "jit_inline_above_cost",
+                "jit_optimize_above_cost",
+                "jit_tuple_deforming",
+                "logical_decoding_work_mem",
+                "maintenance_io_concurrency",
+                "maintenance_work_mem",
+                "max_parallel_maintenance_workers",
+                "max_parallel_workers",
+                "max_parallel_workers_per_gather",
+                "min_parallel_index_scan_size",
+                "min_parallel_table_scan_size",
+                "parallel_leader_participation",
+                "parallel_setup_cost",
+                "parallel_tuple_cost",
+                "random_page_cost",
+                "seq_page_cost",
+                "synchronize_seqscans",
+                "temp_buffers",
+                "wal_skip_threshold",
+                "work_mem",
+            ),
+            "what the machine is like: memory, disks and processors",
+        ),
+        **dict.fromkeys(
+            ("default_tablespace", "default_toast_compression", "temp_tablespaces"), "where and how bytes are stored"
+        ),
+        **dict.fromkeys(
+            (
+                "debug_pretty_print",
+                "debug_print_parse",
+                "debug_print_plan",
+                "debug_print_raw_parse",
+                "debug_print_rewritten",
+                "trace_notify",
+                "trace_sort",
+            ),
+            "what the server writes into its own log",
+        ),
+        **dict.fromkeys(
+            (
+                "commit_siblings",
+                "createrole_self_grant",
+                "debug_logical_replication_streaming",
+                "icu_validation_level",
+                "local_preload_libraries",
+                "md5_password_warnings",
+                "password_encryption",
+                "scram_iterations",
+                "stats_fetch_consistency",
+                "wal_sender_timeout",
+            ),
+            "nothing that our statements do depends on it",
+        ),
+        **dict.fromkeys(
+            (
+                "vacuum_buffer_usage_limit",
+                "vacuum_cost_delay",
+                "vacuum_cost_limit",
+                "vacuum_cost_page_dirty",
+                "vacuum_cost_page_hit",
+                "vacuum_cost_page_miss",
+                "vacuum_failsafe_age",
+                "vacuum_freeze_min_age",
+                "vacuum_freeze_table_age",
+                "vacuum_max_eager_freeze_failure_rate",
+                "vacuum_multixact_failsafe_age",
+                "vacuum_multixact_freeze_min_age",
+                "vacuum_multixact_freeze_table_age",
+                "vacuum_truncate",
+            ),
+            "VACUUM, which our sessions don't run",
+        ),
+        **dict.fromkeys(
+            ("transaction_deferrable", "transaction_isolation", "transaction_read_only"),
+            "of the transaction that is open, not of the session",
+        ),
+    }
+)
+"""Settings that stay as the role, the database and the URL have them, and why that is right."""
+
+
+def startup_options(
+    waits: Waits, *, idle_session_timeout: float | None = None, lock_timeout: float | None = None
+) -> dict[str, str]:
+    """Return the settings that are sent at startup, before the options of the URL, which may override them.
+
+    Args:
+        waits: the timeouts.
+        idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
+        lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
+
+    """
+    return {
+        # The server's own keepalives, besides the client's: it is the server that holds locks for a dead machine.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "0",
+        "client_connection_check_interval": _milliseconds(waits.leader_heartbeat),
+        "idle_in_transaction_session_timeout": _milliseconds(waits.idle_in_transaction),
+        # Zero means never, whatever a role or a database has.
+        "idle_session_timeout": _milliseconds(idle_session_timeout or 0),
+        "lock_timeout": _milliseconds(lock_timeout or 0),
+        "statement_timeout": "0",
+        "default_transaction_read_only": "off",
+        # These are ours, and pinned later; but a serializable deferrable transaction would wait before it does that.
+        "default_transaction_isolation": r"read\ committed",
+        "default_transaction_deferrable": "off",
+    }
+
+
+def pin(settings: Mapping[str, str]) -> sql.Composed:
+    """Return the statement that gives a new session our settings, and those that its work needs.
+
+    A setting that the server doesn't have is passed over; so is a privileged one that the role may not change.
+    Nobody's data waits for ``synchronous_commit`` less than for ``on``; ``remote_apply``, which is more, stays.
+    """
+    rows = [
+        sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
+        for name, value in {**OURS, **settings}.items()
+    ]
+    if "synchronous_commit" not in settings:
+        rows.append(sql.SQL("('synchronous_commit', {}, false)").format(_AT_LEAST_ON))
+    return _PIN.format(sql.SQL(", ").join(rows))
+
+
+_AT_LEAST_ON = sql.SQL(
+    "CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'remote_apply'"
+    " THEN 'remote_apply' ELSE 'on' END"
+)
+_PIN = sql.SQL(
+    "SELECT pg_catalog.set_config(name, value, false) FROM (VALUES {}) AS ours (name, value, privileged)"
+    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+    " AND CASE WHEN privileged THEN pg_catalog.has_parameter_privilege(name, 'SET') ELSE true END"
+)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{int(seconds * 1000)}ms"

@@ -171,13 +171,23 @@ class UpstreamError(EventStoreError):
     Attributes:
         status: the name of the gRPC status, or None when there was none.
         retry_after: seconds that the upstream wants us to wait, or None.
+        by_platform: whether the platform itself said so; False for an HTTP status without a gRPC status, which a proxy
+            may have sent.
 
     """
 
-    def __init__(self, message: str, *, status: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str | None = None,
+        retry_after: float | None = None,
+        by_platform: bool = True,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.by_platform = by_platform
 
 
 class UpstreamRefused(UpstreamError):

@@ -1,7 +1,15 @@
-"""What each gRPC status means for a follower: try again, get a new token, or end with a sentence."""
+"""What each gRPC status means for a follower: try again, get a new token, or end with a sentence.
+
+A status is the platform's own when it came as ``grpc-status``. When an answer has none, gRPC's client makes one up: of
+an HTTP status (401 becomes UNAUTHENTICATED, 403 PERMISSION_DENIED, 404 UNIMPLEMENTED), which proxies send, or of an
+HTTP/2 error code (INADEQUATE_SECURITY becomes PERMISSION_DENIED). Its Python API does not show whether there was a
+``grpc-status``; only the details tell, in which the client says what it saw. A test asks the client itself, so that a
+version with other words is noticed.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -32,6 +40,9 @@ MEANING: dict[grpc.StatusCode, type[UpstreamError]] = {
 }
 
 _MAX_DETAILS = 300
+_MAX_READ = 10_000
+_HTTP_STATUS = re.compile(r"Received http2 header with status: (\d{3})")
+_CONNECTION_ERROR = re.compile(r"Stream removed \(")
 
 
 def upstream_error(
@@ -43,10 +54,17 @@ def upstream_error(
     contract: Contract,
 ) -> UpstreamError:
     """Return the error that a stream's end means, with the server's words redacted and cut to one line."""
-    words = redact(" ".join((details or "").split()))[:_MAX_DETAILS]
+    text = (details or "")[:_MAX_READ]
+    words = redact(" ".join(text.split()))[:_MAX_DETAILS]
     said = f"{status.name}: {words}" if words else status.name
     kind = MEANING[status]
-    if kind is NoSuchService:
+    http = _HTTP_STATUS.fullmatch(text)
+    if _CONNECTION_ERROR.match(text):
+        kind = UpstreamUnavailable
+    if http:
+        check = ", check the path" if kind is NoSuchService else ""
+        message = f"{address.url} answered HTTP {http[1]} without a gRPC status, as proxies do{check} ({contract})"
+    elif kind is NoSuchService:
         message = f"no such service under {address.url}, check the path ({contract}: {said})"
     elif kind is TokenRefused:
         message = f"{address.url} refuses the token: {said}"
@@ -54,7 +72,7 @@ def upstream_error(
         message = f"{address.url} refuses the stream: {said}"
     else:
         message = f"{address.url} can't serve the stream now: {said}"
-    return kind(message, status=status.name, retry_after=retry_after(trailing))
+    return kind(message, status=status.name, retry_after=retry_after(trailing), by_platform=http is None)
 
 
 def retry_after(trailing: Iterable[tuple[str, str | bytes]]) -> float | None:

@@ -2,7 +2,8 @@
 
 Invariants. Before each dial the buffer is drained, so that the cursor sent accounts for all that came before. Only
 event frames move the cursor. An upstream that can't now is dialled again after a back-off, for ever; one that refuses
-for good ends the session with the refusal.
+for good ends the session with the refusal. Once a stream has worked, only the platform's own status and the issuer's
+own words refuse: an HTTP status may be a proxy's, and is tried again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from psycopg.errors import LockNotAvailable
 
 from eventstore.contracts import Contract, FrameKind, read_frame
 from eventstore.errors import (
+    CredentialsError,
+    CredentialsRefused,
     EventStoreError,
-    IssuerUnavailable,
     NoSuchService,
     TokenRefused,
     UpstreamError,
@@ -103,7 +105,7 @@ class Session:
             error: EventStoreError | None = None
             try:
                 await self._dial(cursor, contract)
-            except (UpstreamError, IssuerUnavailable) as failure:
+            except (UpstreamError, CredentialsError) as failure:
                 error = failure
             open_for = 0.0 if self._open_since is None else monotonic() - self._open_since
             self.ended_normally = error is None
@@ -243,15 +245,20 @@ class Session:
         return contract if wished is None or wished is contract else None
 
     async def _is_final(self, error: EventStoreError) -> bool:
+        has_worked = await self._decided() is not None
         if isinstance(error, TokenRefused):
+            # A gateway that checks tokens answers HTTP 401 as well: a new token may help there too.
             renewed, self._token_renewed = self._token_renewed, True
-            return renewed or not await self._upstream.tokens.renew()
+            is_new = not renewed and await self._upstream.tokens.renew()
+            return not is_new and (error.by_platform or not has_worked)
         if isinstance(error, NoSuchService):
-            if await self._decided() is not None:
-                return False  # it was there before
+            if has_worked:
+                return False
             self._unserved.add(self._contract(await self._cursor()))
             return self._upstream.contract is not None or len(self._unserved) == len(Contract)
-        return isinstance(error, UpstreamRefused)
+        if isinstance(error, CredentialsRefused):
+            return error.by_issuer or not has_worked
+        return isinstance(error, UpstreamRefused) and (error.by_platform or not has_worked)
 
     async def _cursor(self) -> cursors.Cursor:
         return await cursors.load(self._held.conn, self._held.app, self._held.epoch)

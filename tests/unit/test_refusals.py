@@ -39,6 +39,21 @@ def test_only_five_statuses_are_not_transient(status: Status) -> None:
     assert status.name in str(error)
 
 
+@pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
+def test_a_status_of_the_client_s_own_making_is_told_from_the_platform_s(status: Status) -> None:
+    assert said(status).by_platform
+    http = said(status, "Received http2 header with status: 403")
+    assert type(http) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
+    assert not http.by_platform
+    assert "answered HTTP 403 without a gRPC status" in str(http)
+    cut = said(status, "Stream removed (RST_STREAM (Received RST_STREAM with error code 12))")
+    assert type(cut) is UpstreamUnavailable
+
+
+def test_words_around_a_status_of_the_client_s_making_are_the_platform_s() -> None:
+    assert said(Status.PERMISSION_DENIED, "no: Received http2 header with status: 403").by_platform
+
+
 def test_a_missing_service_says_what_to_check() -> None:
     assert str(said(Status.UNIMPLEMENTED)).startswith("no such service under https://api.example/ext, check the path")
 

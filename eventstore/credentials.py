@@ -102,7 +102,7 @@ class FileToken:
             raise CredentialsRefused(f"the token file {self._path} can't be read", by_issuer=False) from None
         if not is_token(token):
             raise CredentialsRefused(f"the token file {self._path} holds no token", by_issuer=False)
-        register_secret(token)
+        register_secret(token, expires=True)
         return token
 
     async def renew(self) -> bool:
@@ -176,7 +176,7 @@ class ClientCredentials:
         token = answer.get("access_token")
         if not isinstance(token, str) or not is_token(token):
             raise IssuerUnavailable(f"the issuer {self._issuer} answered without an access_token")
-        register_secret(token)
+        register_secret(token, expires=True)
         self._good_until = time.monotonic() + lifetime - self._waits.token_margin
         return token
 

@@ -31,7 +31,7 @@ import re
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.redact import redact
+from eventstore.redact import hide_secrets, redact
 
 _QUOTED = re.compile(r'"[^"]*"')
 MAX_SAID = 1_000
@@ -218,9 +218,11 @@ def describe(error: BaseException) -> str:
 
     Postgres puts values in DETAIL and CONTEXT, so of its errors only the SQLSTATE and the primary message are told; for
     data exceptions (class 22) that message quotes the value too, which is left out. SQLAlchemy adds the statement's
-    parameters, so of its errors only the driver's.
+    parameters, so of its errors only the driver's. Text of others is redacted strictly; in sentences of ours the parts
+    that came from outside are redacted already, and numbers are positions.
     """
-    return storable(redact(_words(error)))
+    words = _words(error)
+    return storable(hide_secrets(words) if isinstance(error, EventStoreError) else words)
 
 
 def storable(text: str) -> str:
@@ -237,10 +239,10 @@ def _words(error: BaseException) -> str:
             message = error.diag.message_primary or type(error).__name__
             if error.sqlstate.startswith("22"):
                 message = _QUOTED.sub('"…"', message)
-            return f"{message} (SQLSTATE {error.sqlstate})"
+            return f"{redact(message)} (SQLSTATE {error.sqlstate})"
         lines = [line for line in str(error).splitlines() if not line.lstrip().startswith(_ADVICE)]
-        return " ".join(" ".join(lines).split()) or type(error).__name__
+        return redact(" ".join(" ".join(lines).split())) or type(error).__name__
     if isinstance(error, EventStoreError):
         return str(error)
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

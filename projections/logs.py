@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal, TextIO, cast
+from typing import Literal, TextIO, cast
 
 import structlog
 
-from eventstore.redact import redact, redact_value
+from eventstore.redact import hide_secrets, redact, redact_value
 
 QUIET_LIBRARIES = ("httpx2", "httpcore2", "authlib", "asyncio", "grpc", "alembic", "psycopg", "psycopg.pq")
+
+OUR_PACKAGES = ("eventstore", "projections")
+_STRICTLY = ("exception", "stack")
 
 
 def configure(level: str = "info", style: Literal["text", "json"] = "text") -> None:
@@ -38,7 +41,7 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
+        logger_factory=_Logger,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(_Stderr())
@@ -57,6 +60,14 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
     logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
+class _Logger(structlog.WriteLogger):
+    """Writes to stderr, and knows whose logger it is."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(cast("TextIO", _Stderr()))
+        self.name = name
+
+
 class _Stderr:
     """Whatever ``sys.stderr`` is at the moment: a live view puts itself there, and shows lines above it."""
 
@@ -67,7 +78,15 @@ class _Stderr:
         sys.stderr.flush()
 
 
-def _redact(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    clean: dict[str, Any] = {key: redact_value(value) for key, value in event.items()}
-    clean["event"] = redact(str(event.get("event", "")))
-    return clean
+def _redact(logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Hide secrets in everything; what may be a phone number only in what isn't ours, and in tracebacks.
+
+    Texts in our own fields were redacted where they came in, and numbers in them are positions and counts.
+    """
+    record = event.get("_record")
+    name = getattr(logger, "name", "") if record is None else record.name
+    clean = hide_secrets if name.partition(".")[0] in OUR_PACKAGES else redact
+    return {
+        key: value if key.startswith("_") else redact_value(value, redact if key in _STRICTLY else clean)
+        for key, value in event.items()
+    }

@@ -20,6 +20,7 @@ from sqlalchemy import BigInteger, Boolean, Executable, Table, Text, bindparam, 
 
 from eventstore.contracts import Event
 from eventstore.read import PAGE_BYTES, PAGE_EVENTS
+from eventstore.redact import redact
 from projections.errors import HandleFailed, InvalidProjection
 from projections.guarded_rows import DELETED, EVENT_ID, GuardedTable, Latest
 from projections.projection import Projection, Window
@@ -200,4 +201,4 @@ def check_tables(projection: PythonProjection) -> None:
 
 
 def _without_phone_number(text: str, event: Event) -> str:
-    return text.replace(event.ppnum, "(phone number)") if event.ppnum else text
+    return redact(text.replace(event.ppnum, "(phone number)") if event.ppnum else text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import ARRAY, DefaultClause, Enum, FetchedValue, Table, Text
 from sqlalchemy.dialects.postgresql import NamedType
 
+from eventstore.redact import redact
 from eventstore.schema import events
 from projections.errors import InvalidProjection, UnknownProjection
 from projections.fold import fold_of
@@ -130,7 +131,7 @@ def check(projection: Projection) -> None:
     try:
         fold_of(projection)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = redact(f"{type(error).__name__}: {error}")
         raise InvalidProjection(f"projection {name!r}: its fold can't be built: {said}") from error
 
 
@@ -213,7 +214,8 @@ def _load(point: EntryPoint) -> Projection:
     try:
         projection = point.load()()
     except Exception as error:
-        raise InvalidProjection(f"projection {point.name!r} can't be loaded from {point.value}: {error}") from error
+        said = redact(str(error))
+        raise InvalidProjection(f"projection {point.name!r} can't be loaded from {point.value}: {said}") from error
     if not isinstance(projection, Projection):
         raise InvalidProjection(f"projection {point.name!r}: {point.value} is not a Projection")
     try:
@@ -221,7 +223,7 @@ def _load(point: EntryPoint) -> Projection:
     except InvalidProjection:
         raise
     except Exception as error:  # whatever an attribute of another type than it should be makes of a rule
-        said = f"{type(error).__name__}: {error}"
+        said = redact(f"{type(error).__name__}: {error}")
         raise InvalidProjection(f"projection {point.name!r}: an attribute is not what it should be: {said}") from error
     if projection.name != point.name:
         raise InvalidProjection(f"projection {projection.name!r} is registered as {point.name!r}: the names must agree")

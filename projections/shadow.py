@@ -18,7 +18,6 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetCol
 
 from eventstore.errors import describe
 from eventstore.locks import lock_key
-from eventstore.redact import redact
 from projections import checkpoint
 from projections.errors import CannotFold, ProjectionsError, RebuildLost, may_be_an_events
 from projections.fingerprint import fingerprint
@@ -254,13 +253,13 @@ class Shadow:
         if hi - lo > 1:
             return (hi - lo) // 2
         if not may_be_an_events(error):
-            said = f"{self.projection.name}: behind position {lo}: {redact(describe(error))}"
+            said = f"{self.projection.name}: behind position {lo}: {describe(error)}"
             raise CannotFold(said) from error
         query = "SELECT event_id FROM eventstore.events WHERE position = %s"
         row = await (await self._conn.execute(query, [hi])).fetchone()
         event_id = row[0] if row else "?"
         raise CannotFold(
-            f"{self.projection.name}: event {event_id} at position {hi}: {redact(describe(error))};"
+            f"{self.projection.name}: event {event_id} at position {hi}: {describe(error)};"
             f" mend the projection, or projections skip {self.projection.name} --event-id {event_id} --why '…'"
         ) from error
 

@@ -26,7 +26,6 @@ from psycopg import AsyncConnection
 from eventstore.connection import connect
 from eventstore.errors import describe, storable
 from eventstore.ingest.backoff import Backoff
-from eventstore.redact import redact
 from eventstore.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections import checkpoint
@@ -261,8 +260,8 @@ class Worker:
                 conn.broken or conn.closed or (error.sqlstate or "").startswith(NOT_NOW)
             ):
                 raise
-            said = str(error) if isinstance(error, HandleFailed) else describe(error)
-            raise _Failed(at, hi, storable(redact(said)), may_be_an_events(error)) from error
+            said = storable(str(error)) if isinstance(error, HandleFailed) else describe(error)
+            raise _Failed(at, hi, said, may_be_an_events(error)) from error
 
     async def _note_failure(self, conn: AsyncConnection[Any], failed: _Failed) -> Step:
         lo, hi = failed.at.position, failed.hi

@@ -14,9 +14,11 @@ from eventstore import redact
 @pytest.fixture(autouse=True)
 def _logs_as_they_were() -> Iterator[None]:
     root = logging.getLogger()
-    before, secrets = (root.handlers[:], root.level), set(redact._secrets)
+    before, secrets, tokens = (root.handlers[:], root.level), dict(redact._secrets), dict(redact._tokens)
     yield
     structlog.reset_defaults()
     root.handlers[:], root.level = before
     redact._secrets.clear()
     redact._secrets.update(secrets)
+    redact._tokens.clear()
+    redact._tokens.update(tokens)

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from eventstore.errors import ConfigurationError, describe
-from eventstore.redact import redact
+from eventstore.redact import hide_secrets, redact
 from projections import logs
 from projections.errors import ProjectionsError, UsageError
 
@@ -51,8 +51,8 @@ def set_up_output(*, verbose: bool, level: LogLevel, style: LogFormat) -> None:
 
 
 def say(line: str) -> None:
-    """Tell people something, on stderr, redacted."""
-    sys.stderr.write(redact(line) + "\n")
+    """Tell people something, on stderr; what it repeats from outside was redacted where it came in."""
+    sys.stderr.write(hide_secrets(line) + "\n")
     sys.stderr.flush()
 
 
@@ -88,7 +88,7 @@ def says_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
 def say_error(error: BaseException, *, of: str | None = None) -> None:
     """Say what went wrong (and with what) in one sentence, after the traceback when that was asked for."""
     if _Settings.verbose:
-        say("".join(traceback.format_exception(error)).rstrip())
+        say(redact("".join(traceback.format_exception(error)).rstrip()))
     said = str(error) if isinstance(error, ProjectionsError) else describe(error)
     say(f"projections: {said}" if of is None else f"projections: {of}: {said}")
 

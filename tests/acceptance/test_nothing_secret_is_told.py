@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 from urllib.parse import quote, urlsplit
 
@@ -25,7 +27,16 @@ def event(ppnum: str, error_code: str | None = None) -> bytes:
 
 
 def echo(token: str) -> str:
-    return f"bad token {token} (authorization: Bearer {token}) of +{PPNUMS[0]}, ppnum{PPNUMS[1]}"
+    return f"bad token {token} (authorization: Bearer {token}) of +{PPNUMS[0]}, ppnum{PPNUMS[1]}, {spaced(PPNUMS[10])}"
+
+
+def spaced(ppnum: str) -> str:
+    return f"+{ppnum[:2]} (0){ppnum[2:5]} {ppnum[5:8]}-{ppnum[8:]}"
+
+
+BASIC = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+REPEATED = f"{quote(CLIENT_SECRET, safe='')} {json.dumps(html.escape(CLIENT_SECRET))} {BASIC} {spaced(PPNUMS[11])}"
+"""What an issuer repeats of the form and the header that it was sent."""
 
 
 def misbehaving() -> list[Script]:
@@ -50,7 +61,7 @@ async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
 ) -> None:
     with psycopg.connect(database_url) as connection:  # Postgres quotes the whole row in its DETAIL
         connection.execute("ALTER TABLE eventstore.events ADD CHECK (ppnum <> '49151000007')")  # PPNUMS[7]
-    issuer.answers.append(Answer(400, {"error": "slow_down", "error_description": f"{CLIENT_SECRET} {PPNUMS[8]}"}))
+    issuer.answers.append(Answer(400, {"error": "slow_down", "error_description": f"{REPEATED} {PPNUMS[8]}"}))
     async with scripted(*misbehaving()) as upstream, TcpProxy(*target_of(database_url)) as proxy:
         running = await commands.start(
             *("-v", "--log-level", "debug", "--log-format", style, "ingest", "--until-idle", "2"),
@@ -87,7 +98,9 @@ async def test_a_refusal_that_quotes_everything_is_told_without(
     async with scripted(ends(grpc.StatusCode.PERMISSION_DENIED, event(PPNUMS[9]), said=echo(TOKEN))) as upstream:
         ended = await refused(commands, database_url, upstream, issuer)
         assert "PERMISSION_DENIED: bad token [hidden]" in ended.err
-    issuer.always = Answer(401, {"error": "invalid_client", "error_description": f"{CLIENT_SECRET} is not known"})
+    issuer.always = Answer(
+        401, {"error": "invalid_client", "error_description": f"{CLIENT_SECRET} is not known {REPEATED}"}
+    )
     async with scripted(stays()) as upstream:
         ended = await refused(commands, database_url, upstream, issuer)
         assert "invalid_client: [hidden] is not known" in ended.err
@@ -105,11 +118,15 @@ async def refused(commands: Commands, url: str, upstream: Scripted, issuer: Issu
     )
     assert (ended.code, ended.out) == (1, ""), ended.said
     assert_nothing_secret(ended, url)
+    status = await commands.run("status", "--json", DATABASE_URL=url)
+    assert json.loads(status.out)["apps"][0]["last_error"], "what was refused is kept, redacted"
+    assert_nothing_secret(status, url)
     return ended
 
 
 def assert_nothing_secret(ended: Ended, url: str) -> None:
     password = str(urlsplit(url).password)
     secrets = [TOKEN, SECOND_TOKEN, CLIENT_SECRET, quote(CLIENT_SECRET), quote(CLIENT_SECRET, safe=""), password]
+    secrets += [html.escape(CLIENT_SECRET), BASIC, BASIC[8:], spaced(PPNUMS[10]), spaced(PPNUMS[11])]
     said = ended.out + ended.err
     assert [secret for secret in [*secrets, *PPNUMS] if secret in said] == []

@@ -22,7 +22,7 @@ API = "https://api.example.com"
 
 @pytest.fixture(autouse=True)
 def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", {})
 
 
 def client_of(issuer: Issuer, seconds: float = 60) -> ClientCredentials:

@@ -29,7 +29,7 @@ IssuerFactory = Callable[..., Awaitable[Issuer]]
 
 @pytest.fixture(autouse=True)
 def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", {})
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""What log lines carry: of ours every number, of others' no phone number, of anybody's no secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from eventstore.redact import MASK, register_secret
+from projections import logs
+
+PHONE = "+47 412 34 567"
+WORDS = f"no {PHONE}"
+POSITION = 12_345_678_901
+
+
+@pytest.fixture(autouse=True)
+def _json() -> None:
+    logs.configure("info", "json")
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    line: dict[str, object] = json.loads(capsys.readouterr().err)
+    return line
+
+
+@pytest.mark.parametrize("name", ["eventstore.ingest.session", "projections.worker", "projections"])
+def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    error = f"positions {POSITION}..{POSITION + 5} missing"
+    structlog.get_logger(name).info("folding", position=POSITION, error=error)
+    line = said(capsys)
+    assert (line["position"], line["error"]) == (POSITION, error)
+
+
+@pytest.mark.parametrize("name", ["their_projection", "", None])
+def test_what_a_plug_in_logs_is_redacted(capsys: pytest.CaptureFixture[str], name: str | None) -> None:
+    log = structlog.get_logger() if name is None else structlog.get_logger(name)
+    log.warning(WORDS, person=PHONE, many=[PHONE], positions=POSITION)
+    line = said(capsys)
+    assert line["event"] == f"no {MASK}"
+    assert (line["person"], line["many"], line["positions"]) == (MASK, [MASK], POSITION)
+
+
+def test_what_a_library_logs_is_redacted(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("their.library").warning("can't reach %s", PHONE)
+    assert said(capsys)["event"] == f"can't reach {MASK}"
+
+
+@pytest.mark.parametrize("name", ["eventstore.ingest.session", "theirs"])
+def test_tracebacks_and_secrets_are_hidden_for_everybody(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    register_secret("hunter2-hunter2")
+    try:
+        int(PHONE)
+    except ValueError:
+        structlog.get_logger(name).exception("failed", detail="hunter2%2Dhunter2")
+    line = said(capsys)
+    assert line["detail"] == MASK
+    assert f"int() with base 10: '{MASK}'" in str(line["exception"])

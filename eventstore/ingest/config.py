@@ -6,7 +6,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -48,8 +48,9 @@ class AppConfig(BaseModel):
     @field_validator("since", mode="before")
     @classmethod
     def _since_text(cls, value: object) -> object:
-        # TOML has times of its own; both ways of writing one mean the same.
-        return value.isoformat() if isinstance(value, datetime) else value
+        # TOML has times of its own; both ways of writing one mean the same. A date or a time alone names no moment:
+        # it is refused later on, with a sentence that says what to write.
+        return value.isoformat() if isinstance(value, date | time) else value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -21,6 +21,8 @@ AGREEING = 20
 """So many stored events are believed whatever this machine's clock says."""
 REPLAY_WINDOW = timedelta(days=7) - timedelta(hours=1)
 """How far back the first contact under ``pcs.external.v1`` goes: its replay window, less a margin."""
+SAFE_WINDOW = timedelta(days=7) - CLOCK_ERROR
+"""How far back the second attempt goes when the first was refused: this machine's clock may be behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Cursor:
 
 
 _LOAD = "SELECT epoch, contract, last_event_id, holes FROM eventstore.cursors WHERE app = %s AND epoch = %s"
+_HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
 _RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
 
 
@@ -64,6 +67,12 @@ async def recent_events(conn: AsyncConnection, cursor: Cursor) -> list[str]:
         return [event_id for (event_id,) in await rows.fetchall()]
 
 
+async def has_events(conn: AsyncConnection, app: str) -> bool:
+    """Tell whether any event of the app is stored."""
+    row = await (await conn.execute(_HAS_EVENTS, [app])).fetchone()
+    return bool(row and row[0])
+
+
 async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: Contract) -> None:
     """Keep which contract the upstream speaks."""
     await conn.execute(
@@ -81,18 +90,40 @@ async def save_error(conn: AsyncConnection, app: str, epoch: int, error: str | N
     )
 
 
-async def save_hole(conn: AsyncConnection, cursor: Cursor, sent: str | None, overlap: timedelta, detail: str) -> str:
+async def save_hole(
+    conn: AsyncConnection,
+    cursor: Cursor,
+    sent: str | None,
+    overlap: timedelta,
+    detail: str,
+    *,
+    retry_at: str | None = None,
+    again: bool = False,
+) -> str:
     """Record that the upstream can't replay from the cursor that was sent, and return the hole's upper end.
 
     The upper end is a made-up ULID a little before now; it is sent until an event is stored behind the hole. The
     position of the head is kept with it: what counts as "behind the hole" must not hang on this machine's clock.
+
+    Args:
+        conn: the lease's connection.
+        cursor: what is saved.
+        sent: the cursor that was refused.
+        overlap: how far before now the upper end lies.
+        detail: the upstream's words.
+        retry_at: a made-up ULID that is sent next, after a first contact was refused: the hole ends there.
+        again: whether it is the last hole that could not be replayed, once more: none is added.
+
     """
     now = datetime.now(UTC)
-    upper = ulid.first_at(now - overlap)
+    upper = retry_at or ulid.first_at(now - overlap)
     hole = {"lower": sent, "upper": upper, "noticed_at": now.isoformat(), "detail": detail}
-    kept = cursor.holes
-    if kept and sent is not None and kept[-1]["upper"] == sent:
+    kept: list[dict[str, Any]] = cursor.holes
+    if kept and (again or (sent is not None and kept[-1]["upper"] == sent)):
         # Nothing came since the last hole, whose end is too old by now: it is the same hole, and longer.
+        before = str(kept[-1]["upper"])
+        if upper <= before:
+            return before
         hole["lower"] = kept[-1]["lower"]
         kept = kept[:-1]
     await conn.execute(
@@ -103,12 +134,26 @@ async def save_hole(conn: AsyncConnection, cursor: Cursor, sent: str | None, ove
     return upper
 
 
+async def shorten_hole(conn: AsyncConnection, cursor: Cursor, sent: str | None) -> None:
+    """Record that the upstream replays from a cursor inside the last hole: the hole ends there.
+
+    Nothing is left of the hole when the stream began before it.
+    """
+    *others, hole = cursor.holes
+    if sent is not None and sent > (hole["lower"] or ""):
+        others.append({**hole, "upper": min(sent, hole["upper"])})
+    await conn.execute(
+        "UPDATE eventstore.cursors SET holes = %s WHERE app = %s AND epoch = %s",
+        [Jsonb(others), cursor.app, cursor.epoch],
+    )
+
+
 def resume_at(
     cursor: Cursor,
     recent: list[str],
     *,
     contract: Contract,
-    since: str | None,
+    beginning: str | None,
     overlap: timedelta,
     in_vain: int,
     reached: str | None,
@@ -123,7 +168,7 @@ def resume_at(
         cursor: what is saved.
         recent: the app's last stored event_ids, newest first (:func:`recent_events`).
         contract: the one that is dialled.
-        since: a made-up ULID for the first contact, or None.
+        beginning: what is sent while no stored event says where to go on (:func:`beginning_of`).
         overlap: how far before the last ULID received the stream is taken up again: upstreams may bring events a
             little out of order, and one that came late must not be passed over.
         in_vain: how many dials in a row brought only what was known. The overlap may hold more than a dial brings: so
@@ -140,7 +185,7 @@ def resume_at(
     if not trusted:
         if in_vain and cursor.last_event_id and ulid.milliseconds(cursor.last_event_id) <= horizon:
             return cursor.last_event_id  # all that came is in quarantine
-        return cursor.holes[-1]["upper"] if cursor.holes else since
+        return beginning
     horizon = max(horizon, ulid.milliseconds(max(trusted)))
     last = (reached if in_vain == 1 else None) or cursor.last_event_id or trusted[0]
     received = ulid.milliseconds(last)
@@ -184,10 +229,25 @@ def is_clock_behind(recent: list[str], now: datetime) -> bool:
 
 
 def first_contact(contract: Contract, since: str | None, now: datetime) -> str | None:
-    """Return the cursor of a stream of which nothing is stored: as wished, or as far back as the contract replays."""
-    if since is not None or contract is Contract.CHAT_EXTERNAL:
+    """Return the cursor of a stream of which nothing is stored: as wished, but no further back than can be replayed.
+
+    No window is known of ``chat.external``; without a wish, its streams begin with all there is (None).
+    """
+    if contract is Contract.CHAT_EXTERNAL:
         return since
-    return ulid.first_at(now - REPLAY_WINDOW)
+    return max(since or "", ulid.first_at(now - REPLAY_WINDOW))
+
+
+def beginning_of(cursor: Cursor, first: str | None, *, anew: bool) -> str | None:
+    """Return what is sent while no stored event says where to go on: a hole's upper end, or the first contact's.
+
+    Args:
+        cursor: what is saved.
+        first: the first contact's cursor.
+        anew: whether first contact is made anew although a hole is recorded, because nothing at all is stored.
+
+    """
+    return cursor.holes[-1]["upper"] if cursor.holes and not anew else first
 
 
 def _milliseconds(moment: datetime) -> int:

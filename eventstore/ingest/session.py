@@ -17,6 +17,7 @@ from time import monotonic
 import structlog
 from psycopg.errors import LockNotAvailable
 
+from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, read_frame
 from eventstore.errors import (
     CredentialsError,
@@ -32,6 +33,7 @@ from eventstore.ingest import cursor as cursors
 from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
+from eventstore.ingest.next_dial import NextDial, SoFar, next_dial
 from eventstore.ingest.upstream import Stream, Upstream, dial
 from eventstore.redact import redact
 from eventstore.waits import Waits
@@ -79,6 +81,8 @@ class Session:
         self._reached: str | None = None
         self._token_renewed = False
         self._told = False
+        self._first_contact_refused = False
+        self._moved_since_told = False
         self._unserved: set[Contract] = set()
         self.ended_normally = False
 
@@ -129,33 +133,42 @@ class Session:
         recent = await cursors.recent_events(self._held.conn, cursor)
         if cursors.is_clock_behind(recent, now):
             log.warning("this machine's clock is behind the upstream's: set it", app=cursor.app)
-        after = cursors.resume_at(
+        sent = await next_dial(
+            self._held.conn,
             cursor,
             recent,
             contract=contract,
-            since=cursors.first_contact(contract, self._upstream.since, now),
+            since=self._upstream.since,
             overlap=self._overlap,
-            in_vain=self._in_vain,
-            reached=self._reached,
             now=now,
+            so_far=SoFar(self._in_vain, self._reached, self._first_contact_refused),
         )
+        if sent.asked is not None and not self._moved_since_told:
+            self._moved_since_told = True
+            asked, begins = ulid.time_of(sent.asked), ulid.time_of(sent.event_id or "")
+            log.warning(
+                "since is older than the upstream replays; starting with the oldest that it replays",
+                app=cursor.app,
+                asked=asked and asked.isoformat(),
+                starting_at=begins and begins.isoformat(),
+            )
         if not self._in_vain:
             self._reached = cursor.last_event_id
         token = await self._upstream.tokens.token()
         self._expect_duplicates()
-        log.debug("dialling", app=cursor.app, contract=contract.value, after=after)
+        log.debug("dialling", app=cursor.app, contract=contract.value, after=sent.event_id, why=sent.why)
         async with (
             dial(
                 self._upstream.address,
                 contract,
                 token=token,
-                after_event_id=after,
+                after_event_id=sent.event_id,
                 tls=self._upstream.tls,
                 waits=self._waits,
             ) as stream,
             self._attended(stream),
         ):
-            await self._read(stream, cursor, after)
+            await self._read(stream, cursor, sent)
 
     @asynccontextmanager
     async def _attended(self, stream: Stream) -> AsyncIterator[None]:
@@ -174,7 +187,7 @@ class Session:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, stream: Stream, cursor: cursors.Cursor, after: str | None) -> None:
+    async def _read(self, stream: Stream, cursor: cursors.Cursor, sent: NextDial) -> None:
         contract, buffer = stream.contract, self._buffer
         expired = False
         bare = contract is Contract.CHAT_EXTERNAL
@@ -187,10 +200,13 @@ class Session:
                     kind, data, detail = read_frame(contract, message)
                     if kind is FrameKind.CURSOR_EXPIRED and not expired:
                         expired = True
-                        await self._note_hole(cursor, after, detail)
+                        if await self._note_hole(cursor, sent, detail):
+                            return  # the next dial asks for less
                     if kind is not FrameKind.EVENT and kind is not FrameKind.GARBAGE:
                         continue
                     item = Received(contract, data, kind is FrameKind.GARBAGE)
+                if not self._received and sent.replays_hole and not expired:
+                    await cursors.shorten_hole(self._held.conn, cursor, sent.event_id)
                 self._received += 1
                 if not buffer.put(item):
                     await buffer.room()
@@ -224,12 +240,29 @@ class Session:
             self._told = True
         await cursors.save_error(conn, app, epoch, None)
 
-    async def _note_hole(self, cursor: cursors.Cursor, sent: str | None, detail: str) -> None:
+    async def _note_hole(self, cursor: cursors.Cursor, sent: NextDial, detail: str) -> bool:
+        """Record a hole; returns whether to dial again at once, from a cursor that the upstream may still replay."""
         # What came before the hole is in front of the head then; and a writer at work holds the cursor's row.
         await self._buffer.drained()
         said = redact(" ".join(detail.split()))[:300]
-        upper = await cursors.save_hole(self._held.conn, cursor, sent, self._overlap, said)
-        log.warning("the upstream can't replay: a hole", app=cursor.app, lower=sent, upper=upper, detail=said)
+        retry_at: str | None = None
+        if sent.is_first_contact and not self._received:
+            # It lies inside the window by this machine's clock, which may be wrong: less is asked for, once a session.
+            self._first_contact_refused = True
+            safe = ulid.first_at(datetime.now(UTC) - cursors.SAFE_WINDOW)
+            less = max(safe, cursor.holes[-1]["upper"]) if sent.replays_hole else safe
+            retry_at = less if less > (sent.event_id or "") else None
+        upper = await cursors.save_hole(
+            self._held.conn, cursor, sent.event_id, self._overlap, said, retry_at=retry_at, again=sent.replays_hole
+        )
+        log.warning(
+            "gap: the upstream can no longer replay these events",
+            app=cursor.app,
+            lower=sent.event_id,
+            upper=upper,
+            detail=said,
+        )
+        return retry_at is not None
 
     def _contract(self, cursor: cursors.Cursor) -> Contract:
         if self._upstream.contract is not None:

@@ -9,14 +9,18 @@ from eventstore import ulid
 from eventstore.errors import ConfigurationError
 
 _DURATION = re.compile(r"(\d{1,9})\s*([smhd])", re.ASCII)
+TOLERANCE = timedelta(minutes=5)
+"""How far ahead of this machine's clock a time may be: another machine's clock wrote it."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_since(text: str, now: datetime) -> str:
     """Return the cursor of a moment: a duration back from now (``36h``, ``7d``), or an ISO time with its zone.
 
+    A duration that reaches back before 1970 begins with 1970: no ULID is older.
+
     Raises:
-        ConfigurationError: the text is neither.
+        ConfigurationError: the text is neither, or a time that is yet to come.
 
     """
     moment: datetime | None = None
@@ -25,10 +29,18 @@ def parse_since(text: str, now: datetime) -> str:
             moment = now - timedelta(**{_UNITS[match[2]]: int(match[1])})
         else:
             moment = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
+    except OverflowError:
+        raise ConfigurationError(f"since {text!r} is too long ago: no calendar has that time") from None
+    except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise ConfigurationError(
             f"since {text!r} is neither a duration (36h, 7d) nor a time with its zone (2026-11-01T00:00:00Z)"
         )
-    return ulid.first_at(moment)
+    try:
+        cursor = ulid.first_at(moment)
+    except OverflowError:  # a zone takes it past the calendar's end
+        raise ConfigurationError(f"since {text!r} is not a time that exists") from None
+    if moment > now + TOLERANCE:
+        raise ConfigurationError(f"since {text!r} is yet to come: a stream can only begin at a time that has passed")
+    return cursor

@@ -298,9 +298,10 @@ async def test_first_contact_begins_where_it_is_wished_or_as_far_back_as_can_be(
 ) -> None:
     simulator = await simulator_factory()
     await ingest(follower(database_url, simulator.address, contract=contract))
-    await ingest(follower(database_url, simulator.address, contract=contract, since=wire.ulid_of(1)))
+    since = wire.ulid_at(datetime.now(UTC) - timedelta(days=2), 1)
+    await ingest(follower(database_url, simulator.address, contract=contract, since=since))
     default, wished = (call.after_event_id for call in simulator.calls)
-    assert wished == wire.ulid_of(1)
+    assert wished == since
     if contract is CHAT:
         assert default is None
     else:

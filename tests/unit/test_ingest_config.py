@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -193,3 +193,28 @@ def test_since_is_a_duration_back_or_a_time(text: str, ulid: str) -> None:
 def test_what_is_no_since_is_refused_and_repeated(text: str) -> None:
     with pytest.raises(ConfigurationError, match="neither a duration"):
         parse_since(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("999999999d", "too long ago"),
+        ("2026-06-01T12:05:01Z", "yet to come"),
+        ("9999-12-31T23:59:59-23:59", "not a time|yet to come"),
+    ],
+)
+def test_a_since_that_no_stream_can_begin_at_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^since '{text}' is.*({why})"):
+        parse_since(text, NOW)
+
+
+def test_a_since_of_another_machine_s_clock_is_taken() -> None:
+    assert parse_since("2026-06-01T12:04:59Z", NOW) == wire.ulid_at(NOW + timedelta(seconds=299))
+
+
+@pytest.mark.parametrize("since", ["2026-05-01", "2026-05-01T00:00:00", "12:00:00"])
+def test_a_toml_time_without_a_zone_is_refused_as_the_same_text_is(since: str) -> None:
+    lines = ("[apps.shop]", 'address = "http://localhost:1"', 'token = "t"', f"since = {since}")
+    Path("projections.toml").write_text("\n".join(lines))
+    with pytest.raises(ConfigurationError, match=r"app 'shop': since '.*' is neither a duration"):
+        load_apps()["shop"].upstream("shop", waits=Waits())

@@ -15,6 +15,7 @@ from eventstore.ingest.cursor import (
     RECENT_EVENTS,
     REPLAY_WINDOW,
     Cursor,
+    beginning_of,
     first_contact,
     is_clock_behind,
     resume_at,
@@ -50,7 +51,7 @@ def resume(
         cursor,
         recent,
         contract=contract,
-        since=since,
+        beginning=beginning_of(cursor, since, anew=False),
         overlap=OVERLAP,
         in_vain=in_vain,
         reached=reached,
@@ -183,6 +184,20 @@ def test_a_hole_s_upper_end_is_sent_until_something_is_stored_behind_it() -> Non
 def test_first_contact_as_wished() -> None:
     for contract in Contract:
         assert first_contact(contract, SINCE, NOW) == SINCE
+
+
+@pytest.mark.parametrize("days", [6.99, 7, 8, 400, 30_000])
+def test_first_contact_is_moved_inside_the_replay_window_where_there_is_one(days: float) -> None:
+    wished = ulid.first_at(NOW - timedelta(days=days))
+    assert first_contact(Contract.CHAT_EXTERNAL, wished, NOW) == wished, "no window is known"
+    assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_at(NOW - REPLAY_WINDOW)
+
+
+def test_before_anything_is_stored_a_hole_does_not_keep_first_contact_from_being_made_anew() -> None:
+    cursor = Cursor("app", 1, None, None, [HOLE])
+    assert beginning_of(cursor, SINCE, anew=True) == SINCE
+    assert beginning_of(cursor, None, anew=True) is None
+    assert beginning_of(cursor, SINCE, anew=False) == HOLE["upper"]
 
 
 def test_first_contact_without_a_wish() -> None:

@@ -1,0 +1,167 @@
+"""Before anything is stored: where a stream begins, and what is made of an upstream that can't replay from there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+from structlog.testing import capture_logs
+
+from eventstore import ulid
+from eventstore.ingest.cursor import REPLAY_WINDOW, SAFE_WINDOW
+from eventstore.ingest.since import parse_since
+from eventstore.simulator import Entry, Settings, Simulator
+from tests import store, wire
+from tests.fix_simulator import SimulatorFactory
+from tests.following import follower, following, ingest, log_of, payloads, row_of, stored
+from tests.store import APP, CHAT, PCS
+
+DAY = 24 * 3600.0
+
+
+def since(text: str) -> str:
+    return parse_since(text, datetime.now(UTC))
+
+
+def lies_back(event_id: str | None, ago: timedelta) -> bool:
+    """Whether a cursor was made up so long before now, give or take what a test takes."""
+    moment = ulid.time_of(event_id or "0" * 26)
+    assert moment is not None
+    return timedelta(0) <= datetime.now(UTC) - moment - ago < timedelta(minutes=5)
+
+
+def days_old(*days: float) -> list[Entry]:
+    return [log_of(1, ago=days_ago * DAY)[0] for days_ago in days]
+
+
+async def holes_of(conn: AsyncConnection) -> list[dict[str, Any]]:
+    found = (await row_of(conn))["holes"]
+    assert isinstance(found, list)
+    return found
+
+
+def sent_to(simulator: Simulator) -> list[str | None]:
+    return [call.after_event_id for call in simulator.calls]
+
+
+async def test_since_7d_brings_what_the_window_still_has(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = days_old(6.9, 3, 0.1)
+    simulator = await simulator_factory(log)
+    with capture_logs() as logs:
+        await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
+    assert await stored(conn) == payloads(log, PCS)
+    assert await holes_of(conn) == []
+    assert lies_back(sent_to(simulator)[0], REPLAY_WINDOW)
+    (said,) = [line for line in logs if "since" in line["event"]]
+    assert (said["log_level"], said["app"]) == ("warning", APP)
+    assert said["asked"] < said["starting_at"]
+
+
+async def test_a_since_beyond_the_window_is_sent_as_it_is_where_no_window_is_known(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = days_old(300, 3)
+    simulator = await simulator_factory(log)
+    asked = since("400d")
+    with capture_logs() as logs:
+        await ingest(follower(database_url, simulator.address, contract=CHAT, since=asked))
+    assert sent_to(simulator) == [asked]
+    assert await stored(conn) == payloads(log, CHAT)
+    assert not [line for line in logs if "since" in line["event"]]
+
+
+async def test_where_the_contract_is_found_out_each_is_asked_within_its_own_window(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = days_old(6.9, 3)
+    simulator = await simulator_factory(log, Settings(contracts=frozenset({PCS})))
+    await ingest(follower(database_url, simulator.address, contract=None, since=since("9d")))
+    assert await stored(conn) == payloads(log, PCS)
+    assert lies_back(sent_to(simulator)[-1], REPLAY_WINDOW)
+
+
+async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_recorded_once(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    """Its window begins two hours after ours does: only what lies before that is lost."""
+    log = days_old(5.5, 3)
+    simulator = await simulator_factory(log, Settings(replay_window=7 * DAY - 2 * 3600))
+    await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
+    assert await stored(conn) == payloads(log, PCS)
+    first, second = sent_to(simulator)
+    assert lies_back(first, REPLAY_WINDOW)
+    assert lies_back(second, SAFE_WINDOW)
+    (hole,) = await holes_of(conn)
+    assert (hole["lower"], hole["upper"]) == (first, second)
+
+
+async def test_a_window_that_is_much_shorter_costs_one_gap_and_goes_on_at_the_live_edge(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(days_old(0.5), Settings(replay_window=60))
+
+    async def is_at_the_live_edge() -> bool:
+        holes = await holes_of(conn)
+        return bool(holes) and lies_back(holes[-1]["upper"], timedelta(0))
+
+    for start in range(1, 4):
+        one = follower(database_url, simulator.address, contract=PCS, since=since("7d"))
+        async with following(one) as running:
+            await simulator.wait_for_calls(2 * start)
+            await store.until(is_at_the_live_edge, "the live edge")
+            await running.stop()
+        assert len(await holes_of(conn)) == 1
+    sent = sent_to(simulator)
+    assert [lies_back(event_id, REPLAY_WINDOW) for event_id in sent] == [True, False] * 3
+    assert lies_back(sent[1], SAFE_WINDOW)
+    assert sent[3] == sent[5] == (await holes_of(conn))[0]["upper"]
+    (new,) = log_of(1, ago=0)
+    await simulator.append(new)
+    await ingest(follower(database_url, simulator.address, contract=PCS))
+    assert await stored(conn) == payloads([new], PCS)
+    assert len(await holes_of(conn)) == 1
+
+
+async def test_first_contact_is_made_anew_at_every_start_while_nothing_is_stored(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    empty = await simulator_factory()
+    await ingest(follower(database_url, empty.address, contract=PCS, since=since("1h")))
+    log = days_old(3, 1)
+    simulator = await simulator_factory(log)
+    await ingest(follower(database_url, simulator.address, contract=PCS, since=since("4d")))
+    assert await stored(conn) == payloads(log, PCS)
+
+
+async def test_a_gap_that_an_older_version_recorded_before_anything_was_stored_is_replayed_and_shortened(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    lower, upper = (wire.ulid_at(datetime.now(UTC) - timedelta(days=days)) for days in (8, 1))
+    hole = {"lower": lower, "upper": upper, "noticed_at": datetime.now(UTC).isoformat(), "detail": "old", "position": 0}
+    await conn.execute(
+        "INSERT INTO eventstore.cursors (app, contract, epoch, holes) VALUES (%s, %s, 1, %s)",
+        [APP, PCS.value, Jsonb([hole])],
+    )
+    log = days_old(5, 0.5)
+    simulator = await simulator_factory(log)
+    await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
+    assert await stored(conn) == payloads(log, PCS)
+    (left,) = await holes_of(conn)
+    assert left == {**hole, "upper": sent_to(simulator)[0]}
+
+
+async def test_a_gap_before_which_something_is_stored_is_not_asked_for_again(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    before = await simulator_factory(days_old(0.1))
+    await ingest(follower(database_url, before.address, contract=PCS))
+    simulator = await simulator_factory(settings=Settings(replay_window=60))
+    await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
+    (hole,) = await holes_of(conn)
+    again = await simulator_factory(settings=Settings(replay_window=60))
+    await ingest(follower(database_url, again.address, contract=PCS, since=since("7d")))
+    assert sent_to(again) == [hole["upper"]]

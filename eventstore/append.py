@@ -6,12 +6,17 @@ finds a new event at or below p. The cursor, the quarantine and the events of a 
 batch brings that is stored already decides nothing: the first stays, and only other bytes under a known id are kept,
 in quarantine. A crash at any point leaves the whole batch or nothing of it.
 
+A follower moves its cursor only from the state that it committed last itself: each move writes a random fencing token
+and names the token of the move before. A database that lost committed transactions (a standby promoted before it had
+received them, a restored backup) has another token, and the append is refused instead of skipping the lost events.
+
 The lock order is the app's cursor row, then the append lock; under the lock only rows are written that the holder of
 the cursor row alone may write.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -22,7 +27,14 @@ from psycopg.errors import UniqueViolation
 
 from eventstore.contracts import Event
 from eventstore.duplicates import compare_within, known_among, missing_among, sort_out
-from eventstore.errors import AppendLockBusy, DatabaseError, LeadershipLost, OtherLog
+from eventstore.errors import (
+    AlreadyAppended,
+    AppendLockBusy,
+    DatabaseError,
+    LeadershipLost,
+    LogWentBack,
+    OtherLog,
+)
 from eventstore.locks import APPEND_LOCK, FrozenHolder, end_holder, wait_for_append_lock
 from eventstore.quarantine import Rejected, quarantine
 from eventstore.read import StoredEvent
@@ -44,9 +56,11 @@ _COPY = sql.SQL("COPY eventstore.events ({}) FROM STDIN (FORMAT binary)").format
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
 _MOVE_CURSOR = (
-    "UPDATE eventstore.cursors SET last_event_id = coalesce(%s, last_event_id), last_received_at = clock_timestamp(),"
-    " last_error = NULL, last_error_at = NULL WHERE app = %s AND epoch = %s"
+    "UPDATE eventstore.cursors SET last_event_id = coalesce(%(event_id)s, last_event_id),"
+    " last_received_at = clock_timestamp(), last_error = NULL, last_error_at = NULL, fence = %(token)s"
+    " WHERE app = %(app)s AND epoch = %(epoch)s AND fence = coalesce(%(after)s, fence)"
 )
+_CURSOR_STATE = "SELECT epoch, fence FROM eventstore.cursors WHERE app = %s"
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
 _HEAD = (
     "SELECT clock_timestamp(), position, received_at"
@@ -58,13 +72,27 @@ _HEAD = (
 class CursorMove(NamedTuple):
     """Where an app's cursor goes with a batch.
 
-    ``event_id`` is the last ULID received, None when the batch had none; ``epoch`` is the one that this follower got
-    when it took the app over.
+    Attributes:
+        app: whose cursor.
+        epoch: the epoch that this follower got when it took the app over.
+        event_id: the last ULID received; None when the batch had none.
+        token: the fencing token that this move writes; a random number, the same when the batch is tried again.
+        after: the token of this follower's last committed move; None moves the cursor from any state of the epoch.
+        head: the last position that this follower knows to be committed.
+
     """
 
     app: str
     epoch: int
     event_id: str | None
+    token: int = 0
+    after: int | None = None
+    head: int = 0
+
+
+def new_token() -> int:
+    """Return a fencing token: a random number that no other move of a cursor has."""
+    return secrets.randbits(62) + 1
 
 
 class Appended(NamedTuple):
@@ -86,12 +114,17 @@ class Appender:
         conn: an autocommit connection, used by nobody else meanwhile.
         waits: how long to wait for the append lock.
 
+    Attributes:
+        probing: whether the next batch is probed for duplicates before it is copied.
+        attempted: the result of the last batch whose COMMIT was sent; valid even when its answer was lost.
+
     """
 
     def __init__(self, conn: AsyncConnection, waits: Waits) -> None:
         self._conn = conn
         self._wait = waits.as_timedelta(waits.append_lock)
         self.probing = True
+        self.attempted: Appended | None = None
 
     async def append(
         self, events: Sequence[Event], *, rejected: Sequence[Rejected] = (), cursor: CursorMove | None = None
@@ -101,10 +134,13 @@ class Appender:
         Raises:
             ForeignEventId: an event_id is stored under another app.
             LeadershipLost: the cursor's epoch is not this follower's any more.
+            LogWentBack: the database lost what this follower committed before; nothing was written.
+            AlreadyAppended: an earlier attempt at this batch, whose answer was lost, was committed.
             psycopg.Error: the database failed, or the connection; nothing was written, or all of it: append the same
                 batch again on a new connection to find out.
 
         """
+        self.attempted = None
         while True:
             try:
                 return await self._in_turn(lambda: self._append(events, rejected, cursor))
@@ -172,12 +208,29 @@ class Appender:
                 await self._move(cursor)
             await quarantine(self._conn, rejected)
             row = await (await self._conn.execute(_HEAD)).fetchone()
-        return Appended(0, 0, len(rejected), row[1] or 0 if row else 0)
+            return self._attempt(Appended(0, 0, len(rejected), row[1] or 0 if row else 0))
 
     async def _move(self, cursor: CursorMove) -> None:
-        moved = await self._conn.execute(_MOVE_CURSOR, [cursor.event_id, cursor.app, cursor.epoch])
+        moved = await self._conn.execute(_MOVE_CURSOR, cursor._asdict())
         if moved.rowcount != 1:
-            raise LeadershipLost(cursor.app)
+            raise await self._why_not_moved(cursor)
+
+    async def _why_not_moved(self, cursor: CursorMove) -> DatabaseError:
+        """Return the error that says why the cursor is not in the state that a move started from."""
+        row = await (await self._conn.execute(_CURSOR_STATE, [cursor.app])).fetchone()
+        if row is None:
+            return LeadershipLost(cursor.app, "its cursor is gone from the database")
+        epoch, fence = row
+        if epoch > cursor.epoch or (epoch == cursor.epoch and cursor.after is None):
+            return LeadershipLost(cursor.app)
+        if epoch == cursor.epoch and fence == cursor.token:
+            return AlreadyAppended(cursor.app)
+        return LogWentBack(cursor.app)
+
+    def _attempt(self, result: Appended) -> Appended:
+        """Remember a result right before its COMMIT is sent."""
+        self.attempted = result
+        return result
 
     async def _append_fast(
         self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
@@ -189,7 +242,7 @@ class Appender:
             await self._copy(first, head, received_at)
             await quarantine(self._conn, [*rejected, *conflicting])
             await self._conn.execute(_NOTIFY)
-        return Appended(len(first), repeated, len(rejected) + len(conflicting), head + len(first))
+            return self._attempt(Appended(len(first), repeated, len(rejected) + len(conflicting), head + len(first)))
 
     async def _append_carefully(
         self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
@@ -204,9 +257,10 @@ class Appender:
             await quarantine(self._conn, quarantined)
             if stored:
                 await self._conn.execute(_NOTIFY)
+            duplicates = len(events) - len(new) - len(conflicting) + repeated
+            result = self._attempt(Appended(stored, duplicates, len(quarantined), head + stored))
         self.probing = bool(known)
-        duplicates = len(events) - len(new) - len(conflicting) + repeated
-        return Appended(stored, duplicates, len(quarantined), head + stored)
+        return result
 
     async def _copy_new(
         self, events: Sequence[Event], head: int, received_at: datetime
@@ -231,19 +285,21 @@ class Appender:
         async with self._conn.pipeline():
             moved = None
             if cursor:
-                moved = await self._conn.execute(_MOVE_CURSOR, [cursor.event_id, cursor.app, cursor.epoch])
+                moved = await self._conn.execute(_MOVE_CURSOR, cursor._asdict())
             locked = await self._conn.execute(_TRY_LOCK, [APPEND_LOCK])
             head = await self._conn.execute(_HEAD)
             got = await locked.fetchone()
             row = await head.fetchone()
         if cursor and moved is not None and moved.rowcount != 1:
-            raise LeadershipLost(cursor.app)
+            raise await self._why_not_moved(cursor)
         if not (got and got[0]):
             await wait_for_append_lock(self._conn, self._wait)
             row = await (await self._conn.execute(_HEAD)).fetchone()
         if row is None:
             raise DatabaseError("the head of eventstore.events can't be read")
         now, position, previous = row
+        if cursor and (position or 0) < cursor.head:
+            raise LogWentBack(cursor.app)
         return position or 0, now if previous is None else max(now, previous)
 
     async def _copy(self, events: Sequence[Event], head: int, received_at: datetime) -> None:

@@ -8,6 +8,8 @@
     ├── DatabaseError             Postgres said no, or did not answer
     │   ├── AppendLockBusy        another append held the lock for too long
     │   ├── LeadershipLost        another process follows the app now
+    │   │   └── LogWentBack       the database lost what this process had committed
+    │   ├── AlreadyAppended       an earlier attempt at the batch was committed
     │   ├── LockHeld              another process is at work on the same
     │   ├── LockLost              the connection that held a lock is gone
     │   └── ForeignEventId        an event_id is stored under another app
@@ -70,6 +72,27 @@ class LeadershipLost(DatabaseError):
     def __init__(self, app: str, why: str = "another process follows it now; this one stands by") -> None:
         super().__init__(f"app {app!r}: {why}")
         self.app = app
+
+
+class LogWentBack(LeadershipLost):
+    """The database lost transactions that this follower had committed, as after a failover or a restore.
+
+    Nothing was written. The stream must be read again from the cursor that the database has now.
+    """
+
+    def __init__(self, app: str) -> None:
+        super().__init__(
+            app,
+            "the database lost events that were committed (a failover or a restore); reading the stream again from the"
+            " stored cursor",
+        )
+
+
+class AlreadyAppended(DatabaseError):
+    """An earlier attempt at this batch was committed, though its answer was lost; nothing was written again."""
+
+    def __init__(self, app: str) -> None:
+        super().__init__(f"app {app!r}: the batch is stored already")
 
 
 class LockHeld(DatabaseError):

@@ -82,6 +82,21 @@ cursors = Table(
         comment="Gaps that the upstream could not replay: a list of {lower, upper, noticed_at, detail}.",
     ),
     Column("epoch", BigInteger, nullable=False, server_default=text("0"), comment="Rises with every new follower."),
+    Column(
+        "fence",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Fencing token: a random number, new with every move; a follower moves on only from its own last one.",
+    ),
+    Column(
+        "went_back",
+        JSONB,
+        nullable=False,
+        server_default=text("'[]'::jsonb"),
+        comment="When the database lost committed events (failover, restore): a list of {noticed_at, from, to}; "
+        "who has read past position to must read again from there.",
+    ),
     Column("last_error", Text, comment="What last went wrong with this upstream; NULL while it is well."),
     Column("last_error_at", _time, comment="When it went wrong."),
     schema=SCHEMA,

@@ -278,6 +278,12 @@ def pin(settings: Mapping[str, str]) -> sql.Composed:
     return _PIN.format(sql.SQL(", ").join(rows))
 
 
+COMMIT_DURABLY = (
+    "SELECT pg_catalog.set_config('synchronous_commit', CASE (SELECT reset_val FROM pg_catalog.pg_settings"
+    " WHERE name = 'synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"
+)
+"""Makes the commit of the current transaction durable, in a session whose other commits need not be."""
+
 _AT_LEAST_ON = sql.SQL(
     "CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'remote_apply'"
     " THEN 'remote_apply' ELSE 'on' END"

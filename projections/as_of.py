@@ -24,6 +24,7 @@ from eventstore.connection import MAX_NAME_BYTES
 from eventstore.errors import describe
 from eventstore.read import head
 from eventstore.session_lock import session_name, while_all_held
+from eventstore.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections import checkpoint, runs
 from projections.errors import ProjectionsError, UsageError
@@ -155,7 +156,7 @@ async def _move_all(
     rows: dict[str, int] = {}
     async with conn.transaction():
         # Once it is said to be there, no crash may take it away again.
-        await conn.execute("SELECT set_config('synchronous_commit', 'on', true)")
+        await conn.execute(COMMIT_DURABLY)
         await _remove(conn, into, [shadow.projection for _, shadow in shadows], force=force)
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(into)))
         oid = await _oid(conn, into)

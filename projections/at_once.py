@@ -32,7 +32,7 @@ DECLARE {skipped} text[];
 BEGIN
     {take};
     IF NOT FOUND THEN RETURN; END IF;
-    {skipped} := ({passed_over});
+    {read_under_lock};
     {hi} := least({lo} + $1, projections_head);
     IF {hi} > {lo} THEN
         IF EXISTS ({handled}) THEN
@@ -45,7 +45,10 @@ END {quote}
 
 
 class Taken(NamedTuple):
-    """The window that was folded: positions lo < p <= hi, none when there were none; and the log's head."""
+    """The window that was folded: positions lo < p <= hi, none when there were none; and the log's head.
+
+    ``hi`` is less than ``lo`` when the checkpoint is ahead of the log; nothing was folded then.
+    """
 
     lo: int
     hi: int
@@ -65,8 +68,8 @@ class AtOnce:
         window = Window(projection.handles)
         self._function = _FUNCTION.format(
             **VARIABLES,
-            take=checkpoint.take_running(name, projection.version, lo=VARIABLES["lo"], head="projections_head"),
-            passed_over=checkpoint.passed_over(name),
+            take=checkpoint.take_running(name, projection.version, lo=VARIABLES["lo"]),
+            read_under_lock=checkpoint.read_under_lock(name, skipped=VARIABLES["skipped"], head="projections_head"),
             handled=query(select(window.events.c.position)),
             fold="\n".join(step(statement) for statement in projection.fold(window)),
             move=checkpoint.move(name, VARIABLES["lo"], VARIABLES["hi"]),

@@ -2,7 +2,8 @@
 
 Invariants. The row is the lock: whoever folds holds it ``FOR UPDATE`` until the fold's transaction ends, and everybody
 else passes it by. Its version is read under the lock, so code of another version never folds into rows that aren't its
-own.
+own. A checkpoint is never ahead of the log: where it is, the log lost events that were folded, and the projection waits
+for a rebuild.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class State(StrEnum):
 class Checkpoint(NamedTuple):
     """A checkpoint read under its lock.
 
-    ``due`` says whether a failed projection may be tried again; ``head`` is the log's last position, ``skipped`` are
-    the event_ids that it passes over.
+    ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it passes over;
+    ``head`` is the log's last position.
     """
 
     version: int
@@ -36,8 +37,18 @@ class Checkpoint(NamedTuple):
     state: str
     failures: int
     due: bool
-    head: int
     skipped: list[str]
+    head: int
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether events were folded that the log no longer has."""
+        return self.position > self.head
+
+    @property
+    def within_log(self) -> int:
+        """The last position that the rows may hold of the log as it is now."""
+        return min(self.position, self.head)
 
 
 _END_FROZEN = (
@@ -54,19 +65,17 @@ _SKIPPED: LiteralString = (
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1)"
 )
 _HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
-_COLUMNS: LiteralString = (
-    f"version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp(), {_HEAD}"
-)
+_COLUMNS: LiteralString = "version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp()"
 _FROM: LiteralString = " FROM projections.checkpoints AS c WHERE name = "
-_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}{_FROM}%s"
-# Whoever records a skip has the lock while he does. A statement that takes it may see of other tables what was there
-# before, so the skips are read by the next one.
+_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}, {_HEAD}{_FROM}%s"
+# The statement that takes the lock may see other tables as they were before the row's newest version, so the skips and
+# the log's head are read by the next one.
 _TAKE: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c SKIP LOCKED"
 _HOLD: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c"
-_PASSED_OVER: LiteralString = f"SELECT {_SKIPPED}{_FROM}"
+_UNDER_LOCK: LiteralString = f"SELECT {_SKIPPED}, {_HEAD}{_FROM}"
 # One of this version's rows waits only in the eyes of newer code, which says so again and again.
 _TAKE_RUNNING: LiteralString = (
-    f"SELECT position, {_HEAD} INTO {{lo}}, {{head}}{_FROM}{{name}}"
+    f"SELECT position INTO {{lo}}{_FROM}{{name}}"
     " AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
 )
 # A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
@@ -85,6 +94,11 @@ _FAIL = (
     "UPDATE projections.checkpoints SET state = 'failed', last_error = %(error)s, last_error_at = clock_timestamp(),"
     " failures = failures + 1, retry_at = clock_timestamp() + %(wait)s"
     " WHERE name = %(name)s AND version = %(version)s AND position = %(position)s AND state <> 'paused'"
+)
+_AHEAD = (
+    "UPDATE projections.checkpoints SET version = 0, position = %(head)s, last_error = %(error)s,"
+    " last_error_at = clock_timestamp(), state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END"
+    " WHERE name = %(name)s"
 )
 _WAIT = (
     "UPDATE projections.checkpoints SET state = 'waiting', last_error = %(error)s, last_error_at = clock_timestamp()"
@@ -111,22 +125,28 @@ _MISSING = (
 )
 
 
-def take_running(name: str, version: int, *, lo: str, head: str) -> str:
+def take_running(name: str, version: int, *, lo: str) -> str:
     """Return what takes a checkpoint's lock where nothing is to be decided first, as a statement of PL/pgSQL.
 
     Args:
         name: the projection's, as a literal.
         version: its version.
         lo: the variable for its position.
-        head: the variable for the log's last one.
 
     """
-    return _TAKE_RUNNING.format(name=name, version=version, lo=lo, head=head)
+    return _TAKE_RUNNING.format(name=name, version=version, lo=lo)
 
 
-def passed_over(name: str) -> str:
-    """Return what reads, under the lock, the event_ids that a projection passes over, as a query of PL/pgSQL."""
-    return _PASSED_OVER + name
+def read_under_lock(name: str, *, skipped: str, head: str) -> str:
+    """Return what reads, under the lock, the event_ids passed over and the log's last position, as in PL/pgSQL.
+
+    Args:
+        name: the projection's, as a literal.
+        skipped: the variable for the event_ids.
+        head: the variable for the position.
+
+    """
+    return f"SELECT {_SKIPPED}, {_HEAD} INTO {skipped}, {head}{_FROM}{name}"
 
 
 def move(name: str, lo: str, hi: str) -> str:
@@ -170,9 +190,9 @@ async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
 
 async def _locked(conn: AsyncConnection[Any], statement: LiteralString, name: str) -> Checkpoint | None:
     taken = await conn.execute(statement, [name])
-    skipped = await (await conn.execute(_PASSED_OVER + "%s", [name])).fetchone()
+    under_lock = await (await conn.execute(_UNDER_LOCK + "%s", [name])).fetchone()
     row = await taken.fetchone()
-    return Checkpoint(*row, *skipped) if row and skipped else None
+    return Checkpoint(*row, *under_lock) if row and under_lock else None
 
 
 async def skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:
@@ -211,6 +231,25 @@ async def fail(conn: AsyncConnection[Any], name: str, version: int, position: in
     """Note that a projection failed behind a position, and when to try again; a pause stays one."""
     parameters = {"name": name, "version": version, "position": position, "error": error, "wait": wait}
     await conn.execute(_FAIL, parameters)
+
+
+def ahead_of_log(name: str, position: int, head: int) -> str:
+    """Say that a checkpoint is ahead of the log, and what to do."""
+    return (
+        f"its checkpoint ({position}) is ahead of the log ({head}): the database lost events that were folded"
+        f" (a failover or a restore); run projections rebuild {name}"
+    )
+
+
+async def wait_because_ahead(conn: AsyncConnection[Any], name: str, at: Checkpoint) -> str:
+    """Let a projection whose checkpoint is ahead of the log wait for a rebuild, whatever version its code has.
+
+    The caller holds the checkpoint. Returns what is recorded.
+    """
+    error = ahead_of_log(name, at.position, at.head)
+    # Version 0 is no code's: new events at the lost positions must not be taken for folded ones.
+    await conn.execute(_AHEAD, {"name": name, "head": at.head, "error": error})
+    return error
 
 
 async def wait_for_rebuild(conn: AsyncConnection[Any], name: str, version: int) -> None:

@@ -27,7 +27,7 @@ from projections.fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, Projection, Window
 from projections.python_fold import PythonProjection
 from projections.read_models.event_types import EventType
-from projections.replay import Progress, checkpoint_of
+from projections.replay import Progress, checkpoint_of, refuse_ahead_of_log
 from projections.shadow import make_table
 from projections.statements import fetch
 
@@ -159,6 +159,7 @@ async def explain(
         async with conn.transaction():  # the row and the checkpoint of one moment, for workers move both
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             at = await checkpoint_of(conn, projection)
+            refuse_ahead_of_log(projection, at)
             if at.version != projection.version:
                 raise ProjectionsError(
                     f"the rows of {projection.name} are of version {at.version}, this code is version"

@@ -17,13 +17,15 @@ POLL_SECONDS = 0.05
 
 _WHERE = "SELECT position FROM eventstore.events WHERE event_id = %s"
 _QUARANTINED = "SELECT app, reason FROM eventstore.quarantine WHERE event_id = %s ORDER BY last_seen DESC LIMIT 1"
-# One of the asked version's rows waits only in the eyes of newer code; whoever has this version folds it.
+# One of the asked version's rows waits only in the eyes of newer code; whoever has this version folds it. A checkpoint
+# that is ahead of the log tells nothing of an event at a position that was given out again.
 _BEHIND = (
-    "SELECT name, CASE WHEN c.version < asked.version THEN 'waiting'"
+    "SELECT name, CASE WHEN c.version < asked.version OR c.position > head.position THEN 'waiting'"
     " WHEN c.version = asked.version AND c.state = 'waiting' THEN 'running' ELSE c.state END, c.last_error"
     " FROM unnest(%s::text[], %s::integer[]) AS asked (name, version)"
+    " CROSS JOIN (SELECT coalesce(max(position), 0) AS position FROM eventstore.events) AS head"
     " LEFT JOIN projections.checkpoints AS c USING (name)"
-    " WHERE coalesce(c.position, 0) < %s OR c.version < asked.version ORDER BY name"
+    " WHERE coalesce(c.position, 0) < %s OR c.version < asked.version OR c.position > head.position ORDER BY name"
 )
 _LAST = "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
 _SKIP = (
@@ -76,7 +78,7 @@ async def wait_until_folded(
                 return int(row[0])
             for name, state, error in behind:
                 if state not in (State.RUNNING, None):  # None has not run yet, and may
-                    said = f": {error}" if error else ""
+                    said = f": {error or f'run projections rebuild {name}'}" if error or state == State.WAITING else ""
                     raise ProjectionsError(f"{name} has not folded event {event_id}, and is {state}{said}")
             lacking = f"not folded by {', '.join(name for name, _, _ in behind)}"
         if monotonic() >= deadline:

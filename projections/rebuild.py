@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection, errors
 
 from eventstore.session_lock import held, session_name, while_held
+from eventstore.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections import checkpoint, runs
 from projections.checkpoint import Checkpoint, State
@@ -149,7 +150,7 @@ class _Rebuild:
             self._conn = conn
             if not self._dry_run:
                 await checkpoint.ensure(conn, self._projection.name, self._projection.version)
-            at = await checkpoint_of(conn, self._projection)
+            at = await self._checkpoint()
             await self._begin()
             try:
                 result = await self._rebuild(at, resume=resume)
@@ -208,7 +209,7 @@ class _Rebuild:
         self._held_since = None
         enough = monotonic() + WORKERS_SECONDS
         while monotonic() < enough:
-            at = await checkpoint_of(self._conn, self._projection)
+            at = await self._checkpoint()
             if at.position >= at.head:
                 return
             await asyncio.sleep(WORKERS_SECONDS / 50)
@@ -219,7 +220,7 @@ class _Rebuild:
         while self._shadow.position < target:
             self._progress.phase("folding", position=self._shadow.position, target=target)
             await self._shadow.fold_to(target, self._settings.window, self._progress.at)
-            at = await checkpoint_of(self._conn, self._projection)
+            at = await self._checkpoint()
             if at.position - self._shadow.position > self._settings.rest:
                 target = at.position
         self._timings = replace(self._timings, fold=self._timings.fold + perf_counter() - began)
@@ -236,7 +237,7 @@ class _Rebuild:
     async def _narrow(self) -> None:
         """Let what happened since the comparison become little, so that the checkpoint is held for a short time."""
         for _ in range(ROUNDS):
-            at = await checkpoint_of(self._conn, self._projection)
+            at = await self._checkpoint()
             if max(at.position, self._shadow.position) - self._difference.since <= self._settings.rest:
                 return
             if at.position > self._shadow.position:
@@ -272,12 +273,13 @@ class _Rebuild:
         self._shadow.position = position
         self._difference.since = at.position
         async with self._conn.transaction():
-            await self._conn.execute("SELECT set_config('synchronous_commit', 'on', true)")
+            await self._conn.execute(COMMIT_DURABLY)
             await self._shadow.hold()
             held = await checkpoint.hold(self._conn, self._projection.name)
             self._held_since = monotonic()
             if held is None or held.version > self._projection.version:
                 raise ProjectionsError(f"the checkpoint of {self._projection.name} was changed meanwhile: run it again")
+            held = held._replace(position=held.within_log)
             skipped = await checkpoint.skips(self._conn, self._projection.name, self._projection.version)
             if skipped != self._shadow.skipped:
                 raise ProjectionsError(f"{self._projection.name}: events were skipped meanwhile: run it again")
@@ -295,7 +297,15 @@ class _Rebuild:
         """Make the caller's transaction one snapshot, in which the shadow is ours, and read the checkpoint in it."""
         await self._conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         await self._shadow.hold()
-        return await checkpoint_of(self._conn, self._projection)
+        return await self._checkpoint()
+
+    async def _checkpoint(self) -> Checkpoint:
+        """Read the checkpoint; one that is ahead of the log counts as at its head.
+
+        Rows of events that the log lost are found by the comparison, which is of whole tables.
+        """
+        at = await checkpoint_of(self._conn, self._projection)
+        return at._replace(position=at.within_log)
 
     async def _fold_rest(self, at: Checkpoint) -> int:
         """Fold to the checkpoint, inside the caller's transaction, and add what was touched; returns how far it is."""

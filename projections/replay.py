@@ -93,3 +93,15 @@ async def checkpoint_of(conn: AsyncConnection[Any], projection: Projection) -> C
             " update this installation"
         )
     return at
+
+
+def refuse_ahead_of_log(projection: Projection, at: Checkpoint) -> None:
+    """Refuse a checkpoint that is ahead of the log: what its rows were folded from is not there any more.
+
+    Raises:
+        ProjectionsError: it is; the message says what to do.
+
+    """
+    if at.is_ahead:
+        said = checkpoint.ahead_of_log(projection.name, at.position, at.head)
+        raise ProjectionsError(f"{projection.name}: {said}")

@@ -16,7 +16,7 @@ from eventstore.ingest.follower import Follower
 from eventstore.ingest.service import Outcome, follow
 from eventstore.waits import Waits
 from projections.bell import Bell
-from projections.checkpoint import State
+from projections.checkpoint import State, ahead_of_log
 from projections.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -142,6 +142,8 @@ def _why(row: _Progress, code_version: int) -> str | None:
         return f"of version {row.version}, and this code of version {code_version}: update this process"
     if row.version < code_version:
         return f"waiting: the code has version {code_version}: run projections rebuild {row.name}"
+    if row.position > row.head:
+        return f"waiting: {ahead_of_log(row.name, row.position, row.head)}"
     # One of this code's version waits only in the eyes of newer code: this process folds it.
     if row.state in (State.RUNNING, State.WAITING):
         return None

@@ -3,7 +3,8 @@
 Invariants. A shadow's position lies beside its rows, in a table that is as durable as they are, and moves with them in
 one transaction: after a crash both are there or neither is. Each window is such a transaction, so no snapshot outlives
 a window. The position also names the run that fills the shadow: a process that was taken for dead, and wakes up after
-another began anew, can neither fold into the shadow nor apply it.
+another began anew, can neither fold into the shadow nor apply it. A window is folded only from the position that this
+process left: a shadow that went back is not folded any further.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _HOLD = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR 
 _MOVE = sql.SQL(
     "UPDATE {} SET position = CASE WHEN"
     " (SELECT count(*) FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s) = %(events)s"
-    " THEN %(hi)s END WHERE projection = %(name)s AND run = %(run)s"
+    " THEN %(hi)s END WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s"
 ).format(_POSITIONS)
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"

@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 
 from eventstore.contracts import Contract
 from eventstore.locks import app_lock, holder_of
+from projections.checkpoint import ahead_of_log
 from projections.projection import Projection
 from projections.read_models.event_types import EventType
 from projections.registry import Registry
@@ -21,7 +22,8 @@ class AppStatus:
     """An app's stream.
 
     ``followed_by`` is the session that follows it now, None when none does; ``quarantined`` counts messages,
-    repetitions left out; times are in UTC.
+    repetitions left out; ``went_back`` says when the database lost committed events, oldest first (``noticed_at``,
+    ``from`` and ``to`` positions); times are in UTC.
     """
 
     app: str
@@ -31,6 +33,7 @@ class AppStatus:
     holes: int
     last_error: str | None
     quarantined: int
+    went_back: list[dict[str, Any]]
     followed_by: str | None = None
 
 
@@ -89,7 +92,7 @@ class Status:
 
 
 _APPS = """
-SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error,
+SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error, went_back,
        (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined
 FROM eventstore.cursors AS c ORDER BY app
 """
@@ -150,7 +153,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         replace(
             found.get(name) or _new(name, head, waited),
             code_version=projection.version if (projection := registry.projections.get(name)) else None,
-            note=_note(found.get(name), name, registry, apps, lacking),
+            note=_note(found.get(name), name, registry, apps, lacking, head),
             skips=tuple(skips.get(name, ())),
         )
         for name in names
@@ -176,7 +179,12 @@ def _new(name: str, head: int, waited: float) -> ProjectionStatus:
 
 
 def _note(
-    row: ProjectionStatus | None, name: str, registry: Registry, apps: list[AppStatus], lacking: dict[str, str | None]
+    row: ProjectionStatus | None,
+    name: str,
+    registry: Registry,
+    apps: list[AppStatus],
+    lacking: dict[str, str | None],
+    head: int,
 ) -> str | None:
     """Say what is to be known of a projection that its checkpoint doesn't tell."""
     projection = registry.projections.get(name)
@@ -187,7 +195,7 @@ def _note(
             columns = lacking[table.name]
             what = f"its table {table.name} lacks {columns}" if columns else f"it lacks its table {table.name}"
             return f"{what}: run projections migrate"
-    if row is not None and (said := _of_rows(row, projection)):
+    if row is not None and (said := _of_rows(row, projection, head)):
         return said
     if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:
         silent = [app.app for app in apps if app.contract == Contract.PCS_EXTERNAL_V1]
@@ -195,8 +203,10 @@ def _note(
     return None
 
 
-def _of_rows(row: ProjectionStatus, projection: Projection) -> str | None:
+def _of_rows(row: ProjectionStatus, projection: Projection, head: int) -> str | None:
     rebuild = f"run projections rebuild {row.name}"
+    if row.position > head:
+        return ahead_of_log(row.name, row.position, head)
     if row.version is not None and row.version > projection.version:
         return f"this code is older (version {projection.version}) than the rows (version {row.version})"
     if row.version is not None and row.version < projection.version:

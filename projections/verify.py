@@ -13,7 +13,7 @@ from projections import checkpoint
 from projections.difference import Changes, Difference, Sample
 from projections.errors import ProjectionsError
 from projections.projection import Projection
-from projections.replay import Progress, checkpoint_of, rebuild_lock, replaying
+from projections.replay import Progress, checkpoint_of, rebuild_lock, refuse_ahead_of_log, replaying
 from projections.runs import next_run
 from projections.settings import ReplaySettings
 from projections.shadow import STAYS, Shadow
@@ -61,6 +61,7 @@ async def _verify(
 ) -> Verified:
     async with replaying(url, f"verify {projection.name}", waits, settings) as conn:
         at = await checkpoint_of(conn, projection)
+        refuse_ahead_of_log(projection, at)
         # Of its own version's rows newer code says that they wait: for its own rebuild.
         if at.version != projection.version:
             raise ProjectionsError(
@@ -76,6 +77,7 @@ async def _verify(
             progress.phase("folding", position=shadow.position, target=at.position)
             await shadow.fold_to(at.position, settings.window, progress.at)
             at = await checkpoint_of(conn, projection)
+            refuse_ahead_of_log(projection, at)
         while True:
             progress.phase("comparing")
             try:
@@ -95,6 +97,7 @@ async def _compare(
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         await shadow.hold()
         at = await checkpoint_of(conn, projection)
+        refuse_ahead_of_log(projection, at)
         if at.version != projection.version or at.skipped != shadow.skipped:
             raise ProjectionsError(f"{projection.name}: its checkpoint was changed meanwhile: run it again")
         if at.position > shadow.position:

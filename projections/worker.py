@@ -179,7 +179,7 @@ class Worker:
                 raise
             await conn.rollback()
             return None
-        if taken is None:
+        if taken is None or taken.hi < taken.lo:
             return None
         return self._folded(taken.hi, taken.head) if taken.hi > taken.lo else Step.AT_HEAD
 
@@ -226,6 +226,11 @@ class Worker:
 
     async def _may_fold(self, conn: AsyncConnection[Any], at: Checkpoint, *, first: bool) -> bool:
         name, version = self.projection.name, self.projection.version
+        if at.is_ahead:
+            error = await checkpoint.wait_because_ahead(conn, name, at)
+            await conn.commit()
+            self._tell(error)
+            return False
         if at.version != version:
             remedy = "this process leaves them alone: update it"
             if at.version < version:

@@ -203,3 +203,12 @@ async def backend_gone(conn: AsyncConnection, name: str) -> None:
 
 def by_id(events: Iterable[Event]) -> dict[str, Event]:
     return {event.event_id: event for event in events}
+
+
+async def lose_events(conn: AsyncConnection, after: int) -> None:
+    """Take the events behind a position away, as a failover does; cursors and checkpoints stay."""
+    async with conn.transaction():
+        await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
+        await conn.execute("DELETE FROM eventstore.events WHERE position > %s", [after])
+        for trigger in ("refuse_change_row", "refuse_change_statement"):
+            await conn.execute(f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {trigger}".encode())

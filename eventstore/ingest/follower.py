@@ -1,7 +1,8 @@
 """Follows one app: takes its lease, runs a session and a writer under it, and knows when to give up.
 
 The lease decides: when it is lost, reading and writing stop at once, and what wasn't committed is dropped, since the
-upstream replays it from the cursor in Postgres. A refusal for good ends the follower; nothing else does.
+upstream replays it from the cursor in Postgres. So does a database that lost what this follower had committed: the
+stream is read again from the cursor that is there. A refusal for good ends the follower; nothing else does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer
 from eventstore.ingest.leader import Lease, lease
 from eventstore.ingest.session import Session
+from eventstore.ingest.setback import CommittedHeads
 from eventstore.ingest.upstream import Upstream
 from eventstore.ingest.writer import Writer
 from eventstore.waits import Waits
@@ -74,6 +76,7 @@ class Follower:
         self._session: Session | None = None
         self._writer: Writer | None = None
         self._stopping = asyncio.Event()
+        self._heads = CommittedHeads()
 
     @property
     def doing(self) -> str:
@@ -108,7 +111,7 @@ class Follower:
         told = False
         while not self._stopping.is_set():
             try:
-                async with lease(self._url, self.app, self._waits, self._stand_by) as held:
+                async with lease(self._url, self.app, self._waits, self._stand_by, self._check_log) as held:
                     if self.state is State.DATABASE_AWAY:
                         log.info("the database is back", app=self.app)
                     told = False
@@ -134,6 +137,9 @@ class Follower:
                 self._refuse(error)
                 return
 
+    async def _check_log(self, conn: psycopg.AsyncConnection) -> None:
+        await self._heads.check(conn, self.app)
+
     def _stand_by(self) -> None:
         self.state = State.STANDING_BY
 
@@ -149,7 +155,7 @@ class Follower:
 
     async def _work(self, held: Lease) -> None:
         self._buffer = Buffer()
-        writer = Writer(self._url, self.app, held.epoch, self._buffer, self._waits, self._count)
+        writer = Writer(self._url, held, self._heads, self._buffer, self._waits, self._count)
         session = Session(
             self._upstream, held, self._buffer, lambda: self.stored, writer.expect_duplicates, self._waits
         )

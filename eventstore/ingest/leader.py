@@ -1,15 +1,16 @@
 """One process follows an app: the lock that says which, and what happens when it is lost.
 
 Invariants. The lock is a session's advisory lock, held on a connection that is queried every few seconds and that
-Postgres ends when it is not: a frozen process loses its app. Each new holder raises the app's epoch, and a cursor
-moves only under the holder's own epoch: a process that wakes up late can't move it back. Nobody follows any app while
-an import gives out positions that events had elsewhere.
+Postgres ends when it is not: a frozen process loses its app. Each new holder raises the app's epoch and writes a
+fencing token, and a cursor moves only under the holder's own epoch and from the token that the holder wrote last: a
+process that wakes up late can't move it back, and a holder notices when the database lost what it had committed.
+Nobody follows any app while an import gives out positions that events had elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, errors
 
+from eventstore.append import new_token
 from eventstore.connection import connect
 from eventstore.errors import LeadershipLost, LockLost
 from eventstore.locks import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
@@ -26,8 +28,8 @@ from eventstore.waits import Waits
 log = structlog.get_logger(__name__)
 
 _RAISE_EPOCH = (
-    "INSERT INTO eventstore.cursors AS c (app, epoch) VALUES (%s, 1)"
-    " ON CONFLICT (app) DO UPDATE SET epoch = c.epoch + 1 RETURNING epoch"
+    "INSERT INTO eventstore.cursors AS c (app, epoch, fence) VALUES (%s, 1, %s)"
+    " ON CONFLICT (app) DO UPDATE SET epoch = c.epoch + 1, fence = excluded.fence RETURNING epoch, fence"
 )
 
 
@@ -37,13 +39,15 @@ class Lease:
     Attributes:
         app: the app.
         epoch: this holder's epoch.
+        fence: the fencing token that it wrote; the first move of the cursor starts from it.
         conn: the connection that holds the lock; short statements about the app may run on it.
 
     """
 
-    def __init__(self, app: str, epoch: int, conn: AsyncConnection, waits: Waits) -> None:
+    def __init__(self, app: str, epoch: int, fence: int, conn: AsyncConnection, waits: Waits) -> None:
         self.app = app
         self.epoch = epoch
+        self.fence = fence
         self.conn = conn
         self._waits = waits
 
@@ -62,22 +66,38 @@ class Lease:
 
 @asynccontextmanager
 async def lease(
-    url: str, app: str, waits: Waits, standing_by: Callable[[], None] = lambda: None
+    url: str,
+    app: str,
+    waits: Waits,
+    standing_by: Callable[[], None] = lambda: None,
+    connected: Callable[[AsyncConnection], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Lease]:
     """Stand by until no other process follows the app, nor imports, then hold it.
 
-    ``standing_by`` is called when another process is seen to.
+    Args:
+        url: the database.
+        app: the app.
+        waits: the timeouts.
+        standing_by: is called when another process is seen to follow the app.
+        connected: is awaited with each new connection, before anything else is done with it.
 
     Raises:
-        psycopg.Error: the database is away.
+        psycopg.Error: the database is unavailable.
 
     """
     conn = await connect(
-        url, name=session_name(f"ingest {app}"), waits=waits, idle_session_timeout=waits.leader_timeout
+        url,
+        name=session_name(f"ingest {app}"),
+        waits=waits,
+        idle_session_timeout=waits.leader_timeout,
+        lock_timeout=waits.append_lock,
     )
     try:
+        if connected is not None:
+            await connected(conn)
         await _acquire(conn, app, waits, standing_by)
-        yield Lease(app, await raise_epoch(conn, app, waits), conn, waits)
+        epoch, fence = await raise_epoch(conn, app, waits)
+        yield Lease(app, epoch, fence, conn, waits)
     finally:
         with suppress(psycopg.Error):
             await conn.close()
@@ -106,8 +126,11 @@ async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: C
         await asyncio.sleep(min(waits.standby, waits.leader_timeout / 3))
 
 
-async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> int:
+async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[int, int]:
     """Take an app's cursor from whoever moved it before; only the holder of the app's lock may.
+
+    Returns:
+        The new epoch, and the fencing token that the next move of the cursor must start from.
 
     Raises:
         psycopg.Error: the database failed, or the connection.
@@ -117,7 +140,7 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> int:
     await conn.execute("SELECT set_config('lock_timeout', %s, false)", [f"{int(waits.append_lock * 1000)}ms"])
     while True:
         try:
-            row = await (await conn.execute(_RAISE_EPOCH, [app])).fetchone()
+            row = await (await conn.execute(_RAISE_EPOCH, [app, new_token()])).fetchone()
         except errors.LockNotAvailable:
             # A follower before us froze in the middle of an append, after it had moved the cursor.
             holder = await holder_of_cursor(conn, app)
@@ -126,4 +149,4 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> int:
             continue
         if row is None:
             raise LeadershipLost(app)
-        return int(row[0])
+        return row[0], row[1]

@@ -1,4 +1,9 @@
-"""Takes what was received out of the buffer, decodes it and appends it; waits while the database is away."""
+"""Takes what was received out of the buffer, decodes it and appends it; waits while the database is unavailable.
+
+Invariants. A batch is tried again, on a new connection, until it is known to be committed. Every attempt starts from
+the state that the batch before left in this very log: what is buffered is never appended to a log that lost what came
+before it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,14 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from eventstore.append import Appended, Appender, CursorMove
+from eventstore.append import Appended, Appender, CursorMove, new_token
 from eventstore.connection import connect
 from eventstore.contracts import Event, decode
-from eventstore.errors import Undecodable, describe
+from eventstore.errors import AlreadyAppended, Undecodable, describe
 from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
+from eventstore.ingest.leader import Lease
+from eventstore.ingest.setback import CommittedHeads
 from eventstore.quarantine import Rejected
 from eventstore.waits import Waits
 
@@ -51,8 +58,8 @@ class Writer:
 
     Args:
         url: the database.
-        app: whose stream it is.
-        epoch: the lease's; a cursor under another one doesn't move.
+        held: the lease of the app; the cursor moves only under its epoch, and from the state that it left.
+        heads: where the ends of committed batches are remembered.
         buffer: where messages come from.
         waits: the timeouts and back-offs.
         appended: called after each commit, with what became of the batch.
@@ -62,15 +69,17 @@ class Writer:
     def __init__(
         self,
         url: str,
-        app: str,
-        epoch: int,
+        held: Lease,
+        heads: CommittedHeads,
         buffer: Buffer,
         waits: Waits,
         appended: Callable[[Appended], None],
     ) -> None:
         self._url = url
-        self._app = app
-        self._epoch = epoch
+        self._app = held.app
+        self._epoch = held.epoch
+        self._fence = held.fence
+        self._heads = heads
         self._buffer = buffer
         self._waits = waits
         self._appended = appended
@@ -89,27 +98,42 @@ class Writer:
         Raises:
             ForeignEventId: two apps follow one stream; this one can't go on.
             LeadershipLost: another process follows the app now.
+            LogWentBack: the database lost what this writer had committed.
 
         """
         try:
             while True:
                 batch = await self._buffer.take()
                 events, rejected, last = decode_batch(batch, self._app)
-                result = await self._append(events, rejected, CursorMove(self._app, self._epoch, last))
+                result = await self._append(events, rejected, self._move_to(last))
+                if result.stored and result.stored == len(events):
+                    self._heads.add(result.head, events[-1].event_id)
                 self._buffer.committed()
                 self._report(result, rejected)
                 self._appended(result)
         finally:
             await self._close()
 
+    def _move_to(self, event_id: str | None) -> CursorMove:
+        token = new_token()
+        return CursorMove(self._app, self._epoch, event_id, token, after=self._fence, head=self._heads.last)
+
     async def _append(self, events: list[Event], rejected: list[Rejected], cursor: CursorMove) -> Appended:
         backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        attempted: Appended | None = None
         while True:
             try:
                 appender = await self._connected()
-                result = await appender.append(events, rejected=rejected, cursor=cursor)
+                try:
+                    result = await appender.append(events, rejected=rejected, cursor=cursor)
+                except AlreadyAppended:
+                    if attempted is None:
+                        raise
+                    result = attempted
             except (psycopg.Error, OSError) as error:
-                # Whether it was committed is not known; a new connection probes, and the probe knows.
+                # Whether it was committed is not known: the next attempt finds out by the cursor's token.
+                if self._appender is not None:
+                    attempted = self._appender.attempted or attempted
                 await self._close()
                 wait = backoff.next()
                 say = log.debug if self.failing else log.warning
@@ -120,6 +144,7 @@ class Writer:
                 if self.failing:
                     log.info("the database is back", app=self._app)
                 self.failing = False
+                self._fence = cursor.token
                 return result
 
     async def _connected(self) -> Appender:

@@ -59,4 +59,10 @@ def app_lines(status: Status) -> list[str]:
     for app in status.apps:
         follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
         lines.append(f"{app.app} is followed by {follower}" + (f"; {app.last_error}" if app.last_error else ""))
+        if app.went_back:
+            last = app.went_back[-1]
+            lines.append(
+                f"{app.app}: the log went back from position {last['from']:,} to {last['to']:,}, noticed at"
+                f" {last['noticed_at']} (a failover or a restore): who has read further must read again from there"
+            )
     return lines

@@ -93,6 +93,11 @@ class TcpProxy:
         """Wait until it is paused."""
         await self._held.wait()
 
+    def switch(self, host: str, port: int) -> None:
+        """Reset every connection there is; new ones go to another server."""
+        self._target = (host, port)
+        self.cut()
+
     def refuse(self) -> None:
         """Reset every connection there is, and every new one."""
         self._refusing = True

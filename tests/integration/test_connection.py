@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from eventstore.connection import connect, connect_sync
-from eventstore.session_settings import FOLDING, LEFT, OURS, SEARCHING, startup_options
+from eventstore.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_options
 from tests import hostile, store
 from tests.fix_postgres import Server
 from tests.store import QUICK
@@ -69,8 +69,12 @@ async def test_texts_are_sent_and_read_in_utf_8(
 async def test_a_commit_waits_for_the_disk_or_for_whatever_takes_longer(database_url: str, theirs: str) -> None:
     hostile.make_hostile(database_url, ("synchronous_commit", theirs))
     async with await connect(database_url, name="looking", waits=QUICK) as conn:
-        found = await store.value(conn, "SHOW synchronous_commit")
-    assert found == ("remote_apply" if theirs == "remote_apply" else "on")
+        ours = "remote_apply" if theirs == "remote_apply" else "on"
+        assert await store.value(conn, "SHOW synchronous_commit") == ours
+        async with conn.transaction():  # in a session whose other commits need not be durable
+            await conn.execute("SET LOCAL synchronous_commit = off")
+            await conn.execute(COMMIT_DURABLY)
+            assert await store.value(conn, "SHOW synchronous_commit") == ours
 
 
 async def test_a_superuser_s_session_applies_triggers_whatever_its_role_prefers(postgres: Server) -> None:

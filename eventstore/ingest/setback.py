@@ -1,0 +1,90 @@
+"""Notices when the log went back: events that this process committed are no longer in the database.
+
+That happens when an asynchronous standby is promoted before it had received everything, after a crash of a server that
+acknowledges commits early, and when a backup is restored. Positions that were given out once are then given out again.
+
+Invariants. A follower remembers positions that it committed with the event at each. On every new connection, before it
+follows again, it looks for them. What is missing is recorded in ``eventstore.cursors.went_back`` for everybody who had
+read further: who has read past ``to`` must read again from there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import structlog
+from psycopg import AsyncConnection
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED = 10_000
+"""Commits that are remembered. A log that lost more than these is recorded as gone back to position 0."""
+
+_STILL_THERE = (
+    "SELECT coalesce(max(e.position), 0) FROM unnest(%s::bigint[], %s::text[]) AS known (position, event_id)"
+    " JOIN eventstore.events AS e ON e.position = known.position AND e.event_id = known.event_id"
+)
+_RECORD = (
+    "INSERT INTO eventstore.cursors AS c (app, went_back)"
+    " VALUES (%(app)s, jsonb_build_array(jsonb_build_object("
+    "'noticed_at', clock_timestamp(), 'from', %(from)s::bigint, 'to', %(to)s::bigint)))"
+    " ON CONFLICT (app) DO UPDATE SET went_back = c.went_back || excluded.went_back"
+)
+
+
+class Setback(NamedTuple):
+    """The log went back: of the positions ``to`` < p <= ``lost``, none holds for sure the event that it held."""
+
+    lost: int
+    to: int
+
+
+class CommittedHeads:
+    """The ends of an app's committed batches: positions, in rising order, and the event at each."""
+
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._ends: deque[tuple[int, str]] = deque(maxlen=remembered)
+
+    @property
+    def last(self) -> int:
+        """The last position that this process committed; 0 before the first."""
+        return self._ends[-1][0] if self._ends else 0
+
+    def add(self, position: int, event_id: str) -> None:
+        """Remember the last event of a committed batch."""
+        self._ends.append((position, event_id))
+
+    async def check(self, conn: AsyncConnection, app: str) -> Setback | None:
+        """Look for what was committed, and record it when the log went back.
+
+        Args:
+            conn: an autocommit connection.
+            app: whose batches these are.
+
+        Returns:
+            What was lost, None when everything is there.
+
+        Raises:
+            psycopg.Error: the database failed, or the connection.
+
+        """
+        if not self._ends:
+            return None
+        positions, event_ids = zip(*self._ends, strict=True)
+        row = await (await conn.execute(_STILL_THERE, [list(positions), list(event_ids)])).fetchone()
+        to = row[0] if row else 0
+        setback = Setback(self.last, to)
+        if to == setback.lost:
+            return None
+        await conn.execute(_RECORD, {"app": app, "from": setback.lost, "to": to})
+        while self._ends and self._ends[-1][0] > to:
+            self._ends.pop()
+        log.error(
+            "the log went back: the database lost events that were committed",
+            app=app,
+            positions=f"{to + 1}..{setback.lost}",
+            why="a failover or a restore",
+            action="the lost events are read again from the stored cursor; who has read past the first must read again",
+        )
+        return setback

@@ -1,0 +1,225 @@
+"""Servers that fail over: a primary, standbys that stream from it, and base backups, each a real server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+
+from eventstore.embedded.account import Account, caller, system_account
+from eventstore.embedded.binaries import locate, published
+from eventstore.embedded.place import SYSTEM_ROOT
+from eventstore.embedded.waits import EmbeddedWaits
+from tests.servers import HOMES
+from tests.store import GIVE_UP, until
+
+DATABASE = "projections"
+SETTINGS = {
+    # A crash of the server is tested, not of the machine.
+    "fsync": "off",
+    "autovacuum": "off",
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "wal_keep_size": "512MB",
+    "max_wal_senders": "8",
+    "unix_socket_directories": "",
+    "listen_addresses": "127.0.0.1",
+    # What is committed asynchronously stays in memory, and a crash loses it.
+    "wal_writer_delay": "10s",
+    "restart_after_crash": "off",
+    "log_min_messages": "fatal",
+}
+HBA = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
+PORTS = 5
+"""Attempts to start on a free port, which somebody else may take meanwhile."""
+
+
+class Server:
+    """One server on one data folder.
+
+    Attributes:
+        data: its folder.
+        port: its port on 127.0.0.1; 0 before the first start.
+
+    """
+
+    def __init__(self, binaries: Path, account: Account, data: Path) -> None:
+        self.data = data
+        self.port = 0
+        self._binaries = binaries
+        self._account = account
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def superuser_url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{DATABASE}"
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        for left in reversed(range(PORTS)):
+            with socket.socket() as found:
+                found.bind(("127.0.0.1", 0))
+                self.port = found.getsockname()[1]
+            options = [f"-c{name}={value}" for name, value in (SETTINGS | {"port": str(self.port)}).items()]
+            self._process = await asyncio.create_subprocess_exec(
+                *as_account(self._account),
+                *(str(self._binaries / "postgres"), "-D", str(self.data), *options),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            await until(self._answers_or_ended, f"the server on {self.data}")
+            if self._process.returncode is None:
+                return
+            assert left, f"the server on {self.data} does not start"
+
+    async def end(self, number: signal.Signals) -> None:
+        """End it with a signal: SIGQUIT is a crash, SIGINT an orderly shutdown."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+            async with asyncio.timeout(GIVE_UP):
+                await self._process.wait()
+
+    async def promote(self) -> None:
+        """Make a standby the primary."""
+        async with await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True) as conn:
+            await conn.execute("SELECT pg_promote()")
+
+    async def backup(self, data: Path, *, standby_of: int | None = None) -> Server:
+        """Copy it while it runs; the copy is not started yet.
+
+        Args:
+            data: the copy's folder.
+            standby_of: the port that the copy streams from; None for a copy that is restored as it is.
+
+        """
+        arguments = ["-D", str(data), "-X", "stream", "-c", "fast", "--no-sync"]
+        await run(
+            [str(self._binaries / "pg_basebackup"), *arguments, "-d", f"host=127.0.0.1 port={self.port} user=postgres"],
+            self._account,
+        )
+        if standby_of is not None:
+            conninfo = f"host=127.0.0.1 port={standby_of} user=postgres"
+            with (data / "postgresql.auto.conf").open("a") as file:
+                file.write(f"primary_conninfo = '{conninfo}'\nwal_retrieve_retry_interval = '100ms'\n")
+            (data / "standby.signal").touch()
+            if self._account.switched:
+                os.chown(data / "standby.signal", self._account.uid, self._account.gid)
+        return Server(self._binaries, self._account, data)
+
+    async def _answers_or_ended(self) -> bool:
+        if self._process is not None and self._process.returncode is not None:
+            return True
+        try:
+            async with await psycopg.AsyncConnection.connect(self.superuser_url.replace(DATABASE, "postgres")):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+
+class Cluster:
+    """Servers in one folder, all of them gone at the end of the test."""
+
+    def __init__(self, folder: Path, binaries: Path, account: Account) -> None:
+        self.folder = folder
+        self._binaries = binaries
+        self._account = account
+        self._made = 0
+
+    def new_folder(self) -> Path:
+        """A folder for one more server."""
+        self._made += 1
+        return self.folder / f"data{self._made}"
+
+    async def primary(self) -> Server:
+        """Make a cluster with an empty database, and start it."""
+        data = self.new_folder()
+        await run(
+            [
+                str(self._binaries / "initdb"),
+                f"--pgdata={data}",
+                *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+            ],
+            self._account,
+        )
+        (data / "pg_hba.conf").write_text(HBA)
+        server = Server(self._binaries, self._account, data)
+        await server.start()
+        url = server.superuser_url.replace(DATABASE, "postgres")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+            await conn.execute(f"CREATE DATABASE {DATABASE}".encode())
+        return server
+
+
+@asynccontextmanager
+async def cluster() -> AsyncIterator[Cluster]:
+    """Yield a place for servers; whatever still runs at the end crashes."""
+    account = system_account() if os.geteuid() == 0 else caller()
+    waits, binaries = EmbeddedWaits(), locate(18)
+    if account.switched:
+        binaries = published(binaries, 18, SYSTEM_ROOT, wait=waits.lock, poll=waits.poll)
+    folder = _make_folder(account)
+    try:
+        yield Cluster(folder, binaries, account)
+    finally:
+        for pid in _pids(folder):
+            os.kill(pid, signal.SIGQUIT)
+            await until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_folder(account: Account) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=HOMES))
+    # So that the next run removes what a killed one left.
+    (folder / "owner").write_text(str(os.getpid()))
+    if account.switched:
+        folder.chmod(0o711)
+        os.chown(folder, account.uid, account.gid)
+    return folder
+
+
+def _pids(folder: Path) -> list[int]:
+    """The servers that still run."""
+    found = [int(file.read_text().split()[0]) for file in folder.glob("*/postmaster.pid")]
+    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+async def _is_gone(pid: int) -> bool:
+    try:
+        stat = await asyncio.to_thread(Path(f"/proc/{pid}/stat").read_text)
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def as_account(account: Account) -> list[str]:
+    """Return what runs a command as another user.
+
+    A process that has gRPC's threads crashes now and then when it forks; without another user Python does not fork.
+    """
+    if not account.switched:
+        return []
+    become = f"os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})"
+    return [sys.executable, "-ISc", f"import os, sys; {become}; os.execv(sys.argv[1], sys.argv[1:])"]
+
+
+async def run(command: list[str], account: Account) -> None:
+    """Run one of PostgreSQL's commands to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *as_account(account),
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 0, f"exit code {process.returncode}: {said.decode()}"

@@ -1,0 +1,261 @@
+"""A follower moves its cursor only from what it committed last itself, in a log that still has it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection, OperationalError
+
+from eventstore.append import Appended, Appender, CursorMove, new_token
+from eventstore.contracts import Event
+from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
+from eventstore.ingest.buffer import Buffer, Received
+from eventstore.ingest.leader import Lease, lease
+from eventstore.ingest.setback import CommittedHeads, Setback
+from eventstore.ingest.writer import Writer
+from tests import store
+from tests.store import APP, CHAT, QUICK, both_ways, garbage, made
+
+
+@dataclass
+class Moves:
+    """The moves of one follower's cursor, each from where the last one led."""
+
+    after: int | None = None
+    head: int = 0
+    made: list[CursorMove] = field(default_factory=list)
+
+    def to(self, event_id: str | None) -> CursorMove:
+        move = CursorMove(APP, 1, event_id, new_token(), after=self.after, head=self.head)
+        self.after = move.token
+        self.made.append(move)
+        return move
+
+
+@both_ways
+async def test_each_move_goes_on_from_the_one_before(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
+    await store.follow(conn)
+    moves = Moves()
+    for number in range(1, 4):
+        (event,) = made(1)
+        appender.probing = probing
+        result = await appender.append([event], cursor=moves.to(event.event_id))
+        moves.head = result.head
+        assert result == Appended(1, 0, 0, number)
+    assert await store.value(conn, "SELECT fence FROM eventstore.cursors") == moves.after
+
+
+@both_ways
+@pytest.mark.parametrize("batch", ["events", "garbage alone"])
+async def test_a_log_without_the_last_commit_takes_nothing_more(
+    appender: Appender, conn: AsyncConnection, probing: bool, batch: str
+) -> None:
+    await store.follow(conn)
+    moves = Moves()
+    first, second, third = made(3)
+    await appender.append([first], cursor=moves.to(first.event_id))
+    appender.probing = probing
+    kept = await store.value(conn, "SELECT fence FROM eventstore.cursors")
+    await appender.append([second], cursor=moves.to(second.event_id))
+    # A standby took over that has the first commit and lacks the second.
+    await store.lose_events(conn, 1)
+    await conn.execute("UPDATE eventstore.cursors SET fence = %s, last_event_id = %s", [kept, first.event_id])
+    events = [third] if batch == "events" else []
+    with pytest.raises(LogWentBack, match="lost events that were committed"):
+        await appender.append(events, rejected=[garbage()], cursor=moves.to(third.event_id))
+    assert await store.positions(conn) == {first.event_id: 1}
+    assert await store.cursor_of(conn) == first.event_id
+    assert await store.kept(conn) == []
+
+
+async def test_another_follower_of_the_same_epoch_is_not_taken_for_this_one(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    """After a failover another process may get the epoch that this one had: only the tokens tell them apart."""
+    await store.follow(conn)
+    moves = Moves()
+    (event,) = made(1)
+    await appender.append([event], cursor=moves.to(event.event_id))
+    await conn.execute("UPDATE eventstore.cursors SET fence = %s", [new_token()])
+    with pytest.raises(LogWentBack):
+        await appender.append(made(1), cursor=moves.to(None))
+
+
+async def test_an_epoch_that_fell_is_a_log_that_went_back(appender: Appender, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    move = CursorMove(APP, 2, None, new_token(), after=5)
+    with pytest.raises(LogWentBack):
+        await appender.append(made(1), cursor=move)
+
+
+async def test_a_cursor_that_is_gone_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
+    with pytest.raises(LeadershipLost, match="its cursor is gone") as caught:
+        await appender.append(made(1), cursor=Moves(after=5).to(None))
+    assert not isinstance(caught.value, LogWentBack)
+    await store.nothing_written(conn)
+
+
+@both_ways
+async def test_a_head_below_a_known_position_is_refused(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    await store.follow(conn)
+    moves = Moves()
+    events = made(3)
+    moves.head = (await appender.append(events, cursor=moves.to(events[-1].event_id))).head
+    appender.probing = probing
+    await store.lose_events(conn, 2)  # and the cursor stays
+    with pytest.raises(LogWentBack):
+        await appender.append(made(1), cursor=moves.to(None))
+    assert len(await store.positions(conn)) == 2
+
+
+async def test_a_batch_that_was_committed_is_not_appended_again(appender: Appender, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    moves = Moves()
+    (event,) = made(1)
+    move = moves.to(event.event_id)
+    await appender.append([event], rejected=[garbage()], cursor=move)
+    move = move._replace(after=17)  # what it was before is not there any more
+    with pytest.raises(AlreadyAppended):
+        await appender.append([event], rejected=[garbage()], cursor=move)
+    assert await store.value(conn, "SELECT sum(count)::int FROM eventstore.quarantine") == 1
+
+
+# The writer
+
+
+async def lease_of(conn: AsyncConnection) -> Lease:
+    fence = await store.value(conn, "UPDATE eventstore.cursors SET epoch = 1, fence = 9 RETURNING fence")
+    assert isinstance(fence, int)
+    return Lease(APP, 1, fence, conn, QUICK)
+
+
+async def written(writer: Writer, buffer: Buffer, *batches: list[Event]) -> None:
+    """Let a writer append batches, one after another."""
+    task = asyncio.create_task(writer.run())
+    try:
+        for events in batches:
+            for event in events:
+                buffer.put(Received(CHAT, event.payload))
+            draining = asyncio.create_task(buffer.drained())
+            await asyncio.wait({draining, task}, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+            if task.done():
+                task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_commit_whose_answer_is_lost_is_counted_once(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.follow(conn)
+    append = Appender.append
+    lost: list[Appended] = []
+
+    async def without_answer(self: Appender, *args: Any, **more: Any) -> Appended:  # noqa: ANN401 - handed on
+        result = await append(self, *args, **more)
+        if result.head == 5 and not lost:
+            lost.append(result)
+            raise OperationalError("the connection was lost behind the COMMIT")
+        return result
+
+    monkeypatch.setattr(Appender, "append", without_answer)
+    buffer, results = Buffer(), list[Appended]()
+    writer = Writer(database_url, await lease_of(conn), CommittedHeads(), buffer, QUICK, results.append)
+    await written(writer, buffer, made(2), made(3))
+    assert lost
+    assert [(one.stored, one.duplicates) for one in results] == [(2, 0), (3, 0)]
+    assert len(await store.positions(conn)) == 5
+
+
+async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    buffer, heads = Buffer(), CommittedHeads()
+    held = await lease_of(conn)
+    results: list[Appended] = []
+    writer = Writer(database_url, held, heads, buffer, QUICK, results.append)
+    await written(writer, buffer, made(2))
+    assert heads.last == 2
+    await conn.execute("UPDATE eventstore.cursors SET fence = 9")
+    with pytest.raises(LogWentBack):
+        await written(writer, buffer, made(2))
+    assert len(await store.positions(conn)) == 2
+
+
+# What is recorded
+
+
+async def remembered(appender: Appender, *sizes: int) -> CommittedHeads:
+    heads = CommittedHeads()
+    for size in sizes:
+        events = made(size)
+        heads.add((await appender.append(events)).head, events[-1].event_id)
+    return heads
+
+
+async def test_a_log_that_is_whole_is_not_recorded(appender: Appender, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    assert await CommittedHeads().check(conn, APP) is None
+    assert await (await remembered(appender, 3, 2)).check(conn, APP) is None
+    assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
+
+
+async def test_what_was_lost_is_recorded_once_with_its_positions(appender: Appender, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    heads = await remembered(appender, 3, 2, 4, 1)
+    await store.lose_events(conn, 6)  # inside the third batch
+    assert await heads.check(conn, APP) == Setback(lost=10, to=5)
+    assert await heads.check(conn, APP) is None
+    assert heads.last == 5
+    found = await store.value(conn, "SELECT went_back FROM eventstore.cursors")
+    assert isinstance(found, list)
+    assert [(one["from"], one["to"]) for one in found] == [(10, 5)]
+    assert found[0]["noticed_at"]
+
+
+async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appender, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    heads = await remembered(appender, 3, 2)
+    await store.lose_events(conn, 3)
+    await appender.append(made(7, app="another"))
+    assert await heads.check(conn, APP) == Setback(lost=5, to=3)
+
+
+async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    heads = await remembered(appender, 3)
+    await store.lose_events(conn, 0)
+    assert await heads.check(conn, APP) == Setback(lost=3, to=0)
+    assert await store.value(conn, "SELECT jsonb_array_length(went_back) FROM eventstore.cursors") == 1
+
+
+async def test_it_is_noticed_before_the_app_is_taken(
+    database_url: str, appender: Appender, conn: AsyncConnection
+) -> None:
+    """Also by a process that stands by: another may have taken the app over, and knows nothing of what was lost."""
+    heads = await remembered(appender, 3, 2)
+    await store.lose_events(conn, 3)
+    noticed: list[Setback | None] = []
+
+    async def check(conn: AsyncConnection) -> None:
+        noticed.append(await heads.check(conn, APP))
+
+    async with lease(database_url, APP, QUICK), asyncio.timeout(store.GIVE_UP):
+        standing_by = asyncio.Event()
+
+        async def second() -> None:
+            async with lease(database_url, APP, QUICK, standing_by.set, check):
+                pass
+
+        task = asyncio.create_task(second())
+        await standing_by.wait()
+        assert noticed == [Setback(lost=5, to=3)]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -35,6 +35,7 @@ COPY = sql.SQL("COPY public.bare ({}) FROM STDIN (FORMAT binary)").format(
 TYPES = {
     "event_type": "int4",
     "poll_options": "text[]",
+    "poll_options_dropped": "int4",
     "summary_status": "int4",
     "total_recipients": "int4",
     "delivered": "int4",

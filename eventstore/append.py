@@ -50,7 +50,7 @@ _NOTIFY = sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL))
 _COLUMNS = (*Event._fields, "position", "received_at")
 _TYPES = (
     *("text", "text", "text", "int4", "text", "text", "text", "text", "text", "text[]"),
-    *("int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "int8", "timestamptz"),
+    *("int4", "int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "int8", "timestamptz"),
 )
 _COPY = sql.SQL("COPY eventstore.events ({}) FROM STDIN (FORMAT binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))

@@ -58,11 +58,17 @@ events = Table(
     Column("occurred_at", _time, nullable=False, comment="When it happened upstream; the ULID's time when not stated."),
     Column("received_at", _time, nullable=False, comment="When it was appended here; never falls as position rises."),
     Column("payload", LargeBinary, nullable=False, comment="The exact bytes of the event as they came: the truth."),
+    Column(
+        "poll_options_dropped",
+        Integer,
+        comment="How many options of the answer could not be kept in poll_options; NULL when none is missing.",
+    ),
     Index(None, "app", "position"),
     # Few events are of these kinds; to count them, or to fold polls, must not read all the others.
     Index("events_without_request_idx", "position", postgresql_where=text("send_request_id IS NULL")),
     Index("events_poll_responses_idx", "position", postgresql_where=text("event_type = 7")),
     Index("events_of_unknown_type_idx", "position", postgresql_where=text("event_type < 1 OR event_type > 8")),
+    Index("events_poll_options_dropped_idx", "position", postgresql_where=text("poll_options_dropped IS NOT NULL")),
     schema=SCHEMA,
     comment="Every event received, once, as it came. Append-only: UPDATE, DELETE and TRUNCATE are refused.",
 )

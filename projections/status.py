@@ -76,7 +76,9 @@ class Status:
     """Everything at one moment.
 
     ``head`` is the last position; ``without_request`` counts events that name no request, which tables keyed by it
-    ignore; ``unknown_types`` counts events of types that no read model knows.
+    ignore; ``unknown_types`` counts events of types that no read model knows. ``incomplete_answers`` counts poll
+    answers of which something could not be kept: ``dropped_options`` options in all, and of ``unreadable_answers``
+    everything.
     """
 
     head: int
@@ -84,6 +86,9 @@ class Status:
     unknown_types: int
     apps: list[AppStatus]
     projections: list[ProjectionStatus]
+    incomplete_answers: int = 0
+    dropped_options: int = 0
+    unreadable_answers: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
@@ -100,6 +105,10 @@ _COUNTS = """
 SELECT (SELECT coalesce(max(position), 0) FROM eventstore.events),
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
        (SELECT count(*) FROM eventstore.events WHERE event_type < 1 OR event_type > 8)
+"""
+_INCOMPLETE_ANSWERS = """
+SELECT count(*), coalesce(sum(poll_options_dropped), 0)::bigint, count(*) FILTER (WHERE poll_options IS NULL)
+FROM eventstore.events WHERE poll_options_dropped IS NOT NULL
 """
 _PROJECTIONS = """
 SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
@@ -145,6 +154,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         skips.setdefault(name, []).append(Skip(event_id, why, skipped_at))
     counts = await (await conn.execute(_COUNTS)).fetchone()
     head, without_request, unknown_types = counts or (0, 0, 0)
+    incomplete = await (await conn.execute(_INCOMPLETE_ANSWERS)).fetchone()
     first = await (await conn.execute(_SINCE_FIRST)).fetchone()
     waited = first[0] if first else 0.0
     lacking = await _lacking(conn, registry)
@@ -158,7 +168,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         )
         for name in names
     ]
-    return Status(head, without_request, unknown_types, apps, projections)
+    return Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
 
 
 async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, str | None]:

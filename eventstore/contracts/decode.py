@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -14,7 +15,13 @@ from eventstore.contracts.times import EARLIEST, LATEST, read_time
 from eventstore.errors import Undecodable
 
 KNOWN_TYPES = range(1, 9)
-MAX_TEXT_BYTES = 256
+MAX_ID_BYTES = 256
+MAX_ERROR_BYTES = 4096
+MAX_OPTION_BYTES = 2000
+"""An option is part of the primary key of ``poll_tallies``, beside an app and two ids, and Postgres refuses index
+entries of more than 2,704 bytes."""
+MAX_OPTIONS = 1000
+"""Options of one answer that are kept in columns, and so folded. The payload keeps all of them."""
 MAX_COUNT = 2**31 - 1
 
 
@@ -24,6 +31,9 @@ class Event(NamedTuple):
     Source: the wire, through :func:`decode`. Fields the event doesn't have are None. ``event_type`` and
     ``summary_status`` are the wire's numbers; ``occurred_at`` is in UTC, cut to the microsecond; ``payload`` is the
     bytes of the ``SendRequestEvent`` as they came (for ``pcs.external.v1`` without the frame around them).
+
+    ``poll_options_dropped`` counts the options of the answer that could not be kept in ``poll_options``; None when none
+    is missing. If ``poll_options`` is None too, the whole answer could not be kept (0: not even its options counted).
     """
 
     event_id: str
@@ -36,6 +46,7 @@ class Event(NamedTuple):
     message_id: str | None
     poll_id: str | None
     poll_options: list[str] | None
+    poll_options_dropped: int | None
     summary_status: int | None
     total_recipients: int | None
     delivered: int | None
@@ -67,7 +78,7 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         error_code = recipient.error_code if recipient.HasField("error_code") else None
         message_id = recipient.message_id if recipient.HasField("message_id") else None
     texts = f"{send_request_id}{ppnum}{error_code}{message_id}"
-    if len(texts) > MAX_TEXT_BYTES or "\0" in texts or not texts.isascii():
+    if len(texts) > MAX_ID_BYTES or "\0" in texts or not texts.isascii():
         _check_texts(event_id, send_request_id, ppnum, error_code, message_id)
     summary_status = total = delivered = failed = pending = None
     if message.HasField("summary"):
@@ -77,7 +88,7 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         failed, pending = summary.failed, summary.pending_consent
         if min(total, delivered, failed, pending) < 0 or max(total, delivered, failed, pending) > MAX_COUNT:
             raise Undecodable(f"a count of the summary lies outside 0..{MAX_COUNT}", event_id)
-    poll_id, poll_options = _poll(message.poll_response) if message.HasField("poll_response") else (None, None)
+    poll = _poll(message.poll_response) if message.HasField("poll_response") else _NO_POLL
     return Event(
         event_id,
         app,
@@ -87,8 +98,7 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         ppnum,
         error_code,
         message_id,
-        poll_id,
-        poll_options,
+        *poll,
         summary_status,
         total,
         delivered,
@@ -111,32 +121,49 @@ def _identity(payload: bytes) -> str | None:
 def _check_texts(
     event_id: str, send_request_id: str | None, ppnum: str | None, error_code: str | None, message_id: str | None
 ) -> None:
-    for name, text in (
-        ("send_request_id", send_request_id),
-        ("ppnum", ppnum),
-        ("error_code", error_code),
-        ("message_id", message_id),
+    for name, text, limit in (
+        ("send_request_id", send_request_id, MAX_ID_BYTES),
+        ("ppnum", ppnum, MAX_ID_BYTES),
+        ("error_code", error_code, MAX_ERROR_BYTES),
+        ("message_id", message_id, MAX_ID_BYTES),
     ):
-        if text and not _storable(text):
-            raise Undecodable(f"{name} is longer than {MAX_TEXT_BYTES} bytes or holds U+0000", event_id)
+        if text and ("\0" in text or len(text.encode()) > limit):
+            raise Undecodable(f"{name} is longer than {limit} bytes or holds U+0000", event_id)
 
 
-def _storable(text: str) -> bool:
-    if "\0" in text:
-        return False
-    return len(text) <= MAX_TEXT_BYTES if text.isascii() else len(text.encode()) <= MAX_TEXT_BYTES
+class _Poll(NamedTuple):
+    """The columns of a poll's answer, in their order in :class:`Event`."""
+
+    poll_id: str | None
+    options: list[str] | None
+    dropped: int | None
 
 
-def _poll(raw: bytes) -> tuple[str | None, list[str] | None]:
-    # An answer that can't be read is no answer; the event stands without it.
+_NO_POLL = _Poll(None, None, None)
+
+
+def _poll(raw: bytes) -> _Poll:
+    # The event stands without an answer that can't be read, and an answer without an option that can't be kept.
     try:
         poll = reading.PollResponse.FromString(raw)
     except DecodeError:
-        return None, None
-    options = list(poll.selected_options)
-    if not all(map(_storable, (poll.poll_id, *options))):
-        return None, None
-    return poll.poll_id, options
+        return _Poll(None, None, 0)
+    poll_id = _kept(poll.poll_id, MAX_ID_BYTES)
+    if poll_id is None:
+        return _Poll(None, None, len(poll.selected_options))
+    readable = (_kept(option, MAX_OPTION_BYTES) for option in poll.selected_options)
+    options = list(islice((option for option in readable if option is not None), MAX_OPTIONS))
+    return _Poll(poll_id, options, len(poll.selected_options) - len(options) or None)
+
+
+def _kept(raw: bytes, limit: int) -> str | None:
+    """Return a text as a column can hold it; None when it is too long, not UTF-8, or holds U+0000."""
+    if len(raw) > limit or b"\0" in raw:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _occurred_at(raw: bytes, event_type: int, event_id: str) -> datetime:

@@ -28,7 +28,13 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines
     """Show upstreams, projections, and what lies in quarantine."""
     from rich.console import Console  # noqa: PLC0415 - loaded when it runs
 
-    from projections.cli.tables import app_lines, apps_table, projection_lines, projections_table  # noqa: PLC0415
+    from projections.cli.tables import (  # noqa: PLC0415
+        app_lines,
+        apps_table,
+        incomplete_answers,
+        projection_lines,
+        projections_table,
+    )
     from projections.registry import installed  # noqa: PLC0415
     from projections.status import read_status  # noqa: PLC0415
 
@@ -51,6 +57,8 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines
     if found.unknown_types:
         said = counted(found.unknown_types, "event is of a type", "events are of types")
         console.print(f"{said} that no read model knows.")
+    if found.incomplete_answers:
+        console.print(incomplete_answers(found), highlight=False)
 
 
 @says_errors

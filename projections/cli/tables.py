@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from projections.cli.output import counted
 from projections.cli.values import shown
 from projections.status import Status
 
@@ -66,3 +67,13 @@ def app_lines(status: Status) -> list[str]:
                 f" {last['noticed_at']} (a failover or a restore): who has read further must read again from there"
             )
     return lines
+
+
+def incomplete_answers(status: Status) -> str:
+    """Return a sentence about the poll answers that could not be kept as a whole."""
+    parts = []
+    if status.dropped_options:
+        parts.append(f"{counted(status.dropped_options, 'option')} could not be kept")
+    if status.unreadable_answers:
+        parts.append(f"{counted(status.unreadable_answers, 'answer')} could not be read at all")
+    return f"{counted(status.incomplete_answers, 'poll answer is', 'poll answers are')} incomplete: {', '.join(parts)}."

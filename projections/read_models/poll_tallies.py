@@ -7,23 +7,24 @@ counts, under no option (''). Under ``pcs.external.v1`` no poll events come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     Column,
     Executable,
     Index,
+    Select,
     Table,
     Text,
-    any_,
     case,
     cast,
     delete,
     func,
-    literal,
+    null,
     or_,
     select,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, array, distinct_on, insert
 
@@ -57,6 +58,9 @@ poll_tallies = Table(
     comment="How many respondents chose each option of each poll; options that nobody chooses now have no row.",
 )
 
+FEW = 16
+"""Options of one answer among which repetitions are found by looking through all of them."""
+
 _PARTITION = ("app", "send_request_id")
 _POLL = (*_PARTITION, "poll_id")
 
@@ -72,8 +76,8 @@ class PollTallies(Projection):
     decided_by: ClassVar[Mapping[str, str]] = {"poll_responses": "event_id"}
 
     def fold(self, window: Window) -> Sequence[Executable]:
-        """Answers first, then the tallies of the polls touched: what nobody chooses any more goes, the rest is set."""
-        return _responses(window), _deserted(window), _tallies(window)
+        """Answers first; then the tallies of the polls touched, 0 where nobody chooses an option now; then these go."""
+        return _responses(window), _tallies(window), _deserted(window)
 
 
 def _responses(window: Window) -> Executable:
@@ -101,34 +105,18 @@ def _responses(window: Window) -> Executable:
     )
 
 
-def _deserted(window: Window) -> Executable:
-    t, r = poll_tallies.c, poll_responses.c
-    # Not NOT EXISTS: as a join, it is planned to read all of poll_responses while that is known to be empty, and the
-    # plan is kept when it no longer is.
-    chosen = (
-        select(literal(1))
-        .where(
-            *(r[name] == t[name] for name in _POLL),
-            or_(t.option == any_(r.options), (t.option == "") & (func.cardinality(r.options) == 0)),
-        )
-        .correlate(poll_tallies)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return delete(poll_tallies).where(window.touched(poll_tallies, _PARTITION), chosen.is_(None))
-
-
 def _tallies(window: Window) -> Executable:
-    r = poll_responses.c
-    stated = case((func.cardinality(r.options) == 0, cast(array([""]), ARRAY(Text))), else_=r.options)
-    named = func.unnest(stated).table_valued("option", with_ordinality="place", name="named").render_derived()
-    # An option named twice in one answer counts once: where it stands first. That takes no sorting, as DISTINCT would.
-    tally = (
-        select(*(r[name] for name in _POLL), named.c.option, func.count(), func.max(r.responded_at))
-        .select_from(poll_responses.join(named, true()))
-        .where(window.touched(poll_responses, _PARTITION), func.array_position(stated, named.c.option) == named.c.place)
-        .group_by(*(r[name] for name in _POLL), named.c.option)
-    )
+    # Every step takes time in proportion to the number of options. Answers and tallies go through one aggregation:
+    # without a join there is no join that could be planned badly, and compare each option with each other one.
+    chosen, known = _chosen(window), poll_tallies.c
+    deserted = select(
+        *(known[name] for name in (*_POLL, "option")), null(), known.last_response_at.label("then")
+    ).where(window.touched(poll_tallies, _PARTITION))
+    both = union_all(chosen, deserted).subquery("chosen_and_known")
+    key = [both.c[name] for name in (*_POLL, "option")]
+    tally = select(
+        *key, func.count(both.c.responded_at), func.coalesce(func.max(both.c.responded_at), func.max(both.c.then))
+    ).group_by(*key)
     new = insert(poll_tallies).from_select([column.name for column in poll_tallies.c], tally)
     t = poll_tallies.c
     return new.on_conflict_do_update(
@@ -136,3 +124,36 @@ def _tallies(window: Window) -> Executable:
         set_={name: new.excluded[name] for name in ("responses", "last_response_at")},
         where=or_(t.responses != new.excluded.responses, t.last_response_at != new.excluded.last_response_at),
     )
+
+
+def _chosen(window: Window) -> Select[Any]:
+    """Return each option that each answer of the polls touched names, once."""
+    r = poll_responses.c
+    stated = case((func.cardinality(r.options) == 0, cast(array([""]), ARRAY(Text))), else_=r.options)
+    few = func.cardinality(r.options) <= FEW
+    # An option that one answer names twice counts once. Among few, it counts where it stands first: that takes no
+    # sorting or hashing, which would cost more than the rest. Among many, looking for the first place would be slow.
+    named_once = select(func.unnest(r.options).label("option")).distinct().correlate(poll_responses).subquery("named")
+    different = func.array(select(named_once.c.option).scalar_subquery(), type_=ARRAY(Text))
+    named = (
+        func.unnest(case((few, stated), else_=different))
+        .table_valued("option", with_ordinality="place", name="named")
+        .render_derived()
+    )
+    # The place is asked first: each look at a long answer's options reads all of them from where they are stored.
+    place = named.c.place
+    first = case((place > FEW, true()), (few, func.array_position(stated, named.c.option) == place), else_=true())
+    return (
+        select(
+            *(r[name] for name in _POLL),
+            named.c.option,
+            r.responded_at,
+            cast(null(), r.responded_at.type).label("then"),
+        )
+        .select_from(poll_responses.join(named, true()))
+        .where(window.touched(poll_responses, _PARTITION), first)
+    )
+
+
+def _deserted(window: Window) -> Executable:
+    return delete(poll_tallies).where(window.touched(poll_tallies, _PARTITION), poll_tallies.c.responses == 0)

@@ -29,7 +29,7 @@ from projections.replay import Silent, rebuild_lock
 from projections.settings import ReplaySettings
 from projections.shadow import Shadow
 from projections.status import read_status
-from tests import folding, oracle, store
+from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import Watched, append, told
 from tests.store import QUICK
@@ -129,6 +129,7 @@ async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_o
             message_id="other",
             poll_id="other",
             poll_options=["other", "é"],
+            poll_options_dropped=3,
             summary_status=-1,
             total_recipients=1,
             delivered=2,
@@ -145,6 +146,23 @@ async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_o
     assert changed == set(COLUMNS)
     assert after[0]["poll_options"] == ["other", "é"]
     assert after[0]["pending_consent"] == 2**31 - 1
+
+
+async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redecode_and_a_rebuild(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    option = "好" * 100
+    vote = folding.told(oracle.POLL_RESPONSE, options=(option, "o" * 2001))
+    await append(conn, vote)
+    read = {"poll_id": "poll 1", "poll_options": [option], "poll_options_dropped": 1}
+    assert (await rows(conn))[-1].items() >= read.items()
+    await change(conn, 10, poll_id=None, poll_options=None, poll_options_dropped=None)  # as read by 0.1
+    await folding.fold_all(database_url)
+    _, rebuild = await logged(database_url)
+    assert rebuild == ["poll_tallies", "request_status"]
+    assert (await rows(conn))[-1].items() >= read.items()
+    await rebuilding.rebuild(database_url, PollTallies(), limits=Limits(removal=True))
+    assert option in [row[3] for row in (await folding.rows(conn))["poll_tallies"]]
 
 
 async def test_bytes_that_are_refused_now_are_told_and_stay(conn: AsyncConnection) -> None:

@@ -10,14 +10,15 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
+from eventstore.contracts import decode
 from eventstore.locks import app_lock
 from projections import checkpoint, manage
-from projections.cli.tables import app_lines, apps_table, projection_lines, projections_table
+from projections.cli.tables import app_lines, apps_table, incomplete_answers, projection_lines, projections_table
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.status import ProjectionStatus, Status, read_status
-from tests import folding, oracle, store
+from tests import folding, oracle, store, wire
 from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, told, worker
 
 
@@ -110,6 +111,21 @@ async def test_events_that_read_models_leave_out_are_counted(database_url: str, 
     assert (found.head, found.without_request, found.unknown_types) == (8, 2, 4)
     assert {one.events_behind for one in found.projections} == {0}
     await folding.are_true(conn)
+
+
+async def test_poll_answers_of_which_something_could_not_be_kept_are_counted(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    whole = told(oracle.POLL_RESPONSE, options=("yes",))
+    partly = [told(oracle.POLL_RESPONSE, options=("yes", "o" * 2_001)) for _ in range(2)]
+    unreadable = wire.event(store.next_ulid(), 7, recipient=wire.recipient(), poll_response=b"not a message")
+    await append(conn, whole, *partly)
+    async with store.appender(database_url) as appender:
+        await appender.append([decode(unreadable, "app", store.CHAT)])
+    found = await status(conn, *READ_MODELS)
+    assert (found.incomplete_answers, found.dropped_options, found.unreadable_answers) == (3, 2, 1)
+    said = "3 poll answers are incomplete: 2 options could not be kept, 1 answer could not be read at all."
+    assert incomplete_answers(found) == said
 
 
 async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:

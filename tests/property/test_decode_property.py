@@ -118,11 +118,14 @@ def test_any_bytes_are_refused_with_a_reason_or_read_within_the_limits(payload: 
     assert EARLIEST <= event.occurred_at < LATEST
     assert event.occurred_at.utcoffset() == timedelta(0)
     assert -(2**31) <= event.event_type < 2**31
-    for text in (event.send_request_id, event.ppnum, event.error_code, event.message_id, event.poll_id):
+    for text in (event.send_request_id, event.ppnum, event.message_id, event.poll_id):
         assert text is None or (len(text.encode()) <= 256 and "\0" not in text)
+    assert len((event.error_code or "").encode()) <= 4096
+    assert len(event.poll_options or []) <= 1000
     for option in event.poll_options or []:
-        assert len(option.encode()) <= 256
+        assert len(option.encode()) <= 2000
         assert "\0" not in option
+    assert (event.poll_options is None) == (event.poll_id is None)
     for count in (event.total_recipients, event.delivered, event.failed, event.pending_consent):
         assert count is None or 0 <= count < 2**31
 

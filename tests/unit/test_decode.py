@@ -74,6 +74,7 @@ def test_every_column_is_read_off_either_form_of_either_contract(contract: Contr
         message_id="message",
         poll_id="poll",
         poll_options=["yes", "no"],
+        poll_options_dropped=None,
         summary_status=4,
         total_recipients=10,
         delivered=4,
@@ -86,7 +87,7 @@ def test_every_column_is_read_off_either_form_of_either_contract(contract: Contr
 
 def test_what_is_absent_is_none() -> None:
     payload = wire.event(AT_ULID, None, send_request_id=None, occurred_at=None)
-    assert tuple(read(payload)) == (AT_ULID, "app", CHAT.value, 0, *[None] * 11, ULID_TIME, payload)
+    assert tuple(read(payload)) == (AT_ULID, "app", CHAT.value, 0, *[None] * 12, ULID_TIME, payload)
 
 
 def test_the_order_of_the_fields_does_not_matter() -> None:
@@ -178,11 +179,22 @@ def test_a_text_of_up_to_256_bytes_is_taken_as_it_is(field: str, text: str) -> N
 @pytest.mark.parametrize(
     "text", ["a" * 257, "é" * 128 + "a", "€" * 85 + "é", "😀" * 64 + "a", "\0", "a\0", "é\0", "\0" + "a" * 255]
 )
-@pytest.mark.parametrize("field", TEXT_FIELDS)
-def test_a_text_of_257_bytes_or_with_a_nul_is_refused_and_its_id_told(field: str, text: str) -> None:
+@pytest.mark.parametrize("field", TEXT_FIELDS.keys() - {"error_code"})
+def test_an_id_of_257_bytes_or_with_a_nul_is_refused_and_its_id_told(field: str, text: str) -> None:
     error = refusal(TEXT_FIELDS[field](text))
     assert error.reason == f"{field} is longer than 256 bytes or holds U+0000"
     assert error.event_id == ID
+
+
+@pytest.mark.parametrize("text", ["a" * 4096, "é" * 2048, "ไ" * 1365, "😀" * 1024])
+def test_an_error_text_of_up_to_4_kib_is_taken_as_it_is(text: str) -> None:
+    assert read(TEXT_FIELDS["error_code"](text)).error_code == text
+
+
+@pytest.mark.parametrize("text", ["a" * 4097, "é" * 2048 + "a", "\0", "a\0"])
+def test_an_error_text_beyond_4_kib_or_with_a_nul_is_refused(text: str) -> None:
+    error = refusal(TEXT_FIELDS["error_code"](text))
+    assert (error.reason, error.event_id) == ("error_code is longer than 4096 bytes or holds U+0000", ID)
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"a\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"])
@@ -313,6 +325,10 @@ def test_the_time_of_a_ulid_has_the_same_edge() -> None:
 # Polls
 
 
+THAI, CHINESE, EMOJI = "ก" * 100, "好" * 100, "😀" * 100
+"""What a chat app takes as an option: 100 characters."""
+
+
 @pytest.mark.parametrize(
     ("raw", "poll_id", "options"),
     [
@@ -322,39 +338,57 @@ def test_the_time_of_a_ulid_has_the_same_edge() -> None:
         (b"", "", []),
         (wire.poll("poll", "", "b", "a", "b"), "poll", ["", "b", "a", "b"]),
         (wire.poll("p" * 256, "o" * 256, "é" * 128), "p" * 256, ["o" * 256, "é" * 128]),
+        (wire.poll("poll", THAI, CHINESE, EMOJI), "poll", [THAI, CHINESE, EMOJI]),
+        (wire.poll("poll", "o" * 2000, "é" * 1000), "poll", ["o" * 2000, "é" * 1000]),
+        (wire.poll("poll", *map(str, range(1000))), "poll", [*map(str, range(1000))]),
         (wire.poll("poll", "yes") + wire.bytes_field(3, b"\xff"), "poll", ["yes"]),
     ],
 )
 def test_a_poll_that_can_be_read_is_kept(raw: bytes, poll_id: str, options: list[str]) -> None:
     event = read(wire.event(ID, 7, poll_response=raw))
-    assert (event.poll_id, event.poll_options) == (poll_id, options)
+    assert (event.poll_id, event.poll_options, event.poll_options_dropped) == (poll_id, options, None)
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "options", "dropped"),
     [
-        wire.poll("p" * 257, "yes"),
-        wire.poll("poll", "yes", "o" * 257),
-        wire.poll("poll", "é" * 128 + "a"),
-        wire.poll("po\0ll", "yes"),
-        wire.poll("poll", "yes", "\0"),
-        wire.poll(b"\xff", "yes"),
-        wire.poll("poll", b"\xed\xa0\x80"),
-        wire.poll("poll", "yes")[:-1],
-        b"\xff",
-        b"not a message",
+        (wire.poll("poll", "yes", "o" * 2001), ["yes"], 1),
+        (wire.poll("poll", "é" * 1000 + "a", "yes", "a\0", "no"), ["yes", "no"], 2),
+        (wire.poll("poll", "yes", "\0"), ["yes"], 1),
+        (wire.poll("poll", b"\xed\xa0\x80"), [], 1),
+        (wire.poll("poll", b"\xff", "yes", b"\xc3"), ["yes"], 2),
+        (wire.poll("poll", "o" * 2001, *map(str, range(1001))), [*map(str, range(1000))], 2),
     ],
 )
-def test_a_poll_that_cannot_be_kept_is_absent_and_the_event_stands(raw: bytes) -> None:
+def test_an_option_that_cannot_be_kept_costs_that_option_alone_and_is_counted(
+    raw: bytes, options: list[str], dropped: int
+) -> None:
+    event = read(wire.event(ID, 7, poll_response=raw))
+    assert (event.poll_id, event.poll_options, event.poll_options_dropped) == ("poll", options, dropped)
+
+
+@pytest.mark.parametrize(
+    ("raw", "dropped"),
+    [
+        (wire.poll("p" * 257, "yes"), 1),
+        (wire.poll("po\0ll", "yes", "no"), 2),
+        (wire.poll(b"\xff"), 0),
+        (wire.poll("poll", "yes")[:-1], 0),
+        (b"\xff", 0),
+        (b"not a message", 0),
+    ],
+)
+def test_a_poll_without_an_id_that_can_be_kept_is_absent_and_counted(raw: bytes, dropped: int) -> None:
     payload = wire.event(ID, 7, recipient=wire.recipient("12300000001"), poll_response=raw)
     event = read(payload)
-    assert (event.poll_id, event.poll_options) == (None, None)
+    assert (event.poll_id, event.poll_options, event.poll_options_dropped) == (None, None, dropped)
     assert (event.event_id, event.ppnum, event.payload) == (ID, "12300000001", payload)
 
 
 def test_an_absent_poll_is_legal() -> None:
     event = read(wire.event(ID, 7, recipient=wire.recipient()))
     assert (event.event_type, event.poll_id, event.poll_options) == (7, None, None)
+    assert event.poll_options_dropped is None
 
 
 # What the wire allows, and what it doesn't

@@ -74,9 +74,9 @@ class PollResponse(_message.Message):
     __slots__ = ("poll_id", "selected_options")
     POLL_ID_FIELD_NUMBER: _ClassVar[int]
     SELECTED_OPTIONS_FIELD_NUMBER: _ClassVar[int]
-    poll_id: str
-    selected_options: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, poll_id: _Optional[str] = ..., selected_options: _Optional[_Iterable[str]] = ...) -> None: ...
+    poll_id: bytes
+    selected_options: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, poll_id: _Optional[bytes] = ..., selected_options: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Time(_message.Message):
     __slots__ = ("seconds", "nanos")

@@ -6,6 +6,7 @@
     ├── ConfigurationError        the settings can't work as they are
     ├── EmbeddedError             the embedded PostgreSQL can't be started, or asked
     ├── DatabaseError             Postgres said no, or did not answer
+    │   ├── DatabaseUnavailable   no session can be had now; it may be later
     │   ├── AppendLockBusy        another append held the lock for too long
     │   ├── LeadershipLost        another process follows the app now
     │   │   └── LogWentBack       the database lost what this process had committed
@@ -55,6 +56,10 @@ class EmbeddedError(EventStoreError):
 
 class DatabaseError(EventStoreError):
     """Postgres said no, or did not answer."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """No session of the database can be had now; a later attempt may succeed. The message says why."""
 
 
 class AppendLockBusy(DatabaseError):

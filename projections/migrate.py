@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 from alembic import command
@@ -14,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from eventstore.connection import connect_sync
-from eventstore.errors import describe
+from eventstore.errors import DatabaseUnavailable, describe
 from eventstore.locks import lock_key
 from eventstore.resources import migrations_folder
 from eventstore.session_lock import session_name
@@ -24,7 +25,7 @@ from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.tables import VIEWS
 from projections.read_models.tables import metadata as read_model_metadata
 from projections.registry import registered
-from projections.user_tables import migrate_user_tables, missing_tables
+from projections.user_tables import migrate_user_tables, missing_table, missing_tables
 
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
@@ -56,7 +57,7 @@ def upgrade(
         MigrationRefused: the database can't be ours as it is.
         InvalidProjection: a registered projection breaks the rules.
         ProjectionsError: a projection's own migrations failed.
-        UsageError: the database can't be reached.
+        DatabaseUnavailable: no session of the database can be had.
 
     """
 
@@ -88,30 +89,40 @@ def current_revision(connection: Connection) -> str | None:
     return context.get_current_revision()
 
 
-def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> None:
-    """Make sure that a database is there, at the revision that this version needs, and has these projections' tables.
+def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> dict[str, str]:
+    """Make sure that a database is at the revision that this version needs.
+
+    Returns:
+        By name, which of the projections can't fold because a table of theirs is missing, and what to do.
 
     Raises:
-        UsageError: it isn't; the message says what to do.
+        UsageError: it is at another revision; the message says what to do.
+        DatabaseUnavailable: no session of the database can be had.
 
     """
-    engine = engine_of(url)
-    try:
-        with engine.connect() as connection:
-            revision = current_revision(connection)
-            lacking = {projection.name: missing_tables(connection, projection) for projection in projections}
-    except DBAPIError as error:
-        raise _unusable(error) from error
-    finally:
-        engine.dispose()
+    with _connected(url) as connection:
+        revision = current_revision(connection)
+        missing = {projection.name: missing_tables(connection, projection) for projection in projections}
     needed = head_revision()
     _check_known(revision)
     if revision != needed:
         is_at = "has none of our schema yet" if revision is None else f"is at schema revision {revision}"
         raise UsageError(f"the database {is_at}, this version needs {needed}: run projections migrate")
-    for name, tables in lacking.items():
-        if tables:
-            raise UsageError(f"projection {name} lacks its table {tables[0].name}: run projections migrate")
+    return {name: missing_table(tables[0].name) for name, tables in missing.items() if tables}
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    engine = engine_of(url)
+    try:
+        try:
+            connected = engine.connect()
+        except DBAPIError as error:
+            raise DatabaseUnavailable(f"database unavailable: {describe(error)}") from error
+        with connected as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _check_known(revision: str | None) -> None:
@@ -120,10 +131,6 @@ def _check_known(revision: str | None) -> None:
         raise MigrationRefused(
             f"the database is at schema revision {revision}, which this program is too old to know: update it"
         )
-
-
-def _unusable(error: DBAPIError) -> UsageError:
-    return UsageError(f"the database can't be used: {describe(error)}; check DATABASE_URL")
 
 
 def engine_of(url: str) -> Engine:
@@ -143,23 +150,15 @@ def _config() -> Config:
 
 
 def _run(url: str, step: Callable[[Config], None]) -> tuple[str | None, str | None]:
-    engine = engine_of(url)
-    try:
-        try:
-            connected = engine.connect()
-        except DBAPIError as error:
-            raise _unusable(error) from error
-        with connected as connection, connection.begin():
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
-            _check_encoding(connection)
-            before = current_revision(connection)
-            _check_known(before)
-            config = _config()
-            config.attributes["connection"] = connection
-            step(config)
-            return before, current_revision(connection)
-    finally:
-        engine.dispose()
+    with _connected(url) as connection, connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
+        _check_encoding(connection)
+        before = current_revision(connection)
+        _check_known(before)
+        config = _config()
+        config.attributes["connection"] = connection
+        step(config)
+        return before, current_revision(connection)
 
 
 def _check_encoding(connection: Connection) -> None:

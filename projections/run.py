@@ -105,7 +105,6 @@ async def _at_head(
 
     What failed in an earlier run stands still only once this run has tried it.
     """
-    versions = {worker.projection.name: worker.projection.version for worker in workers}
     if after is not None:
         await asyncio.wait({after})
     since: float | None = None
@@ -114,11 +113,14 @@ async def _at_head(
         try:
             async with await connect(url, name="projections run", waits=waits) as conn:
                 while True:
+                    left_out = _not_migrated(workers)
+                    begun = [worker for worker in workers if worker.projection.name not in left_out]
+                    versions = {worker.projection.name: worker.projection.version for worker in begun}
                     found = await (await conn.execute(_PROGRESS, [list(versions)])).fetchall()
                     rows = [_Progress(*row) for row in found]
                     stopped = {row.name: why for row in rows if (why := _why(row, versions[row.name]))}
                     head = rows[0].head if rows else 0
-                    tried = all(worker.last is not None for worker in workers)
+                    tried = all(worker.last is not None for worker in begun)
                     there = (
                         tried
                         and len(rows) == len(versions)
@@ -129,11 +131,16 @@ async def _at_head(
                     elif since is None or head != head_then:
                         since, head_then = monotonic(), head
                     if since is not None and monotonic() - since >= seconds:
-                        return stopped
+                        return stopped | left_out
                     await asyncio.sleep(min(TICK_SECONDS, seconds / 4 or TICK_SECONDS))
         except (psycopg.OperationalError, OSError):
             since = None
             await asyncio.sleep(waits.database_backoff_cap / 5)
+
+
+def _not_migrated(workers: Sequence[Worker]) -> dict[str, str]:
+    """Return which projections can't begin, and why."""
+    return {worker.projection.name: f"left out: {why}" for worker in workers if (why := worker.not_migrated)}
 
 
 def _why(row: _Progress, code_version: int) -> str | None:

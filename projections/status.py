@@ -15,6 +15,7 @@ from projections.checkpoint import ahead_of_log
 from projections.projection import Projection
 from projections.read_models.event_types import EventType
 from projections.registry import Registry
+from projections.user_tables import missing_table
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,9 @@ def _note(
     for table in projection.tables:
         if table.name in lacking:
             columns = lacking[table.name]
-            what = f"its table {table.name} lacks {columns}" if columns else f"it lacks its table {table.name}"
-            return f"{what}: run projections migrate"
+            if columns is None:
+                return missing_table(table.name)
+            return f"table {table.name} lacks {columns}; run projections migrate"
     if row is not None and (said := _of_rows(row, projection, head)):
         return said
     if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:

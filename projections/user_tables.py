@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 from alembic import command
 from alembic.config import Config
+from psycopg import AsyncConnection
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 
 from eventstore.errors import describe
@@ -20,6 +22,11 @@ from projections.metadata import READ_MODELS
 from projections.projection import Projection
 
 log = structlog.get_logger(__name__)
+
+_MISSING = (
+    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
+    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL LIMIT 1"
+)
 
 
 def version_table(projection: Projection) -> str:
@@ -77,6 +84,18 @@ def missing_tables(connection: Connection, projection: Projection) -> list[Table
     """Return the tables of a projection that the database lacks."""
     inspector = inspect(connection)
     return [table for table in projection.tables if not inspector.has_table(table.name, schema=table.schema)]
+
+
+def missing_table(table: str) -> str:
+    """Say that a table is missing, and what to do."""
+    return f"table {table} is missing; run projections migrate"
+
+
+async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
+    """Return why a projection can't fold, for a table of it is missing; None when all are there."""
+    names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
+    row = await (await conn.execute(_MISSING, names)).fetchone()
+    return missing_table(row[0]) if row else None
 
 
 def create_tables(connection: Connection, tables: Sequence[Table]) -> None:

@@ -37,6 +37,7 @@ from projections.fold import fold_of
 from projections.projection import Projection
 from projections.python_fold import PythonProjection
 from projections.settings import WorkerSettings
+from projections.user_tables import not_migrated
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,7 @@ class Worker:
         windows: windows folded by this worker.
         last: what the last attempt came to.
         position: up to where this worker folded, 0 before its first window.
+        not_migrated: why it can't begin: a table is missing; None once all are there.
 
     """
 
@@ -84,6 +86,7 @@ class Worker:
         self.windows = 0
         self.position = 0
         self.last: Step | None = None
+        self.not_migrated: str | None = None
         self._url = url
         self._fold = fold_of(projection)
         self._at_once = None if isinstance(projection, PythonProjection) else AtOnce(projection)
@@ -117,8 +120,10 @@ class Worker:
                 await asyncio.sleep(wait)
 
     async def _run(self, backoff: Backoff, rung: asyncio.Event) -> None:
-        conn = await self.connect()
+        conn = await self._open()
         try:
+            await self._until_migrated(conn)
+            await self._ensure_checkpoint(conn)
             while True:
                 # Before it looks: what comes meanwhile rings anew.
                 rung.clear()
@@ -140,14 +145,29 @@ class Worker:
             psycopg.Error: the database is away.
 
         """
-        name = f"projections run {self.projection.name}"
-        conn = await connect(self._url, name=name, waits=self._waits, settings=FOLDING)
+        conn = await self._open()
         try:
-            await checkpoint.ensure(conn, self.projection.name, self.projection.version)
+            await self._ensure_checkpoint(conn)
         except BaseException:
             await conn.close()
             raise
         return conn
+
+    async def _open(self) -> AsyncConnection[Any]:
+        name = f"projections run {self.projection.name}"
+        return await connect(self._url, name=name, waits=self._waits, settings=FOLDING)
+
+    async def _until_migrated(self, conn: AsyncConnection[Any]) -> None:
+        """Wait until all tables are there; the other projections go on meanwhile."""
+        while (why := await not_migrated(conn, self.projection)) is not None:
+            if self.not_migrated is None:
+                log.warning("left out", projection=self.projection.name, why=why)
+            self.not_migrated = why
+            await asyncio.sleep(self._settings.poll)
+        self.not_migrated = None
+
+    async def _ensure_checkpoint(self, conn: AsyncConnection[Any]) -> None:
+        await checkpoint.ensure(conn, self.projection.name, self.projection.version)
 
     async def step(self, conn: AsyncConnection[Any]) -> Step:
         """Try to fold one window, in a transaction of its own on a connection in autocommit.

@@ -46,3 +46,32 @@ def put(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str
 def put_broken(folder: Path) -> str:
     """Write a package whose projection, ``theirs``, can't be loaded; returns the folder as PYTHONPATH wants it."""
     return put(folder, {}, {"theirs": "absent:Theirs"})
+
+
+def put_deliveries(folder: Path) -> str:
+    """Write a package whose projection, ``deliveries``, works once its table is made; returns as :func:`put` does."""
+    return put(folder, {"deliveries": _DELIVERIES}, {"deliveries": "deliveries:Deliveries"})
+
+
+_DELIVERIES = """
+from sqlalchemy import Column, MetaData, Table, Text, select
+from sqlalchemy.dialects.postgresql import insert
+
+from projections.projection import Projection
+
+table = Table(
+    "deliveries",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True, comment="Whose it is."),
+    Column("event_id", Text, primary_key=True, comment="The event."),
+    comment="Deliveries.",
+)
+
+
+class Deliveries(Projection):
+    name, version, handles, tables, partition_by = "deliveries", 1, frozenset({1}), (table,), ("app",)
+
+    def fold(self, window):
+        e = window.events
+        return [insert(table).from_select(["app", "event_id"], select(e.c.app, e.c.event_id)).on_conflict_do_nothing()]
+"""

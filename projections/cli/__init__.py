@@ -14,6 +14,8 @@ import typer
 from projections.cli import db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
 from projections.cli.output import LogFormat, LogLevel, set_up_output
 
+_WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
+
 app = typer.Typer(
     name="projections",
     help="Send-request events from gRPC into Postgres: never lost, never twice, as they came.",
@@ -43,9 +45,19 @@ def options(
     log_format: Annotated[
         LogFormat, typer.Option(envvar="PROJECTIONS_LOG_FORMAT", help="For people, or for machines.")
     ] = LogFormat.TEXT,
+    wait_for_database: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PROJECTIONS_WAIT_FOR_DATABASE",
+            min=0.0,
+            metavar="SECONDS",
+            help="Wait so long for a database that isn't available yet. Default: 60, but 0 for status, pause, resume "
+            "and skip.",
+        ),
+    ] = None,
 ) -> None:
     """Options of every command, before its name or behind it."""
-    set_up_output(verbose=verbose, level=log_level, style=log_format)
+    set_up_output(verbose=verbose, level=log_level, style=log_format, wait_for_database=wait_for_database)
 
 
 app.command()(migrate.migrate)
@@ -82,9 +94,9 @@ def _common_first(arguments: Sequence[str]) -> list[str]:
     for argument in left:
         if argument == "--" or rest == ["db", "psql"]:  # the rest is others'
             rest += [argument, *left]
-        elif argument in ("-v", "--verbose") or argument.startswith(("--log-level=", "--log-format=")):
+        elif argument in ("-v", "--verbose") or argument.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
             common.append(argument)
-        elif argument in ("--log-level", "--log-format"):
+        elif argument in _WITH_VALUE:
             common += [argument, *islice(left, 1)]
         else:
             rest.append(argument)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.output import FAILED, says_errors
-from projections.cli.service import ConfigOption, SinceOption, said_outcome, stop_on_signals
+from projections.cli.service import ConfigOption, SinceOption, available, said_outcome, stop_on_signals
 
 if TYPE_CHECKING:
     from eventstore.ingest.service import Outcome
@@ -42,15 +42,16 @@ def ingest(
 async def _ingest(config: Path | None, until_idle: float | None, since: str | None) -> Outcome:
     from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
-    from eventstore.ingest.service import follow  # noqa: PLC0415
+    from eventstore.ingest.service import Outcome, follow  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.database import resolve_database_url  # noqa: PLC0415
     from projections.migrate import require_current_schema  # noqa: PLC0415
 
     waits = load_waits()
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
     stop = stop_on_signals(waits)
-    url = await asyncio.to_thread(resolve_database_url, start=True)
+    url = await available(stop, waits)
+    if url is None:
+        return Outcome(0, 0, 0)
     await asyncio.to_thread(require_current_schema, url)
     return await follow(
         [Follower(url, upstream, waits) for upstream in upstreams], stop=stop, waits=waits, until_idle=until_idle

@@ -39,7 +39,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines
     from projections.status import read_status  # noqa: PLC0415
 
     registry = installed()
-    found = _with_database(lambda conn: read_status(conn, registry))
+    found = _with_database(lambda conn: read_status(conn, registry), writes=False)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return
@@ -114,18 +114,24 @@ def wait(
 
     Exit code 1 when it lies in quarantine, a projection that lacks it stands still, or time is up.
     """
+    from projections.errors import ProjectionsError  # noqa: PLC0415
     from projections.manage import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
     from projections.registry import chosen  # noqa: PLC0415
+    from projections.user_tables import not_migrated  # noqa: PLC0415
 
     if (event_id is None) != head:
         raise UsageError("say which event to wait for: --event-id ULID, or --head for the last one stored")
-    versions = {name: projection.version for name, projection in chosen([]).items()}
+    projections = chosen([])
+    versions = {name: projection.version for name, projection in projections.items()}
 
     async def waited(conn: AsyncConnection[Any]) -> tuple[str, int]:
+        for projection in projections.values():
+            if (why := await not_migrated(conn, projection)) is not None:
+                raise ProjectionsError(f"{projection.name} can't fold: {why}")
         wanted = event_id or await last_event(conn)
         return wanted, await wait_until_folded(conn, versions, wanted, timeout)
 
-    folded, position = _with_database(waited)
+    folded, position = _with_database(waited, writes=False, patience=timeout)
     say(f"event {folded} (position {position:,}) is folded by {', '.join(versions)}")
 
 
@@ -166,21 +172,25 @@ def _known(name: str) -> Projection:
     return chosen([name])[name]
 
 
-def _with_database(work: Callable[[AsyncConnection[Any]], Awaitable[T]], known: str | None = None) -> T:
+def _with_database(
+    work: Callable[[AsyncConnection[Any]], Awaitable[T]],
+    known: str | None = None,
+    *,
+    writes: bool = True,
+    patience: float = 0.0,
+) -> T:
     from psycopg.errors import LockNotAvailable  # noqa: PLC0415 - loaded when it runs
 
     from eventstore.connection import connect  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.database import resolve_database_url  # noqa: PLC0415
+    from projections.cli.database import migrated_database  # noqa: PLC0415
     from projections.errors import ProjectionsError  # noqa: PLC0415
-    from projections.migrate import require_current_schema  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
 
     if known is not None and known not in installed().broken:  # a broken one may be paused all the same
         _known(known)
     waits = load_waits()
-    url = resolve_database_url(start=True)
-    require_current_schema(url)
+    url = migrated_database(waits, writes=writes, patience=patience)
 
     async def connected() -> T:
         async with await connect(url, name="projections", waits=waits, lock_timeout=waits.append_lock) as conn:

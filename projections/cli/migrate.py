@@ -11,10 +11,11 @@ def migrate() -> None:
 
     The database is DATABASE_URL (or PGHOST and the like); without one, the embedded PostgreSQL is started.
     """
-    from projections.database import resolve_database_url  # noqa: PLC0415 - loaded when it runs
+    from eventstore.waits import load_waits  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.database import available_database  # noqa: PLC0415
     from projections.migrate import upgrade  # noqa: PLC0415
 
-    before, after = upgrade(resolve_database_url(start=True))
+    before, after = upgrade(available_database(load_waits()))
     if before == after:
         say(f"the schema is at revision {after} already")
     else:

@@ -42,12 +42,19 @@ class LogFormat(StrEnum):
 
 class _Settings:
     verbose = False
+    wait_for_database: float | None = None
 
 
-def set_up_output(*, verbose: bool, level: LogLevel, style: LogFormat) -> None:
-    """Remember how to talk, for the whole process."""
+def set_up_output(*, verbose: bool, level: LogLevel, style: LogFormat, wait_for_database: float | None = None) -> None:
+    """Remember the options of every command, for the whole process."""
     _Settings.verbose = verbose
+    _Settings.wait_for_database = wait_for_database
     logs.configure(level.value, style.value)
+
+
+def wait_for_database_seconds() -> float | None:
+    """Return how long to wait for the database, as the option says; None when it wasn't given."""
+    return _Settings.wait_for_database
 
 
 def say(line: str) -> None:

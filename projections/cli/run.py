@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.output import FAILED, say, say_left_out, says_errors
-from projections.cli.service import ConfigOption, SinceOption, said_outcome, stop_on_signals
+from projections.cli.service import ConfigOption, SinceOption, available, said_outcome, stop_on_signals
 
 if TYPE_CHECKING:
     from projections.run import RunOutcome
@@ -68,8 +68,8 @@ async def _run(
     from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.cli.database import refuse_named  # noqa: PLC0415
     from projections.cli.live import live_view  # noqa: PLC0415
-    from projections.database import resolve_database_url  # noqa: PLC0415
     from projections.migrate import require_current_schema  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
     from projections.run import RunOutcome  # noqa: PLC0415
@@ -86,8 +86,10 @@ async def _run(
     apps = load_apps(config) if ingest else {}
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in apps.items()]
     stop = stop_on_signals(waits)
-    url = await asyncio.to_thread(resolve_database_url, start=True)
-    await asyncio.to_thread(require_current_schema, url, projections.values())
+    url = await available(stop, waits)
+    if url is None:
+        return RunOutcome(None)
+    refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
     workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
     followers = [Follower(url, upstream, waits) for upstream in upstreams]
     view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()

@@ -41,6 +41,32 @@ def stop_on_signals(waits: Waits) -> asyncio.Event:
     return stop
 
 
+async def available(stop: asyncio.Event, waits: Waits) -> str | None:
+    """Return the URL of the database that is meant, once it is available; None when the stop came first.
+
+    Raises:
+        ConfigurationError: there is no such database, or waiting can't help.
+        DatabaseUnavailable: time is up.
+
+    """
+    from projections.cli.database import wait_until_available  # noqa: PLC0415 - loaded when it runs
+    from projections.database import resolve_database_url  # noqa: PLC0415
+
+    url = await asyncio.to_thread(resolve_database_url, start=True)
+    waiting = asyncio.ensure_future(wait_until_available(url, waits))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting not in done:
+            return None
+        waiting.result()
+        return url
+    finally:
+        for task in (waiting, stopping):
+            task.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+
 def said_outcome(outcome: Outcome) -> bool:
     """Say what an ingest did; returns whether all went well."""
     say(

@@ -37,7 +37,8 @@ def export_events(
     Exit code 1 when the log lacks positions (the file then has all the others).
     """
     from eventstore.archive import writable  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import replay_context  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.cli.database import migrated_database  # noqa: PLC0415
 
     try:
         writable(file)
@@ -45,8 +46,8 @@ def export_events(
         raise UsageError(str(error)) from error
     if file.exists() and not force:
         raise UsageError(f"{file} is there: name another file, or replace it with --force")
-    context = replay_context([])
-    done = run_once(_export(context.url, file, replace=force), holds="no unfinished file is left")
+    url = migrated_database(load_waits(), writes=False)
+    done = run_once(_export(url, file, replace=force), holds="no unfinished file is left")
     typer.echo(
         f"{file}: {counted(done.events, 'event')} up to position {done.head:,}, {done.quarantined:,} from quarantine"
     )
@@ -65,10 +66,11 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file of projectio
     very log. Refused while one of its apps is followed, or any app and the file goes on behind the end of the log.
     """
     from eventstore.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import replay_context  # noqa: PLC0415
+    from eventstore.waits import load_waits  # noqa: PLC0415
+    from projections.cli.database import migrated_database  # noqa: PLC0415
 
-    context = replay_context([])
-    work = run(context.url, file, waits=context.waits, told=_every("import"))
+    waits = load_waits()
+    work = run(migrated_database(waits), file, waits=waits, told=_every("import"))
     done: Imported = run_once(work, holds=AGAIN)
     typer.echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
 
@@ -83,7 +85,7 @@ def redecode(
     """Read the decoded columns of stored events off their payloads again, for when the decoder has learned something.
 
     Exit code 1 when the decoder refuses bytes that were stored (their columns stay as they are), or when a projection
-    can't be loaded: whether to rebuild it can't be said.
+    can't be loaded: whether to rebuild it can't be said. One that isn't migrated has to be rebuilt if it has folded.
     """
     from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
     from projections.redecode import redecode_log  # noqa: PLC0415
@@ -101,7 +103,7 @@ def redecode(
         positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
         refused = counted(done.refused, "event")
         say(f"projections: {refused} can't be read any more, the columns stay as they are: positions {positions}")
-    if done.refused or context.left_out:
+    if done.refused or context.broken:
         raise typer.Exit(FAILED)
 
 

@@ -23,7 +23,9 @@ async def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_
 
 
 async def test_migrate_says_why_it_can_not(commands: Commands) -> None:
-    ended = await commands.run("migrate", DATABASE_URL="postgresql://u:pass-word@127.0.0.1:1/d")
-    assert ended.code == 2
+    url = "postgresql://u:pass-word@127.0.0.1:1/d"
+    ended = await commands.run("migrate", "--wait-for-database", "0", DATABASE_URL=url)
+    assert ended.code == 1
+    assert "database unavailable: " in ended.sentence
     assert "Connection refused" in ended.sentence
     assert "pass-word" not in ended.said

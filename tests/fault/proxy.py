@@ -36,6 +36,7 @@ class TcpProxy:
     Args:
         host: where connections go.
         port: where connections go.
+        listen: the port to listen on; 0 for any.
 
     Attributes:
         port: where it listens.
@@ -43,8 +44,9 @@ class TcpProxy:
 
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self._target = (host, port)
+        self._listen = listen
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -56,7 +58,7 @@ class TcpProxy:
         self.accepted = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._listen)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -190,12 +190,12 @@ async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_cod
 
 async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection) -> None:
     await conn.execute("DROP TABLE watched")
-    assert (await watched(conn)).note == "it lacks its table watched: run projections migrate"
+    assert (await watched(conn)).note == "table watched is missing; run projections migrate"
 
 
 async def test_one_whose_table_lacks_columns_says_which(conn: AsyncConnection) -> None:
     await conn.execute("ALTER TABLE watched DROP COLUMN value, DROP COLUMN ppnum")
-    assert (await watched(conn)).note == "its table watched lacks ppnum, value: run projections migrate"
+    assert (await watched(conn)).note == "table watched lacks ppnum, value; run projections migrate"
 
 
 async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:

@@ -1,0 +1,74 @@
+"""Recognises a connection pooler that gives each transaction another session of Postgres.
+
+Locks of sessions, LISTEN, temporary tables and settings belong to a session. In PgBouncer's transaction mode they stay
+with a session that the next client gets. A session lock would then be held by nobody who works under it.
+
+A pooler tells its clients a process id of its own for cancelling; that differs from what the session itself says, so a
+direct connection is recognised without another query or connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from eventstore.errors import ConfigurationError
+
+ANSWER_SECONDS = 10.0
+ATTEMPTS = 3
+
+_PID = "SELECT pg_catalog.pg_backend_pid()"
+
+
+async def check_session_is_ours(
+    conn: AsyncConnection[Any], another: Callable[[], Awaitable[AsyncConnection[Any]]]
+) -> None:
+    """Make sure that a connection keeps its session of Postgres between statements.
+
+    Args:
+        conn: the connection, in autocommit.
+        another: opens one more connection; called only when a pooler is in between.
+
+    Raises:
+        ConfigurationError: it doesn't, or the pooler has no second session to give.
+
+    """
+    if await _pid(conn) == conn.info.backend_pid:
+        return
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            other = await another()
+    except TimeoutError:
+        raise ConfigurationError(
+            "the connection pooler in front of the database gives this process a single session: raise its pool size"
+            " (in PgBouncer default_pool_size), or connect to Postgres itself"
+        ) from None
+    async with other:
+        for _ in range(ATTEMPTS):
+            if await _changes(conn, other):
+                raise ConfigurationError(
+                    "a connection pooler in front of the database gives each transaction another session, so locks"
+                    " would be held by nobody: set pool_mode = session in PgBouncer, or connect to Postgres itself"
+                )
+
+
+async def _changes(conn: AsyncConnection[Any], other: AsyncConnection[Any]) -> bool:
+    """Tell whether a session is lost to another client's transaction."""
+    before = await _pid(conn)
+    try:
+        # The transaction keeps the session that was last in use, if it was given back to the pool.
+        async with asyncio.timeout(ANSWER_SECONDS), other.transaction():
+            await _pid(other)
+            return await _pid(conn) != before
+    except (TimeoutError, psycopg.Error):
+        # No session is left for the first connection, or there are no transactions at all (statement mode).
+        return True
+
+
+async def _pid(conn: AsyncConnection[Any]) -> int:
+    row = await (await conn.execute(_PID)).fetchone()
+    return int(row[0]) if row else 0

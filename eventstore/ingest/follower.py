@@ -32,7 +32,7 @@ from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer
 from eventstore.ingest.leader import Lease, lease
 from eventstore.ingest.session import Session
-from eventstore.ingest.setback import CommittedHeads
+from eventstore.ingest.setback import KnownHeads
 from eventstore.ingest.upstream import Upstream
 from eventstore.ingest.writer import Writer
 from eventstore.waits import Waits
@@ -76,7 +76,7 @@ class Follower:
         self._session: Session | None = None
         self._writer: Writer | None = None
         self._stopping = asyncio.Event()
-        self._heads = CommittedHeads()
+        self._heads = KnownHeads()
 
     @property
     def doing(self) -> str:

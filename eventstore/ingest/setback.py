@@ -3,9 +3,10 @@
 That happens when an asynchronous standby is promoted before it had received everything, after a crash of a server that
 acknowledges commits early, and when a backup is restored. Positions that were given out once are then given out again.
 
-Invariants. A follower remembers positions that it committed with the event at each. On every new connection, before it
-follows again, it looks for them. What is missing is recorded in ``eventstore.cursors.went_back`` for everybody who had
-read further: who has read past ``to`` must read again from there.
+Invariants. A follower remembers positions with the event that each held: the head when it connected, and the end of
+each batch that it committed. On every new connection, before it follows again, it looks for them. What is missing is
+recorded in ``eventstore.cursors.went_back`` for everybody who had read further: who has read past ``to`` must read
+again from there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _STILL_THERE = (
     "SELECT coalesce(max(e.position), 0) FROM unnest(%s::bigint[], %s::text[]) AS known (position, event_id)"
     " JOIN eventstore.events AS e ON e.position = known.position AND e.event_id = known.event_id"
 )
+_HEAD = "SELECT position, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
 _RECORD = (
     "INSERT INTO eventstore.cursors AS c (app, went_back)"
     " VALUES (%(app)s, jsonb_build_array(jsonb_build_object("
@@ -40,23 +42,24 @@ class Setback(NamedTuple):
     to: int
 
 
-class CommittedHeads:
-    """The ends of an app's committed batches: positions, in rising order, and the event at each."""
+class KnownHeads:
+    """Positions that were the head of the log once, in rising order, and the event that each held."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._ends: deque[tuple[int, str]] = deque(maxlen=remembered)
 
     @property
     def last(self) -> int:
-        """The last position that this process committed; 0 before the first."""
+        """The last position that is known to be committed; 0 when none is."""
         return self._ends[-1][0] if self._ends else 0
 
     def add(self, position: int, event_id: str) -> None:
-        """Remember the last event of a committed batch."""
-        self._ends.append((position, event_id))
+        """Remember the last event of the log, or of a committed batch."""
+        if position > self.last:
+            self._ends.append((position, event_id))
 
     async def check(self, conn: AsyncConnection, app: str) -> Setback | None:
-        """Look for what was committed, and record it when the log went back.
+        """Look for what was committed, and record it when the log went back; then remember the head.
 
         Args:
             conn: an autocommit connection.
@@ -69,22 +72,27 @@ class CommittedHeads:
             psycopg.Error: the database failed, or the connection.
 
         """
+        setback = await self._missing(conn)
+        if setback is not None:
+            await conn.execute(_RECORD, {"app": app, "from": setback.lost, "to": setback.to})
+            while self._ends and self._ends[-1][0] > setback.to:
+                self._ends.pop()
+            log.error(
+                "the log went back: the database lost events that were committed",
+                app=app,
+                positions=f"{setback.to + 1}..{setback.lost}",
+                why="a failover or a restore",
+                action="lost events are received again; whoever has read these positions must read them again",
+            )
+        head = await (await conn.execute(_HEAD)).fetchone()
+        if head is not None:
+            self.add(*head)
+        return setback
+
+    async def _missing(self, conn: AsyncConnection) -> Setback | None:
         if not self._ends:
             return None
         positions, event_ids = zip(*self._ends, strict=True)
         row = await (await conn.execute(_STILL_THERE, [list(positions), list(event_ids)])).fetchone()
         to = row[0] if row else 0
-        setback = Setback(self.last, to)
-        if to == setback.lost:
-            return None
-        await conn.execute(_RECORD, {"app": app, "from": setback.lost, "to": to})
-        while self._ends and self._ends[-1][0] > to:
-            self._ends.pop()
-        log.error(
-            "the log went back: the database lost events that were committed",
-            app=app,
-            positions=f"{to + 1}..{setback.lost}",
-            why="a failover or a restore",
-            action="the lost events are read again from the stored cursor; who has read past the first must read again",
-        )
-        return setback
+        return None if to == self.last else Setback(self.last, to)

@@ -21,7 +21,7 @@ from eventstore.errors import AlreadyAppended, Undecodable, describe
 from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
-from eventstore.ingest.setback import CommittedHeads
+from eventstore.ingest.setback import KnownHeads
 from eventstore.quarantine import Rejected
 from eventstore.waits import Waits
 
@@ -70,7 +70,7 @@ class Writer:
         self,
         url: str,
         held: Lease,
-        heads: CommittedHeads,
+        heads: KnownHeads,
         buffer: Buffer,
         waits: Waits,
         appended: Callable[[Appended], None],

@@ -91,23 +91,25 @@ class Setup:
             for projection in READ_MODELS:
                 await folding.folded(conn, projection.name, self.sent)
             await folding.are_true(conn)
-            await store.until(lambda: follows(conn), "a follower of the app")
+            await store.until(lambda: self._follows(conn), "a stream that goes on")
         self.running.send(signal.SIGTERM)
         ended = await self.running.ended()
         assert ended.code == 0, ended.said
         assert "Traceback" not in ended.err
+
+    async def _follows(self, conn: AsyncConnection) -> bool:
+        """Whether the process has noticed the server's last end, and has followed since."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections ingest %%'"
+        if not await store.value(conn, query):
+            return False
+        said = "".join(self.running.lines)  # it says that it lost the app before it connects again
+        return said.rfind("following") > said.rfind("lost the app")
 
 
 @asynccontextmanager
 async def connected(server: Server) -> AsyncIterator[AsyncConnection]:
     async with store.connection(server.superuser_url, "looking") as conn:
         yield conn
-
-
-async def follows(conn: AsyncConnection) -> bool:
-    """Tell whether the process has noticed the server's last end and holds the app again."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections ingest %%'"
-    return bool(await store.value(conn, query))
 
 
 async def has(server: Server, count: int) -> None:

@@ -14,7 +14,7 @@ from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease, lease
-from eventstore.ingest.setback import CommittedHeads, Setback
+from eventstore.ingest.setback import KnownHeads, Setback
 from eventstore.ingest.writer import Writer
 from tests import store
 from tests.store import APP, CHAT, QUICK, both_ways, garbage, made
@@ -167,7 +167,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
 
     monkeypatch.setattr(Appender, "append", without_answer)
     buffer, results = Buffer(), list[Appended]()
-    writer = Writer(database_url, await lease_of(conn), CommittedHeads(), buffer, QUICK, results.append)
+    writer = Writer(database_url, await lease_of(conn), KnownHeads(), buffer, QUICK, results.append)
     await written(writer, buffer, made(2), made(3))
     assert lost
     assert [(one.stored, one.duplicates) for one in results] == [(2, 0), (3, 0)]
@@ -176,7 +176,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
 
 async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
-    buffer, heads = Buffer(), CommittedHeads()
+    buffer, heads = Buffer(), KnownHeads()
     held = await lease_of(conn)
     results: list[Appended] = []
     writer = Writer(database_url, held, heads, buffer, QUICK, results.append)
@@ -191,8 +191,8 @@ async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: Asy
 # What is recorded
 
 
-async def remembered(appender: Appender, *sizes: int) -> CommittedHeads:
-    heads = CommittedHeads()
+async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
+    heads = KnownHeads()
     for size in sizes:
         events = made(size)
         heads.add((await appender.append(events)).head, events[-1].event_id)
@@ -201,7 +201,7 @@ async def remembered(appender: Appender, *sizes: int) -> CommittedHeads:
 
 async def test_a_log_that_is_whole_is_not_recorded(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
-    assert await CommittedHeads().check(conn, APP) is None
+    assert await KnownHeads().check(conn, APP) is None
     assert await (await remembered(appender, 3, 2)).check(conn, APP) is None
     assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
 
@@ -212,7 +212,7 @@ async def test_what_was_lost_is_recorded_once_with_its_positions(appender: Appen
     await store.lose_events(conn, 6)  # inside the third batch
     assert await heads.check(conn, APP) == Setback(lost=10, to=5)
     assert await heads.check(conn, APP) is None
-    assert heads.last == 5
+    assert heads.last == 6, "what is the head now"
     found = await store.value(conn, "SELECT went_back FROM eventstore.cursors")
     assert isinstance(found, list)
     assert [(one["from"], one["to"]) for one in found] == [(10, 5)]
@@ -234,6 +234,17 @@ async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
     await store.lose_events(conn, 0)
     assert await heads.check(conn, APP) == Setback(lost=3, to=0)
     assert await store.value(conn, "SELECT jsonb_array_length(went_back) FROM eventstore.cursors") == 1
+
+
+async def test_a_process_that_committed_nothing_notices_what_it_saw_stored(
+    appender: Appender, conn: AsyncConnection
+) -> None:
+    await appender.append(made(3))
+    heads = KnownHeads()
+    assert await heads.check(conn, APP) is None
+    await store.lose_events(conn, 2)
+    assert await heads.check(conn, APP) == Setback(lost=3, to=0)
+    assert heads.last == 2
 
 
 async def test_it_is_noticed_before_the_app_is_taken(

@@ -1,8 +1,9 @@
 """Reads the decoded columns of stored events off their payloads again, for when the decoder has learned something.
 
 Invariants. The payload is the truth and stays as it came, and so do identity, position and times of receipt: the
-database's function ``eventstore.redecode`` is the only way past the triggers that refuse change, and they let it change
-nothing else. Each page is a transaction; what was killed in the middle is run again.
+database's function ``eventstore.redecode`` is the only way past the triggers that refuse change (for one transaction it
+writes a permit, which the triggers look up), and they let it change nothing else. Each page is a transaction; what was
+killed in the middle is run again.
 """
 
 from __future__ import annotations

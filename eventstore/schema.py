@@ -126,3 +126,18 @@ quarantine = Table(
     schema=SCHEMA,
     comment="Bytes that came over the wire and can't be an event, kept as they came.",
 )
+
+change_permits = Table(
+    "change_permits",
+    metadata,
+    Column(
+        "transaction",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="The number of the transaction that may change events.",
+    ),
+    Column("purpose", Text, nullable=False, comment="The function that wrote the permit: redecode."),
+    schema=SCHEMA,
+    comment="Who may change events: written and deleted by the functions that do it, empty between transactions.",
+)

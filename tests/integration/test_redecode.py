@@ -230,6 +230,10 @@ async def test_the_function_has_no_way_to_change_anything_else(conn: AsyncConnec
     assert await rows(conn) == before
 
 
+PERMIT = "INSERT INTO eventstore.change_permits SELECT pg_current_xact_id()::text::bigint, 'redecode'"
+"""What the function writes before it changes anything."""
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -248,7 +252,7 @@ async def test_even_under_its_name_nothing_else_changes(conn: AsyncConnection, s
     before = await rows(conn)
     await conn.execute(
         "CREATE OR REPLACE FUNCTION eventstore.redecode(decoded jsonb) RETURNS bigint LANGUAGE plpgsql AS"
-        f" $$BEGIN {statement}; RETURN 1; END$$".encode()
+        f" $$BEGIN {PERMIT}; {statement}; RETURN 1; END$$".encode()
     )
     with pytest.raises(errors.ModifyingSqlDataNotPermitted, match="is refused: events stay as they came"):
         await conn.execute("SELECT eventstore.redecode('[]')")
@@ -285,6 +289,7 @@ async def test_an_update_beside_a_call_of_the_function_is_refused(conn: AsyncCon
     for statement in (
         "UPDATE eventstore.events SET ppnum = 'x' WHERE eventstore.redecode('[]') = 0",
         "UPDATE eventstore.events SET ppnum = 'x' /*\neventstore.redecode(jsonb)\n*/",
+        "UPDATE eventstore.events SET ppnum = 'x' WHERE position = 1 AND eventstore.redecode('[]') IS NOT NULL",
         "DO $$BEGIN PERFORM eventstore.redecode('[]'); UPDATE eventstore.events SET ppnum = 'x'; END$$",
         "DO $$BEGIN PERFORM eventstore.redecode('[]'); DELETE FROM eventstore.events; END$$",
     ):
@@ -293,9 +298,13 @@ async def test_an_update_beside_a_call_of_the_function_is_refused(conn: AsyncCon
     assert await rows(conn) == before
 
 
-SPOOFING = (
-    "DO $do$BEGIN EXECUTE E'UPDATE eventstore.events SET ppnum = ''x'' /*"
-    "\\nPL/pgSQL function eventstore.redecode(jsonb) line 5 */'; END$do$"
+FORGING = (
+    "UPDATE eventstore.events SET ppnum = 'x'",
+    (
+        "DO $do$BEGIN EXECUTE E'UPDATE eventstore.events SET ppnum = ''x'' /*"
+        "\\nPL/pgSQL function eventstore.redecode(jsonb) line 5 */'; END$do$"
+    ),
+    "DO $do$BEGIN PERMIT; UPDATE eventstore.events SET ppnum = 'x'; END$do$".replace("PERMIT", PERMIT),
 )
 
 
@@ -328,14 +337,50 @@ async def test_a_role_that_may_update_events_may_not_for_all_that(
                 await other.execute("SELECT eventstore.redecode('[]')")
             with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
                 await redecode(other, told=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
-            # The stack of calls shows the text of statements, which may say anything.
-            for statement in (
-                "UPDATE eventstore.events SET ppnum = 'x'",
-                SPOOFING,
-            ):
+            # As after GRANT ALL ON ALL TABLES: a permit that it writes itself is worth nothing.
+            await conn.execute(f"GRANT ALL ON eventstore.change_permits TO {other.info.user}".encode())
+            for statement in FORGING:
                 with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
                     await other.execute(statement.encode())
+            await conn.execute(f"REVOKE ALL ON eventstore.change_permits FROM {other.info.user}".encode())
     assert await rows(conn) == before
+
+
+async def test_a_role_that_may_execute_the_function_may_redecode(
+    database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    before = await rows(conn)
+    await change(conn, 1, ppnum="stale")
+    with a_role_that_may_update(postgres, database_url) as url:
+        async with store.connection(url, "redecoding") as other:
+            user = other.info.user
+            await conn.execute(f"REVOKE UPDATE ON eventstore.events FROM {user}".encode())
+            await conn.execute(f"GRANT EXECUTE ON FUNCTION eventstore.redecode(jsonb) TO {user}".encode())
+            done = await redecode(other, told=nothing)
+            await conn.execute(f"REVOKE EXECUTE ON FUNCTION eventstore.redecode(jsonb) FROM {user}".encode())
+    assert (done.changed, done.refused) == (1, 0)
+    assert await rows(conn) == before
+
+
+async def test_no_permit_outlives_the_function(conn: AsyncConnection) -> None:
+    await change(conn, 1, ppnum="stale")
+    with pytest.raises(errors.NotNullViolation):
+        await conn.execute("SELECT eventstore.redecode(%s)", ['[{"position": 1}]'])  # an event needs a time
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.change_permits") == 0
+    async with conn.transaction():
+        await redecode(conn, told=nothing)
+        with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
+            async with conn.transaction():
+                await conn.execute("UPDATE eventstore.events SET ppnum = 'x' WHERE position = 1")
+
+
+async def test_no_function_of_ours_reads_the_text_of_messages(conn: AsyncConnection) -> None:
+    """Postgres translates its messages, by a setting that only superusers can change."""
+    query = (
+        "SELECT p.proname FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'eventstore'::regnamespace"
+        " AND p.prosrc ~* 'pg_context|sqlerrm|message_text|pg_exception'"
+    )
+    assert await (await conn.execute(query)).fetchall() == []
 
 
 async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) -> None:

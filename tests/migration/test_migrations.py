@@ -29,7 +29,7 @@ from projections.migrate import (
     require_current_schema,
     upgrade,
 )
-from tests import store
+from tests import hostile, store
 from tests.fix_postgres import Server
 
 SHAPE = """
@@ -219,6 +219,14 @@ def test_migrations_that_run_at_once_wait_for_each_other(empty_database_url: str
     assert sorted(results, key=lambda result: result[0] or "") == [(None, head), *[(head, head)] * 3]
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_they_wait_outside_any_snapshot_whatever_isolation_is_preferred(empty_database_url: str, level: str) -> None:
+    hostile.make_hostile(empty_database_url, ("default_transaction_isolation", level))
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(upgrade, [empty_database_url] * 4))
+    assert {after for _, after in results} == {head_revision()}
+
+
 def test_a_migration_that_fails_leaves_nothing(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE SCHEMA eventstore")
@@ -229,6 +237,28 @@ def test_a_migration_that_fails_leaves_nothing(empty_database_url: str) -> None:
     assert shape(empty_database_url) == before
     with connected(empty_database_url) as connection:
         assert current_revision(connection) is None
+
+
+def test_a_view_that_uses_an_operator_of_somebody_else_is_made_again(empty_database_url: str) -> None:
+    """While public was searched, a view could come to use an operator that anybody had created there."""
+    upgrade(empty_database_url, "0004")
+    operators = "SELECT oid FROM pg_operator WHERE oprnamespace = 'public'::regnamespace"
+    users = f"SELECT FROM pg_depend WHERE refclassid = 'pg_operator'::regclass AND refobjid IN ({operators})".encode()
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("CREATE FUNCTION public.named(text, int) RETURNS text LANGUAGE sql AS 'SELECT $1'")
+        conn.execute("CREATE OPERATOR public.|| (FUNCTION = public.named, LEFTARG = text, RIGHTARG = int)")
+        conn.execute("CREATE FUNCTION public.shared(float8, int) RETURNS float8 LANGUAGE sql AS 'SELECT $1'")
+        conn.execute("CREATE OPERATOR public./ (FUNCTION = public.shared, LEFTARG = float8, RIGHTARG = int)")
+        written = {"OPERATOR(pg_catalog.||)": "||", "/ (poll.total)::double precision": "/ poll.total"}
+        for view in ("eventstore.event_log", "public.poll_results"):
+            (definition,) = conn.execute("SELECT pg_get_viewdef(%s::regclass)", [view]).fetchone() or ("",)
+            for shown, short in written.items():
+                definition = definition.replace(shown, short)
+            conn.execute(f"CREATE OR REPLACE VIEW {view} AS {definition}".encode())
+        assert len(conn.execute(users).fetchall()) == 2
+    upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url) as conn:
+        assert conn.execute(users).fetchall() == []
 
 
 def test_others_tables_are_left_alone(empty_database_url: str) -> None:

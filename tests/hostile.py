@@ -65,3 +65,86 @@ def make_hostile(url: str, *also: tuple[str, str]) -> dict[str, str]:
             command = sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET {} = {}")
             conn.execute(command.format(database, sql.SQL(name), written))
     return settings
+
+
+_TRAPS = """
+DO $do$
+DECLARE
+    one record;
+    body constant text := $$ LANGUAGE plpgsql
+        AS 'BEGIN RAISE EXCEPTION ''a trap in schema public was called: {}''; END'$$;
+BEGIN
+    -- A function or an operator of the very types that a call has is preferred to a catalogue's that takes any type.
+    FOR one IN SELECT * FROM (VALUES
+        ('cardinality', 'text[]', 'integer'), ('unnest', 'text[]', 'SETOF text'),
+        ('array_position', 'text[], text', 'int'),
+        ('array_agg', 'text', 'text[]'), ('count', 'text', 'bigint'), ('format', 'text, text, text', 'text'),
+        ('row', 'text, text', 'text'), ('coalesce', 'text, text', 'text'),
+        ('jsonb_build_object', 'text, bigint', 'jsonb'), ('projections_fold', 'bigint', 'bigint')
+    ) AS made (name, takes, gives)
+    LOOP
+        EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s %s', one.name, one.takes, one.gives,
+                       replace(body, '{}', one.name));
+    END LOOP;
+    -- Where the search path names public before pg_catalog, those of the same types are, too.
+    FOR one IN
+        SELECT p.proname AS name, pg_get_function_identity_arguments(p.oid) AS takes,
+               pg_get_function_result(p.oid) AS gives
+        FROM pg_proc AS p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND p.provariadic = 0
+        AND p.proname = ANY(%(functions)s) AND NOT EXISTS (
+            SELECT FROM unnest(array_append(p.proargtypes, p.prorettype)) AS used (type)
+            JOIN pg_type AS t ON t.oid = used.type WHERE t.typtype = 'p' AND t.typname <> 'void'
+        )
+    LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION public.%I(%s) RETURNS %s %s', one.name, one.takes, one.gives,
+                       replace(body, '{}', one.name));
+    END LOOP;
+    FOR one IN
+        SELECT o.oprname AS name, l.oid::regtype AS left_type, r.oid::regtype AS right_type
+        FROM pg_operator AS o JOIN pg_type AS l ON l.oid = o.oprleft JOIN pg_type AS r ON r.oid = o.oprright
+        WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oprname = ANY(%(operators)s)
+        AND l.typname = ANY(%(types)s) AND r.typname = ANY(%(types)s)
+        UNION VALUES ('||', 'text'::regtype, 'integer'::regtype), ('/', 'float8', 'integer'),
+                     ('=', 'bigint', 'integer'), ('-', 'bigint', 'integer'), ('<>', 'bigint', 'integer')
+    LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION public.trap(%1$s, %2$s) RETURNS boolean %3$s', one.left_type,
+                       one.right_type, replace(body, '{}', 'an operator'));
+        EXECUTE format('CREATE OPERATOR public.%1$s (FUNCTION = public.trap, LEFTARG = %2$s, RIGHTARG = %3$s)',
+                       one.name, one.left_type, one.right_type);
+    END LOOP;
+    FOR one IN SELECT unnest(%(types)s) AS name
+    LOOP
+        EXECUTE format('CREATE DOMAIN public.%I AS pg_catalog.text CHECK (VALUE IS NULL)', one.name);
+    END LOOP;
+END
+$do$
+"""
+_TRAPPED_FUNCTIONS = (
+    *("set_config", "current_setting", "to_regclass", "to_regnamespace", "clock_timestamp", "transaction_timestamp"),
+    *("pg_advisory_xact_lock", "pg_try_advisory_lock", "pg_try_advisory_xact_lock", "pg_advisory_unlock_all"),
+    *("pg_try_advisory_lock_shared", "has_database_privilege", "has_function_privilege", "octet_length"),
+    *("current_schema", "version", "pg_get_userbyid", "timezone", "format_type", "starts_with", "current_database"),
+    "obj_description",
+)
+_TRAPPED_OPERATORS = (*"=<>+-*/~&", "<>", "<=", ">=", "||", "->", "->>", "!~", "@>", ">>")
+_TRAPPED_TYPES = (
+    *("text", "int4", "int8", "int2", "oid", "name"),
+    *("bytea", "timestamptz", "jsonb", "bool", "float8", "regclass"),
+)
+
+
+def set_traps(url: str) -> None:
+    """Put functions, operators and types that fail into schema public, each preferred to Postgres's own if it is seen.
+
+    Args:
+        url: a database, for a role that may create things in its schema public.
+
+    """
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SET search_path = pg_catalog")
+        given = {"functions": _TRAPPED_FUNCTIONS, "operators": _TRAPPED_OPERATORS, "types": _TRAPPED_TYPES}
+        literals = {name: sql.SQL("{}::text[]").format(list(values)) for name, values in given.items()}
+        statement = _TRAPS.replace("{", "{{").replace("}", "}}")
+        for name in given:
+            statement = statement.replace(f"%({name})s", f"{{{name}}}")
+        conn.execute(sql.SQL(statement).format(**literals))

@@ -83,7 +83,7 @@ async def connection(url: str, name: str = "test", waits: Waits = QUICK) -> Asyn
     conn = await connect(url, name=name, waits=waits)
     try:
         # Tests read tables as people do, whose search path has public; the engine's own sessions keep theirs.
-        await conn.execute("SET search_path = pg_catalog, public, pg_temp")
+        await conn.execute("SET search_path = public")
         yield conn
     finally:
         await conn.close()

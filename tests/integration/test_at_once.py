@@ -213,6 +213,7 @@ async def test_a_skip_that_is_recorded_while_a_window_begins_holds_for_it(
             assert await fold(one, own) is Step.AT_HEAD
         await append(conn, poison := told())
         await conn.execute(_HELD_UP)
+        await own.execute("SET row_security = on")
         await conn.execute("SELECT pg_advisory_lock(7)")
         folding_it = asyncio.create_task(fold(one, own))
         await store.blocked(conn, own.info.backend_pid)

@@ -125,7 +125,7 @@ async def _build(
             for projection in projections:
                 skipped = await checkpoint.skips(conn, projection.name, projection.version)
                 run = await runs.next_run(conn)
-                shadow = Shadow(conn, projection, skipped, run=run, logged=True)
+                shadow = Shadow(conn, projection, skipped, run=run, logged=True, fold_timeout=settings.fold_timeout)
                 await runs.begin(conn, run, projection, shadow.fingerprint, session_name(f"as-of {into}"), into=into)
                 shadows.append((run, shadow))
                 await shadow.begin()

@@ -11,6 +11,7 @@
     ├── RebuildLost               another rebuild of the same projection began anew
     ├── RebuildRefused            a rebuild would change more than it may
     └── HandleFailed              a fold written in Python raised an error
+        └── HandleTooSlow         it took longer for one event than it may
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class RebuildRefused(ProjectionsError):
 
 class HandleFailed(ProjectionsError):
     """A fold written in Python raised an error; the message repeats it, without the event's phone number."""
+
+
+class HandleTooSlow(HandleFailed):
+    """A fold written in Python took longer for one event than it may."""
 
 
 def may_be_an_events(error: BaseException) -> bool:

@@ -66,14 +66,16 @@ class StatementFold:
                 await cursor.execute(statement, [window[name] for name in names], prepare=True)
 
 
-def fold_of(projection: Projection, schemas: Schemas | None = None) -> Fold:
+def fold_of(projection: Projection, schemas: Schemas | None = None, *, handle_timeout: float | None = None) -> Fold:
     """Return what folds a projection.
 
     Args:
         projection: which.
         schemas: other schemas for those of its tables (``public``) and of the events (``eventstore``); None for none.
+        handle_timeout: seconds that ``handle`` may take for one event; None for any. Of statements, whoever runs the
+            fold sets Postgres's ``statement_timeout``.
 
     """
     if isinstance(projection, PythonProjection):
-        return PythonFold(projection, schemas)
+        return PythonFold(projection, schemas, handle_timeout)
     return StatementFold(projection, schemas)

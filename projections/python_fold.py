@@ -21,7 +21,7 @@ from sqlalchemy import BigInteger, Boolean, Executable, Table, Text, bindparam, 
 from eventstore.contracts import Event
 from eventstore.read import PAGE_BYTES, PAGE_EVENTS
 from eventstore.redact import redact
-from projections.errors import HandleFailed, InvalidProjection
+from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
 from projections.guarded_rows import DELETED, EVENT_ID, GuardedTable, Latest
 from projections.projection import Projection, Window
 from projections.statements import Schemas, compiled
@@ -103,13 +103,17 @@ class PythonFold:
     Args:
         projection: whose fold it is.
         schemas: other schemas for those of its tables and of the events; None for none.
+        handle_timeout: seconds that ``handle`` may take for one event, which is known once it returns; None for any.
 
     """
 
     in_pipeline = False
 
-    def __init__(self, projection: PythonProjection, schemas: Schemas | None = None) -> None:
+    def __init__(
+        self, projection: PythonProjection, schemas: Schemas | None = None, handle_timeout: float | None = None
+    ) -> None:
         self._projection = projection
+        self._handle_timeout = handle_timeout
         (page,) = projection.fold(Window(projection.handles))
         self._page, self._constants = compiled(page, schemas)
         self._tables = {table: GuardedTable(table, schemas) for table in projection.tables}
@@ -120,7 +124,7 @@ class PythonFold:
         """Fold positions lo < p <= hi; ``told`` is called now and then with the position of the event just handled.
 
         Raises:
-            HandleFailed: ``handle`` raised an error.
+            HandleFailed: ``handle`` raised an error, or took too long for one event.
             InvalidProjection: it returned what can't be a row.
             psycopg.Error: the database failed, or refuses a row.
 
@@ -148,11 +152,14 @@ class PythonFold:
                 await self._tables[table].write(conn, rows)
 
     def _handled(self, event: Event) -> Iterable[tuple[Table, tuple[Any, ...], Mapping[str, Any]]]:
+        began = monotonic()
         try:
             rows = list(self._projection.handle(event))
         except Exception as error:
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise HandleFailed(_without_phone_number(said, event)) from error
+        if self._handle_timeout is not None and (took := monotonic() - began) > self._handle_timeout:
+            raise HandleTooSlow(f"handle took {took:.1f} s")
         for row in rows:
             if not isinstance(row, Row | Tombstone):
                 raise InvalidProjection(f"handle returned a {type(row).__name__}: it must be a Row or a Tombstone")

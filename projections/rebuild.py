@@ -170,7 +170,9 @@ class _Rebuild:
         projection = self._projection
         skipped = await checkpoint.skips(self._conn, projection.name, projection.version)
         self._run = await runs.next_run(self._conn)
-        self._shadow = Shadow(self._conn, projection, skipped, run=self._run, is_rebuild=True)
+        self._shadow = Shadow(
+            self._conn, projection, skipped, run=self._run, is_rebuild=True, fold_timeout=self._settings.fold_timeout
+        )
         self._difference = Difference(self._conn, self._shadow)
         holder = session_name(f"rebuild {projection.name}")
         await runs.begin(self._conn, self._run, projection, self._shadow.fingerprint, holder, dry_run=self._dry_run)

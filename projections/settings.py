@@ -17,6 +17,10 @@ _WORK_MEM = range(64, 2**31)
 """What Postgres takes, in kilobytes."""
 
 
+FOLD_TIMEOUT = 120.0
+"""Seconds that a statement of a fold may take, if not set otherwise."""
+
+
 class WorkerSettings(BaseSettings):
     """How a worker works. Waits are in seconds."""
 
@@ -26,6 +30,10 @@ class WorkerSettings(BaseSettings):
     poll: float = Field(1.0, gt=0, description="between looks at the log when nothing is notified")
     retry_first: float = Field(1.0, gt=0, description="before a failed projection is first tried again; then doubled")
     retry_cap: float = Field(60.0, gt=0, description="the longest such wait")
+    # Postgres takes whole milliseconds, and 0 means for ever.
+    fold_timeout: float = Field(
+        FOLD_TIMEOUT, ge=0.002, le=2_147_483, description="for a statement of a fold, or for handle of one event"
+    )
 
 
 class ReplaySettings(BaseSettings):
@@ -38,6 +46,9 @@ class ReplaySettings(BaseSettings):
     # Postgres takes whole milliseconds, and 0 means for ever.
     lock_timeout: float = Field(
         5.0, ge=0.001, le=2_147_483, description="for any lock, before it is let go and tried again"
+    )
+    fold_timeout: float = Field(
+        FOLD_TIMEOUT, ge=0.002, le=2_147_483, description="for a statement of a fold, or for handle of one event"
     )
     rest: int = Field(2_000, ge=0, description="events that may be left to fold under the checkpoint's lock")
 

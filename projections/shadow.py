@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from psycopg import AsyncConnection, errors, sql
@@ -19,12 +20,13 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetCol
 
 from eventstore.errors import describe
 from eventstore.locks import lock_key
-from projections import checkpoint
+from projections import budget, checkpoint
 from projections.errors import CannotFold, ProjectionsError, RebuildLost, may_be_an_events
 from projections.fingerprint import fingerprint
 from projections.fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.python_fold import Told
+from projections.settings import FOLD_TIMEOUT
 from projections.statements import ddl
 
 SHADOW_SCHEMA = "projections_shadow"
@@ -49,6 +51,7 @@ _MOVE = sql.SQL(
     "UPDATE {} SET position = CASE WHEN"
     " (SELECT count(*) FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s) = %(events)s"
     " THEN %(hi)s END WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s"
+    " RETURNING set_config('statement_timeout', %(timeout)s, true)"
 ).format(_POSITIONS)
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
@@ -69,6 +72,7 @@ class Shadow:
         run: a number that no other run has.
         is_rebuild: whether ``run`` is the id of a row in ``projections.rebuilds``, which then shows the position too.
         logged: whether the tables survive a crash of the server; those that are thrown away need not.
+        fold_timeout: seconds that a statement of the fold may take, or ``handle`` for one event.
 
     Attributes:
         position: every event up to here is folded.
@@ -84,6 +88,7 @@ class Shadow:
         run: int,
         is_rebuild: bool = False,
         logged: bool = False,
+        fold_timeout: float = FOLD_TIMEOUT,
     ) -> None:
         self.projection = projection
         self.skipped = list(skipped)
@@ -94,7 +99,9 @@ class Shadow:
         self._is_rebuild = is_rebuild
         self._logged = logged
         self._mark = f"projections: shadow of {projection.name}"
-        self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA})
+        self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
+        self._budget = fold_timeout
+        self._slow_event: int | None = None
 
     async def begin(self) -> None:
         """Make the tables anew, empty; whatever was left of an earlier shadow goes.
@@ -192,6 +199,7 @@ class Shadow:
         size = window
         while self.position < up_to:
             hi = min(self.position + size, up_to)
+            began = monotonic()
             try:
                 async with self._conn.transaction():
                     await self._fold_window(hi, told)
@@ -201,9 +209,9 @@ class Shadow:
             except Exception as error:  # a fold written in Python may raise anything
                 if self._conn.broken or self._conn.closed:
                     raise
-                size = await self._halved(hi, error)
+                size = await self._shortened(hi, error, monotonic() - began)
                 continue
-            size = min(size * 2, window)
+            size = budget.longer(size, window, monotonic() - began, self._budget)
             if told is not None:
                 told(hi)
 
@@ -217,6 +225,7 @@ class Shadow:
         position = self.position
         try:
             await self.fold_to(hi, hi - position)
+            await self._conn.execute("SET LOCAL statement_timeout TO DEFAULT")
         finally:
             self.position = position
 
@@ -240,27 +249,35 @@ class Shadow:
     async def _fold_window(self, hi: int, told: Told | None) -> None:
         lo = self.position
         move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi, "events": hi - lo}
+        move["timeout"] = budget.milliseconds(self._budget)
         moved = await self._conn.execute(_MOVE, move)
         if moved.rowcount != 1:
             raise RebuildLost(self.projection.name)
         await self._fold.run(self._conn, lo, hi, self.skipped, told)
         await self._note(hi)
 
-    async def _halved(self, hi: int, error: Exception) -> int:
+    async def _shortened(self, hi: int, error: Exception, seconds: float) -> int:
         """Return the size of the next window after one failed; when it was of one event, raises what is wrong."""
         lo = self.position
+        too_slow = budget.is_too_slow(error, seconds, self._budget)
         if (gap := await checkpoint.missing(self._conn, lo, hi)) is not None:
             raise CannotFold(f"{self.projection.name}: positions {gap[0]}..{gap[1]} missing") from error
-        if hi - lo > 1:
-            return (hi - lo) // 2
-        if not may_be_an_events(error):
+        if hi - lo > 1 and (too_slow or not budget.is_others_doing(error)):
+            return budget.shorter(hi - lo, too_slow=too_slow)
+        if too_slow and self._slow_event != hi:
+            self._slow_event = hi
+            return 1
+        if not too_slow and not may_be_an_events(error):
             said = f"{self.projection.name}: behind position {lo}: {describe(error)}"
             raise CannotFold(said) from error
         query = "SELECT event_id FROM eventstore.events WHERE position = %s"
         row = await (await self._conn.execute(query, [hi])).fetchone()
         event_id = row[0] if row else "?"
+        what = describe(error)
+        if too_slow:
+            what = f"it took longer to fold than {self._budget:g} s, twice (PROJECTIONS_REBUILD_FOLD_TIMEOUT)"
         raise CannotFold(
-            f"{self.projection.name}: event {event_id} at position {hi}: {describe(error)};"
+            f"{self.projection.name}: event {event_id} at position {hi}: {what};"
             f" mend the projection, or projections skip {self.projection.name} --event-id {event_id} --why '…'"
         ) from error
 

@@ -69,7 +69,7 @@ async def _verify(
                 f" {projection.version}: run projections rebuild {projection.name}"
             )
         skipped = await checkpoint.skips(conn, projection.name, projection.version)
-        shadow = Shadow(conn, projection, skipped, run=await next_run(conn))
+        shadow = Shadow(conn, projection, skipped, run=await next_run(conn), fold_timeout=settings.fold_timeout)
         difference = Difference(conn, shadow)
         await shadow.begin()
         await difference.check()

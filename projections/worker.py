@@ -6,7 +6,8 @@ position is not folded. A failure stops this projection at its checkpoint, with 
 on. NOTIFY is a hint only: without it, the next poll finds what there is.
 
 When a window fails, the next one is half as long, and so on: what precedes the event that can't be folded is folded,
-and the error names the event.
+and the error names the event. A window that takes too long is one that fails (see :mod:`projections.budget`); what
+others do to it, by a lock or by cancelling it, is not: the projection stops there, and tries again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from eventstore.errors import describe, storable
 from eventstore.ingest.backoff import Backoff
 from eventstore.session_settings import FOLDING
 from eventstore.waits import Waits
-from projections import checkpoint
+from projections import budget, checkpoint
 from projections.at_once import AtOnce
 from projections.bell import Bell
 from projections.checkpoint import Checkpoint, State
@@ -67,6 +68,8 @@ class _Failed(Exception):
     hi: int
     error: str
     by_event: bool
+    too_slow: bool
+    by_others: bool
 
 
 class Worker:
@@ -88,12 +91,13 @@ class Worker:
         self.last: Step | None = None
         self.not_migrated: str | None = None
         self._url = url
-        self._fold = fold_of(projection)
+        self._fold = fold_of(projection, handle_timeout=settings.fold_timeout)
         self._at_once = None if isinstance(projection, PythonProjection) else AtOnce(projection)
         self._is_usual = False
         self._waits = waits
         self._settings = settings
         self._size = settings.batch_size
+        self._slow_event: int | None = None
         self._told: str | None = None
         self._looked = False
         self._busy_since: float | None = None
@@ -155,7 +159,8 @@ class Worker:
 
     async def _open(self) -> AsyncConnection[Any]:
         name = f"projections run {self.projection.name}"
-        return await connect(self._url, name=name, waits=self._waits, settings=FOLDING)
+        limits = budget.session_settings(self._settings.fold_timeout)
+        return await connect(self._url, name=name, waits=self._waits, settings={**FOLDING, **limits})
 
     async def _until_migrated(self, conn: AsyncConnection[Any]) -> None:
         """Wait until all tables are there; the other projections go on meanwhile."""
@@ -192,16 +197,19 @@ class Worker:
 
     async def _step_at_once(self, conn: AsyncConnection[Any], at_once: AtOnce) -> Step | None:
         """Do what a step mostly comes to; None, and nothing done, when it is to be looked at."""
+        began = monotonic()
         try:
             taken = await at_once.fold(conn, self._size)
-        except psycopg.Error:
+        except psycopg.Error as error:
             if conn.broken or conn.closed:
                 raise
             await conn.rollback()
+            if budget.is_too_slow(error, monotonic() - began, self._settings.fold_timeout):
+                self._size = budget.shorter(self._size, too_slow=True)
             return None
         if taken is None or taken.hi < taken.lo:
             return None
-        return self._folded(taken.hi, taken.head) if taken.hi > taken.lo else Step.AT_HEAD
+        return self._folded(taken.hi, taken.head, monotonic() - began) if taken.hi > taken.lo else Step.AT_HEAD
 
     async def _step(self, conn: AsyncConnection[Any]) -> Step:
         at = await checkpoint.take(conn, self.projection.name)
@@ -219,13 +227,15 @@ class Worker:
         if hi <= at.position:
             await conn.rollback()
             return Step.AT_HEAD
+        began = monotonic()
         await self._fold_window(conn, at, hi)
-        return self._folded(hi, at.head)
+        return self._folded(hi, at.head, monotonic() - began)
 
-    def _folded(self, hi: int, head: int) -> Step:
+    def _folded(self, hi: int, head: int, seconds: float) -> Step:
         self.position = hi
         self.windows += 1
-        self._size = min(self._size * 2, self._settings.batch_size)
+        self._size = budget.longer(self._size, self._settings.batch_size, seconds, self._settings.fold_timeout)
+        self._slow_event = None
         self._told = None
         if monotonic() - self._said_at >= PROGRESS_SECONDS:
             self._said_at = monotonic()
@@ -275,6 +285,7 @@ class Worker:
     async def _fold_window(self, conn: AsyncConnection[Any], at: Checkpoint, hi: int) -> None:
         lo = at.position
         move = {"name": self.projection.name, "lo": lo, "hi": hi}
+        began = monotonic()
         try:
             async with conn.pipeline() if self._fold.in_pipeline else nullcontext():
                 await self._fold.run(conn, lo, hi, at.skipped)
@@ -286,15 +297,22 @@ class Worker:
             ):
                 raise
             said = storable(str(error)) if isinstance(error, HandleFailed) else describe(error)
-            raise _Failed(at, hi, said, may_be_an_events(error)) from error
+            if too_slow := budget.is_too_slow(error, monotonic() - began, self._settings.fold_timeout):
+                said = f"it took longer to fold than {self._settings.fold_timeout:g} s (PROJECTIONS_FOLD_TIMEOUT)"
+            by_event = too_slow or may_be_an_events(error)
+            by_others = not too_slow and budget.is_others_doing(error)
+            raise _Failed(at, hi, said, by_event, too_slow, by_others) from error
 
     async def _note_failure(self, conn: AsyncConnection[Any], failed: _Failed) -> Step:
         lo, hi = failed.at.position, failed.hi
         if (gap := await checkpoint.missing(conn, lo, hi)) is not None:
             return await self._stop(conn, failed.at, f"positions {gap[0]}..{gap[1]} missing")
-        if hi - lo > 1:
-            self._size = (hi - lo) // 2
+        if hi - lo > 1 and not failed.by_others:
+            self._size = budget.shorter(hi - lo, too_slow=failed.too_slow)
             return Step.FOLDED
+        if failed.too_slow and self._slow_event != hi:
+            self._size, self._slow_event = 1, hi
+            return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}; trying it once more")
         if not failed.by_event:
             return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}")
         row = await (await conn.execute("SELECT event_id FROM eventstore.events WHERE position = %s", [hi])).fetchone()
@@ -305,7 +323,10 @@ class Worker:
         backoff = Backoff(self._settings.retry_first, self._settings.retry_cap)
         backoff.attempts = at.failures
         wait = timedelta(seconds=backoff.next())
-        await checkpoint.fail(conn, self.projection.name, self.projection.version, at.position, error, wait)
+        try:
+            await checkpoint.fail(conn, self.projection.name, self.projection.version, at.position, error, wait)
+        except psycopg.errors.LockNotAvailable:  # somebody else has the checkpoint, and folds or rebuilds
+            return Step.BUSY
         self._tell(error)
         return Step.STOPPED
 

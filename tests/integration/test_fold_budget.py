@@ -1,0 +1,239 @@
+"""A fold that takes too long stops at the event that takes it, and nobody else's delay is an event's fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from time import sleep
+from typing import ClassVar
+
+import pytest
+from psycopg import AsyncConnection, errors
+from sqlalchemy import Boolean, Column, Executable, MetaData, Table, Text, case, func, insert, select
+from sqlalchemy.schema import CreateTable
+
+from eventstore.contracts import Event
+from projections import budget, manage
+from projections.errors import CannotFold, HandleTooSlow
+from projections.projection import Projection, Window
+from projections.python_fold import PythonProjection, Row, Tombstone
+from projections.statements import DIALECT
+from projections.worker import Step, Worker
+from tests import folding, oracle, rebuilding, store
+from tests.folding import HALF_HOUR, append, connected, fold, stand, told, worker
+
+SLOW = "12300000777"
+"""Whom it takes very long to fold."""
+
+seen = Table(
+    "seen",
+    MetaData(schema="public"),
+    Column("app", Text, primary_key=True),
+    Column("ppnum", Text, primary_key=True),
+    Column("event_id", Text(collation="C"), nullable=False),
+    Column("deleted", Boolean, nullable=False),
+)
+
+
+class Slow(Projection):
+    """Sleeps in Postgres over one person, for longer than any test lives."""
+
+    name: ClassVar[str] = "slow"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
+    tables: ClassVar[tuple[Table, ...]] = (seen,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+    seconds: ClassVar[float] = folding.NEVER
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        e = window.events
+        slept = case((e.c.ppnum == SLOW, func.coalesce(func.length(func.pg_sleep(self.seconds).cast(Text)), 0) > 99))
+        rows = select(e.c.app, e.c.ppnum, e.c.event_id, func.coalesce(slept, False))
+        return [insert(seen).from_select(["app", "ppnum", "event_id", "deleted"], rows)]
+
+
+class SlowHandle(PythonProjection):
+    """Sleeps in Python over one person, for a little longer than the tests' budget."""
+
+    name: ClassVar[str] = "slow_handle"
+    version: ClassVar[int] = 1
+    handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
+    tables: ClassVar[tuple[Table, ...]] = (seen,)
+    partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
+
+    def handle(self, event: Event) -> Iterable[Row | Tombstone]:
+        if event.ppnum == SLOW:
+            sleep(1.1)
+        return [Row(seen, {"app": event.app, "ppnum": event.ppnum})]
+
+
+both = pytest.mark.parametrize("projection", [Slow, SlowHandle])
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await conn.execute(str(CreateTable(seen).compile(dialect=DIALECT)).encode())
+        yield conn
+
+
+def people(count: int, first: int = 1) -> list[oracle.Record]:
+    return [told(ppnum=f"123000{number:05}") for number in range(first, first + count)]
+
+
+async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, name: str) -> str:
+    """Fold until the error names an event; returns the error."""
+
+    async def named() -> bool:
+        await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+        await fold(one, own)
+        return ((await stand(conn, name)).last_error or "").startswith("event ")
+
+    await store.until(named, "that an event is named")
+    return str((await stand(conn, name)).last_error)
+
+
+@both
+async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_and_skip_works(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    slow = told(ppnum=SLOW)
+    await append(conn, *people(7), slow, *people(5, 20))
+    one = worker(database_url, projection(), fold_timeout=1.0)
+    async with connected(one) as own:
+        error = await until_named(one, own, conn, projection.name)
+        now = await stand(conn, projection.name)
+        assert (now.state, now.position) == ("failed", 7)
+        assert error == (
+            f"event {slow.event_id} at position 8: it took longer to fold than 1 s (PROJECTIONS_FOLD_TIMEOUT)"
+        )
+        await manage.skip(conn, projection.name, slow.event_id, "it takes for ever", 1)
+        assert await fold(one, own) is Step.AT_HEAD
+    assert (await stand(conn, projection.name)).position == 13
+    assert await folding.rows_of(conn, "seen") == 12
+
+
+async def test_an_event_that_takes_too_long_once_is_tried_again_before_it_is_named(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    """Once may have been a machine that stood still."""
+    await append(conn, told(ppnum=SLOW))
+    one = worker(database_url, Slow(), fold_timeout=0.3, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        assert await fold(one, own) is Step.STOPPED
+        said = (await stand(conn, "slow")).last_error
+        assert said == (
+            "behind position 0: it took longer to fold than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); trying it once more"
+        )
+
+
+async def test_an_event_of_the_usual_one_message_window_that_takes_too_long_is_named_too(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    one = worker(database_url, Slow(), fold_timeout=0.3)
+    async with connected(one) as own:
+        for number in range(3):
+            await append(conn, *people(1, number + 1))
+            assert await fold(one, own) is Step.AT_HEAD
+        await append(conn, told(ppnum=SLOW))
+        error = await until_named(one, own, conn, "slow")
+    assert "at position 4: it took longer" in error
+
+
+async def test_a_lock_that_others_hold_is_no_events_fault(database_url: str, conn: AsyncConnection) -> None:
+    """The projection says so, and goes on once they let go."""
+    await append(conn, *people(3))
+    one = worker(database_url, Slow(), fold_timeout=0.6)
+    async with connected(one) as own, store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE public.seen IN SHARE MODE")
+            for _ in range(3):
+                await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+                assert await one.step(own) is Step.STOPPED
+                said = (await stand(conn, "slow")).last_error
+                assert said == "behind position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
+        await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+        assert await fold(one, own) is Step.AT_HEAD
+
+
+async def test_a_statement_that_somebody_cancels_is_no_events_fault(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, told(ppnum=SLOW))
+    one = worker(database_url, Slow(), fold_timeout=HALF_HOUR)
+    async with connected(one) as own:
+        for _ in range(3):
+            await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+            step = asyncio.create_task(one.step(own))
+
+            async def cancelled() -> object:
+                sleeping = (
+                    "SELECT bool_or(pg_cancel_backend(pid)) FROM pg_stat_activity"
+                    " WHERE pid = %s AND wait_event = 'PgSleep'"
+                )
+                return await store.value(conn, sleeping, own.info.backend_pid)
+
+            await store.until(cancelled, "that it sleeps, and is cancelled")
+            assert await step is Step.STOPPED
+            said = (await stand(conn, "slow")).last_error
+            assert said == "behind position 0: canceling statement due to user request (SQLSTATE 57014)"
+
+
+async def test_an_event_that_took_too_long_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:
+    await append(conn, *people(1))
+    one = worker(database_url, Slow(), fold_timeout=0.3)
+    async with connected(one) as own:
+        await conn.execute("ALTER TABLE public.seen ADD CONSTRAINT slowly CHECK (length(pg_sleep(600)::text) >= 0)")
+        assert await fold(one, own) is Step.STOPPED
+        assert "trying it once more" in str((await stand(conn, "slow")).last_error)
+        await conn.execute("ALTER TABLE public.seen DROP CONSTRAINT slowly")
+        await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
+        assert await fold(one, own) is Step.AT_HEAD
+    assert (await stand(conn, "slow")).last_error is None
+
+
+@both
+async def test_a_rebuild_and_a_verification_name_an_event_that_takes_too_long(
+    database_url: str, conn: AsyncConnection, projection: type[Projection]
+) -> None:
+    slow = told(ppnum=SLOW)
+    await append(conn, *people(5), slow, *people(5, 20))
+    one = projection()
+    async with connected(worker(database_url, one)):
+        await conn.execute("UPDATE projections.checkpoints SET position = 11")
+    for work in (rebuilding.rebuild, rebuilding.verify):
+        with pytest.raises(CannotFold) as caught:
+            await work(database_url, one, fold_timeout=1.0)
+        assert str(caught.value).startswith(
+            f"{one.name}: event {slow.event_id} at position 6: it took longer to fold than 1 s, twice"
+            " (PROJECTIONS_REBUILD_FOLD_TIMEOUT); mend the projection, or projections skip"
+        )
+    await conn.execute("UPDATE projections.checkpoints SET position = 5")
+    await manage.skip(conn, one.name, slow.event_id, "it takes for ever", 1)
+    await conn.execute("UPDATE projections.checkpoints SET position = 11")
+    done = await rebuilding.rebuild(database_url, one, fold_timeout=1.0)
+    assert rebuilding.total(done) == 10
+
+
+# The rules themselves
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "expected"),
+    [
+        (errors.QueryCanceled(), 2.0, True),
+        (errors.QueryCanceled(), 1.99, False),
+        (HandleTooSlow(), 0.0, True),
+        (errors.LockNotAvailable(), 5.0, False),
+        (ValueError(), 5.0, False),
+    ],
+)
+def test_only_the_budget_itself_makes_a_fold_too_slow(error: Exception, seconds: float, expected: bool) -> None:
+    assert budget.is_too_slow(error, seconds, 2.0) is expected
+
+
+def test_windows_shrink_fast_when_slow_and_grow_only_while_they_are_quick() -> None:
+    assert budget.shorter(10_000, too_slow=True) == 100
+    assert budget.shorter(10_000, too_slow=False) == 5_000
+    assert budget.shorter(3, too_slow=True) == budget.shorter(1, too_slow=False) == 1
+    assert budget.longer(100, 10_000, seconds=1.0, budget=10.0) == 200
+    assert budget.longer(100, 10_000, seconds=2.5, budget=10.0) == 100
+    assert budget.longer(100, 150, seconds=0.0, budget=10.0) == 150

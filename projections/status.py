@@ -11,11 +11,15 @@ from psycopg.rows import class_row
 
 from eventstore.contracts import Contract
 from eventstore.locks import app_lock, holder_of
-from projections.checkpoint import ahead_of_log
+from projections.checkpoint import State, ahead_of_log
+from projections.folders import Folder, read_folders
 from projections.projection import Projection
 from projections.read_models.event_types import EventType
 from projections.registry import Registry
 from projections.user_tables import missing_table
+
+NEW = "new"
+"""The state of a projection before its first run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class ProjectionStatus:
 
     ``state`` is the checkpoint's, or ``new`` before its first run; ``version`` is the rows', ``code_version`` this
     code's (None for a projection that isn't installed here); ``redecoded_at`` is when events that it folded were read
-    otherwise (None since it was rebuilt); ``skipped`` counts events passed over, and ``skips`` are these.
+    otherwise (None since it was rebuilt); ``skipped`` counts events passed over, and ``skips`` are these; ``folded_by``
+    are the sessions that fold it now. ``problem`` is what somebody must do something about, besides the error;
+    ``note`` is that, or else what is good to know.
     """
 
     name: str
@@ -70,6 +76,13 @@ class ProjectionStatus:
     skipped: int
     note: str | None = None
     skips: tuple[Skip, ...] = ()
+    folded_by: tuple[Folder, ...] = ()
+    problem: str | None = None
+
+    @property
+    def shown_state(self) -> str:
+        """The state, for people: one that is to run and that nobody folds stands still."""
+        return "stopped (nobody folds)" if self.state == State.RUNNING and not self.folded_by else self.state
 
 
 @dataclass(frozen=True)
@@ -160,15 +173,21 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
     waited = first[0] if first else 0.0
     lacking = await _lacking(conn, registry)
     names = sorted({*found, *registry.projections, *registry.broken})
-    projections = [
-        replace(
-            found.get(name) or _new(name, head, waited),
-            code_version=projection.version if (projection := registry.projections.get(name)) else None,
-            note=_note(found.get(name), name, registry, apps, lacking, head),
-            skips=tuple(skips.get(name, ())),
+    folders = await read_folders(conn, names)
+    projections = []
+    for name in names:
+        projection = registry.projections.get(name)
+        problem = _problem(found.get(name), name, registry, lacking, head)
+        projections.append(
+            replace(
+                found.get(name) or _new(name, head, waited),
+                code_version=projection.version if projection else None,
+                note=problem or (_remark(projection, apps) if projection else None),
+                problem=problem,
+                skips=tuple(skips.get(name, ())),
+                folded_by=folders.get(name, ()),
+            )
         )
-        for name in names
-    ]
     return Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
 
 
@@ -186,18 +205,13 @@ async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
 
 
 def _new(name: str, head: int, waited: float) -> ProjectionStatus:
-    return ProjectionStatus(name, "new", None, None, 0, head, waited, None, None, None, None, 0)
+    return ProjectionStatus(name, NEW, None, None, 0, head, waited, None, None, None, None, 0)
 
 
-def _note(
-    row: ProjectionStatus | None,
-    name: str,
-    registry: Registry,
-    apps: list[AppStatus],
-    lacking: dict[str, str | None],
-    head: int,
+def _problem(
+    row: ProjectionStatus | None, name: str, registry: Registry, lacking: dict[str, str | None], head: int
 ) -> str | None:
-    """Say what is to be known of a projection that its checkpoint doesn't tell."""
+    """Return what somebody must do something about, and its checkpoint doesn't tell."""
     projection = registry.projections.get(name)
     if projection is None:
         return registry.broken.get(name, "not installed here")
@@ -207,8 +221,10 @@ def _note(
             if columns is None:
                 return missing_table(table.name)
             return f"table {table.name} lacks {columns}; run projections migrate"
-    if row is not None and (said := _of_rows(row, projection, head)):
-        return said
+    return _of_rows(row, projection, head) if row is not None else None
+
+
+def _remark(projection: Projection, apps: list[AppStatus]) -> str | None:
     if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:
         silent = [app.app for app in apps if app.contract == Contract.PCS_EXTERNAL_V1]
         return f"no poll events come under {Contract.PCS_EXTERNAL_V1.value}: {', '.join(silent)}" if silent else None

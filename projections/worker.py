@@ -35,6 +35,7 @@ from projections.bell import Bell
 from projections.checkpoint import Checkpoint, State
 from projections.errors import HandleFailed, may_be_an_events
 from projections.fold import fold_of
+from projections.folders import announce, folder_name
 from projections.projection import Projection
 from projections.python_fold import PythonProjection
 from projections.settings import WorkerSettings
@@ -158,7 +159,7 @@ class Worker:
         return conn
 
     async def _open(self) -> AsyncConnection[Any]:
-        name = f"projections run {self.projection.name}"
+        name = folder_name(self.projection.name)
         limits = budget.session_settings(self._settings.fold_timeout)
         return await connect(self._url, name=name, waits=self._waits, settings={**FOLDING, **limits})
 
@@ -172,6 +173,7 @@ class Worker:
         self.not_migrated = None
 
     async def _ensure_checkpoint(self, conn: AsyncConnection[Any]) -> None:
+        await announce(conn, self.projection.name)
         await checkpoint.ensure(conn, self.projection.name, self.projection.version)
 
     async def step(self, conn: AsyncConnection[Any]) -> Step:

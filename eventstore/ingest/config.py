@@ -179,6 +179,19 @@ class EnvironmentApp(BaseSettings):
         return _validated(self.model_dump(exclude={"app"}, exclude_none=True), f"app {self.app!r}", names)
 
 
+def configured_names(config_file: Path | None = None) -> frozenset[str]:
+    """Return the names of the configured apps; none where no app is configured. Credentials need not be there.
+
+    Raises:
+        ConfigurationError: the configuration file can't be read, or is no such file.
+
+    """
+    if config_file is None and not Path(CONFIG_FILE).exists():
+        environment = EnvironmentApp()
+        return frozenset({environment.app}) if environment.address else frozenset()
+    return frozenset(load_apps(config_file))
+
+
 def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
     """Return the configured apps by name.
 

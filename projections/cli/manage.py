@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from projections.cli.output import ASKED_WRONGLY, counted, say, says_errors
+from projections.cli.output import ASKED_WRONGLY, FAILED, counted, say, says_errors
+from projections.cli.service import ConfigOption
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from projections.projection import Projection
+    from projections.status import Status
 
 T = TypeVar("T")
 
@@ -24,32 +27,75 @@ EventId = Annotated[str, typer.Option("--event-id", help="The event's ULID.")]
 
 
 @says_errors
-def status(*, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
-    """Show upstreams, projections, and what lies in quarantine."""
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 and say why on stderr, unless all is well.")
+    ] = False,
+    max_behind: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="SECONDS", help="With --check: how far a projection may be behind."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show upstreams, projections, who follows and folds, and what lies in quarantine.
+
+    With --check the exit code is 1 when a projection is failed, waiting, missing or folded by nobody, an app (of the
+    configuration, or followed before) is followed by nobody or its stream fails, something is behind, or the schema is
+    not current. Pauses are no reason.
+    """
+    from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
+    from projections.health import problems  # noqa: PLC0415
+    from projections.registry import installed  # noqa: PLC0415
+    from projections.status import read_status  # noqa: PLC0415
+
+    if max_behind is not None and not check:
+        raise UsageError("--max-behind goes with --check")
+    configured = configured_names(config) if check else ()
+    registry = installed()
+    with _schema_checked() if check else nullcontext():
+        found = _with_database(lambda conn: read_status(conn, registry), writes=False)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _show(found)
+    wrong = problems(found, configured, max_behind) if check else []
+    for sentence in wrong:
+        say(f"projections: {sentence}")
+    if wrong:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _schema_checked() -> Iterator[None]:
+    """Turn a schema that is not current from something asked wrongly into something found wrong."""
+    try:
+        yield
+    except UsageError as error:
+        say(f"projections: {error}")
+        raise typer.Exit(FAILED) from None
+
+
+def _show(found: Status) -> None:
     from rich.console import Console  # noqa: PLC0415 - loaded when it runs
 
     from projections.cli.tables import (  # noqa: PLC0415
         app_lines,
         apps_table,
+        folder_lines,
         incomplete_answers,
         projection_lines,
         projections_table,
     )
-    from projections.registry import installed  # noqa: PLC0415
-    from projections.status import read_status  # noqa: PLC0415
 
-    registry = installed()
-    found = _with_database(lambda conn: read_status(conn, registry), writes=False)
-    if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
-        return
     console = Console()
     if found.apps:
         console.print(apps_table(found))
         for line in app_lines(found):
             console.print(line, highlight=False, markup=False)
     console.print(projections_table(found))
-    for line in projection_lines(found):
+    for line in [*folder_lines(found), *projection_lines(found)]:
         console.print(line, highlight=False, markup=False)
     if found.without_request:
         said = counted(found.without_request, "event names", "events name")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from rich.table import Table
 
+from projections.checkpoint import State
 from projections.cli.output import counted
 from projections.cli.values import shown
-from projections.status import Status
+from projections.folders import Folder
+from projections.status import NEW, Status
 
 
 def projections_table(status: Status) -> Table:
@@ -19,7 +23,7 @@ def projections_table(status: Status) -> Table:
     for one in status.projections:
         table.add_row(
             one.name,
-            one.state,
+            one.shown_state,
             f"{one.position:,}",
             f"{one.events_behind:,}",
             f"{one.seconds_behind:.1f}",
@@ -38,6 +42,29 @@ def projection_lines(status: Status) -> list[str]:
         if one.note:
             lines.append(f"{one.name}: {one.note}")
         lines += [f"{one.name} passes over event {skip.event_id}: {skip.why}" for skip in one.skips]
+    return lines
+
+
+def folder_lines(status: Status) -> list[str]:
+    """Return who folds: one line for each process, and one for what nobody folds."""
+    names: dict[Folder | tuple[str, int] | None, list[str]] = {}
+    seen: dict[Folder | tuple[str, int] | None, list[datetime]] = {}
+    for one in status.projections:
+        stands_still = one.state in (State.PAUSED, NEW) or one.code_version is None
+        for folder in one.folded_by or ((None,) if not stands_still else ()):
+            who = (folder.host, folder.pid) if folder and folder.host is not None and folder.pid is not None else folder
+            if one.name not in names.setdefault(who, []):
+                names[who].append(one.name)
+            seen.setdefault(who, []).extend([folder.seen_at] if folder and folder.seen_at else [])
+    lines = []
+    for who, folded in names.items():
+        what = ", ".join(folded)
+        if who is None:
+            lines.append(f"nobody folds {what}: start projections run")
+            continue
+        process = f"backend {who.backend} of Postgres" if isinstance(who, Folder) else f"{who[0]}:{who[1]}"
+        when = f"last active {shown(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
+        lines.append(f"{what}: folded by {process} ({when})")
     return lines
 
 

@@ -61,8 +61,8 @@ async def at_work(conn: AsyncConnection, processes: int) -> None:
     """Wait until so many processes run every projection."""
 
     async def here() -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = ANY(%s)"
-        found = await store.value(conn, query, [f"projections run {name}" for name in NAMES])
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE ANY(%s)"
+        found = await store.value(conn, query, [f"projections run {name} %" for name in NAMES])
         return int(str(found)) >= processes * len(NAMES)
 
     await store.until(here, f"{processes} processes at work")

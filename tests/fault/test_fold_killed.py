@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from psycopg import AsyncConnection
 
+from projections.folders import folder_name
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.worker import Step
@@ -60,7 +61,7 @@ async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
 
     async def one() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-        return await store.value(conn, query, f"projections run {projection.name}") == 1
+        return await store.value(conn, query, folder_name(projection.name)) == 1
 
     await store.until(one, "the end of the killed one's session")
 

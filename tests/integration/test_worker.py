@@ -12,6 +12,7 @@ from psycopg import AsyncConnection, sql
 from structlog.testing import capture_logs
 
 from projections import checkpoint
+from projections.folders import folder_name
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.request_status import RequestStatus
@@ -145,7 +146,7 @@ async def test_a_running_worker_survives_the_end_of_its_connection(database_url:
         await folding.folded(conn, "watched", 1)
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
         ended += " AND datname = current_database()"
-        assert await store.value(conn, ended, "projections run watched") == 1
+        assert await store.value(conn, ended, folder_name("watched")) == 1
         await append(conn, told())
         await folding.folded(conn, "watched", 2)
         assert not task.done()

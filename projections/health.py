@@ -1,0 +1,52 @@
+"""What ``projections status --check`` finds wrong: one sentence for each thing that needs somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from projections.checkpoint import State
+from projections.status import NEW, AppStatus, ProjectionStatus, Status
+
+
+def problems(status: Status, configured: Collection[str] = (), max_behind: float | None = None) -> list[str]:
+    """Return a sentence for each problem; none while all is well.
+
+    Args:
+        status: what was found.
+        configured: apps that are to be followed, besides those that were followed before.
+        max_behind: seconds that a projection may be behind; None for any.
+
+    """
+    known = {app.app: app for app in status.apps}
+    found: list[str] = []
+    for name in sorted({*known, *configured}):
+        found += _of_app(name, known.get(name))
+    for one in status.projections:
+        found += _of_projection(one)
+        if max_behind is not None and one.seconds_behind > max_behind:
+            found.append(
+                f"{one.name} is {one.seconds_behind:.0f} s behind ({one.events_behind:,} events); allowed are"
+                f" {max_behind:g} s"
+            )
+    return found
+
+
+def _of_app(name: str, app: AppStatus | None) -> Iterator[str]:
+    if app is None or app.followed_by is None:
+        last = f"; its last error: {app.last_error}" if app is not None and app.last_error else ""
+        yield f"nobody follows app {name!r}: start projections run{last}"
+    elif app.last_error:
+        yield f"the stream of app {name!r} fails: {app.last_error}"
+
+
+def _of_projection(one: ProjectionStatus) -> Iterator[str]:
+    if one.code_version is None and one.folded_by:
+        return  # another installation has it, and folds it
+    if one.state in (State.FAILED, State.WAITING):
+        yield f"{one.name} is {one.state}: {one.last_error or 'no error was noted'}"
+    elif one.problem is not None:
+        yield f"{one.name}: {one.problem}"
+    elif one.state == NEW:
+        yield f"{one.name} has not run yet: start projections run"
+    elif one.state == State.RUNNING and not one.folded_by:
+        yield f"nobody folds {one.name}: start projections run"

@@ -1,0 +1,163 @@
+"""Who folds a projection, as ``status`` shows it, and what ``status --check`` finds wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.locks import app_lock
+from projections import checkpoint
+from projections.cli.tables import folder_lines
+from projections.health import problems
+from projections.projection import Projection
+from projections.registry import Registry
+from projections.status import Status, read_status
+from projections.user_tables import missing_table
+from tests import folding, rebuilding, store
+from tests.fix_postgres import Server
+from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, told, worker
+
+PROCESS = f"{socket.gethostname()}:{os.getpid()}"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "looking") as conn:
+        await folding.make_watched(conn)
+        yield conn
+
+
+async def look(conn: AsyncConnection, projection: type[Projection] = Watched) -> Status:
+    return await read_status(conn, Registry({projection.name: projection()}, {}))
+
+
+async def nobody_folds(conn: AsyncConnection) -> None:
+    """Wait until the backends of earlier workers, which outlive their connections a little, are gone."""
+
+    async def gone() -> bool:
+        return not any(one.folded_by for one in (await look(conn)).projections)
+
+    await store.until(gone, "that nobody folds")
+
+
+async def test_a_projection_that_is_folded_says_by_whom_and_since_when(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    one = worker(database_url, Watched())
+    async with connected(one) as own, connected(worker(database_url, Watched())):
+        await fold(one, own)
+        (found,) = (await look(conn)).projections
+        assert (found.state, found.shown_state, len(found.folded_by)) == ("running", "running", 2)
+        (mine,) = [folder for folder in found.folded_by if folder.backend == own.info.backend_pid]
+        assert (mine.host, mine.pid) == (socket.gethostname(), os.getpid())
+        assert mine.seen_at is not None
+        assert abs(mine.seen_at - datetime.now(UTC)) < timedelta(minutes=10)
+        (line,) = folder_lines(await look(conn))
+        assert line.startswith(f"watched: folded by {PROCESS} (last active ")
+        plain = json.loads(json.dumps((await look(conn)).as_dict()))["projections"][0]
+        assert plain["state"] == "running"
+        assert {folder["pid"] for folder in plain["folded_by"]} == {os.getpid()}
+
+
+async def test_one_that_nobody_folds_is_shown_as_stopped_and_keeps_its_state_for_machines(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.fold_all(database_url, [Watched])
+    await nobody_folds(conn)
+    found = await look(conn)
+    (one,) = found.projections
+    assert (one.state, one.shown_state, one.folded_by) == ("running", "stopped (nobody folds)", ())
+    assert folder_lines(found) == ["nobody folds watched: start projections run"]
+    assert problems(found) == ["nobody folds watched: start projections run"]
+
+
+@pytest.mark.usefixtures("conn")
+async def test_a_role_that_may_not_see_other_sessions_still_sees_that_somebody_folds(
+    database_url: str, postgres: Server
+) -> None:
+    async with rebuilding.role(postgres, database_url) as looker, connected(worker(database_url, Watched())) as own:
+        tables = "SELECT ON ALL TABLES IN SCHEMA eventstore, projections, public"
+        await looker.granted("USAGE ON SCHEMA eventstore, projections", tables)
+        async with store.connection(looker.url, "looker") as conn:
+            found = await look(conn)
+            (folder,) = found.projections[0].folded_by
+            assert (folder.backend, folder.seen_at) == (own.info.backend_pid, None)
+            assert found.projections[0].shown_state == "running"
+            assert folder_lines(found)[0].endswith("(last active: unknown to this role)")
+
+
+async def test_all_is_well_while_everything_is_followed_folded_and_up_to_date(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, told())
+    await store.follow(conn, "shop")
+    one = worker(database_url, Watched())
+    async with connected(one) as own, store.connection(database_url, "projections ingest shop host:1") as leader:
+        await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
+        await fold(one, own)
+        assert problems(await look(conn), {"shop"}, 0.0) == []
+
+
+async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnection) -> None:
+    never_run = "watched has not run yet: start projections run"
+    assert problems(await look(conn), {"shop"}) == ["nobody follows app 'shop': start projections run", never_run]
+    await store.follow(conn, "shop")
+    await conn.execute("UPDATE eventstore.cursors SET last_error = 'refused: no rights'")
+    said = "nobody follows app 'shop': start projections run; its last error: refused: no rights"
+    assert problems(await look(conn)) == [said, never_run]
+    async with store.connection(database_url, "projections ingest shop host:1") as leader:
+        await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
+        assert problems(await look(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
+    await conn.execute("DELETE FROM eventstore.cursors")
+
+    await append(conn, poison := told(ppnum=DIVIDES))
+    one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
+    async with connected(one) as own:
+        await fold(one, own)
+        (said,) = problems(await look(conn))
+        assert said.startswith(f"watched is failed: event {poison.event_id} at position 1: ")
+        _, behind = problems(await look(conn), max_behind=0.0)
+        assert behind.startswith("watched is ")
+        assert behind.endswith(" s behind (1 events); allowed are 0 s")
+        await checkpoint.pause(conn, "watched")
+        assert problems(await look(conn)) == [], "a pause is somebody's decision"
+        await checkpoint.resume(conn, "watched")
+        assert problems(await look(conn, NewerWatched)) == [
+            "watched: the code has version 2: run projections rebuild watched"
+        ]
+        await conn.execute("DROP TABLE public.watched")
+        assert problems(await look(conn)) == [f"watched: {missing_table('watched')}"]
+
+
+async def test_one_that_is_not_installed_here_is_a_problem_unless_another_installation_folds_it(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    async with connected(worker(database_url, Watched())):
+        assert problems(await read_status(conn, Registry({}, {}))) == []
+    await nobody_folds(conn)
+    assert problems(await read_status(conn, Registry({}, {}))) == ["watched: not installed here"]
+    assert problems(await read_status(conn, Registry({}, {"watched": "it can't be loaded"}))) == [
+        "watched: it can't be loaded"
+    ]
+
+
+async def test_long_names_are_told_apart(database_url: str, conn: AsyncConnection) -> None:
+    """A session's name is cut at 63 bytes; what a worker folds does not depend on it."""
+
+    class Long(Watched):
+        name = "watched_with_a_name_that_is_as_long_as_a_name_may_be_and_ends_1"
+
+    class Other(Watched):
+        name = Long.name[:-1] + "2"
+
+    registry = Registry({one.name: one() for one in (Long, Other)}, {})
+    async with connected(worker(database_url, Long())):
+        found = {one.name: one for one in (await read_status(conn, registry)).projections}
+        assert [len(found[one.name].folded_by) for one in (Long, Other)] == [1, 0]
+        assert found[Long.name].folded_by[0].pid == os.getpid()

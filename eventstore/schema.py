@@ -105,6 +105,8 @@ cursors = Table(
     ),
     Column("last_error", Text, comment="What last went wrong with this upstream; NULL while it is well."),
     Column("last_error_at", _time, comment="When it went wrong."),
+    Column("refused_at", _time, comment="Since when the platform or issuer refuses the app; NULL unless refused."),
+    Column("retry_at", _time, comment="When a refused app is tried again; NULL for never, or while it is tried."),
     schema=SCHEMA,
     comment="One row for each app that is followed: where its stream goes on.",
 )

@@ -26,7 +26,8 @@ NEW = "new"
 class AppStatus:
     """An app's stream.
 
-    ``followed_by`` is the session that follows it now, None when none does; ``quarantined`` counts messages,
+    ``followed_by`` is the session that follows it now, None when none does; ``refused_at`` is since when it is refused,
+    None unless it is, and ``retry_at`` when it is tried again, None for never; ``quarantined`` counts messages,
     repetitions left out; ``went_back`` says when the database lost committed events, oldest first (``noticed_at``,
     ``from`` and ``to`` positions); times are in UTC.
     """
@@ -40,6 +41,8 @@ class AppStatus:
     quarantined: int
     went_back: list[dict[str, Any]]
     followed_by: str | None = None
+    refused_at: datetime | None = None
+    retry_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Status:
 
 _APPS = """
 SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error, went_back,
-       (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined
+       refused_at, retry_at, (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined
 FROM eventstore.cursors AS c ORDER BY app
 """
 _COUNTS = """

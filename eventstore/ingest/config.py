@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from types import MappingProxyType
@@ -213,6 +213,18 @@ def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
             f"PCS_EXTERNAL_CLIENT_SECRET (or PROJECTIONS_TOKEN), or write {CONFIG_FILE} (docs/configuration.md)"
         )
     return {environment.app: app}
+
+
+def reloader(config_file: Path | None, app: str, *, waits: Waits, since: str | None) -> Callable[[], Upstream]:
+    """Return what reads an app's configuration anew: the file, and the secret and certificate files that it names."""
+
+    def reload() -> Upstream:
+        apps = load_apps(config_file)
+        if app not in apps:
+            raise ConfigurationError(f"app {app!r} is no longer configured: restart to stop following it")
+        return apps[app].upstream(app, waits=waits, since=since)
+
+    return reload
 
 
 def _load_file(path: Path) -> dict[str, AppConfig]:

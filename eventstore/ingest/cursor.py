@@ -80,13 +80,30 @@ async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: C
     )
 
 
-async def save_error(conn: AsyncConnection, app: str, epoch: int, error: str | None) -> None:
-    """Keep what went wrong with the upstream, or that it is well again."""
+async def save_error(
+    conn: AsyncConnection, app: str, epoch: int, error: str | None, *, keep_refusal: bool = False
+) -> None:
+    """Keep what went wrong with the upstream, or that it is well again.
+
+    An app with another error is not refused now, unless ``keep_refusal``: the attempt is still under way.
+    """
     await conn.execute(
         "UPDATE eventstore.cursors SET last_error = %(error)s,"
-        " last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END"
-        " WHERE app = %(app)s AND epoch = %(epoch)s AND last_error IS DISTINCT FROM %(error)s",
-        {"error": error, "app": app, "epoch": epoch},
+        " last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END,"
+        " refused_at = CASE WHEN %(keep)s THEN refused_at END, retry_at = NULL"
+        " WHERE app = %(app)s AND epoch = %(epoch)s AND (last_error IS DISTINCT FROM %(error)s"
+        " OR (refused_at IS NOT NULL AND NOT %(keep)s) OR retry_at IS NOT NULL)",
+        {"error": error, "app": app, "epoch": epoch, "keep": keep_refusal},
+    )
+
+
+async def save_refusal(conn: AsyncConnection, app: str, epoch: int, error: str, retry_after: timedelta | None) -> None:
+    """Keep that the app is refused, since when, and when it is tried again (None for never)."""
+    await conn.execute(
+        "UPDATE eventstore.cursors SET last_error = %(error)s, last_error_at = clock_timestamp(),"
+        " refused_at = coalesce(refused_at, clock_timestamp()), retry_at = clock_timestamp() + %(after)s::interval"
+        " WHERE app = %(app)s AND epoch = %(epoch)s",
+        {"error": error, "app": app, "epoch": epoch, "after": retry_after},
     )
 
 

@@ -2,13 +2,17 @@
 
 The lease decides: when it is lost, reading and writing stop at once, and what wasn't committed is dropped, since the
 upstream replays it from the cursor in Postgres. So does a database that lost what this follower had committed: the
-stream is read again from the cursor that is there. A refusal for good ends the follower; nothing else does.
+stream is read again from the cursor that is there. An app that was refused for good lets go of its lease and is tried
+again now and then, since the platform, or what is configured, may have been mended. Nothing but being stopped ends a
+follower, unless its refusals are not to be tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from traceback import extract_tb
@@ -18,6 +22,7 @@ import structlog
 
 from eventstore.append import Appended
 from eventstore.errors import (
+    ConfigurationError,
     CredentialsRefused,
     DatabaseError,
     ForeignEventId,
@@ -39,8 +44,10 @@ from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
 
-FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId)
-"""Errors that would only come again: they end the follower."""
+FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId, ConfigurationError)
+"""Errors that would come again at once: the app counts as refused."""
+TRANSIENT = (psycopg.Error, OSError, DatabaseError)
+"""Errors of the database, unless they are final. Everything else is an error of ours, and counts as a refusal too."""
 
 
 class State(StrEnum):
@@ -55,20 +62,30 @@ class State(StrEnum):
 class Follower:
     """Follows one app.
 
+    Args:
+        url: the database.
+        upstream: what is followed.
+        waits: every wait; ``refused_retry`` counts for refusals.
+        reload: returns the upstream as it is configured now; called before a refused app is tried again.
+
     Attributes:
         state: what it is now.
         stored: events it stored.
         duplicates: events that came again.
         quarantined: messages that can't be events.
-        refusal: why it ended, None while it lives.
+        retry_at: when it is tried again, while it is refused; None for never.
 
     """
 
-    def __init__(self, url: str, upstream: Upstream, waits: Waits) -> None:
+    def __init__(
+        self, url: str, upstream: Upstream, waits: Waits, *, reload: Callable[[], Upstream] | None = None
+    ) -> None:
         self.app = upstream.app
         self.state = State.STANDING_BY
         self.stored = self.duplicates = self.quarantined = 0
-        self.refusal: str | None = None
+        self.retry_at: datetime | None = None
+        self._refusal: str | None = None
+        self._reload = reload
         self._url = url
         self._upstream = upstream
         self._waits = waits
@@ -79,8 +96,15 @@ class Follower:
         self._heads = KnownHeads()
 
     @property
+    def refusal(self) -> str | None:
+        """Why it was refused, until a stream works; None while it is well."""
+        return None if self._session is not None and self._session.has_succeeded else self._refusal
+
+    @property
     def doing(self) -> str:
         """What it is now, for people: one that leads and has no stream is connecting, however often it must."""
+        if self.state is State.REFUSED and self.retry_at is not None:
+            return f"refused, next attempt at {self.retry_at:%H:%M:%S}Z"
         has_stream = self._session is not None and self._session.is_connected
         return "connecting" if self.state is State.FOLLOWING and not has_stream else self.state.value
 
@@ -105,9 +129,15 @@ class Follower:
         """Read no more; :meth:`run` returns once all that was received is committed."""
         self._stopping.set()
 
-    async def run(self) -> None:
-        """Follow until stopped, or refused (then :attr:`refusal` says why)."""
+    async def run(self, *, retry_refused: bool = True) -> None:
+        """Follow until stopped.
+
+        Args:
+            retry_refused: try again after a refusal; without it, or when the wait for that is 0, a refusal is the end.
+
+        """
         backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        retry_after = self._waits.refused_retry if retry_refused else 0.0
         told = False
         while not self._stopping.is_set():
             try:
@@ -117,25 +147,24 @@ class Follower:
                     told = False
                     self.state = State.FOLLOWING
                     backoff.reset()
-                    await self._lead(held)
-            except FINAL as error:
-                self._refuse(error)
-                return
+                    await self._lead(held, retry_after)
             except LeadershipLost as error:
                 self._buffer = Buffer()  # whoever follows now gets it all again
                 log.warning("lost the app", app=self.app, error=str(error))
                 # To another process, or with the database: which of them, the next look at the lock tells.
                 self.state = State.DATABASE_AWAY
-            except (psycopg.Error, OSError, DatabaseError) as error:
+            except Exception as error:  # noqa: BLE001 - an error of ours in one app must not end the others
+                if _is_refusal(error):
+                    self._refuse(error, retry_after)
+                    if not retry_after:
+                        return
+                    await self._pause(retry_after)
+                    continue
                 wait = backoff.next()
                 say = log.debug if told else log.warning
                 say("the database is away", app=self.app, error=describe(error), again_in=round(wait, 2))
                 self.state, told = State.DATABASE_AWAY, True
                 await self._pause(wait)
-            except Exception as error:  # noqa: BLE001 - an error of ours in one app must not end the others
-                log.error("an error of ours", app=self.app, error=describe(error), where=_where(error))  # noqa: TRY400
-                self._refuse(error)
-                return
 
     async def _check_log(self, conn: psycopg.AsyncConnection) -> None:
         await self._heads.check(conn, self.app)
@@ -143,14 +172,19 @@ class Follower:
     def _stand_by(self) -> None:
         self.state = State.STANDING_BY
 
-    async def _lead(self, held: Lease) -> None:
+    async def _lead(self, held: Lease, retry_after: float) -> None:
         """Do the app's work under a lease, until stopped; raises what ended it otherwise."""
         try:
+            if self._refusal is not None and self._reload is not None:
+                self._upstream = self._reload()
             await self._work(held)
-        except FINAL as error:
-            # Only now that nothing of the app's runs any more: a stream's success that is noted late would wipe it out.
-            with suppress(psycopg.Error, OSError):
-                await cursors.save_error(held.conn, self.app, held.epoch, describe(error))
+        except Exception as error:
+            if _is_refusal(error):
+                # Only now that nothing of the app's runs any more: a stream's success that is noted late would wipe it
+                # out.
+                again = self._waits.as_timedelta(retry_after) if retry_after else None
+                with suppress(psycopg.Error, OSError):
+                    await cursors.save_refusal(held.conn, self.app, held.epoch, describe(error), again)
             raise
 
     async def _work(self, held: Lease) -> None:
@@ -173,6 +207,8 @@ class Follower:
             finally:
                 await _end(drained)
         finally:
+            if session.has_succeeded:
+                self._refusal = None
             self._session = None
             await _end(stopping, reading, writing, keeping)
 
@@ -181,15 +217,24 @@ class Follower:
         self.duplicates += result.duplicates
         self.quarantined += result.quarantined
 
-    def _refuse(self, error: Exception) -> None:
-        self.refusal = describe(error)
-        self.state = State.REFUSED
-        log.error("refused", app=self.app, error=self.refusal)
+    def _refuse(self, error: Exception, retry_after: float) -> None:
+        said, before = describe(error), self._refusal
+        self._refusal, self.state = said, State.REFUSED
+        self.retry_at = datetime.now(UTC) + self._waits.as_timedelta(retry_after) if retry_after else None
+        if not isinstance(error, FINAL):
+            log.error("an error of ours", app=self.app, error=said, where=_where(error))
+        say = log.info if said == before else log.error
+        say("refused", app=self.app, error=said, again_in=retry_after or "never")
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether to try again would only bring the same error: a final one, or one of ours."""
+    return isinstance(error, FINAL) or not isinstance(error, TRANSIENT)
 
 
 def _where(error: BaseException) -> list[str]:

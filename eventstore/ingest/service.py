@@ -23,8 +23,9 @@ PROGRESS_SECONDS = 10.0
 class Outcome:
     """How an ingest ended.
 
-    ``stored``, ``duplicates`` and ``quarantined`` count messages; ``refused`` has a sentence for each app that ended;
-    ``uncommitted`` names the apps whose last messages could not be committed (the upstream brings them again).
+    ``stored``, ``duplicates`` and ``quarantined`` count messages; ``refused`` has a sentence for each app that is
+    refused; ``uncommitted`` names the apps whose last messages could not be committed (the upstream brings
+    them again).
     """
 
     stored: int
@@ -63,10 +64,13 @@ async def follow(
         followers: one for each app.
         stop: set it to end: what was received is committed first.
         waits: ``shutdown`` counts.
-        until_idle: end once every living app's stream brought nothing new for so many seconds; None: never.
+        until_idle: end once every app's stream brought nothing new for so many seconds, those left out that were
+            refused; None: never, and refused apps are tried again.
 
     """
-    running = {asyncio.create_task(follower.run()): follower for follower in followers}
+    # To wait for a refused app would put off the end; without one, a refusal may pass.
+    retry = until_idle is None
+    running = {asyncio.create_task(follower.run(retry_refused=retry)): follower for follower in followers}
     ending = [asyncio.create_task(stop.wait()), asyncio.create_task(_progress(followers))]
     if until_idle is not None:
         ending.append(asyncio.create_task(_until_idle(followers, until_idle)))

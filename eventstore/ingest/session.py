@@ -54,6 +54,7 @@ class Session:
 
     Attributes:
         ended_normally: whether the last stream ended normally, and none failed since.
+        has_succeeded: whether a stream was taken under this lease.
 
     """
 
@@ -85,6 +86,7 @@ class Session:
         self._moved_since_told = False
         self._unserved: set[Contract] = set()
         self.ended_normally = False
+        self.has_succeeded = False
 
     @property
     def is_connected(self) -> bool:
@@ -232,6 +234,7 @@ class Session:
 
     async def _succeed(self, contract: Contract, *, decided: bool) -> None:
         self._token_renewed = False
+        self.has_succeeded = True
         app, epoch, conn = self._held.app, self._held.epoch, self._held.conn
         if decided and await self._decided() is not contract:
             await cursors.save_contract(conn, app, epoch, contract)
@@ -306,5 +309,6 @@ class Session:
             wait = self._backoff.next(at_least=min(asked, self._waits.retry_after_cap))
             said = describe(error)
             log.warning("the stream failed", app=app, error=said, again_in=round(wait, 2))
-            await cursors.save_error(self._held.conn, app, self._held.epoch, said)
+            renewing = isinstance(error, TokenRefused)
+            await cursors.save_error(self._held.conn, app, self._held.epoch, said, keep_refusal=renewing)
         await asyncio.sleep(wait)

@@ -32,15 +32,16 @@ def ingest(
 ) -> None:
     """Follow the upstreams: what arrives lies in eventstore.events as it came, once, in commit order.
 
-    Runs until SIGINT or SIGTERM, or until idle. Exit code 0; 1 when an app was refused, or the last messages could not
-    be committed; 2 when something is configured wrongly.
+    Runs until SIGINT or SIGTERM, or until idle. A refused app is tried again every PROJECTIONS_REFUSED_RETRY seconds;
+    until idle, it counts as done. Exit code 0; 1 when an app is refused at the end, or the last messages could not be
+    committed; 2 when something is configured wrongly.
     """
     if not said_outcome(asyncio.run(_ingest(config, until_idle, since))):
         raise typer.Exit(FAILED)
 
 
 async def _ingest(config: Path | None, until_idle: float | None, since: str | None) -> Outcome:
-    from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.ingest.service import Outcome, follow  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
@@ -54,5 +55,11 @@ async def _ingest(config: Path | None, until_idle: float | None, since: str | No
         return Outcome(0, 0, 0)
     await asyncio.to_thread(require_current_schema, url)
     return await follow(
-        [Follower(url, upstream, waits) for upstream in upstreams], stop=stop, waits=waits, until_idle=until_idle
+        [
+            Follower(url, upstream, waits, reload=reloader(config, upstream.app, waits=waits, since=since))
+            for upstream in upstreams
+        ],
+        stop=stop,
+        waits=waits,
+        until_idle=until_idle,
     )

@@ -43,9 +43,10 @@ def run(
 ) -> None:
     """Follow the upstreams, and fold what arrives into the read models.
 
-    Any number of processes may run: one follows an app, and one folds a window of a projection. Exit code 0; 1 when an
-    app was refused, the last messages could not be committed, or (until idle) a projection is paused, waiting or
-    failed; 2 when something is configured wrongly.
+    Any number of processes may run: one follows an app, and one folds a window of a projection. A refused app is tried
+    again every PROJECTIONS_REFUSED_RETRY seconds; until idle, it counts as done. Exit code 0; 1 when an app is refused
+    at the end, the last messages could not be committed, or (until idle) a projection is paused, waiting or failed; 2
+    when something is configured wrongly.
     """
     outcome = asyncio.run(_run(names or [], ingest, until_idle, batch_size, config, since))
     well = True
@@ -65,7 +66,7 @@ async def _run(
     config: Path | None,
     since: str | None,
 ) -> RunOutcome:
-    from eventstore.ingest.config import load_apps  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.database import refuse_named  # noqa: PLC0415
@@ -91,7 +92,10 @@ async def _run(
         return RunOutcome(None)
     refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
     workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
-    followers = [Follower(url, upstream, waits) for upstream in upstreams]
+    followers = [
+        Follower(url, upstream, waits, reload=reloader(config, upstream.app, waits=waits, since=since))
+        for upstream in upstreams
+    ]
     view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()
     async with view:
         outcome = await run_all(url, workers, followers, stop=stop, waits=waits, until_idle=until_idle)

@@ -74,7 +74,7 @@ def said_outcome(outcome: Outcome) -> bool:
         f"{counted(outcome.quarantined, 'message')} in quarantine"
     )
     for app, sentence in outcome.refused.items():
-        say(f"projections: app {app!r} ended: {sentence.removeprefix(f'app {app!r}: ')}")
+        say(f"projections: app {app!r} is refused: {sentence.removeprefix(f'app {app!r}: ')}")
     for app in outcome.uncommitted:
         said = "not all that came is committed: past that its cursor did not move, the next start goes on there"
         say(f"projections: app {app!r}: {said}")

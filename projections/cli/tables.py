@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich.table import Table
 
@@ -10,7 +10,7 @@ from projections.checkpoint import State
 from projections.cli.output import counted
 from projections.cli.values import shown
 from projections.folders import Folder
-from projections.status import NEW, Status
+from projections.status import NEW, AppStatus, Status
 
 
 def projections_table(status: Status) -> Table:
@@ -86,7 +86,7 @@ def app_lines(status: Status) -> list[str]:
     lines = []
     for app in status.apps:
         follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
-        lines.append(f"{app.app} is followed by {follower}" + (f"; {app.last_error}" if app.last_error else ""))
+        lines.append(f"{app.app} is followed by {follower}" + _trouble(app))
         if app.went_back:
             last = app.went_back[-1]
             lines.append(
@@ -104,3 +104,18 @@ def incomplete_answers(status: Status) -> str:
     if status.unreadable_answers:
         parts.append(f"{counted(status.unreadable_answers, 'answer')} could not be read at all")
     return f"{counted(status.incomplete_answers, 'poll answer is', 'poll answers are')} incomplete: {', '.join(parts)}."
+
+
+def _trouble(app: AppStatus) -> str:
+    """Return what is wrong with an app's upstream, behind a semicolon; nothing while it is well."""
+    if not app.last_error:
+        return ""
+    if app.refused_at is None:
+        return f"; {app.last_error}"
+    if app.retry_at is None:
+        again = "trying again now" if app.followed_by else "tried again when a process starts to follow it"
+    elif app.retry_at > datetime.now(UTC):
+        again = f"next attempt at {shown(app.retry_at)}"
+    else:
+        again = f"the attempt of {shown(app.retry_at)} is overdue: no process follows it"
+    return f"; refused since {shown(app.refused_at)}, {again}: {app.last_error}"

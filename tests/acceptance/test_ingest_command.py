@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from eventstore.simulator import Fault, FaultKind, Settings
 from tests.acceptance.command import QUICK, Commands
-from tests.acceptance.stored import stored
+from tests.acceptance.stored import at_least, stored
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
 from tests.following import log_of
@@ -91,11 +92,46 @@ async def test_a_refused_app_is_said_and_the_other_is_followed_to_its_end(
     ended = await commands.run(*UNTIL_IDLE, **QUICK, DATABASE_URL=database_url)
     assert ended.code == 1, ended.said
     assert ended.err.splitlines()[-1] == (
-        f"projections: app 'clinic' ended: {refusing.address} refuses the stream: "
+        f"projections: app 'clinic' is refused: {refusing.address} refuses the stream: "
         "PERMISSION_DENIED: simulated permission-denied"
     )
     assert (await stored(database_url, "shop")).payloads == EXPECTED
     assert (await stored(database_url, "clinic")).payloads == []
+
+
+async def test_an_app_that_was_refused_goes_on_once_the_platform_takes_it(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(LOG)
+    simulator.inject(Fault(FaultKind.PERMISSION_DENIED, times=2))
+    two_apps(commands, simulator.address, (await simulator_factory(log_of(3))).address)
+    variables = {**QUICK, "DATABASE_URL": database_url, "PROJECTIONS_REFUSED_RETRY": "0.2"}
+    running = await commands.start("ingest", **variables)
+    await running.says("refused", "app=shop", "again_in=0.2")
+    await at_least(database_url, len(EXPECTED) + 3)
+    await running.says("following", "app=shop")
+    running.send(signal.SIGTERM)
+    ended = await running.ended()
+    assert ended.code == 0, ended.said
+
+
+async def test_one_whose_apps_are_all_refused_keeps_running_and_reads_the_mended_configuration(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    refusing = await simulator_factory(log_of(3), Settings(token="another"))
+    simulator, other = await simulator_factory(LOG), await simulator_factory(log_of(3))
+    two_apps(commands, refusing.address, refusing.address)
+    variables = {**QUICK, "DATABASE_URL": database_url, "PROJECTIONS_REFUSED_RETRY": "0.5"}
+    running = await commands.start("ingest", **variables)
+    await running.says("refused", "app=shop")
+    await running.says("refused", "app=clinic")
+    shown = await commands.run("status", DATABASE_URL=database_url)
+    assert "shop is followed by" in shown.out
+    assert "refused since" in shown.out
+    two_apps(commands, simulator.address, other.address)
+    await at_least(database_url, len(EXPECTED) + 3)
+    running.send(signal.SIGTERM)
+    assert (await running.ended()).code == 0
 
 
 async def test_a_second_process_stands_by_and_takes_over_when_the_first_is_killed(

@@ -48,10 +48,13 @@ async def test_it_is_idle_when_all_that_live_are(database_url: str, simulator_fa
     assert (outcome.stored, list(outcome.refused)) == (5, ["bad"])
 
 
-async def test_it_ends_by_itself_once_all_are_refused(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_until_idle_it_ends_by_itself_once_all_are_refused(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     simulator = await simulator_factory()
     simulator.inject(Fault(FaultKind.PERMISSION_DENIED, times=2))
-    async with following(*(follower(database_url, simulator.address, app=app) for app in "ab")) as running:
+    followers = [follower(database_url, simulator.address, app=app) for app in "ab"]
+    async with following(*followers, until_idle=60) as running:
         outcome = await running.outcome()
     assert sorted(outcome.refused) == ["a", "b"]
 

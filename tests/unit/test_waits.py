@@ -23,6 +23,7 @@ DEFAULTS = {
     "backoff_cap": 60.0,
     "normal_end_cap": 5.0,
     "retry_after_cap": 3600.0,
+    "refused_retry": 300.0,
     "database_backoff_cap": 5.0,
     "database_connect": 10.0,
     "append_lock": 10.0,
@@ -67,8 +68,8 @@ def test_no_wait_is_negative(name: str) -> None:
         Waits.model_validate({name: -0.001})
 
 
-@pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"overlap", "token_margin"}))
-def test_only_an_overlap_and_a_margin_may_be_nothing(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"overlap", "token_margin", "refused_retry"}))
+def test_only_an_overlap_a_margin_and_the_wait_after_a_refusal_may_be_nothing(name: str) -> None:
     with pytest.raises(ValidationError, match=name):
         Waits.model_validate({name: 0})
     assert Waits(overlap=0, token_margin=0).overlap == 0

@@ -1,0 +1,249 @@
+"""A refused app is tried again now and then: it goes on once the platform, or the configuration, is mended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore.credentials import FixedToken
+from eventstore.errors import ConfigurationError, CredentialsRefused
+from eventstore.ingest.address import Address
+from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.upstream import Upstream
+from eventstore.locks import app_lock, holder_of
+from eventstore.waits import Waits
+from projections.cli.tables import app_lines
+from projections.registry import Registry
+from projections.status import read_status
+from tests import store, wire
+from tests.following import follower, following, ingest, quick, row_of, stored
+from tests.integration.test_ingest_refusals import Tokens
+from tests.scripted import ends, scripted, stays
+from tests.store import APP, CHAT
+
+Status = grpc.StatusCode
+MESSAGES = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(6), strict=False)]
+OTHERS = [
+    wire.event(event_id, recipient=wire.recipient("12300000002"))
+    for event_id, _ in zip(wire.ulids(1_767_225_700_000), range(4), strict=False)
+]
+SOON = quick(refused_retry=0.05)
+LATER = quick(refused_retry=600)
+REFUSES = ends(Status.PERMISSION_DENIED, said="no such client")
+
+
+async def refusal_of(conn: AsyncConnection, app: str = APP) -> tuple[Any, Any]:
+    rows = await conn.execute("SELECT refused_at, retry_at FROM eventstore.cursors WHERE app = %s", [app])
+    row = await rows.fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def lines_of(conn: AsyncConnection) -> list[str]:
+    return app_lines(await read_status(conn, Registry({}, {})))
+
+
+async def test_an_app_goes_on_once_the_platform_takes_it(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(*[REFUSES] * 3, stays(*MESSAGES)) as upstream:
+        one = follower(database_url, upstream.address, waits=SOON)
+        with capture_logs() as logs:
+            async with following(one, waits=SOON) as running:
+                await running.until(lambda: one.stored == len(MESSAGES), "the events behind the refusals")
+                await running.until(lambda: one.refusal is None, "the end of the refusal")
+                outcome = await running.stop()
+    assert outcome.refused == {}
+    assert len(upstream.asked) == 4
+    assert [line["log_level"] for line in logs if line["event"] == "refused"] == ["error", "info", "info"]
+    assert await stored(conn) == MESSAGES
+    assert (await row_of(conn))["error"] is None
+    assert await refusal_of(conn) == (None, None)
+
+
+async def test_so_does_one_whose_first_events_were_stored_before(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(ends(Status.NOT_FOUND, *MESSAGES[:3]), REFUSES, stays(*MESSAGES)) as upstream:
+        one = follower(database_url, upstream.address, waits=SOON)
+        async with following(one, waits=SOON) as running:
+            await running.until(lambda: one.stored == len(MESSAGES), "the events behind the refusals")
+    assert await stored(conn) == MESSAGES
+
+
+async def test_since_when_it_is_refused_and_when_it_is_tried_again_is_kept(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    async with scripted(REFUSES) as upstream:
+        one = follower(database_url, upstream.address, waits=SOON)
+        async with following(one, waits=SOON) as running:
+            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            first, _ = await refusal_of(conn)
+            await running.until(lambda: len(upstream.asked) >= 4, "more attempts")
+            since, _ = await refusal_of(conn)
+    assert first is not None
+    assert since == first
+
+
+async def test_status_says_since_when_and_the_next_attempt(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(REFUSES) as upstream:
+        one = follower(database_url, upstream.address, waits=LATER)
+        async with following(one, waits=LATER) as running:
+            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            since, again = await refusal_of(conn)
+            assert timedelta(seconds=590) < again - datetime.now(UTC) <= timedelta(seconds=600)
+            assert one.retry_at is not None
+            assert one.doing == f"refused, next attempt at {one.retry_at:%H:%M:%S}Z"
+
+            async def let_go() -> bool:
+                return await holder_of(conn, app_lock(APP)) is None
+
+            await store.until(let_go, "the app to be let go")
+            (line,) = await lines_of(conn)
+            outcome = await running.stop()
+    assert list(outcome.refused) == [APP]
+    assert outcome.uncommitted == ()
+    shown = [f"{moment.astimezone(UTC).isoformat()}".replace("+00:00", "Z") for moment in (since, again)]
+    assert line.startswith(f"{APP} is followed by nobody; refused since {shown[0]}, next attempt at {shown[1]}: http")
+    assert line.endswith("PERMISSION_DENIED: no such client")
+    await conn.execute("UPDATE eventstore.cursors SET retry_at = now() - interval '1 hour'")
+    assert "is overdue: no process follows it" in (await lines_of(conn))[0]
+
+
+async def test_without_a_wait_for_it_a_refusal_is_the_end(database_url: str, conn: AsyncConnection) -> None:
+    waits = quick(refused_retry=0)
+    async with scripted(REFUSES) as upstream:
+        async with following(follower(database_url, upstream.address, waits=waits), waits=waits) as running:
+            outcome = await running.outcome()
+        assert len(upstream.asked) == 1
+    assert list(outcome.refused) == [APP]
+    assert (await refusal_of(conn))[1] is None
+    assert "tried again when a process starts to follow it" in (await lines_of(conn))[0]
+
+
+async def test_until_idle_a_refusal_is_the_end(database_url: str) -> None:
+    async with scripted(REFUSES, stays(*MESSAGES)) as upstream:
+        outcome = await ingest(follower(database_url, upstream.address, waits=SOON), waits=SOON, until_idle=60)
+        assert len(upstream.asked) == 1
+    assert list(outcome.refused) == [APP]
+
+
+async def test_another_process_may_take_over_while_it_waits(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
+        first = follower(database_url, refusing.address, waits=LATER)
+        second = follower(database_url, upstream.address)
+        async with following(first, waits=LATER) as running:
+            await running.until(lambda: first.state is State.REFUSED, "the refusal")
+            async with following(second) as other:
+                await other.until(lambda: second.stored == len(MESSAGES), "the second's events")
+                assert first.state is State.REFUSED
+    assert await stored(conn) == MESSAGES
+    assert (await row_of(conn))["error"] is None
+
+
+async def test_a_refused_one_whose_app_was_taken_over_stands_by(database_url: str) -> None:
+    waits = quick(refused_retry=0.3)
+    async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
+        first = follower(database_url, refusing.address, waits=waits)
+        second = follower(database_url, upstream.address)
+        async with following(second) as other:
+            await other.until(lambda: second.stored == len(MESSAGES), "the second's events")
+            async with following(first, waits=waits) as running:
+                await running.until(lambda: first.state is State.STANDING_BY, "standing by")
+                await other.stop()
+                await running.until(lambda: first.state is State.REFUSED, "the refusal")
+                third = follower(database_url, upstream.address)
+                async with following(third) as taking:
+                    await taking.until(lambda: third.duplicates, "what the third receives again")
+                    await running.until(lambda: first.state is State.STANDING_BY, "standing by again")
+
+
+async def test_the_other_apps_of_the_process_go_on(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
+        bad = follower(database_url, refusing.address, app="bad", waits=SOON)
+        good = follower(database_url, upstream.address, app="good", waits=SOON)
+        async with following(bad, good, waits=SOON) as running:
+            await running.until(lambda: len(refusing.asked) >= 5, "attempts")
+            await running.until(lambda: good.stored == len(MESSAGES), "the other's events")
+            outcome = await running.stop()
+        assert len(upstream.asked) == 1
+    assert list(outcome.refused) == ["bad"]
+    assert await stored(conn, "good") == MESSAGES
+
+
+async def test_two_apps_of_one_stream_go_on_once_each_has_its_own(database_url: str, conn: AsyncConnection) -> None:
+    async with scripted(stays(*MESSAGES)) as upstream, scripted(stays(*OTHERS)) as own:
+        first = follower(database_url, upstream.address, app="first")
+        configured = [upstream.address]
+
+        def reload() -> Upstream:
+            return Upstream("second", Address.parse(configured[0]), FixedToken("token"), CHAT)
+
+        second = Follower(database_url, reload(), SOON, reload=reload)
+        async with following(first) as running:
+            await running.until(lambda: first.stored == len(MESSAGES), "the first's events")
+            async with following(second, waits=SOON) as other:
+                await other.until(lambda: second.state is State.REFUSED, "the refusal")
+                assert "two apps follow the same stream" in (second.refusal or "")
+                configured[0] = own.address
+                await other.until(lambda: second.stored == len(OTHERS), "the events of its own stream")
+    assert await stored(conn, "second") == OTHERS
+    assert await stored(conn, "first") == MESSAGES
+
+
+async def test_the_configuration_is_read_again_and_a_mistake_in_it_is_a_refusal(database_url: str) -> None:
+    mistakes: list[Exception] = [ConfigurationError("projections.toml is not TOML"), LookupError("a mistake of ours")]
+    said: list[str | None] = []
+    async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
+
+        def reload() -> Upstream:
+            said.append(one.refusal)
+            if mistakes:
+                raise mistakes.pop(0)
+            return Upstream(APP, Address.parse(upstream.address), FixedToken("token"), CHAT)
+
+        one = Follower(
+            database_url, Upstream(APP, Address.parse(refusing.address), FixedToken("token"), CHAT), SOON, reload=reload
+        )
+        async with following(one, waits=SOON) as running:
+            await running.until(lambda: one.stored == len(MESSAGES), "the events of the mended configuration")
+        assert len(refusing.asked) == 1
+    assert [str(text).rpartition(": ")[2] for text in said] == [
+        "no such client",
+        "projections.toml is not TOML",
+        "a mistake of ours",
+    ]
+
+
+async def test_an_issuer_that_refused_is_asked_again(database_url: str) -> None:
+    refusal = CredentialsRefused("the issuer refuses the client")
+    tokens = Tokens(refusal, refusal, "token")
+    async with scripted(stays(*MESSAGES)) as upstream:
+        one = follower(database_url, upstream.address, tokens=tokens, waits=SOON)
+        async with following(one, waits=SOON) as running:
+            await running.until(lambda: one.stored == len(MESSAGES), "the events")
+
+
+async def test_a_transient_error_after_a_refusal_is_no_refusal(database_url: str, conn: AsyncConnection) -> None:
+    waits = quick(refused_retry=0.05, backoff_first=30, backoff_cap=60)
+    async with scripted(REFUSES, ends(Status.UNAVAILABLE)) as upstream:
+        one = follower(database_url, upstream.address, waits=waits)
+        async with following(one, waits=waits) as running:
+
+            async def unavailable() -> bool:
+                return "UNAVAILABLE" in str((await row_of(conn))["error"])
+
+            await running.until(lambda: len(upstream.asked) == 2, "the second attempt")
+            await store.until(unavailable, "the other error")
+            assert await refusal_of(conn) == (None, None)
+
+
+@pytest.mark.parametrize("waits", [SOON, LATER], ids=["soon", "later"])
+async def test_it_stops_at_once(database_url: str, waits: Waits) -> None:
+    async with scripted(REFUSES) as upstream:
+        one = follower(database_url, upstream.address, waits=waits)
+        async with following(one, waits=waits) as running:
+            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            outcome = await running.stop()
+    assert list(outcome.refused) == [APP]

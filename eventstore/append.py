@@ -37,6 +37,7 @@ from eventstore.errors import (
 )
 from eventstore.locks import APPEND_LOCK, FrozenHolder, end_holder, wait_for_append_lock
 from eventstore.quarantine import Rejected, quarantine
+from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.read import StoredEvent
 from eventstore.waits import Waits
 
@@ -96,12 +97,16 @@ def new_token() -> int:
 
 
 class Appended(NamedTuple):
-    """What became of a batch: numbers of events, and the head's position after it (0 for an empty table)."""
+    """What became of a batch: numbers of events, and the head's position after it (0 for an empty table).
+
+    ``not_kept`` are those of the quarantined that were counted only, because the app's quarantine is full.
+    """
 
     stored: int
     duplicates: int
     quarantined: int
     head: int
+    not_kept: int = 0
 
 
 class Appender:
@@ -113,6 +118,7 @@ class Appender:
     Args:
         conn: an autocommit connection, used by nobody else meanwhile.
         waits: how long to wait for the append lock.
+        limits: how much of what can't be an event is kept.
 
     Attributes:
         probing: whether the next batch is probed for duplicates before it is copied.
@@ -120,8 +126,9 @@ class Appender:
 
     """
 
-    def __init__(self, conn: AsyncConnection, waits: Waits) -> None:
+    def __init__(self, conn: AsyncConnection, waits: Waits, limits: QuarantineLimits = DEFAULT_LIMITS) -> None:
         self._conn = conn
+        self._limits = limits
         self._wait = waits.as_timedelta(waits.append_lock)
         self.probing = True
         self.attempted: Appended | None = None
@@ -206,9 +213,9 @@ class Appender:
         async with self._conn.transaction():
             if cursor:
                 await self._move(cursor)
-            await quarantine(self._conn, rejected)
+            not_kept = await quarantine(self._conn, rejected, self._limits)
             row = await (await self._conn.execute(_HEAD)).fetchone()
-            return self._attempt(Appended(0, 0, len(rejected), row[1] or 0 if row else 0))
+            return self._attempt(Appended(0, 0, len(rejected), row[1] or 0 if row else 0, not_kept))
 
     async def _move(self, cursor: CursorMove) -> None:
         moved = await self._conn.execute(_MOVE_CURSOR, cursor._asdict())
@@ -240,9 +247,10 @@ class Appender:
         async with self._conn.transaction():
             head, received_at = await self._begin(cursor)
             await self._copy(first, head, received_at)
-            await quarantine(self._conn, [*rejected, *conflicting])
+            not_kept = await quarantine(self._conn, [*rejected, *conflicting], self._limits)
             await self._conn.execute(_NOTIFY)
-            return self._attempt(Appended(len(first), repeated, len(rejected) + len(conflicting), head + len(first)))
+            quarantined = len(rejected) + len(conflicting)
+            return self._attempt(Appended(len(first), repeated, quarantined, head + len(first), not_kept))
 
     async def _append_carefully(
         self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
@@ -254,11 +262,11 @@ class Appender:
             stored, repeated, refused = await self._copy_new(new, head, received_at)
             # All of them at once: rows are locked in one order, so that no two appends lock each other out.
             quarantined = [*rejected, *conflicting, *refused]
-            await quarantine(self._conn, quarantined)
+            not_kept = await quarantine(self._conn, quarantined, self._limits)
             if stored:
                 await self._conn.execute(_NOTIFY)
             duplicates = len(events) - len(new) - len(conflicting) + repeated
-            result = self._attempt(Appended(stored, duplicates, len(quarantined), head + stored))
+            result = self._attempt(Appended(stored, duplicates, len(quarantined), head + stored, not_kept))
         self.probing = bool(known)
         return result
 

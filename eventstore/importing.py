@@ -40,7 +40,15 @@ WHERE c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at
 _QUARANTINE = """
 INSERT INTO eventstore.quarantine (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)
 VALUES (%s, %s, %s, %s, %s, %b, %s, %s, %s) ON CONFLICT (app, contract, sha256) DO NOTHING
+RETURNING app, reason, count, first_seen, last_seen
 """
+_COUNT_QUARANTINED = """
+INSERT INTO eventstore.quarantine_counts AS c (app, reason, messages, not_kept, first_seen, last_seen)
+VALUES (%s, %s, %s, 0, %s, %s)
+ON CONFLICT (app, reason) DO UPDATE SET messages = c.messages + excluded.messages,
+    first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen)
+"""
+_COUNT_ANEW = "UPDATE eventstore.quarantine_usage SET counted_at = NULL WHERE app = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +161,13 @@ async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined
         ]
         for kept in quarantined
     ]
+    # All that the file has is kept, whatever the limits: it was asked for. What arrives after that must fit.
     async with conn.transaction(), conn.cursor() as cursor:
-        await cursor.executemany(_QUARANTINE, rows)
+        await cursor.executemany(_QUARANTINE, rows, returning=True)
+        added = [row async for result in cursor.results() for row in await result.fetchall()]
+        if added:
+            await cursor.executemany(_COUNT_QUARANTINED, added)
+            await cursor.execute(_COUNT_ANEW, [sorted({row[0] for row in added})])
 
 
 async def _move(conn: AsyncConnection, cursor: archive.Cursor) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Identity,
@@ -124,9 +125,44 @@ quarantine = Table(
     Column("first_seen", _time, nullable=False, comment="When these bytes first came."),
     Column("last_seen", _time, nullable=False, comment="When these bytes last came."),
     Column("count", BigInteger, nullable=False, comment="How often these bytes came."),
+    Column(
+        "is_sample",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Kept as a sample while the quarantine was full; makes room for newer samples.",
+    ),
     UniqueConstraint("app", "contract", "sha256"),
     schema=SCHEMA,
-    comment="Bytes that came over the wire and can't be an event, kept as they came.",
+    comment="Bytes that came over the wire and can't be an event, kept as they came, up to a limit for each app.",
+)
+
+quarantine_counts = Table(
+    "quarantine_counts",
+    metadata,
+    Column("app", Text, primary_key=True, comment="Whose stream brought them."),
+    Column("reason", Text, primary_key=True, comment="Why they can't be events."),
+    Column("messages", BigInteger, nullable=False, comment="Messages that came, kept or not, repetitions included."),
+    Column("not_kept", BigInteger, nullable=False, comment="Those whose bytes were not kept: the quarantine was full."),
+    Column("first_seen", _time, nullable=False, comment="When the first of them came."),
+    Column("last_seen", _time, nullable=False, comment="When the last of them came."),
+    Column(
+        "last_sample_at", _time, comment="When a sample was last kept while the quarantine was full; NULL for never."
+    ),
+    schema=SCHEMA,
+    comment="How many messages were quarantined, by app and reason; exact, whatever was kept of them.",
+)
+
+quarantine_usage = Table(
+    "quarantine_usage",
+    metadata,
+    Column("app", Text, primary_key=True, comment="Whose stream is followed."),
+    Column("kept_rows", BigInteger, nullable=False, server_default=text("0"), comment="Rows kept, samples left out."),
+    Column("kept_bytes", BigInteger, nullable=False, server_default=text("0"), comment="Bytes of their payloads."),
+    Column("counted_at", _time, comment="When both were last counted in the table itself; NULL to count them next."),
+    Column("full_since", _time, comment="Since when messages have not fitted; NULL while there is room."),
+    schema=SCHEMA,
+    comment="How much of each app's quarantine is used; the table quarantine itself is the truth.",
 )
 
 change_permits = Table(

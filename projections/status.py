@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,9 +27,12 @@ class AppStatus:
     """An app's stream.
 
     ``followed_by`` is the session that follows it now, None when none does; ``refused_at`` is since when it is refused,
-    None unless it is, and ``retry_at`` when it is tried again, None for never; ``quarantined`` counts messages,
-    repetitions left out; ``went_back`` says when the database lost committed events, oldest first (``noticed_at``,
-    ``from`` and ``to`` positions); times are in UTC.
+    None unless it is, and ``retry_at`` when it is tried again, None for never; ``went_back`` says when the database
+    lost committed events, oldest first (``noticed_at``, ``from`` and ``to`` positions); times are in UTC.
+
+    ``quarantined`` counts messages that are kept, repetitions left out. ``quarantined_messages`` counts all that came
+    (by reason in ``quarantine_reasons``), and ``quarantined_not_kept`` those of them whose bytes were not kept, since
+    the quarantine was full: it is since ``quarantine_full_since``, None while there is room.
     """
 
     app: str
@@ -43,6 +46,10 @@ class AppStatus:
     followed_by: str | None = None
     refused_at: datetime | None = None
     retry_at: datetime | None = None
+    quarantined_messages: int = 0
+    quarantined_not_kept: int = 0
+    quarantine_full_since: datetime | None = None
+    quarantine_reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,14 @@ class Status:
 
 _APPS = """
 SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error, went_back,
-       refused_at, retry_at, (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined
-FROM eventstore.cursors AS c ORDER BY app
+       refused_at, retry_at, (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined,
+       coalesce(n.messages, 0)::bigint AS quarantined_messages, coalesce(n.not_kept, 0)::bigint AS quarantined_not_kept,
+       (SELECT full_since FROM eventstore.quarantine_usage AS u WHERE u.app = c.app) AS quarantine_full_since,
+       coalesce(n.reasons, '{}') AS quarantine_reasons
+FROM eventstore.cursors AS c, LATERAL (
+    SELECT sum(messages) AS messages, sum(not_kept) AS not_kept, jsonb_object_agg(reason, messages) AS reasons
+    FROM eventstore.quarantine_counts AS q WHERE q.app = c.app) AS n
+ORDER BY app
 """
 _COUNTS = """
 SELECT (SELECT coalesce(max(position), 0) FROM eventstore.events),

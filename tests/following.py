@@ -16,6 +16,7 @@ from eventstore.ingest.address import Address
 from eventstore.ingest.follower import Follower
 from eventstore.ingest.service import Outcome, follow
 from eventstore.ingest.upstream import NO_TLS, Tls, Upstream
+from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.simulator import Entry
 from eventstore.waits import Waits
 from tests import store, wire
@@ -73,9 +74,10 @@ def follower(
     since: str | None = None,
     tls: Tls = NO_TLS,
     waits: Waits = QUICK,
+    limits: QuarantineLimits = DEFAULT_LIMITS,
 ) -> Follower:
     upstream = Upstream(app, Address.parse(address), tokens or FixedToken(TOKEN), contract, since, tls)
-    return Follower(url, upstream, waits)
+    return Follower(url, upstream, waits, limits=limits)
 
 
 def quick(**changed: float) -> Waits:

@@ -40,6 +40,7 @@ from eventstore.ingest.session import Session
 from eventstore.ingest.setback import KnownHeads
 from eventstore.ingest.upstream import Upstream
 from eventstore.ingest.writer import Writer
+from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class Follower:
         upstream: what is followed.
         waits: every wait; ``refused_retry`` counts for refusals.
         reload: returns the upstream as it is configured now; called before a refused app is tried again.
+        limits: how much of what can't be an event is kept.
 
     Attributes:
         state: what it is now.
@@ -78,7 +80,13 @@ class Follower:
     """
 
     def __init__(
-        self, url: str, upstream: Upstream, waits: Waits, *, reload: Callable[[], Upstream] | None = None
+        self,
+        url: str,
+        upstream: Upstream,
+        waits: Waits,
+        *,
+        reload: Callable[[], Upstream] | None = None,
+        limits: QuarantineLimits = DEFAULT_LIMITS,
     ) -> None:
         self.app = upstream.app
         self.state = State.STANDING_BY
@@ -86,6 +94,7 @@ class Follower:
         self.retry_at: datetime | None = None
         self._refusal: str | None = None
         self._reload = reload
+        self._limits = limits
         self._url = url
         self._upstream = upstream
         self._waits = waits
@@ -189,7 +198,7 @@ class Follower:
 
     async def _work(self, held: Lease) -> None:
         self._buffer = Buffer()
-        writer = Writer(self._url, held, self._heads, self._buffer, self._waits, self._count)
+        writer = Writer(self._url, held, self._heads, self._buffer, self._waits, self._count, self._limits)
         session = Session(
             self._upstream, held, self._buffer, lambda: self.stored, writer.expect_duplicates, self._waits
         )

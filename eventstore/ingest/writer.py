@@ -21,8 +21,10 @@ from eventstore.errors import AlreadyAppended, Undecodable, describe
 from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
+from eventstore.ingest.quarantine_log import QuarantineLog
 from eventstore.ingest.setback import KnownHeads
 from eventstore.quarantine import Rejected
+from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,7 @@ class Writer:
         buffer: where messages come from.
         waits: the timeouts and back-offs.
         appended: called after each commit, with what became of the batch.
+        limits: how much of what can't be an event is kept.
 
     """
 
@@ -74,6 +77,7 @@ class Writer:
         buffer: Buffer,
         waits: Waits,
         appended: Callable[[Appended], None],
+        limits: QuarantineLimits = DEFAULT_LIMITS,
     ) -> None:
         self._url = url
         self._app = held.app
@@ -83,6 +87,8 @@ class Writer:
         self._buffer = buffer
         self._waits = waits
         self._appended = appended
+        self._limits = limits
+        self._quarantine_log = QuarantineLog(held.app)
         self._appender: Appender | None = None
         self._conn: psycopg.AsyncConnection | None = None
         self.failing = False
@@ -112,6 +118,7 @@ class Writer:
                 self._report(result, rejected)
                 self._appended(result)
         finally:
+            self._quarantine_log.flush()
             await self._close()
 
     def _move_to(self, event_id: str | None) -> CursorMove:
@@ -151,7 +158,7 @@ class Writer:
         if self._appender is None:
             name, waits = f"projections append {self._app}", self._waits
             self._conn = await connect(self._url, name=name, waits=waits, lock_timeout=waits.lock)
-            self._appender = Appender(self._conn, self._waits)
+            self._appender = Appender(self._conn, self._waits, self._limits)
         return self._appender
 
     async def _close(self) -> None:
@@ -162,7 +169,4 @@ class Writer:
 
     def _report(self, result: Appended, rejected: list[Rejected]) -> None:
         log.debug("appended", app=self._app, **result._asdict())
-        if result.quarantined:
-            reasons = sorted({item.reason for item in rejected})
-            where = "eventstore.quarantine"
-            log.warning("quarantined", app=self._app, messages=result.quarantined, reasons=reasons, see=where)
+        self._quarantine_log.report(result, rejected)

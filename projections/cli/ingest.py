@@ -44,10 +44,12 @@ async def _ingest(config: Path | None, until_idle: float | None, since: str | No
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.ingest.service import Outcome, follow  # noqa: PLC0415
+    from eventstore.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.migrate import require_current_schema  # noqa: PLC0415
 
     waits = load_waits()
+    limits = load_quarantine_limits()
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
     stop = stop_on_signals(waits)
     url = await available(stop, waits)
@@ -56,7 +58,9 @@ async def _ingest(config: Path | None, until_idle: float | None, since: str | No
     await asyncio.to_thread(require_current_schema, url)
     return await follow(
         [
-            Follower(url, upstream, waits, reload=reloader(config, upstream.app, waits=waits, since=since))
+            Follower(
+                url, upstream, waits, limits=limits, reload=reloader(config, upstream.app, waits=waits, since=since)
+            )
             for upstream in upstreams
         ],
         stop=stop,

@@ -68,6 +68,7 @@ async def _run(
 ) -> RunOutcome:
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
+    from eventstore.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.database import refuse_named  # noqa: PLC0415
     from projections.cli.live import live_view  # noqa: PLC0415
@@ -79,6 +80,7 @@ async def _run(
     from projections.worker import Worker  # noqa: PLC0415
 
     waits = load_waits()
+    limits = load_quarantine_limits()
     settings = load_settings(batch_size)
     registry = installed()
     projections = registry.chosen(names)
@@ -93,7 +95,7 @@ async def _run(
     refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
     workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
     followers = [
-        Follower(url, upstream, waits, reload=reloader(config, upstream.app, waits=waits, since=since))
+        Follower(url, upstream, waits, limits=limits, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
     view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()

@@ -73,10 +73,10 @@ def apps_table(status: Status) -> Table:
     table = Table(title="upstreams", title_justify="left")
     for heading in ("app", "contract", "cursor"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("holes", "quarantined"):
+    for heading in ("holes", "quarantined", "not kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     for app in status.apps:
-        numbers = (str(app.holes), f"{app.quarantined:,}")
+        numbers = (str(app.holes), f"{app.quarantined_messages:,}", f"{app.quarantined_not_kept:,}")
         table.add_row(app.app, app.contract or "not yet known", app.last_event_id or "none yet", *numbers)
     return table
 
@@ -93,6 +93,8 @@ def app_lines(status: Status) -> list[str]:
                 f"{app.app}: the log went back from position {last['from']:,} to {last['to']:,}, noticed at"
                 f" {last['noticed_at']} (a failover or a restore): who has read further must read again from there"
             )
+        if app.quarantined_not_kept:
+            lines.append(_about_quarantine(app))
     return lines
 
 
@@ -104,6 +106,17 @@ def incomplete_answers(status: Status) -> str:
     if status.unreadable_answers:
         parts.append(f"{counted(status.unreadable_answers, 'answer')} could not be read at all")
     return f"{counted(status.incomplete_answers, 'poll answer is', 'poll answers are')} incomplete: {', '.join(parts)}."
+
+
+def _about_quarantine(app: AppStatus) -> str:
+    """Say that an app's quarantine is or was full, with the numbers and what to do."""
+    state = f"is full since {shown(app.quarantine_full_since)}" if app.quarantine_full_since else "was full"
+    reasons = ", ".join(f"{count:,} because {reason}" for reason, count in sorted(app.quarantine_reasons.items()))
+    return (
+        f"{app.app}: the quarantine {state}: of {app.quarantined_messages:,} quarantined messages, "
+        f"{app.quarantined_not_kept:,} were counted but not kept ({reasons}); to make room, delete rows of "
+        "eventstore.quarantine, or raise PROJECTIONS_QUARANTINE_MAX_ROWS or PROJECTIONS_QUARANTINE_MAX_BYTES"
+    )
 
 
 def _trouble(app: AppStatus) -> str:

@@ -87,22 +87,22 @@ async def test_the_sha_256_is_the_payloads(appender: Appender, conn: AsyncConnec
 
 CHECK = "ALTER TABLE eventstore.events ADD CONSTRAINT refused CHECK (ppnum IS DISTINCT FROM 'culprit')"
 RAISING = """
-CREATE FUNCTION raising() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION public.raising() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.ppnum = 'culprit' THEN RAISE EXCEPTION 'as the test wants' USING ERRCODE = '%s'; END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER raising BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION raising();
+CREATE TRIGGER raising BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION public.raising();
 """
 WAITING = """
-CREATE FUNCTION waiting() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION public.waiting() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.ppnum = 'culprit' THEN PERFORM pg_advisory_xact_lock(42); END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER waiting BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION waiting();
+CREATE TRIGGER waiting BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FUNCTION public.waiting();
 """
-STOP_RAISING = "DROP TRIGGER raising ON eventstore.events; DROP FUNCTION raising()"
+STOP_RAISING = "DROP TRIGGER raising ON eventstore.events; DROP FUNCTION public.raising()"
 
 
 def with_culprits(count: int, culprits: Sequence[int]) -> list[Event]:

@@ -1,0 +1,51 @@
+"""How much of what can't be an event is kept, as settings: ``PROJECTIONS_QUARANTINE_<NAME>`` in the environment."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eventstore.errors import ConfigurationError
+
+_LARGEST = 2**62
+
+
+class QuarantineLimits(BaseSettings):
+    """How much of an app's quarantined messages is kept, at the most; all of them are counted.
+
+    A tenth of both is set aside for samples of what comes once the rest is full.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PROJECTIONS_QUARANTINE_", frozen=True)
+
+    max_rows: int = Field(10_000, ge=0, le=_LARGEST, description="messages of an app, different ones")
+    max_bytes: int = Field(256 * 2**20, ge=0, le=_LARGEST, description="bytes of their payloads")
+
+    @property
+    def sample_rows(self) -> int:
+        """How many of the rows are set aside for samples."""
+        return self.max_rows // 10
+
+    @property
+    def sample_bytes(self) -> int:
+        """How many of the bytes are set aside for samples."""
+        return self.max_bytes // 10
+
+
+DEFAULT_LIMITS = QuarantineLimits.model_construct()
+"""The defaults, whatever the environment says."""
+
+
+def load_quarantine_limits() -> QuarantineLimits:
+    """Return the limits that the environment sets.
+
+    Raises:
+        ConfigurationError: one of them can't be.
+
+    """
+    try:
+        return QuarantineLimits()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        raise ConfigurationError(f"PROJECTIONS_QUARANTINE_{name} takes a number: {first['msg']}") from None

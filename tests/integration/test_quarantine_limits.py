@@ -1,0 +1,319 @@
+"""Garbage can't fill the disk: an app's quarantine is limited, a sample is kept, and every message is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore import quarantine as quarantining
+from eventstore.append import Appender, CursorMove
+from eventstore.errors import ConfigurationError
+from eventstore.export import export_events
+from eventstore.importing import import_events
+from eventstore.quarantine import Rejected
+from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
+from projections.cli.tables import app_lines
+from projections.registry import Registry
+from projections.status import AppStatus, read_status
+from tests import store, wire
+from tests.following import follower, following
+from tests.scripted import scripted, stays
+from tests.store import APP, CHAT, contradicting, cursor_of, garbage, kept, made
+
+TWENTY = QuarantineLimits(max_rows=20, max_bytes=10**6)
+"""Eighteen rows, and two for samples."""
+
+Appending = Callable[[QuarantineLimits], AbstractAsyncContextManager[Appender]]
+
+
+@pytest.fixture
+def appending(database_url: str) -> Appending:
+    """Open an appender with these limits."""
+
+    @asynccontextmanager
+    async def opened(limits: QuarantineLimits) -> AsyncIterator[Appender]:
+        async with store.connection(database_url) as conn:
+            yield Appender(conn, store.QUICK, limits)
+
+    return opened
+
+
+async def counts(conn: AsyncConnection, app: str = APP) -> dict[str, tuple[int, int]]:
+    """Messages and those not kept, by reason."""
+    rows = await conn.execute(
+        "SELECT reason, messages, not_kept FROM eventstore.quarantine_counts WHERE app = %s", [app]
+    )
+    return {reason: (messages, not_kept) for reason, messages, not_kept in await rows.fetchall()}
+
+
+async def size(conn: AsyncConnection, *, samples: bool | None = None) -> tuple[int, int]:
+    """Rows kept and the bytes of their payloads."""
+    rows = await conn.execute(
+        "SELECT count(*), coalesce(sum(octet_length(payload)), 0)::bigint FROM eventstore.quarantine"
+        " WHERE is_sample = coalesce(%s, is_sample)",
+        [samples],
+    )
+    found = await rows.fetchone()
+    assert found is not None
+    return found
+
+
+async def full_since(conn: AsyncConnection, app: str = APP) -> object:
+    return await store.value(conn, "SELECT full_since FROM eventstore.quarantine_usage WHERE app = %s", app)
+
+
+async def age(conn: AsyncConnection) -> None:
+    """Let a minute pass since everything was counted and sampled."""
+    await conn.execute("UPDATE eventstore.quarantine_usage SET counted_at = counted_at - interval '1 minute'")
+    await conn.execute("UPDATE eventstore.quarantine_counts SET last_sample_at = last_sample_at - interval '1 minute'")
+
+
+def of_size(number: int, length: int, reason: str = "too odd") -> Rejected:
+    return Rejected(APP, CHAT.value, b"%08d" % number + bytes(length - 8), reason)
+
+
+async def app_status(conn: AsyncConnection) -> AppStatus:
+    (app,) = (await read_status(conn, Registry({}, {}))).apps
+    return app
+
+
+async def test_beyond_the_rows_messages_are_counted_and_the_cursor_moves(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    await store.follow(conn)
+    last = ""
+    async with appending(TWENTY) as appender:
+        for batch in range(10):
+            last = store.next_ulid()
+            rejected = [garbage(batch * 10 + number) for number in range(10)]
+            result = await appender.append([], rejected=rejected, cursor=CursorMove(APP, 1, last))
+            assert result.quarantined == 10
+    assert await size(conn, samples=False) == (18, sum(len(garbage(number).payload) for number in range(18)))
+    assert (await size(conn, samples=True))[0] == 1
+    assert await counts(conn) == {garbage().reason: (100, 81)}
+    assert await cursor_of(conn) == last
+    assert await full_since(conn) is not None
+
+
+@store.both_ways
+async def test_events_beside_them_are_stored(appending: Appending, conn: AsyncConnection, probing: bool) -> None:
+    async with appending(TWENTY) as appender:
+        for batch in range(5):
+            appender.probing = probing
+            result = await appender.append(made(2), rejected=[garbage(batch * 10 + number) for number in range(10)])
+            assert (result.stored, result.quarantined) == (2, 10)
+        assert result.not_kept == 10
+    assert len(await store.positions(conn)) == 10
+    assert (await size(conn))[0] <= 20
+
+
+async def test_newcomers_under_a_known_id_count_against_the_same_limit(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    events = made(30)
+    async with appending(TWENTY) as appender:
+        await appender.append(events)
+        result = await appender.append([contradicting(event) for event in events])
+        assert (result.stored, result.quarantined, result.not_kept) == (0, 30, 11)
+        again = await appender.append([contradicting(event) for event in made(0) or events[:5]])
+        assert (again.quarantined, again.not_kept) == (5, 0)
+    assert (await size(conn))[0] == 19
+    ((messages, not_kept),) = (await counts(conn)).values()
+    assert (messages, not_kept) == (35, 11)
+
+
+async def test_beyond_the_bytes_too_and_what_is_small_may_still_fit(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
+    async with appending(limits) as appender:
+        await appender.append([], rejected=[of_size(number, 4_000) for number in range(3)])
+        await appender.append([], rejected=[of_size(9, 50_000, "large"), of_size(10, 500, "small")])
+    assert await size(conn, samples=False) == (3, 8_500)
+    assert await size(conn, samples=True) == (0, 0)  # none that is due fits into a tenth
+    assert await counts(conn) == {"too odd": (3, 1), "large": (1, 1), "small": (1, 0)}
+
+
+async def test_bytes_that_are_kept_are_counted_on_their_row_when_the_rest_is_full(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    async with appending(TWENTY) as appender:
+        await appender.append([], rejected=[garbage(number) for number in range(30)])
+        result = await appender.append([], rejected=[garbage(3), garbage(3), garbage(29), garbage(25)])
+        assert (result.quarantined, result.not_kept) == (4, 1)
+    times = {row.payload: row.times for row in await kept(conn)}
+    assert (times[garbage(3).payload], times[garbage(29).payload]) == (3, 2)
+    assert await counts(conn) == {garbage().reason: (34, 12)}
+
+
+async def test_a_sample_a_minute_of_each_reason_is_kept_and_the_oldest_make_room(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    async with appending(TWENTY) as appender:
+        await appender.append([], rejected=[garbage(number) for number in range(18)])
+        for minute in range(6):
+            await appender.append([], rejected=[garbage(100 + minute * 10 + number) for number in range(10)])
+            await appender.append([], rejected=[garbage(900 + minute)])  # in the same minute
+            await age(conn)
+        other = garbage(7)._replace(payload=b"other", reason="another reason")
+        await appender.append([], rejected=[other])
+    samples = await conn.execute("SELECT payload FROM eventstore.quarantine WHERE is_sample ORDER BY id")
+    assert [payload for (payload,) in await samples.fetchall()] == [garbage(159).payload, b"other"]
+    assert (await size(conn, samples=False))[0] == 18
+    assert (await counts(conn))[garbage().reason] == (84, 60)
+
+
+async def test_samples_stay_within_their_bytes(appending: Appending, conn: AsyncConnection) -> None:
+    limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
+    async with appending(limits) as appender:
+        await appender.append([], rejected=[of_size(0, 9_000)])
+        for number in range(1, 6):
+            await appender.append([], rejected=[of_size(number, 400)])
+            await age(conn)
+    assert await size(conn, samples=True) == (2, 800)
+    assert (await size(conn))[1] <= 10_000
+
+
+async def test_deleted_rows_make_room_within_a_minute_and_status_says_so(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    await store.follow(conn)
+    async with appending(TWENTY) as appender:
+        await appender.append([], rejected=[garbage(number) for number in range(50)])
+        since = await full_since(conn)
+        await conn.execute("DELETE FROM eventstore.quarantine")
+        assert (await appender.append([], rejected=[garbage(51)])).not_kept == 1
+        await age(conn)
+        assert (await appender.append([], rejected=[garbage(52), garbage(53)])).not_kept == 0
+    assert since is not None
+    assert await full_since(conn) is None
+    assert len(await kept(conn)) == 2
+    app = await app_status(conn)
+    assert (app.quarantined, app.quarantined_messages, app.quarantined_not_kept) == (2, 53, 32)
+    assert app_lines(await read_status(conn, Registry({}, {})))[1].startswith(f"{APP}: the quarantine was full: of 53")
+
+
+async def test_what_an_earlier_version_kept_counts(appending: Appending, conn: AsyncConnection) -> None:
+    await conn.execute(
+        "INSERT INTO eventstore.quarantine (app, contract, sha256, reason, payload, first_seen, last_seen, count)"
+        " SELECT %s, 'chat.external', sha256(n::text::bytea), 'of before', n::text::bytea, now(), now(), 1"
+        " FROM generate_series(1, 50) AS n",
+        [APP],
+    )
+    async with appending(TWENTY) as appender:
+        assert (await appender.append([], rejected=[garbage(1), garbage(2)])).not_kept == 1
+    assert (await size(conn, samples=False))[0] == 50
+
+
+async def test_each_app_has_its_own_limits(appending: Appending, conn: AsyncConnection) -> None:
+    async with appending(TWENTY) as appender:
+        await appender.append([], rejected=[garbage(number, app) for number in range(25) for app in "ab"])
+        await appender.append([], rejected=[garbage(number, "c") for number in range(10)])
+    assert {app: await counts(conn, app) for app in "abc"} == {
+        "a": {garbage().reason: (25, 6)},
+        "b": {garbage().reason: (25, 6)},
+        "c": {garbage().reason: (10, 0)},
+    }
+
+
+async def test_nothing_is_kept_where_nothing_is_to_be_kept(appending: Appending, conn: AsyncConnection) -> None:
+    async with appending(QuarantineLimits(max_rows=0)) as appender:
+        assert (await appender.append([], rejected=[garbage(1), garbage(2)])).not_kept == 2
+    assert await kept(conn) == []
+    assert await counts(conn) == {garbage().reason: (2, 2)}
+
+
+async def test_appends_at_once_stay_within_the_limit_and_lose_no_count(
+    appending: Appending, conn: AsyncConnection
+) -> None:
+    async def flood(first: int) -> None:
+        async with appending(TWENTY) as appender:
+            for batch in range(10):
+                numbers = range(first + batch * 5, first + batch * 5 + 5)
+                await appender.append([], rejected=[garbage(number) for number in numbers])
+
+    await asyncio.gather(*(flood(writer * 1000) for writer in range(4)))
+    rows, _ = await size(conn)
+    assert rows <= 20
+    assert await counts(conn) == {garbage().reason: (200, 200 - rows)}
+
+
+async def test_a_transaction_that_fails_counts_nothing(
+    appending: Appending, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with appending(TWENTY) as appender:
+        await appender.append([], rejected=[garbage(1)])
+
+        async def fail(*_: object, **__: object) -> None:
+            raise psycopg.OperationalError("cut")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(quarantining, "_save_usage", fail)
+            with pytest.raises(psycopg.OperationalError):
+                await appender.append(made(1), rejected=[garbage(2)])
+        await appender.append(made(1), rejected=[garbage(2)])
+    assert await counts(conn) == {garbage().reason: (2, 0)}
+
+
+async def test_an_import_keeps_all_of_its_file_and_counts_it(
+    appending: Appending, conn: AsyncConnection, database_url: str, tmp_path: Path
+) -> None:
+    await store.follow(conn)
+    async with appending(TWENTY) as appender:
+        await appender.append(made(2), rejected=[garbage(1), garbage(1), garbage(2)])
+    path = tmp_path / "log.events"
+    await export_events(conn, path, told=lambda *_: None)
+    await conn.execute("TRUNCATE eventstore.quarantine, eventstore.quarantine_counts, eventstore.quarantine_usage")
+    for _ in range(2):  # again: nothing is counted twice
+        await import_events(database_url, path, waits=store.QUICK, told=lambda *_: None)
+        assert await counts(conn) == {garbage().reason: (3, 0)}
+    await conn.execute(
+        "INSERT INTO eventstore.quarantine_usage (app, kept_rows, counted_at) VALUES (%s, 0, now())", [APP]
+    )
+    await conn.execute("DELETE FROM eventstore.quarantine")
+    await import_events(database_url, path, waits=store.QUICK, told=lambda *_: None)
+    async with appending(QuarantineLimits(max_rows=2)) as appender:
+        assert (await appender.append([], rejected=[garbage(3)])).not_kept == 1
+
+
+async def test_a_flood_of_garbage_is_said_once_and_status_tells_the_numbers(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    flood = [b"\xff%d" % number for number in range(3_000)]
+    event = wire.event(store.next_ulid())
+    with capture_logs() as logs:
+        async with scripted(stays(*flood, event)) as upstream:
+            one = follower(database_url, upstream.address, limits=TWENTY)
+            async with following(one) as running:
+                await running.until(lambda: one.stored == 1, "the event behind the garbage")
+    assert one.quarantined == 3_000
+    assert (await size(conn))[0] <= 20
+    lines = [line for line in logs if line["event"] == "quarantined"]
+    assert len(lines) <= 2
+    assert sum(line["messages"] for line in lines) == 3_000
+    assert [line["event"] for line in logs].count("quarantine limit reached") == 1
+    app = await app_status(conn)
+    assert (app.quarantined_messages, app.quarantined_not_kept) == (3_000, 3_000 - app.quarantined)
+    assert app.quarantine_full_since is not None
+    assert app.quarantine_reasons == {"the bytes are not a SendRequestEvent": 3_000}
+    said = app_lines(await read_status(conn, Registry({}, {})))[1]
+    assert said.startswith(f"{APP}: the quarantine is full since 20")
+    assert "of 3,000 quarantined messages" in said
+
+
+def test_the_defaults_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert DEFAULT_LIMITS.model_dump() == {"max_rows": 10_000, "max_bytes": 256 * 2**20}
+    monkeypatch.setenv("PROJECTIONS_QUARANTINE_MAX_ROWS", "7")
+    monkeypatch.setenv("PROJECTIONS_QUARANTINE_MAX_BYTES", "0")
+    assert load_quarantine_limits().model_dump() == {"max_rows": 7, "max_bytes": 0}
+    assert DEFAULT_LIMITS.max_rows == 10_000
+    monkeypatch.setenv("PROJECTIONS_QUARANTINE_MAX_ROWS", "-1")
+    with pytest.raises(ConfigurationError, match=r"^PROJECTIONS_QUARANTINE_MAX_ROWS takes a number"):
+        load_quarantine_limits()

@@ -215,3 +215,15 @@ async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
 
                 await store.until(kept, "the contract")
     assert (await row_of(conn))["contract"] == CHAT
+
+
+async def test_megabytes_of_words_about_a_hole_are_cut(database_url: str, conn: AsyncConnection) -> None:
+    event = wire.event(store.next_ulid(), occurred_at=wire.timestamp_of(store.OCCURRED))
+    words = "gone 12300000001 " * 1_000_000
+    async with scripted(stays(wire.cursor_expired(words), wire.frame(event))) as upstream:
+        one = follower(database_url, upstream.address, contract=PCS)
+        async with following(one) as running:
+            await running.until(lambda: one.stored == 1, "the event behind the hole")
+    ((hole,)) = (await row_of(conn))["holes"]
+    assert hole["detail"].startswith("gone [hidden] gone [hidden]")
+    assert len(hole["detail"]) <= 300

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import structlog
-from psycopg import AsyncConnection, DataError, IntegrityError, OperationalError, sql
+from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
 from psycopg.errors import UniqueViolation
 
 from eventstore.contracts import Event
@@ -319,6 +319,10 @@ class Appender:
                 copy.set_types(_TYPES)
                 for row in rows:
                     await copy.write_row(row)
+        except UnicodeEncodeError as error:
+            if error.encoding != "utf-8":  # then it is the session that can't hold what UTF-8 can
+                raise OperationalError(f"the session's encoding is {error.encoding}, not UTF-8") from error
+            raise DataError("a text can't be written in UTF-8") from error
         except ValueError as error:
             # psycopg expects one result of a COPY; libpq gives two when the connection goes in the middle of it.
             if self._conn.broken:
@@ -339,10 +343,15 @@ class Appender:
         except (DataError, IntegrityError) as error:
             if len(events) == 1:
                 event = events[0]
-                reason = f"Postgres can't store it (SQLSTATE {error.sqlstate})"
+                reason = f"Postgres can't store it ({_what_failed(error)})"
                 return 0, [Rejected(event.app, event.contract, event.payload, reason, event.event_id)]
             middle = len(events) // 2
             stored, refused = await self._copy_or_halve(events[:middle], head, received_at)
             more, others = await self._copy_or_halve(events[middle:], head + stored, received_at)
             return stored + more, [*refused, *others]
         return len(events), []
+
+
+def _what_failed(error: Error) -> str:
+    """Return what an error says without values: psycopg's own errors have no SQLSTATE, and quote none."""
+    return f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)

@@ -37,6 +37,10 @@ from sqlalchemy.exc import DBAPIError
 from eventstore.redact import hide_secrets, redact
 
 _QUOTED = re.compile(r'"[^"]*"')
+# Translated messages have the quotation marks of their language (angle, curved or corner ones): all goes from the
+# first mark to the last.
+_MARKS = r"[\xab\xbb\u2018-\u201f\u2039\u203a\u300c-\u300f]"
+_QUOTED_IN_OTHER_LANGUAGES = re.compile(rf"{_MARKS}.*{_MARKS}", re.DOTALL)
 MAX_SAID = 1_000
 _ADVICE = ("Is the server running", "This probably means the server", "before or while processing the request")
 """How libpq begins what it guesses, on lines of their own behind the reason."""
@@ -266,7 +270,7 @@ def _words(error: BaseException) -> str:
         if error.sqlstate:
             message = error.diag.message_primary or type(error).__name__
             if error.sqlstate.startswith("22"):
-                message = _QUOTED.sub('"…"', message)
+                message = _QUOTED_IN_OTHER_LANGUAGES.sub('"…"', _QUOTED.sub('"…"', message))
             return f"{redact(message)} (SQLSTATE {error.sqlstate})"
         lines = [line for line in str(error).splitlines() if not line.lstrip().startswith(_ADVICE)]
         return redact(" ".join(" ".join(lines).split())) or type(error).__name__

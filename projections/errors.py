@@ -17,6 +17,9 @@
 from __future__ import annotations
 
 import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.errors import describe
 
 _NOT_THE_EVENTS = ("40", "42", "53", "55", "57", "58")
 
@@ -62,6 +65,18 @@ class HandleFailed(ProjectionsError):
 
 class HandleTooSlow(HandleFailed):
     """A fold written in Python took longer for one event than it may."""
+
+
+_UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
+"""SQLSTATEs of functions, operators, types, tables and schemas that aren't found."""
+
+
+def describe_theirs(error: BaseException) -> str:
+    """Say an error of code that others wrote, as :func:`describe` does, and what to do if a name wasn't found."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, psycopg.Error) and cause.sqlstate in _UNDEFINED:
+        return f"{describe(error)}; names outside pg_catalog need their schema, as public.name"
+    return describe(error)
 
 
 def may_be_an_events(error: BaseException) -> bool:

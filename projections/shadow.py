@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetCol
 from eventstore.errors import describe
 from eventstore.locks import lock_key
 from projections import budget, checkpoint
-from projections.errors import CannotFold, ProjectionsError, RebuildLost, may_be_an_events
+from projections.errors import CannotFold, ProjectionsError, RebuildLost, describe_theirs, may_be_an_events
 from projections.fingerprint import fingerprint
 from projections.fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
@@ -268,7 +268,7 @@ class Shadow:
             self._slow_event = hi
             return 1
         if not too_slow and not may_be_an_events(error):
-            said = f"{self.projection.name}: behind position {lo}: {describe(error)}"
+            said = f"{self.projection.name}: behind position {lo}: {describe_theirs(error)}"
             raise CannotFold(said) from error
         query = "SELECT event_id FROM eventstore.events WHERE position = %s"
         row = await (await self._conn.execute(query, [hi])).fetchone()

@@ -15,9 +15,8 @@ from alembic.config import Config
 from psycopg import AsyncConnection
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 
-from eventstore.errors import describe
 from eventstore.resources import migrations_folder
-from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError
+from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_theirs
 from projections.metadata import READ_MODELS
 from projections.projection import Projection
 
@@ -121,7 +120,8 @@ def _run_folder(connection: Connection, projection: Projection, folder: Path) ->
     try:
         command.upgrade(config, "heads")
     except Exception as error:
-        raise ProjectionsError(f"projection {projection.name!r}: its migrations failed: {describe(error)}") from error
+        said = f"projection {projection.name!r}: its migrations failed: {describe_theirs(error)}"
+        raise ProjectionsError(said) from error
 
 
 def _option(path: Path) -> str:

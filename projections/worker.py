@@ -33,7 +33,7 @@ from projections import budget, checkpoint
 from projections.at_once import AtOnce
 from projections.bell import Bell
 from projections.checkpoint import Checkpoint, State
-from projections.errors import HandleFailed, may_be_an_events
+from projections.errors import HandleFailed, describe_theirs, may_be_an_events
 from projections.fold import fold_of
 from projections.folders import announce, folder_name
 from projections.projection import Projection
@@ -298,7 +298,7 @@ class Worker:
                 conn.broken or conn.closed or (error.sqlstate or "").startswith(NOT_NOW)
             ):
                 raise
-            said = storable(str(error)) if isinstance(error, HandleFailed) else describe(error)
+            said = storable(str(error)) if isinstance(error, HandleFailed) else describe_theirs(error)
             if too_slow := budget.is_too_slow(error, monotonic() - began, self._settings.fold_timeout):
                 said = f"it took longer to fold than {self._settings.fold_timeout:g} s (PROJECTIONS_FOLD_TIMEOUT)"
             by_event = too_slow or may_be_an_events(error)

@@ -145,6 +145,35 @@ async def test_several_that_postgres_refuses_are_each_kept_wherever_they_stand(
 
 
 @both_ways
+async def test_an_event_whose_text_can_t_be_encoded_is_kept_alone(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    """No message decodes to such a text; if one did, neither the connection nor this code would be to blame."""
+    appender.probing = probing
+    batch = made(5)
+    batch[2] = batch[2]._replace(error_code="\ud800")
+    assert await appender.append(batch) == Appended(4, 0, 1, 4)
+    assert [(row.event_id, row.reason) for row in await kept(conn)] == [
+        (batch[2].event_id, "Postgres can't store it (a text can't be written in UTF-8)")
+    ]
+
+
+@both_ways
+async def test_a_session_that_can_t_hold_a_text_is_at_fault_and_not_the_event(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
+    """A pooler may give a session another encoding than was asked for; a new connection is to be tried then."""
+    appender.probing = probing
+    batch = [made()[0]._replace(error_code="недоступен")]
+    await appender._conn.execute("SET client_encoding = LATIN1")
+    with pytest.raises(psycopg.OperationalError, match=r"the session's encoding is (latin-1|iso8859-1), not UTF-8"):
+        await appender.append(batch)
+    await store.nothing_written(conn)
+    await appender._conn.execute("SET client_encoding = UTF8")
+    assert await appender.append(batch) == Appended(1, 0, 0, 1)
+
+
+@both_ways
 @pytest.mark.parametrize("sqlstate", ["53100", "57014", "40001", "XX000"])
 async def test_an_error_of_another_class_is_the_databases_and_nothing_is_written(
     appender: Appender, conn: AsyncConnection, sqlstate: str, probing: bool

@@ -39,6 +39,27 @@ def test_of_postgress_errors_only_the_primary_message_and_the_sqlstate_are_told(
     assert describe(FromServer(None)) == "FromServer (SQLSTATE 23505)"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        'invalid input syntax for type integer: "{}"',
+        "ungültige Eingabesyntax für Typ integer: »{}«",
+        "syntaxe en entrée invalide pour le type integer : « {} »",
+        "неверный синтаксис для типа integer: «{}»",
+        "无效的类型 integer 输入语法: “{}”",
+        "型integerの入力構文が不正です: 「{}」",
+        "\u2018{}\u2019 ist keine \u201e{}\u201c",
+    ],
+)
+def test_a_value_in_a_message_is_left_out_in_whatever_language_it_is(message: str) -> None:
+    class Invalid(FromServer):
+        sqlstate = "22P02"
+
+    told = describe(Invalid(message.replace("{}", "недоступен")))
+    assert "недоступен" not in told
+    assert told.endswith('"…" (SQLSTATE 22P02)')
+
+
 def test_of_sqlalchemys_errors_neither_statement_nor_parameters_are_told() -> None:
     error = IntegrityError(f"INSERT {PHONE}", {"ppnum": PHONE}, FromServer("duplicate key value"))
     assert PHONE in str(error)

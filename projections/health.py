@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 
 from projections.checkpoint import State
 from projections.status import NEW, AppStatus, ProjectionStatus, Status
@@ -32,11 +33,29 @@ def problems(status: Status, configured: Collection[str] = (), max_behind: float
 
 
 def _of_app(name: str, app: AppStatus | None) -> Iterator[str]:
-    if app is None or app.followed_by is None:
+    if app is not None and _is_refused(app):
+        yield f"app {name!r} is refused since {_time(app.refused_at)}: {app.last_error}"
+    elif app is None or app.followed_by is None:
         last = f"; its last error: {app.last_error}" if app is not None and app.last_error else ""
         yield f"nobody follows app {name!r}: start projections run{last}"
     elif app.last_error:
         yield f"the stream of app {name!r} fails: {app.last_error}"
+    if app is not None and app.quarantine_full_since is not None:
+        yield (
+            f"the quarantine of app {name!r} is full since {_time(app.quarantine_full_since)}:"
+            f" {app.quarantined_not_kept:,} messages were counted but not kept"
+        )
+
+
+def _is_refused(app: AppStatus) -> bool:
+    """Whether an app is refused, and a process tries again; without one, nobody follows it."""
+    if app.refused_at is None or not app.last_error:
+        return False
+    return app.followed_by is not None or (app.retry_at is not None and app.retry_at > datetime.now(UTC))
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if moment is not None else "an unknown time"
 
 
 def _of_projection(one: ProjectionStatus) -> Iterator[str]:

@@ -42,8 +42,8 @@ def status(
     """Show upstreams, projections, who follows and folds, and what lies in quarantine.
 
     With --check the exit code is 1 when a projection is failed, waiting, missing or folded by nobody, an app (of the
-    configuration, or followed before) is followed by nobody or its stream fails, something is behind, or the schema is
-    not current. Pauses are no reason.
+    configuration, or followed before) is followed by nobody, is refused, its stream fails or its quarantine is full,
+    something is behind, or the schema is not current. Pauses are no reason.
     """
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
     from projections.health import problems  # noqa: PLC0415

@@ -18,6 +18,7 @@ from eventstore.ingest.upstream import Upstream
 from eventstore.locks import app_lock, holder_of
 from eventstore.waits import Waits
 from projections.cli.tables import app_lines
+from projections.health import problems
 from projections.registry import Registry
 from projections.status import read_status
 from tests import store, wire
@@ -101,6 +102,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
 
             await store.until(let_go, "the app to be let go")
             (line,) = await lines_of(conn)
+            (problem,) = problems(await read_status(conn, Registry({}, {})))
             outcome = await running.stop()
     assert list(outcome.refused) == [APP]
     assert outcome.uncommitted == ()
@@ -109,6 +111,9 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
     assert line.endswith("PERMISSION_DENIED: no such client")
     await conn.execute("UPDATE eventstore.cursors SET retry_at = now() - interval '1 hour'")
     assert "is overdue: no process follows it" in (await lines_of(conn))[0]
+    assert problem == f"app {APP!r} is refused since {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: {outcome.refused[APP]}"
+    (problem,) = problems(await read_status(conn, Registry({}, {})))
+    assert problem.startswith(f"nobody follows app {APP!r}: start projections run; its last error: http")
 
 
 async def test_without_a_wait_for_it_a_refusal_is_the_end(database_url: str, conn: AsyncConnection) -> None:

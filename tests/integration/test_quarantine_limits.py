@@ -20,6 +20,7 @@ from eventstore.importing import import_events
 from eventstore.quarantine import Rejected
 from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
 from projections.cli.tables import app_lines
+from projections.health import problems
 from projections.registry import Registry
 from projections.status import AppStatus, read_status
 from tests import store, wire
@@ -306,6 +307,9 @@ async def test_a_flood_of_garbage_is_said_once_and_status_tells_the_numbers(
     said = app_lines(await read_status(conn, Registry({}, {})))[1]
     assert said.startswith(f"{APP}: the quarantine is full since 20")
     assert "of 3,000 quarantined messages" in said
+    assert f"the quarantine of app {APP!r} is full since" in " ".join(
+        problems(await read_status(conn, Registry({}, {})))
+    )
 
 
 def test_the_defaults_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,17 @@ cursors = Table(
     Column("last_error_at", _time, comment="When it went wrong."),
     Column("refused_at", _time, comment="Since when the platform or issuer refuses the app; NULL unless refused."),
     Column("retry_at", _time, comment="When a refused app is tried again; NULL for never, or while it is tried."),
+    Column(
+        "reset_to",
+        Text(collation="C"),
+        comment="After a reset: the ULID that the stream begins at again; NULL for where a first contact begins.",
+    ),
+    Column(
+        "reset_position",
+        BigInteger,
+        comment="The last position at the reset: only events stored later say where the stream goes on;"
+        " NULL without a reset.",
+    ),
     schema=SCHEMA,
     comment="One row for each app that is followed: where its stream goes on.",
 )

@@ -30,7 +30,9 @@ class Cursor:
     """What is saved of an app's stream.
 
     ``epoch`` is this follower's; ``contract`` is None until decided; ``last_event_id`` is the last ULID received, None
-    before the first; ``holes`` are gaps the upstream could not replay, oldest first.
+    before the first; ``holes`` are gaps the upstream could not replay, oldest first. After a reset ``reset_position``
+    is the head of that moment: only events stored later say where the stream goes on; until then it begins again at
+    ``reset_to``, or where a first contact begins when that is None.
     """
 
     app: str
@@ -38,10 +40,19 @@ class Cursor:
     contract: Contract | None
     last_event_id: str | None
     holes: list[dict[str, Any]]
+    reset_to: str | None = None
+    reset_position: int | None = None
 
 
-_LOAD = "SELECT epoch, contract, last_event_id, holes FROM eventstore.cursors WHERE app = %s AND epoch = %s"
+_LOAD = (
+    "SELECT epoch, contract, last_event_id, holes, reset_to, reset_position"
+    " FROM eventstore.cursors WHERE app = %s AND epoch = %s"
+)
 _HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
+_REPLAYED = (
+    "SELECT event_id FROM eventstore.events WHERE app = %s AND event_id > %s AND event_id <= %s"
+    " ORDER BY event_id DESC LIMIT 1"
+)
 _RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
 
 
@@ -56,12 +67,12 @@ async def load(conn: AsyncConnection, app: str, epoch: int) -> Cursor:
     if row is None:
         raise LeadershipLost(app)
     contract = Contract(row[1]) if row[1] is not None else None
-    return Cursor(app, row[0], contract, row[2], list(row[3]))
+    return Cursor(app, row[0], contract, row[2], list(row[3]), row[4], row[5])
 
 
 async def recent_events(conn: AsyncConnection, cursor: Cursor) -> list[str]:
-    """Return the app's last stored event_ids, newest first: those since the last hole, if there was one."""
-    since = cursor.holes[-1].get("position", 0) if cursor.holes else 0
+    """Return the app's last stored event_ids, newest first: those since the last hole or reset, if there was one."""
+    since = max(cursor.holes[-1].get("position", 0) if cursor.holes else 0, cursor.reset_position or 0)
     async with conn.cursor() as rows:
         await rows.execute(_RECENT, [cursor.app, since, RECENT_EVENTS])
         return [event_id for (event_id,) in await rows.fetchall()]
@@ -71,6 +82,22 @@ async def has_events(conn: AsyncConnection, app: str) -> bool:
     """Tell whether any event of the app is stored."""
     row = await (await conn.execute(_HAS_EVENTS, [app])).fetchone()
     return bool(row and row[0])
+
+
+async def replayed_to(conn: AsyncConnection, cursor: Cursor, overlap: timedelta, now: datetime) -> str | None:
+    """Return where a stream that replays stored events after a reset is taken up: the overlap before where it got to.
+
+    None when it brought nothing yet, or nothing that lies the overlap behind where the reset made it begin.
+    """
+    last = cursor.last_event_id
+    if last is None or ulid.milliseconds(last) > _milliseconds(now + CLOCK_SKEW):
+        return None
+    reached = ulid.time_of(last)
+    if reached is None:
+        return None
+    values = [cursor.app, cursor.reset_to or "", ulid.first_at(reached - overlap)]
+    row = await (await conn.execute(_REPLAYED, values)).fetchone()
+    return row[0] if row else None
 
 
 async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: Contract) -> None:
@@ -145,7 +172,8 @@ async def save_hole(
         kept = kept[:-1]
     await conn.execute(
         "UPDATE eventstore.cursors SET holes = %s::jsonb || (%s::jsonb || jsonb_build_object('position',"
-        " (SELECT coalesce(max(position), 0) FROM eventstore.events))) WHERE app = %s AND epoch = %s",
+        " (SELECT coalesce(max(position), 0) FROM eventstore.events))), reset_to = NULL, reset_position = NULL"
+        " WHERE app = %s AND epoch = %s",
         [Jsonb(kept), Jsonb(hole), cursor.app, cursor.epoch],
     )
     return upper

@@ -68,14 +68,17 @@ async def next_dial(
         so_far: what the dials of this session brought.
 
     """
-    anew = (
-        bool(cursor.holes)
-        and not recent
-        and not so_far.first_contact_refused
-        and not await cursors.has_events(conn, cursor.app)
-    )
-    first = cursors.first_contact(contract, since, now)
-    beginning = cursors.beginning_of(cursor, first, anew=anew)
+    is_reset = cursor.reset_position is not None
+    wished = cursor.reset_to or since if is_reset else since
+    first = cursors.first_contact(contract, wished, now)
+    anew = replayed = None
+    if is_reset:
+        replayed = None if recent else await cursors.replayed_to(conn, cursor, overlap, now)
+        beginning = replayed or first
+    else:
+        refused = so_far.first_contact_refused
+        anew = cursor.holes and not recent and not refused and not await cursors.has_events(conn, cursor.app)
+        beginning = cursors.beginning_of(cursor, first, anew=bool(anew))
     event_id = cursors.resume_at(
         cursor,
         recent,
@@ -91,18 +94,21 @@ async def next_dial(
         return NextDial(event_id, f"a stored event, if possible {seconds:g} s before the last event_id received")
     if event_id != beginning or cursors.believable(recent, now):
         return NextDial(event_id, "the last event_id received; no new event was stored since")
-    if cursor.holes and not anew:
+    if replayed is not None:
+        return NextDial(event_id, "a stored event: after the reset the stream was replayed up to there")
+    if cursor.holes and not anew and not is_reset:
         return NextDial(event_id, "the end of the last gap; nothing was stored since")
-    asked = since if since is not None and since != first else None
-    why = _why_first_contact(first, since, asked)
-    return NextDial(event_id, why, is_first_contact=True, replays_hole=anew, asked=asked)
+    asked = wished if wished is not None and wished != first else None
+    begun = "the cursor was reset" if is_reset else "nothing is stored"
+    why = f"{begun}, so {_where(first, wished, asked)}"
+    return NextDial(event_id, why, is_first_contact=True, replays_hole=bool(anew), asked=asked)
 
 
-def _why_first_contact(first: str | None, since: str | None, asked: str | None) -> str:
+def _where(first: str | None, wished: str | None, asked: str | None) -> str:
     if first is None:
-        return "nothing is stored, so all events that the upstream has"
-    if since is None:
-        return "nothing is stored, so as far back as the upstream replays"
+        return "all events that the upstream has"
+    if wished is None:
+        return "as far back as the upstream replays"
     if asked is not None:
-        return "nothing is stored, and since is older than the upstream replays, so as far back as it does"
-    return "nothing is stored, so from since"
+        return "as far back as the upstream replays: since is older"
+    return "from since"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from projections.cli import db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
+from projections.cli import apps, cursor, db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
 from projections.cli.output import LogFormat, LogLevel, set_up_output
 
 _WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
@@ -76,6 +76,8 @@ app.command()(transfer.redecode)
 app.add_typer(transfer.exporting, name="export")
 app.add_typer(transfer.importing, name="import")
 app.command()(simulate.simulate)
+app.add_typer(cursor.app, name="cursor")
+app.add_typer(apps.app, name="apps")
 app.add_typer(db.app, name="db")
 
 

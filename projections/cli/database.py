@@ -111,3 +111,14 @@ async def wait_until_available(url: str, waits: Waits, *, writes: bool = True, p
 
 def _tell(sentence: str) -> None:
     say(f"projections: {sentence}")
+
+
+def plain_context(*, writes: bool) -> tuple[str, Waits]:
+    """Return the database's URL and the waits, for commands that need no projection.
+
+    Raises:
+        UsageError, ConfigurationError, DatabaseUnavailable: as :func:`migrated_database` raises them.
+
+    """
+    waits = load_waits()
+    return migrated_database(waits, writes=writes), waits

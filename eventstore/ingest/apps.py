@@ -1,0 +1,189 @@
+"""Apps and their cursors, as people look at them and change them: list, show, reset, forget.
+
+Invariants. A cursor is changed only by who holds the app's lock, so while nobody follows the app, and under a new
+epoch: a follower that froze before can't move it afterwards. Events, quarantine and read models are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from eventstore import ulid
+from eventstore.connection import connect
+from eventstore.contracts import Contract
+from eventstore.errors import LockHeld
+from eventstore.ingest import cursor as cursors
+from eventstore.ingest.leader import raise_epoch
+from eventstore.ingest.next_dial import NextDial, next_dial
+from eventstore.locks import app_lock, holder_of
+from eventstore.session_lock import held, session_name, while_held
+from eventstore.waits import Waits
+
+# The apps of events are looked up one by one in the index on (app, position): counting all events would read them all.
+_APPS = """
+WITH RECURSIVE stored AS (
+    SELECT min(app) AS app FROM eventstore.events
+    UNION ALL
+    SELECT (SELECT min(e.app) FROM eventstore.events AS e WHERE e.app > stored.app) FROM stored WHERE app IS NOT NULL)
+SELECT app, c.app IS NOT NULL AS has_cursor, c.contract, c.last_event_id, c.last_received_at,
+       coalesce(c.holes, '[]') AS holes, coalesce(c.epoch, 0) AS epoch, c.reset_to, c.reset_position, c.last_error,
+       (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = named.app) AS quarantined
+FROM (SELECT app FROM stored WHERE app IS NOT NULL UNION SELECT app FROM eventstore.cursors) AS named (app)
+LEFT JOIN eventstore.cursors AS c USING (app) ORDER BY app
+"""
+_COUNT = "SELECT count(*) FROM eventstore.events WHERE app = %s"
+_RESET = """
+UPDATE eventstore.cursors
+SET last_event_id = NULL, last_received_at = NULL, last_error = NULL, last_error_at = NULL, reset_to = %s,
+    reset_position = (SELECT coalesce(max(position), 0) FROM eventstore.events)
+WHERE app = %s AND epoch = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An app that is followed or was, or whose events are stored.
+
+    ``has_cursor`` is False where only events are left of it; ``followed_by`` is the session that follows it now, None
+    when none does; ``quarantined`` counts rows; the rest is as :class:`eventstore.ingest.cursor.Cursor` has it.
+    """
+
+    app: str
+    has_cursor: bool
+    contract: str | None
+    last_event_id: str | None
+    last_received_at: datetime | None
+    holes: list[dict[str, Any]]
+    epoch: int
+    reset_to: str | None
+    reset_position: int | None
+    last_error: str | None
+    quarantined: int
+    followed_by: str | None = None
+
+    @property
+    def cursor(self) -> cursors.Cursor:
+        """What is saved of the stream."""
+        contract = Contract(self.contract) if self.contract is not None else None
+        return cursors.Cursor(
+            self.app, self.epoch, contract, self.last_event_id, self.holes, self.reset_to, self.reset_position
+        )
+
+
+async def read_apps(conn: AsyncConnection) -> dict[str, App]:
+    """Return all apps by name."""
+    async with conn.cursor(row_factory=class_row(App)) as rows:
+        found = await (await rows.execute(_APPS)).fetchall()
+    return {one.app: replace(one, followed_by=await follower_of(conn, one.app)) for one in found}
+
+
+async def follower_of(conn: AsyncConnection, app: str) -> str | None:
+    """Return the session that follows an app (or imports its events) now, or None."""
+    holder = await holder_of(conn, app_lock(app))
+    return (holder.application_name or f"backend {holder.pid}") if holder else None
+
+
+async def count_events(conn: AsyncConnection, app: str) -> int:
+    """Return how many events of an app are stored."""
+    row = await (await conn.execute(_COUNT, [app])).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def planned_dial(
+    conn: AsyncConnection, app: App, *, contract: Contract | None, since: str | None, waits: Waits
+) -> tuple[Contract, NextDial]:
+    """Return what a follower would send now, and under which contract.
+
+    Args:
+        conn: a connection.
+        app: the app.
+        contract: the configured one; None when it is found out or not known here.
+        since: a made-up ULID, as configured for first contact, or None.
+        waits: ``overlap`` counts.
+
+    """
+    cursor = app.cursor
+    dialled = contract or cursor.contract or next(iter(Contract))
+    return dialled, await next_dial(
+        conn,
+        cursor,
+        await cursors.recent_events(conn, cursor),
+        contract=dialled,
+        since=since,
+        overlap=waits.as_timedelta(waits.overlap),
+        now=datetime.now(UTC),
+    )
+
+
+async def refuse_followed(conn: AsyncConnection, app: str) -> None:
+    """Refuse an app that is followed now.
+
+    Raises:
+        LockHeld: it is; the message names the session.
+
+    """
+    if (follower := await follower_of(conn, app)) is not None:
+        raise LockHeld(f"app {app!r}", follower)
+
+
+async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> None:
+    """Make an app's stream begin again: what was received is forgotten, what is stored and recorded stays.
+
+    Args:
+        url: the database.
+        app: one that has a cursor.
+        to: a made-up ULID to begin at; None to begin where a first contact does.
+        waits: of the event store.
+
+    Raises:
+        LockHeld: the app is followed.
+        LockLost: the connection that held its lock is gone; the reset may or may not be done.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+
+    async def reset(conn: AsyncConnection) -> None:
+        epoch, _ = await raise_epoch(conn, app, waits)
+        await conn.execute(_RESET, [to, app, epoch])
+
+    await _alone_with(url, app, "cursor reset", reset, waits)
+
+
+async def forget_app(url: str, app: str, *, waits: Waits) -> None:
+    """Remove an app's cursor; its events, what is in quarantine and the rows of read models stay.
+
+    Raises:
+        LockHeld: the app is followed.
+        LockLost: the connection that held its lock is gone; the cursor may or may not be removed.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+
+    async def forget(conn: AsyncConnection) -> None:
+        # The epoch first: it waits for, or ends, a frozen follower's append that has moved the cursor.
+        epoch, _ = await raise_epoch(conn, app, waits)
+        await conn.execute("DELETE FROM eventstore.cursors WHERE app = %s AND epoch = %s", [app, epoch])
+
+    await _alone_with(url, app, "apps forget", forget, waits)
+
+
+async def _alone_with(
+    url: str, app: str, work: str, change: Callable[[AsyncConnection], Coroutine[Any, Any, None]], waits: Waits
+) -> None:
+    what = f"app {app!r}"
+    async with (
+        held(url, app_lock(app), name=session_name(work), what=what, waits=waits) as lock,
+        await connect(url, name=session_name(work), waits=waits) as conn,
+    ):
+        await while_held(lock, waits, what, change(conn))
+
+
+def time_in(event_id: str) -> datetime | None:
+    """Return the time in an event_id, as a cursor has it; None for what is no ULID."""
+    return ulid.time_of(event_id) if ulid.is_ulid(event_id) else None

@@ -1,0 +1,193 @@
+"""A cursor that people reset: the stream begins where they say, what is stored comes again and changes nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import ulid
+from eventstore.append import CursorMove
+from eventstore.contracts import Contract
+from eventstore.errors import LeadershipLost, LockHeld
+from eventstore.ingest.apps import forget_app, planned_dial, read_apps, reset_cursor
+from eventstore.ingest.cursor import REPLAY_WINDOW
+from eventstore.locks import app_lock
+from eventstore.simulator import Fault, FaultKind, Settings
+from tests import store, wire
+from tests.fix_simulator import SimulatorFactory
+from tests.following import QUICK, count_of, follower, following, ingest, log_of, payloads, row_of, stored
+from tests.store import APP, CHAT, PCS
+
+HOUR = 3600.0
+
+
+def cursor_at(seconds_ago: float) -> str:
+    return wire.ulid_at(datetime.now(UTC) - timedelta(seconds=seconds_ago))
+
+
+@pytest.mark.parametrize("contract", Contract)
+async def test_a_reset_brings_what_was_passed_over_and_stores_nothing_twice(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
+    log = log_of(40, spacing_ms=60_000, ago=2 * HOUR)
+    first = await simulator_factory(log[20:])
+    await ingest(follower(database_url, first.address, contract=contract))
+    to = cursor_at(3 * HOUR)
+    await reset_cursor(database_url, APP, to, waits=QUICK)
+    assert (await row_of(conn))["cursor"] is None
+    simulator = await simulator_factory(log)
+    outcome = await ingest(follower(database_url, simulator.address, contract=contract))
+    assert simulator.calls[0].after_event_id == to
+    assert (outcome.stored, outcome.duplicates) == (20, 20)
+    assert sorted(await stored(conn)) == sorted(payloads(log, contract))
+    assert (await row_of(conn))["cursor"] == log[-1].event_id
+
+
+async def test_a_reset_without_a_time_begins_where_a_first_contact_does(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    for contract in Contract:
+        await ingest(follower(database_url, simulator.address, contract=contract))
+        await reset_cursor(database_url, APP, None, waits=QUICK)
+        await ingest(follower(database_url, simulator.address, contract=contract))
+    sent = [call.after_event_id for call in simulator.calls]
+    assert sent[1] is None, "all there is"
+    moment = ulid.time_of(sent[3] or "")
+    assert moment is not None
+    assert timedelta(0) <= datetime.now(UTC) - moment - REPLAY_WINDOW < timedelta(minutes=5)
+    assert await count_of(conn) == 3
+
+
+async def test_a_replay_that_is_cut_on_every_dial_and_at_every_start_gets_to_its_end(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(30, spacing_ms=10_000, ago=HOUR)
+    first = await simulator_factory(log)
+    await ingest(follower(database_url, first.address))
+    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
+    new = log_of(1, ago=60)
+    simulator = await simulator_factory([*log, *new])
+    simulator.inject(Fault(FaultKind.END, after=7, times=10_000))
+    for _ in range(50):
+        one = follower(database_url, simulator.address)
+        calls = len(simulator.calls)
+        async with following(one) as running:
+            await simulator.wait_for_calls(calls + 1)
+            await running.until(lambda: one.stored + one.duplicates >= 7 or one.stored, "a dial")  # noqa: B023 - called in this round only
+            await running.stop()
+        if one.stored:
+            break
+    assert await stored(conn) == payloads([*log, *new], CHAT)
+    assert len(simulator.calls) < 20, "it does not begin anew each time"
+
+
+async def test_once_something_new_is_stored_the_stream_goes_on_from_there(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(4, ago=HOUR)
+    first = await simulator_factory(log)
+    await ingest(follower(database_url, first.address))
+    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
+    new = log_of(1, ago=60)
+    simulator = await simulator_factory([*log, *new])
+    await ingest(follower(database_url, simulator.address))
+    await ingest(follower(database_url, simulator.address))
+    assert simulator.calls[-1].after_event_id == new[0].event_id
+    assert await count_of(conn) == 5
+
+
+async def test_a_reset_beyond_the_replay_window_is_moved_inside_it(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(3, ago=HOUR)
+    simulator = await simulator_factory(log)
+    await ingest(follower(database_url, simulator.address, contract=PCS))
+    await reset_cursor(database_url, APP, cursor_at(30 * 24 * HOUR), waits=QUICK)
+    outcome = await ingest(follower(database_url, simulator.address, contract=PCS))
+    assert outcome.duplicates == 3
+    assert (await row_of(conn))["holes"] == []
+
+
+async def test_gaps_stay_and_one_that_comes_later_ends_the_reset(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    before = await simulator_factory(log_of(3, ago=300))
+    await ingest(follower(database_url, before.address, contract=PCS))
+    expired = await simulator_factory(settings=Settings(replay_window=60))
+    await ingest(follower(database_url, expired.address, contract=PCS))
+    await reset_cursor(database_url, APP, cursor_at(600), waits=QUICK)
+    assert len((await row_of(conn))["holes"]) == 1
+    again = await simulator_factory(settings=Settings(replay_window=60))
+    one = follower(database_url, again.address, contract=PCS)
+    async with following(one) as running:
+
+        async def recorded() -> bool:
+            return len((await row_of(conn))["holes"]) == 2
+
+        await store.until(recorded, "the second gap")
+        await running.stop()
+    second = (await row_of(conn))["holes"][1]
+    await ingest(follower(database_url, again.address, contract=PCS))
+    assert again.calls[-1].after_event_id == second["upper"]
+    assert len((await row_of(conn))["holes"]) == 2
+
+
+async def test_an_app_that_is_followed_is_left_alone(database_url: str, conn: AsyncConnection) -> None:
+    await store.follow(conn)
+    async with store.connection(database_url, "projections ingest app host:1") as other:
+        await other.execute("SELECT pg_advisory_lock(%s)", [app_lock(APP)])
+        for change in (reset_cursor(database_url, APP, None, waits=QUICK), forget_app(database_url, APP, waits=QUICK)):
+            with pytest.raises(LockHeld, match="app 'app': projections ingest app host:1 is at work on it"):
+                await change
+    assert (await row_of(conn))["epoch"] == 1
+
+
+async def test_a_follower_that_froze_before_a_reset_can_not_move_the_cursor_afterwards(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await store.follow(conn)
+    await reset_cursor(database_url, APP, None, waits=QUICK)
+    async with store.appender(database_url) as appender:
+        with pytest.raises(LeadershipLost):
+            await appender.append(store.made(1), cursor=CursorMove(APP, 1, store.next_ulid()))
+    assert await count_of(conn) == 0
+
+
+async def test_what_a_forgotten_app_leaves_and_how_it_comes_back(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    log = log_of(5, spacing_ms=10_000)
+    simulator = await simulator_factory(log)
+    await ingest(follower(database_url, simulator.address))
+    async with store.appender(database_url) as appender:
+        await appender.append([], rejected=[store.garbage(1)])
+    await forget_app(database_url, APP, waits=QUICK)
+    left = (await read_apps(conn))[APP]
+    assert (left.has_cursor, left.last_event_id, left.quarantined) == (False, None, 1)
+    assert await stored(conn) == payloads(log, CHAT)
+    await ingest(follower(database_url, simulator.address))
+    assert simulator.calls[-1].after_event_id == log[3].event_id, "where the stored events end, less the overlap"
+    assert (await read_apps(conn))[APP].has_cursor
+
+
+async def test_what_is_planned_is_what_is_sent(
+    database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(5, spacing_ms=10_000))
+    since = cursor_at(2 * HOUR)
+    await store.follow(conn)
+    whys = []
+    for step in ("first", "stored", "reset"):
+        if step == "reset":
+            await reset_cursor(database_url, APP, cursor_at(1.5 * HOUR), waits=QUICK)
+        app = (await read_apps(conn))[APP]
+        contract, dial = await planned_dial(conn, app, contract=None, since=since, waits=QUICK)
+        await ingest(follower(database_url, simulator.address, since=since))
+        assert (contract, dial.event_id) == (CHAT, simulator.calls[-1].after_event_id)
+        whys.append(dial.why)
+    assert whys[0] == "nothing is stored, so from since"
+    assert whys[1].startswith("a stored event")
+    assert whys[2] == "the cursor was reset, so from since"

@@ -25,6 +25,7 @@ import structlog
 from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
 from psycopg.errors import UniqueViolation
 
+from eventstore import clock
 from eventstore.contracts import Event
 from eventstore.duplicates import compare_within, known_among, missing_among, sort_out
 from eventstore.errors import (
@@ -308,7 +309,10 @@ class Appender:
         now, position, previous = row
         if cursor and (position or 0) < cursor.head:
             raise LogWentBack(cursor.app)
-        return position or 0, now if previous is None else max(now, previous)
+        if previous is None or previous <= now:
+            return position or 0, now
+        clock.WATCH.check(now, previous)
+        return position or 0, previous
 
     async def _copy(self, events: Sequence[Event], head: int, received_at: datetime) -> None:
         await self._copy_rows((*event, position, received_at) for position, event in enumerate(events, head + 1))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -27,6 +27,7 @@ from eventstore.session_lock import session_name, while_all_held
 from eventstore.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections import checkpoint, runs
+from projections.asked_time import remarks_on
 from projections.errors import ProjectionsError, UsageError
 from projections.projection import Projection
 from projections.registry import installed
@@ -55,11 +56,15 @@ _DONE = (
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What an as-of rebuild made: up to which position, when that was received (None for 0), and rows by table."""
+    """What an as-of rebuild made: up to which position, when that was received (None for 0), and rows by table.
+
+    ``remarks`` are sentences about the time that was asked for.
+    """
 
     position: int
     received_at: datetime | None
     rows: dict[str, int]
+    remarks: tuple[str, ...] = ()
 
 
 async def build_as_of(
@@ -119,6 +124,7 @@ async def _build(
 ) -> Built:
     async with replaying(url, f"as-of {into}", waits, settings) as conn:
         position = await position_of(conn, moment)
+        remarks = await remarks_on(conn, None if ulid.is_ulid(moment.strip()) else asked_time(moment), position)
         await _try_to_remove(conn, into, projections, force=force)
         shadows: list[tuple[int, Shadow]] = []
         try:
@@ -146,7 +152,7 @@ async def _build(
         for _, shadow in shadows:
             await shadow.drop()
         received = await (await conn.execute(_RECEIVED, [position])).fetchone()
-        return Built(position, received[0] if received else None, rows)
+        return Built(position, received[0] if received else None, rows, remarks)
 
 
 async def _move_all(
@@ -193,13 +199,7 @@ async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
         if row is None:
             raise UsageError(f"there is no event {moment}")
         return int(row[0])
-    try:
-        time = datetime.fromisoformat(moment)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        which = "an event_id is written in upper case" if ulid.is_ulid(moment.upper()) else "give one or the other"
-        raise UsageError(f"{moment!r} is neither an event_id nor a time with its zone (2026-11-01T00:00:00Z): {which}")
+    time = asked_time(moment)
     low, high = 0, await head(conn)
     while low < high:
         middle = (low + high + 1) // 2
@@ -211,6 +211,24 @@ async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
         else:
             high = middle - 1
     return low
+
+
+def asked_time(text: str) -> datetime:
+    """Return the time that a text gives, in UTC.
+
+    Raises:
+        UsageError: it is no time with its zone.
+
+    """
+    text = text.strip()
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    which = "an event_id is written in upper case" if ulid.is_ulid(text.upper()) else "give one or the other"
+    raise UsageError(f"{text!r} is neither an event_id nor a time with its zone (2026-11-01T00:00:00Z): {which}")
 
 
 async def _oid(conn: AsyncConnection[Any], schema: str) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
+from eventstore.clock import AheadOfClock, ahead_of_clock
 from eventstore.contracts import Contract
 from eventstore.locks import app_lock, holder_of
 from projections.checkpoint import State, ahead_of_log
@@ -102,7 +103,7 @@ class Status:
     ``head`` is the last position; ``without_request`` counts events that name no request, which tables keyed by it
     ignore; ``unknown_types`` counts events of types that no read model knows. ``incomplete_answers`` counts poll
     answers of which something could not be kept: ``dropped_options`` options in all, and of ``unreadable_answers``
-    everything.
+    everything. ``ahead_of_clock`` are the last events, when their times are ahead of the database server's clock.
     """
 
     head: int
@@ -113,6 +114,7 @@ class Status:
     incomplete_answers: int = 0
     dropped_options: int = 0
     unreadable_answers: int = 0
+    ahead_of_clock: AheadOfClock | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
@@ -204,7 +206,8 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
                 folded_by=folders.get(name, ()),
             )
         )
-    return Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
+    status = Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
+    return replace(status, ahead_of_clock=await ahead_of_clock(conn))
 
 
 async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, str | None]:

@@ -40,7 +40,7 @@ LEFT JOIN eventstore.cursors AS c USING (app) ORDER BY app
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE app = %s"
 _RESET = """
 UPDATE eventstore.cursors
-SET last_event_id = NULL, last_received_at = NULL, last_error = NULL, last_error_at = NULL, reset_to = %s,
+SET last_event_id = NULL, last_received_at = NULL, reset_to = %s,
     reset_position = (SELECT coalesce(max(position), 0) FROM eventstore.events)
 WHERE app = %s AND epoch = %s
 """

@@ -81,6 +81,7 @@ def _show(found: Status) -> None:
     from rich.console import Console  # noqa: PLC0415 - loaded when it runs
 
     from projections.cli.tables import (  # noqa: PLC0415
+        ahead_of_clock,
         app_lines,
         apps_table,
         folder_lines,
@@ -105,6 +106,8 @@ def _show(found: Status) -> None:
         console.print(f"{said} that no read model knows.")
     if found.incomplete_answers:
         console.print(incomplete_answers(found), highlight=False)
+    if found.ahead_of_clock is not None:
+        console.print(ahead_of_clock(found.ahead_of_clock), highlight=False, markup=False)
 
 
 @says_errors

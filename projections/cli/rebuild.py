@@ -169,6 +169,8 @@ def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
         built = run_once(work, holds=WHOLE_OR_NOT)
     for table, rows in built.rows.items():
         typer.echo(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
+    for remark in built.remarks:
+        say(remark)
     say(
         f"received by then: up to {built.received_at:%Y-%m-%dT%H:%M:%S.%fZ}" if built.received_at else "nothing by then"
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
+from eventstore.clock import AheadOfClock
 from projections.checkpoint import State
 from projections.cli.output import counted
 from projections.cli.values import shown
@@ -132,3 +133,12 @@ def _trouble(app: AppStatus) -> str:
     else:
         again = f"the attempt of {shown(app.retry_at)} is overdue: no process follows it"
     return f"; refused since {shown(app.refused_at)}, {again}: {app.last_error}"
+
+
+def ahead_of_clock(ahead: AheadOfClock) -> str:
+    """Return a sentence about events whose times are ahead of the database server's clock."""
+    return (
+        f"The database server's clock is {ahead.seconds:,.0f} s behind the time of the last event"
+        f" ({shown(ahead.received_at)}): it was ahead when positions {ahead.first:,} to {ahead.last:,} were stored."
+        " New events get that same time until the clock has caught up; rebuild --as-of a time can't tell them apart."
+    )

@@ -1,0 +1,107 @@
+"""The database server's clock against the times of stored events: a time ahead of it is not when an event came.
+
+``received_at`` never falls as positions rise. So after the clock was ahead for a moment, every later event gets the
+time that was reached then, until the clock has caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+
+import structlog
+from psycopg import AsyncConnection
+
+log = structlog.get_logger(__name__)
+
+AHEAD = timedelta(seconds=10)
+"""So far ahead a stored time is said to be wrong; less may come of a clock that is being set right."""
+WARN_AGAIN = 3600.0
+"""Seconds between two warnings of a process."""
+
+_HEAD = (
+    "SELECT clock_timestamp(), position, received_at"
+    " FROM (SELECT) AS here LEFT JOIN"
+    " (SELECT position, received_at FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
+)
+_AT_OR_BEFORE = (
+    "SELECT position, received_at FROM eventstore.events WHERE position <= %s ORDER BY position DESC LIMIT 1"
+)
+
+
+class ClockWatch:
+    """Warns when the last event's time is ahead of the clock: once, and then rarely.
+
+    Args:
+        clock: seconds that only rise.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._warn_at = float("-inf")
+
+    def check(self, now: datetime, previous: datetime) -> None:
+        """Compare the server's clock with the time of the last event that is stored."""
+        ahead = previous - now
+        if ahead <= AHEAD or self._clock() < self._warn_at:
+            return
+        self._warn_at = self._clock() + WARN_AGAIN
+        log.warning(
+            "the last event's received_at is ahead of the database server's clock; new events get the same time until"
+            " the clock has caught up",
+            received_at=previous.isoformat(),
+            clock=now.isoformat(),
+            seconds_ahead=round(ahead.total_seconds(), 1),
+        )
+
+
+WATCH = ClockWatch()
+"""The one of this process."""
+
+
+@dataclass(frozen=True)
+class AheadOfClock:
+    """Events whose ``received_at`` is ahead of the database server's clock, so that it can't be when they came.
+
+    ``first`` and ``last`` are their positions; ``received_at`` is the last one's, ``seconds`` ahead of the clock.
+    """
+
+    first: int
+    last: int
+    received_at: datetime
+    seconds: float
+
+
+async def ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
+    """Return the events whose time is more than :data:`AHEAD` ahead of the server's clock; None without any.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    row = await (await conn.execute(_HEAD)).fetchone()
+    if row is None or row[1] is None or row[2] - row[0] <= AHEAD:
+        return None
+    now, last, received_at = row
+    first = await last_received_by(conn, now, last) + 1
+    return AheadOfClock(first, last, received_at, (received_at - now).total_seconds())
+
+
+async def last_received_by(conn: AsyncConnection, time: datetime, up_to: int) -> int:
+    """Return the last position up to ``up_to`` whose event was received by a time; 0 when none was.
+
+    Times never fall as positions rise, so it is found by halving, without an index on the times; positions that are
+    missing don't matter.
+    """
+    low, high = 0, up_to
+    while low < high:
+        middle = (low + high + 1) // 2
+        row = await (await conn.execute(_AT_OR_BEFORE, [middle])).fetchone()
+        if row is None or row[1] <= time:
+            low = middle
+        else:
+            high = row[0] - 1
+    return low

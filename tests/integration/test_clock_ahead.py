@@ -1,0 +1,141 @@
+"""The database server's clock was ahead for a moment: said with the next append, in the status, and in as-of."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import AsyncConnection
+from structlog.testing import capture_logs
+
+from eventstore import clock
+from eventstore.clock import ClockWatch, ahead_of_clock, last_received_by
+from eventstore.read import StoredEvent
+from projections.as_of import build_as_of
+from projections.cli import tables
+from projections.metadata import READ_MODELS
+from projections.registry import Registry
+from projections.replay import Silent
+from projections.settings import ReplaySettings
+from projections.status import read_status
+from tests import store
+from tests.folding import QUICK
+
+MONTH = timedelta(days=30)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+async def stored_at(url: str, *ages: timedelta) -> None:
+    """Store an event for each age, in order of position."""
+    now = datetime.now(UTC)
+    async with store.appender(url) as appender:
+        events = zip(ages, store.made(len(ages)), strict=True)
+        await appender.restore([StoredEvent(at, now - age, event) for at, (age, event) in enumerate(events, 1)])
+
+
+async def remarks(url: str, moment: str) -> tuple[int, str]:
+    built = await build_as_of(
+        url,
+        [projection() for projection in READ_MODELS],
+        moment,
+        "then",
+        force=True,
+        waits=QUICK,
+        settings=ReplaySettings(),
+        progress=Silent(),
+    )
+    return built.position, "; ".join(built.remarks)
+
+
+def after(ago: timedelta) -> str:
+    return (datetime.now(UTC) - ago).isoformat()
+
+
+async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "WATCH", ClockWatch())
+    await stored_at(database_url, timedelta(hours=1), -MONTH)
+    with capture_logs() as logs:
+        for _ in range(3):
+            async with store.appender(database_url) as appender:
+                await appender.append(store.made(1))
+    (said,) = [line for line in logs if "ahead of the database server's clock" in line["event"]]
+    assert said["log_level"] == "warning"
+    assert abs(said["seconds_ahead"] - MONTH.total_seconds()) < 600
+    times = [
+        row[0]
+        for row in await (await conn.execute("SELECT received_at FROM eventstore.events ORDER BY position")).fetchall()
+    ]
+    assert len(set(times[1:])) == 1, "which is what is warned of"
+
+
+def test_it_is_said_again_only_after_long_and_not_for_a_little() -> None:
+    uptimes = iter([0.0, 0.0, 1.0, clock.WARN_AGAIN - 1, clock.WARN_AGAIN, clock.WARN_AGAIN, clock.WARN_AGAIN + 1])
+    watch = ClockWatch(lambda: next(uptimes))
+    with capture_logs() as logs:
+        watch.check(NOW, NOW + timedelta(seconds=10))
+        assert logs == []
+        for _ in range(5):
+            watch.check(NOW, NOW + timedelta(seconds=11))
+    assert len(logs) == 2
+
+
+async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await stored_at(database_url, timedelta(hours=2), timedelta(hours=1), -MONTH, -MONTH)
+    async with store.appender(database_url) as appender:
+        await appender.append(store.made(2))
+    status = await read_status(conn, Registry({}, {}))
+    found = status.ahead_of_clock
+    assert found is not None
+    assert (found.first, found.last) == (3, 6)
+    assert "positions 3 to 6" in tables.ahead_of_clock(found)
+    assert status.as_dict()["ahead_of_clock"]["first"] == 3
+
+
+async def test_a_clock_that_is_right_is_not_said(database_url: str, conn: AsyncConnection) -> None:
+    assert await ahead_of_clock(conn) is None
+    await stored_at(database_url, timedelta(hours=1), timedelta(0))
+    assert await ahead_of_clock(conn) is None
+    assert (await read_status(conn, Registry({}, {}))).as_dict()["ahead_of_clock"] is None
+
+
+async def test_positions_are_found_where_some_are_missing(database_url: str, conn: AsyncConnection) -> None:
+    await stored_at(database_url, *(timedelta(hours=hours) for hours in range(9, 0, -1)))
+    async with conn.transaction(force_rollback=True):
+        await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
+        await conn.execute("DELETE FROM eventstore.events WHERE position IN (1, 4, 5, 8)")
+        now = datetime.now(UTC)
+        for hours, among in ((10, {0, 1}), (7, {3, 4, 5}), (4, {6}), (3, {7, 8}), (0, {9})):
+            assert await last_received_by(conn, now - timedelta(hours=hours, minutes=-1), 9) in among
+
+
+async def test_as_of_now_says_that_positions_with_a_time_ahead_are_left_out(database_url: str) -> None:
+    await stored_at(database_url, timedelta(hours=1), -MONTH, -MONTH)
+    position, said = await remarks(database_url, after(timedelta(0)))
+    assert position == 1
+    assert "positions 2 to 3 have times ahead of the database server's clock" in said
+    assert "positions from 2 on are left out: name an event_id" in said
+    position, said = await remarks(database_url, after(-2 * MONTH))
+    assert position == 3
+    assert "when they were received is not known" in said
+    assert "still to come" in said
+
+
+async def test_as_of_before_the_first_and_not_before_the_last_event_says_so(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    assert (await remarks(database_url, after(timedelta(0))))[1] == "no event is stored yet"
+    await stored_at(database_url, timedelta(hours=3), timedelta(hours=2), timedelta(hours=1))
+    position, said = await remarks(database_url, after(timedelta(hours=4)))
+    assert (position, said.startswith("that is before the first event: position 1 was received at 20")) == (0, True)
+    position, said = await remarks(database_url, after(timedelta(hours=2.5)))
+    assert (position, said) == (1, "")
+    position, said = await remarks(database_url, after(timedelta(minutes=5)))
+    assert (position, said.startswith("that is not before the last event: position 3 was received at 20")) == (3, True)
+    position, said = await remarks(database_url, after(timedelta(hours=-5)))
+    assert (position, "still to come" in said, "position 3 was received" in said) == (3, True, True)
+    event_id = await store.value(conn, "SELECT event_id FROM eventstore.events WHERE position = 3")
+    assert await remarks(database_url, str(event_id)) == (3, "")

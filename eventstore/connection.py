@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, Connection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from eventstore.session_settings import pin, startup_options
+from eventstore.session_settings import pin, startup_settings
 from eventstore.trust import find_system_certificates
 from eventstore.waits import Waits
 
 MAX_NAME_BYTES = 63
 """Where Postgres cuts an application_name."""
 
+BLANK = "\\ "
+"""A blank within a setting, in startup options."""
+
+_NAMES = re.compile(r"(?:^|\s)(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=")
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -46,12 +51,11 @@ async def connect(
         psycopg.OperationalError: no connection within ``waits.database_connect``.
 
     """
-    parameters = connection_parameters(
-        url, name=name, waits=waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout
-    )
-    conn = await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=True)
+    startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
+    given = _given(url)
+    conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)
     try:
-        await conn.execute(pin(settings))
+        await conn.execute(_pinned(given, startup, settings))
         _check_encoding(conn)
         await conn.set_autocommit(autocommit)
     except BaseException:
@@ -67,10 +71,11 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
         psycopg.OperationalError: no connection within ``waits.database_connect``.
 
     """
-    parameters = connection_parameters(url, name=name, waits=waits, lock_timeout=lock_timeout)
-    conn = Connection.connect(make_conninfo("", **parameters), autocommit=True)
+    startup = startup_settings(waits, lock_timeout=lock_timeout)
+    given = _given(url)
+    conn = Connection.connect(_conninfo(given, name, waits, startup), autocommit=True)
     try:
-        conn.execute(pin(_NO_SETTINGS))
+        conn.execute(_pinned(given, startup, _NO_SETTINGS))
         _check_encoding(conn)
         conn.autocommit = False
     except BaseException:
@@ -79,21 +84,17 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
     return conn
 
 
-def connection_parameters(
-    url: str, *, name: str, waits: Waits, idle_session_timeout: float | None = None, lock_timeout: float | None = None
-) -> dict[str, str]:
-    """Return libpq's parameters for a session of ours; the arguments are those of :func:`connect`.
-
-    Raises:
-        psycopg.ProgrammingError: libpq can't read the URL.
-
-    """
+def _given(url: str) -> dict[str, str]:
+    """Return libpq's parameters as the URL has them; ``options`` as the environment has them if the URL has none."""
     given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     find_system_certificates(given)
-    settings = startup_options(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
-    options = " ".join(f"-c {key}={value}" for key, value in settings.items())
+    return {**given, "options": given.get("options") or os.environ.get("PGOPTIONS", "")}
+
+
+def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mapping[str, str]) -> str:
+    ours = (f"-c {key}={value.replace(' ', BLANK)}" for key, value in startup.items())
     # Defaults first: what the URL says wins.
-    return {
+    parameters = {
         "connect_timeout": str(max(2, round(waits.database_connect))),  # libpq takes whole seconds, 2 at the least
         "keepalives": "1",
         "keepalives_idle": "10",
@@ -104,8 +105,18 @@ def connection_parameters(
         "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
         # A server in SQL_ASCII would otherwise answer in bytes.
         "client_encoding": "UTF8",
-        "options": f"{options} {given.get('options') or os.environ.get('PGOPTIONS', '')}".strip(),
+        "options": " ".join((*ours, given["options"])).strip(),
     }
+    return make_conninfo("", **parameters)
+
+
+def _pinned(given: Mapping[str, str], startup: Mapping[str, str], settings: Mapping[str, str]) -> sql.Composed:
+    """Return the statement that sets what this session needs, and once more what a pooler may have dropped at startup.
+
+    What the URL sets itself stays.
+    """
+    theirs = {name.replace("-", "_").lower() for name in _NAMES.findall(given["options"])}
+    return pin({**{name: value for name, value in startup.items() if name not in theirs}, **settings})
 
 
 def _check_encoding(conn: psycopg.Connection[Any] | AsyncConnection[Any]) -> None:

@@ -3,7 +3,7 @@
 Invariants. What a session reads, writes, casts or waits for never depends on settings of the role, the database, the
 environment or the URL. Ours are set by one statement that every new connection sends (:func:`pin`). That statement
 names each function with its schema, because until it has run, the search path belongs to somebody else. Settings that
-have to hold for that statement too are sent at startup (:func:`startup_options`), where the options of the URL may
+have to hold for that statement too are sent at startup (:func:`startup_settings`), where the options of the URL may
 override some of them.
 
 Every setting that an ordinary role can change is either set here or named in ``LEFT``; a test compares both with the
@@ -233,7 +233,7 @@ LEFT: Mapping[str, str] = MappingProxyType(
 """Settings that stay as the role, the database and the URL have them, and why that is right."""
 
 
-def startup_options(
+def startup_settings(
     waits: Waits, *, idle_session_timeout: float | None = None, lock_timeout: float | None = None
 ) -> dict[str, str]:
     """Return the settings that are sent at startup, before the options of the URL, which may override them.
@@ -257,8 +257,9 @@ def startup_options(
         "lock_timeout": _milliseconds(lock_timeout or 0),
         "statement_timeout": "0",
         "default_transaction_read_only": "off",
-        # These are ours, and pinned later; but a serializable deferrable transaction would wait before it does that.
-        "default_transaction_isolation": r"read\ committed",
+        # The URL can't change these two. They are sent here because a serializable, deferrable, read-only transaction
+        # would wait before it could run the statement that sets them.
+        "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
     }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from eventstore.session_settings import OURS, startup_options
+from eventstore.session_settings import OURS, startup_settings
 from eventstore.waits import Waits
 
-PINNED = (*OURS, "synchronous_commit", *startup_options(Waits()))
+PINNED = (*OURS, "synchronous_commit", *startup_settings(Waits()))
 """The settings that our sessions set."""
 
 _SPECIAL = {

@@ -9,8 +9,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from eventstore import connection
 from eventstore.connection import connect, connect_sync
-from eventstore.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_options
+from eventstore.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_settings
 from tests import hostile, store
 from tests.fix_postgres import Server
 from tests.store import QUICK
@@ -30,13 +31,13 @@ async def test_a_session_has_our_settings_whatever_its_role_prefers(database_url
     theirs = hostile.make_hostile(database_url)
     with psycopg.connect(database_url) as person:
         assert person.execute("SHOW enable_indexscan").fetchone() == ("off",), "the role's settings are in force"
-    wanted = {**startup_options(QUICK), **OURS, "synchronous_commit": "on", **profile}
+    wanted = {**startup_settings(QUICK), **OURS, "synchronous_commit": "on", **profile}
     async with await connect(database_url, name="looking", waits=QUICK, settings=profile) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(await (await conn.execute(query, [[*theirs, *profile]])).fetchall())
     for name in ("work_mem", *(name for name in found if name.startswith("tcp_"))):
         found.pop(name, None)  # shown in other units, or not at all over a Unix socket
-    assert found == {name: wanted[name].replace("\\", "").removesuffix("ms") for name in found}
+    assert found == {name: wanted[name].removesuffix("ms") for name in found}
     assert len(found) > 50
 
 
@@ -108,6 +109,22 @@ async def test_the_environment_does_not_decide_how_times_are_written(
     monkeypatch.setenv(variable, theirs)
     async with store.connection(database_url, "looking") as conn:
         assert await store.value(conn, "SELECT current_setting(%s)", setting) == ours
+
+
+async def test_a_pooler_that_drops_startup_options_changes_no_setting(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PgBouncer does with ignore_startup_parameters = options."""
+    limits = {"statement_timeout": "40s", "lock_timeout": "40s", "idle_session_timeout": "40s"}
+    hostile.make_hostile(database_url, *limits.items(), ("client_connection_check_interval", "0"))
+    dropped = {"options": ""}
+    monkeypatch.setattr(connection, "make_conninfo", lambda *_, **given: make_conninfo("", **{**given, **dropped}))
+    url = make_conninfo(database_url, options="-c statement_timeout=7s --idle-session-timeout=8s")
+    async with await connect(url, name="looking", waits=QUICK, lock_timeout=3) as conn:
+        found = {name: await store.value(conn, "SELECT current_setting(%s)", name) for name in limits}
+        interval = await store.value(conn, "SHOW client_connection_check_interval")
+    assert found == {**limits, "lock_timeout": "3s"}, "what the URL sets is left as the pooler has it"
+    assert interval == f"{QUICK.leader_heartbeat:g}s"
 
 
 async def test_the_url_decides_on_timeouts_and_on_being_read_only_and_nothing_else(database_url: str) -> None:

@@ -88,9 +88,13 @@ def quick(**changed: float) -> Waits:
 class Running:
     """An ingest that runs in a task of this process."""
 
-    def __init__(self, followers: Sequence[Follower], waits: Waits, until_idle: float | None) -> None:
+    def __init__(
+        self, followers: Sequence[Follower], waits: Waits, until_idle: float | None, give_up_after: float | None = None
+    ) -> None:
         self._stop = asyncio.Event()
-        self._task = asyncio.create_task(follow(followers, stop=self._stop, waits=waits, until_idle=until_idle))
+        self._task = asyncio.create_task(
+            follow(followers, stop=self._stop, waits=waits, until_idle=until_idle, give_up_after=give_up_after)
+        )
 
     async def stop(self) -> Outcome:
         """Ask it to end, and return how it did."""
@@ -119,18 +123,20 @@ class Running:
 
 @asynccontextmanager
 async def following(
-    *followers: Follower, waits: Waits = QUICK, until_idle: float | None = None
+    *followers: Follower, waits: Waits = QUICK, until_idle: float | None = None, give_up_after: float | None = None
 ) -> AsyncIterator[Running]:
-    running = Running(followers, waits, until_idle)
+    running = Running(followers, waits, until_idle, give_up_after)
     try:
         yield running
     finally:
         await running.aclose()
 
 
-async def ingest(*followers: Follower, waits: Waits = QUICK, until_idle: float = IDLE) -> Outcome:
-    """Follow until idle, or until all are refused."""
-    async with following(*followers, waits=waits, until_idle=until_idle) as running:
+async def ingest(
+    *followers: Follower, waits: Waits = QUICK, until_idle: float = IDLE, give_up_after: float | None = None
+) -> Outcome:
+    """Follow until idle, or until all are refused, or until it gives up."""
+    async with following(*followers, waits=waits, until_idle=until_idle, give_up_after=give_up_after) as running:
         return await running.outcome()
 
 

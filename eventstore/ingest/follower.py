@@ -125,6 +125,18 @@ class Follower:
         return self._session.is_connected and not len(self._buffer) and not self._writer.failing
 
     @property
+    def waits_for(self) -> str | None:
+        """What it needs before it can go on, for people; None while its stream is open and can be stored."""
+        if self.state is State.STANDING_BY:
+            return "the process that follows it"
+        if not self.can_commit:
+            return "the database"
+        if self._session is None or not self._session.is_connected:
+            error = self._session.last_error if self._session is not None else None
+            return f"its upstream ({error})" if error else "its upstream"
+        return None
+
+    @property
     def can_commit(self) -> bool:
         """Whether the database takes what was received, as far as is known."""
         return self.state is not State.DATABASE_AWAY and not (self._writer is not None and self._writer.failing)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 import structlog
 
 from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.stall import StallClock, gave_up
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -25,7 +27,7 @@ class Outcome:
 
     ``stored``, ``duplicates`` and ``quarantined`` count messages; ``refused`` has a sentence for each app that is
     refused; ``uncommitted`` names the apps whose last messages could not be committed (the upstream brings
-    them again).
+    them again); ``gave_up`` says what was waited for in vain, None when nothing was.
     """
 
     stored: int
@@ -33,6 +35,7 @@ class Outcome:
     quarantined: int
     refused: dict[str, str] = field(default_factory=dict)
     uncommitted: tuple[str, ...] = ()
+    gave_up: str | None = None
 
 
 class IdleClock:
@@ -56,7 +59,12 @@ class IdleClock:
 
 
 async def follow(
-    followers: Sequence[Follower], *, stop: asyncio.Event, waits: Waits, until_idle: float | None = None
+    followers: Sequence[Follower],
+    *,
+    stop: asyncio.Event,
+    waits: Waits,
+    until_idle: float | None = None,
+    give_up_after: float | None = None,
 ) -> Outcome:
     """Run the followers while any of them lives.
 
@@ -66,14 +74,18 @@ async def follow(
         waits: ``shutdown`` counts.
         until_idle: end once every app's stream brought nothing new for so many seconds, those left out that were
             refused; None: never, and refused apps are tried again.
+        give_up_after: until idle, end too once an app waited for so many seconds, without a break, for its upstream,
+            the database or another process; None: never.
 
     """
     # To wait for a refused app would put off the end; without one, a refusal may pass.
     retry = until_idle is None
     running = {asyncio.create_task(follower.run(retry_refused=retry)): follower for follower in followers}
-    ending = [asyncio.create_task(stop.wait()), asyncio.create_task(_progress(followers))]
+    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait()), asyncio.create_task(_progress(followers))]
+    idling: asyncio.Task[str | None] | None = None
     if until_idle is not None:
-        ending.append(asyncio.create_task(_until_idle(followers, until_idle)))
+        idling = asyncio.create_task(_until_idle(followers, until_idle, give_up_after))
+        ending.append(idling)
     try:
         pending: set[asyncio.Task[object]] = {*running}
         while pending & running.keys():
@@ -94,6 +106,7 @@ async def follow(
         sum(follower.quarantined for follower in followers),
         {follower.app: follower.refusal for follower in followers if follower.refusal is not None},
         uncommitted,
+        idling.result() if idling is not None and idling.done() and not idling.cancelled() else None,
     )
 
 
@@ -113,21 +126,29 @@ async def _finish(running: dict[asyncio.Task[None], Follower], waits: Waits) -> 
     )
 
 
-async def _until_idle(followers: Sequence[Follower], seconds: float) -> None:
+async def _until_idle(followers: Sequence[Follower], seconds: float, give_up_after: float | None) -> str | None:
+    """Wait until all are idle; returns None then, or why it gave up."""
     clocks = {follower: IdleClock(follower) for follower in followers}
+    stalls = {follower: StallClock(follower) for follower in followers}
     tick = min(TICK_SECONDS, seconds / 10) if seconds > 0 else TICK_SECONDS
     before = monotonic()
     while True:
         await asyncio.sleep(tick)
         now = monotonic()
-        for clock in clocks.values():
-            # A process that was stopped meanwhile has seen nothing of that time.
-            clock.tick(min(now - before, 2 * tick))
+        # A process that was stopped meanwhile has seen nothing of that time.
+        elapsed = min(now - before, 2 * tick)
+        for follower in followers:
+            clocks[follower].tick(elapsed)
+            stalls[follower].tick(elapsed)
         before = now
         living = [clock for follower, clock in clocks.items() if follower.refusal is None]
         if living and all(clock.seconds >= seconds and clock.seconds > 0 for clock in living):
             log.debug("idle", seconds=seconds)
-            return
+            return None
+        if give_up_after is not None:
+            waiting = [clock for follower, clock in stalls.items() if follower.refusal is None]
+            if (why := gave_up(waiting, give_up_after)) is not None:
+                return why
 
 
 async def _progress(followers: Sequence[Follower]) -> None:

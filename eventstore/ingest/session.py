@@ -90,6 +90,7 @@ class Session:
         self._unserved: set[Contract] = set()
         self.ended_normally = False
         self.has_succeeded = False
+        self.last_error: str | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -310,7 +311,7 @@ class Session:
         else:
             asked = getattr(error, "retry_after", None) or 0.0
             wait = self._backoff.next(at_least=min(asked, self._waits.retry_after_cap))
-            said = describe(error)
+            said = self.last_error = describe(error)
             log.warning("the stream failed", app=app, error=said, again_in=round(wait, 2))
             renewing = isinstance(error, TokenRefused)
             await cursors.save_error(self._held.conn, app, self._held.epoch, said, keep_refusal=renewing)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.output import FAILED, says_errors
-from projections.cli.service import ConfigOption, SinceOption, available, said_outcome, stop_on_signals
+from projections.cli.service import (
+    ConfigOption,
+    GiveUpOption,
+    SinceOption,
+    available,
+    check_give_up,
+    said_outcome,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from eventstore.ingest.service import Outcome
@@ -28,19 +36,23 @@ def ingest(
             help="End once the open streams brought nothing new for so long.",
         ),
     ] = None,
+    give_up_after: GiveUpOption = None,
     since: SinceOption = None,
 ) -> None:
     """Follow the upstreams: what arrives lies in eventstore.events as it came, once, in commit order.
 
     Runs until SIGINT or SIGTERM, or until idle. A refused app is tried again every PROJECTIONS_REFUSED_RETRY seconds;
-    until idle, it counts as done. Exit code 0; 1 when an app is refused at the end, or the last messages could not be
-    committed; 2 when something is configured wrongly.
+    until idle, it counts as done. Exit code 0; 1 when an app is refused at the end, the last messages could not be
+    committed, or it gave up; 2 when something is configured wrongly.
     """
-    if not said_outcome(asyncio.run(_ingest(config, until_idle, since))):
+    check_give_up(until_idle, give_up_after)
+    if not said_outcome(asyncio.run(_ingest(config, until_idle, give_up_after, since))):
         raise typer.Exit(FAILED)
 
 
-async def _ingest(config: Path | None, until_idle: float | None, since: str | None) -> Outcome:
+async def _ingest(
+    config: Path | None, until_idle: float | None, give_up_after: float | None, since: str | None
+) -> Outcome:
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.ingest.service import Outcome, follow  # noqa: PLC0415
@@ -66,4 +78,5 @@ async def _ingest(config: Path | None, until_idle: float | None, since: str | No
         stop=stop,
         waits=waits,
         until_idle=until_idle,
+        give_up_after=give_up_after,
     )

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.output import FAILED, say, say_left_out, says_errors
-from projections.cli.service import ConfigOption, SinceOption, available, said_outcome, stop_on_signals
+from projections.cli.service import (
+    ConfigOption,
+    GiveUpOption,
+    SinceOption,
+    available,
+    check_give_up,
+    said_outcome,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from projections.run import RunOutcome
@@ -34,6 +42,7 @@ def run(
             "all was folded for so long.",
         ),
     ] = None,
+    give_up_after: GiveUpOption = None,
     batch_size: Annotated[
         int | None,
         typer.Option(envvar="PROJECTIONS_BATCH_SIZE", min=1, help="Positions in a window, at the most: 10000."),
@@ -45,16 +54,19 @@ def run(
 
     Any number of processes may run: one follows an app, and one folds a window of a projection. A refused app is tried
     again every PROJECTIONS_REFUSED_RETRY seconds; until idle, it counts as done. Exit code 0; 1 when an app is refused
-    at the end, the last messages could not be committed, or (until idle) a projection is paused, waiting or failed; 2
-    when something is configured wrongly.
+    at the end, the last messages could not be committed, or (until idle) a projection is paused, waiting or failed, or
+    the run gave up; 2 when something is configured wrongly.
     """
-    outcome = asyncio.run(_run(names or [], ingest, until_idle, batch_size, config, since))
+    check_give_up(until_idle, give_up_after)
+    outcome = asyncio.run(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
     well = True
     if outcome.ingest is not None:
         well = said_outcome(outcome.ingest)
     for name, why in outcome.stopped.items():
         say(f"projections: {name} is {why}")
-    if not well or outcome.stopped:
+    if outcome.gave_up is not None:
+        say(f"projections: {outcome.gave_up}")
+    if not well or outcome.stopped or outcome.gave_up is not None:
         raise typer.Exit(FAILED)
 
 
@@ -62,6 +74,7 @@ async def _run(
     names: list[str],
     ingest: bool,  # noqa: FBT001 - handed on
     until_idle: float | None,
+    give_up_after: float | None,
     batch_size: int | None,
     config: Path | None,
     since: str | None,
@@ -100,6 +113,14 @@ async def _run(
     ]
     view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()
     async with view:
-        outcome = await run_all(url, workers, followers, stop=stop, waits=waits, until_idle=until_idle)
+        outcome = await run_all(
+            url,
+            workers,
+            followers,
+            stop=stop,
+            waits=waits,
+            until_idle=until_idle,
+            give_up_after=give_up_after,
+        )
     left_out = {name: f"left out: {why}" for name, why in broken.items()}
-    return RunOutcome(outcome.ingest, outcome.stopped | left_out)
+    return RunOutcome(outcome.ingest, outcome.stopped | left_out, outcome.gave_up)

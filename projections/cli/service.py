@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.output import FAILED, counted, say
+from projections.errors import UsageError
 
 if TYPE_CHECKING:
     from eventstore.ingest.service import Outcome
@@ -30,6 +31,29 @@ SinceOption = Annotated[
         help="Where a stream of which nothing is stored begins: a duration back from now (36h, 7d) or a time.",
     ),
 ]
+
+GiveUpOption = Annotated[
+    float | None,
+    typer.Option(
+        "--give-up-after",
+        envvar="PROJECTIONS_GIVE_UP_AFTER",
+        min=0.0,
+        metavar="SECONDS",
+        help="With --until-idle: end with exit code 1 once an upstream, the database or another process was waited "
+        "for, without a break, for so long.",
+    ),
+]
+
+
+def check_give_up(until_idle: float | None, give_up_after: float | None) -> None:
+    """Make sure that both options are given, or only the first.
+
+    Raises:
+        UsageError: only the second is.
+
+    """
+    if give_up_after is not None and until_idle is None:
+        raise UsageError("--give-up-after goes with --until-idle: without it, a run waits for ever")
 
 
 def stop_on_signals(waits: Waits) -> asyncio.Event:
@@ -78,7 +102,9 @@ def said_outcome(outcome: Outcome) -> bool:
     for app in outcome.uncommitted:
         said = "not all that came is committed: past that its cursor did not move, the next start goes on there"
         say(f"projections: app {app!r}: {said}")
-    return not outcome.refused and not outcome.uncommitted
+    if outcome.gave_up is not None:
+        say(f"projections: {outcome.gave_up}")
+    return not outcome.refused and not outcome.uncommitted and outcome.gave_up is None
 
 
 def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, seconds: float) -> None:

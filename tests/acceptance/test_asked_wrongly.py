@@ -123,6 +123,8 @@ async def test_a_traceback_is_shown_only_when_asked_for_and_is_redacted(commands
         (["ingest", "--until"], "--until"),
         (["ingest", "--until-idle", "soon"], "Invalid value for '--until-idle'"),
         (["ingest", "--until-idle", "-1"], "--until-idle"),
+        (["ingest", "--give-up-after", "5"], "--give-up-after goes with --until-idle"),
+        (["run", "--give-up-after", "5"], "--give-up-after goes with --until-idle"),
         (["--log-level", "loud", "migrate"], "'loud' is not one of"),
     ],
 )

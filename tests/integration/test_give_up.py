@@ -1,0 +1,114 @@
+"""``--until-idle`` with ``--give-up-after``: a run ends though what it waits for never comes, and says what that is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from eventstore.locks import app_lock
+from projections import checkpoint
+from projections import run as running
+from projections.run import RunOutcome
+from projections.worker import Worker
+from tests import folding, store
+from tests.fault.proxy import TcpProxy, target_of, through
+from tests.fix_simulator import SimulatorFactory
+from tests.folding import NEVER, Watched, append, told, worker
+from tests.following import follower, following, ingest, log_of
+
+DOWN = "http://127.0.0.1:1"
+SHORT = 0.3
+
+
+async def run(url: str, *workers: Worker, give_up_after: float) -> RunOutcome:
+    async with asyncio.timeout(store.GIVE_UP):
+        return await running.run(
+            url,
+            workers,
+            [],
+            stop=asyncio.Event(),
+            waits=folding.QUICK,
+            until_idle=0.0,
+            give_up_after=give_up_after,
+        )
+
+
+async def test_an_upstream_that_is_down_is_given_up_and_named(database_url: str) -> None:
+    outcome = await ingest(follower(database_url, DOWN), until_idle=NEVER, give_up_after=SHORT)
+    assert outcome.gave_up is not None
+    assert outcome.gave_up.startswith("gave up after 0.3 s: app 'app' waits for its upstream")
+    assert (outcome.stored, outcome.refused, outcome.uncommitted) == (0, {}, ())
+
+
+async def test_one_of_two_that_is_down_is_enough(database_url: str, simulator_factory: SimulatorFactory) -> None:
+    simulator = await simulator_factory(log_of(3))
+    up, down = follower(database_url, simulator.address, app="up"), follower(database_url, DOWN, app="down")
+    async with following(up, down, until_idle=NEVER, give_up_after=1.0) as ingest:
+        outcome = await ingest.outcome()
+    assert outcome.gave_up is not None
+    assert "app 'down' waits for its upstream" in outcome.gave_up
+    assert "app 'up'" not in outcome.gave_up
+
+
+async def test_an_upstream_that_is_up_is_not_given_up_however_long_it_brings_nothing(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    one = follower(database_url, simulator.address)
+    async with following(one, until_idle=1.5) as connected:
+        await connected.until(lambda: one.is_quiet, "an open stream")
+    outcome = await ingest(follower(database_url, simulator.address), until_idle=1.5, give_up_after=store.GIVE_UP)
+    assert outcome.gave_up is None
+
+
+async def test_an_app_that_another_process_follows_is_given_up(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    async with store.connection(database_url, "other") as other:
+        await other.execute("SELECT pg_advisory_lock(%s)", [app_lock("app")])
+        outcome = await ingest(follower(database_url, simulator.address), until_idle=NEVER, give_up_after=SHORT)
+    assert outcome.gave_up == "gave up after 0.3 s: app 'app' waits for the process that follows it"
+
+
+async def test_a_database_that_is_away_is_given_up(database_url: str) -> None:
+    nowhere = database_url.rpartition("/")[0] + "/there_is_no_such_database"
+    outcome = await ingest(follower(nowhere, DOWN), until_idle=NEVER, give_up_after=SHORT)
+    assert outcome.gave_up == "gave up after 0.3 s: app 'app' waits for the database"
+
+
+async def test_folds_that_others_hold_up_are_given_up_and_named(database_url: str) -> None:
+    async with store.connection(database_url, "holder") as holder:
+        await folding.make_watched(holder)
+        await append(holder, told(), told())
+        await checkpoint.ensure(holder, "watched", 1)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            outcome = await run(database_url, worker(database_url, Watched()), give_up_after=SHORT)
+        assert outcome.gave_up == "gave up after 0.3 s: watched stays at position 0 of 2"
+        outcome = await run(database_url, worker(database_url, Watched()), give_up_after=store.GIVE_UP)
+        assert outcome == RunOutcome(None)
+
+
+async def test_a_database_that_goes_away_while_it_is_folded_is_given_up(database_url: str) -> None:
+    async with (
+        TcpProxy(*target_of(database_url)) as proxy,
+        store.connection(database_url, "holder") as holder,
+        store.connection(database_url, "looking") as conn,
+    ):
+        await folding.make_watched(holder)
+        await append(holder, told())
+        await checkpoint.ensure(holder, "watched", 1)
+        url = through(database_url, proxy.port)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            ending = asyncio.create_task(run(url, worker(url, Watched()), give_up_after=2.0))
+            looking = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'projections run'"
+
+            async def looked() -> object:
+                return await store.value(conn, looking)
+
+            await store.until(looked, "a look at the checkpoints")
+            proxy.refuse()
+            proxy.cut()
+            outcome = await ending
+    assert outcome.gave_up == "gave up after 2 s: the database is unavailable"

@@ -18,6 +18,8 @@ LOCKS_SHARE = 0.5
 SHRINK_SLOW = 100
 SHRINK_FAILED = 2
 """By how much a window is shortened. Each slow attempt costs the whole budget, so few of them must do."""
+RETRY_SLOW = 4
+"""Budgets between attempts at an event that was blamed: in between, ``skip`` and ``pause`` get the checkpoint."""
 GROW_BELOW = 0.25
 """Of the budget: a window that took longer is long enough."""
 

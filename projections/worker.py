@@ -319,12 +319,13 @@ class Worker:
             return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}")
         row = await (await conn.execute("SELECT event_id FROM eventstore.events WHERE position = %s", [hi])).fetchone()
         event_id = row[0] if row else "?"
-        return await self._stop(conn, failed.at, f"event {event_id} at position {hi}: {failed.error}")
+        at_least = self._settings.fold_timeout * budget.RETRY_SLOW if failed.too_slow else 0.0
+        return await self._stop(conn, failed.at, f"event {event_id} at position {hi}: {failed.error}", at_least)
 
-    async def _stop(self, conn: AsyncConnection[Any], at: Checkpoint, error: str) -> Step:
+    async def _stop(self, conn: AsyncConnection[Any], at: Checkpoint, error: str, at_least: float = 0.0) -> Step:
         backoff = Backoff(self._settings.retry_first, self._settings.retry_cap)
         backoff.attempts = at.failures
-        wait = timedelta(seconds=backoff.next())
+        wait = timedelta(seconds=max(backoff.next(), at_least))
         try:
             await checkpoint.fail(conn, self.projection.name, self.projection.version, at.position, error, wait)
         except psycopg.errors.LockNotAvailable:  # somebody else has the checkpoint, and folds or rebuilds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import timedelta
 from time import sleep
 from typing import ClassVar
 
@@ -104,6 +105,8 @@ async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_
         error = await until_named(one, own, conn, projection.name)
         now = await stand(conn, projection.name)
         assert (now.state, now.position) == ("failed", 7)
+        assert now.wait is not None
+        assert now.wait >= timedelta(seconds=4), "meanwhile skip and pause get the checkpoint"
         assert error == (
             f"event {slow.event_id} at position 8: it took longer to fold than 1 s (PROJECTIONS_FOLD_TIMEOUT)"
         )

@@ -66,4 +66,4 @@ def _render(status: Status, followers: Sequence[Follower]) -> Group:
             apps.add_row(follower.app, follower.doing, *(f"{number:,}" for number in numbers))
         parts.append(apps)
     lines = [Text(line) for line in projection_lines(status)]
-    return Group(*parts, projections_table(status), *lines)
+    return Group(*parts, projections_table(status, here=True), *lines)

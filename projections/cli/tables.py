@@ -14,8 +14,14 @@ from projections.folders import Folder
 from projections.status import NEW, AppStatus, Status
 
 
-def projections_table(status: Status) -> Table:
-    """Return one row for each projection."""
+def projections_table(status: Status, *, here: bool = False) -> Table:
+    """Return one row for each projection.
+
+    Args:
+        status: what was found.
+        here: whether this process folds, and may just have ended: then the states are the checkpoints'.
+
+    """
     table = Table(title=f"projections (head {status.head:,})", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -24,7 +30,7 @@ def projections_table(status: Status) -> Table:
     for one in status.projections:
         table.add_row(
             one.name,
-            one.shown_state,
+            one.state if here else one.shown_state,
             f"{one.position:,}",
             f"{one.events_behind:,}",
             f"{one.seconds_behind:.1f}",

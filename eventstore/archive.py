@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,39 +158,67 @@ class Contents:
     apps: frozenset[str] = field(default_factory=frozenset)
 
 
-async def check_archive(path: Path) -> Contents:
+async def check_archive(path: Path, fault: Callable[[archive.Record], str | None] = lambda _: None) -> Contents:
     """Read a file to its end, and make sure that it is whole; others get their turn now and then.
 
+    Args:
+        path: the file.
+        fault: returns what is wrong with a record, None for one that is right.
+
     Raises:
-        ArchiveError: it is no such file, of a newer version, cut short, or changed; the message says which.
+        ArchiveError: it is no such file, of a newer version, cut short, or changed, or one of its records is wrong; the
+            message says which.
 
     """
-    header: archive.Header | None = None
-    apps: set[str] = set()
-    events = last = 0
-    ended = False
+    tally = _Tally(path)
+    wrong: str | None = None
+    number = 0
     async for record, digest in _in_turns(path):
+        tally.add(record, digest)
+        number += 1
+        if wrong is None and (why := fault(record)):
+            wrong = f"record {number} of {path} is wrong: {why}"
+    contents = tally.contents()
+    if wrong is not None:  # only now: what is wrong with a file that was damaged is that it was
+        raise ArchiveError(wrong)
+    return contents
+
+
+class _Tally:
+    """Counts what is in a file, and makes sure that it begins, ends and adds up as it should."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._header: archive.Header | None = None
+        self._apps: set[str] = set()
+        self._events = self._last = 0
+        self._ended = False
+
+    def add(self, record: archive.Record, digest: bytes) -> None:
         kind = record.WhichOneof("record")
-        if ended or (header is None) != (kind == "header"):
-            raise ArchiveError(f"{path} is not what projections export events writes")
+        if self._ended or (self._header is None) != (kind == "header"):
+            raise ArchiveError(f"{self._path} is not what projections export events writes")
         if kind == "header":
-            header = record.header
-            if header.version > VERSION:
-                raise ArchiveError(f"{path} was written by a newer version (format {header.version}): update this one")
-            apps |= {cursor.app for cursor in header.cursors}
+            self._header = record.header
+            if record.header.version > VERSION:
+                version = record.header.version
+                raise ArchiveError(f"{self._path} was written by a newer version (format {version}): update this one")
+            self._apps |= {cursor.app for cursor in record.header.cursors}
         elif kind == "event":
-            events += 1
-            last = max(last, record.event.position)
-            apps.add(record.event.app)
+            self._events += 1
+            self._last = max(self._last, record.event.position)
+            self._apps.add(record.event.app)
         elif kind == "quarantined":
-            apps.add(record.quarantined.app)
+            self._apps.add(record.quarantined.app)
         elif kind == "end":
-            if record.end.events != events or record.end.sha256 != digest:
-                raise ArchiveError(f"{path} was changed since it was written: its digest is another")
-            ended = True
-    if header is None or not ended:
-        raise ArchiveError(f"{path} is cut short, or not what projections export events writes")
-    return Contents(header, events, last, frozenset(apps))
+            if record.end.events != self._events or record.end.sha256 != digest:
+                raise ArchiveError(f"{self._path} was changed since it was written: its digest is another")
+            self._ended = True
+
+    def contents(self) -> Contents:
+        if self._header is None or not self._ended:
+            raise ArchiveError(f"{self._path} is cut short, or not what projections export events writes")
+        return Contents(self._header, self._events, self._last, frozenset(self._apps))
 
 
 def read_archive(path: Path) -> Iterator[archive.Record]:

@@ -1,22 +1,27 @@
 """Puts the events of a file back: into an empty store, behind what a store has, or where positions are missing.
 
-Invariants. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are read off its
-bytes again. Nobody follows the file's apps meanwhile, nor any app if the file goes on behind the head: who appended
-there would take positions that are the file's. Each batch is one append; a process killed in the middle leaves whole
-batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
+Invariants. Everything in the file is checked before anything of it is stored: each record by itself, then the events
+against what is here. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are
+read off its bytes again. Nobody follows the file's apps meanwhile, nor any app if the file goes on behind the head: who
+appended there would take positions that are the file's. Each batch is one append; a process killed in the middle leaves
+whole batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg import AsyncConnection
 
 from eventstore.append import Appender
 from eventstore.archive import Contents, check_archive, moment, read_archive
+from eventstore.archive_checks import FAR_FUTURE, RecordCheck, read_holes
+from eventstore.archive_fit import check_fit
 from eventstore.connection import connect
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
@@ -29,6 +34,7 @@ from eventstore.waits import Waits
 
 BATCH = 5_000
 
+_TIMES = "SELECT clock_timestamp(), (SELECT received_at FROM eventstore.events ORDER BY position DESC LIMIT 1)"
 _FOLLOWED = "SELECT app FROM eventstore.cursors WHERE app = ANY(%s) ORDER BY app"
 _CURSOR = """
 INSERT INTO eventstore.cursors AS c (app, contract, last_event_id, last_received_at, holes)
@@ -69,13 +75,15 @@ async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[i
         told: is called with how many of how many events are done, now and then.
 
     Raises:
-        ArchiveError: the file can't be read, or is not whole; nothing was stored.
+        ArchiveError: the file can't be read, is not whole, or holds what no event store writes; nothing was stored.
         LockHeld: one of the file's apps is followed, or any and the file goes on behind the head; nothing was stored.
-        OtherLog: the file does not fit this log.
+        OtherLog: the file does not fit this log; nothing was stored.
         psycopg.Error: the database failed, or the connection; import the file again.
 
     """
-    contents = await check_archive(path)
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        latest = await _latest(conn)
+    contents = await check_archive(path, RecordCheck(latest).fault)
     locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         if contents.last > await head(conn):
@@ -91,6 +99,7 @@ async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[i
 
 async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: Callable[[int, int], None]) -> Imported:
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        await check_fit(conn, path, (events for events, _ in _batches(path) if events))
         await _fence(conn, contents.apps, waits)
         appender = Appender(conn, waits)
         done = stored = 0
@@ -105,7 +114,7 @@ async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: 
             raise ArchiveError(f"{path} was changed while it was read")
         async with conn.transaction():
             for cursor in contents.header.cursors:
-                await _move(conn, cursor)
+                await _move(conn, cursor, contents.header.head)
     return Imported(contents.events, stored)
 
 
@@ -114,6 +123,17 @@ async def _fence(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> No
     rows = await (await conn.execute(_FOLLOWED, [list(apps)])).fetchall()
     for (app,) in rows:
         await raise_epoch(conn, app, waits)
+
+
+async def _latest(conn: AsyncConnection) -> datetime:
+    """Return the greatest time that anything in the file may have been received at.
+
+    What is here already is not doubted: a store whose clock was far ahead can be healed with its own file.
+    """
+    row = await (await conn.execute(_TIMES)).fetchone()
+    now: datetime = row[0] if row else datetime.now(UTC)
+    last: datetime | None = row[1] if row else None
+    return max(now + FAR_FUTURE, last or now)
 
 
 def _batches(path: Path) -> Iterator[tuple[list[StoredEvent], list[archive.Quarantined]]]:
@@ -170,12 +190,17 @@ async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined
             await cursor.execute(_COUNT_ANEW, [sorted({row[0] for row in added})])
 
 
-async def _move(conn: AsyncConnection, cursor: archive.Cursor) -> None:
+async def _move(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:
+    # No hole lies behind the file's own end: what is stored from there on is behind the hole.
+    holes = [
+        hole | {"position": min(hole["position"], head)} if "position" in hole else hole
+        for hole in read_holes(cursor.holes)
+    ]
     row = [
         cursor.app,
         cursor.contract if cursor.HasField("contract") else None,
         cursor.last_event_id if cursor.HasField("last_event_id") else None,
         moment(cursor.last_received_at) if cursor.HasField("last_received_at") else None,
-        cursor.holes,
+        json.dumps(holes),
     ]
     await conn.execute(_CURSOR, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,13 @@ from tests.oracle import Record as Told
 from tests.store import QUICK
 
 SHOP = "shop"
+HOLE = {
+    "lower": None,
+    "upper": store.next_ulid(),
+    "noticed_at": "2026-01-02T03:04:05+00:00",
+    "detail": "é",
+    "position": 2,
+}
 SUMMARY = oracle.Summary(3, 2, 1, 0, 1)
 
 
@@ -55,7 +63,7 @@ async def filled(url: str, conn: AsyncConnection) -> None:
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, contract, last_event_id, last_received_at, holes, epoch, last_error)"
         " VALUES (%s, 'chat.external', %s, clock_timestamp(), %s::text::jsonb, 7, 'away')",
-        [SHOP, records[-1].event_id, '[{"lower": null, "upper": "x", "detail": "é"}]'],
+        [SHOP, records[-1].event_id, json.dumps([HOLE])],
     )
     await store.follow(conn, "new")
     async with store.appender(url) as appender:

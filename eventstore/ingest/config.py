@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from eventstore.app_name import APP_NAME
 from eventstore.contracts import Contract
 from eventstore.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.errors import ConfigurationError
@@ -24,7 +24,6 @@ from eventstore.small_files import read_small_file
 from eventstore.waits import Waits
 
 CONFIG_FILE = "projections.toml"
-APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 class AppConfig(BaseModel):

@@ -77,7 +77,9 @@ async def test_what_is_new_goes_behind_what_is_there(
     await exported(conn, file)
     await imported(elsewhere, file)
     await append(conn, *(told(app=SHOP) for _ in range(5)))
-    await conn.execute("UPDATE eventstore.cursors SET last_event_id = 'later', last_received_at = clock_timestamp()")
+    await conn.execute(
+        "UPDATE eventstore.cursors SET last_event_id = %s, last_received_at = clock_timestamp()", [store.next_ulid()]
+    )
     async with store.appender(database_url) as appender:
         await appender.append([], rejected=[store.garbage(3)])
     await exported(conn, file)
@@ -162,16 +164,14 @@ async def test_a_log_that_lacks_positions_says_so_and_gives_the_rest(
         await is_empty(there)
 
 
-async def test_nothing_of_a_batch_with_a_gap_before_it_is_stored(
+async def test_nothing_of_a_file_with_a_gap_is_stored(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)
-    before = await everything(conn)
     await lose(conn, 6)
     await exported(conn, file)
     monkeypatch.setattr(importing, "BATCH", 4)
     with pytest.raises(OtherLog, match=r"positions 6\.\.6 are neither here nor in the file"):
         await imported(elsewhere, file)
     async with looking(elsewhere) as there:
-        found = await everything(there)
-        assert (found["events"], found["cursors"]) == (before["events"][:4], [])
+        await is_empty(there)

@@ -1,0 +1,206 @@
+"""A file with a right digest is not believed: what no event store writes is refused before anything of it is stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import archive_checks, importing
+from eventstore.archive import ArchiveWriter, microseconds, read_archive
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.errors import ArchiveError, OtherLog
+from eventstore.ingest.upstream import MAX_MESSAGE_BYTES
+from eventstore.read import StoredEvent
+from tests import store
+from tests.folding import append, told
+from tests.transferring import HOLE, content_of, everything, exported, filled, imported, is_empty, looking, lose, put
+
+Change = Callable[[archive.Record], object]
+FAR = microseconds(datetime(9999, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "events"
+
+
+def written(file: Path, records: list[archive.Record]) -> None:
+    """Write records as they are; the digest is right."""
+    with ArchiveWriter(file) as out:
+        for record in records:
+            out.write(record)
+
+
+def changed(file: Path, kind: str, change: Change, *, number: int = 2) -> None:
+    """Change the header, or the number-th record of a kind, or its last."""
+    records = [record for record in read_archive(file) if not record.HasField("end")]
+    chosen = [record for record in records if record.HasField(kind)]
+    change(chosen[min(number, len(chosen)) - 1])
+    written(file, records)
+
+
+def setting(part: str, **values: Any) -> Change:  # noqa: ANN401 - any field
+    def change(record: archive.Record) -> None:
+        for name, value in values.items():
+            setattr(getattr(record, part), name, value)
+
+    return change
+
+
+def holes(*found: object) -> Change:
+    return lambda record: setattr(record.header.cursors[1], "holes", json.dumps(list(found)))
+
+
+def cursor(**values: Any) -> Change:  # noqa: ANN401 - any field
+    def change(record: archive.Record) -> None:
+        for name, value in values.items():
+            setattr(record.header.cursors[1], name, value)
+
+    return change
+
+
+def falling(record: archive.Record) -> None:
+    record.event.received_at -= 3600 * 1_000_000
+
+
+WRONG: list[tuple[str, str, Change, str]] = [
+    ("position 0", "event", setting("event", position=0), "the event at position 0: positions begin at 1"),
+    ("position -3", "event", setting("event", position=-3), "positions begin at 1"),
+    ("a position twice", "event", setting("event", position=1), "it comes after position 1; positions rise"),
+    ("beyond the head", "event", setting("event", position=10), "the header says that 9 is the last position"),
+    ("a falling time", "event", falling, "received_at is earlier than that of the event before it"),
+    ("the year 9999", "event", setting("event", received_at=FAR), "received_at is after 20.*, far in the future"),
+    ("no time at all", "event", setting("event", received_at=2**63 - 1), "far in the future"),
+    ("before all times", "event", setting("event", received_at=-(2**63)), "received_at is before 0?0?0?1-01-02"),
+    ("an app's name", "event", setting("event", app="my app"), "'my app' can't be the name of an app"),
+    ("no app", "event", setting("event", app=""), "'' can't be the name of an app"),
+    ("a contract", "event", setting("event", contract="chat.internal"), "contract 'chat.internal' is not known"),
+    ("bytes", "event", setting("event", payload=b"\xff"), "it can't be read: the bytes are not a SendRequestEvent"),
+    ("version 0", "header", setting("header", version=0), "there is no format 0"),
+    ("head -1", "header", setting("header", head=-1), "the last position is -1"),
+    ("a cursor", "header", cursor(last_event_id="later"), "the cursor of app 'shop': last_event_id is not an"),
+    ("a cursor's contract", "header", cursor(contract="x"), "contract 'x' is not known"),
+    ("a cursor's app", "header", cursor(app="../etc"), "can't be the name of an app"),
+    ("a cursor twice", "header", cursor(app="new"), "the cursor of app 'new': the app has two"),
+    ("a cursor's time", "header", cursor(last_received_at=FAR), "last_received_at is after"),
+    ("holes = 7", "header", cursor(holes="7"), "holes are not a list of objects"),
+    ("no holes", "header", cursor(holes=""), "holes are not JSON"),
+    ("deep holes", "header", cursor(holes="[" * 100_000), "holes are not JSON"),
+    ("a hole of numbers", "header", holes(7), "holes are not a list of objects"),
+    ("a hole's keys", "header", holes({"lower": None}), "hole 1: its keys are not detail, lower"),
+    ("more keys", "header", holes(HOLE, HOLE | {"more": 1}), "hole 2: its keys"),
+    ("a hole's lower", "header", holes(HOLE | {"lower": "x"}), "lower is not an upper-case ULID"),
+    ("a hole's upper", "header", holes(HOLE | {"upper": None}), "upper is not an upper-case ULID"),
+    ("a hole's position", "header", holes(HOLE | {"position": -1}), "position is not a position"),
+    ("a hole's true", "header", holes(HOLE | {"position": True}), "position is not a position"),
+    ("a hole's fraction", "header", holes(HOLE | {"position": 1.5}), "position is not a position"),
+    ("a hole's time", "header", holes(HOLE | {"noticed_at": "2026-01-02"}), "noticed_at is not a time with its zone"),
+    ("a hole's words", "header", holes(HOLE | {"detail": "a\0b"}), "detail holds what Postgres can't keep"),
+    ("a hole's surrogate", "header", holes(HOLE | {"detail": "\ud800"}), "detail holds what Postgres can't keep"),
+    ("a hole's length", "header", holes(HOLE | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
+    ("count 0", "quarantined", setting("quarantined", count=0), "count is 0; it is 1 at the least"),
+    ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
+    ("a reason", "quarantined", setting("quarantined", reason=""), "reason is empty"),
+    ("U+0000", "quarantined", setting("quarantined", reason="a\0b"), "reason holds what Postgres can't keep"),
+    ("an event_id", "quarantined", setting("quarantined", event_id="x"), "event_id is not an upper-case ULID"),
+    ("an origin", "quarantined", setting("quarantined", app="\0"), "can't be the name of an app"),
+    ("a kind", "quarantined", lambda record: record.Clear(), "it is of no known kind"),
+]
+
+
+async def test_what_no_event_store_writes_is_refused_in_one_sentence(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    whole = content_of(file)
+    async with looking(elsewhere) as there:
+        for what, kind, change, said in WRONG:
+            put(file, whole)
+            changed(file, kind, change)
+            with pytest.raises(ArchiveError) as caught:
+                await imported(elsewhere, file)
+            sentence = str(caught.value)
+            assert re.fullmatch(rf"record \d+ of .*events is wrong: .*{said}.*", sentence), f"{what}: {sentence}"
+            await is_empty(there)
+
+
+async def test_a_payload_longer_than_any_message_is_refused(
+    conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert archive_checks.MAX_PAYLOAD_BYTES == MAX_MESSAGE_BYTES
+    await append(conn, told())
+    await exported(conn, file)
+    monkeypatch.setattr(archive_checks, "MAX_PAYLOAD_BYTES", 10)
+    with pytest.raises(ArchiveError, match="the event at position 1: it is longer than 10 bytes"):
+        await imported(elsewhere, file)
+
+
+async def test_an_event_at_two_positions_is_refused_before_any_is_stored(
+    conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [told() for _ in range(6)]
+    await append(conn, *records)
+    await exported(conn, file)
+
+    def again(record: archive.Record) -> None:
+        first = next(one.event for one in read_archive(file) if one.HasField("event"))
+        record.event.payload = first.payload
+
+    changed(file, "event", again, number=6)
+    monkeypatch.setattr(importing, "BATCH", 2)
+    with pytest.raises(ArchiveError, match=f"event {records[0].event_id} is in .* at two positions"):
+        await imported(elsewhere, file)
+    async with looking(elsewhere) as there:
+        await is_empty(there)
+
+
+@pytest.mark.parametrize("hours", [-1, 9])
+async def test_a_time_that_does_not_lie_between_its_neighbours_here_is_another_log(
+    database_url: str, conn: AsyncConnection, file: Path, hours: int
+) -> None:
+    now = datetime.now(UTC) - timedelta(days=1)
+    async with store.appender(database_url) as appender:
+        events = enumerate(store.made(5), 1)
+        await appender.restore([StoredEvent(at, now + timedelta(hours=at), event) for at, event in events])
+    await exported(conn, file)
+    await lose(conn, 3)
+    before = await everything(conn)
+    records = [one for one in read_archive(file) if one.HasField("header") or one.event.position == 3]
+    records[1].event.received_at = microseconds(now + timedelta(hours=hours))
+    written(file, records)
+    with pytest.raises(OtherLog, match="position 3 of the file was not received between its neighbours here"):
+        await imported(database_url, file)
+    assert await everything(conn) == before
+
+
+async def test_a_store_whose_clock_was_far_ahead_is_healed_with_its_own_file(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    ahead = datetime.now(UTC) + timedelta(days=3000)
+    async with store.appender(database_url) as appender:
+        await appender.restore([StoredEvent(at, ahead, event) for at, event in enumerate(store.made(3), 1)])
+    await exported(conn, file)
+    await lose(conn, 2)
+    assert (await imported(database_url, file)).stored == 1
+    with pytest.raises(ArchiveError, match="far in the future"):
+        await imported(elsewhere, file)
+
+
+async def test_a_hole_behind_the_file_s_end_is_put_at_its_end(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
+    await filled(database_url, conn)
+    await exported(conn, file)
+    changed(file, "header", holes(HOLE | {"position": 2**62}))
+    await imported(elsewhere, file)
+    async with looking(elsewhere) as there:
+        found = await store.value(there, "SELECT holes->0->'position' FROM eventstore.cursors WHERE app = 'shop'")
+        assert found == 9

@@ -1,0 +1,130 @@
+"""Any file with a right digest is imported as what an event store may hold, or refused in a sentence and not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import AsyncConnection
+
+from eventstore import ulid
+from eventstore.app_name import APP_NAME
+from eventstore.archive import ArchiveWriter, read_archive
+from eventstore.contracts import Contract, decode
+from eventstore.errors import ArchiveError, OtherLog
+from eventstore.read import read
+from tests.transferring import everything, exported, filled, imported, is_empty, looking, lose
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, -1, -3, 5, 9, 10, 2**31, 2**63 - 1, -(2**63), 253_402_300_800_000_000]),
+    st.integers(-(2**63), 2**63 - 1),
+)
+TEXTS = st.one_of(
+    st.sampled_from(["", "7", "[]", "{}", "null", "shop", "x\0", "chat.external", "[7]", '[{"upper": 1}]', "é" * 300]),
+    st.text(st.characters(codec="utf-8"), max_size=20),
+)
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "set", "set", "copy", "drop", "swap", "clear"]),
+        st.integers(0, 10**6),
+        st.integers(0, 10**6),
+        NUMBERS,
+        TEXTS,
+        st.binary(max_size=20),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def change(records: list[Any], how: str, which: int, field: int, number: int, text: str, raw: bytes) -> None:
+    """Change one record in one way."""
+    at = which % len(records)
+    if how == "copy":
+        records.insert(field % (len(records) + 1), records[at])
+    elif how == "drop" and len(records) > 1:
+        del records[at]
+    elif how == "swap":
+        other = field % len(records)
+        records[at], records[other] = records[other], records[at]
+    elif how == "clear":
+        records[at].Clear()
+    elif (kind := records[at].WhichOneof("record")) is not None:
+        part: Message = getattr(records[at], kind)
+        cursors = list(getattr(part, "cursors", ()))
+        part = cursors[which // 7 % len(cursors)] if cursors and which % 2 else part
+        names = [one for one in part.DESCRIPTOR.fields if one.name != "cursors"]
+        chosen = names[field % len(names)]
+        if chosen.type == chosen.TYPE_STRING:
+            setattr(part, chosen.name, text)
+        elif chosen.type == chosen.TYPE_BYTES:
+            setattr(part, chosen.name, raw)
+        else:
+            small = chosen.type == chosen.TYPE_INT32
+            setattr(part, chosen.name, number % 2**31 if small else number)
+
+
+async def is_as_promised(conn: AsyncConnection) -> None:
+    """What is stored is what arriving events could have made."""
+    last, received = 0, None
+    async for one in read(conn):
+        assert one.position == last + 1
+        assert received is None or one.received_at >= received
+        assert APP_NAME.fullmatch(one.event.app)
+        assert decode(one.event.payload, one.event.app, Contract(one.event.contract)) == one.event
+        last, received = one.position, one.received_at
+    found = await everything(conn)
+    for app, contract, last_event_id, _, holes in found["cursors"]:
+        assert APP_NAME.fullmatch(app)
+        assert contract is None or Contract(contract)
+        assert last_event_id is None or ulid.is_ulid(last_event_id)
+        assert isinstance(json.loads(json.dumps(holes)), list)
+        assert all(ulid.is_ulid(hole["upper"]) and hole.get("position", 0) >= 0 for hole in holes)
+    for app, contract, _, event_id, reason, _, first_seen, last_seen, times in found["quarantine"]:
+        assert APP_NAME.fullmatch(app)
+        assert Contract(contract)
+        assert event_id is None or ulid.is_ulid(event_id)
+        assert reason
+        assert times > 0
+        assert first_seen <= last_seen
+
+
+async def emptied(conn: AsyncConnection) -> None:
+    await lose(conn, *range(1, 20))
+    await conn.execute("DELETE FROM eventstore.cursors")
+    await conn.execute("DELETE FROM eventstore.quarantine")
+    await is_empty(conn)
+
+
+@given(changes=CHANGES)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_a_changed_file_is_refused_or_leaves_what_the_schema_promises(
+    database_url: str, elsewhere: str, tmp_path: Path, changes: list[tuple[str, int, int, int, str, bytes]]
+) -> None:
+    original, file = tmp_path / "original", tmp_path / "events"
+    if not original.exists():
+        async with looking(database_url) as conn:
+            await filled(database_url, conn)
+            await exported(conn, original)
+    records = [record for record in read_archive(original) if not record.HasField("end")]
+    for one in changes:
+        change(records, *one)
+    with ArchiveWriter(file) as out:
+        for record in records:
+            out.write(record)
+    async with looking(elsewhere) as there:
+        refusal: str | None = None
+        try:
+            await imported(elsewhere, file)
+        except (ArchiveError, OtherLog) as error:
+            refusal = str(error)
+        if refusal is None:
+            await is_as_promised(there)
+            await emptied(there)
+        else:
+            assert len(refusal.splitlines()) == 1
+            await is_empty(there)

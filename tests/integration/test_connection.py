@@ -101,13 +101,19 @@ async def test_no_transaction_is_cut_short_by_a_role(database_url: str) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "theirs", "setting", "ours"),
-    [("PGTZ", "Asia/Kathmandu", "timezone", "UTC"), ("PGDATESTYLE", "German", "datestyle", "ISO, MDY")],
+    [
+        ("PGTZ", "Asia/Kathmandu", "timezone", "UTC"),
+        ("PGDATESTYLE", "German", "datestyle", "ISO, MDY"),
+        ("PGGEQO", "off", "geqo", "on"),
+        ("PGOPTIONS", "-c search_path=public", "search_path", "pg_catalog, pg_temp"),
+        ("PGOPTIONS", "-c statement_timeout=7s", "statement_timeout", "7s"),
+    ],
 )
-async def test_the_environment_does_not_decide_how_times_are_written(
+async def test_the_environment_decides_on_no_more_than_the_url(
     database_url: str, monkeypatch: pytest.MonkeyPatch, variable: str, theirs: str, setting: str, ours: str
 ) -> None:
     monkeypatch.setenv(variable, theirs)
-    async with store.connection(database_url, "looking") as conn:
+    async with await connect(database_url, name="looking", waits=QUICK) as conn:
         assert await store.value(conn, "SELECT current_setting(%s)", setting) == ours
 
 

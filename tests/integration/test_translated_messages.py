@@ -1,0 +1,71 @@
+"""Nothing is decided by the text of Postgres's messages: on a server that speaks Japanese all goes as on any other."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from eventstore.embedded import processes
+from projections.migrate import upgrade
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.worker import Step
+from tests import folding, oracle, rebuilding, store
+from tests.folding import append, told
+from tests.servers import DEBIAN_15, embedded, temporary_home
+
+LOCALE = "ja_JP.UTF-8"
+TRANSLATION = Path("/usr/share/locale/ja/LC_MESSAGES/postgres-15.mo")
+pytestmark = pytest.mark.skipif(
+    not (DEBIAN_15.exists() and TRANSLATION.exists() and shutil.which("localedef")),
+    reason="needs Debian's PostgreSQL 15 with its translations",
+)
+
+
+@pytest.fixture
+def japanese_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a migrated database on a server whose messages are Japanese."""
+    with tempfile.TemporaryDirectory() as folder, temporary_home() as home:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        made = subprocess.run(
+            ["localedef", "-i", "ja_JP", "-f", "UTF-8", f"{folder}/{LOCALE}"], check=False, capture_output=True
+        )
+        if made.returncode:
+            pytest.skip("this system has no source of the locale")
+        known = MappingProxyType({**processes.CLEAN_ENVIRONMENT, "LOCPATH": folder})
+        monkeypatch.setattr(processes, "CLEAN_ENVIRONMENT", known)
+        server = embedded(home, "15", DEBIAN_15)
+        url = server.start()
+        with psycopg.connect(server.superuser_url() or "", autocommit=True) as superuser:
+            superuser.execute(f"ALTER ROLE ALL SET lc_messages = '{LOCALE}'".encode())
+        upgrade(url, projections=())
+        yield url
+
+
+async def test_redecode_and_folds_work_on_a_server_that_speaks_japanese(japanese_url: str) -> None:
+    async with store.connection(japanese_url) as conn:
+        with pytest.raises(errors.DivisionByZero, match="0 による除算"):
+            await conn.execute("SELECT 1 / 0")
+        await append(conn, told(oracle.GRANTED), told(), told(ppnum=folding.DIVIDES))
+        await conn.execute(
+            "SELECT eventstore.redecode(jsonb_build_array(to_jsonb(e) || jsonb_build_object('ppnum', 'stale')))"
+            " FROM eventstore.events AS e WHERE position = 1"
+        )
+        assert await store.value(conn, "SELECT ppnum FROM eventstore.events WHERE position = 1") == "stale"
+        with pytest.raises(errors.ModifyingSqlDataNotPermitted):
+            await conn.execute("UPDATE eventstore.events SET ppnum = 'x'")
+        await folding.fold_all(japanese_url)
+        await folding.make_watched(conn)
+        one = folding.worker(japanese_url, folding.Watched())
+        async with folding.connected(one) as own:
+            assert await folding.fold(one, own) is Step.STOPPED
+        assert "0 による除算" in str((await folding.stand(conn, "watched")).last_error)
+    await rebuilding.rebuild(japanese_url, ConsentRegistry())
+    assert (await rebuilding.verify(japanese_url, ConsentRegistry())).equal

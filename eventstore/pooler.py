@@ -37,7 +37,8 @@ async def check_session_is_ours(
         ConfigurationError: it doesn't, or the pooler has no second session to give.
 
     """
-    if await _pid(conn) == conn.info.backend_pid:
+    first = await _pid(conn)
+    if first == conn.info.backend_pid:
         return
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -49,26 +50,25 @@ async def check_session_is_ours(
         ) from None
     async with other:
         for _ in range(ATTEMPTS):
-            if await _changes(conn, other):
+            if await _has_changed(conn, other, first):
                 raise ConfigurationError(
                     "a connection pooler in front of the database gives each transaction another session, so locks"
                     " would be held by nobody: set pool_mode = session in PgBouncer, or connect to Postgres itself"
                 )
 
 
-async def _changes(conn: AsyncConnection[Any], other: AsyncConnection[Any]) -> bool:
-    """Tell whether a session is lost to another client's transaction."""
-    before = await _pid(conn)
+async def _has_changed(conn: AsyncConnection[Any], other: AsyncConnection[Any], first: int) -> bool:
+    """Tell whether a connection has another session than at first while another client's transaction is open."""
     try:
         # The transaction keeps the session that was last in use, if it was given back to the pool.
         async with asyncio.timeout(ANSWER_SECONDS), other.transaction():
             await _pid(other)
-            return await _pid(conn) != before
+            return await _pid(conn) != first
     except (TimeoutError, psycopg.Error):
         # No session is left for the first connection, or there are no transactions at all (statement mode).
         return True
 
 
 async def _pid(conn: AsyncConnection[Any]) -> int:
-    row = await (await conn.execute(_PID)).fetchone()
+    row = await (await conn.execute(_PID, prepare=False)).fetchone()
     return int(row[0]) if row else 0

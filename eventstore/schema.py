@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Identity,
@@ -36,6 +37,8 @@ metadata = MetaData(
 )
 
 _time = DateTime(timezone=True)
+_KNOWN_CONTRACT = "contract IN ('chat.external', 'pcs.external.v1')"
+_ULID = "event_id ~ '^[0-7][0-9A-HJKMNP-TV-Z]{25}$'"
 
 events = Table(
     "events",
@@ -64,6 +67,10 @@ events = Table(
         Integer,
         comment="How many options of the answer could not be kept in poll_options; NULL when none is missing.",
     ),
+    # These cost COPY about a hundredth. The whole shape of a ULID would cost a third, and is checked before.
+    CheckConstraint("position > 0", name="position"),
+    CheckConstraint("octet_length(event_id) = 26", name="event_id"),
+    CheckConstraint(_KNOWN_CONTRACT, name="contract"),
     Index(None, "app", "position"),
     # Few events are of these kinds; to count them, or to fold polls, must not read all the others.
     Index("events_without_request_idx", "position", postgresql_where=text("send_request_id IS NULL")),
@@ -119,6 +126,11 @@ cursors = Table(
         comment="The last position at the reset: only events stored later say where the stream goes on;"
         " NULL without a reset.",
     ),
+    CheckConstraint(_KNOWN_CONTRACT, name="contract"),
+    CheckConstraint(f"last_{_ULID}", name="last_event_id"),
+    CheckConstraint("jsonb_typeof(holes) = 'array'", name="holes"),
+    CheckConstraint("jsonb_typeof(went_back) = 'array'", name="went_back"),
+    CheckConstraint("epoch >= 0", name="epoch"),
     schema=SCHEMA,
     comment="One row for each app that is followed: where its stream goes on.",
 )
@@ -144,6 +156,8 @@ quarantine = Table(
         comment="Kept as a sample while the quarantine was full; makes room for newer samples.",
     ),
     UniqueConstraint("app", "contract", "sha256"),
+    CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+    CheckConstraint("count > 0", name="count"),
     schema=SCHEMA,
     comment="Bytes that came over the wire and can't be an event, kept as they came, up to a limit for each app.",
 )

@@ -32,6 +32,7 @@ class Waits(BaseSettings):
     database_connect: float = Field(10.0, gt=0, description="for a connection to the database")
     append_lock: float = Field(10.0, gt=0, description="for the append lock, before its frozen holder is ended")
     lock: float = Field(30.0, gt=0, description="of an append for any other lock, before it is let go and tried again")
+    migrate_lock: float = Field(2.0, gt=0, description="of a migration for a lock, and its pause before the next try")
     idle_in_transaction: float = Field(15.0, gt=0, description="of an idle transaction, before Postgres ends it")
     leader_heartbeat: float = Field(5.0, gt=0, description="between queries on the connection that holds an app")
     leader_timeout: float = Field(15.0, gt=0, description="without one, before Postgres frees the app")

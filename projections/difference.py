@@ -195,6 +195,8 @@ class Difference:
     async def apply(self) -> list[Changes]:
         """Make the tables what the shadow is, inside the caller's transaction that holds the checkpoint."""
         await self._prepare()
+        # In between, rows may refer to others that are deleted and put back, or not there yet.
+        await self._conn.execute("SET CONSTRAINTS ALL DEFERRED")
         # Those that others refer to first, whatever order the projection has them in.
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
@@ -207,6 +209,7 @@ class Difference:
             changed[one] = displaced[one] + await affect(self._conn, one.change())
         # What had to go to come back otherwise is no addition.
         added = {one: await affect(self._conn, one.addition()) - displaced[one] for one in tables}
+        await self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
 
     async def _prepare(self) -> None:

@@ -7,6 +7,8 @@
     │   ├── UnknownProjection     there is no projection of that name
     │   ├── InvalidProjection     a projection breaks the rules
     │   └── MigrationRefused      this database can't be ours as it is
+    ├── MigrationBlocked          others held a lock that a migration needs for too long
+    ├── SchemaBroken              something that the schema promises is undone, and can't be restored
     ├── CannotFold                a replay met an event that can't be folded, or a gap
     ├── RebuildLost               another rebuild of the same projection began anew
     ├── RebuildRefused            a rebuild would change more than it may
@@ -42,6 +44,14 @@ class MigrationRefused(UsageError):
 
 class InvalidProjection(UsageError):
     """A projection breaks the rules; the message says which, and how."""
+
+
+class MigrationBlocked(ProjectionsError):
+    """Others held a lock that a migration needs for too long; the message names one of them. Nothing was changed."""
+
+
+class SchemaBroken(ProjectionsError):
+    """Something that the schema promises is undone, and can't be restored; the message says what."""
 
 
 class CannotFold(ProjectionsError):

@@ -24,6 +24,7 @@ from projections.any_value import read_any_value
 from projections.difference import Sample
 from projections.errors import ProjectionsError, UsageError
 from projections.fold import fold_of
+from projections.plain_table import plain_copy
 from projections.projection import READ_MODEL_SCHEMA, Projection, Window
 from projections.python_fold import PythonProjection
 from projections.read_models.event_types import EventType
@@ -169,7 +170,7 @@ async def explain(
         partition = {name: found[name] for name in projection.partition_by}
         progress.phase("searching", target=at.position)
         log = await _events_of(conn, projection, partition, at.position, progress)
-        copies = {one.name: one.to_metadata(MetaData(), schema=_TEMPORARY) for one in projection.tables}
+        copies = {one.name: plain_copy(one, MetaData(), _TEMPORARY) for one in projection.tables}
         for copy in copies.values():
             await make_table(conn, copy, logged=True)
         fold = fold_of(projection, {READ_MODEL_SCHEMA: _TEMPORARY})

@@ -19,7 +19,7 @@ def problems(status: Status, configured: Collection[str] = (), max_behind: float
 
     """
     known = {app.app: app for app in status.apps}
-    found: list[str] = []
+    found = [f"the schema isn't as it should be: {sentence}" for sentence in status.schema]
     for name in sorted({*known, *configured}):
         found += _of_app(name, known.get(name))
     for one in status.projections:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import partial
 
-import psycopg
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
-from eventstore.connection import connect_sync
-from eventstore.errors import DatabaseUnavailable, describe
+from eventstore.errors import describe
 from eventstore.locks import lock_key
 from eventstore.resources import migrations_folder
-from eventstore.session_lock import session_name
 from eventstore.waits import load_waits
-from projections.errors import MigrationRefused, UsageError
+from projections.engine import connected
+from projections.errors import MigrationRefused, SchemaBroken, UsageError
+from projections.patience import Patience, patiently
 from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.promises import Breach, find_breaches_blocking
 from projections.read_models.tables import VIEWS
 from projections.read_models.tables import metadata as read_model_metadata
 from projections.registry import registered
 from projections.user_tables import migrate_user_tables, missing_table, missing_tables
+
+log = structlog.get_logger(__name__)
 
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
@@ -41,34 +43,84 @@ _TAKEN = (
 
 
 def upgrade(
-    url: str, revision: str = "head", projections: Iterable[Projection] | None = None
+    url: str,
+    revision: str = "head",
+    projections: Iterable[Projection] | None = None,
+    *,
+    patience: Patience | None = None,
 ) -> tuple[str | None, str | None]:
     """Migrate a database, users' tables included, in one transaction; several at once wait for each other.
 
+    At ``head`` it then restores what the schema promises, also where the revision was current already: each promise in
+    a transaction of its own, so that none locks a table for longer than it must.
+
     Args:
         url: the database.
-        revision: of our schema; users' tables are made at ``head`` only.
+        revision: of our schema; users' tables are made, and promises restored, at ``head`` only.
         projections: whose tables to make; None for those registered.
+        patience: how long to wait for locks; None for what the environment sets.
 
     Returns:
         The revision before and after.
 
     Raises:
         MigrationRefused: the database can't be ours as it is.
+        MigrationBlocked: others held a lock for too long; nothing of what waited for it was done.
+        SchemaBroken: a promise can't be restored; the message says which.
         InvalidProjection: a registered projection breaks the rules.
         ProjectionsError: a projection's own migrations failed.
         DatabaseUnavailable: no session of the database can be had.
 
     """
+    is_head = revision == "head"
+    chosen = None if projections is None else list(projections)
 
     def step(config: Config) -> None:
         connection: Connection = config.attributes["connection"]
         _check_names(connection)
         command.upgrade(config, revision)
-        if revision == "head":
-            migrate_user_tables(connection, registered().values() if projections is None else projections)
+        if is_head:
+            migrate_user_tables(connection, registered().values() if chosen is None else chosen)
 
-    return _run(url, step)
+    done = _run(url, step, patience)
+    if is_head:
+        restore(url, patience=patience)
+    return done
+
+
+def restore(url: str, *, patience: Patience | None = None) -> None:
+    """Restore what the schema at its head promises, and was undone.
+
+    Raises:
+        SchemaBroken: a promise can't be restored; the others are.
+        MigrationBlocked: others held a lock for too long.
+
+    """
+    with connected(url) as connection:
+        breaches = find_breaches_blocking(connection)
+    failed = [why for breach in breaches if (why := _restore(url, breach, patience)) is not None]
+    if failed:
+        raise SchemaBroken("; ".join(failed))
+
+
+def _restore(url: str, breach: Breach, patience: Patience | None) -> str | None:
+    """Restore one promise; returns what is wrong when that can't be."""
+    if not breach.mend:
+        return breach.sentence
+    for statement in breach.mend:
+        work = partial(_execute, statement=statement)
+        try:
+            patiently(url, work, waits=load_waits(), patience=_or_usual(patience))
+        except DBAPIError as error:
+            return f"{breach.what}, and restoring it failed: {describe(error)}"
+    if not breach.is_new:
+        log.warning("restored what the schema promises", what=breach.what)
+    return None
+
+
+def _execute(connection: Connection, *, statement: str) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
+    connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
 def downgrade(url: str, revision: str) -> tuple[str | None, str | None]:
@@ -100,7 +152,7 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
         DatabaseUnavailable: no session of the database can be had.
 
     """
-    with _connected(url) as connection:
+    with connected(url) as connection:
         revision = current_revision(connection)
         missing = {projection.name: missing_tables(connection, projection) for projection in projections}
     needed = head_revision()
@@ -111,20 +163,6 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
     return {name: missing_table(tables[0].name) for name, tables in missing.items() if tables}
 
 
-@contextmanager
-def _connected(url: str) -> Iterator[Connection]:
-    engine = engine_of(url)
-    try:
-        try:
-            connected = engine.connect()
-        except DBAPIError as error:
-            raise DatabaseUnavailable(f"database unavailable: {describe(error)}") from error
-        with connected as connection:
-            yield connection
-    finally:
-        engine.dispose()
-
-
 def _check_known(revision: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if revision is not None and revision not in known:
@@ -133,24 +171,18 @@ def _check_known(revision: str | None) -> None:
         )
 
 
-def engine_of(url: str) -> Engine:
-    """Return an engine whose connections libpq opens from the URL, as those of all other commands are."""
-    waits = load_waits()
-
-    def connect() -> psycopg.Connection:
-        return connect_sync(url, name=session_name("migrate"), waits=waits)
-
-    return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
-
-
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     return config
 
 
-def _run(url: str, step: Callable[[Config], None]) -> tuple[str | None, str | None]:
-    with _connected(url) as connection, connection.begin():
+def _or_usual(patience: Patience | None) -> Patience:
+    return patience or Patience(load_waits().migrate_lock)
+
+
+def _run(url: str, step: Callable[[Config], None], patience: Patience | None = None) -> tuple[str | None, str | None]:
+    def work(connection: Connection) -> tuple[str | None, str | None]:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
         _check_encoding(connection)
         before = current_revision(connection)
@@ -159,6 +191,8 @@ def _run(url: str, step: Callable[[Config], None]) -> tuple[str | None, str | No
         config.attributes["connection"] = connection
         step(config)
         return before, current_revision(connection)
+
+    return patiently(url, work, waits=load_waits(), patience=_or_usual(patience))
 
 
 def _check_encoding(connection: Connection) -> None:

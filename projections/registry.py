@@ -15,6 +15,7 @@ from eventstore.redact import redact
 from eventstore.schema import events
 from projections.errors import InvalidProjection, UnknownProjection
 from projections.fold import fold_of
+from projections.plain_table import check_table
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.python_fold import PythonProjection, check_tables
 from projections.read_models.tables import VIEWS
@@ -168,6 +169,7 @@ def _check_table(projection: Projection, table: Table) -> None:
         raise InvalidProjection(f"projection {name!r}: {table.name} is the name of a view that comes along")
     if table.name == SHADOW_POSITIONS:
         raise InvalidProjection(f"projection {name!r}: {table.name} is a name that rebuilds need: choose another")
+    check_table(projection, table)
     for column in table.c:
         if column.default is not None or column.onupdate is not None:
             raise InvalidProjection(

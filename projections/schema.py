@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -44,6 +45,10 @@ checkpoints = Table(
         _time,
         comment="When columns of folded events were read otherwise; NULL when none were, or rebuilt since.",
     ),
+    CheckConstraint("position >= 0", name="checkpoints_position_check"),
+    CheckConstraint("version >= 0", name="checkpoints_version_check"),
+    CheckConstraint("state IN ('running', 'paused', 'waiting', 'failed')", name="checkpoints_state_check"),
+    CheckConstraint("failures >= 0", name="checkpoints_failures_check"),
     schema=SCHEMA,
     comment="How far each projection is. The row is also the lock: who holds it folds.",
 )
@@ -62,6 +67,8 @@ skips = Table(
     ),
     Column("why", Text, nullable=False, comment="Why, in the words of who decided it."),
     Column("skipped_at", _time, nullable=False, comment="When it was decided."),
+    CheckConstraint("octet_length(event_id) = 26", name="skips_event_id_check"),
+    CheckConstraint("version > 0", name="skips_version_check"),
     schema=SCHEMA,
     comment="Events that a projection passes over, by somebody's decision.",
 )
@@ -96,6 +103,8 @@ rebuilds = Table(
         ARRAY(OID),
         comment="The oids of the tables that it made there; NULL in rows of before that was noted.",
     ),
+    CheckConstraint("position >= 0", name="rebuilds_position_check"),
+    CheckConstraint("state IN ('running', 'done', 'refused', 'failed', 'abandoned')", name="rebuilds_state_check"),
     Index("rebuilds_name_idx", "name"),
     schema=SCHEMA,
     comment="What each rebuild did, or is doing.",

@@ -24,6 +24,7 @@ from projections import budget, checkpoint
 from projections.errors import CannotFold, ProjectionsError, RebuildLost, describe_theirs, may_be_an_events
 from projections.fingerprint import fingerprint
 from projections.fold import fold_of
+from projections.plain_table import plain_copy
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.python_fold import Told
 from projections.settings import FOLD_TIMEOUT
@@ -93,7 +94,7 @@ class Shadow:
         self.projection = projection
         self.skipped = list(skipped)
         self.position = 0
-        self.tables = tuple(_copy(table, SHADOW_SCHEMA) for table in projection.tables)
+        self.tables = tuple(plain_copy(table, MetaData(), SHADOW_SCHEMA) for table in projection.tables)
         self._conn = conn
         self._run = run
         self._is_rebuild = is_rebuild
@@ -339,7 +340,3 @@ async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:
     for column in table.c:
         if column.comment is not None:
             await conn.execute(ddl(SetColumnComment(column)))
-
-
-def _copy(table: Table, schema: str) -> Table:
-    return table.to_metadata(MetaData(), schema=schema)

@@ -15,6 +15,7 @@ from eventstore.locks import app_lock, holder_of
 from projections.checkpoint import State, ahead_of_log
 from projections.folders import Folder, read_folders
 from projections.projection import Projection
+from projections.promises import find_breaches
 from projections.read_models.event_types import EventType
 from projections.registry import Registry
 from projections.user_tables import missing_table
@@ -104,6 +105,7 @@ class Status:
     ignore; ``unknown_types`` counts events of types that no read model knows. ``incomplete_answers`` counts poll
     answers of which something could not be kept: ``dropped_options`` options in all, and of ``unreadable_answers``
     everything. ``ahead_of_clock`` are the last events, when their times are ahead of the database server's clock.
+    ``schema`` has a sentence for each promise of the schema that doesn't hold.
     """
 
     head: int
@@ -115,6 +117,7 @@ class Status:
     dropped_options: int = 0
     unreadable_answers: int = 0
     ahead_of_clock: AheadOfClock | None = None
+    schema: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
@@ -206,8 +209,9 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
                 folded_by=folders.get(name, ()),
             )
         )
+    schema = [breach.sentence for breach in await find_breaches(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
-    return replace(status, ahead_of_clock=await ahead_of_clock(conn))
+    return replace(status, ahead_of_clock=await ahead_of_clock(conn), schema=schema)
 
 
 async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, str | None]:

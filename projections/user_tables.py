@@ -34,7 +34,7 @@ def version_table(projection: Projection) -> str:
 
 
 def migrate_user_tables(connection: Connection, projections: Iterable[Projection]) -> None:
-    """Bring the tables of projections to what they need; those of ours are our own revisions' business.
+    """Bring the tables of projections to what they need; those of ours are made anew only where somebody dropped them.
 
     Args:
         connection: inside a transaction, with our schema at its head.
@@ -47,8 +47,6 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
 
     """
     for projection in projections:
-        if isinstance(projection, READ_MODELS):
-            continue
         if projection.migrations is not None:
             _run_folder(connection, projection, projection.migrations)
         else:
@@ -58,6 +56,8 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
                 names = ", ".join(table.name for table in missing)
                 log.info("created tables", projection=projection.name, tables=names)
                 _let_wait(connection, projection)
+        if isinstance(projection, READ_MODELS):  # what else became of these is seen to by the schema's promises
+            continue
         for table in projection.tables:
             _check_as_needed(connection, projection, table)
 

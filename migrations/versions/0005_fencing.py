@@ -28,6 +28,8 @@ FROM projections.checkpoints AS checkpoint,
 STATE = "checkpoint.state"
 WAITING_WHEN_AHEAD = "CASE WHEN checkpoint.position > head.position THEN 'waiting' ELSE checkpoint.state END"
 
+NEW_FRESHNESS = FRESHNESS.format(state=WAITING_WHEN_AHEAD)
+
 
 def upgrade() -> None:
     op.add_column(
@@ -54,7 +56,7 @@ def upgrade() -> None:
         ),
         schema="eventstore",
     )
-    op.execute(FRESHNESS.format(state=WAITING_WHEN_AHEAD))
+    op.execute(NEW_FRESHNESS)
 
 
 def downgrade() -> None:

@@ -78,6 +78,11 @@ END
 $$
 """
 
+NEW_REDECODE = REDECODE.format(
+    counted="\n        poll_options_dropped = d.poll_options_dropped,", typed=" poll_options_dropped integer,"
+)
+NEW_EVENT_LOG = EVENT_LOG.format(create="CREATE OR REPLACE", more=", poll_options_dropped")
+
 
 def upgrade() -> None:
     op.add_column("events", sa.Column("poll_options_dropped", sa.Integer(), comment=COUNTED), schema="eventstore")
@@ -88,12 +93,8 @@ def upgrade() -> None:
         schema="eventstore",
         postgresql_where=sa.text("poll_options_dropped IS NOT NULL"),
     )
-    op.execute(
-        REDECODE.format(
-            counted="\n        poll_options_dropped = d.poll_options_dropped,", typed=" poll_options_dropped integer,"
-        )
-    )
-    op.execute(EVENT_LOG.format(create="CREATE OR REPLACE", more=", poll_options_dropped"))
+    op.execute(NEW_REDECODE)
+    op.execute(NEW_EVENT_LOG)
     op.execute(f"COMMENT ON COLUMN eventstore.event_log.poll_options_dropped IS '{COUNTED}'")
 
 

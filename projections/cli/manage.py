@@ -43,7 +43,7 @@ def status(
 
     With --check the exit code is 1 when a projection is failed, waiting, missing or folded by nobody, an app (of the
     configuration, or followed before) is followed by nobody, is refused, its stream fails or its quarantine is full,
-    something is behind, or the schema is not current. Pauses are no reason.
+    something is behind, or the schema is not current, or undone in part. Pauses are no reason.
     """
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
     from projections.health import problems  # noqa: PLC0415
@@ -95,6 +95,8 @@ def _show(found: Status) -> None:
         console.print(apps_table(found))
         for line in app_lines(found):
             console.print(line, highlight=False, markup=False)
+    for sentence in found.schema:
+        console.print(f"the schema isn't as it should be: {sentence}", highlight=False, markup=False)
     console.print(projections_table(found))
     for line in [*folder_lines(found), *projection_lines(found)]:
         console.print(line, highlight=False, markup=False)

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
-from sqlalchemy import Connection, Table, bindparam, insert, select
+from sqlalchemy import Connection, MetaData, Table, bindparam, insert, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
@@ -32,6 +32,7 @@ from eventstore.waits import Waits
 from projections.database import resolve_database_url
 from projections.fold import Fold, fold_of
 from projections.guarded_rows import DELETED
+from projections.plain_table import plain_copy
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.python_fold import PythonProjection
 from projections.registry import check
@@ -179,7 +180,9 @@ class ProjectionKit:
         engine = create_async_engine("postgresql+psycopg://", async_creator=conn, poolclass=NullPool)
         opening.push_async_callback(engine.dispose)
         made = await opening.enter_async_context(engine.connect())
-        await made.run_sync(_make_tables, self._schemas, [events_table, *self.projection.tables])
+        metadata = MetaData()
+        copies = [plain_copy(table, metadata) for table in self.projection.tables]
+        await made.run_sync(_make_tables, self._schemas, [events_table, *copies])
 
     async def _append(self, events: list[Event]) -> None:
         statement, _ = compiled(_INSERT, self._schemas)

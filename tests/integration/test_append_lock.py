@@ -39,7 +39,7 @@ async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterato
     conn = await connect(url, name="frozen", waits=QUICK, autocommit=False)
     try:
         if with_cursor:
-            await conn.execute("UPDATE eventstore.cursors SET last_event_id = 'lost' WHERE app = %s", [APP])
+            await conn.execute("UPDATE eventstore.cursors SET last_event_id = repeat('0', 26) WHERE app = %s", [APP])
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
         copying = conn.cursor().copy("COPY eventstore.events FROM STDIN")
         copy = await copying.__aenter__()
@@ -177,7 +177,7 @@ async def test_who_moved_a_cursor_and_has_not_committed_is_found_by_its_row(
     await store.follow(conn, "other")
     async with store.connection(database_url, "mover") as mover:
         async with mover.transaction():
-            await mover.execute("UPDATE eventstore.cursors SET last_event_id = 'x' WHERE app = %s", [APP])
+            await mover.execute("UPDATE eventstore.cursors SET last_event_id = repeat('1', 26) WHERE app = %s", [APP])
             holder = await holder_of_cursor(conn, APP)
             assert holder is not None
             assert (holder.pid, holder.application_name) == (mover.info.backend_pid, "mover")

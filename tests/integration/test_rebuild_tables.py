@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Computed,
     Executable,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     Table,
@@ -23,12 +25,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from projections.errors import ProjectionsError
+from projections.explain import explain
 from projections.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.request_status import RequestStatus
+from projections.registry import check
+from projections.replay import Silent
 from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import append, told
+from tests.migration.test_user_tables import folder
 from tests.rebuilding import During, happenings, rebuild, total, verify
 
 
@@ -221,10 +227,10 @@ async def test_rows_that_swapped_values_which_are_unique(
 async def test_rows_that_keep_their_unique_values_stay_where_they_are(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, Unique())
     await conn.execute(
-        "CREATE TABLE notes (app text, ppnum text, note text,"
-        " FOREIGN KEY (app, ppnum) REFERENCES outcomes ON DELETE CASCADE)"
+        "CREATE TABLE public.notes (app text, ppnum text, note text,"
+        " FOREIGN KEY (app, ppnum) REFERENCES public.outcomes ON DELETE CASCADE)"
     )
-    await conn.execute("INSERT INTO notes SELECT app, ppnum, 'mine' FROM outcomes")
+    await conn.execute("INSERT INTO public.notes SELECT app, ppnum, 'mine' FROM outcomes")
     notes = await folding.rows_of(conn, "notes")
     await conn.execute("UPDATE outcomes SET number = 99")
     await conn.execute("UPDATE outcomes SET last = 'wrong' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")
@@ -244,7 +250,7 @@ async def test_an_exclusion_constraint_of_the_owner_s(database_url: str, conn: A
 # Tables of a projection that refer to each other
 
 
-def family(on_delete: str | None) -> tuple[Table, Table]:
+def family() -> tuple[Table, Table]:
     metadata = MetaData(schema="public")
     key = (Column("app", Text, primary_key=True), Column("send_request_id", Text, primary_key=True))
     parents = Table("parents", metadata, *key, Column("event_id", Text(collation="C"), nullable=False, unique=True))
@@ -255,7 +261,7 @@ def family(on_delete: str | None) -> tuple[Table, Table]:
         Column("send_request_id", Text, primary_key=True),
         Column("ppnum", Text, primary_key=True),
         ForeignKeyConstraint(
-            ["app", "send_request_id"], ["public.parents.app", "public.parents.send_request_id"], ondelete=on_delete
+            ["app", "send_request_id"], ["public.parents.app", "public.parents.send_request_id"], deferrable=True
         ),
     )
     return parents, children
@@ -265,7 +271,7 @@ class Family(Projection):
     name: ClassVar[str] = "family"
     version: ClassVar[int] = 1
     handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED, oracle.FAILED})
-    tables: ClassVar[tuple[Table, ...]] = family(None)
+    tables: ClassVar[tuple[Table, ...]] = family()
     partition_by: ClassVar[tuple[str, ...]] = ("app", "send_request_id")
 
     def fold(self, window: Window) -> Sequence[Executable]:
@@ -283,10 +289,6 @@ class Family(Projection):
         return [upsert, rows.on_conflict_do_nothing()]
 
 
-class Cascading(Family):
-    tables: ClassVar[tuple[Table, ...]] = family("CASCADE")
-
-
 class ChildrenFirst(Family):
     tables: ClassVar[tuple[Table, ...]] = Family.tables[::-1]
 
@@ -294,9 +296,7 @@ class ChildrenFirst(Family):
         return Family().fold(window)
 
 
-@pytest.mark.parametrize(
-    "projection", [Family(), Cascading(), ChildrenFirst()], ids=["no action", "cascade", "children first"]
-)
+@pytest.mark.parametrize("projection", [Family(), ChildrenFirst()], ids=["parents first", "children first"])
 async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
     await given(database_url, conn, projection)
     before = await rebuilding.every_row(conn, projection)
@@ -310,3 +310,67 @@ async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnectio
     assert (await verify(database_url, projection)).equal
     with pytest.raises(errors.ForeignKeyViolation):
         await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
+
+
+async def test_rows_that_others_refer_to_and_that_swapped_values_which_are_unique(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await given(database_url, conn, Family())
+    before = await rebuilding.every_row(conn, Family())
+    (one, its), (other, others) = await (
+        await conn.execute("SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2")
+    ).fetchall()
+    for request, value in ((one, "away"), (other, its), (one, others)):
+        await conn.execute("UPDATE parents SET event_id = %s WHERE send_request_id = %s", [value, request])
+    await rebuild(database_url, Family())
+    assert await rebuilding.every_row(conn, Family()) == before
+
+
+# Tables that are stored in some way
+
+
+def stored(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's
+    key = (Column("app", Text, primary_key=True), Column("ppnum", Text, primary_key=True))
+    index = Index("outcomes_event_id", "app", "ppnum", "event_id", unique=True, postgresql_concurrently=True)
+    columns = (Column("event_id", Text(collation="C"), nullable=False), index)
+    return (Table("outcomes", MetaData(schema="public"), *key, *columns, **options),)
+
+
+COLUMNS = 'app text, ppnum text, event_id text COLLATE "C" NOT NULL, PRIMARY KEY (app, ppnum)'
+PLAIN = (f"CREATE TABLE public.outcomes ({COLUMNS})",)
+PARTITIONED = (
+    f"CREATE TABLE public.outcomes ({COLUMNS}) PARTITION BY HASH (ppnum)",
+    "CREATE TABLE public.outcomes_0 PARTITION OF public.outcomes FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+    "CREATE TABLE public.outcomes_1 PARTITION OF public.outcomes FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "statements"),
+    [
+        ({"postgresql_partition_by": "HASH (ppnum)"}, PARTITIONED),
+        ({"postgresql_with": {"fillfactor": 70}, "postgresql_tablespace": "pg_default"}, PLAIN),
+        ({"postgresql_using": "heap"}, PLAIN),
+    ],
+    ids=["partitions", "storage parameters", "access method"],
+)
+async def test_how_a_table_is_stored_is_its_own_business(
+    database_url: str, conn: AsyncConnection, tmp_path: Path, options: dict[str, object], statements: tuple[str, ...]
+) -> None:
+    class Stored(Outcomes):
+        tables: ClassVar[tuple[Table, ...]] = stored(**options)
+        migrations: ClassVar[Path | None] = folder(tmp_path, f"[op.execute(one) for one in {statements!r}]")
+
+    projection = Stored()
+    check(projection)
+    await given(database_url, conn, projection)
+    assert (await verify(database_url, projection)).equal
+    before = await rebuilding.every_row(conn, projection)
+    await conn.execute("UPDATE outcomes SET event_id = 'x' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")
+    await conn.execute("DELETE FROM outcomes WHERE ppnum = (SELECT max(ppnum) FROM outcomes)")
+    await rebuild(database_url, projection)
+    assert await rebuilding.every_row(conn, projection) == before
+    key = [str(before["outcomes"][0][1])]
+    waits, progress = folding.QUICK, Silent()
+    found = await explain(database_url, projection, projection.tables[0], key, None, waits=waits, progress=progress)
+    assert found.equal

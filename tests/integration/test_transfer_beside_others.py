@@ -144,12 +144,12 @@ async def test_a_follower_that_froze_in_the_middle_of_an_append_is_ended(
     await exported(conn, file)
     async with store.connection(database_url, "frozen") as frozen:
         await frozen.execute("BEGIN")
-        await frozen.execute("UPDATE eventstore.cursors SET last_event_id = 'lost' WHERE app = %s", [SHOP])
+        await frozen.execute("UPDATE eventstore.cursors SET last_event_id = repeat('0', 26) WHERE app = %s", [SHOP])
         await imported(database_url, file)
         await store.backend_gone(conn, "frozen")
         with pytest.raises(psycopg.OperationalError):
             await frozen.execute("COMMIT")
-    assert await store.cursor_of(conn, SHOP) != "lost"
+    assert await store.cursor_of(conn, SHOP) != "0" * 26
 
 
 async def test_others_append_while_positions_are_healed(database_url: str, conn: AsyncConnection, file: Path) -> None:
@@ -221,7 +221,7 @@ async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_be
 
     def goes_on(_position: int, _last: int) -> None:
         with psycopg.connect(database_url, autocommit=True) as other:
-            other.execute("UPDATE eventstore.cursors SET last_event_id = 'later'")
+            other.execute("UPDATE eventstore.cursors SET last_event_id = repeat('7', 26)")
 
     async with store.connection(database_url, "exporting") as own:
         assert (await export_events(own, file, goes_on)).events == 9

@@ -124,12 +124,6 @@ def test_a_second_migration_changes_nothing_and_makes_only_what_is_new(database_
         assert conn.execute("SELECT app FROM mine").fetchall() == [("kept",)]
 
 
-def test_ours_are_made_by_our_revisions_alone(database_url: str) -> None:
-    execute(database_url, "DROP TABLE request_status CASCADE")
-    upgrade(database_url, projections=[model() for model in READ_MODELS])
-    assert columns(database_url, "request_status") == []
-
-
 def test_an_earlier_revision_of_ours_makes_no_tables_of_users(empty_database_url: str) -> None:
     upgrade(empty_database_url, "0001", projections=[projection()])
     assert columns(empty_database_url) == []

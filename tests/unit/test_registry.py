@@ -15,6 +15,8 @@ from sqlalchemy import (
     Computed,
     Enum,
     Executable,
+    FetchedValue,
+    ForeignKey,
     Identity,
     Integer,
     MetaData,
@@ -37,8 +39,20 @@ from projections.registry import check, chosen, installed, registered
 from tests.installed import install
 
 
-def a_table(name: str = "mine", *columns: Column[Any], schema: str | None = "public", key: str = "app") -> Table:
-    return Table(name, MetaData(schema=schema), Column(key, Text, primary_key=True), *columns)
+def a_table(
+    name: str = "mine",
+    *columns: Column[Any],
+    schema: str | None = "public",
+    key: str = "app",
+    **options: Any,  # noqa: ANN401 - SQLAlchemy's
+) -> Table:
+    return Table(name, MetaData(schema=schema), Column(key, Text, primary_key=True), *columns, **options)
+
+
+def referring(target: str, **options: Any) -> Table:  # noqa: ANN401 - SQLAlchemy's
+    """A table whose app refers to a column of another."""
+    key = Column("app", Text, ForeignKey(target, **options), primary_key=True)
+    return Table("referring", MetaData(schema="public"), key)
 
 
 class Mine(Projection):
@@ -135,6 +149,26 @@ def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
         ({"tables": (a_table(schema="other"),)}, "table mine must lie in schema public"),
         ({"tables": (a_table("poll_results"),)}, "poll_results is the name of a view that comes along"),
         ({"tables": (a_table(), a_table("second", key="ppnum"))}, "the primary key of second lacks app"),
+        ({"tables": (a_table("mine", prefixes=["UNLOGGED"]),)}, "table mine is UNLOGGED, so its rows don't last"),
+        ({"tables": (a_table("mine", prefixes=["TEMPORARY"]),)}, "table mine is TEMPORARY"),
+        ({"tables": (a_table("mine", postgresql_on_commit="DROP"),)}, "postgresql_on_commit"),
+        ({"tables": (a_table("mine", postgresql_inherits="other"),)}, "table mine inherits from another table"),
+        ({"tables": (a_table("mine", postgresql_partition_by="LIST (app)"),)}, "bring an Alembic folder"),
+        (
+            {"tables": (a_table("mine", Column("at", Text, server_default=FetchedValue())),)},
+            "whose values a trigger",
+        ),
+        ({"tables": (a_table("mine", Column("at", Text, server_onupdate=FetchedValue())),)}, "whose values a trigger"),
+        ({"tables": (referring("public.request_status.app"),)}, "refers to public.request_status, which isn't its own"),
+        ({"tables": (a_table(), referring("public.mine.app"))}, "is checked at once, .* make it deferrable=True"),
+        (
+            {"tables": (a_table(), referring("public.mine.app", deferrable=True, ondelete="CASCADE"))},
+            "with an action, by which a rebuild would lose rows",
+        ),
+        (
+            {"tables": (a_table(), referring("public.mine.app", deferrable=True, onupdate="SET NULL"))},
+            "leave ondelete and onupdate out",
+        ),
     ],
 )
 def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said: str) -> None:
@@ -160,6 +194,10 @@ def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said
 )
 def test_a_server_default_may_be_any_constant(default: str | ColumnElement[Any] | TextClause) -> None:
     check(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
+
+
+def test_tables_may_refer_to_each_other_if_that_is_checked_at_the_end() -> None:
+    check(altered(Mine, tables=(a_table(), referring("public.mine.app", deferrable=True))))
 
 
 def test_what_postgres_computes_from_a_row_is_no_default() -> None:

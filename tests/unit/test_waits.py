@@ -28,6 +28,7 @@ DEFAULTS = {
     "database_connect": 10.0,
     "append_lock": 10.0,
     "lock": 30.0,
+    "migrate_lock": 2.0,
     "idle_in_transaction": 15.0,
     "leader_heartbeat": 5.0,
     "leader_timeout": 15.0,

@@ -1,0 +1,97 @@
+"""PgBouncer in front of the database: session mode works, and what can't work is said at once, in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from eventstore.connection import connect
+from tests import folding, store
+from tests.acceptance.command import QUICK, Commands
+from tests.bouncer import bouncer, needed
+from tests.store import QUICK as QUICK_WAITS
+
+pytestmark = needed
+
+IGNORED = {"ignore_startup_parameters": "extra_float_digits,options"}
+
+
+async def test_session_mode_works(commands: Commands, database_url: str) -> None:
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told() for _ in range(9)))
+        with bouncer(database_url, pool_mode="session", **IGNORED) as url:
+            variables = {**QUICK, "DATABASE_URL": url}
+            for arguments in (
+                ("migrate",),
+                ("run", "--no-ingest", "--until-idle", "0.2"),
+                ("verify",),
+                ("rebuild", "--all"),
+                ("status",),
+                ("export", "events", "log"),
+                ("import", "events", "log"),
+                ("redecode",),
+            ):
+                ended = await commands.run(*arguments, **variables)
+                assert ended.code == 0, ended.said
+            await folding.are_true(conn)
+
+
+async def test_a_session_has_its_timeouts_though_the_startup_options_are_dropped(database_url: str) -> None:
+    wanted = {
+        "idle_session_timeout": "7s",
+        "lock_timeout": "9s",
+        "statement_timeout": "0",
+        "default_transaction_isolation": "read committed",
+    }
+    for pool in ({}, {"server_reset_query": ""}):  # a new session, then one that somebody else had
+        with bouncer(database_url, pool_mode="session", **IGNORED, **pool) as url:
+            for _ in range(2):
+                conn = await connect(url, name="behind", waits=QUICK_WAITS, idle_session_timeout=7, lock_timeout=9)
+                async with conn:
+                    for name, value in wanted.items():
+                        assert await store.value(conn, "SELECT current_setting(%s)", name) == value
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("run", "--no-ingest"), ("verify",), ("status",)])
+async def test_refused_startup_options_are_not_taken_for_an_unavailable_database(
+    commands: Commands, database_url: str, command: tuple[str, ...]
+) -> None:
+    with bouncer(database_url, pool_mode="session") as url:
+        ended = await commands.run(*command, DATABASE_URL=url)
+        assert ended.code == 2, ended.said
+        assert ended.sentence.startswith("projections: the login succeeds only without startup options: ")
+        assert "ignore_startup_parameters = options and pool_mode = session" in ended.sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pool_mode": "transaction"},
+        {"pool_mode": "transaction", "server_round_robin": "1"},
+        {"pool_mode": "transaction", "default_pool_size": "1"},
+        {"pool_mode": "statement"},
+    ],
+    ids=["transaction", "round robin", "one session", "statement"],
+)
+async def test_a_pool_that_shares_sessions_is_refused(
+    commands: Commands, database_url: str, settings: dict[str, str]
+) -> None:
+    with bouncer(database_url, **IGNORED, **settings) as url:
+        for command in (("run", "--no-ingest"), ("migrate",)):
+            ended = await commands.run(*command, DATABASE_URL=url)
+            assert ended.code == 2, ended.said
+            assert "gives each transaction another session" in ended.sentence
+            assert "pool_mode = session" in ended.sentence
+
+
+async def test_a_pool_of_a_single_session_is_refused(commands: Commands, database_url: str) -> None:
+    with bouncer(database_url, pool_mode="session", default_pool_size="1", **IGNORED) as url:
+        ended = await commands.run("run", "--no-ingest", DATABASE_URL=url)
+        assert ended.code == 2, ended.said
+        assert "gives this process a single session" in ended.sentence
+
+
+async def test_a_pooler_whose_server_is_not_there_yet_is_waited_for(commands: Commands, database_url: str) -> None:
+    with bouncer(database_url.replace("127.0.0.1:", "127.0.0.2:"), pool_mode="session", **IGNORED) as url:
+        ended = await commands.run("run", "--no-ingest", "--wait-for-database", "0.1", DATABASE_URL=url)
+        assert ended.code == 1, ended.said
+        assert "database unavailable" in ended.err

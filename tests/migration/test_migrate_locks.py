@@ -1,0 +1,87 @@
+"""A migration that needs a lock which others hold: nobody queues behind it for long, and it says whom it waits for."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from projections.errors import MigrationBlocked
+from projections.migrate import downgrade, head_revision, upgrade
+from projections.patience import Patience
+from tests.migration.test_migrations import shape
+
+READER = "a dashboard"
+EARLIER = "0003"
+"""From here on, a revision needs the lock on a table of checkpoints, which a reader of a view holds too."""
+
+
+class Told:
+    """Collects the sentences, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+        self._heard = threading.Event()
+
+    def __call__(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+        if READER in sentence:
+            self._heard.set()
+
+    def wait(self) -> None:
+        assert self._heard.wait(60), self.sentences
+
+
+def at_an_earlier_revision(url: str) -> None:
+    upgrade(url, projections=())
+    downgrade(url, EARLIER)
+
+
+def reading(url: str) -> psycopg.Connection:
+    conn = psycopg.connect(url, application_name=READER)
+    conn.execute("SELECT * FROM read_model_freshness")
+    return conn
+
+
+def test_it_says_who_holds_the_lock_and_goes_on_when_it_is_released(empty_database_url: str) -> None:
+    at_an_earlier_revision(empty_database_url)
+    told = Told()
+    with ThreadPoolExecutor(1) as pool, reading(empty_database_url) as reader:
+        pid = reader.info.backend_pid
+        patience = Patience(1.0, say_every=0.0, tell=told)
+        migrating = pool.submit(upgrade, empty_database_url, projections=(), patience=patience)
+        told.wait()
+        # Whoever comes now waits for one attempt at the most.
+        with psycopg.connect(empty_database_url, options="-c lock_timeout=30s") as another:
+            another.execute("SELECT * FROM read_model_freshness")
+        assert not migrating.done()
+        reader.rollback()
+        assert migrating.result(60) == (EARLIER, head_revision())
+    said = next(one for one in told.sentences if READER in one)
+    assert said.startswith(f"a lock that the migration needs is held by {READER} (process {pid}, since 2")
+    assert said.endswith(", and still trying")
+
+
+def test_it_gives_up_when_told_to_and_leaves_nothing(empty_database_url: str) -> None:
+    at_an_earlier_revision(empty_database_url)
+    before = shape(empty_database_url)
+    with reading(empty_database_url), pytest.raises(MigrationBlocked, match=f"gave up after .* held by {READER} "):
+        upgrade(empty_database_url, projections=(), patience=Patience(0.8, give_up_after=0.1))
+    assert shape(empty_database_url) == before
+    assert upgrade(empty_database_url, projections=()) == (EARLIER, head_revision())
+
+
+def test_a_schema_that_is_as_it_should_be_needs_no_lock_that_readers_hold(database_url: str) -> None:
+    with reading(database_url):
+        patience = Patience(0.5, give_up_after=0.0)
+        assert upgrade(database_url, projections=(), patience=patience) == (head_revision(), head_revision())
+
+
+def test_what_is_restored_waits_for_readers_too(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute("ALTER TABLE projections.checkpoints DROP CONSTRAINT checkpoints_state_check")
+    with reading(database_url), pytest.raises(MigrationBlocked, match=READER):
+        upgrade(database_url, projections=(), patience=Patience(0.8, give_up_after=0.1))
+    upgrade(database_url, projections=())

@@ -1,0 +1,229 @@
+"""What the schema promises is restored by migrate after somebody undid it, and until then status says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import psycopg
+import pytest
+
+from projections.errors import SchemaBroken
+from projections.metadata import READ_MODELS, target_metadata
+from projections.migrate import downgrade, upgrade
+from projections.promises import find_breaches
+from projections.read_models.tables import VIEWS
+from projections.registry import Registry
+from projections.status import read_status
+from tests import folding, store
+from tests.migration.test_migrations import shape
+
+EVENTS = "ALTER TABLE eventstore.events "
+UNDONE = {
+    # what pg_restore --data-only --disable-triggers leaves
+    "triggers not always": (
+        EVENTS + "DISABLE TRIGGER ALL; " + EVENTS + "ENABLE TRIGGER ALL",
+        "trigger refuse_change_row on eventstore.events isn't ENABLE ALWAYS",
+    ),
+    "trigger disabled": (
+        EVENTS + "DISABLE TRIGGER refuse_change_statement",
+        "trigger refuse_change_statement on eventstore.events isn't ENABLE ALWAYS",
+    ),
+    "trigger dropped": (
+        "DROP TRIGGER refuse_change_statement ON eventstore.events",
+        "trigger refuse_change_statement on eventstore.events is missing",
+    ),
+    "trigger weakened": (
+        (
+            "CREATE OR REPLACE TRIGGER refuse_change_row BEFORE DELETE ON eventstore.events"
+            " FOR EACH ROW EXECUTE FUNCTION eventstore.refuse_change()"
+        ),
+        "trigger refuse_change_row on eventstore.events isn't as it was made",
+    ),
+    "function replaced": (
+        (
+            "CREATE OR REPLACE FUNCTION eventstore.refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN RETURN NEW; END'"
+        ),
+        "function eventstore.refuse_change() isn't as it was made",
+    ),
+    "function's settings reset": (
+        "ALTER FUNCTION eventstore.refuse_change() RESET search_path",
+        "function eventstore.refuse_change() isn't as it was made",
+    ),
+    "function dropped": (
+        "DROP FUNCTION eventstore.redecode(jsonb)",
+        "function eventstore.redecode(jsonb) is missing",
+    ),
+    # what a restore without privileges leaves
+    "function for everybody": (
+        "GRANT EXECUTE ON FUNCTION eventstore.redecode(jsonb) TO PUBLIC",
+        "everybody may run function eventstore.redecode(jsonb)",
+    ),
+    "unique": (
+        EVENTS + "DROP CONSTRAINT events_position_key",
+        "table eventstore.events has lost unique (position)",
+    ),
+    "primary key": (
+        EVENTS + "DROP CONSTRAINT events_pkey",
+        "table eventstore.events has lost primary key (event_id)",
+    ),
+    "primary key of a read model": (
+        "ALTER TABLE request_recipients DROP CONSTRAINT request_recipients_pkey",
+        "table public.request_recipients has lost primary key (app, send_request_id, ppnum)",
+    ),
+    "not null": (EVENTS + "ALTER payload DROP NOT NULL", "column eventstore.events.payload takes NULL"),
+    "check": (
+        EVENTS + "DROP CONSTRAINT events_position_check",
+        "table eventstore.events has lost CHECK events_position_check",
+    ),
+    "check not valid": (
+        EVENTS
+        + "DROP CONSTRAINT events_position_check; "
+        + EVENTS
+        + "ADD CONSTRAINT events_position_check CHECK (position > 0) NOT VALID",
+        "CHECK events_position_check of eventstore.events isn't proved for all rows",
+    ),
+    "unlogged": ("ALTER TABLE eventstore.quarantine SET UNLOGGED", "table eventstore.quarantine is UNLOGGED"),
+    "view": ("DROP VIEW eventstore.event_log", "view eventstore.event_log is missing"),
+    "numbers of a copied table": (
+        (
+            "INSERT INTO eventstore.quarantine OVERRIDING SYSTEM VALUE VALUES"
+            " (7, 'app', 'chat.external', sha256(''), NULL, 'why', '', now(), now(), 1)"
+        ),
+        "the numbers that eventstore.quarantine_id_seq gives are taken already in eventstore.quarantine",
+    ),
+}
+
+
+def breaches(url: str) -> list[str]:
+    async def found() -> list[str]:
+        async with store.connection(url) as conn:
+            return [breach.sentence for breach in await find_breaches(conn)]
+
+    return asyncio.run(found())
+
+
+@pytest.mark.oldest
+@pytest.mark.parametrize("undone", UNDONE)
+def test_what_is_undone_is_said_and_restored(database_url: str, undone: str) -> None:
+    before = shape(database_url)
+    statement, said = UNDONE[undone]
+    with psycopg.connect(database_url) as conn:
+        conn.execute(statement.encode())
+    found = breaches(database_url)
+    assert any(one.startswith(said) and one.endswith("; run projections migrate") for one in found), found
+    upgrade(database_url, projections=())
+    assert breaches(database_url) == []
+    # Comments of a view that was dropped are gone for good.
+    if undone != "view":
+        assert shape(database_url) == before
+    upgrade(database_url, projections=())
+    assert breaches(database_url) == []
+
+
+@pytest.mark.oldest
+def test_of_a_schema_as_it_was_made_there_is_nothing_to_say(database_url: str) -> None:
+    assert breaches(database_url) == []
+
+
+def test_all_tables_of_ours_are_looked_at(database_url: str) -> None:
+    named = {table.fullname for metadata in target_metadata for table in metadata.tables.values()}
+    with psycopg.connect(database_url) as conn:
+        for name in sorted(named):
+            conn.execute(f"ALTER TABLE {name} DROP CONSTRAINT {name.partition('.')[2]}_pkey".encode())
+        conn.execute(
+            "DROP VIEW eventstore.event_log, public.consent_history, public.poll_results, read_model_freshness"
+        )
+    found = breaches(database_url)
+    for name in named:
+        assert any(f"table {name} has lost primary key" in one for one in found), (name, found)
+    assert [view for view in VIEWS if not any(f"view public.{view} is missing" in one for one in found)] == []
+
+
+def test_a_table_of_events_that_is_gone_is_not_made_anew(database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        conn.execute("DROP TABLE eventstore.cursors")
+    with pytest.raises(SchemaBroken, match=r"^table eventstore.cursors is missing; restore it from a backup$"):
+        upgrade(database_url, projections=())
+
+
+def test_what_can_not_be_restored_is_said_and_the_rest_is(database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        conn.execute("ALTER TABLE eventstore.cursors DROP CONSTRAINT cursors_epoch_check")
+        conn.execute("INSERT INTO eventstore.cursors (app, epoch) VALUES ('app', -1)")
+        conn.execute(UNDONE["triggers not always"][0].encode())
+    with pytest.raises(SchemaBroken, match=r"has lost CHECK cursors_epoch_check, and restoring it failed: .*23514"):
+        upgrade(database_url, projections=())
+    found = breaches(database_url)
+    assert found == [
+        "CHECK cursors_epoch_check of eventstore.cursors isn't proved for all rows; run projections migrate"
+    ]
+
+
+def test_rows_from_before_the_checks_are_kept_and_said(empty_database_url: str) -> None:
+    upgrade(empty_database_url, projections=())
+    downgrade(empty_database_url, BEFORE_CHECKS)
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute(CHECKPOINT, ["old", -3])
+    with pytest.raises(SchemaBroken, match="checkpoints_position_check"):
+        upgrade(empty_database_url, projections=())
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("DELETE FROM projections.checkpoints")
+    upgrade(empty_database_url, projections=())
+    assert breaches(empty_database_url) == []
+
+
+BEFORE_CHECKS = "0010"
+CHECKPOINT = "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, 1, %s, 'running')"
+EVENT = (
+    "INSERT INTO eventstore.events (position, event_id, app, contract, event_type, occurred_at, received_at, payload)"
+    " VALUES ({}, 'app', 'chat.external', 1, now(), now(), '')"
+)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE eventstore.cursors SET holes = '7'",
+        "UPDATE eventstore.cursors SET last_event_id = 'x'",
+        "UPDATE eventstore.cursors SET epoch = -1",
+        "UPDATE eventstore.cursors SET contract = 'other'",
+        "UPDATE projections.checkpoints SET position = -1",
+        "UPDATE projections.checkpoints SET state = 'happy'",
+        EVENT.format("0, '01KE57A22WAXDSJX6FXBCFS5DG'"),
+        EVENT.format("1, 'short'"),
+        (
+            "INSERT INTO eventstore.quarantine (app, contract, sha256, reason, payload, first_seen, last_seen, count)"
+            " VALUES ('app', 'chat.external', sha256(''), 'why', '', now(), now(), 0)"
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused(database_url: str, statement: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        conn.execute("INSERT INTO eventstore.cursors (app) VALUES ('app')")
+        conn.execute(CHECKPOINT, ["p", 0])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            conn.execute(statement.encode())
+
+
+async def test_status_says_it(database_url: str) -> None:
+    async with store.connection(database_url) as conn:
+        await conn.execute(UNDONE["trigger disabled"][0].encode())
+        status = await read_status(conn, Registry({}, {}))
+    assert len(status.schema) == 1
+    assert json.loads(json.dumps(status.as_dict()))["schema"] == status.schema
+
+
+async def test_a_read_model_that_was_dropped_is_made_anew_and_waits_for_a_rebuild(database_url: str) -> None:
+    ours = [model() for model in READ_MODELS]
+    async with store.connection(database_url) as conn:
+        await folding.append(conn, *(folding.told() for _ in range(3)))
+        await folding.fold_all(database_url)
+        await conn.execute("DROP TABLE poll_responses, request_status CASCADE")
+        await asyncio.to_thread(upgrade, database_url, projections=ours)
+        assert await folding.rows_of(conn, "request_status") == 0
+        query = "SELECT name, state FROM projections.checkpoints ORDER BY name"
+        states = await (await conn.execute(query)).fetchall()
+        assert states == [("consent_registry", "running"), ("poll_tallies", "waiting"), ("request_status", "waiting")]
+        await conn.execute("SELECT FROM poll_results")

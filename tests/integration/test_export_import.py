@@ -94,7 +94,8 @@ async def test_a_cursor_that_is_newer_here_is_not_moved_back(
     await filled(database_url, conn)
     await exported(conn, file)
     await conn.execute(
-        "UPDATE eventstore.cursors SET last_event_id = 'later', last_received_at = clock_timestamp(), holes = '[]'"
+        "UPDATE eventstore.cursors SET last_event_id = repeat('7', 26), last_received_at = clock_timestamp(),"
+        " holes = '[]'"
     )
     before = await everything(conn)
     await imported(database_url, file)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventstore.errors import ConfigurationError
+
+SHORTEST, LONGEST = 0.001, 2_147_483
 
 
 class Waits(BaseSettings):
@@ -40,6 +43,14 @@ class Waits(BaseSettings):
     shutdown: float = Field(4.0, gt=0, description="for what was received to be committed at the end")
     token_margin: float = Field(60.0, ge=0, description="before its expiry that a token is fetched anew")
     issuer: float = Field(20.0, gt=0, description="for the issuer's answer")
+
+    @field_validator("*")
+    @classmethod
+    def _is_taken_by_postgres(cls, value: float) -> float:
+        # Postgres takes whole milliseconds of many of these, up to 31 bits; and 0 means for ever to it.
+        if value > LONGEST or 0 < value < SHORTEST:
+            raise PydanticCustomError("seconds", f"not less than {SHORTEST:g} (if not 0) nor more than {LONGEST:,}")
+        return value
 
     @model_validator(mode="after")
     def _heartbeat_comes_in_time(self) -> Self:

@@ -64,8 +64,7 @@ async def wait_until_folded(
         ProjectionsError: it is in quarantine, or a projection that lacks it stands still, or time is up.
 
     """
-    if not ulid.is_ulid(event_id):
-        raise UsageError(f"{event_id!r} is not an event_id: give an upper-case ULID")
+    _require_event_id(event_id)
     deadline = monotonic() + timeout
     while True:
         row = await (await conn.execute(_WHERE, [event_id])).fetchone()
@@ -86,6 +85,11 @@ async def wait_until_folded(
         await asyncio.sleep(POLL_SECONDS)
 
 
+def _require_event_id(text: str) -> None:
+    if not ulid.is_ulid(text):
+        raise UsageError(f"{text!r} is not an event_id: give an upper-case ULID")
+
+
 async def _not_in_quarantine(conn: AsyncConnection[Any], event_id: str) -> None:
     row = await (await conn.execute(_QUARANTINED, [event_id])).fetchone()
     if row is not None:
@@ -104,6 +108,7 @@ async def skip(conn: AsyncConnection[Any], name: str, event_id: str, why: str, c
     """
     if not why.strip():
         raise UsageError("say why the event is skipped: --why 'a few words'")
+    _require_event_id(event_id)
     async with conn.transaction():
         row = await (await conn.execute(_WHERE, [event_id])).fetchone()
         if row is None:

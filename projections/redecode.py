@@ -8,10 +8,12 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.connection import connect
+from eventstore.read import head
 from eventstore.redecode import Redecoded, redecode
 from eventstore.session_lock import session_name, while_all_held
 from eventstore.waits import Waits
 from projections import checkpoint
+from projections.errors import UsageError
 from projections.projection import SHADOW_POSITIONS, Projection
 from projections.replay import rebuild_locks
 from projections.shadow import SHADOW_SCHEMA
@@ -25,6 +27,7 @@ async def redecode_log(
     Those are noted with each page, so that whoever is killed in the middle owes nothing to memory.
 
     Raises:
+        UsageError: no event lies behind that position.
         LockHeld: a rebuild, verify or as-of is at work; nothing was done.
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
@@ -43,6 +46,9 @@ async def _redecode(
 ) -> tuple[Redecoded, list[str]]:
     known = [one.name for one in projections]
     async with await connect(url, name=session_name("redecode"), waits=waits) as conn:
+        last = await head(conn)
+        if after and after >= last:
+            raise UsageError(f"position {after + 1:,} is beyond the last one, {last:,}: nothing is to be read again")
 
         async def changed(types: set[int], position: int) -> None:
             affected = [one.name for one in projections if one.handles & types]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Settings:
             raise ConfigurationError("a port is a number from 0 to 65535")
         if self.prefix and (not self.prefix.startswith("/") or self.prefix.endswith("/")):
             raise ConfigurationError("a path prefix begins with / and does not end with it")
-        if self.keep_alive <= 0 or self.replay_window <= 0:
-            raise ConfigurationError("the keep-alive interval and the replay window are greater than 0")
-        if self.rate is not None and self.rate <= 0:
-            raise ConfigurationError("the rate is greater than 0 events a second")
+        if not (0 < self.keep_alive < math.inf and 0 < self.replay_window < math.inf):
+            raise ConfigurationError("the keep-alive interval and the replay window are numbers greater than 0")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise ConfigurationError("the rate is a number greater than 0: events a second")

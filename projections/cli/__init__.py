@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from projections.cli import apps, cursor, db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
+from projections.cli.asked import seconds
 from projections.cli.output import LogFormat, LogLevel, set_up_output
 
 _WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
@@ -50,6 +51,7 @@ def options(
         typer.Option(
             envvar="PROJECTIONS_WAIT_FOR_DATABASE",
             min=0.0,
+            callback=seconds,
             metavar="SECONDS",
             help="Wait so long for a database that isn't available yet. Default: 60, but 0 for status, pause, resume "
             "and skip.",

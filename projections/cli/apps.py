@@ -83,8 +83,9 @@ def _list(*, as_json: bool) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table()
-    for heading in ("app", "contract", "last received", "followed by"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("app", "contract", "last received"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("followed by", overflow="fold")
     for heading in ("gaps", "quarantined"):
         table.add_column(heading, justify="right")
     for one in found.values():
@@ -96,8 +97,8 @@ def _cells(one: App) -> tuple[str, str, str, str]:
     from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
 
     if not one.has_cursor:
-        return one.app, "", "no cursor; events are stored", "nobody"
-    received = shown(one.last_received_at) if one.last_received_at else "nothing yet"
+        return one.app, "", "no cursor", "nobody"
+    received = shown(one.last_received_at.replace(microsecond=0)) if one.last_received_at else "nothing yet"
     follower = (one.followed_by or "nobody").removeprefix(f"projections ingest {one.app} ")
     return one.app, one.contract or "not yet known", received, follower
 

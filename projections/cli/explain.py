@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from projections.cli.asked import text, texts
 from projections.cli.once import NOTHING_CHANGED, run_once
 from projections.cli.output import FAILED, counted, say, say_left_out, says_errors
 from projections.errors import UsageError
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 @says_errors
 def explain(
     read_model: Annotated[str, typer.Argument(help="The table.")],
-    key: Annotated[list[str], typer.Argument(help="The row's primary key, in order, without the app.")],
+    key: Annotated[list[str], typer.Argument(callback=texts, help="The row's primary key, in order, without the app.")],
     *,
-    app: Annotated[str | None, typer.Option(help="The app, where several have such a row.")] = None,
+    app: Annotated[str | None, typer.Option(callback=text, help="The app, where several have such a row.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Tell by which events a row came about: in order, what each changed, and which one decides.

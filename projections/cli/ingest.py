@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from projections.cli.asked import seconds
 from projections.cli.output import FAILED, says_errors
 from projections.cli.service import (
     ConfigOption,
@@ -32,6 +33,7 @@ def ingest(
         typer.Option(
             envvar="PROJECTIONS_UNTIL_IDLE",
             min=0.0,
+            callback=seconds,
             metavar="SECONDS",
             help="End once the open streams brought nothing new for so long.",
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from projections.cli.asked import seconds, text
 from projections.cli.output import ASKED_WRONGLY, FAILED, counted, say, says_errors
 from projections.cli.service import ConfigOption
 from projections.errors import UsageError
@@ -35,7 +36,9 @@ def status(
     ] = False,
     max_behind: Annotated[
         float | None,
-        typer.Option(min=0.0, metavar="SECONDS", help="With --check: how far a projection may be behind."),
+        typer.Option(
+            min=0.0, callback=seconds, metavar="SECONDS", help="With --check: how far a projection may be behind."
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -159,7 +162,9 @@ def wait(
     *,
     event_id: Annotated[str | None, typer.Option("--event-id", help="The event's ULID.")] = None,
     head: Annotated[bool, typer.Option("--head", help="The last event that is stored now.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Give up after so long.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.0, callback=seconds, metavar="SECONDS", help="Give up after so long.")
+    ] = 60.0,
 ) -> None:
     """Wait until every projection has folded an event.
 
@@ -191,7 +196,7 @@ def skip(
     name: Name,
     *,
     event_id: EventId,
-    why: Annotated[str, typer.Option(help="The reason, for those who will ask.")],
+    why: Annotated[str, typer.Option(callback=text, help="The reason, for those who will ask.")],
 ) -> None:
     """Let a projection pass over an event that it can't fold: the one that its error names.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from projections.cli.asked import seconds
 from projections.cli.output import FAILED, say, say_left_out, says_errors
 from projections.cli.service import (
     ConfigOption,
@@ -37,6 +38,7 @@ def run(
         typer.Option(
             envvar="PROJECTIONS_UNTIL_IDLE",
             min=0.0,
+            callback=seconds,
             metavar="SECONDS",
             help="End once the open streams brought nothing new for so long, and all is folded; with --no-ingest, once "
             "all was folded for so long.",

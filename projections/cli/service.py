@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from projections.cli.asked import seconds
 from projections.cli.output import FAILED, counted, say
 from projections.errors import UsageError
 
@@ -37,6 +38,7 @@ GiveUpOption = Annotated[
     typer.Option(
         "--give-up-after",
         envvar="PROJECTIONS_GIVE_UP_AFTER",
+        callback=seconds,
         min=0.0,
         metavar="SECONDS",
         help="With --until-idle: end with exit code 1 once an upstream, the database or another process was waited "

@@ -118,8 +118,11 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     )
     faults = [Fault.parse(text) for text in fault or ()]
     story = world.happenings()
-    ends = began + timedelta(seconds=len(story) / rate if rate else 0)
-    log = entries(story, ends=ends, rate=rate, contracts=settings.contracts)
+    try:
+        ends = began + timedelta(seconds=len(story) / rate if rate else 0)
+        log = entries(story, ends=ends, rate=rate, contracts=settings.contracts)
+    except OverflowError:
+        raise ConfigurationError("--epoch and --rate lead to times that no calendar has") from None
     simulator = Simulator(log, settings, seed=seed)
     simulator.inject(*faults)
     counts = {each: sum(each in entry.payloads for entry in log) for each in sorted(settings.contracts)}

@@ -79,7 +79,7 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file of projectio
 def redecode(
     *,
     start: Annotated[
-        int, typer.Option("--from", min=1, metavar="POSITION", help="The first position to read again.")
+        int, typer.Option("--from", min=1, max=2**63 - 1, metavar="POSITION", help="The first position to read again.")
     ] = 1,
 ) -> None:
     """Read the decoded columns of stored events off their payloads again, for when the decoder has learned something.

@@ -224,6 +224,9 @@ async def test_redecode_says_what_it_changed_and_what_to_rebuild(
     assert await events(database_url) != before
     ended = await commands.run("redecode", "--from", "3", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (0, "2 events read, 0 of them changed\n"), ended.said
+    ended = await commands.run("redecode", "--from", "5", DATABASE_URL=database_url)
+    said = "projections: position 5 is beyond the last one, 4: nothing is to be read again"
+    assert (ended.code, ended.sentence) == (2, said), ended.said
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (0, "4 events read, 1 of them changed\n"), ended.said
     names = "consent_registry request_status"

@@ -185,3 +185,11 @@ async def test_a_skip_lets_a_failed_one_be_tried_at_once_and_the_last_reason_sta
     now = await stand(conn, "watched")
     assert (now.state, now.position, now.failures) == ("failed", 1, 1)
     assert await store.value(conn, "SELECT string_agg(why, ',') FROM projections.skips") == "certainly"
+
+
+@pytest.mark.parametrize("text", ["", "x", "01ke57a22waxdsjx6fxbcfs5dg", "1", "\udcff", "7" * 27])
+async def test_what_is_no_event_id_is_said_before_it_is_looked_for(conn: AsyncConnection, text: str) -> None:
+    with pytest.raises(UsageError, match="is not an event_id: give an upper-case ULID"):
+        await skip(conn, "watched", text, "why", 1)
+    with pytest.raises(UsageError, match="is not an event_id: give an upper-case ULID"):
+        await wait_until_folded(conn, VERSIONS, text, 0)

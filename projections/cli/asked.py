@@ -1,0 +1,50 @@
+"""Checks of what is asked on the command line, where nonsense would otherwise be noticed late or never."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import typer
+
+LONGEST_SECONDS = 3_153_600_000.0
+"""A hundred years."""
+
+
+def seconds(value: float | None) -> float | None:
+    """Return a number of seconds that a clock can count.
+
+    Raises:
+        typer.BadParameter: it is no number (``nan``), or longer than a hundred years.
+
+    """
+    if value is not None and not (math.isfinite(value) and value <= LONGEST_SECONDS):
+        raise typer.BadParameter(f"{value!r} is not a number of seconds up to a hundred years")
+    return value
+
+
+def text(value: str | None) -> str | None:
+    """Return a text that Postgres can keep.
+
+    Raises:
+        typer.BadParameter: its bytes are not UTF-8.
+
+    """
+    if value is not None and not _is_utf8(value):
+        raise typer.BadParameter(f"{value!r} is not UTF-8")
+    return value
+
+
+def texts(values: Sequence[str]) -> Sequence[str]:
+    """Return texts that Postgres can keep; as :func:`text`."""
+    for value in values:
+        text(value)
+    return values
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

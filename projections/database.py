@@ -8,10 +8,13 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psycopg
+import structlog
 from psycopg.conninfo import conninfo_to_dict
 
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 # Libpq's variables that say where; its others (passwords, TLS) only say how, and don't mean that a database is given.
@@ -52,11 +55,12 @@ def given_database_url() -> str | None:
     return _as_url(given) if given else None
 
 
-def resolve_database_url(*, start: bool) -> str:
+def resolve_database_url(*, start: bool, create: bool = False) -> str:
     """Return the URL of the database that is meant.
 
     Args:
-        start: whether to start the embedded database when none is given and it isn't running.
+        start: whether to start the embedded database when none is given and it isn't running; that is logged.
+        create: whether to make one, where this folder has none yet.
 
     Raises:
         ConfigurationError: DATABASE_URL is malformed, or there is no database and we may not start one.
@@ -66,9 +70,16 @@ def resolve_database_url(*, start: bool) -> str:
     if (given := given_database_url()) is not None:
         return given
     server = embedded()
-    if start:
-        return server.start()
     if (url := server.url()) is not None:
+        return url
+    if start and not create and server.status().state == "absent":
+        raise ConfigurationError(
+            f"no database is given (DATABASE_URL), and {server.home} has no embedded one yet: change to the folder that"
+            " has it, or run projections migrate to make one here"
+        )
+    if start:
+        url = server.start()
+        log.info("started the embedded PostgreSQL; stop it with: projections db stop", data=str(server.home))
         return url
     raise ConfigurationError(
         "no database is given and the embedded one isn't running: run `projections db start`, or set DATABASE_URL"

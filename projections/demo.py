@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from eventstore.connection import connect_sync
 from eventstore.waits import Waits
-from projections import database
-from projections.cli.output import LogFormat, LogLevel, errors_said, say, set_up_output
+from projections import database, interrupts
+from projections.cli.output import LogFormat, LogLevel, console, errors_said, say, set_up_output
 from projections.errors import ProjectionsError, UsageError
+from projections.visible import visible
 
 APP = "demo"
 TOKEN = "simulator"  # noqa: S105 - a made-up platform's made-up token
@@ -62,7 +62,7 @@ QUERIES = (
 )
 
 TRY_NEXT = """Try next (projections is .venv/bin/projections here):
-  projections db psql     SQL on all of it, for example
+  projections db psql     SQL on all of it (the first command starts PostgreSQL again), for example
                           SELECT position, event_type_name, ppnum FROM eventstore.event_log
                           ORDER BY position DESC LIMIT 5;
                           SELECT * FROM consent_history WHERE ppnum = '12300000003';
@@ -70,11 +70,13 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
   projections verify      proves that the read models equal the log
   projections status      upstreams, projections, and what lies in quarantine
   make run                once more: nothing is stored or counted twice
+  projections db stop     stop PostgreSQL when you are done; its data stays
   projections --help      then docs/configuration.md, to follow your own app"""
 
 
 def main() -> None:
     """Run the demo; exit code 1 with a sentence when a part of it fails."""
+    interrupts.install()
     set_up_output(verbose=False, level=LogLevel.INFO, style=LogFormat.TEXT)
     with errors_said(), _database() as url:
         say("projections migrate")
@@ -99,8 +101,11 @@ def _database() -> Iterator[str]:
     try:
         yield url
     finally:
-        if not ran_before:
+        if ran_before:
+            say("the embedded PostgreSQL ran before and still runs; stop it with: projections db stop")
+        else:
             server.stop()
+            say("stopped the embedded PostgreSQL; its data stays, and the next command starts it again")
 
 
 @contextmanager
@@ -133,7 +138,7 @@ def _projections(*arguments: str, url: str, address: str | None = None) -> None:
 
 
 def _show(url: str) -> None:
-    console = Console()
+    tables = console()
     with connect_sync(url, name="projections demo", waits=Waits()) as connection:
         for title, query in QUERIES:
             cursor = connection.execute(query, [APP] * query.count("%s"))
@@ -141,9 +146,9 @@ def _show(url: str) -> None:
             for column in cursor.description or ():
                 table.add_column(column.name, no_wrap=True)
             for row in cursor:
-                table.add_row(*("" if value is None else str(value) for value in row))
-            console.print(table)
-    console.out(TRY_NEXT, highlight=False)
+                table.add_row(*("" if value is None else visible(str(value)) for value in row))
+            tables.print(table)
+    tables.out(TRY_NEXT, highlight=False)
 
 
 if __name__ == "__main__":

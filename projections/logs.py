@@ -1,23 +1,28 @@
-"""Progress and trouble on stderr: plain lines for people, JSON for machines, nothing secret in either."""
+"""Progress and trouble on stderr: plain lines for people, one JSON object a line for machines, no secrets in either."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TextIO, cast
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, LogLevelColumnFormatter
 
 from eventstore.redact import hide_secrets, redact, redact_value
+from projections.visible import json_text, traceback_lines, visible
 
 QUIET_LIBRARIES = ("httpx2", "httpcore2", "authlib", "asyncio", "grpc", "alembic", "psycopg", "psycopg.pq")
-
 OUR_PACKAGES = ("eventstore", "projections")
 _STRICTLY = ("exception", "stack")
+_NEEDS_QUOTES = frozenset(" =\"'")
 
 
 def configure(level: str = "info", style: Literal["text", "json"] = "text") -> None:
-    """Send every log line of the process, libraries' included, redacted to stderr.
+    """Send every log line and warning of the process, libraries' included, redacted to stderr.
 
     Args:
         level: debug, info, warning or error.
@@ -28,16 +33,10 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_traceback),
         _redact,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-        )
-    )
+    renderer: structlog.typing.Processor = _as_json if style == "json" else _text_renderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -58,6 +57,31 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
         logging.getLogger(name).setLevel(max(number, logging.WARNING) if number > logging.DEBUG else logging.INFO)
     # It warns of errors "ignored" while it raises them all the same; we say those in our own words.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+    logging.captureWarnings(capture=True)
+
+
+def catch_everything() -> None:
+    """Log what Python itself would print: errors that nobody caught, in any thread, and in code that can't raise."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
+        structlog.get_logger("python").error("uncaught error", error=kind.__name__, exc_info=error)
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            structlog.get_logger("python").error("uncaught error in a thread", exc_info=args.exc_value)
+
+    def unraisable(args: Any) -> None:  # noqa: ANN401 - the type exists for type checkers only
+        structlog.get_logger("python").error(str(args.err_msg or "ignored error"), exc_info=args.exc_value)
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+
+
+def json_line(level: str, event: str, **fields: str) -> str:
+    """Return a line as :func:`configure` writes them with style ``json``."""
+    line = {"event": event, "level": level, "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **fields}
+    return json_text(line, stream=sys.stderr) + "\n"
 
 
 class _Logger(structlog.WriteLogger):
@@ -90,3 +114,36 @@ def _redact(logger: object, _method: str, event: structlog.typing.EventDict) -> 
         key: value if key.startswith("_") else redact_value(value, redact if key in _STRICTLY else clean)
         for key, value in event.items()
     }
+
+
+def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
+    return "\n".join(traceback_lines(exc_info[1]))
+
+
+def _as_json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    return json_text(event, stream=sys.stderr, default=repr)
+
+
+def _text_renderer(*, colors: bool) -> ConsoleRenderer:
+    styles = ConsoleRenderer.get_default_column_styles(colors=colors)
+    levels = ConsoleRenderer.get_default_level_styles(colors=colors)
+    reset = styles.reset
+    return ConsoleRenderer(
+        columns=[
+            Column("", KeyValueColumnFormatter(styles.kv_key, styles.kv_value, reset, value_repr=_shown)),
+            Column("timestamp", KeyValueColumnFormatter(None, styles.timestamp, reset, value_repr=str)),
+            Column("level", LogLevelColumnFormatter(levels, reset_style=reset)),
+            Column("event", KeyValueColumnFormatter(None, styles.bright, reset, lambda text: visible(str(text)))),
+        ],
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, str):
+        return visible(repr(value))
+    text = visible(value)
+    if not _NEEDS_QUOTES & {*text}:
+        return text
+    quote = '"' if "'" in text and '"' not in text else "'"
+    return f"{quote}{text.replace(quote, chr(92) + quote)}{quote}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from projections.cli.confirm import confirm
 from projections.cli.once import run_once
-from projections.cli.output import counted, say, says_errors
+from projections.cli.output import console, counted, echo_json, say, says_errors
 from projections.errors import UsageError
+from projections.visible import visible
 
 if TYPE_CHECKING:
     from eventstore.ingest.apps import App
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="A list of objects, for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(help="List the apps that are or were followed, or forget one.")
@@ -34,7 +34,10 @@ def apps(context: typer.Context, *, as_json: JsonOption = False) -> None:
 @app.command("list")
 @says_errors
 def list_(*, as_json: JsonOption = False) -> None:
-    """List the apps: those with a cursor, and those of whom only events are stored."""
+    """List the apps that are or were followed.
+
+    These are the apps with a cursor, and those of which only events are stored.
+    """
     _list(as_json=as_json)
 
 
@@ -43,9 +46,11 @@ def list_(*, as_json: JsonOption = False) -> None:
 def forget(
     name: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, it is said what would happen.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
-    """Remove the cursor of an app that is no more, so that status no longer lists it. Events and read models stay.
+    """Remove the cursor of an app that no longer exists.
+
+    Status then no longer lists it. Its events and read models stay.
 
     The app must not be followed meanwhile (exit code 1 names who follows it). Without --yes: asks on a terminal;
     elsewhere says what would happen, and exits with 2. An app that is still configured comes back with the next start.
@@ -74,13 +79,12 @@ def _list(*, as_json: bool) -> None:
     url, waits = plain_context(writes=False)
     found = run_once(_read(url, waits), holds="nothing was changed")
     if as_json:
-        typer.echo(json.dumps([_as_dict(one) for one in found.values()], indent=2))
+        echo_json([_as_dict(one) for one in found.values()])
         return
     if not found:
         say("no app has been followed yet, and no event is stored")
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - loaded when it runs
 
     table = Table()
     for heading in ("app", "contract", "last received"):
@@ -89,8 +93,8 @@ def _list(*, as_json: bool) -> None:
     for heading in ("gaps", "quarantined"):
         table.add_column(heading, justify="right")
     for one in found.values():
-        table.add_row(*_cells(one), str(len(one.holes)), f"{one.quarantined:,}")
-    Console().print(table)
+        table.add_row(*map(visible, _cells(one)), str(len(one.holes)), f"{one.quarantined:,}")
+    console().print(table)
 
 
 def _cells(one: App) -> tuple[str, str, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -10,7 +9,7 @@ import typer
 
 from projections.cli.confirm import confirm
 from projections.cli.once import run_once
-from projections.cli.output import say, says_errors
+from projections.cli.output import echo, echo_json, say, says_errors
 from projections.cli.service import ConfigOption, SinceOption
 from projections.errors import UsageError
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from eventstore.ingest.next_dial import NextDial
     from eventstore.waits import Waits
 
-app = typer.Typer(no_args_is_help=True, help="Where each stream goes on.")
+app = typer.Typer(no_args_is_help=True, help="Show or reset where each app's stream resumes.")
 
 UNSURE = "the command was interrupted: projections cursor show tells what holds"
 
@@ -38,23 +37,26 @@ class Shown(NamedTuple):
 @app.command()
 @says_errors
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="[APP]", help="The app; all when none is named.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="APP", help="The app; default: all.")] = None,
     *,
     config: ConfigOption = None,
     since: SinceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where each app's stream goes on: the last event received, what the next dial sends and why, and gaps."""
+    """Show where each app's stream resumes.
+
+    That is the last event received, what the next dial sends and why, and recorded gaps.
+    """
     from projections.cli.database import plain_context  # noqa: PLC0415 - loaded when it runs
 
     url, waits = plain_context(writes=False)
     found = run_once(_look(url, waits, name, config, since), holds="nothing was changed")
     if as_json:
-        typer.echo(json.dumps([_as_dict(one) for one in found], indent=2))
+        echo_json([_as_dict(one) for one in found])
         return
     for number, one in enumerate(found):
         for line in [*([""] if number else []), *_lines(one)]:
-            typer.echo(line)
+            echo(line)
     if not found:
         say("no app has been followed yet")
 
@@ -67,13 +69,14 @@ def reset(
     config: ConfigOption = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Where the stream begins again: a duration back from now (36h) or a time with its zone."),
+        typer.Option(help="Where the stream starts: a duration back from now (36h) or a time with its zone."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, it is said what would happen.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
-    """Make an app's stream begin again, at --since or where a first contact begins. Nothing stored is removed.
+    """Make an app's stream start again.
 
-    Events that come again are recognised as duplicates. The app must not be followed meanwhile (exit code 1 names who
+    It starts at --since, or where a new app starts. Nothing stored is removed; events that are received again are
+    recognised as duplicates. The app must not be followed meanwhile (exit code 1 names who
     follows it). Without --yes: asks on a terminal; elsewhere says what would happen, and exits with 2.
     """
     from datetime import UTC, datetime  # noqa: PLC0415 - loaded when it runs
@@ -96,7 +99,7 @@ def reset(
     )
     run_once(reset_cursor(url, name, to, waits=waits), holds=UNSURE)
     (after,) = run_once(_look(url, waits, name, config, None), holds=UNSURE)
-    typer.echo(f"{name}: the next dial sends {_sent(after.dial)}")
+    echo(f"{name}: the next dial sends {_sent(after.dial)}")
 
 
 async def _look(

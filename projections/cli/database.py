@@ -84,20 +84,23 @@ def migrated_database(waits: Waits, *, writes: bool = True, patience: float = WA
     return url
 
 
-def available_database(waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS) -> str:
+def available_database(
+    waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS, create: bool = False
+) -> str:
     """Return the URL of the database that is meant, once it is available; an embedded one is started.
 
     Args:
         waits: for connections.
         writes: whether the command writes, which a standby doesn't allow.
         patience: seconds to wait unless --wait-for-database says otherwise.
+        create: whether to create an embedded database where this folder has none.
 
     Raises:
         ConfigurationError: there is no such database, or waiting can't help.
         DatabaseUnavailable: time is up.
 
     """
-    url = resolve_database_url(start=True)
+    url = resolve_database_url(start=True, create=create)
     asyncio.run(wait_until_available(url, waits, writes=writes, patience=patience))
     return url
 

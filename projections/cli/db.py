@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from projections.cli.output import say, says_errors
+from projections.cli.output import echo, say, says_errors
 
-app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL, for whoever gives no database.")
+app = typer.Typer(no_args_is_help=True, help="Start, stop and open the embedded PostgreSQL.")
 
 
 class StopMode(StrEnum):
@@ -26,7 +26,7 @@ class StopMode(StrEnum):
 @app.command()
 @says_errors
 def start() -> None:
-    """Start the embedded PostgreSQL unless it runs, and print its URL.
+    """Start the embedded PostgreSQL and print its URL.
 
     It listens on 127.0.0.1 only, with a generated password, and keeps its data in .projections (or PROJECTIONS_HOME).
     """
@@ -36,8 +36,9 @@ def start() -> None:
     server = embedded()
     url = server.start()
     status = server.status()
-    say(f"PostgreSQL {server.server_version} runs as process {status.pid} on {status.data}")
-    typer.echo(url)
+    say(f"PostgreSQL {server.server_version} runs as process {status.pid}, data in {status.data}")
+    say("it runs until: projections db stop")
+    echo(url)
 
 
 @app.command()
@@ -46,7 +47,10 @@ def stop(
     *,
     mode: Annotated[
         StopMode,
-        typer.Option(envvar="PROJECTIONS_STOP_MODE", help="smart waits for clients; immediate leaves a recovery."),
+        typer.Option(
+            envvar="PROJECTIONS_STOP_MODE",
+            help="smart waits for clients; immediate needs a recovery at the next start.",
+        ),
     ] = StopMode.FAST,
 ) -> None:
     """Stop the embedded PostgreSQL; its data stays."""
@@ -62,22 +66,26 @@ def stop(
 @app.command()
 @says_errors
 def url() -> None:
-    """Print the URL of the database that commands use; the embedded one must be running."""
+    """Print the URL of the database that commands use.
+
+    The embedded PostgreSQL must be running if no other database is configured.
+    """
     from projections.database import resolve_database_url  # noqa: PLC0415
 
-    typer.echo(resolve_database_url(start=False))
+    echo(resolve_database_url(start=False))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @says_errors
 def psql(context: typer.Context) -> None:
-    """Run psql on the database that commands use, with its own arguments: projections db psql -- -c 'select 1'.
+    """Run psql on the database that commands use.
 
-    The embedded one is started, if it is that one and does not run.
+    Arguments after -- are psql's: projections db psql -- -c 'select 1'. The embedded PostgreSQL is started if no other
+    database is configured.
     """
     from projections.database import resolve_database_url  # noqa: PLC0415
 
-    _become_psql(resolve_database_url(start=True), context.args)
+    _become_psql(resolve_database_url(start=True, create=True), context.args)
 
 
 def _refuse_given(what: str) -> None:

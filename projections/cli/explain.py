@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from projections.cli.asked import text, texts
 from projections.cli.once import NOTHING_CHANGED, run_once
-from projections.cli.output import FAILED, counted, say, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, echo, echo_json, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,16 +19,17 @@ if TYPE_CHECKING:
 
 @says_errors
 def explain(
-    read_model: Annotated[str, typer.Argument(help="The table.")],
+    read_model: Annotated[str, typer.Argument(help="The table name.")],
     key: Annotated[list[str], typer.Argument(callback=texts, help="The row's primary key, in order, without the app.")],
     *,
-    app: Annotated[str | None, typer.Option(callback=text, help="The app, where several have such a row.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    app: Annotated[str | None, typer.Option(callback=text, help="The app, when several have such a row.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell by which events a row came about: in order, what each changed, and which one decides.
+    """Show which events produced a row, and which one decides it.
 
-    For example: projections explain consent_registry 12300000003. Exit code 1 when there is no such row and no event
-    makes one, or when the table has another row than the log says. A key that begins with a minus goes behind --.
+    For example: projections explain consent_registry 12300000003. Put a key that begins with a minus after --.
+
+    Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """
     from projections import explain as explaining  # noqa: PLC0415 - loaded when it runs
     from projections.cli.database import replay_context  # noqa: PLC0415
@@ -47,7 +47,7 @@ def explain(
         work = explaining.explain(context.url, projection, table, key, app, waits=context.waits, progress=progress)
         found = run_once(work, holds=NOTHING_CHANGED)
     if as_json:
-        typer.echo(json.dumps(_as_dict(found), indent=2, default=_plain, ensure_ascii=False))
+        echo_json(_as_dict(found), default=_plain)
     else:
         _tell(found)
     if not found.equal or not found.changes:
@@ -56,19 +56,19 @@ def explain(
 
 def _tell(found: Explanation) -> None:
     named = ", ".join(f"{name}={value}" for name, value in found.key.items())
-    typer.echo(f"{found.table} ({named}), by the log up to position {found.position:,}")
+    echo(f"{found.table} ({named}), by the log up to position {found.position:,}")
     for change in found.changes:
         _tell_change(change, found.key, decides=change.event.event_id == found.decided_by)
     if not found.changes:
-        say(f"projections: no event up to position {found.position:,} makes such a row")
+        say(f"projections: no event up to position {found.position:,} produces such a row")
     if found.silent:
-        typer.echo(f"{counted(found.silent, 'more event')} of this {_partition(found)} changed nothing in the row")
+        echo(f"{counted(found.silent, 'more event')} of this {_partition(found)} changed nothing in the row")
     for event_id in found.skipped:
-        typer.echo(f"event {event_id} is skipped")
+        echo(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
-        typer.echo("no event has decided it yet" if found.is_decided_by_one else "no single event decides such a row")
+        echo("no event has decided it yet" if found.is_decided_by_one else "no single event decides such a row")
     if not found.equal:
-        say("projections: the table has another row: projections verify shows it, projections rebuild mends it")
+        say("projections: the table's row differs; projections verify shows it, projections rebuild repairs it")
 
 
 def _tell_change(change: Change, key: Mapping[str, Any], *, decides: bool) -> None:
@@ -76,16 +76,16 @@ def _tell_change(change: Change, key: Mapping[str, Any], *, decides: bool) -> No
 
     event = change.event
     mark = "  ← decides" if decides else ""
-    typer.echo(f"{event.event_id}  {shown(event.occurred_at)}  {event.type_name}  (position {event.position:,}){mark}")
+    echo(f"{event.event_id}  {shown(event.occurred_at)}  {event.type_name}  (position {event.position:,}){mark}")
     if change.after is None:
-        typer.echo("    the row goes")
+        echo("    the row is removed")
         return
     for name, (old, new) in change.columns.items():
         if change.before is None:
             if name not in key:
-                typer.echo(f"    {name}: {shown(new)}")
+                echo(f"    {name}: {shown(new)}")
         else:
-            typer.echo(f"    {name}: {shown(old)} → {shown(new)}")
+            echo(f"    {name}: {shown(old)} → {shown(new)}")
 
 
 def _partition(found: Explanation) -> str:

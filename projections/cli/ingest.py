@@ -16,6 +16,7 @@ from projections.cli.service import (
     SinceOption,
     available,
     check_give_up,
+    run_until_told,
     said_outcome,
     stop_on_signals,
 )
@@ -35,20 +36,22 @@ def ingest(
             min=0.0,
             callback=seconds,
             metavar="SECONDS",
-            help="End once the open streams brought nothing new for so long.",
+            help="Exit when no new event has arrived for this long.",
         ),
     ] = None,
     give_up_after: GiveUpOption = None,
     since: SinceOption = None,
 ) -> None:
-    """Follow the upstreams: what arrives lies in eventstore.events as it came, once, in commit order.
+    """Follow the upstreams and store their events, without folding.
 
-    Runs until SIGINT or SIGTERM, or until idle. A refused app is tried again every PROJECTIONS_REFUSED_RETRY seconds;
-    until idle, it counts as done. Exit code 0; 1 when an app is refused at the end, the last messages could not be
-    committed, or it gave up; 2 when something is configured wrongly.
+    Events are stored in eventstore.events, unchanged and exactly once. A refused app is tried again every
+    PROJECTIONS_REFUSED_RETRY seconds; with --until-idle it counts as done. Runs until SIGINT or SIGTERM, or until idle.
+
+    Exit code 0; 1 when an app is refused at the end, when received events were not stored, or when the run gave up; 2
+    when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    if not said_outcome(asyncio.run(_ingest(config, until_idle, give_up_after, since))):
+    if not said_outcome(run_until_told(_ingest(config, until_idle, give_up_after, since))):
         raise typer.Exit(FAILED)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import psycopg
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -15,9 +15,11 @@ from rich.text import Text
 from eventstore.connection import connect
 from eventstore.ingest.follower import Follower
 from eventstore.waits import Waits
+from projections.cli.output import console
 from projections.cli.tables import projection_lines, projections_table
 from projections.registry import Registry
 from projections.status import Status, read_status
+from projections.visible import visible
 
 REFRESH_SECONDS = 0.5
 LAST_LOOK_SECONDS = 3.0
@@ -27,8 +29,7 @@ _NAME = "projections run view"
 @asynccontextmanager
 async def live_view(url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> AsyncIterator[None]:
     """Show, while the block runs, what the followers and the projections do; log lines appear above it."""
-    console = Console(stderr=True)
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    with Live(console=console(stderr=True), auto_refresh=False, transient=False) as live:
         showing = asyncio.create_task(_show(live, url, waits, registry, followers))
         try:
             yield
@@ -49,7 +50,7 @@ async def _show(live: Live, url: str, waits: Waits, registry: Registry, follower
                     status = await read_status(conn, registry)
                     live.update(_render(status, followers), refresh=True)
                     await asyncio.sleep(REFRESH_SECONDS)
-        live.update("the database is away", refresh=True)
+        live.update("database unavailable", refresh=True)
         await asyncio.sleep(REFRESH_SECONDS)
 
 
@@ -59,11 +60,11 @@ def _render(status: Status, followers: Sequence[Follower]) -> Group:
         apps = Table(title="upstreams", title_justify="left")
         for heading in ("app", "state"):
             apps.add_column(heading)
-        for heading in ("stored", "came again", "quarantined"):
+        for heading in ("stored", "duplicates", "quarantined"):
             apps.add_column(heading, justify="right")
         for follower in followers:
             numbers = (follower.stored, follower.duplicates, follower.quarantined)
-            apps.add_row(follower.app, follower.doing, *(f"{number:,}" for number in numbers))
+            apps.add_row(visible(follower.app), visible(follower.doing), *(f"{number:,}" for number in numbers))
         parts.append(apps)
-    lines = [Text(line) for line in projection_lines(status)]
+    lines = [Text(visible(line)) for line in projection_lines(status)]
     return Group(*parts, projections_table(status, here=True), *lines)

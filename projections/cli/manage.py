@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from projections.cli.asked import seconds, text
-from projections.cli.output import ASKED_WRONGLY, FAILED, counted, say, says_errors
+from projections.cli.output import ASKED_WRONGLY, FAILED, LogLevel, console, counted, echo, echo_json, say, says_errors
 from projections.cli.service import ConfigOption
 from projections.errors import UsageError
+from projections.visible import visible
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -30,23 +30,23 @@ EventId = Annotated[str, typer.Option("--event-id", help="The event's ULID.")]
 @says_errors
 def status(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 and say why on stderr, unless all is well.")
+        bool, typer.Option("--check", help="Exit with code 1 and say why on stderr, unless all is well.")
     ] = False,
     max_behind: Annotated[
         float | None,
         typer.Option(
-            min=0.0, callback=seconds, metavar="SECONDS", help="With --check: how far a projection may be behind."
+            min=0.0, callback=seconds, metavar="SECONDS", help="With --check: how far behind a projection may be."
         ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show upstreams, projections, who follows and folds, and what lies in quarantine.
+    """Show upstreams, projections, who runs them, and quarantine.
 
     With --check the exit code is 1 when a projection is failed, waiting, missing or folded by nobody, an app (of the
     configuration, or followed before) is followed by nobody, is refused, its stream fails or its quarantine is full,
-    something is behind, or the schema is not current, or undone in part. Pauses are no reason.
+    something is behind, or the schema is not current, or undone in part. A paused projection is no reason.
     """
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
     from projections.health import problems  # noqa: PLC0415
@@ -60,12 +60,12 @@ def status(
     with _schema_checked() if check else nullcontext():
         found = _with_database(lambda conn: read_status(conn, registry), writes=False)
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
+        echo_json(found.as_dict())
     else:
         _show(found)
     wrong = problems(found, configured, max_behind) if check else []
     for sentence in wrong:
-        say(f"projections: {sentence}")
+        say(f"projections: {sentence}", level=LogLevel.ERROR)
     if wrong:
         raise typer.Exit(FAILED)
 
@@ -76,14 +76,12 @@ def _schema_checked() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        say(f"projections: {error}")
+        say(f"projections: {error}", level=LogLevel.ERROR)
         raise typer.Exit(FAILED) from None
 
 
 def _show(found: Status) -> None:
-    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
-
-    from projections.cli.tables import (  # noqa: PLC0415
+    from projections.cli.tables import (  # noqa: PLC0415 - loaded when it runs
         ahead_of_clock,
         app_lines,
         apps_table,
@@ -93,33 +91,35 @@ def _show(found: Status) -> None:
         projections_table,
     )
 
-    console = Console()
+    tables = console()
     if found.apps:
-        console.print(apps_table(found))
+        tables.print(apps_table(found))
         for line in app_lines(found):
-            console.print(line, highlight=False, markup=False)
+            echo(line)
     for sentence in found.schema:
-        console.print(f"the schema isn't as it should be: {sentence}", highlight=False, markup=False)
-    console.print(projections_table(found))
+        echo(f"the schema isn't as it should be: {sentence}")
+    tables.print(projections_table(found))
     for line in [*folder_lines(found), *projection_lines(found)]:
-        console.print(line, highlight=False, markup=False)
+        echo(line)
     if found.without_request:
         said = counted(found.without_request, "event names", "events name")
-        console.print(f"{said} no request: tables keyed by it leave such out.")
+        echo(f"{said} no request: tables keyed by it leave such out.")
     if found.unknown_types:
         said = counted(found.unknown_types, "event is of a type", "events are of types")
-        console.print(f"{said} that no read model knows.")
+        echo(f"{said} that no read model knows.")
     if found.incomplete_answers:
-        console.print(incomplete_answers(found), highlight=False)
+        echo(incomplete_answers(found))
     if found.ahead_of_clock is not None:
-        console.print(ahead_of_clock(found.ahead_of_clock), highlight=False, markup=False)
+        echo(ahead_of_clock(found.ahead_of_clock))
 
 
 @says_errors
 def list_() -> None:
-    """List the projections that are installed: ours, and those that other packages register."""
-    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
-    from rich.table import Table  # noqa: PLC0415
+    """List the installed projections.
+
+    These are the built-in ones and those that other packages register.
+    """
+    from rich.table import Table  # noqa: PLC0415 - loaded when it runs
 
     from projections.read_models.event_types import EventType  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
@@ -131,8 +131,9 @@ def list_() -> None:
     registry = installed()
     for one in registry.projections.values():
         types = ", ".join(names.get(number, str(number)) for number in sorted(map(int, one.handles)))
-        table.add_row(one.name, str(one.version), types, ", ".join(owned.name for owned in one.tables))
-    Console().print(table)
+        tables = ", ".join(owned.name for owned in one.tables)
+        table.add_row(*map(visible, (one.name, str(one.version), types, tables)))
+    console().print(table)
     for why in registry.broken.values():
         say(f"projections: {why}")
     if registry.broken:
@@ -141,34 +142,34 @@ def list_() -> None:
 
 @says_errors
 def pause(name: Name) -> None:
-    """Stop a projection at its checkpoint, in whatever process it runs."""
+    """Pause a projection, in whatever process it runs."""
     from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
 
     _steer(name, lambda conn: checkpoint.pause(conn, name))
-    say(f"{name} is paused; projections resume {name} lets it go on")
+    say(f"{name} is paused; to continue: projections resume {name}")
 
 
 @says_errors
 def resume(name: Name) -> None:
-    """Let a paused or failed projection go on, at once."""
+    """Resume a paused or failed projection immediately."""
     from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
 
     _steer(name, lambda conn: checkpoint.resume(conn, name))
-    say(f"{name} goes on")
+    say(f"{name} is resumed")
 
 
 @says_errors
 def wait(
     *,
     event_id: Annotated[str | None, typer.Option("--event-id", help="The event's ULID.")] = None,
-    head: Annotated[bool, typer.Option("--head", help="The last event that is stored now.")] = False,
+    head: Annotated[bool, typer.Option("--head", help="Wait for the last event stored now.")] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.0, callback=seconds, metavar="SECONDS", help="Give up after so long.")
+        float, typer.Option(min=0.0, callback=seconds, metavar="SECONDS", help="Give up after this long.")
     ] = 60.0,
 ) -> None:
     """Wait until every projection has folded an event.
 
-    Exit code 1 when it lies in quarantine, a projection that lacks it stands still, or time is up.
+    Exit code 1 when the event is in quarantine, when a projection stopped before it, or when the time is up.
     """
     from projections.errors import ProjectionsError  # noqa: PLC0415
     from projections.manage import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
@@ -176,7 +177,7 @@ def wait(
     from projections.user_tables import not_migrated  # noqa: PLC0415
 
     if (event_id is None) != head:
-        raise UsageError("say which event to wait for: --event-id ULID, or --head for the last one stored")
+        raise UsageError("give --event-id ULID, or --head for the last stored event")
     projections = chosen([])
     versions = {name: projection.version for name, projection in projections.items()}
 
@@ -196,17 +197,18 @@ def skip(
     name: Name,
     *,
     event_id: EventId,
-    why: Annotated[str, typer.Option(callback=text, help="The reason, for those who will ask.")],
+    why: Annotated[str, typer.Option(callback=text, help="The reason; it is recorded.")],
 ) -> None:
-    """Let a projection pass over an event that it can't fold: the one that its error names.
+    """Let a projection skip an event that it can't fold.
 
-    It is recorded, and honoured by rebuilds as well, until the projection's version changes.
+    The projection's error names the event. The skip is recorded, and rebuilds honour it too, until the projection's
+    version changes.
     """
     from projections import manage  # noqa: PLC0415 - loaded when it runs
 
     version = _known(name).version
     position = _with_database(lambda conn: manage.skip(conn, name, event_id, why, version))
-    say(f"{name} passes over event {event_id} (position {position:,})")
+    say(f"{name} skips event {event_id} (position {position:,})")
 
 
 def _steer(name: str, change: Callable[[AsyncConnection[Any]], Awaitable[bool]]) -> None:

@@ -18,15 +18,17 @@ def migrate(
             envvar="PROJECTIONS_MIGRATE_GIVE_UP_AFTER",
             min=0.0,
             metavar="SECONDS",
-            help="Give up when others hold a lock that it needs for so long. Default: never.",
+            help="Give up when others hold a needed lock for this long. Default: never.",
         ),
     ] = None,
 ) -> None:
-    """Create or update our schema in the database, and restore what a restore or a person undid in it.
+    """Create, update or repair the schema in the database.
 
-    The database is DATABASE_URL (or PGHOST and the like); without one, the embedded PostgreSQL is started. It waits
-    for locks in short attempts, since others wait behind it. Exit code 1 when it gave up, or when something can't be
-    restored.
+    The database is DATABASE_URL (or PGHOST and libpq's other variables); without them, an embedded PostgreSQL is
+    started in this folder. Whatever a restore or a person changed in the schema is set right again. Locks are waited
+    for in short attempts, since other sessions queue behind a waiting one.
+
+    Exit code 1 when it gave up, or when something can't be repaired.
     """
     from eventstore.waits import load_waits  # noqa: PLC0415 - loaded when it runs
     from projections.cli.database import available_database  # noqa: PLC0415
@@ -37,8 +39,8 @@ def migrate(
     patience = Patience(
         waits.migrate_lock, give_up_after=give_up_after, tell=lambda sentence: say(f"projections: {sentence}")
     )
-    before, after = upgrade(available_database(waits), patience=patience)
+    before, after = upgrade(available_database(waits, create=True), patience=patience)
     if before == after:
-        say(f"the schema is at revision {after} already")
+        say(f"the schema is already at revision {after}")
     else:
         say(f"migrated the schema from {before or 'nothing'} to revision {after}")

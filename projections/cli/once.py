@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import typer
 
-from projections.cli.output import say
+from projections import interrupts
+from projections.cli.output import LogLevel, say
 
 T = TypeVar("T")
 
@@ -37,8 +38,9 @@ def run_once(work: Coroutine[Any, Any, T], *, holds: str) -> T:
         return asyncio.run(_interruptible(work, received))
     finally:
         # Whatever it came to: of several projections, none is begun after a signal.
+        interrupts.renew()
         if received:
-            say(f"projections: interrupted; {holds}")
+            say(f"{interrupts.SENTENCE}; {holds}", level=LogLevel.ERROR)
             raise typer.Exit(128 + received[0])
 
 

@@ -1,21 +1,28 @@
-"""How commands talk: data on stdout, progress and errors on stderr, exit codes 0, 1 and 2."""
+"""How commands talk: data on stdout, progress and errors on stderr, exit codes 0, 1 and 2.
+
+Every line that a command writes goes through :func:`echo` or :func:`say`, and every table through :func:`console`:
+they are the one place where text from outside is made safe to show.
+"""
 
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
 from eventstore.errors import ConfigurationError, describe
 from eventstore.redact import hide_secrets, redact
-from projections import logs
+from projections import interrupts, logs
 from projections.errors import ProjectionsError, UsageError
+from projections.visible import json_text, replace_unencodable, traceback_lines, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED = 1
 ASKED_WRONGLY = 2
@@ -25,7 +32,7 @@ _R = TypeVar("_R")
 
 
 class LogLevel(StrEnum):
-    """The least important thing that is still told."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -43,12 +50,15 @@ class LogFormat(StrEnum):
 class _Settings:
     verbose = False
     wait_for_database: float | None = None
+    style = LogFormat.TEXT
 
 
 def set_up_output(*, verbose: bool, level: LogLevel, style: LogFormat, wait_for_database: float | None = None) -> None:
     """Remember the options of every command, for the whole process."""
     _Settings.verbose = verbose
+    _Settings.style = style
     _Settings.wait_for_database = wait_for_database
+    replace_unencodable(sys.stdout, sys.stderr)
     logs.configure(level.value, style.value)
 
 
@@ -57,10 +67,38 @@ def wait_for_database_seconds() -> float | None:
     return _Settings.wait_for_database
 
 
-def say(line: str) -> None:
-    """Tell people something, on stderr; what it repeats from outside was redacted where it came in."""
-    sys.stderr.write(hide_secrets(line) + "\n")
-    sys.stderr.flush()
+def is_shown_to_people() -> bool:
+    """Whether stderr is a terminal on which something may move, and not a log for machines."""
+    return _Settings.style is LogFormat.TEXT and sys.stderr.isatty()
+
+
+def echo(line: str) -> None:
+    """Write a line of data to stdout."""
+    _put(visible(line))
+
+
+def echo_json(value: Any, default: Callable[[Any], Any] = str) -> None:  # noqa: ANN401 - any JSON
+    """Write exactly this value to stdout, as JSON."""
+    _put(json_text(value, indent=2, default=default, stream=sys.stdout))
+
+
+def say(line: str, *, level: LogLevel = LogLevel.INFO, keep_secrets: bool = False) -> None:
+    """Tell people something, on stderr; what it repeats from outside was redacted where it came in.
+
+    Args:
+        line: one line.
+        level: how bad it is, for machines.
+        keep_secrets: for a token that everybody may know.
+
+    """
+    _write(line if keep_secrets else hide_secrets(line), level)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return what draws tables; text in them is shown as it is, after :func:`visible`."""
+    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -71,10 +109,14 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 @contextmanager
 def errors_said() -> Iterator[None]:
     """Turn an error into one sentence on stderr and an exit code; a traceback only when asked for."""
+    interrupts.unwind_from_now()
     try:
         yield
     except (ConfigurationError, UsageError) as error:
         _end(error, ASKED_WRONGLY)
+    except interrupts.Interrupted as interrupted:
+        say(interrupts.SENTENCE, level=LogLevel.ERROR)
+        raise typer.Exit(int(str(interrupted.code))) from None
     except (typer.Exit, typer.Abort, BrokenPipeError):  # of the last, whoever read us has enough, typer says nothing
         raise
     except Exception as error:  # noqa: BLE001 - Python would show its values, phone numbers and tokens among them
@@ -94,16 +136,37 @@ def says_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def say_error(error: BaseException, *, of: str | None = None) -> None:
     """Say what went wrong (and with what) in one sentence, after the traceback when that was asked for."""
+    fields = {}
     if _Settings.verbose:
-        say(redact("".join(traceback.format_exception(error)).rstrip()))
+        lines = [redact(line) for line in traceback_lines(error)]
+        if _Settings.style is LogFormat.JSON:
+            fields["exception"] = "\n".join(lines)
+        else:
+            sys.stderr.write("\n".join(lines) + "\n")
     said = str(error) if isinstance(error, ProjectionsError) else describe(error)
-    say(f"projections: {said}" if of is None else f"projections: {of}: {said}")
+    _write(
+        hide_secrets(f"projections: {said}" if of is None else f"projections: {of}: {said}"), LogLevel.ERROR, **fields
+    )
 
 
 def say_left_out(broken: Mapping[str, str]) -> None:
-    """Say which projections don't get their turn, and why."""
+    """Say which projections are left out, and why."""
     for name, why in broken.items():
-        say(f"projections: {name} is left out: {why}")
+        say(f"projections: {name} is left out: {why}", level=LogLevel.ERROR)
+
+
+def _put(text: str) -> None:
+    # Not typer.echo, which writes UTF-8 to a stdout that says it takes ASCII.
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _write(line: str, level: LogLevel, **fields: str) -> None:
+    if _Settings.style is LogFormat.JSON:
+        sys.stderr.write(logs.json_line(level.value, line, **fields))
+    else:
+        sys.stderr.write(visible(line) + "\n")
+    sys.stderr.flush()
 
 
 def _end(error: BaseException, code: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from projections.cli.output import counted, say
+from eventstore.redact import hide_secrets
+from projections.cli.output import console, counted, is_shown_to_people, say
+from projections.visible import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -135,25 +136,29 @@ class Bar:
 
     def note(self, line: str) -> None:
         """Say it above the bar."""
-        self._progress.console.print(line, highlight=False, markup=False)
+        self._progress.console.print(visible(hide_secrets(line)))
 
 
 @contextmanager
 def showing(name: str, *, only_long: bool = False) -> Iterator[Progress]:
     """Show one projection's replay while the block runs; with ``only_long``, off a terminal, only if it takes long."""
-    if not sys.stderr.isatty():
+    if not is_shown_to_people():
         yield Lines(name, only_long=only_long)
         return
-    from rich.console import Console  # noqa: PLC0415 - loaded when it runs
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415 - loaded when it runs
+        BarColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
     from rich.progress import Progress as RichProgress  # noqa: PLC0415
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[told]}", markup=False),
         TimeElapsedColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with RichProgress(*columns, console=console(stderr=True), transient=True) as progress:
         yield Bar(name, progress, progress.add_task(name, total=None, told=""))

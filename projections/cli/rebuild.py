@@ -12,7 +12,7 @@ import typer
 
 from eventstore.errors import LockHeld, LockLost, is_gone
 from projections.cli.once import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
-from projections.cli.output import FAILED, counted, say, say_error, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, echo, say, say_error, say_left_out, says_errors
 from projections.errors import ProjectionsError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from projections.difference import Changes, Sample
     from projections.rebuild import Limits, Rebuilt
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The projections.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projection names.")]
 
 _WOULD_BE = {"missing": "added", "extra": "removed", "changed": "changed"}
 """What a rebuild does about each kind of difference."""
@@ -32,29 +32,37 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 def rebuild(  # noqa: PLR0913 - one for each option
     names: Names = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="All projections, one after another.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Show what would change, and change nothing.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Rebuild all projections, one after another.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, but change nothing.")] = False,
     max_changed: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Refuse to change more of a table's rows than that: 0.1%.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Refuse to change more than this share of a table's rows, such as 0.1%."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove more than a tenth of a table's rows, if it must be.")
+    yes: Annotated[bool, typer.Option("--yes", help="Allow removing more than 10% of a table's rows.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an interrupted rebuild, if nothing that it depends on has changed."),
     ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on where an interrupted rebuild stopped, if it still fits.")] = False,
     as_of: Annotated[
         str | None,
-        typer.Option(metavar="TIME|EVENT_ID", help="Build the rows as they were known then; needs --into."),
+        typer.Option(
+            metavar="TIME|EVENT_ID", help="Build the rows as they were known then, in another schema; needs --into."
+        ),
     ] = None,
     into: Annotated[str | None, typer.Option(metavar="SCHEMA", help="The new schema for --as-of.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace the schema of --into, if this command made it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the schema of --into, if this command created it.")
+    ] = False,
 ) -> None:
-    """Rebuild read models from the log, while they are read and folded: readers see the old rows or the new ones.
+    """Rebuild read models from the log, without downtime.
 
-    Also for rows of an older version, and after a failure. Exit code 0; 1 when it was refused, failed, or another is at
-    work on the same projection; 2 when asked wrongly.
+    Readers see the old rows or the new rows, never a mix. Use it after a new version of a projection, after a failure,
+    or when verify found a difference.
+
+    Exit code 0; 1 when a rebuild was refused or failed, or another one is running; 2 when the arguments are wrong.
     """
     if every == bool(names):
-        raise UsageError("name the projections to rebuild, or say --all: one of the two")
+        raise UsageError("give projection names or --all, not both")
     if (as_of is None) != (into is None) or (force and into is None):
         raise UsageError("--as-of TIME|EVENT_ID and --into SCHEMA go together, and --force with them")
     if as_of is not None and into is not None:
@@ -93,10 +101,12 @@ def rebuild(  # noqa: PLR0913 - one for each option
 
 @says_errors
 def verify(names: Names = None) -> None:
-    """Compare read models with what the log says at their checkpoints; all of them when none is named.
+    """Check that read models equal the log.
 
-    Exit code 1, with the first rows that differ and the events behind them, when one isn't what the log says. Nothing
-    is changed: projections rebuild NAME mends it.
+    Each projection is replayed up to its checkpoint and compared; without names, all of them. Nothing is changed.
+
+    Exit code 1 when rows differ: the first ones are shown, with the events behind them. To repair them, run projections
+    rebuild NAME.
     """
     from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
     from projections.cli.progress import showing  # noqa: PLC0415
@@ -115,11 +125,11 @@ def verify(names: Names = None) -> None:
             rows = sum(one.before for one in found.changes)
             if found.equal:
                 equal = counted(rows, "row equals", "rows equal")
-                typer.echo(f"{name}: {equal} the log at position {found.position:,}")
+                echo(f"{name}: {equal} the log at position {found.position:,}")
                 continue
             failed.append(name)
             differing = counted(sum(one.total for one in found.changes), "row differs", "rows differ")
-            typer.echo(f"{name}: {differing} from the log at position {found.position:,}")
+            echo(f"{name}: {differing} from the log at position {found.position:,}")
             _echo_changes(found.changes, "missing", "extra", "changed")
             with showing(name, only_long=True) as progress:
                 looking = events_behind(
@@ -128,7 +138,7 @@ def verify(names: Names = None) -> None:
                 behind = run_once(looking, holds=NOTHING_CHANGED)
             _echo_samples(found.samples, [one.kind for one in found.samples], behind)
             yes = any(one.removed > REMOVABLE * one.before for one in found.changes)
-            say(f"projections rebuild {name}{' --yes' if yes else ''} mends it")
+            say(f"to repair it: projections rebuild {name}{' --yes' if yes else ''}")
     if failed:
         raise typer.Exit(FAILED)
 
@@ -168,7 +178,7 @@ def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
         )
         built = run_once(work, holds=WHOLE_OR_NOT)
     for table, rows in built.rows.items():
-        typer.echo(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
+        echo(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
     for remark in built.remarks:
         say(remark)
     say(
@@ -192,12 +202,12 @@ def _limits(max_changed: str | None, *, yes: bool) -> Limits:
 def _tell(done: Rebuilt) -> None:
     total = sum(one.total for one in done.changes)
     if done.dry_run:
-        typer.echo(f"{done.name}: a rebuild to position {done.position:,} would change {counted(total, 'row')}")
+        echo(f"{done.name}: a rebuild to position {done.position:,} would change {counted(total, 'row')}")
         _echo_changes(done.changes, "added", "removed", "changed")
         _echo_samples(done.samples, [_WOULD_BE[one.kind] for one in done.samples])
         return
-    were = counted(total, "row was", "rows were")
-    typer.echo(f"{done.name}: rebuilt to position {done.position:,}, {were} otherwise")
+    differed = counted(total, "row differed", "rows differed")
+    echo(f"{done.name}: rebuilt to position {done.position:,}, {differed}")
     _echo_changes(done.changes, "added", "removed", "changed")
     say(
         f"{done.name}: folded in {done.timings.fold:.1f} s, compared in {done.timings.compare:.1f} s,"
@@ -208,24 +218,24 @@ def _tell(done: Rebuilt) -> None:
 def _echo_changes(changes: Sequence[Changes], added: str, removed: str, changed: str) -> None:
     for one in changes:
         counts = f"{one.added:,} {added}, {one.removed:,} {removed}, {one.changed:,} {changed}"
-        typer.echo(f"  {one.table}: {counts}, of {one.before:,}")
+        echo(f"  {one.table}: {counts}, of {one.before:,}")
 
 
 def _echo_samples(samples: Sequence[Sample], kinds: Sequence[str], behind: Sequence[Sequence[str]] = ()) -> None:
     for number, (one, kind) in enumerate(zip(samples, kinds, strict=True)):
         key = ", ".join(f"{name}={value}" for name, value in one.key.items())
-        typer.echo(f"  {one.table} ({key}): {kind}")
+        echo(f"  {one.table} ({key}): {kind}")
         if one.old is not None and one.new is not None:
             for name, value in one.old.items():
-                typer.echo(f"    {name}: {_value(value)} → {_value(one.new[name])}")
+                echo(f"    {name}: {_value(value)} → {_value(one.new[name])}")
         else:
             row = one.new or one.old or {}
             values = ", ".join(
                 f"{name}={_value(value)}" for name, value in row.items() if name not in one.key and value is not None
             )
-            typer.echo(f"    no row → {values}" if one.old is None else f"    {values} → no row")
+            echo(f"    no row → {values}" if one.old is None else f"    {values} → no row")
         for line in behind[number] if number < len(behind) else ():
-            typer.echo(f"    {line}")
+            echo(f"    {line}")
 
 
 def _value(value: object) -> str:

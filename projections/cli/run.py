@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from projections.cli.asked import seconds
-from projections.cli.output import FAILED, say, say_left_out, says_errors
+from projections.cli.output import FAILED, LogLevel, is_shown_to_people, say, say_left_out, says_errors
 from projections.cli.service import (
     ConfigOption,
     GiveUpOption,
     SinceOption,
     available,
     check_give_up,
+    run_until_told,
     said_outcome,
     stop_on_signals,
 )
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
 @says_errors
 def run(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Projections to run; all when none is named.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projections to run; default: all.")] = None,
     *,
-    ingest: Annotated[bool, typer.Option(help="Follow the configured upstreams as well.")] = True,
+    ingest: Annotated[bool, typer.Option(help="Also follow the configured upstreams.")] = True,
     until_idle: Annotated[
         float | None,
         typer.Option(
@@ -40,34 +38,36 @@ def run(
             min=0.0,
             callback=seconds,
             metavar="SECONDS",
-            help="End once the open streams brought nothing new for so long, and all is folded; with --no-ingest, once "
-            "all was folded for so long.",
+            help="Exit when no new event has arrived for this long and every event is folded. With --no-ingest: when "
+            "every event has been folded for this long.",
         ),
     ] = None,
     give_up_after: GiveUpOption = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(envvar="PROJECTIONS_BATCH_SIZE", min=1, help="Positions in a window, at the most: 10000."),
+        typer.Option(envvar="PROJECTIONS_BATCH_SIZE", min=1, help="Maximum events per transaction; default: 10000."),
     ] = None,
     config: ConfigOption = None,
     since: SinceOption = None,
 ) -> None:
-    """Follow the upstreams, and fold what arrives into the read models.
+    """Follow the upstreams and keep the read models up to date.
 
-    Any number of processes may run: one follows an app, and one folds a window of a projection. A refused app is tried
-    again every PROJECTIONS_REFUSED_RETRY seconds; until idle, it counts as done. Exit code 0; 1 when an app is refused
-    at the end, the last messages could not be committed, or (until idle) a projection is paused, waiting or failed, or
-    the run gave up; 2 when something is configured wrongly.
+    You may start several processes: only one follows an app at a time, and only one folds a projection at a time. A
+    refused app is tried again every PROJECTIONS_REFUSED_RETRY seconds; with --until-idle it counts as done. Runs until
+    SIGINT or SIGTERM, or until idle.
+
+    Exit code 0; 1 when an app is refused at the end, when received events were not stored, or (with --until-idle) when
+    a projection is paused, waiting or failed, or the run gave up; 2 when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    outcome = asyncio.run(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
+    outcome = run_until_told(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
     well = True
     if outcome.ingest is not None:
         well = said_outcome(outcome.ingest)
     for name, why in outcome.stopped.items():
-        say(f"projections: {name} is {why}")
+        say(f"projections: {name} is {why}", level=LogLevel.ERROR)
     if outcome.gave_up is not None:
-        say(f"projections: {outcome.gave_up}")
+        say(f"projections: {outcome.gave_up}", level=LogLevel.ERROR)
     if not well or outcome.stopped or outcome.gave_up is not None:
         raise typer.Exit(FAILED)
 
@@ -113,7 +113,7 @@ async def _run(
         Follower(url, upstream, waits, limits=limits, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
-    view = live_view(url, waits, registry, followers) if sys.stderr.isatty() else nullcontext()
+    view = live_view(url, waits, registry, followers) if is_shown_to_people() else nullcontext()
     async with view:
         outcome = await run_all(
             url,

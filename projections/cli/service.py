@@ -5,31 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from projections import interrupts
 from projections.cli.asked import seconds
-from projections.cli.output import FAILED, counted, say
+from projections.cli.output import FAILED, LogLevel, counted, say
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
     from eventstore.ingest.service import Outcome
     from eventstore.waits import Waits
 
+T = TypeVar("T")
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         envvar="PROJECTIONS_CONFIG",
-        help="The apps to follow; without it ./projections.toml if there is one, else the environment.",
+        help="Configuration file. Default: ./projections.toml if it exists, else the environment.",
     ),
 ]
 SinceOption = Annotated[
     str | None,
     typer.Option(
         envvar="PROJECTIONS_SINCE",
-        help="Where a stream of which nothing is stored begins: a duration back from now (36h, 7d) or a time.",
+        help="Where to start an app that has no stored events: a duration back from now (36h, 6d) or a time.",
     ),
 ]
 
@@ -93,19 +96,27 @@ async def available(stop: asyncio.Event, waits: Waits) -> str | None:
         await asyncio.gather(waiting, stopping, return_exceptions=True)
 
 
+def run_until_told(work: Coroutine[Any, Any, T]) -> T:
+    """Run work that handles SIGINT and SIGTERM itself, by :func:`stop_on_signals`; what is said after it is not cut."""
+    try:
+        return asyncio.run(work)
+    finally:
+        interrupts.renew()
+
+
 def said_outcome(outcome: Outcome) -> bool:
     """Say what an ingest did; returns whether all went well."""
     say(
-        f"{counted(outcome.stored, 'event')} stored, {outcome.duplicates:,} came again, "
-        f"{counted(outcome.quarantined, 'message')} in quarantine"
+        f"{counted(outcome.stored, 'new event')}, {counted(outcome.duplicates, 'duplicate')}, "
+        f"{outcome.quarantined:,} quarantined"
     )
     for app, sentence in outcome.refused.items():
-        say(f"projections: app {app!r} is refused: {sentence.removeprefix(f'app {app!r}: ')}")
+        say(f"projections: app {app!r} is refused: {sentence.removeprefix(f'app {app!r}: ')}", level=LogLevel.ERROR)
     for app in outcome.uncommitted:
-        said = "not all that came is committed: past that its cursor did not move, the next start goes on there"
-        say(f"projections: app {app!r}: {said}")
+        said = "some received events were not stored; the next start receives them again"
+        say(f"projections: app {app!r}: {said}", level=LogLevel.ERROR)
     if outcome.gave_up is not None:
-        say(f"projections: {outcome.gave_up}")
+        say(f"projections: {outcome.gave_up}", level=LogLevel.ERROR)
     return not outcome.refused and not outcome.uncommitted and outcome.gave_up is None
 
 
@@ -119,5 +130,6 @@ def _stop(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, seconds: float) 
 
 
 def _leave() -> None:
-    say("projections: the database does not answer; cursors did not move, the next start goes on there")
+    said = "the database does not answer; events that were not stored are received again at the next start"
+    say(f"projections: {said}", level=LogLevel.ERROR)
     os._exit(FAILED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eventstore.errors import ConfigurationError
-from projections.cli.output import say, says_errors
+from projections.cli.output import echo, say, says_errors
+from projections.cli.service import run_until_told
 
 if TYPE_CHECKING:
     from eventstore.simulator import Simulator, Tls
@@ -34,69 +34,115 @@ class Served(StrEnum):
 @says_errors
 def simulate(  # noqa: PLR0913 - every option is an argument
     *,
-    port: Annotated[int, typer.Option(envvar=_ENV + "PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(envvar=_ENV + "PORT", show_envvar=False, help="Port on 127.0.0.1; 0 picks a free one.")
+    ] = 0,
     contract: Annotated[
-        Served, typer.Option(envvar=_ENV + "CONTRACT", help="What to serve; the rest is answered with UNIMPLEMENTED.")
+        Served,
+        typer.Option(
+            envvar=_ENV + "CONTRACT", show_envvar=False, help="What to serve; calls of the other get UNIMPLEMENTED."
+        ),
     ] = Served.BOTH,
     token: Annotated[
-        str, typer.Option(envvar=_ENV + "TOKEN", help="The bearer token that every call must bring.")
+        str, typer.Option(envvar=_ENV + "TOKEN", show_envvar=False, help="The bearer token that every call must bring.")
     ] = _TOKEN,
     seed: Annotated[
-        int, typer.Option(envvar=_ENV + "SEED", help="The same seed and --epoch give the same log, byte for byte.")
+        int,
+        typer.Option(
+            envvar=_ENV + "SEED", show_envvar=False, help="The same seed and --epoch give the same log, byte for byte."
+        ),
     ] = 1,
-    recipients: Annotated[int, typer.Option(envvar=_ENV + "RECIPIENTS", help="Recipients in all requests.")] = 2_000,
+    recipients: Annotated[
+        int, typer.Option(envvar=_ENV + "RECIPIENTS", show_envvar=False, help="Recipients in all requests.")
+    ] = 2_000,
     recipients_per_request: Annotated[
-        int, typer.Option(envvar=_ENV + "RECIPIENTS_PER_REQUEST", help="Recipients of one request, 1 to 1000.")
+        int,
+        typer.Option(
+            envvar=_ENV + "RECIPIENTS_PER_REQUEST", show_envvar=False, help="Recipients of one request, 1 to 1000."
+        ),
     ] = 50,
     polls: Annotated[
-        float, typer.Option(envvar=_ENV + "POLLS", help="Share of requests that carry a poll, 0 to 1.")
+        float,
+        typer.Option(envvar=_ENV + "POLLS", show_envvar=False, help="Share of requests that carry a poll, 0 to 1."),
     ] = 0.3,
     rate: Annotated[
         float | None,
-        typer.Option(envvar=_ENV + "RATE", help="Events a second, appended as time goes by. Default: all at once."),
+        typer.Option(
+            envvar=_ENV + "RATE",
+            show_envvar=False,
+            help="Events per second, added as time passes. Default: all at once.",
+        ),
     ] = None,
     epoch: Annotated[
         datetime | None,
         typer.Option(
             envvar=_ENV + "EPOCH",
+            show_envvar=False,
             formats=["%Y-%m-%dT%H:%M:%SZ"],
-            help="The simulated now (UTC): the last event happens then, or with --rate the first. Default: now. "
-            "Pin it to get the same bytes again; the clock by which cursors expire is set to it, too.",
+            metavar="TIME",
+            help="The simulated time (UTC, as 2026-01-05T12:00:00Z): the last event happens then, or with --rate the "
+            "first. Default: now. Set it to get the same bytes again. Cursors expire by this clock, too.",
         ),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             envvar=_ENV + "FAULT",
-            help="Something to go wrong, repeatable (in the variable: separated by spaces): KIND, KIND=VALUE, "
-            "KIND@AFTER_EVENTS, KINDxTIMES, or all of it: KIND=VALUE@AFTER_EVENTSxTIMES. KIND: end, "
+            show_envvar=False,
+            metavar="FAULT",
+            help="A fault to inject, repeatable (in the variable: separated by spaces). Write KIND, KIND=VALUE, "
+            "KIND@AFTER_EVENTS, KINDxTIMES, or all together: KIND=VALUE@AFTER_EVENTSxTIMES. KIND is one of end, "
             "unavailable, unauthenticated, permission-denied, not-found, internal, resource-exhausted (VALUE: retry "
             "after 2s or 250ms), silence, duplicates (VALUE: how many), late-ulid, other-bytes, garbage, future-ulid, "
             "cursor-expired. AFTER_EVENTS counts within one stream.",
         ),
     ] = None,
     end_at_log_end: Annotated[
-        bool, typer.Option(envvar=_ENV + "END_AT_LOG_END", help="End a stream normally once everything was sent.")
+        bool,
+        typer.Option(
+            "--end-at-log-end",
+            envvar=_ENV + "END_AT_LOG_END",
+            show_envvar=False,
+            help="End each stream normally after the last event.",
+        ),
     ] = False,
     keep_alive: Annotated[
-        float, typer.Option(envvar=_ENV + "KEEP_ALIVE", help="Seconds between keep-alives (pcs.external.v1).")
+        float,
+        typer.Option(
+            envvar=_ENV + "KEEP_ALIVE", show_envvar=False, help="Seconds between keep-alives (pcs.external.v1)."
+        ),
     ] = 20.0,
     replay_window: Annotated[
-        float, typer.Option(envvar=_ENV + "REPLAY_WINDOW", help="Days after which a cursor expires (pcs.external.v1).")
+        float,
+        typer.Option(
+            envvar=_ENV + "REPLAY_WINDOW",
+            show_envvar=False,
+            help="Days after which a cursor expires (pcs.external.v1).",
+        ),
     ] = 7.0,
-    prefix: Annotated[str, typer.Option(envvar=_ENV + "PREFIX", help="A path before the methods', such as /ext.")] = "",
+    prefix: Annotated[
+        str, typer.Option(envvar=_ENV + "PREFIX", show_envvar=False, help="A path before the methods', such as /ext.")
+    ] = "",
     cert: Annotated[
-        Path | None, typer.Option(envvar=_ENV + "CERT", help="Serve TLS with this certificate (PEM).")
+        Path | None,
+        typer.Option(envvar=_ENV + "CERT", show_envvar=False, help="Serve TLS with this certificate (PEM)."),
     ] = None,
-    key: Annotated[Path | None, typer.Option(envvar=_ENV + "KEY", help="The certificate's key (PEM).")] = None,
+    key: Annotated[
+        Path | None, typer.Option(envvar=_ENV + "KEY", show_envvar=False, help="The certificate's key (PEM).")
+    ] = None,
     client_ca: Annotated[
-        Path | None, typer.Option(envvar=_ENV + "CLIENT_CA", help="Want client certificates signed by this CA (PEM).")
+        Path | None,
+        typer.Option(
+            envvar=_ENV + "CLIENT_CA", show_envvar=False, help="Require client certificates signed by this CA (PEM)."
+        ),
     ] = None,
 ) -> None:
     """Serve a made-up app's events over gRPC, for demos and tests.
 
-    Prints the address when it is ready, and serves until SIGINT or SIGTERM. By default the simulated days end now, so
-    that a follower that begins a week back gets them all.
+    Prints the address when it is ready, and serves until SIGINT or SIGTERM. By default the last event happens now, so a
+    follower that starts a week back gets all events.
+
+    Each option is also an environment variable: PROJECTIONS_SIMULATOR_PORT for --port, and so on.
     """
     from eventstore.contracts import Contract  # noqa: PLC0415 - loaded when it runs
     from eventstore.simulator import ALL_CONTRACTS, Fault, Settings, Simulator, World, entries  # noqa: PLC0415
@@ -126,7 +172,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     simulator = Simulator(log, settings, seed=seed)
     simulator.inject(*faults)
     counts = {each: sum(each in entry.payloads for entry in log) for each in sorted(settings.contracts)}
-    asyncio.run(_serve(simulator, " and ".join(f"{count:,} of {each}" for each, count in counts.items())))
+    run_until_told(_serve(simulator, " and ".join(f"{count:,} of {each}" for each, count in counts.items())))
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
@@ -152,8 +198,7 @@ async def _serve(simulator: Simulator, events: str) -> None:
         pace = f"at {settings.rate:g} a second" if settings.rate else "all at once"
         token = _TOKEN if settings.token == _TOKEN else "..."
         say(f"events: {events}, {pace}; Ctrl-C ends it. To follow them:")
-        # Not through say(), which would redact the token that everybody may know.
-        typer.echo(f"  PCS_EXTERNAL_API_URL={simulator.address} PROJECTIONS_TOKEN={token} projections run", err=True)
-        sys.stdout.write(f"{simulator.address}\n")
-        sys.stdout.flush()
+        follow = f"  PCS_EXTERNAL_API_URL={simulator.address} PROJECTIONS_TOKEN={token} projections run"
+        say(follow, keep_secrets=True)
+        echo(simulator.address)
         await stop.wait()

@@ -12,6 +12,7 @@ from projections.cli.output import counted
 from projections.cli.values import shown
 from projections.folders import Folder
 from projections.status import NEW, AppStatus, Status
+from projections.visible import visible
 
 
 def projections_table(status: Status, *, here: bool = False) -> Table:
@@ -29,8 +30,8 @@ def projections_table(status: Status, *, here: bool = False) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in status.projections:
         table.add_row(
-            one.name,
-            one.state if here else one.shown_state,
+            visible(one.name),
+            visible(one.state if here else one.shown_state),
             f"{one.position:,}",
             f"{one.events_behind:,}",
             f"{one.seconds_behind:.1f}",
@@ -84,7 +85,8 @@ def apps_table(status: Status) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for app in status.apps:
         numbers = (str(app.holes), f"{app.quarantined_messages:,}", f"{app.quarantined_not_kept:,}")
-        table.add_row(app.app, app.contract or "not yet known", app.last_event_id or "none yet", *numbers)
+        texts = (app.app, app.contract or "not yet known", app.last_event_id or "none yet")
+        table.add_row(*map(visible, texts), *numbers)
     return table
 
 

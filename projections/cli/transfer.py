@@ -11,7 +11,7 @@ import typer
 
 from eventstore.errors import ArchiveError
 from projections.cli.once import run_once
-from projections.cli.output import FAILED, counted, say, say_left_out, says_errors
+from projections.cli.output import FAILED, counted, echo, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 AGAIN = "what it stored stays; import the file again before anything is followed"
 
-exporting = typer.Typer(no_args_is_help=True, help="Write the log into a file.")
-importing = typer.Typer(no_args_is_help=True, help="Put the log of a file back.")
+exporting = typer.Typer(no_args_is_help=True, help="Write the stored events to a file.")
+importing = typer.Typer(no_args_is_help=True, help="Store the events of a file.")
 
 
 @exporting.command("events")
 @says_errors
 def export_events(
-    file: Annotated[Path, typer.Argument(help="The file to make; only its owner may read it.")],
+    file: Annotated[Path, typer.Argument(help="The file to create; only its owner may read it.")],
     *,
-    force: Annotated[bool, typer.Option(help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write all events, cursors and what lies in quarantine into a file: a byte-equal store can be made of it.
+    """Write all events, cursors and quarantined messages to a file.
 
-    Exit code 1 when the log lacks positions (the file then has all the others).
+    An import of the file restores the store byte for byte. Exit code 1 when positions are missing in the log; the file
+    then has all others.
     """
     from eventstore.archive import writable  # noqa: PLC0415 - loaded when it runs
     from eventstore.waits import load_waits  # noqa: PLC0415
@@ -45,12 +46,10 @@ def export_events(
     except ArchiveError as error:
         raise UsageError(str(error)) from error
     if file.exists() and not force:
-        raise UsageError(f"{file} is there: name another file, or replace it with --force")
+        raise UsageError(f"{file} already exists; choose another name or use --force")
     url = migrated_database(load_waits(), writes=False)
     done = run_once(_export(url, file, replace=force), holds="no unfinished file is left")
-    typer.echo(
-        f"{file}: {counted(done.events, 'event')} up to position {done.head:,}, {done.quarantined:,} from quarantine"
-    )
+    echo(f"{file}: {counted(done.events, 'event')} up to position {done.head:,}, {done.quarantined:,} from quarantine")
     for first, last in done.missing:
         say(f"projections: positions {first:,}..{last:,} are missing in this log, and so in the file")
     if done.missing:
@@ -59,11 +58,12 @@ def export_events(
 
 @importing.command("events")
 @says_errors
-def import_events(file: Annotated[Path, typer.Argument(help="A file of projections export events.")]) -> None:
-    """Put events of a file where they belong: into an empty store, behind what is there, or where some are missing.
+def import_events(file: Annotated[Path, typer.Argument(help="A file written by projections export events.")]) -> None:
+    """Store the events of an exported file at their positions.
 
-    Events that are here already are left out, so an import that was interrupted is run again. The file must be of this
-    very log. Refused while one of its apps is followed, or any app and the file goes on behind the end of the log.
+    Use it on an empty store, to continue one, or to fill missing positions. The file must come from the same log.
+    Events that are already stored are left out, so an interrupted import can be run again. Refused while one of the
+    file's apps is followed, or any app if the file goes beyond the end of the log.
     """
     from eventstore.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
     from eventstore.waits import load_waits  # noqa: PLC0415
@@ -72,20 +72,21 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file of projectio
     waits = load_waits()
     work = run(migrated_database(waits), file, waits=waits, told=_every("import"))
     done: Imported = run_once(work, holds=AGAIN)
-    typer.echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
+    echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
 
 
 @says_errors
 def redecode(
     *,
     start: Annotated[
-        int, typer.Option("--from", min=1, max=2**63 - 1, metavar="POSITION", help="The first position to read again.")
+        int,
+        typer.Option("--from", min=1, max=2**63 - 1, metavar="POSITION", help="The first position to decode again."),
     ] = 1,
 ) -> None:
-    """Read the decoded columns of stored events off their payloads again, for when the decoder has learned something.
+    """Decode the stored events again, after an update of the decoder.
 
-    Exit code 1 when the decoder refuses bytes that were stored (their columns stay as they are), or when a projection
-    can't be loaded: whether to rebuild it can't be said. One that isn't migrated has to be rebuilt if it has folded.
+    Exit code 1 when some events can no longer be decoded (their columns stay as they are), or when a projection can't
+    be loaded. A projection that isn't migrated must be rebuilt if it has folded events.
     """
     from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
     from projections.redecode import redecode_log  # noqa: PLC0415
@@ -96,7 +97,7 @@ def redecode(
     told = _every("redecode")
     work = redecode_log(context.url, projections, after=start - 1, waits=context.waits, told=told)
     done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
-    typer.echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
+    echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names:
         say(f"their rows may come out otherwise now: projections rebuild {' '.join(names)}")
     if done.refused:

@@ -113,7 +113,7 @@ class Running:
         assert stream is not None
         async for line in stream:
             async with self._changed:
-                lines.append(line.decode().removesuffix("\n"))
+                lines.append(line.decode(errors="replace").removesuffix("\n"))
                 self._changed.notify_all()
         async with self._changed:
             self._open -= 1

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from projections.cli import app
+from projections.cli.app import app
 from tests.acceptance.command import COMMAND, Commands, Ended
 
 Invoke = Callable[..., Ended]
@@ -152,9 +152,9 @@ def test_unknown_commands_and_options_are_said(invoke: Invoke, arguments: list[s
 
 def test_every_command_has_help(invoke: Invoke) -> None:
     pages: dict[tuple[str, ...], Ended] = {(): invoke("--help")}
-    for command in re.findall(r"│ (\w+) ", pages[()].out.partition("Commands")[2]):
+    for command in re.findall(r"^  (\w+) ", pages[()].out.partition("Commands")[2], re.MULTILINE):
         pages[command,] = invoke(command, "--help")
-    for command in re.findall(r"│ (\w+) ", pages["db",].out.partition("Commands")[2]):
+    for command in re.findall(r"^  (\w+) ", pages["db",].out.partition("Commands")[2], re.MULTILINE):
         pages["db", command] = invoke("db", command, "-h")
     assert {("migrate",), ("ingest",), ("simulate",), ("db", "start"), ("db", "psql")} <= {*pages}
     for command, page in pages.items():

@@ -60,7 +60,7 @@ async def test_a_table_that_says_otherwise_ends_with_1(
         assert PPNUM not in ended.err
     ended = await commands.run("explain", "consent_registry", PPNUM, DATABASE_URL=database_url)
     (said,) = ended.err.splitlines()
-    assert said == "projections: the table has another row: projections verify shows it, projections rebuild mends it"
+    assert said == "projections: the table's row differs; projections verify shows it, projections rebuild repairs it"
 
 
 async def test_no_such_row_ends_with_1(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
@@ -68,7 +68,7 @@ async def test_no_such_row_ends_with_1(commands: Commands, database_url: str, co
     await folding.fold_all(database_url)
     ended = await commands.run("explain", "consent_registry", PPNUM, "--app", "app", DATABASE_URL=database_url)
     assert (ended.code, len(ended.err.splitlines())) == (1, 1), ended.said
-    assert ended.err == "projections: no event up to position 1 makes such a row\n"
+    assert ended.err == "projections: no event up to position 1 produces such a row\n"
 
 
 async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(

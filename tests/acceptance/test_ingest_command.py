@@ -17,7 +17,7 @@ from tests.store import CHAT, PCS
 
 UNTIL_IDLE = ["ingest", "--until-idle", "1"]
 EXPECTED = payloads(bearing(CHAT), CHAT)
-ALL_STORED = f"{len(EXPECTED):,} events stored, 0 came again, 0 messages in quarantine"
+ALL_STORED = f"{len(EXPECTED):,} new events, 0 duplicates, 0 quarantined"
 
 
 async def test_the_vendors_four_variables_are_all_it_needs(
@@ -80,7 +80,7 @@ async def test_two_apps_from_a_file(commands: Commands, database_url: str, simul
     assert ended.code == 0, ended.said
     assert (await stored(database_url, "shop")).payloads == EXPECTED
     assert (await stored(database_url, "clinic")).payloads == payloads(other, PCS)
-    assert f"{len(EXPECTED) + 30:,} events stored" in ended.err
+    assert f"{len(EXPECTED) + 30:,} new events" in ended.err
 
 
 async def test_a_refused_app_is_said_and_the_other_is_followed_to_its_end(

@@ -81,7 +81,7 @@ async def test_both_contracts_are_followed_and_folded_until_idle(
     assert (ended.code, ended.out) == (0, ""), ended.said
     async with store.connection(database_url) as conn:
         stored = len(await store.positions(conn))
-        assert ended.err.splitlines()[-1] == f"{stored:,} events stored, 0 came again, 0 messages in quarantine"
+        assert ended.err.splitlines()[-1] == f"{stored:,} new events, 0 duplicates, 0 quarantined"
         assert len(bearing(CHAT)) < stored
         await folding.are_true(conn)
         assert {await folding.position(conn, name) for name in NAMES} == {stored}
@@ -146,7 +146,7 @@ async def test_a_projection_that_raises_stops_alone_and_says_why(
         skipped = await commands.run("skip", "deliveries", "--event-id", poison.event_id, *why, **variables)
         assert (skipped.code, skipped.sentence) == (
             0,
-            f"deliveries passes over event {poison.event_id} (position 4)",
+            f"deliveries skips event {poison.event_id} (position 4)",
         )
         await folding.folded(conn, "deliveries", 7)
         assert await folding.rows_of(conn, "deliveries") == 6

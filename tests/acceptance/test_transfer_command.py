@@ -80,7 +80,7 @@ async def test_a_file_that_is_there_wants_force(
     await exported(commands, database_url)
     again = await commands.run("export", "events", "log", DATABASE_URL=database_url)
     assert again.code == 2, again.said
-    assert again.sentence == "projections: log is there: name another file, or replace it with --force"
+    assert again.sentence == "projections: log already exists; choose another name or use --force"
     await append(conn, told())
     again = await commands.run("export", "events", "log", "--force", DATABASE_URL=database_url)
     assert (again.code, again.out.startswith("log: 5 events")) == (0, True), again.said

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from eventstore.contracts import Event
 from projections import checkpoint, explain, manage
-from projections.cli import app as command
+from projections.cli.app import app as command
 from projections.errors import ProjectionsError, UsageError
 from projections.explain import Explanation
 from projections.metadata import READ_MODELS

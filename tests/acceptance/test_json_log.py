@@ -1,0 +1,94 @@
+"""With ``--log-format json`` every line on stderr is one JSON object, whatever says it; stdout keeps the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from psycopg import AsyncConnection
+
+from tests import folding, oracle
+from tests.acceptance.command import QUICK, Commands, Ended
+from tests.folding import append, told
+from tests.installed import put_broken
+from tests.scripted import scripted, stays
+
+PPNUM = "12300000003"
+TROUBLE = """
+import os, sys, threading, warnings
+if "TROUBLE" in os.environ:
+    class Unraisable:
+        def __del__(self):
+            raise ValueError("+47 412 34 567 in __del__")
+    def trouble(event, args, done=[]):
+        if event == "import" and args[0] == "projections.verify" and not done:
+            done.append(1)
+            warnings.warn("a warning of a library")
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start(); thread.join()
+            Unraisable()
+    sys.addaudithook(trouble)
+"""
+
+
+def objects(ended: Ended) -> list[dict[str, str]]:
+    found = [json.loads(line) for line in ended.err.splitlines()]
+    assert all({"event", "level", "timestamp"} <= {*line} for line in found), ended.said
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, None),
+        (("follow",), 2, "No such command"),
+        (("ingest", "--quiet"), 2, "No such option"),
+        (("ingest",), 2, "no upstream is configured"),
+        (("-v", "wait"), 2, "--event-id"),
+        (("pause", "nobody"), 2, "nobody"),
+        (("rebuild",), 2, "--all"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+async def test_what_is_wrong_is_said_in_json(
+    commands: Commands, database_url: str, arguments: tuple[str, ...], code: int, words: str | None
+) -> None:
+    ended = await commands.run(*arguments, DATABASE_URL=database_url, PROJECTIONS_LOG_FORMAT="json")
+    assert ended.code == code, ended.said
+    found = objects(ended)
+    assert words is None or words in found[0]["event"], ended.said
+    assert "-v" not in arguments or "Traceback" in found[0]["exception"]
+
+
+async def test_progress_warnings_and_errors_of_threads_are_said_in_json(
+    commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
+) -> None:
+    await append(conn, told(oracle.GRANTED, PPNUM))
+    await folding.fold_all(database_url)
+    await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
+    (tmp_path / "sitecustomize.py").write_text(TROUBLE)
+    path = f"{tmp_path}:{put_broken(tmp_path)}"
+    variables = {"DATABASE_URL": database_url, "PYTHONPATH": path, "PROJECTIONS_LOG_FORMAT": "json", "TROUBLE": "1"}
+    ended = await commands.run("verify", **variables)
+    assert ended.code == 1
+    assert "consent_registry: 1 row differs" in ended.out
+    said = "\n".join(f"{line['event']} {line.get('exception', '')}" for line in objects(ended))
+    for words in ("left out", "folding 1 event", "comparing", "to repair it", "a warning of a library"):
+        assert words in said, words
+    for words in ("ZeroDivisionError", "in __del__"):
+        assert words in said, words
+    assert "412 34" not in said
+
+
+async def test_a_run_says_everything_in_json(commands: Commands, database_url: str) -> None:
+    async with scripted(stays()) as upstream:
+        ended = await commands.run(
+            *("--log-format=json", "run", "--until-idle", "0.2"),
+            **QUICK,
+            DATABASE_URL=database_url,
+            PCS_EXTERNAL_API_URL=upstream.address,
+            PROJECTIONS_TOKEN="token-of-mine",
+        )
+    assert ended.code == 0, ended.said
+    assert objects(ended)[-1]["event"] == "0 new events, 0 duplicates, 0 quarantined"

@@ -1,0 +1,35 @@
+"""Help reads well at any width, in a pipe and on a terminal: nothing is cut, and paragraphs fill their lines."""
+
+from __future__ import annotations
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from projections.cli.app import app
+
+
+def below(command: object, *names: str) -> list[tuple[str, ...]]:
+    """A command and those below it, by their words."""
+    found = [names]
+    if isinstance(command, TyperGroup):
+        for name, one in command.commands.items():
+            found += below(one, *names, name)
+    return found
+
+
+@pytest.mark.parametrize("command", below(get_command(app)), ids=lambda command: " ".join(["projections", *command]))
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_reads_well(command: tuple[str, ...], columns: int) -> None:
+    page = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": str(columns)}).stdout
+    assert page.isascii()
+    assert "..." not in page.replace("]...", "").replace("}...", "").replace("key...", ""), "a summary is cut"
+    lines = page.splitlines()
+    assert [line for line in lines if len(line) > columns] == []
+    head = page.partition("\nOptions:")[0].partition("\nArguments:")[0].split("\n\n")[1:]
+    for paragraph in head:
+        first, *rest = paragraph.splitlines()
+        for line in rest:
+            assert len(first) + 1 + len(line.split()[0]) > 77, "a line break of the source is kept"
+            first = line

@@ -1,0 +1,30 @@
+"""Everything that a command writes goes through the module that makes it safe to show."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import projections
+
+ROOT = Path(projections.__file__).parent
+MODULES = sorted(
+    path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in {"cli", "demo.py", "logs.py"}
+)
+DIRECTLY = {"print", "typer.echo", "typer.secho", "Console", "rich.print", "sys.stdout.write", "sys.stderr.write"}
+ALLOWED = {
+    ("cli/output.py", "Console"),
+    ("cli/output.py", "sys.stdout.write"),
+    ("cli/output.py", "sys.stderr.write"),
+    ("cli/app.py", "typer.echo"),  # a help text, which has several lines
+    ("logs.py", "sys.stderr.write"),
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_no_module_writes_past_it(path: Path) -> None:
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    written = {(path.relative_to(ROOT).as_posix(), call) for call in calls & DIRECTLY}
+    assert written <= ALLOWED, "use echo, echo_json, say or console of projections.cli.output"

@@ -17,6 +17,7 @@ from sqlalchemy import MetaData, Table, Text, cast, func, literal, select
 
 from eventstore.connection import connect
 from eventstore.errors import describe
+from eventstore.redact import redact
 from eventstore.schema import events
 from eventstore.session_settings import SEARCHING
 from eventstore.waits import Waits
@@ -120,7 +121,7 @@ def table_of(projections: Mapping[str, Projection], name: str) -> tuple[Projecti
     """
     tables = {table.name: (projection, table) for projection in projections.values() for table in projection.tables}
     if name not in tables:
-        raise UsageError(f"there is no read model {name!r}: there are {', '.join(sorted(tables))}")
+        raise UsageError(f"there is no read model {redact(name)!r}: there are {', '.join(sorted(tables))}")
     return tables[name]
 
 

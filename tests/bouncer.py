@@ -29,14 +29,20 @@ needed = pytest.mark.skipif(program() is None, reason="pgbouncer isn't installed
 
 
 @contextmanager
-def bouncer(url: str, **settings: str) -> Iterator[str]:
-    """Run one in front of a database; yields the URL through it. As root it runs as the embedded server's user."""
+def bouncer(url: str, **settings: str | Path) -> Iterator[str]:
+    """Run one in front of a database; yields the URL through it. As root it runs as the embedded server's user.
+
+    A setting that is a path is a file that it has to read.
+    """
     found = program()
     assert found is not None
     parts = urlsplit(url)
     account = system_account() if os.geteuid() == 0 else caller()
     with TemporaryDirectory(prefix="pgbouncer-") as name:
         folder, port = Path(name), _free_port()
+        for path in (value for value in settings.values() if isinstance(value, Path)):
+            shutil.copy(path, folder)
+        files = {key: str(folder / value.name) for key, value in settings.items() if isinstance(value, Path)}
         (folder / "users").write_text(f'"{parts.username}" "{parts.password}"\n')
         lines = {
             "listen_addr": "127.0.0.1",
@@ -47,6 +53,7 @@ def bouncer(url: str, **settings: str) -> Iterator[str]:
             "logfile": str(folder / "log"),
             "ignore_startup_parameters": "extra_float_digits",
             **settings,
+            **files,
         }
         config = f"[databases]\n* = host={parts.hostname} port={parts.port}\n[pgbouncer]\n"
         (folder / "ini").write_text(config + "".join(f"{key} = {value}\n" for key, value in lines.items()))

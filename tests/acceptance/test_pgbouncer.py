@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import psycopg
 import pytest
 
+from eventstore import trust
 from eventstore.connection import connect
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
 from tests.bouncer import bouncer, needed
+from tests.certificates import Authority
 from tests.store import QUICK as QUICK_WAITS
 
 pytestmark = needed
@@ -95,3 +101,28 @@ async def test_a_pooler_whose_server_is_not_there_yet_is_waited_for(commands: Co
         ended = await commands.run("run", "--no-ingest", "--wait-for-database", "0.1", DATABASE_URL=url)
         assert ended.code == 1, ended.said
         assert "database unavailable" in ended.err
+
+
+async def test_sslrootcert_system_means_the_systems_list_of_authorities(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = Authority("ours"), Authority("others'")
+    for name, content in zip(("certificate", "key"), ours.sign("bouncer"), strict=True):
+        (tmp_path / name).write_bytes(content)
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    monkeypatch.setenv("SSL_CERT_FILE", "put back at the end")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    files = {"client_tls_cert_file": certificate, "client_tls_key_file": key}
+    with bouncer(database_url, pool_mode="session", client_tls_sslmode="require", **IGNORED, **files) as url:
+        for authority, is_taken in ((others, False), (ours, True)):
+            bundle = tmp_path / "bundle"
+            bundle.write_bytes(authority.certificate)
+            monkeypatch.setattr(trust, "_system_bundle", lambda: str(bundle))  # noqa: B023 - of this round
+            os.environ.pop("SSL_CERT_FILE", None)
+            opening = connect(f"{url}?sslrootcert=system", name="trusting", waits=QUICK_WAITS)
+            if is_taken:
+                async with await opening as conn:
+                    assert conn.pgconn.ssl_in_use
+            else:
+                with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+                    await opening

@@ -65,7 +65,7 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
   projections db psql     SQL on all of it (the first command starts PostgreSQL again), for example
                           SELECT position, event_type_name, ppnum FROM eventstore.event_log
                           ORDER BY position DESC LIMIT 5;
-                          SELECT * FROM consent_history WHERE ppnum = '12300000003';
+                          SELECT * FROM consent_history WHERE app = 'demo' AND ppnum = '12300000003';
   projections explain consent_registry 12300000003 --app demo     the events that made this row
   projections verify      proves that the read models equal the log
   projections status      upstreams, projections, and what lies in quarantine

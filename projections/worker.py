@@ -103,6 +103,7 @@ class Worker:
         self._looked = False
         self._busy_since: float | None = None
         self._said_at = monotonic()
+        self._said_behind = False
 
     async def run(self, bell: Bell) -> None:
         """Fold until cancelled, woken by a bell; a database that is away is waited for."""
@@ -224,7 +225,7 @@ class Worker:
         if not await self._may_fold(conn, at, first=first):
             return Step.STOPPED
         if first:
-            log.info("folding", projection=self.projection.name, position=at.position, behind=at.head - at.position)
+            self._say_progress("folding", at.position, at.head)
         hi = min(at.position + self._size, at.head)
         if hi <= at.position:
             await conn.rollback()
@@ -239,11 +240,17 @@ class Worker:
         self._size = budget.longer(self._size, self._settings.batch_size, seconds, self._settings.fold_timeout)
         self._slow_event = None
         self._told = None
-        if monotonic() - self._said_at >= PROGRESS_SECONDS:
-            self._said_at = monotonic()
-            log.info("folding", projection=self.projection.name, position=hi, behind=head - hi)
+        # At the head nothing is said about each window: that is the normal state.
+        if hi < head and monotonic() - self._said_at >= PROGRESS_SECONDS:
+            self._say_progress("folding", hi, head)
+        elif hi == head and self._said_behind:
+            self._say_progress("caught up", hi, head)
         # An append after the head was read has notified, or will: there is no need to look again at once.
         return Step.AT_HEAD if hi == head else Step.FOLDED
+
+    def _say_progress(self, what: str, position: int, head: int) -> None:
+        self._said_at, self._said_behind = monotonic(), head > position
+        log.info(what, projection=self.projection.name, position=position, behind=head - position)
 
     async def _end_frozen_holder(self, conn: AsyncConnection[Any]) -> None:
         """Let nobody hold the checkpoint who neither folds nor goes."""

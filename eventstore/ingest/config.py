@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -238,11 +239,23 @@ def _load_file(path: Path) -> dict[str, AppConfig]:
     unknown = sorted(document.keys() - {"apps"})
     apps = document.get("apps")
     if unknown or not isinstance(apps, dict) or not apps:
-        what = f"{unknown[0]!r} is unknown" if unknown else "no app is in it"
-        raise ConfigurationError(f"{path}: {what}: write one table [apps.NAME] for each app")
+        what = _unknown_key(unknown[0], ["apps"]) if unknown else "no app is in it"
+        raise ConfigurationError(f"{path}: {what}; write one table [apps.NAME] for each app")
     for name in apps:
         _check_name(name, str(path))
+    for name, table in apps.items():
+        unknown = sorted(table.keys() - AppConfig.model_fields.keys()) if isinstance(table, dict) else []
+        if unknown:
+            known = list(AppConfig.model_fields)
+            raise ConfigurationError(
+                f"{path}: app {name!r}: {_unknown_key(unknown[0], known)}; the keys are {', '.join(known)}"
+            )
     return {name: _validated(table, f"{path}: app {name!r}") for name, table in apps.items()}
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def _check_name(name: str, where: str) -> None:

@@ -6,6 +6,7 @@ they are the one place where text from outside is made safe to show.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FAILED = 1
 ASKED_WRONGLY = 2
+PIPE_WIDTH = 160
+"""Columns of a table that goes into a file or a pipe, where nothing limits them."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -98,7 +101,9 @@ def console(*, stderr: bool = False) -> Console:
     """Return what draws tables; text in them is shown as it is, after :func:`visible`."""
     from rich.console import Console  # noqa: PLC0415 - loaded when it runs
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    is_cut_nowhere = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
+    width = PIPE_WIDTH if is_cut_nowhere else None
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -79,12 +79,17 @@ def folder_lines(status: Status) -> list[str]:
 def apps_table(status: Status) -> Table:
     """Return one row for each app."""
     table = Table(title="upstreams", title_justify="left")
-    for heading in ("app", "contract", "cursor"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("holes", "quarantined", "not kept"):
+    # Without the rare last column it fits into 80 columns; where it doesn't, texts take several lines and none is cut.
+    are_limited = any(app.quarantined_not_kept for app in status.apps)
+    for heading in ("app", "contract"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("cursor", no_wrap=True)
+    for heading in ("holes", "quarantined", *(["not kept"] if are_limited else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for app in status.apps:
-        numbers = (str(app.holes), f"{app.quarantined_messages:,}", f"{app.quarantined_not_kept:,}")
+        numbers = [str(app.holes), f"{app.quarantined_messages:,}"]
+        if are_limited:
+            numbers.append(f"{app.quarantined_not_kept:,}")
         texts = (app.app, app.contract or "not yet known", app.last_event_id or "none yet")
         table.add_row(*map(visible, texts), *numbers)
     return table

@@ -226,3 +226,31 @@ async def test_it_says_now_and_then_how_far_it_is(
             await fold(one, own)
     said = [(line["position"], line["behind"]) for line in logs if line["event"] == "folding"]
     assert said == [(0, 3), (1, 2), (2, 1), (3, 0)]
+
+
+async def test_a_worker_at_the_head_says_nothing_of_the_windows_that_it_folds(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.worker.PROGRESS_SECONDS", 0.0)
+    one = worker(database_url, Watched(), batch_size=2)
+    async with connected(one) as own:
+        with capture_logs() as begun:
+            await one.step(own)
+        with capture_logs() as steady:
+            for _ in range(5):
+                await append(conn, told())
+                assert await one.step(own) is Step.AT_HEAD
+                assert await one.step(own) is Step.AT_HEAD
+        await append(conn, *(told() for _ in range(5)))
+        with capture_logs() as catching_up:
+            await fold(one, own)
+        with capture_logs() as steady_again:
+            await append(conn, told())
+            await fold(one, own)
+    assert [line["event"] for line in begun] == ["folding"]
+    assert steady == steady_again == []
+    assert [(line["event"], line["behind"]) for line in catching_up] == [
+        ("folding", 3),
+        ("folding", 1),
+        ("caught up", 0),
+    ]

@@ -1,0 +1,64 @@
+"""The queries that README and docs show work, and read by index on a filled database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from psycopg import AsyncConnection
+
+from projections.metadata import READ_MODELS
+from tests import folding, oracle, store
+from tests.folding import append, told
+from tests.integration.test_plans import careless
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "read-models.md"]
+KEYS = re.compile(r"\b(?:send_request_id|ppnum|poll_id) = '")
+REQUESTS = 1_000
+
+
+def queries() -> list[str]:
+    """Every query of the pages."""
+    blocks = [block for page in PAGES for block in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)]
+    return [query.strip() for block in blocks for query in re.sub(r"--.*", "", block).split(";") if query.strip()]
+
+
+@pytest.fixture
+async def filled(database_url: str) -> str:
+    """A log of two apps with many requests and polls, folded; Postgres knows how many."""
+    async with store.connection(database_url) as conn:
+        for app in ("default", "demo"):
+            for event_type in (oracle.GRANTED, oracle.DELIVERED, oracle.POLL_RESPONSE):
+                options = ("yes", "no") if event_type == oracle.POLL_RESPONSE else None
+                await append(
+                    conn,
+                    *(
+                        told(event_type, f"1230{number:07}", app=app, request=f"request {number}", options=options)
+                        for number in range(REQUESTS)
+                    ),
+                )
+        await folding.fold_all(database_url)
+        await conn.execute("VACUUM ANALYZE")
+    return database_url
+
+
+async def test_they_work_and_read_by_index(filled: str, subtests: pytest.Subtests) -> None:
+    tables = {"events", *(table.name for each in READ_MODELS for table in each.tables)}
+    found = queries()
+    assert len(found) >= 9
+    async with store.connection(filled) as conn:
+        for query in found:
+            with subtests.test(query):
+                await conn.execute(query.encode())
+                if KEYS.search(query) and "consent_history" not in query:  # which reads the log, as its page says
+                    assert " app = '" in query
+                    assert careless(await plan_of(conn, query), tables) == []
+
+
+async def plan_of(conn: AsyncConnection, query: str) -> dict[str, object]:
+    row = await (await conn.execute(b"EXPLAIN (FORMAT JSON) " + query.encode())).fetchone()
+    assert row is not None
+    plan: dict[str, object] = row[0][0]["Plan"]
+    return plan

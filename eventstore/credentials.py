@@ -20,13 +20,11 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
 from eventstore.ingest.address import is_loopback
 from eventstore.issuer import MAX_TOKEN, REQUEST_HEADERS, Answer, UnreadableAnswer, lifetime_of, read_answer
-from eventstore.redact import redact, register_secret
+from eventstore.redact import quoted, register_secret
 from eventstore.small_files import read_small_file
 from eventstore.waits import Waits
 
 DISCOVERY = "/.well-known/openid-configuration"
-MAX_QUOTED = 10_000
-"""Characters of an issuer's words that are looked at, before they are redacted and cut to what people read."""
 DEFAULT_LIFETIME = 3600.0
 """Seconds a token is taken to live when the issuer doesn't say: what the platform's live."""
 
@@ -168,7 +166,7 @@ class ClientCredentials:
                 f"the issuer {self._issuer} does not answer within {self._waits.issuer:g} s"
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            reason = _quoted(str(error)) or type(error).__name__
+            reason = quoted(str(error)) or type(error).__name__
             raise IssuerUnavailable(f"the issuer {self._issuer} does not answer: {reason}") from None
         except Exception as error:  # noqa: BLE001 - whatever the issuer sends, and whichever library it upsets
             kind = type(error).__name__
@@ -223,7 +221,7 @@ class ClientCredentials:
             raise UnreadableAnswer("names no issuer in its discovery document")
         if stated.removesuffix("/") != self._issuer:
             raise CredentialsRefused(
-                f"the discovery document of {self._issuer} belongs to another issuer, {_quoted(stated)!r}: set"
+                f"the discovery document of {self._issuer} belongs to another issuer, {quoted(stated)!r}: set"
                 f" PAS_ISSUER (or issuer in projections.toml) to the issuer's own URL, or ask its operator"
             )
 
@@ -239,7 +237,7 @@ class ClientCredentials:
             raise self._by_status(answer.status) from None
         if "error" in document:
             error, description = document["error"], document.get("error_description")
-            words = ": ".join(_quoted(text) for text in (error, description) if isinstance(text, str))
+            words = ": ".join(quoted(text) for text in (error, description) if isinstance(text, str))
             if isinstance(error, str) and error in _REFUSALS:
                 raise CredentialsRefused(f"the issuer {self._issuer} refuses the client: {words}")
             raise IssuerUnavailable(f"the issuer {self._issuer} gives no token now{words and f': {words}'}")
@@ -252,11 +250,6 @@ class ClientCredentials:
             return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
         said = f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)"
         return CredentialsRefused(said, by_issuer=False)
-
-
-def _quoted(text: str) -> str:
-    """Return what an issuer said, redacted, as one line of bounded length."""
-    return redact(" ".join(text[:MAX_QUOTED].split()))[:300]
 
 
 def is_token(text: str) -> bool:

@@ -26,6 +26,8 @@ from eventstore.phone_numbers import phone_numbers
 MASK = "[hidden]"
 MAX_LENGTH = 50_000
 """Characters that are redacted; what follows is left out, for nobody reads it."""
+MAX_QUOTED = 10_000
+"""Characters of a text that are read for :func:`quoted`."""
 MAX_TOKENS = 256
 """Issued tokens that are remembered; older ones have expired long since."""
 
@@ -70,6 +72,12 @@ def redact(text: str) -> str:
     return _masked(text, (view.original(*span) for view in views(text) for span in phone_numbers(view.text)))
 
 
+def quoted(text: str, at_most: int = 300) -> str:
+    """Return what others said in one line to repeat, redacted, and of bounded length however long the text is."""
+    # Cut twice: first so that a long text costs little, and only then, when nothing secret is left, to the length.
+    return " ".join(redact(_bounded(text, MAX_QUOTED)).split())[:at_most]
+
+
 def hide_secrets(text: str) -> str:
     """Return a sentence of ours with secrets and credentials hidden; its numbers stay."""
     text = _bounded(text)
@@ -94,11 +102,11 @@ def redact_value(value: Any, clean: Callable[[str], str] = redact) -> Any:  # no
     return clean(str(value))
 
 
-def _bounded(text: str) -> str:
-    if len(text) <= MAX_LENGTH:
+def _bounded(text: str, length: int = MAX_LENGTH) -> str:
+    if len(text) <= length:
         return text
     # Not in the middle of a word or a number: the rest of a secret would not be recognised.
-    head = text[:MAX_LENGTH].rsplit(maxsplit=1)
+    head = text[:length].rsplit(maxsplit=1)
     return _END_OF_CUT.sub("", head[0] if len(head) == 2 else "") + "…"
 
 

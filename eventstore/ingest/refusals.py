@@ -17,7 +17,7 @@ import grpc
 from eventstore.contracts import Contract
 from eventstore.errors import NoSuchService, TokenRefused, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from eventstore.ingest.address import Address
-from eventstore.redact import redact
+from eventstore.redact import quoted
 
 MEANING: dict[grpc.StatusCode, type[UpstreamError]] = {
     grpc.StatusCode.OK: UpstreamUnavailable,  # never raised by a stream; complete all the same
@@ -55,7 +55,7 @@ def upstream_error(
 ) -> UpstreamError:
     """Return the error that a stream's end means, with the server's words redacted and cut to one line."""
     text = (details or "")[:_MAX_READ]
-    words = redact(" ".join(text.split()))[:_MAX_DETAILS]
+    words = quoted(details or "", _MAX_DETAILS)
     said = f"{status.name}: {words}" if words else status.name
     kind = MEANING[status]
     http = _HTTP_STATUS.fullmatch(text)

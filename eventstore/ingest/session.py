@@ -35,13 +35,10 @@ from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
 from eventstore.ingest.next_dial import NextDial, SoFar, next_dial
 from eventstore.ingest.upstream import Stream, Upstream, dial
-from eventstore.redact import redact
+from eventstore.redact import quoted
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
-
-MAX_DETAIL_READ = 10_000
-"""Characters of the platform's words about a hole that are looked at; a message may have megabytes of them."""
 
 
 class Session:
@@ -251,7 +248,7 @@ class Session:
         """Record a hole; returns whether to dial again at once, from a cursor that the upstream may still replay."""
         # What came before the hole is in front of the head then; and a writer at work holds the cursor's row.
         await self._buffer.drained()
-        said = redact(" ".join(detail[:MAX_DETAIL_READ].split()))[:300]
+        said = quoted(detail)
         retry_at: str | None = None
         if sent.is_first_contact and not self._received:
             # It lies inside the window by this machine's clock, which may be wrong: less is asked for, once a session.

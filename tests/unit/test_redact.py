@@ -12,7 +12,7 @@ import pytest
 
 from eventstore import redact as module
 from eventstore.errors import OtherLog, describe
-from eventstore.redact import MASK, MAX_LENGTH, MAX_TOKENS, hide_secrets, redact, redact_value, register_secret
+from eventstore.redact import MASK, MAX_LENGTH, MAX_TOKENS, hide_secrets, quoted, redact, redact_value, register_secret
 from tests import wire
 
 PPNUM = "12300000001"
@@ -244,6 +244,16 @@ def test_a_text_that_nobody_reads_to_its_end_is_cut_between_words() -> None:
     assert "hunter2" not in said
     assert said.endswith("word…")
     assert redact("1" * (MAX_LENGTH + 1)) == "…"
+
+
+@pytest.mark.parametrize("between", ["", " ", "x"])
+def test_no_part_of_a_secret_is_left_where_a_quoted_text_is_cut(between: str) -> None:
+    secret = "hunter2-" * 50
+    register_secret(secret)
+    for shift in range(0, len(secret), 7):
+        said = quoted("y" * shift + f" {secret}{between}" * 100)
+        assert len(said) <= 300
+        assert "hunter2" not in said
 
 
 def test_values_of_log_fields_of_any_shape() -> None:

@@ -113,7 +113,7 @@ def said_outcome(outcome: Outcome) -> bool:
     for app, sentence in outcome.refused.items():
         say(f"projections: app {app!r} is refused: {sentence.removeprefix(f'app {app!r}: ')}", level=LogLevel.ERROR)
     for app in outcome.uncommitted:
-        said = "some received events were not stored; the next start receives them again"
+        said = "some received events were not stored; they are received again at the next start"
         say(f"projections: app {app!r}: {said}", level=LogLevel.ERROR)
     if outcome.gave_up is not None:
         say(f"projections: {outcome.gave_up}", level=LogLevel.ERROR)

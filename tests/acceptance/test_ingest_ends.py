@@ -19,7 +19,7 @@ from tests.following import log_of
 from tests.store import CHAT
 
 EXPECTED = payloads(bearing(CHAT), CHAT)
-COMMITTED_NOTHING_MORE = "the next start receives them again"
+COMMITTED_NOTHING_MORE = "received again at the next start"
 
 
 @pytest.fixture

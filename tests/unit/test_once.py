@@ -21,8 +21,10 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Take back what an interruption leaves to the system."""
+    """Begin with Python's own handlers, whoever started the tests, and take back what an interruption leaves."""
     before = {number: signal.getsignal(number) for number, _ in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -114,8 +114,7 @@ async def test_a_database_that_does_not_answer_at_the_start_does_not_hold_up_the
         for writer in kept:
             writer.transport.abort()
         await asyncio.gather(*(writer.wait_closed() for writer in kept), return_exceptions=True)
-    assert ended.code == 1, ended.said
-    assert "the database does not answer" in ended.sentence
+    assert (ended.code, ended.sentence) == (0, "0 new events, 0 duplicates, 0 quarantined"), "nothing was received"
 
 
 async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(

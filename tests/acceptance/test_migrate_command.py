@@ -17,7 +17,7 @@ async def test_migrate_says_what_it_did_and_a_second_time_that_there_is_nothing_
     assert (first.code, again.code) == (0, 0), first.said + again.said
     migrated = re.fullmatch(r"migrated the schema from nothing to revision (\w+)", first.sentence)
     assert migrated is not None, first.said
-    assert again.sentence == f"the schema is at revision {migrated[1]} already"
+    assert again.sentence == f"the schema is already at revision {migrated[1]}"
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("SELECT count(*) FROM eventstore.events").fetchone() == (0,)
 

@@ -277,8 +277,8 @@ async def test_there_may_be_nothing_to_go_on_with(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["rebuild"], "name the projections to rebuild, or say --all"),
-        (["rebuild", "poll_tallies", "--all"], "name the projections to rebuild, or say --all"),
+        (["rebuild"], "give projection names or --all, not both"),
+        (["rebuild", "poll_tallies", "--all"], "give projection names or --all, not both"),
         (["rebuild", "nonsense"], "there is no projection 'nonsense': there are consent_registry, poll_tallies, req"),
         (["verify", "nonsense"], "there is no projection 'nonsense'"),
         (["rebuild", "--all", "--max-changed", "0.1"], "--max-changed '0.1' is not a share of the rows: give one, as"),

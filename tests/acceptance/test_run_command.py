@@ -95,8 +95,9 @@ async def test_only_those_named_are_folded_and_nothing_is_followed(commands: Com
         await folding.append(conn, *(folding.told() for _ in range(9)))
         ended = await commands.run(*FOLD, "--batch-size", "2", NAMES[0], **QUICKLY, DATABASE_URL=database_url)
         assert (ended.code, ended.out) == (0, ""), ended.said
-        (line,) = ended.err.splitlines()
-        assert f"folding behind=9 position=0 projection={NAMES[0]}" in " ".join(line.split()), "where it begins"
+        first, last = ended.err.splitlines()
+        assert f"folding behind=9 position=0 projection={NAMES[0]}" in " ".join(first.split()), "where it begins"
+        assert f"caught up behind=0 position=9 projection={NAMES[0]}" in " ".join(last.split())
         assert (await folding.stand(conn, NAMES[0]))[1:7] == (9, "running", None, 0, 5, 9)
         assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints") == 1
         again = await commands.run(*FOLD, **QUICKLY, DATABASE_URL=database_url)

@@ -41,7 +41,7 @@ INSERT INTO eventstore.cursors AS c (app, contract, last_event_id, last_received
 VALUES (%s, %s, %s, %s, %s::text::jsonb)
 ON CONFLICT (app) DO UPDATE SET contract = coalesce(excluded.contract, c.contract),
     last_event_id = excluded.last_event_id, last_received_at = excluded.last_received_at, holes = excluded.holes
-WHERE c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at
+WHERE c.reset_position IS NULL AND (c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at)
 """
 _QUARANTINE = """
 INSERT INTO eventstore.quarantine (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)

@@ -22,6 +22,8 @@ MAX_OPTION_BYTES = 2000
 entries of more than 2,704 bytes."""
 MAX_OPTIONS = 1000
 """Options of one answer that are kept in columns, and so folded. The payload keeps all of them."""
+MAX_OPTIONS_READ = 10 * MAX_OPTIONS
+"""Options of one answer that are looked at, kept or not: a message may hold millions that can't be kept."""
 MAX_COUNT = 2**31 - 1
 
 
@@ -151,7 +153,7 @@ def _poll(raw: bytes) -> _Poll:
     poll_id = _kept(poll.poll_id, MAX_ID_BYTES)
     if poll_id is None:
         return _Poll(None, None, len(poll.selected_options))
-    readable = (_kept(option, MAX_OPTION_BYTES) for option in poll.selected_options)
+    readable = (_kept(option, MAX_OPTION_BYTES) for option in islice(poll.selected_options, MAX_OPTIONS_READ))
     options = list(islice((option for option in readable if option is not None), MAX_OPTIONS))
     return _Poll(poll_id, options, len(poll.selected_options) - len(options) or None)
 

@@ -49,10 +49,7 @@ _LOAD = (
     " FROM eventstore.cursors WHERE app = %s AND epoch = %s"
 )
 _HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
-_REPLAYED = (
-    "SELECT event_id FROM eventstore.events WHERE app = %s AND event_id > %s AND event_id <= %s"
-    " ORDER BY event_id DESC LIMIT 1"
-)
+_IS_STORED = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s AND event_id = %s)"
 _RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
 
 
@@ -84,20 +81,10 @@ async def has_events(conn: AsyncConnection, app: str) -> bool:
     return bool(row and row[0])
 
 
-async def replayed_to(conn: AsyncConnection, cursor: Cursor, overlap: timedelta, now: datetime) -> str | None:
-    """Return where a stream that replays stored events after a reset is taken up: the overlap before where it got to.
-
-    None when it brought nothing yet, or nothing that lies the overlap behind where the reset made it begin.
-    """
-    last = cursor.last_event_id
-    if last is None or ulid.milliseconds(last) > _milliseconds(now + CLOCK_SKEW):
-        return None
-    reached = ulid.time_of(last)
-    if reached is None:
-        return None
-    values = [cursor.app, cursor.reset_to or "", ulid.first_at(reached - overlap)]
-    row = await (await conn.execute(_REPLAYED, values)).fetchone()
-    return row[0] if row else None
+async def is_cursor_stored(conn: AsyncConnection, cursor: Cursor) -> bool:
+    """Tell whether the last ULID received is that of a stored event of the app, which an upstream knows as well."""
+    row = await (await conn.execute(_IS_STORED, [cursor.app, cursor.last_event_id])).fetchone()
+    return bool(row and row[0])
 
 
 async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: Contract) -> None:

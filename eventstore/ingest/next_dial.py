@@ -40,6 +40,8 @@ class SoFar(NamedTuple):
     first_contact_refused: bool = False
 
 
+_LAST_RECEIVED = "the last event_id received; no new event was stored since"
+
 NOTHING = SoFar()
 """Before the first dial."""
 
@@ -71,10 +73,15 @@ async def next_dial(
     is_reset = cursor.reset_position is not None
     wished = cursor.reset_to or since if is_reset else since
     first = cursors.first_contact(contract, wished, now)
-    anew = replayed = None
+    anew = None
     if is_reset:
-        replayed = None if recent else await cursors.replayed_to(conn, cursor, overlap, now)
-        beginning = replayed or first
+        # A replay brings stored events, and one late or wrong id among them must not make it jump ahead. So it goes on
+        # within a session only, right behind the event that came last; a new session replays from the beginning.
+        if not recent and so_far.in_vain and await cursors.is_cursor_stored(conn, cursor):
+            return NextDial(cursor.last_event_id, _LAST_RECEIVED)
+        if not recent:
+            return _begun(first, wished, "the cursor was reset")
+        beginning = first
     else:
         refused = so_far.first_contact_refused
         anew = cursor.holes and not recent and not refused and not await cursors.has_events(conn, cursor.app)
@@ -93,15 +100,21 @@ async def next_dial(
         seconds = overlap.total_seconds()
         return NextDial(event_id, f"a stored event, if possible {seconds:g} s before the last event_id received")
     if event_id != beginning or cursors.believable(recent, now):
-        return NextDial(event_id, "the last event_id received; no new event was stored since")
-    if replayed is not None:
-        return NextDial(event_id, "a stored event: after the reset the stream was replayed up to there")
+        return NextDial(event_id, _LAST_RECEIVED)
     if cursor.holes and not anew and not is_reset:
         return NextDial(event_id, "the end of the last gap; nothing was stored since")
-    asked = wished if wished is not None and wished != first else None
     begun = "the cursor was reset" if is_reset else "nothing is stored"
+    return _begun(event_id, wished, begun, first=first, replays_hole=bool(anew))
+
+
+def _begun(
+    event_id: str | None, wished: str | None, begun: str, *, first: str | None = None, replays_hole: bool = False
+) -> NextDial:
+    """Return the dial of a stream that begins; ``first`` is where, if another ``event_id`` is sent."""
+    first = first or event_id
+    asked = wished if wished is not None and wished != first else None
     why = f"{begun}, so {_where(first, wished, asked)}"
-    return NextDial(event_id, why, is_first_contact=True, replays_hole=bool(anew), asked=asked)
+    return NextDial(event_id, why, is_first_contact=True, replays_hole=replays_hole, asked=asked)
 
 
 def _where(first: str | None, wished: str | None, asked: str | None) -> str:

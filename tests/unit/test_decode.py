@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from eventstore.contracts import Contract, Event, decode
+from eventstore.contracts.decode import MAX_OPTIONS_READ
 from eventstore.errors import Undecodable
 from tests import wire
 
@@ -365,6 +366,11 @@ def test_an_option_that_cannot_be_kept_costs_that_option_alone_and_is_counted(
 ) -> None:
     event = read(wire.event(ID, 7, poll_response=raw))
     assert (event.poll_id, event.poll_options, event.poll_options_dropped) == ("poll", options, dropped)
+
+
+def test_of_millions_of_options_that_cannot_be_kept_only_the_first_are_looked_at() -> None:
+    event = read(wire.event(ID, 7, poll_response=wire.poll("poll", "no", *["\0"] * MAX_OPTIONS_READ, "yes")))
+    assert (event.poll_options, event.poll_options_dropped) == (["no"], MAX_OPTIONS_READ + 1)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,12 @@ def problems(status: Status, configured: Collection[str] = (), max_behind: float
 
 
 def _of_app(name: str, app: AppStatus | None) -> Iterator[str]:
-    if app is not None and _is_refused(app):
-        yield f"app {name!r} is refused since {_time(app.refused_at)}: {app.last_error}"
+    if app is not None and app.refused_at is not None:
+        said = (app.last_error or "no reason was noted").removeprefix(f"app {name!r}: ")
+        if _is_refused(app):
+            yield f"app {name!r} is refused since {_time(app.refused_at)}: {said}"
+        else:
+            yield f"app {name!r} was refused at {_time(app.refused_at)} and nobody follows it: {said}"
     elif app is None or app.followed_by is None:
         last = f"; its last error: {app.last_error}" if app is not None and app.last_error else ""
         yield f"nobody follows app {name!r}: start projections run{last}"

@@ -62,7 +62,7 @@ def rebuild(  # noqa: PLR0913 - one for each option
     Exit code 0; 1 when a rebuild was refused or failed, or another one is running; 2 when the arguments are wrong.
     """
     if every == bool(names):
-        raise UsageError("give projection names or --all, not both")
+        raise UsageError("give projection names or --all, not both" if names else "give projection names, or --all")
     if (as_of is None) != (into is None) or (force and into is None):
         raise UsageError("--as-of TIME|EVENT_ID and --into SCHEMA go together, and --force with them")
     if as_of is not None and into is not None:

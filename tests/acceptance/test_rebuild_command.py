@@ -277,7 +277,7 @@ async def test_there_may_be_nothing_to_go_on_with(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["rebuild"], "give projection names or --all, not both"),
+        (["rebuild"], "give projection names, or --all"),
         (["rebuild", "poll_tallies", "--all"], "give projection names or --all, not both"),
         (["rebuild", "nonsense"], "there is no projection 'nonsense': there are consent_registry, poll_tallies, req"),
         (["verify", "nonsense"], "there is no projection 'nonsense'"),

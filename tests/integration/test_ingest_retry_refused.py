@@ -113,7 +113,8 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
     assert "is overdue: no process follows it" in (await lines_of(conn))[0]
     assert problem == f"app {APP!r} is refused since {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: {outcome.refused[APP]}"
     (problem,) = problems(await read_status(conn, Registry({}, {})))
-    assert problem.startswith(f"nobody follows app {APP!r}: start projections run; its last error: http")
+    said = f"app {APP!r} was refused at {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} and nobody follows it: http"
+    assert problem.startswith(said)
 
 
 async def test_without_a_wait_for_it_a_refusal_is_the_end(database_url: str, conn: AsyncConnection) -> None:

@@ -224,8 +224,9 @@ async def test_it_says_now_and_then_how_far_it_is(
     with capture_logs() as logs:
         async with connected(one) as own:
             await fold(one, own)
-    said = [(line["position"], line["behind"]) for line in logs if line["event"] == "folding"]
-    assert said == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    said = [(line["event"], line["position"]) for line in logs if line["event"] in ("folding", "caught up")]
+    assert said == [("folding", 0), ("folding", 1), ("folding", 2), ("caught up", 3)]
+    assert [line["behind"] for line in logs if line["event"] == "folding"] == [3, 2, 1]
 
 
 async def test_a_worker_at_the_head_says_nothing_of_the_windows_that_it_folds(

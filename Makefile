@@ -17,7 +17,7 @@ setup:  ## build .venv from the lock, unless it is current
 	@PYTHON='$(PYTHON)' sh tools/setup.sh
 
 run: setup  ## the whole thing once, on an embedded PostgreSQL and a simulated upstream
-	@$(BIN)/python -m projections.demo
+	@$(BIN)/python -m projections.sandbox.demo
 
 test: setup  ## all tests; T=tests/unit for some, PYTEST_ARGS='-x' for pytest's own arguments
 	@$(BIN)/python -m pytest $(T) $(PYTEST_ARGS)

@@ -13,9 +13,9 @@ from psycopg import sql
 
 from benchmarks.events import EVENTS, MIX, decoded, simulated
 from benchmarks.harness import Postgres, Result, interleaved, result
-from eventstore.append import Appender
-from eventstore.connection import connect
+from eventstore.appending.append import Appender
 from eventstore.contracts import Event
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 
 BATCH = 5_000

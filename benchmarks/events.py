@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from eventstore.contracts import Contract, Event, decode
-from eventstore.simulator import Entry, World, entries
+from projections.sandbox.simulator import Entry, World, entries
 
 EVENTS = 200_000
 RECIPIENTS = 155_000

@@ -15,15 +15,15 @@ from psycopg import sql
 from benchmarks.events import MIX, decoded, simulated
 from benchmarks.harness import Benchmark, Postgres, Result, interleaved, result
 from benchmarks.references import REFERENCES, SESSION
-from eventstore.append import Appender
-from eventstore.connection import connect
+from eventstore.appending.append import Appender
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
+from projections.running.worker import Step, Worker
 from projections.settings import WorkerSettings
-from projections.worker import Step, Worker
 
 EVENTS = 1_000_000
 WINDOW = 10_000

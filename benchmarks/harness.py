@@ -17,8 +17,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from eventstore.embedded import EmbeddedPostgres
-from projections.migrate import upgrade
+from projections.migrating.migrate import upgrade
+from projections.sandbox.embedded import EmbeddedPostgres
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
 """Of the server, for both sides alike: no checkpoint falls into one of two runs. fsync and commits are Postgres's

@@ -14,10 +14,10 @@ import grpc.aio
 
 from benchmarks.events import CONTRACT, ENDS, EVENTS, RECIPIENTS
 from benchmarks.harness import Postgres, Result, interleaved, result
-from eventstore.credentials import FixedToken
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import FixedToken
+from eventstore.ingest.follow_apps import follow
 from eventstore.ingest.follower import Follower
-from eventstore.ingest.service import follow
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
 

@@ -12,13 +12,13 @@ import psycopg
 
 from benchmarks.events import decoded, simulated
 from benchmarks.harness import Postgres, Result
-from eventstore.append import CHANNEL, Appender
-from eventstore.connection import connect
+from eventstore.appending.append import CHANNEL, Appender
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
-from projections.bell import Bell
 from projections.registry import registered
+from projections.running.wakeup import Bell
+from projections.running.worker import Step, Worker
 from projections.settings import WorkerSettings
-from projections.worker import Step, Worker
 
 PER_SECOND = 200
 SECONDS = 60

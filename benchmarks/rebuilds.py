@@ -23,10 +23,10 @@ from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.rebuild import Timings, rebuild
-from projections.replay import Silent
+from projections.rebuilding.rebuild import Timings, rebuild
+from projections.rebuilding.replay import Silent
+from projections.running.worker import Step, Worker
 from projections.settings import ReplaySettings, WorkerSettings
-from projections.worker import Step, Worker
 
 SERIAL = "-c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_workers=0"
 SMALL, LARGE = 500_000, 5_000_000

@@ -34,7 +34,7 @@ import re
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.redact import hide_secrets, redact
+from eventstore.redaction.redact import hide_secrets, redact
 
 _QUOTED = re.compile(r'"[^"]*"')
 # Translated messages have the quotation marks of their language (angle, curved or corner ones): all goes from the

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import Undecodable
-from eventstore.read import head, read
+from eventstore.event_reader import head, read
 
 BATCH = 1_000
 _REDECODE = "SELECT eventstore.redecode(%s::jsonb)"

@@ -1,12 +1,12 @@
-"""Alembic's way in: runs the migrations on the connection that ``projections.migrate`` hands over."""
+"""Alembic's way in: runs the migrations on the connection that ``projections.migrating.migrate`` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import text
 
-from projections.metadata import OUR_SCHEMAS, target_metadata
-from projections.migrate import VERSION_SCHEMA, VERSION_TABLE
+from projections.migrating.metadata import OUR_SCHEMAS, target_metadata
+from projections.migrating.migrate import VERSION_SCHEMA, VERSION_TABLE
 
 
 def include_name(name: str | None, type_: str, _parents: object) -> bool:

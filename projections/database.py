@@ -11,8 +11,8 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import ConfigurationError
+from projections.sandbox.embedded import EmbeddedPostgres
 
 log = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, LogLevelColumnFormatter
 
-from eventstore.redact import hide_secrets, redact, redact_value
-from projections.visible import json_text, traceback_lines, visible
+from eventstore.redaction.redact import hide_secrets, redact, redact_value
+from projections.terminal_text import json_text, traceback_lines, visible
 
 QUIET_LIBRARIES = ("httpx2", "httpcore2", "authlib", "asyncio", "grpc", "alembic", "psycopg", "psycopg.pq")
 OUR_PACKAGES = ("eventstore", "projections")

@@ -11,15 +11,15 @@ from pathlib import Path
 from sqlalchemy import ARRAY, DefaultClause, Enum, FetchedValue, Table, Text
 from sqlalchemy.dialects.postgresql import NamedType
 
-from eventstore.redact import redact
+from eventstore.redaction.redact import redact
 from eventstore.schema import events
 from projections.errors import InvalidProjection, UnknownProjection
-from projections.fold import fold_of
-from projections.plain_table import check_table
+from projections.folding.python_projection import PythonProjection, check_tables
+from projections.folding.sql_text import DIALECT
+from projections.folding.table_copies import check_table
+from projections.folding.window_fold import fold_of
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
-from projections.python_fold import PythonProjection, check_tables
-from projections.read_models.tables import VIEWS
-from projections.statements import DIALECT
+from projections.read_models.common_columns import VIEWS
 
 GROUP = "projections"
 _OURS = "projections.read_models."

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from eventstore.embedded.account import caller, system_account
+from projections.sandbox.embedded.os_account import caller, system_account
 
 GIVE_UP = 30.0
 

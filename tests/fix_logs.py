@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from eventstore import redact
+from eventstore.redaction import redact
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ class Server:
     def template(self) -> str:
         """Return the name of a migrated database, made by the first who asks."""
         if self._template is None:
-            from projections.migrate import upgrade  # noqa: PLC0415 - tests of less than that don't need it
+            from projections.migrating.migrate import upgrade  # noqa: PLC0415 - tests of less than that don't need it
 
             name = self.create()
             upgrade(self.url(name), projections=())  # whatever a test has installed just now

@@ -13,7 +13,7 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
-from eventstore.simulator import Entry, Settings, Simulator, World, entries
+from projections.sandbox.simulator import Entry, Settings, Simulator, World, entries
 
 SimulatorFactory = Callable[..., Awaitable[Simulator]]
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender
+from eventstore.appending.append import Appender
 from tests import store
 
 

@@ -18,15 +18,15 @@ from psycopg.rows import class_row, dict_row
 from sqlalchemy import CheckConstraint, Column, Executable, Integer, MetaData, Table, Text, case, cast, insert, select
 from sqlalchemy.schema import CreateTable
 
-from eventstore.append import Appended, Appender
+from eventstore.appending.append import Appended, Appender
 from eventstore.contracts import Contract, Event, decode
 from eventstore.waits import Waits
-from projections.bell import Bell
-from projections.metadata import READ_MODELS
+from projections.folding.sql_text import DIALECT
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
+from projections.running.wakeup import Bell
+from projections.running.worker import Step, Worker
 from projections.settings import WorkerSettings
-from projections.statements import DIALECT
-from projections.worker import Step, Worker
 from tests import oracle, store, stories, wire
 from tests.oracle import Record, Row, Summary
 

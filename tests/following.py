@@ -10,15 +10,15 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Contract
-from eventstore.credentials import FixedToken, TokenSource
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import FixedToken, TokenSource
+from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
-from eventstore.ingest.service import Outcome, follow
 from eventstore.ingest.upstream import NO_TLS, Tls, Upstream
-from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
-from eventstore.simulator import Entry
 from eventstore.waits import Waits
+from projections.sandbox.simulator import Entry
 from tests import store, wire
 from tests.fix_simulator import TOKEN
 from tests.store import APP, CHAT, PCS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from eventstore.session_settings import OURS, startup_settings
+from eventstore.postgres.session_settings import OURS, startup_settings
 from eventstore.waits import Waits
 
 PINNED = (*OURS, "synchronous_commit", *startup_settings(Waits()))

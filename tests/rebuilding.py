@@ -15,15 +15,15 @@ from psycopg.rows import class_row
 from sqlalchemy import Boolean, Column, DateTime, Executable, MetaData, Table, Text, insert, literal, select
 
 from eventstore.contracts import Event
-from projections.metadata import READ_MODELS
+from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
-from projections.python_fold import PythonProjection, Row, Tombstone
-from projections.rebuild import Limits, Rebuilt
-from projections.rebuild import rebuild as run_rebuild
-from projections.replay import Silent
+from projections.rebuilding.rebuild import Limits, Rebuilt
+from projections.rebuilding.rebuild import rebuild as run_rebuild
+from projections.rebuilding.replay import Silent
+from projections.rebuilding.verify import Verified
+from projections.rebuilding.verify import verify as run_verify
 from projections.settings import ReplaySettings
-from projections.verify import Verified
-from projections.verify import verify as run_verify
 from tests import folding, oracle, store
 from tests.fix_postgres import Server
 from tests.folding import QUICK, Watched, append, told, watched

@@ -16,8 +16,8 @@ from typing import Literal
 import psycopg
 import pytest
 
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded import EmbeddedPostgres
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 HOMES = "projections-tests-"

@@ -12,12 +12,12 @@ from typing import NamedTuple, TypeVar
 import pytest
 from psycopg import AsyncConnection, AsyncCursor
 
-from eventstore.append import Appender
-from eventstore.connection import connect
+from eventstore.appending.append import Appender
+from eventstore.appending.append_lock import APPEND_LOCK
+from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
-from eventstore.locks import APPEND_LOCK
-from eventstore.quarantine import Rejected
-from eventstore.read import read
+from eventstore.event_reader import read
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from tests import wire
 

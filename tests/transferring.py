@@ -11,8 +11,8 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract, Event, decode
-from eventstore.export import Exported, export_events
-from eventstore.importing import Imported, import_events
+from eventstore.transfer.export import Exported, export_events
+from eventstore.transfer.importing import Imported, import_events
 from tests import oracle, store, wire
 from tests.folding import append, told
 from tests.oracle import Record as Told

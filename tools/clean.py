@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import EventStoreError
+from projections.sandbox.embedded import EmbeddedPostgres
 
 HOME = Path(__file__).resolve().parent.parent / ".projections"
 

@@ -28,7 +28,9 @@ REQUIRED = (
     "eventstore/py.typed",
 )
 EXTRA = "embedded"
-DESTROY = "import sys, pathlib, eventstore.embedded as e; e.EmbeddedPostgres(pathlib.Path(sys.argv[1])).destroy()"
+DESTROY = (
+    "import sys, pathlib, projections.sandbox.embedded as e; e.EmbeddedPostgres(pathlib.Path(sys.argv[1])).destroy()"
+)
 
 
 def main() -> int:

@@ -15,14 +15,14 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from eventstore import ulid
-from eventstore.connection import connect
+from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
 from eventstore.ingest import cursor as cursors
 from eventstore.ingest.leader import raise_epoch
-from eventstore.ingest.next_dial import NextDial, next_dial
-from eventstore.locks import app_lock, holder_of
-from eventstore.session_lock import held, session_name, while_held
+from eventstore.ingest.resume import NextDial, next_dial
+from eventstore.postgres.connection import connect
+from eventstore.postgres.session_lock import held, session_name, while_held
 from eventstore.waits import Waits
 
 # The apps of events are looked up one by one in the index on (app, position): counting all events would read them all.

@@ -16,9 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventstore.app_name import APP_NAME
 from eventstore.contracts import Contract
-from eventstore.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.errors import ConfigurationError
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.since import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
 from eventstore.small_files import read_small_file

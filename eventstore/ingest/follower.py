@@ -20,7 +20,9 @@ from traceback import extract_tb
 import psycopg
 import structlog
 
-from eventstore.append import Appended
+from eventstore.appending.append import Appended
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
+from eventstore.backoff import Backoff
 from eventstore.errors import (
     ConfigurationError,
     CredentialsRefused,
@@ -33,14 +35,12 @@ from eventstore.errors import (
     describe,
 )
 from eventstore.ingest import cursor as cursors
-from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer
 from eventstore.ingest.leader import Lease, lease
+from eventstore.ingest.lost_commits import KnownHeads
 from eventstore.ingest.session import Session
-from eventstore.ingest.setback import KnownHeads
 from eventstore.ingest.upstream import Upstream
 from eventstore.ingest.writer import Writer
-from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)

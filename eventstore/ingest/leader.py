@@ -18,11 +18,11 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, errors
 
-from eventstore.append import new_token
-from eventstore.connection import connect
+from eventstore.appending.append import new_token
+from eventstore.appending.append_lock import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
 from eventstore.errors import LeadershipLost, LockLost
-from eventstore.locks import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
-from eventstore.session_lock import keep, session_name
+from eventstore.postgres.connection import connect
+from eventstore.postgres.session_lock import keep, session_name
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)

@@ -7,8 +7,8 @@ from time import monotonic
 
 import structlog
 
-from eventstore.append import Appended
-from eventstore.quarantine import Rejected
+from eventstore.appending.append import Appended
+from eventstore.appending.quarantine import Rejected
 
 log = structlog.get_logger(__name__)
 

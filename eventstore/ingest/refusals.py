@@ -17,7 +17,7 @@ import grpc
 from eventstore.contracts import Contract
 from eventstore.errors import NoSuchService, TokenRefused, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from eventstore.ingest.address import Address
-from eventstore.redact import quoted
+from eventstore.redaction.redact import quoted
 
 MEANING: dict[grpc.StatusCode, type[UpstreamError]] = {
     grpc.StatusCode.OK: UpstreamUnavailable,  # never raised by a stream; complete all the same

@@ -18,6 +18,7 @@ import structlog
 from psycopg.errors import LockNotAvailable
 
 from eventstore import ulid
+from eventstore.backoff import Backoff
 from eventstore.contracts import Contract, FrameKind, read_frame
 from eventstore.errors import (
     CredentialsError,
@@ -30,12 +31,11 @@ from eventstore.errors import (
     describe,
 )
 from eventstore.ingest import cursor as cursors
-from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
-from eventstore.ingest.next_dial import NextDial, SoFar, next_dial
+from eventstore.ingest.resume import NextDial, SoFar, next_dial
 from eventstore.ingest.upstream import Stream, Upstream, dial
-from eventstore.redact import quoted
+from eventstore.redaction.redact import quoted
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)

@@ -13,9 +13,9 @@ import grpc.aio
 import structlog
 
 from eventstore.contracts import Contract, encode_request
-from eventstore.credentials import TokenSource
 from eventstore.errors import UpstreamUnavailable
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import TokenSource
 from eventstore.ingest.refusals import upstream_error
 from eventstore.waits import Waits
 

@@ -14,17 +14,17 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from eventstore.append import Appended, Appender, CursorMove, new_token
-from eventstore.connection import connect
+from eventstore.appending.append import Appended, Appender, CursorMove, new_token
+from eventstore.appending.quarantine import Rejected
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
+from eventstore.backoff import Backoff
 from eventstore.contracts import Event, decode
 from eventstore.errors import AlreadyAppended, Undecodable, describe
-from eventstore.ingest.backoff import Backoff
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
+from eventstore.ingest.lost_commits import KnownHeads
 from eventstore.ingest.quarantine_log import QuarantineLog
-from eventstore.ingest.setback import KnownHeads
-from eventstore.quarantine import Rejected
-from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from projections.cli import apps, cursor, db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
-from projections.cli.asked import seconds
-from projections.cli.output import ASKED_WRONGLY, FAILED, LogFormat, LogLevel, echo, say, set_up_output
+from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.output import ASKED_WRONGLY, FAILED, LogFormat, LogLevel, echo, say, set_up_output
 
 _WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projections.cli.confirm import confirm
-from projections.cli.once import run_once
-from projections.cli.output import console, counted, echo_json, say, says_errors
+from projections.cli.shared.confirm import confirm
+from projections.cli.shared.interruptible import run_once
+from projections.cli.shared.output import console, counted, echo_json, say, says_errors
 from projections.errors import UsageError
-from projections.visible import visible
+from projections.terminal_text import visible
 
 if TYPE_CHECKING:
     from eventstore.ingest.apps import App
@@ -56,7 +56,7 @@ def forget(
     elsewhere says what would happen, and exits with 2. An app that is still configured comes back with the next start.
     """
     from eventstore.ingest.apps import forget_app  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import plain_context  # noqa: PLC0415
+    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415
 
     url, waits = plain_context(writes=True)
     one, events = run_once(_look(url, waits, name), holds="nothing was changed")
@@ -74,7 +74,7 @@ def forget(
 
 
 def _list(*, as_json: bool) -> None:
-    from projections.cli.database import plain_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415 - loaded when it runs
 
     url, waits = plain_context(writes=False)
     found = run_once(_read(url, waits), holds="nothing was changed")
@@ -98,7 +98,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _cells(one: App) -> tuple[str, str, str, str]:
-    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     if not one.has_cursor:
         return one.app, "", "no cursor", "nobody"
@@ -121,16 +121,16 @@ def _as_dict(one: App) -> dict[str, object]:
 
 
 async def _read(url: str, waits: Waits) -> dict[str, App]:
-    from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.apps import read_apps  # noqa: PLC0415
+    from eventstore.postgres.connection import connect  # noqa: PLC0415 - loaded when it runs
 
     async with await connect(url, name="projections apps", waits=waits) as conn:
         return await read_apps(conn)
 
 
 async def _look(url: str, waits: Waits, name: str) -> tuple[App, int]:
-    from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.apps import count_events, read_apps, refuse_followed  # noqa: PLC0415
+    from eventstore.postgres.connection import connect  # noqa: PLC0415 - loaded when it runs
 
     async with await connect(url, name="projections apps", waits=waits) as conn:
         known = await read_apps(conn)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from projections.cli.confirm import confirm
-from projections.cli.once import run_once
-from projections.cli.output import echo, echo_json, say, says_errors
-from projections.cli.service import ConfigOption, SinceOption
+from projections.cli.shared.confirm import confirm
+from projections.cli.shared.interruptible import run_once
+from projections.cli.shared.long_running import ConfigOption, SinceOption
+from projections.cli.shared.output import echo, echo_json, say, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from eventstore.contracts import Contract
     from eventstore.ingest.apps import App
-    from eventstore.ingest.next_dial import NextDial
+    from eventstore.ingest.resume import NextDial
     from eventstore.waits import Waits
 
 app = typer.Typer(no_args_is_help=True, help="Show or reset where each app's stream resumes.")
@@ -47,7 +47,7 @@ def show(
 
     That is the last event received, what the next dial sends and why, and recorded gaps.
     """
-    from projections.cli.database import plain_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415 - loaded when it runs
 
     url, waits = plain_context(writes=False)
     found = run_once(_look(url, waits, name, config, since), holds="nothing was changed")
@@ -83,7 +83,7 @@ def reset(
 
     from eventstore.ingest.apps import reset_cursor  # noqa: PLC0415
     from eventstore.ingest.since import parse_since  # noqa: PLC0415
-    from projections.cli.database import plain_context  # noqa: PLC0415
+    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415
 
     to = parse_since(since, datetime.now(UTC)) if since is not None else None
     url, waits = plain_context(writes=True)
@@ -105,8 +105,8 @@ def reset(
 async def _look(
     url: str, waits: Waits, name: str | None, config: Path | None, since: str | None, *, to_change: bool = False
 ) -> list[Shown]:
-    from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.apps import read_apps, refuse_followed  # noqa: PLC0415
+    from eventstore.postgres.connection import connect  # noqa: PLC0415 - loaded when it runs
 
     async with await connect(url, name="projections cursor", waits=waits) as conn:
         apps = {key: one for key, one in (await read_apps(conn)).items() if one.has_cursor}
@@ -148,7 +148,7 @@ def _configured(name: str, config: Path | None, since: str | None) -> tuple[Cont
 
 def _at(event_id: str) -> str:
     from eventstore.ingest.apps import time_in  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.values import shown  # noqa: PLC0415
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415
 
     moment = time_in(event_id)
     return shown(moment) if moment is not None else "a time after the year 9999"
@@ -163,7 +163,7 @@ def _sent(dial: NextDial) -> str:
 
 
 def _lines(one: Shown) -> list[str]:
-    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     app, contract, dial = one
     received = f", received at {shown(app.last_received_at)}" if app.last_received_at else ""

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from projections.cli.output import echo, say, says_errors
+from projections.cli.shared.output import echo, say, says_errors
 
 app = typer.Typer(no_args_is_help=True, help="Start, stop and open the embedded PostgreSQL.")
 
@@ -101,8 +101,8 @@ def _refuse_given(what: str) -> None:
 def _become_psql(url: str, arguments: list[str]) -> NoReturn:
     from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
 
-    from eventstore.embedded import wheel_psql  # noqa: PLC0415
     from projections.errors import ProjectionsError  # noqa: PLC0415
+    from projections.sandbox.embedded import wheel_psql  # noqa: PLC0415
 
     found = wheel_psql() or shutil.which("psql")
     if found is None:

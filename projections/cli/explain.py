@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from projections.cli.asked import text, texts
-from projections.cli.once import NOTHING_CHANGED, run_once
-from projections.cli.output import FAILED, counted, echo, echo_json, say, say_left_out, says_errors
+from projections.cli.shared.argument_checks import text, texts
+from projections.cli.shared.interruptible import NOTHING_CHANGED, run_once
+from projections.cli.shared.output import FAILED, counted, echo, echo_json, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from projections.explain import Change, Explanation
+    from projections.inspecting.explain import Change, Explanation
 
 
 @says_errors
@@ -31,9 +31,9 @@ def explain(
 
     Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """
-    from projections import explain as explaining  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import replay_context  # noqa: PLC0415
-    from projections.cli.progress import showing  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415
+    from projections.cli.shared.progress import showing  # noqa: PLC0415
+    from projections.inspecting import explain as explaining  # noqa: PLC0415 - loaded when it runs
     from projections.registry import installed  # noqa: PLC0415
 
     registry = installed()
@@ -72,7 +72,7 @@ def _tell(found: Explanation) -> None:
 
 
 def _tell_change(change: Change, key: Mapping[str, Any], *, decides: bool) -> None:
-    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     event = change.event
     mark = "  ← decides" if decides else ""
@@ -117,6 +117,6 @@ def _as_dict(found: Explanation) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str:
-    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     return shown(value)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projections.cli.asked import seconds
-from projections.cli.output import FAILED, says_errors
-from projections.cli.service import (
+from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.long_running import (
     ConfigOption,
     GiveUpOption,
     SinceOption,
@@ -20,9 +19,10 @@ from projections.cli.service import (
     said_outcome,
     stop_on_signals,
 )
+from projections.cli.shared.output import FAILED, says_errors
 
 if TYPE_CHECKING:
-    from eventstore.ingest.service import Outcome
+    from eventstore.ingest.follow_apps import Outcome
 
 
 @says_errors
@@ -58,12 +58,12 @@ def ingest(
 async def _ingest(
     config: Path | None, until_idle: float | None, give_up_after: float | None, since: str | None
 ) -> Outcome:
+    from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.follow_apps import Outcome, follow  # noqa: PLC0415
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
-    from eventstore.ingest.service import Outcome, follow  # noqa: PLC0415
-    from eventstore.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.migrate import require_current_schema  # noqa: PLC0415
+    from projections.migrating.migrate import require_current_schema  # noqa: PLC0415
 
     waits = load_waits()
     limits = load_quarantine_limits()

@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from projections.cli.asked import seconds, text
-from projections.cli.output import ASKED_WRONGLY, FAILED, LogLevel, console, counted, echo, echo_json, say, says_errors
-from projections.cli.service import ConfigOption
+from projections.cli.shared.argument_checks import seconds, text
+from projections.cli.shared.long_running import ConfigOption
+from projections.cli.shared.output import (
+    ASKED_WRONGLY,
+    FAILED,
+    LogLevel,
+    console,
+    counted,
+    echo,
+    echo_json,
+    say,
+    says_errors,
+)
 from projections.errors import UsageError
-from projections.visible import visible
+from projections.terminal_text import visible
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from projections.inspecting.status import Status
     from projections.projection import Projection
-    from projections.status import Status
 
 T = TypeVar("T")
 
@@ -49,9 +59,9 @@ def status(
     something is behind, or the schema is not current, or undone in part. A paused projection is no reason.
     """
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
-    from projections.health import problems  # noqa: PLC0415
+    from projections.inspecting.health import problems  # noqa: PLC0415
+    from projections.inspecting.status import read_status  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
-    from projections.status import read_status  # noqa: PLC0415
 
     if max_behind is not None and not check:
         raise UsageError("--max-behind goes with --check")
@@ -81,7 +91,7 @@ def _schema_checked() -> Iterator[None]:
 
 
 def _show(found: Status) -> None:
-    from projections.cli.tables import (  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.status_tables import (  # noqa: PLC0415 - loaded when it runs
         ahead_of_clock,
         app_lines,
         apps_table,
@@ -121,7 +131,7 @@ def list_() -> None:
     """
     from rich.table import Table  # noqa: PLC0415 - loaded when it runs
 
-    from projections.read_models.event_types import EventType  # noqa: PLC0415
+    from eventstore.contracts.event_types import EventType  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
 
     table = Table()
@@ -143,7 +153,7 @@ def list_() -> None:
 @says_errors
 def pause(name: Name) -> None:
     """Pause a projection, in whatever process it runs."""
-    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+    from projections.running import checkpoint  # noqa: PLC0415 - loaded when it runs
 
     _steer(name, lambda conn: checkpoint.pause(conn, name))
     say(f"{name} is paused; to continue: projections resume {name}")
@@ -152,7 +162,7 @@ def pause(name: Name) -> None:
 @says_errors
 def resume(name: Name) -> None:
     """Resume a paused or failed projection immediately."""
-    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+    from projections.running import checkpoint  # noqa: PLC0415 - loaded when it runs
 
     _steer(name, lambda conn: checkpoint.resume(conn, name))
     say(f"{name} is resumed")
@@ -172,9 +182,9 @@ def wait(
     Exit code 1 when the event is in quarantine, when a projection stopped before it, or when the time is up.
     """
     from projections.errors import ProjectionsError  # noqa: PLC0415
-    from projections.manage import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
+    from projections.migrating.user_tables import not_migrated  # noqa: PLC0415
     from projections.registry import chosen  # noqa: PLC0415
-    from projections.user_tables import not_migrated  # noqa: PLC0415
+    from projections.running.control import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
 
     if (event_id is None) != head:
         raise UsageError("give --event-id ULID, or --head for the last stored event")
@@ -204,15 +214,15 @@ def skip(
     The projection's error names the event. The skip is recorded, and rebuilds honour it too, until the projection's
     version changes.
     """
-    from projections import manage  # noqa: PLC0415 - loaded when it runs
+    from projections.running import control  # noqa: PLC0415 - loaded when it runs
 
     version = _known(name).version
-    position = _with_database(lambda conn: manage.skip(conn, name, event_id, why, version))
+    position = _with_database(lambda conn: control.skip(conn, name, event_id, why, version))
     say(f"{name} skips event {event_id} (position {position:,})")
 
 
 def _steer(name: str, change: Callable[[AsyncConnection[Any]], Awaitable[bool]]) -> None:
-    from projections import checkpoint  # noqa: PLC0415 - loaded when it runs
+    from projections.running import checkpoint  # noqa: PLC0415 - loaded when it runs
 
     async def steered(conn: AsyncConnection[Any]) -> bool | None:
         return await change(conn) or (None if await checkpoint.exists(conn, name) else False)
@@ -239,9 +249,9 @@ def _with_database(
 ) -> T:
     from psycopg.errors import LockNotAvailable  # noqa: PLC0415 - loaded when it runs
 
-    from eventstore.connection import connect  # noqa: PLC0415
+    from eventstore.postgres.connection import connect  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.cli.database import migrated_database  # noqa: PLC0415
+    from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
     from projections.errors import ProjectionsError  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from projections.cli.output import say, says_errors
+from projections.cli.shared.output import say, says_errors
 
 
 @says_errors
@@ -31,9 +31,9 @@ def migrate(
     Exit code 1 when it gave up, or when something can't be repaired.
     """
     from eventstore.waits import load_waits  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import available_database  # noqa: PLC0415
-    from projections.migrate import upgrade  # noqa: PLC0415
-    from projections.patience import Patience  # noqa: PLC0415
+    from projections.cli.shared.open_database import available_database  # noqa: PLC0415
+    from projections.migrating.lock_attempts import Patience  # noqa: PLC0415
+    from projections.migrating.migrate import upgrade  # noqa: PLC0415
 
     waits = load_waits()
     patience = Patience(

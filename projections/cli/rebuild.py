@@ -11,15 +11,15 @@ import psycopg
 import typer
 
 from eventstore.errors import LockHeld, LockLost, is_gone
-from projections.cli.once import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
-from projections.cli.output import FAILED, counted, echo, say, say_error, say_left_out, says_errors
+from projections.cli.shared.interruptible import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
+from projections.cli.shared.output import FAILED, counted, echo, say, say_error, say_left_out, says_errors
 from projections.errors import ProjectionsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from projections.difference import Changes, Sample
-    from projections.rebuild import Limits, Rebuilt
+    from projections.rebuilding.difference import Changes, Sample
+    from projections.rebuilding.rebuild import Limits, Rebuilt
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projection names.")]
 
@@ -73,9 +73,9 @@ def rebuild(  # noqa: PLR0913 - one for each option
     if dry_run and max_changed is not None:
         raise UsageError("--dry-run shows what would change, however much: leave --max-changed out")
     limits = _limits(max_changed, yes=yes)
-    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.progress import showing  # noqa: PLC0415
-    from projections.rebuild import rebuild as run  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.progress import showing  # noqa: PLC0415
+    from projections.rebuilding.rebuild import rebuild as run  # noqa: PLC0415
 
     context = replay_context(names or [])
     say_left_out(context.left_out)
@@ -108,11 +108,11 @@ def verify(names: Names = None) -> None:
     Exit code 1 when rows differ: the first ones are shown, with the events behind them. To repair them, run projections
     rebuild NAME.
     """
-    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.progress import showing  # noqa: PLC0415
-    from projections.explain import events_behind  # noqa: PLC0415
-    from projections.rebuild import REMOVABLE  # noqa: PLC0415
-    from projections.verify import verify as run  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.progress import showing  # noqa: PLC0415
+    from projections.inspecting.explain import events_behind  # noqa: PLC0415
+    from projections.rebuilding.rebuild import REMOVABLE  # noqa: PLC0415
+    from projections.rebuilding.verify import verify as run  # noqa: PLC0415
 
     context = replay_context(names or [])
     say_left_out(context.left_out)
@@ -159,9 +159,9 @@ def _each_by_itself(name: str, failed: list[str]) -> Iterator[None]:
 
 
 def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
-    from projections.as_of import build_as_of  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.database import replay_context  # noqa: PLC0415
-    from projections.cli.progress import showing  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415
+    from projections.cli.shared.progress import showing  # noqa: PLC0415
+    from projections.rebuilding.as_of import build_as_of  # noqa: PLC0415 - loaded when it runs
 
     context = replay_context(names)
     say_left_out(context.left_out)
@@ -189,7 +189,7 @@ def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
 
 
 def _limits(max_changed: str | None, *, yes: bool) -> Limits:
-    from projections.rebuild import Limits  # noqa: PLC0415 - loaded when it runs
+    from projections.rebuilding.rebuild import Limits  # noqa: PLC0415 - loaded when it runs
 
     if max_changed is None:
         return Limits(None, yes)
@@ -239,6 +239,6 @@ def _echo_samples(samples: Sequence[Sample], kinds: Sequence[str], behind: Seque
 
 
 def _value(value: object) -> str:
-    from projections.cli.values import shown  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     return shown(value)

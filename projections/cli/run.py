@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from projections.cli.asked import seconds
-from projections.cli.output import FAILED, LogLevel, is_shown_to_people, say, say_left_out, says_errors
-from projections.cli.service import (
+from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.long_running import (
     ConfigOption,
     GiveUpOption,
     SinceOption,
@@ -21,9 +20,10 @@ from projections.cli.service import (
     said_outcome,
     stop_on_signals,
 )
+from projections.cli.shared.output import FAILED, LogLevel, is_shown_to_people, say, say_left_out, says_errors
 
 if TYPE_CHECKING:
-    from projections.run import RunOutcome
+    from projections.running.supervisor import RunOutcome
 
 
 @says_errors
@@ -81,18 +81,18 @@ async def _run(
     config: Path | None,
     since: str | None,
 ) -> RunOutcome:
+    from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
-    from eventstore.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.cli.database import refuse_named  # noqa: PLC0415
-    from projections.cli.live import live_view  # noqa: PLC0415
-    from projections.migrate import require_current_schema  # noqa: PLC0415
+    from projections.cli.shared.live_view import live_view  # noqa: PLC0415
+    from projections.cli.shared.open_database import refuse_named  # noqa: PLC0415
+    from projections.migrating.migrate import require_current_schema  # noqa: PLC0415
     from projections.registry import installed  # noqa: PLC0415
-    from projections.run import RunOutcome  # noqa: PLC0415
-    from projections.run import run as run_all  # noqa: PLC0415
+    from projections.running.supervisor import RunOutcome  # noqa: PLC0415
+    from projections.running.supervisor import run as run_all  # noqa: PLC0415
+    from projections.running.worker import Worker  # noqa: PLC0415
     from projections.settings import load_settings  # noqa: PLC0415
-    from projections.worker import Worker  # noqa: PLC0415
 
     waits = load_waits()
     limits = load_quarantine_limits()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eventstore.errors import ConfigurationError
-from projections.cli.output import echo, say, says_errors
-from projections.cli.service import run_until_told
+from projections.cli.shared.long_running import run_until_told
+from projections.cli.shared.output import echo, say, says_errors
 
 if TYPE_CHECKING:
-    from eventstore.simulator import Simulator, Tls
+    from projections.sandbox.simulator import Simulator, Tls
 
 _ENV = "PROJECTIONS_SIMULATOR_"
 _TOKEN = "simulator"  # noqa: S105 - guards made-up events only, and the help shows it
@@ -145,7 +145,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     Each option is also an environment variable: PROJECTIONS_SIMULATOR_PORT for --port, and so on.
     """
     from eventstore.contracts import Contract  # noqa: PLC0415 - loaded when it runs
-    from eventstore.simulator import ALL_CONTRACTS, Fault, Settings, Simulator, World, entries  # noqa: PLC0415
+    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Settings, Simulator, World, entries  # noqa: PLC0415
 
     world = World(seed=seed, recipients=recipients, recipients_per_request=recipients_per_request, polls=polls)
     now = datetime.now(UTC)
@@ -176,7 +176,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    from eventstore.simulator import Tls  # noqa: PLC0415
+    from projections.sandbox.simulator import Tls  # noqa: PLC0415
 
     if cert is None and key is None and client_ca is None:
         return None

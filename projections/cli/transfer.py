@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eventstore.errors import ArchiveError
-from projections.cli.once import run_once
-from projections.cli.output import FAILED, counted, echo, say, say_left_out, says_errors
+from projections.cli.shared.interruptible import run_once
+from projections.cli.shared.output import FAILED, counted, echo, say, say_left_out, says_errors
 from projections.errors import UsageError
 
 if TYPE_CHECKING:
-    from eventstore.export import Exported
-    from eventstore.importing import Imported
+    from eventstore.transfer.export import Exported
+    from eventstore.transfer.importing import Imported
 
 SECONDS = 5.0
 AGAIN = "what it stored stays; import the file again before anything is followed"
@@ -37,9 +37,9 @@ def export_events(
     An import of the file restores the store byte for byte. Exit code 1 when positions are missing in the log; the file
     then has all others.
     """
-    from eventstore.archive import writable  # noqa: PLC0415 - loaded when it runs
+    from eventstore.transfer.archive import writable  # noqa: PLC0415 - loaded when it runs
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.cli.database import migrated_database  # noqa: PLC0415
+    from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
 
     try:
         writable(file)
@@ -65,9 +65,9 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file written by p
     Events that are already stored are left out, so an interrupted import can be run again. Refused while one of the
     file's apps is followed, or any app if the file goes beyond the end of the log.
     """
-    from eventstore.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
+    from eventstore.transfer.importing import import_events as run  # noqa: PLC0415 - loaded when it runs
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.cli.database import migrated_database  # noqa: PLC0415
+    from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
 
     waits = load_waits()
     work = run(migrated_database(waits), file, waits=waits, told=_every("import"))
@@ -88,8 +88,8 @@ def redecode(
     Exit code 1 when some events can no longer be decoded (their columns stay as they are), or when a projection can't
     be loaded. A projection that isn't migrated must be rebuilt if it has folded events.
     """
-    from projections.cli.database import replay_context  # noqa: PLC0415 - loaded when it runs
-    from projections.redecode import redecode_log  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.rebuilding.redecode_log import redecode_log  # noqa: PLC0415
 
     context = replay_context([])
     say_left_out(context.left_out)
@@ -109,9 +109,9 @@ def redecode(
 
 
 async def _export(url: str, file: Path, *, replace: bool) -> Exported:
-    from eventstore.connection import connect  # noqa: PLC0415 - loaded when it runs
-    from eventstore.export import export_events as run  # noqa: PLC0415
-    from eventstore.session_lock import session_name  # noqa: PLC0415
+    from eventstore.postgres.connection import connect  # noqa: PLC0415 - loaded when it runs
+    from eventstore.postgres.session_lock import session_name  # noqa: PLC0415
+    from eventstore.transfer.export import export_events as run  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
 
     async with await connect(url, name=session_name("export"), waits=load_waits()) as conn:

@@ -14,9 +14,9 @@ from typing import ClassVar
 from sqlalchemy import Case, Computed, Executable, Index, Table, and_, case, func, or_, select
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from eventstore.contracts.event_types import EventType
 from projections.projection import Projection, Window
-from projections.read_models.event_types import EventType
-from projections.read_models.tables import event_id, key, metadata, text, time
+from projections.read_models.common_columns import event_id, key, metadata, text, time
 
 _BY_DELIVERY = (
     "delivery_event_id IS NOT NULL AND (consent_event_id IS NULL"

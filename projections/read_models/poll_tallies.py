@@ -28,9 +28,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, array, distinct_on, insert
 
+from eventstore.contracts.event_types import EventType
 from projections.projection import Projection, Window
-from projections.read_models.event_types import EventType
-from projections.read_models.tables import count, event_id, key, metadata, time
+from projections.read_models.common_columns import count, event_id, key, metadata, time
 
 poll_responses = Table(
     "poll_responses",

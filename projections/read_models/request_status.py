@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from sqlalchemy import Executable, Index, Table, Text, case, cast, func, literal_column, null, or_, select, union_all
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from eventstore.contracts.event_types import ABOUT_RECIPIENT, DECIDERS, SUMMARY_FAILED, EventType
 from projections.projection import Projection, Window
-from projections.read_models.event_types import ABOUT_RECIPIENT, DECIDERS, SUMMARY_FAILED, EventType
-from projections.read_models.tables import count, event_id, key, metadata, text, time
+from projections.read_models.common_columns import count, event_id, key, metadata, text, time
 
 request_recipients = Table(
     "request_recipients",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from eventstore import ulid
 from eventstore.contracts import Contract, Event
-from projections.read_models.event_types import DECIDERS, EventType
+from eventstore.contracts.event_types import DECIDERS, EventType
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _SECONDS = itertools.count()

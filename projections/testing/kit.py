@@ -24,20 +24,20 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
-from eventstore.connection import connect
 from eventstore.contracts import Event
+from eventstore.postgres.connection import connect
 from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
 from eventstore.schema import events as events_table
 from eventstore.waits import Waits
 from projections.database import resolve_database_url
-from projections.fold import Fold, fold_of
-from projections.guarded_rows import DELETED
-from projections.plain_table import plain_copy
+from projections.folding.latest_wins import DELETED
+from projections.folding.python_projection import PythonProjection
+from projections.folding.sql_text import compiled
+from projections.folding.table_copies import plain_copy
+from projections.folding.window_fold import Fold, fold_of
+from projections.migrating.user_tables import create_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
-from projections.python_fold import PythonProjection
 from projections.registry import check
-from projections.statements import compiled
-from projections.user_tables import create_tables
 
 Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
 """An order of events: a name, or the indices of the events in the order wanted."""

@@ -10,8 +10,8 @@ from subprocess import run
 
 import pytest
 
-from projections.demo import RUN as FOLLOW
-from projections.demo import SIMULATE, TRY_NEXT
+from projections.sandbox.demo import RUN as FOLLOW
+from projections.sandbox.demo import SIMULATE, TRY_NEXT
 from tests.acceptance.test_readme import check_make, parse
 
 
@@ -19,7 +19,7 @@ from tests.acceptance.test_readme import check_make, parse
 def test_made_up_events_go_into_no_database_that_is_given(tmp_path: Path, given: str) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), given: "postgresql://nowhere/x"}
     ended = run(
-        [sys.executable, "-m", "projections.demo"],
+        [sys.executable, "-m", "projections.sandbox.demo"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

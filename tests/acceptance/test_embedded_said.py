@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eventstore.embedded import EmbeddedPostgres
+from projections.sandbox.embedded import EmbeddedPostgres
 from tests.acceptance.command import Commands
 
 STARTED = "started the embedded PostgreSQL; stop it with: projections db stop"
@@ -61,7 +61,7 @@ async def test_make_run_leaves_it_as_it_was(commands: Commands, server: Embedded
 
 async def demo(commands: Commands) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "projections.demo"),
+        *(sys.executable, "-m", "projections.sandbox.demo"),
         env={"PATH": os.environ["PATH"], "HOME": str(commands.folder)},
         cwd=commands.folder,
         stdout=asyncio.subprocess.PIPE,

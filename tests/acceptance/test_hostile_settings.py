@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 import pytest
 
-from eventstore.simulator import Entry
+from projections.sandbox.simulator import Entry
 from tests import folding, hostile, store, wire
 from tests.acceptance.command import QUICK, Commands, Ended
 from tests.fix_postgres import Server

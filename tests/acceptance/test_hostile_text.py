@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from psycopg import AsyncConnection
 
-from projections.visible import UNSAFE
+from projections.terminal_text import UNSAFE
 from tests import folding, oracle
 from tests.acceptance.command import Commands, Ended
 from tests.folding import append, told

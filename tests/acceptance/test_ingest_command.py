@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, Settings
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer

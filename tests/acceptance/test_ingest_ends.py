@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from eventstore.simulator import Entry, World, entries
+from projections.sandbox.simulator import Entry, World, entries
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fault.proxy import TcpProxy, target_of, through

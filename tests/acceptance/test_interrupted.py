@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, rebuilding, store
 from tests.acceptance.command import Commands
 from tests.folding import append, told

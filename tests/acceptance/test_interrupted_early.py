@@ -32,7 +32,16 @@ LOOKING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'projections'"
     " AND query LIKE 'SELECT position FROM eventstore.events%%'"
 )
-LOADING = ["typer", "projections.cli.app", "structlog", "rich", "psycopg", "sqlalchemy", "grpc", "projections.worker"]
+LOADING = [
+    "typer",
+    "projections.cli.app",
+    "structlog",
+    "rich",
+    "psycopg",
+    "sqlalchemy",
+    "grpc",
+    "projections.running.worker",
+]
 
 
 def stop_at(folder: Path, point: str) -> dict[str, str]:

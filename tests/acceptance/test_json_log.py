@@ -22,7 +22,7 @@ if "TROUBLE" in os.environ:
         def __del__(self):
             raise ValueError("+47 412 34 567 in __del__")
     def trouble(event, args, done=[]):
-        if event == "import" and args[0] == "projections.verify" and not done:
+        if event == "import" and args[0] == "projections.rebuilding.verify" and not done:
             done.append(1)
             warnings.warn("a warning of a library")
             thread = threading.Thread(target=lambda: 1 / 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
 from tests.installed import put_deliveries

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from eventstore import trust
-from eventstore.connection import connect
+from eventstore.postgres import certificate_authorities
+from eventstore.postgres.connection import connect
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
 from tests.bouncer import bouncer, needed
@@ -117,7 +117,7 @@ async def test_sslrootcert_system_means_the_systems_list_of_authorities(
         for authority, is_taken in ((others, False), (ours, True)):
             bundle = tmp_path / "bundle"
             bundle.write_bytes(authority.certificate)
-            monkeypatch.setattr(trust, "_system_bundle", lambda: str(bundle))  # noqa: B023 - of this round
+            monkeypatch.setattr(certificate_authorities, "_system_bundle", lambda: str(bundle))  # noqa: B023 - of this round
             os.environ.pop("SSL_CERT_FILE", None)
             opening = connect(f"{url}?sslrootcert=system", name="trusting", waits=QUICK_WAITS)
             if is_taken:

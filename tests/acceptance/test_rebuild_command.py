@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.simulator import World, entries
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
+from projections.sandbox.simulator import World, entries
 from tests import folding, store
 from tests.acceptance.command import COMMAND, QUICK, Commands
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing

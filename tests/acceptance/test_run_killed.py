@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from psycopg import AsyncConnection
 
-from eventstore.simulator import Simulator, World, entries
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
+from projections.sandbox.simulator import Simulator, World, entries
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, Running
 from tests.acceptance.stored import stored

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
 from tests.folding import append, told

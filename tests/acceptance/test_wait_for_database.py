@@ -13,10 +13,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from eventstore.embedded import EmbeddedPostgres
-from eventstore.embedded.waits import EmbeddedWaits
 from eventstore.errors import EmbeddedError
-from projections.migrate import upgrade
+from projections.migrating.migrate import upgrade
+from projections.sandbox.embedded import EmbeddedPostgres
+from projections.sandbox.embedded.timeouts import EmbeddedWaits
 from tests.acceptance.command import QUICK, Commands
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_postgres import Server

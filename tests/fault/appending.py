@@ -11,10 +11,10 @@ import os
 import sys
 from typing import NamedTuple
 
-from eventstore.append import Appender, CursorMove
-from eventstore.connection import connect
+from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
-from eventstore.quarantine import Rejected
+from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from tests import wire
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psycopg
 
-from eventstore.embedded.account import Account, caller, system_account
-from eventstore.embedded.binaries import locate, published
-from eventstore.embedded.place import SYSTEM_ROOT
-from eventstore.embedded.waits import EmbeddedWaits
+from projections.sandbox.embedded.binaries import locate, published
+from projections.sandbox.embedded.folders import SYSTEM_ROOT
+from projections.sandbox.embedded.os_account import Account, caller, system_account
+from projections.sandbox.embedded.timeouts import EmbeddedWaits
 from tests.servers import HOMES
 from tests.store import GIVE_UP, until
 

@@ -13,8 +13,8 @@ import sys
 
 import structlog
 
-from projections.metadata import READ_MODELS
-from projections.worker import Step, Worker
+from projections.migrating.metadata import READ_MODELS
+from projections.running.worker import Step, Worker
 from tests import folding
 
 WINDOW = 3

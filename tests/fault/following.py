@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from eventstore.ingest.service import follow
+from eventstore.ingest.follow_apps import follow
 from eventstore.waits import Waits
 from tests.following import follower
 from tests.store import GIVE_UP

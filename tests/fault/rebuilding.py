@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from tests import rebuilding
 
 RESUME = "resume"

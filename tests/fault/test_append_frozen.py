@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from eventstore.append import Appender, CursorMove
+from eventstore.appending.append import Appender, CursorMove
 from eventstore.errors import LeadershipLost
 from eventstore.ingest.leader import lease
 from eventstore.waits import Waits

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender
+from eventstore.appending.append import Appender
 from eventstore.contracts import Event
 from tests import store
 from tests.fault.appending import Batch, batches, name_of

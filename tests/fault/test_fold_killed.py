@@ -9,10 +9,10 @@ from itertools import count
 import pytest
 from psycopg import AsyncConnection
 
-from projections.folders import folder_name
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.worker import Step
+from projections.running.who_folds import folder_name
+from projections.running.worker import Step
 from tests import folding, oracle, store
 from tests.fault.folding import WINDOW
 from tests.fault.forks import answer, forking, started

@@ -10,10 +10,10 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.ingest.follower import Follower, State
-from eventstore.simulator import Settings, Simulator
-from projections.migrate import upgrade
+from projections.migrating.migrate import upgrade
+from projections.sandbox.embedded import EmbeddedPostgres
+from projections.sandbox.simulator import Settings, Simulator
 from tests import store
 from tests.fault.proxy import PostgresProxy, TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender, CursorMove
+from eventstore.appending.append import Appender, CursorMove
 from eventstore.errors import LeadershipLost
-from eventstore.simulator import Simulator
+from projections.sandbox.simulator import Simulator
 from tests import store
 from tests.fault.following import Child, child
 from tests.fault.proxy import PostgresProxy, target_of, through

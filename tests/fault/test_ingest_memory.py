@@ -11,7 +11,7 @@ from eventstore.contracts import Contract
 from eventstore.ingest import buffer
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.follower import State
-from eventstore.simulator import Settings
+from projections.sandbox.simulator import Settings
 from tests import wire
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory

@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from eventstore.simulator import Simulator, World, entries
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
+from projections.sandbox.simulator import Simulator, World, entries
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, Running
 from tests.fault.cluster import DATABASE, Cluster, Server, cluster

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from tests import folding, rebuilding, store

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import CHANNEL, Appended, Appender, CursorMove
+from eventstore.appending.append import CHANNEL, Appended, Appender, CursorMove
 from eventstore.contracts import decode
 from eventstore.errors import LeadershipLost
-from eventstore.read import read
+from eventstore.event_reader import read
 from tests import store, wire
 from tests.store import (
     APP,

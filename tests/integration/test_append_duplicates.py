@@ -8,10 +8,10 @@ from datetime import datetime
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import duplicates
-from eventstore.append import Appended, Appender, CursorMove
+from eventstore.appending import duplicates
+from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.duplicates import OTHER_BYTES, OTHER_VALUES
 from eventstore.contracts import Event, decode
-from eventstore.duplicates import OTHER_BYTES, OTHER_VALUES
 from eventstore.errors import ForeignEventId
 from tests import store, wire
 from tests.store import (
@@ -222,7 +222,7 @@ class Steps:
             self.taken.append(f"copy {len(events)}")
             await copy(appender, events, head, received_at)
 
-        monkeypatch.setattr("eventstore.append.known_among", probed)
+        monkeypatch.setattr("eventstore.appending.append.known_among", probed)
         monkeypatch.setattr(Appender, "_copy", copied)
 
     def since(self) -> list[str]:

@@ -11,11 +11,8 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import CursorMove
-from eventstore.connection import connect
-from eventstore.errors import AppendLockBusy
-from eventstore.ingest.leader import lease
-from eventstore.locks import (
+from eventstore.appending.append import CursorMove
+from eventstore.appending.append_lock import (
     APPEND_LOCK,
     FrozenHolder,
     Holder,
@@ -25,6 +22,9 @@ from eventstore.locks import (
     holder_of_cursor,
     wait_for_append_lock,
 )
+from eventstore.errors import AppendLockBusy
+from eventstore.ingest.leader import lease
+from eventstore.postgres.connection import connect
 from tests import store
 from tests.store import APP, QUICK, made, positions
 
@@ -113,8 +113,8 @@ async def test_a_holder_that_changes_is_not_ended(
         ended.append(holder)
         return await end_holder(conn, holder, older_than)
 
-    monkeypatch.setattr("eventstore.append.wait_for_append_lock", waiting)
-    monkeypatch.setattr("eventstore.append.end_holder", ending)
+    monkeypatch.setattr("eventstore.appending.append.wait_for_append_lock", waiting)
+    monkeypatch.setattr("eventstore.appending.append.end_holder", ending)
     async with (
         store.connection(database_url, "first") as first,
         store.connection(database_url, "second") as second,

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, errors, sql
 
-from eventstore.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender, CursorMove
 from eventstore.contracts import Event
-from eventstore.read import StoredEvent, read
+from eventstore.event_reader import StoredEvent, read
 from tests import store
 from tests.store import APP, contradicting, garbage, made, positions
 

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, errors
 
-from eventstore.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
-from eventstore.quarantine import Rejected
 from tests import store
 from tests.store import (
     APP,

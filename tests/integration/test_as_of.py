@@ -9,13 +9,13 @@ import pytest
 from psycopg import AsyncConnection, errors, sql
 
 from eventstore.errors import LockHeld
-from eventstore.session_lock import held
-from projections import manage
-from projections.as_of import Built, build_as_of, position_of
+from eventstore.postgres.session_lock import held
 from projections.errors import CannotFold, ProjectionsError, UsageError
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.replay import Progress, Silent, rebuild_lock
+from projections.rebuilding.as_of import Built, build_as_of, position_of
+from projections.rebuilding.replay import Progress, Silent, rebuild_lock
+from projections.running import control
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store, stories
 from tests.fix_postgres import Server
@@ -208,7 +208,7 @@ async def test_skipped_events_are_passed_over(database_url: str, conn: AsyncConn
     assert not await is_there(conn)
     async with folding.connected(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
-    await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+    await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     done = await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
     assert (done.position, done.rows) == (3, {"watched": 2})
 
@@ -261,7 +261,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
 ) -> None:
     await append(conn, *a_log())
     moved: list[str] = []
-    from projections import as_of  # noqa: PLC0415 - to break it
+    from projections.rebuilding import as_of  # noqa: PLC0415 - to break it
 
     move = as_of._move
 
@@ -287,7 +287,7 @@ async def test_one_that_fails_in_replacing_leaves_the_schema_of_before(
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
-    from projections import as_of  # noqa: PLC0415 - to break it
+    from projections.rebuilding import as_of  # noqa: PLC0415 - to break it
 
     async def breaks(*_: object) -> int:
         raise errors.DiskFull

@@ -36,13 +36,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.exc import InvalidRequestError
 
-from projections import checkpoint, manage
-from projections.at_once import AtOnce, Taken
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.folding.fold_function import AtOnce, Taken
+from projections.folding.sql_text import prepared
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
-from projections.statements import prepared
-from projections.worker import Step
+from projections.running import checkpoint, control
+from projections.running.worker import Step
 from tests import folding, rebuilding, store
 from tests.fault.proxy import PostgresProxy, target_of, through
 from tests.fix_postgres import Server
@@ -156,7 +156,7 @@ async def test_a_worker_says_of_an_unusual_window_what_it_always_says(database_u
         assert (now.state, now.position) == ("failed", 2)
         assert poison.event_id in (now.last_error or "")
 
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         assert await fold(one, own) is Step.AT_HEAD
         await append(conn, told(), told())
         assert await fold(one, own) is Step.AT_HEAD
@@ -187,7 +187,7 @@ async def test_an_event_skipped_ahead_of_its_window_is_passed_over_at_once(
     await folding.fold_all(database_url, [Watched])
     await append(conn, told(), first := told(ppnum=DIVIDES), told(), second := told(ppnum=DIVIDES))
     for poison in (first, second):
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     async with store.connection(database_url, "folding") as own:
         assert await at_once(Watched()).fold(own, 10) == Taken(0, 4, 4)
     assert await written(conn) == 2
@@ -218,7 +218,7 @@ async def test_a_skip_that_is_recorded_while_a_window_begins_holds_for_it(
         await conn.execute("SELECT pg_advisory_lock(7)")
         folding_it = asyncio.create_task(fold(one, own))
         await store.blocked(conn, own.info.backend_pid)
-        await manage.skip(conn, "watched", poison.event_id, "it must not count", 1)
+        await control.skip(conn, "watched", poison.event_id, "it must not count", 1)
         await conn.execute("SELECT pg_advisory_unlock(7)")
         assert await folding_it is Step.AT_HEAD
         assert (await folding.stand(conn, "watched")).position == 2

@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from projections import checkpoint
 from projections.errors import ProjectionsError, RebuildLost
-from projections.explain import explain
-from projections.manage import wait_until_folded
-from projections.metadata import READ_MODELS
+from projections.inspecting.explain import explain
+from projections.inspecting.status import read_status
+from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus, request_status
+from projections.rebuilding.replay import Silent
+from projections.rebuilding.shadow import Shadow
 from projections.registry import installed
-from projections.replay import Silent
-from projections.run import run
-from projections.shadow import Shadow
-from projections.status import read_status
-from projections.worker import Step
+from projections.running import checkpoint
+from projections.running.control import wait_until_folded
+from projections.running.supervisor import run
+from projections.running.worker import Step
 from tests import folding, rebuilding, store
 from tests.folding import QUICK, append, connected, fold, stand, worker
 from tests.rebuilding import ANY_REMOVAL, Interrupting, happenings, rebuild, verify

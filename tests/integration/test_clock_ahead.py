@@ -8,16 +8,16 @@ import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore import clock
-from eventstore.clock import ClockWatch, ahead_of_clock, last_received_by
-from eventstore.read import StoredEvent
-from projections.as_of import build_as_of
-from projections.cli import tables
-from projections.metadata import READ_MODELS
+from eventstore.event_reader import StoredEvent
+from eventstore.postgres import server_clock
+from eventstore.postgres.server_clock import ClockWatch, ahead_of_clock, last_received_by
+from projections.cli.shared import status_tables
+from projections.inspecting.status import read_status
+from projections.migrating.metadata import READ_MODELS
+from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.replay import Silent
 from projections.registry import Registry
-from projections.replay import Silent
 from projections.settings import ReplaySettings
-from projections.status import read_status
 from tests import store
 from tests.folding import QUICK
 
@@ -54,7 +54,7 @@ def after(ago: timedelta) -> str:
 async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "WATCH", ClockWatch())
+    monkeypatch.setattr(server_clock, "WATCH", ClockWatch())
     await stored_at(database_url, timedelta(hours=1), -MONTH)
     with capture_logs() as logs:
         for _ in range(3):
@@ -71,7 +71,17 @@ async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
 
 
 def test_it_is_said_again_only_after_long_and_not_for_a_little() -> None:
-    uptimes = iter([0.0, 0.0, 1.0, clock.WARN_AGAIN - 1, clock.WARN_AGAIN, clock.WARN_AGAIN, clock.WARN_AGAIN + 1])
+    uptimes = iter(
+        [
+            0.0,
+            0.0,
+            1.0,
+            server_clock.WARN_AGAIN - 1,
+            server_clock.WARN_AGAIN,
+            server_clock.WARN_AGAIN,
+            server_clock.WARN_AGAIN + 1,
+        ]
+    )
     watch = ClockWatch(lambda: next(uptimes))
     with capture_logs() as logs:
         watch.check(NOW, NOW + timedelta(seconds=10))
@@ -91,7 +101,7 @@ async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
     found = status.ahead_of_clock
     assert found is not None
     assert (found.first, found.last) == (3, 6)
-    assert "positions 3 to 6" in tables.ahead_of_clock(found)
+    assert "positions 3 to 6" in status_tables.ahead_of_clock(found)
     assert status.as_dict()["ahead_of_clock"]["first"] == 3
 
 

@@ -9,16 +9,16 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from eventstore import connection
-from eventstore.connection import connect, connect_sync
-from eventstore.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_settings
+from eventstore.postgres import connection
+from eventstore.postgres.connection import connect, connect_sync
+from eventstore.postgres.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_settings
 from tests import hostile, store
 from tests.fix_postgres import Server
 from tests.store import QUICK
 
 
 async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on_purpose(database_url: str) -> None:
-    """A new server version brings new settings: each has to be given a place in eventstore.session_settings."""
+    """A new server version brings new settings: each has to be given a place in session_settings."""
     async with store.connection(database_url, "looking") as conn:
         found = await conn.execute("SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
         names = {name for (name,) in await found.fetchall()}

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import pytest
 
-from eventstore import redact as redaction
-from eventstore.credentials import ClientCredentials
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
-from eventstore.issuer import MAX_BYTES
+from eventstore.ingest.credentials import ClientCredentials
+from eventstore.ingest.token_issuer import MAX_BYTES
+from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, TOKEN_PATH, Answer, Issuer
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import redact as redaction
-from eventstore.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.errors import ConfigurationError, CredentialsRefused
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
-from eventstore.simulator import Fault, FaultKind, Settings, Simulator
+from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
+from projections.sandbox.simulator import Fault, FaultKind, Settings, Simulator
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, REFUSES_THE_CLIENT, Issuer
 from tests.fix_simulator import LOG, SimulatorFactory, bearing
 from tests.following import log_of

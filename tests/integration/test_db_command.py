@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.embedded import wheel_psql
+from projections.sandbox.embedded import wheel_psql
 from tests.servers import temporary_home
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

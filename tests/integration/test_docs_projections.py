@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from sqlalchemy.schema import CreateTable
 
-from projections.migrate import upgrade
+from projections.folding.sql_text import DIALECT
+from projections.migrating.migrate import upgrade
 from projections.registry import registered
-from projections.statements import DIALECT
+from projections.running.worker import Step
 from projections.testing import event
-from projections.worker import Step
 from tests import folding, store
 from tests.installed import install
 

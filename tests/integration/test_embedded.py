@@ -16,8 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from eventstore.embedded import EmbeddedPostgres, EmbeddedWaits
 from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedWaits
 from tests.servers import FAST, embedded, temporary_home
 
 STARTER = """\

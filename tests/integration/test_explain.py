@@ -15,15 +15,16 @@ from sqlalchemy import Boolean, Column, Double, Executable, Integer, MetaData, N
 from typer.testing import CliRunner, Result
 
 from eventstore.contracts import Event
-from projections import checkpoint, explain, manage
 from projections.cli.app import app as command
 from projections.errors import ProjectionsError, UsageError
-from projections.explain import Explanation
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.inspecting import explain
+from projections.inspecting.explain import Explanation
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
-from projections.python_fold import PythonProjection, Row, Tombstone
-from projections.replay import Progress, Silent
+from projections.rebuilding.replay import Progress, Silent
+from projections.running import checkpoint, control
 from tests import folding, oracle, rebuilding, store
 from tests.folding import DIVIDES, QUICK, NewerWatched, Watched, append, told
 from tests.oracle import Record
@@ -336,7 +337,7 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
     await append(conn, first := told(), poison := told(ppnum=DIVIDES))
     async with folding.connected(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await checkpoint.resume(conn, "watched")
         await folding.fold(one, own)
     found = await explained(database_url, "watched", first.event_id, app="app", projections=[Watched])

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import importing
 from eventstore.errors import OtherLog
-from eventstore.export import Exported
-from eventstore.importing import Imported
-from projections.metadata import READ_MODELS
-from projections.worker import Step
+from eventstore.transfer import importing
+from eventstore.transfer.export import Exported
+from eventstore.transfer.importing import Imported
+from projections.migrating.metadata import READ_MODELS
+from projections.running.worker import Step
 from tests import folding, store
 from tests.folding import append, told
 from tests.transferring import SHOP, everything, exported, filled, imported, is_empty, looking, lose

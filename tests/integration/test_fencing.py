@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, OperationalError
 
-from eventstore.append import Appended, Appender, CursorMove, new_token
+from eventstore.appending.append import Appended, Appender, CursorMove, new_token
 from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease, lease
-from eventstore.ingest.setback import KnownHeads, Setback
+from eventstore.ingest.lost_commits import KnownHeads, Setback
 from eventstore.ingest.writer import Writer
 from tests import store
 from tests.store import APP, CHAT, QUICK, both_ways, garbage, made

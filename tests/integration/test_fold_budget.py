@@ -14,12 +14,13 @@ from sqlalchemy import Boolean, Column, Executable, MetaData, Table, Text, case,
 from sqlalchemy.schema import CreateTable
 
 from eventstore.contracts import Event
-from projections import budget, manage
 from projections.errors import CannotFold, HandleTooSlow
+from projections.folding import fold_budget
+from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.folding.sql_text import DIALECT
 from projections.projection import Projection, Window
-from projections.python_fold import PythonProjection, Row, Tombstone
-from projections.statements import DIALECT
-from projections.worker import Step, Worker
+from projections.running import control
+from projections.running.worker import Step, Worker
 from tests import folding, oracle, rebuilding, store
 from tests.folding import HALF_HOUR, append, connected, fold, stand, told, worker
 
@@ -110,7 +111,7 @@ async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_
         assert error == (
             f"event {slow.event_id} at position 8: it took longer to fold than 1 s (PROJECTIONS_FOLD_TIMEOUT)"
         )
-        await manage.skip(conn, projection.name, slow.event_id, "it takes for ever", 1)
+        await control.skip(conn, projection.name, slow.event_id, "it takes for ever", 1)
         assert await fold(one, own) is Step.AT_HEAD
     assert (await stand(conn, projection.name)).position == 13
     assert await folding.rows_of(conn, "seen") == 12
@@ -210,7 +211,7 @@ async def test_a_rebuild_and_a_verification_name_an_event_that_takes_too_long(
             " (PROJECTIONS_REBUILD_FOLD_TIMEOUT); mend the projection, or projections skip"
         )
     await conn.execute("UPDATE projections.checkpoints SET position = 5")
-    await manage.skip(conn, one.name, slow.event_id, "it takes for ever", 1)
+    await control.skip(conn, one.name, slow.event_id, "it takes for ever", 1)
     await conn.execute("UPDATE projections.checkpoints SET position = 11")
     done = await rebuilding.rebuild(database_url, one, fold_timeout=1.0)
     assert rebuilding.total(done) == 10
@@ -230,13 +231,13 @@ async def test_a_rebuild_and_a_verification_name_an_event_that_takes_too_long(
     ],
 )
 def test_only_the_budget_itself_makes_a_fold_too_slow(error: Exception, seconds: float, expected: bool) -> None:
-    assert budget.is_too_slow(error, seconds, 2.0) is expected
+    assert fold_budget.is_too_slow(error, seconds, 2.0) is expected
 
 
 def test_windows_shrink_fast_when_slow_and_grow_only_while_they_are_quick() -> None:
-    assert budget.shorter(10_000, too_slow=True) == 100
-    assert budget.shorter(10_000, too_slow=False) == 5_000
-    assert budget.shorter(3, too_slow=True) == budget.shorter(1, too_slow=False) == 1
-    assert budget.longer(100, 10_000, seconds=1.0, budget=10.0) == 200
-    assert budget.longer(100, 10_000, seconds=2.5, budget=10.0) == 100
-    assert budget.longer(100, 150, seconds=0.0, budget=10.0) == 150
+    assert fold_budget.shorter(10_000, too_slow=True) == 100
+    assert fold_budget.shorter(10_000, too_slow=False) == 5_000
+    assert fold_budget.shorter(3, too_slow=True) == fold_budget.shorter(1, too_slow=False) == 1
+    assert fold_budget.longer(100, 10_000, seconds=1.0, budget=10.0) == 200
+    assert fold_budget.longer(100, 10_000, seconds=2.5, budget=10.0) == 100
+    assert fold_budget.longer(100, 150, seconds=0.0, budget=10.0) == 150

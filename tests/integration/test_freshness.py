@@ -7,8 +7,8 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from projections import checkpoint
 from projections.read_models.request_status import RequestStatus
+from projections.running import checkpoint
 from tests import folding, store
 from tests.folding import append, connected, told, worker
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from eventstore.locks import app_lock
-from projections import checkpoint
-from projections import run as running
-from projections.run import RunOutcome
-from projections.worker import Worker
+from eventstore.appending.append_lock import app_lock
+from projections.running import checkpoint
+from projections.running import supervisor as running
+from projections.running.supervisor import RunOutcome
+from projections.running.worker import Worker
 from tests import folding, store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory

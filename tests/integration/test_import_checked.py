@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import archive_checks, importing
-from eventstore.archive import ArchiveWriter, microseconds, read_archive
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog
+from eventstore.event_reader import StoredEvent
 from eventstore.ingest.upstream import MAX_MESSAGE_BYTES
-from eventstore.read import StoredEvent
+from eventstore.transfer import archive_checks, importing
+from eventstore.transfer.archive import ArchiveWriter, microseconds, read_archive
 from tests import store
 from tests.folding import append, told
 from tests.transferring import HOLE, content_of, everything, exported, filled, imported, is_empty, looking, lose, put

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import importing
-from eventstore.archive import ArchiveWriter, Record, read_archive
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog
+from eventstore.transfer import importing
+from eventstore.transfer.archive import ArchiveWriter, Record, read_archive
 from tests import folding, store, stories
 from tests.folding import append, told
 from tests.transferring import content_of, everything, exported, filled, imported, is_empty, looking, lose, put

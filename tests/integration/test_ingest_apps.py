@@ -6,7 +6,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.ingest.follower import State
-from eventstore.simulator import Fault, FaultKind
+from projections.sandbox.simulator import Fault, FaultKind
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory

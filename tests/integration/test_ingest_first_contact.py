@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from eventstore import ulid
 from eventstore.ingest.cursor import REPLAY_WINDOW, SAFE_WINDOW
 from eventstore.ingest.since import parse_since
-from eventstore.simulator import Entry, Settings, Simulator
+from projections.sandbox.simulator import Entry, Settings, Simulator
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, row_of, stored

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventstore.ingest.follower import State
-from eventstore.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, Settings
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory

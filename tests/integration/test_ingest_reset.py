@@ -9,15 +9,15 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore import ulid
-from eventstore.append import CursorMove
+from eventstore.appending.append import CursorMove
+from eventstore.appending.append_lock import app_lock
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost, LockHeld
-from eventstore.export import export_events
-from eventstore.importing import import_events
 from eventstore.ingest.apps import forget_app, planned_dial, read_apps, reset_cursor
 from eventstore.ingest.cursor import REPLAY_WINDOW
-from eventstore.locks import app_lock
-from eventstore.simulator import Fault, FaultKind, Settings
+from eventstore.transfer.export import export_events
+from eventstore.transfer.importing import import_events
+from projections.sandbox.simulator import Fault, FaultKind, Settings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import QUICK, count_of, entry, follower, following, ingest, log_of, payloads, row_of, stored

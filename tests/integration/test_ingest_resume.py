@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore import ulid
+from eventstore.appending.duplicates import OTHER_BYTES
 from eventstore.contracts import Contract, decode
-from eventstore.duplicates import OTHER_BYTES
 from eventstore.ingest.writer import NOT_A_FRAME
-from eventstore.simulator import Entry, Fault, FaultKind, Settings
+from projections.sandbox.simulator import Entry, Fault, FaultKind, Settings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import entry, follower, following, ingest, log_of, payloads, row_of, stored

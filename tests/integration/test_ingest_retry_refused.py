@@ -10,17 +10,17 @@ import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore.credentials import FixedToken
+from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.errors import ConfigurationError, CredentialsRefused
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import FixedToken
 from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
-from eventstore.locks import app_lock, holder_of
 from eventstore.waits import Waits
-from projections.cli.tables import app_lines
-from projections.health import problems
+from projections.cli.shared.status_tables import app_lines
+from projections.inspecting.health import problems
+from projections.inspecting.status import read_status
 from projections.registry import Registry
-from projections.status import read_status
 from tests import store, wire
 from tests.following import follower, following, ingest, quick, row_of, stored
 from tests.integration.test_ingest_refusals import Tokens

@@ -7,7 +7,7 @@ import time
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, Settings
 from tests.fault.proxy import TcpProxy
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, log_of, payloads, quick, stored

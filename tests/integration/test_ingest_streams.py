@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from eventstore.contracts import Contract
 from eventstore.ingest.follower import State
-from eventstore.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, Settings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import count_of, entry, follower, following, ingest, log_of, payloads, quick, row_of, stored

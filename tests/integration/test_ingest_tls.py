@@ -7,8 +7,8 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.ingest.upstream import NO_TLS, Tls
-from eventstore.simulator import Settings, Simulator
-from eventstore.simulator import Tls as ServerTls
+from projections.sandbox.simulator import Settings, Simulator
+from projections.sandbox.simulator import Tls as ServerTls
 from tests.certificates import Authority
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, stored

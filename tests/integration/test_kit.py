@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from eventstore import ulid
 from projections import database
 from projections.errors import InvalidProjection
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.poll_tallies import PollTallies, poll_responses, poll_tallies
 from projections.testing import Order, ProjectionKit, event

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.quarantine import Rejected
-from projections import checkpoint
+from eventstore.appending.quarantine import Rejected
 from projections.errors import ProjectionsError, UsageError
-from projections.manage import last_event, skip, wait_until_folded
-from projections.metadata import READ_MODELS
-from projections.worker import Step
+from projections.migrating.metadata import READ_MODELS
+from projections.running import checkpoint
+from projections.running.control import last_event, skip, wait_until_folded
+from projections.running.worker import Step
 from tests import folding, store
 from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, stand, told, worker
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
-from projections.metadata import READ_MODELS
+from projections.folding.sql_text import prepared
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
-from projections.statements import prepared
 from tests import folding, oracle, store
 from tests.folding import append, connected, told, worker
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender
+from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, Event, decode
 from projections.read_models.poll_tallies import FEW, PollTallies
 from tests import folding, oracle, rebuilding, store, wire

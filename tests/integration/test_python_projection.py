@@ -15,16 +15,16 @@ from sqlalchemy import Boolean, Column, Computed, DateTime, Integer, MetaData, T
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from eventstore.contracts import Event
-from eventstore.read import PAGE_BYTES, PAGE_EVENTS
+from eventstore.contracts.event_types import EventType
+from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
 from projections.errors import HandleFailed, InvalidProjection
-from projections.fold import fold_of
-from projections.migrate import upgrade
+from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.folding.sql_text import compiled
+from projections.folding.window_fold import fold_of
+from projections.migrating.migrate import upgrade
 from projections.projection import Window
-from projections.python_fold import PythonProjection, Row, Tombstone
-from projections.read_models.event_types import EventType
-from projections.statements import compiled
+from projections.running.worker import Step, Worker
 from projections.testing import ProjectionKit, event
-from projections.worker import Step, Worker
 from tests import folding, store
 
 metadata = MetaData(schema="public")
@@ -320,7 +320,7 @@ async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(datab
 async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.python_fold.LIFE_SECONDS", 0.1)
+    monkeypatch.setattr("projections.folding.python_projection.LIFE_SECONDS", 0.1)
     waits = folding.QUICK.model_copy(update={"idle_in_transaction": 5})
     others = 0
 
@@ -351,7 +351,7 @@ async def test_how_far_it_is_is_told_within_a_window(database_url: str, monkeypa
     async with store.connection(database_url) as conn:
         await folding.append(conn, *(folding.told(GRANTED) for _ in range(3)))
         for seconds, expected in ((0, [1, 2, 3]), (3600, [])):
-            monkeypatch.setattr("projections.python_fold.TELL_SECONDS", seconds)
+            monkeypatch.setattr("projections.folding.python_projection.TELL_SECONDS", seconds)
             heard: list[int] = []
             await fold_of(People()).run(conn, 0, 3, (), heard.append)
             assert heard == expected

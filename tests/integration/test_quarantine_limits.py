@@ -12,17 +12,17 @@ import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore import quarantine as quarantining
-from eventstore.append import Appender, CursorMove
+from eventstore.appending import quarantine as quarantining
+from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.quarantine import Rejected
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
 from eventstore.errors import ConfigurationError
-from eventstore.export import export_events
-from eventstore.importing import import_events
-from eventstore.quarantine import Rejected
-from eventstore.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
-from projections.cli.tables import app_lines
-from projections.health import problems
+from eventstore.transfer.export import export_events
+from eventstore.transfer.importing import import_events
+from projections.cli.shared.status_tables import app_lines
+from projections.inspecting.health import problems
+from projections.inspecting.status import AppStatus, read_status
 from projections.registry import Registry
-from projections.status import AppStatus, read_status
 from tests import store, wire
 from tests.following import follower, following
 from tests.scripted import scripted, stays

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, store
 from tests.folding import append, told
 from tests.integration.test_plans import careless

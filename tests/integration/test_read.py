@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender
+from eventstore.appending.append import Appender
 from eventstore.contracts import Event, decode
-from eventstore.read import StoredEvent, head, read
+from eventstore.event_reader import StoredEvent, head, read
 from tests import store, wire
 from tests.store import APP, CHAT, Pages, made, next_ulid
 

@@ -10,17 +10,17 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import Column, Executable, MetaData, Table, Text, UniqueConstraint, select
 from sqlalchemy.dialects import postgresql as pg
 
-from projections import checkpoint
 from projections.errors import CannotFold, ProjectionsError, RebuildRefused
-from projections.manage import skip
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.rebuild import Limits, Rebuilt
-from projections.worker import Step
+from projections.rebuilding.rebuild import Limits, Rebuilt
+from projections.running import checkpoint
+from projections.running.control import skip
+from projections.running.worker import Step
 from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import (

@@ -10,10 +10,10 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.errors import LockLost
-from projections.as_of import build_as_of
 from projections.errors import CannotFold, ProjectionsError
 from projections.read_models.poll_tallies import PollTallies
-from projections.worker import Step
+from projections.rebuilding.as_of import build_as_of
+from projections.running.worker import Step
 from tests import folding, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify
@@ -174,7 +174,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
 async def test_a_run_that_lost_its_lock_is_over(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.runs.LAST_WORDS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild_journal.LAST_WORDS_SECONDS", 60)
     await given(database_url, conn)
     before = await rebuilding.every_row(conn, PollTallies)
     end = (

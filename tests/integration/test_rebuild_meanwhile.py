@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
-from projections.worker import Step
+from projections.running.worker import Step
 from tests import folding, oracle, store
 from tests.folding import (
     append,
@@ -178,7 +178,7 @@ class Watching(Heard):
 async def test_between_two_attempts_workers_catch_up(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.rebuild.WORKERS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild.WORKERS_SECONDS", 60)
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = Watching(database_url)

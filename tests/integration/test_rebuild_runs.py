@@ -11,17 +11,17 @@ from psycopg import AsyncConnection
 from sqlalchemy import Column, Executable, MetaData, Table, Text, literal, select
 
 from eventstore.errors import LockHeld
-from projections.as_of import build_as_of
 from projections.errors import ProjectionsError, RebuildLost, RebuildRefused
-from projections.manage import skip
-from projections.migrate import upgrade
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.replay import Silent
-from projections.runs import next_run
-from projections.shadow import Shadow
+from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.rebuild_journal import next_run
+from projections.rebuilding.replay import Silent
+from projections.rebuilding.shadow import Shadow
+from projections.running.control import skip
 from tests import folding, rebuilding, store
 from tests.folding import (
     QUICK,
@@ -60,7 +60,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.runs.LAST_WORDS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild_journal.LAST_WORDS_SECONDS", 60)
     head = await all_folded(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     there = await folding.rows_of(conn, "consent_registry")

@@ -25,12 +25,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from projections.errors import ProjectionsError
-from projections.explain import explain
-from projections.migrate import upgrade
+from projections.inspecting.explain import explain
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.request_status import RequestStatus
+from projections.rebuilding.replay import Silent
 from projections.registry import check
-from projections.replay import Silent
 from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import append, told

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, sql
 
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, rebuilding, store
 from tests.fix_postgres import Server

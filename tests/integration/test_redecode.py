@@ -17,19 +17,19 @@ from psycopg import AsyncConnection, errors, sql
 from eventstore import redecode as redecoding
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import LockHeld, Undecodable
+from eventstore.postgres.session_lock import held
 from eventstore.redecode import Redecoded, redecode
-from eventstore.session_lock import held
 from projections.errors import UsageError
-from projections.metadata import READ_MODELS
+from projections.inspecting.status import read_status
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
-from projections.rebuild import Limits, rebuild
-from projections.redecode import redecode_log
+from projections.rebuilding.rebuild import Limits, rebuild
+from projections.rebuilding.redecode_log import redecode_log
+from projections.rebuilding.replay import Silent, rebuild_lock
+from projections.rebuilding.shadow import Shadow
 from projections.registry import installed
-from projections.replay import Silent, rebuild_lock
 from projections.settings import ReplaySettings
-from projections.shadow import Shadow
-from projections.status import read_status
 from tests import folding, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import Watched, append, told
@@ -495,7 +495,7 @@ async def test_no_rebuild_begins_while_it_is_at_work(
             refused.append(projection.name)
         return Redecoded()
 
-    monkeypatch.setattr("projections.redecode.redecode", looks)
+    monkeypatch.setattr("projections.rebuilding.redecode_log.redecode", looks)
     await logged(database_url)
     assert refused == [projection.name for projection in READ_MODELS]
     assert len(await rows(conn)) == 9

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.ingest.service import Outcome
-from projections import checkpoint
-from projections import run as running
-from projections.metadata import READ_MODELS
-from projections.run import RunOutcome
-from projections.worker import Worker
+from eventstore.ingest.follow_apps import Outcome
+from projections.migrating.metadata import READ_MODELS
+from projections.running import checkpoint
+from projections.running import supervisor as running
+from projections.running.supervisor import RunOutcome
+from projections.running.worker import Worker
 from tests import folding, store
 from tests.folding import DIVIDES, NEVER, NewerWatched, Watched, append, told, worker
 

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Executable, func, insert, select
 from projections.errors import CannotFold
 from projections.projection import Projection, Window
 from projections.read_models.poll_tallies import PollTallies
+from projections.running.worker import Step
 from projections.testing import ProjectionKit, event
-from projections.worker import Step
 from tests import folding, hostile, oracle, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import Watched, append, told, watched

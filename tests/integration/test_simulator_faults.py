@@ -9,7 +9,7 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, decode, read_frame
-from eventstore.simulator import Entry, Fault, FaultKind, Settings
+from projections.sandbox.simulator import Entry, Fault, FaultKind, Settings
 from tests.fix_simulator import BEGINNING, LOG, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1

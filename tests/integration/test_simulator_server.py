@@ -18,7 +18,7 @@ from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
 from eventstore.errors import ConfigurationError
-from eventstore.simulator import ALL_CONTRACTS, Entry, Settings, Simulator, Tls
+from projections.sandbox.simulator import ALL_CONTRACTS, Entry, Settings, Simulator, Tls
 from tests.fix_simulator import BEGINNING, LOG, TOKEN, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1

@@ -10,14 +10,20 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
+from eventstore.appending.append_lock import app_lock
 from eventstore.contracts import decode
-from eventstore.locks import app_lock
-from projections import checkpoint, manage
-from projections.cli.tables import app_lines, apps_table, incomplete_answers, projection_lines, projections_table
-from projections.metadata import READ_MODELS
+from projections.cli.shared.status_tables import (
+    app_lines,
+    apps_table,
+    incomplete_answers,
+    projection_lines,
+    projections_table,
+)
+from projections.inspecting.status import ProjectionStatus, Status, read_status
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.status import ProjectionStatus, Status, read_status
+from projections.running import checkpoint, control
 from tests import folding, oracle, store, wire
 from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, told, worker
 
@@ -71,7 +77,7 @@ async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) ->
         await checkpoint.pause(conn, "watched")
         assert (await watched(conn)).state == "paused"
         await checkpoint.resume(conn, "watched")
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await fold(one, own)
     now = await watched(conn)
     assert (now.state, now.position, now.events_behind, now.seconds_behind) == ("running", 3, 0, 0)
@@ -88,7 +94,7 @@ async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) ->
 async def test_skips_of_another_version_are_not_counted(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, poison := told(ppnum=DIVIDES))
     async with connected(worker(database_url, Watched())):
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     assert (await watched(conn)).skipped == 1
     await conn.execute("UPDATE projections.checkpoints SET version = 2")
     assert (await watched(conn, NewerWatched)).skipped == 0
@@ -171,7 +177,7 @@ async def test_events_passed_over_are_shown_with_the_reason(database_url: str, c
     one = worker(database_url, Watched())
     async with connected(one) as own:
         await fold(one, own)
-        await manage.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await fold(one, own)
     found = await status(conn, Watched)
     (skip,) = found.projections[0].skips

@@ -11,17 +11,17 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import importing
-from eventstore.append import Appender, CursorMove
-from eventstore.archive import check_archive
+from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.append_lock import app_lock
+from eventstore.appending.quarantine import Rejected
 from eventstore.errors import LeadershipLost, LockHeld
-from eventstore.export import export_events, read_quarantine
-from eventstore.importing import Imported, import_events
+from eventstore.event_reader import PAGE_BYTES, StoredEvent
 from eventstore.ingest.leader import lease
-from eventstore.locks import app_lock
-from eventstore.quarantine import Rejected
-from eventstore.read import PAGE_BYTES, StoredEvent
-from eventstore.session_lock import held
+from eventstore.postgres.session_lock import held
+from eventstore.transfer import importing
+from eventstore.transfer.archive import check_archive
+from eventstore.transfer.export import export_events, read_quarantine
+from eventstore.transfer.importing import Imported, import_events
 from tests import store
 from tests.store import QUICK
 from tests.transferring import (
@@ -199,7 +199,7 @@ async def test_a_lost_connection_leaves_no_file(
     database_url: str, conn: AsyncConnection, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)
-    monkeypatch.setattr("eventstore.export.TOLD_EVERY", 4)
+    monkeypatch.setattr("eventstore.transfer.export.TOLD_EVERY", 4)
     async with store.connection(database_url, "exporting") as own:
         pid = own.info.backend_pid
 
@@ -217,7 +217,7 @@ async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_be
 ) -> None:
     await filled(database_url, conn)
     before = await everything(conn)
-    monkeypatch.setattr("eventstore.export.TOLD_EVERY", 4)
+    monkeypatch.setattr("eventstore.transfer.export.TOLD_EVERY", 4)
 
     def goes_on(_position: int, _last: int) -> None:
         with psycopg.connect(database_url, autocommit=True) as other:

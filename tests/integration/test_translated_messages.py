@@ -13,10 +13,10 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from eventstore.embedded import processes
-from projections.migrate import upgrade
+from projections.migrating.migrate import upgrade
 from projections.read_models.consent_registry import ConsentRegistry
-from projections.worker import Step
+from projections.running.worker import Step
+from projections.sandbox.embedded import processes
 from tests import folding, oracle, rebuilding, store
 from tests.folding import append, told
 from tests.servers import DEBIAN_15, embedded, temporary_home

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 
-from projections import checkpoint
 from projections.errors import CannotFold, ProjectionsError
-from projections.explain import events_behind
-from projections.metadata import READ_MODELS
-from projections.migrate import upgrade
+from projections.inspecting.explain import events_behind
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.replay import Silent
-from projections.verify import Verified
-from projections.worker import Step
+from projections.rebuilding.replay import Silent
+from projections.rebuilding.verify import Verified
+from projections.running import checkpoint
+from projections.running.worker import Step
 from tests import folding, oracle, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, QUICK, NewerWatched, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import (

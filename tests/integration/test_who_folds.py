@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.locks import app_lock
-from projections import checkpoint
-from projections.cli.tables import folder_lines
-from projections.health import problems
+from eventstore.appending.append_lock import app_lock
+from projections.cli.shared.status_tables import folder_lines
+from projections.inspecting.health import problems
+from projections.inspecting.status import Status, read_status
+from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.status import Status, read_status
-from projections.user_tables import missing_table
+from projections.running import checkpoint
 from tests import folding, rebuilding, store
 from tests.fix_postgres import Server
 from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, told, worker

@@ -11,12 +11,12 @@ import pytest
 from psycopg import AsyncConnection, sql
 from structlog.testing import capture_logs
 
-from projections import checkpoint
-from projections.folders import folder_name
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.request_status import RequestStatus
-from projections.worker import Step, Worker
+from projections.running import checkpoint
+from projections.running.who_folds import folder_name
+from projections.running.worker import Step, Worker
 from tests import folding, oracle, store
 from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
 
@@ -220,7 +220,7 @@ async def test_it_says_now_and_then_how_far_it_is(
 ) -> None:
     await append(conn, told(), told(), told())
     one = worker(database_url, Watched(), batch_size=1)
-    monkeypatch.setattr("projections.worker.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("projections.running.worker.PROGRESS_SECONDS", 0)
     with capture_logs() as logs:
         async with connected(one) as own:
             await fold(one, own)
@@ -232,7 +232,7 @@ async def test_it_says_now_and_then_how_far_it_is(
 async def test_a_worker_at_the_head_says_nothing_of_the_windows_that_it_folds(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.worker.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("projections.running.worker.PROGRESS_SECONDS", 0.0)
     one = worker(database_url, Watched(), batch_size=2)
     async with connected(one) as own:
         with capture_logs() as begun:

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from projections import checkpoint, manage
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus
-from projections.worker import Step, Worker
+from projections.running import checkpoint, control
+from projections.running.worker import Step, Worker
 from tests import folding, oracle, store
 from tests.folding import (
     DIVIDES,
@@ -230,7 +230,7 @@ async def test_a_skipped_event_is_passed_over_and_the_rest_is_folded(database_ur
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
         await fold(one, own)
-        assert await manage.skip(conn, "watched", event_id, " it divides by zero ", 1) == PREFIX + 1
+        assert await control.skip(conn, "watched", event_id, " it divides by zero ", 1) == PREFIX + 1
         assert await fold(one, own) is Step.AT_HEAD
     now = await stand(conn, "watched")
     assert (now.state, now.position, now.last_error) == ("running", PREFIX + SUFFIX + 1, None)
@@ -243,7 +243,7 @@ async def test_a_skip_is_of_one_projection_and_one_version(database_url: str, co
     event_id = await poisoned(conn)
     other, newer = worker(database_url, RequestStatus()), worker(database_url, NewerWatched())
     async with connected(worker(database_url, Watched())), connected(other) as others:
-        await manage.skip(conn, "watched", event_id, "it divides by zero", 1)
+        await control.skip(conn, "watched", event_id, "it divides by zero", 1)
         await fold(other, others)
     assert (await stand(conn, "request_status")).position == PREFIX + SUFFIX + 1
     await folding.fold_all(database_url)

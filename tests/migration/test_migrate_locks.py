@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from projections.errors import MigrationBlocked
-from projections.migrate import downgrade, head_revision, upgrade
-from projections.patience import Patience
+from projections.migrating.lock_attempts import Patience
+from projections.migrating.migrate import downgrade, head_revision, upgrade
 from tests.migration.test_migrations import shape
 
 READER = "a dashboard"

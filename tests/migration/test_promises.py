@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from projections.errors import SchemaBroken
-from projections.metadata import READ_MODELS, target_metadata
-from projections.migrate import downgrade, upgrade
-from projections.promises import find_breaches
-from projections.read_models.tables import VIEWS
+from projections.inspecting.status import read_status
+from projections.migrating.metadata import READ_MODELS, target_metadata
+from projections.migrating.migrate import downgrade, upgrade
+from projections.migrating.schema_promises import find_breaches
+from projections.read_models.common_columns import VIEWS
 from projections.registry import Registry
-from projections.status import read_status
 from tests import folding, store
 from tests.migration.test_migrations import shape
 

@@ -7,8 +7,8 @@ import pytest
 from psycopg import sql
 
 from projections.errors import MigrationRefused
-from projections.migrate import READ_MODELS_SINCE, downgrade, head_revision, upgrade
-from projections.read_models.tables import VIEWS, metadata
+from projections.migrating.migrate import READ_MODELS_SINCE, downgrade, head_revision, upgrade
+from projections.read_models.common_columns import VIEWS, metadata
 
 TABLES = [table.name for table in metadata.tables.values()]
 

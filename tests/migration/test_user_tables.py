@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Column, Executable, Index, Integer, MetaData, Table, Text, text
 
 from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError
-from projections.metadata import READ_MODELS
-from projections.migrate import downgrade, head_revision, require_current_schema, upgrade
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import downgrade, head_revision, require_current_schema, upgrade
 from projections.projection import Projection, Window
 
 REVISION = """

@@ -10,10 +10,10 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import ForeignEventId
-from eventstore.quarantine import Rejected
 from tests import store, wire
 
 APPENDERS = 3

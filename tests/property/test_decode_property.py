@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eventstore import ulid
-from eventstore.append import Appender
+from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, Event, FrameKind, decode, read_frame
 from eventstore.contracts.times import EARLIEST, LATEST
 from eventstore.errors import Undecodable
-from eventstore.read import read
+from eventstore.event_reader import read
 from tests import store, wire
 
 contracts = st.sampled_from(list(Contract))

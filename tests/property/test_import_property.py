@@ -13,10 +13,10 @@ from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.app_name import APP_NAME
-from eventstore.archive import ArchiveWriter, read_archive
 from eventstore.contracts import Contract, decode
 from eventstore.errors import ArchiveError, OtherLog
-from eventstore.read import read
+from eventstore.event_reader import read
+from eventstore.transfer.archive import ArchiveWriter, read_archive
 from tests.transferring import everything, exported, filled, imported, is_empty, looking, lose
 
 NUMBERS = st.one_of(

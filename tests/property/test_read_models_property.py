@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from eventstore.append import Appender
-from projections.metadata import READ_MODELS
-from projections.worker import Step, Worker
+from eventstore.appending.append import Appender
+from projections.migrating.metadata import READ_MODELS
+from projections.running.worker import Step, Worker
 from tests import folding, oracle, store, stories
 from tests.oracle import Record
 from tests.stories import CHAT, PCS, Story

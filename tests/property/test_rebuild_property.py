@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
 
 from eventstore.errors import LockLost
-from projections.metadata import READ_MODELS
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, oracle, rebuilding, store, stories
 from tests.fault.proxy import PostgresProxy, target_of, through

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.redact import MASK, hide_secrets, redact
+from eventstore.redaction.redact import MASK, hide_secrets, redact
 
 NUMBERS = st.text("0123456789", min_size=8, max_size=15)
 SEPARATORS = [

@@ -16,9 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.archive import ArchiveWriter, Contents, Record, check_archive, microseconds, moment, read_archive
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError
+from eventstore.transfer.archive import (
+    ArchiveWriter,
+    Contents,
+    Record,
+    check_archive,
+    microseconds,
+    moment,
+    read_archive,
+)
 
 
 def header(version: int = 1) -> archive.Record:

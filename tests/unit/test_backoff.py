@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore.ingest.backoff import Backoff
+from eventstore.backoff import Backoff
 
 
 def intervals(backoff: Backoff, count: int) -> list[float]:

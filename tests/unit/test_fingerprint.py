@@ -12,11 +12,11 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import Table
 
-from projections.fingerprint import fingerprint
+from projections.rebuilding.fingerprint import fingerprint
 from tests import rebuilding
 
 FOLD = """
-from projections.python_fold import PythonProjection
+from projections.folding.python_projection import PythonProjection
 {imports}
 class Mine(PythonProjection):
     name = "mine"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore.credentials import FixedToken
 from eventstore.ingest.address import Address
+from eventstore.ingest.credentials import FixedToken
+from eventstore.ingest.follow_apps import IdleClock
 from eventstore.ingest.follower import Follower
-from eventstore.ingest.service import IdleClock
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
 

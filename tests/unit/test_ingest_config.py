@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from eventstore.contracts import Contract
-from eventstore.credentials import ClientCredentials, FileToken, FixedToken
 from eventstore.errors import ConfigurationError
 from eventstore.ingest.config import load_apps
+from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken
 from eventstore.ingest.since import parse_since
 from eventstore.ingest.upstream import NO_TLS
 from eventstore.waits import Waits

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eventstore.contracts import Contract
-from eventstore.credentials import ClientCredentials, FixedToken
 from eventstore.errors import ConfigurationError
 from eventstore.ingest.config import CONFIG_FILE, load_apps
+from eventstore.ingest.credentials import ClientCredentials, FixedToken
 from eventstore.waits import Waits
 from tests import wire
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 import structlog
 
-from eventstore.redact import MASK, register_secret
+from eventstore.redaction.redact import MASK, register_secret
 from projections import logs
 
 PHONE = "+47 412 34 567"
@@ -26,7 +26,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return line
 
 
-@pytest.mark.parametrize("name", ["eventstore.ingest.session", "projections.worker", "projections"])
+@pytest.mark.parametrize("name", ["eventstore.ingest.session", "projections.running.worker", "projections"])
 def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str], name: str) -> None:
     error = f"positions {POSITION}..{POSITION + 5} missing"
     structlog.get_logger(name).info("folding", position=POSITION, error=error)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from projections.cli.once import run_once
+from projections.cli.shared.interruptible import run_once
 
 Ends = Callable[["Work"], Coroutine[Any, Any, object]]
 NEVER = 600.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eventstore.errors import ForeignEventId
-from eventstore.ingest.service import Outcome
-from projections.cli.service import said_outcome
+from eventstore.ingest.follow_apps import Outcome
+from projections.cli.shared.long_running import said_outcome
 
 EVENT = "01KE57A22WAXDSJX6FXBCFS5DG"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from projections.cli import progress
-from projections.cli.output import counted
-from projections.cli.progress import Lines, duration, told
+from projections.cli.shared import progress
+from projections.cli.shared.output import counted
+from projections.cli.shared.progress import Lines, duration, told
 
 
 @dataclass

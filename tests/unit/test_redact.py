@@ -10,9 +10,18 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from eventstore import redact as module
 from eventstore.errors import OtherLog, describe
-from eventstore.redact import MASK, MAX_LENGTH, MAX_TOKENS, hide_secrets, quoted, redact, redact_value, register_secret
+from eventstore.redaction import redact as module
+from eventstore.redaction.redact import (
+    MASK,
+    MAX_LENGTH,
+    MAX_TOKENS,
+    hide_secrets,
+    quoted,
+    redact,
+    redact_value,
+    register_secret,
+)
 from tests import wire
 
 PPNUM = "12300000001"

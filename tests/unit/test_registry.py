@@ -32,9 +32,9 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 
 from eventstore.contracts import Event
 from projections.errors import InvalidProjection, UnknownProjection
-from projections.metadata import READ_MODELS
+from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
-from projections.python_fold import PythonProjection, Row, Tombstone
 from projections.registry import check, chosen, installed, registered
 from tests.installed import install
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from eventstore.session_lock import HOST_BYTES, session_name
+from eventstore.postgres.session_lock import HOST_BYTES, session_name
 
 LONG = "projections-worker-7c9d8b6f5d-x2x4z.a-namespace.svc.cluster.local"
 PID = f":{os.getpid()}"

@@ -11,7 +11,7 @@ import pytest
 from eventstore import ulid
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import ConfigurationError
-from eventstore.simulator import Entry, Fault, FaultKind, World, entries
+from projections.sandbox.simulator import Entry, Fault, FaultKind, World, entries
 
 ENDS = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1

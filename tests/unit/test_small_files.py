@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.credentials import FileToken
 from eventstore.errors import ConfigurationError, CredentialsRefused
 from eventstore.ingest.config import AppConfig, load_apps
+from eventstore.ingest.credentials import FileToken
 from eventstore.small_files import MAX_FILE_BYTES, read_small_file
 from eventstore.waits import Waits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import trust
+from eventstore.postgres import certificate_authorities
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +17,14 @@ def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "bundle.pem"
     path.write_text("")
-    monkeypatch.setattr(trust, "_system_bundle", lambda: str(path))
+    monkeypatch.setattr(certificate_authorities, "_system_bundle", lambda: str(path))
     return path
 
 
 def test_the_systems_list_is_named_to_openssl_when_a_connection_asks_for_it(bundle: Path) -> None:
-    trust.find_system_certificates({"host": "h", "sslrootcert": "/my/ca.pem"})
+    certificate_authorities.find_system_certificates({"host": "h", "sslrootcert": "/my/ca.pem"})
     assert "SSL_CERT_FILE" not in os.environ
-    trust.find_system_certificates({"sslrootcert": "system"})
+    certificate_authorities.find_system_certificates({"sslrootcert": "system"})
     assert os.environ["SSL_CERT_FILE"] == str(bundle)
 
 
@@ -33,12 +33,12 @@ def test_the_environment_and_a_service_may_ask_for_it_too(
     monkeypatch: pytest.MonkeyPatch, bundle: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    trust.find_system_certificates({})
+    certificate_authorities.find_system_certificates({})
     assert os.environ["SSL_CERT_FILE"] == str(bundle)
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "/theirs")
-    trust.find_system_certificates({"sslrootcert": "system", "service": "main"})
+    certificate_authorities.find_system_certificates({"sslrootcert": "system", "service": "main"})
     assert [os.environ.get(each) for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)] == ["/theirs"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.visible import UNSAFE, json_text, replace_unencodable, traceback_lines, visible
+from projections.terminal_text import UNSAFE, json_text, replace_unencodable, traceback_lines, visible
 
 HOSTILE = "\x1b[31mred \x1b]0;title\x07 \x9b2J \u202egnp.exe \u2066 \u200b \u2028 \ud800 \x00\r\n\tend"
 

@@ -1,0 +1,134 @@
+"""Tells what is new from what came before: an event_id is an identity, and the first event under it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection, sql
+
+from eventstore.appending.quarantine import Rejected
+from eventstore.contracts import Event
+from eventstore.errors import ForeignEventId, OtherLog
+from eventstore.event_reader import StoredEvent
+
+OTHER_BYTES = "other bytes under an event_id that is already stored"
+OTHER_VALUES = "other values under an event_id that is already stored from the other contract"
+
+_PROBE = "SELECT event_id, app, contract, payload FROM eventstore.events WHERE event_id = ANY(%b)"
+_AT = "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
+_DECODED = tuple(name for name in Event._fields if name not in {"app", "contract", "payload"})
+_READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%b)").format(
+    sql.SQL(", ").join(map(sql.Identifier, _DECODED))
+)
+
+
+def sort_out(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
+    """Split a batch into the first event of each event_id, and what comes again under the same id.
+
+    Raises:
+        ForeignEventId: one id comes for two apps.
+
+    """
+    if len({event.event_id for event in events}) == len(events):
+        return events, []
+    first: dict[str, Event] = {}
+    again: list[Event] = []
+    for event in events:
+        known = first.get(event.event_id)
+        if known is None:
+            first[event.event_id] = event
+        elif known.app != event.app:
+            raise ForeignEventId(event.app, known.app, event.event_id)
+        else:
+            again.append(event)
+    return list(first.values()), again
+
+
+def compare_within(first: Sequence[Event], again: Sequence[Event]) -> tuple[int, list[Rejected]]:
+    """Compare what comes again in a batch with the first of its id (all of which are there, and stored).
+
+    Returns the number of plain repetitions, and those that contradict the first.
+    """
+    if not again:
+        return 0, []
+    stored = {event.event_id: event for event in first}
+    conflicting: list[Rejected] = []
+    for event in again:
+        known = stored[event.event_id]
+        verdict = _compare(event, known.contract, known.payload, _decoded(known))
+        if verdict is not None:
+            conflicting.append(verdict)
+    return len(again) - len(conflicting), conflicting
+
+
+async def known_among(conn: AsyncConnection, events: Sequence[Event]) -> tuple[set[str], list[Rejected]]:
+    """Find which of these events are stored, under the append lock of the caller.
+
+    Returns the ids that are stored, and those of the events that contradict what is stored.
+
+    Raises:
+        ForeignEventId: one is stored under another app.
+
+    """
+    if not events:
+        return set(), []
+    async with conn.cursor(binary=True) as cursor:
+        await cursor.execute(_PROBE, [[event.event_id for event in events]])
+        stored = {event_id: rest for event_id, *rest in await cursor.fetchall()}
+        if not stored:
+            return set(), []
+        suspects: list[Event] = []
+        for event in events:
+            if (rest := stored.get(event.event_id)) is None:
+                continue
+            app, contract, payload = rest
+            if app != event.app:
+                raise ForeignEventId(event.app, app, event.event_id)
+            if payload != event.payload or contract != event.contract:
+                suspects.append(event)
+        conflicting: list[Rejected] = []
+        if suspects:
+            await cursor.execute(_READ_DECODED, [[event.event_id for event in suspects]])
+            decoded = {row[0]: row for row in await cursor.fetchall()}
+            for event in suspects:
+                _, contract, payload = stored[event.event_id]
+                verdict = _compare(event, contract, payload, decoded[event.event_id])
+                if verdict is not None:
+                    conflicting.append(verdict)
+    return set(stored), conflicting
+
+
+def _decoded(event: Event) -> tuple[object, ...]:
+    return tuple(getattr(event, name) for name in _DECODED)
+
+
+async def missing_among(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """Find which of these positions are empty, under the append lock of the caller.
+
+    Raises:
+        OtherLog: another event lies at one of the others.
+
+    """
+    async with conn.cursor(binary=True) as cursor:
+        await cursor.execute(_AT, [[one.position for one in stored]])
+        there = {position: tuple(rest) for position, *rest in await cursor.fetchall()}
+    missing = []
+    for one in stored:
+        found = there.get(one.position)
+        if found is None:
+            missing.append(one)
+        elif found != (one.event.event_id, one.event.app, one.event.contract, one.event.payload, one.received_at):
+            raise OtherLog(f"position {one.position:,} holds another event than in the file: that is another log")
+    return missing
+
+
+def _compare(event: Event, contract: str, payload: bytes, decoded: tuple[object, ...]) -> Rejected | None:
+    """Return None for a plain duplicate of what came first, else the newcomer as rejected.
+
+    The two contracts write one event in different bytes, so across them the decoded columns are compared.
+    """
+    if event.contract == contract:
+        same, reason = event.payload == payload, OTHER_BYTES
+    else:
+        same, reason = _decoded(event) == decoded, OTHER_VALUES
+    return None if same else Rejected(event.app, event.contract, event.payload, reason, event.event_id)

@@ -1,0 +1,285 @@
+"""Where bearer tokens come from: a fixed one, a file, or OAuth2 client credentials.
+
+The token endpoint is read from the issuer's discovery document (RFC 8414); the form carries RFC 8707's ``resource``,
+the address of the API byte for byte. Whatever an issuer sends ends in a token, a refusal or "try again":
+:class:`ClientCredentials` raises nothing but :class:`CredentialsError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpx2
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+
+from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
+from eventstore.ingest.address import is_loopback
+from eventstore.ingest.token_issuer import (
+    MAX_TOKEN,
+    REQUEST_HEADERS,
+    Answer,
+    UnreadableAnswer,
+    lifetime_of,
+    read_answer,
+)
+from eventstore.redaction.redact import quoted, register_secret
+from eventstore.small_files import read_small_file
+from eventstore.waits import Waits
+
+DISCOVERY = "/.well-known/openid-configuration"
+DEFAULT_LIFETIME = 3600.0
+"""Seconds a token is taken to live when the issuer doesn't say: what the platform's live."""
+
+# What an issuer says when it will say the same again; anything else may pass.
+_REFUSALS = {"invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "invalid_target"}
+_REFUSALS |= {"unsupported_grant_type", "access_denied", "invalid_grant"}
+_PASSING = {408, 425, 429}  # of the 4xx, those that mean: later
+AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+"""How a client may show its secret, the one we would rather use first."""
+
+
+class TokenSource(Protocol):
+    """Gives bearer tokens."""
+
+    async def token(self) -> str:
+        """Return a token that is good now, as far as this side can know.
+
+        Raises:
+            CredentialsError: none can be had.
+
+        """
+        ...
+
+    async def renew(self) -> bool:
+        """Forget a token that was refused; returns False when there is no other to be had."""
+        ...
+
+
+class FixedToken:
+    """One token, for as long as it is taken; white space around it doesn't count.
+
+    Raises:
+        ConfigurationError: it can't be a token.
+
+    """
+
+    def __init__(self, token: str) -> None:
+        register_secret(token)
+        if not is_token(token.strip()):
+            raise ConfigurationError("the token can't be one: it is empty, or holds white space or other than ASCII")
+        self._token = token.strip()
+        register_secret(self._token)
+
+    async def token(self) -> str:
+        """Return the token."""
+        return self._token
+
+    async def renew(self) -> bool:
+        """Return False: there is no other."""
+        return False
+
+
+class FileToken:
+    """A token that something else keeps fresh in a file, which is read on every dial."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def token(self) -> str:
+        """Return what the file holds, without white space around it.
+
+        Raises:
+            CredentialsRefused: the file can't be read, or is empty.
+
+        """
+        try:
+            # A FIFO without a writer, or a device, would stop the event loop.
+            if not self._path.is_file():
+                said = f"the token file {self._path} can't be read: it does not exist, or is not a regular file"
+                raise CredentialsRefused(said, by_issuer=False)
+            token = read_small_file(self._path).decode().strip()
+        except (OSError, UnicodeDecodeError):
+            raise CredentialsRefused(f"the token file {self._path} can't be read", by_issuer=False) from None
+        if not is_token(token):
+            raise CredentialsRefused(f"the token file {self._path} holds no token", by_issuer=False)
+        register_secret(token, expires=True)
+        return token
+
+    async def renew(self) -> bool:
+        """Return True: the file may hold another by now."""
+        return True
+
+
+class ClientCredentials:
+    """Tokens of an OAuth2 client, fetched when needed and shortly before they expire.
+
+    Args:
+        issuer: the issuer's URL.
+        client_id: the client.
+        client_secret: its secret.
+        resource: the address of the API, sent as it was given.
+        waits: ``issuer`` and ``token_margin`` count.
+        tls: for a custom CA or a client certificate; None for the system's trust.
+
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        client_id: str,
+        client_secret: str,
+        resource: str,
+        *,
+        waits: Waits,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        register_secret(client_secret)
+        self._issuer = require_safe(issuer, "the issuer").rstrip("/")
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._resource = resource
+        self._waits = waits
+        self._tls = tls
+        self._token: str | None = None
+        self._good_until = 0.0
+
+    async def token(self) -> str:
+        """Return the token at hand, or fetch one when there is none or it expires soon."""
+        if self._token is None or time.monotonic() >= self._good_until:
+            self._token = await self._fetch()
+        return self._token
+
+    async def renew(self) -> bool:
+        """Return True: the next token is fetched anew."""
+        self._token = None
+        return True
+
+    async def _fetch(self) -> str:
+        try:
+            async with asyncio.timeout(self._waits.issuer):
+                answer = await self._ask()
+            lifetime = lifetime_of(answer, DEFAULT_LIFETIME)
+        except CredentialsError:
+            raise
+        except UnreadableAnswer as error:
+            raise IssuerUnavailable(f"the issuer {self._issuer} {error}") from None
+        except (TimeoutError, httpx2.TimeoutException):
+            raise IssuerUnavailable(
+                f"the issuer {self._issuer} does not answer within {self._waits.issuer:g} s"
+            ) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            reason = quoted(str(error)) or type(error).__name__
+            raise IssuerUnavailable(f"the issuer {self._issuer} does not answer: {reason}") from None
+        except Exception as error:  # noqa: BLE001 - whatever the issuer sends, and whichever library it upsets
+            kind = type(error).__name__
+            raise IssuerUnavailable(f"the issuer {self._issuer} sends an answer that can't be read: {kind}") from None
+        token = answer.get("access_token")
+        if not isinstance(token, str) or not is_token(token):
+            raise IssuerUnavailable(f"the issuer {self._issuer} answered without an access_token")
+        register_secret(token, expires=True)
+        self._good_until = time.monotonic() + lifetime - self._waits.token_margin
+        return token
+
+    async def _ask(self) -> dict[str, Any]:
+        async with AsyncOAuth2Client(
+            self._client_id,
+            self._client_secret,
+            timeout=self._waits.issuer,
+            headers=REQUEST_HEADERS,
+            verify=self._tls if self._tls is not None else True,
+            trust_env=not is_loopback(urlsplit(self._issuer).hostname or ""),  # no proxy to this machine
+        ) as client:
+            endpoint, method = await self._discover(client)
+            form = {"grant_type": "client_credentials", "resource": self._resource}
+            async with client.stream("POST", endpoint, data=form, auth=client.client_auth(method)) as response:
+                answer = await read_answer(response)
+        return self._granted(answer)
+
+    async def _discover(self, client: AsyncOAuth2Client) -> tuple[str, str]:
+        async with client.stream("GET", self._issuer + DISCOVERY, withhold_token=True) as response:
+            answer = await read_answer(response)
+        if not answer.is_success:
+            raise self._by_status(answer.status)
+        document = answer.document()
+        self._check_issuer(document)
+        endpoint = document.get("token_endpoint")
+        if not isinstance(endpoint, str):
+            raise UnreadableAnswer("names no token_endpoint in its discovery document")
+        methods = document.get("token_endpoint_auth_methods_supported") or [AUTH_METHODS[0]]
+        if not isinstance(methods, list):
+            raise UnreadableAnswer("sends a discovery document that can't be read: its methods are not a list")
+        method = next((method for method in AUTH_METHODS if method in methods), None)
+        if method is None:
+            raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
+        try:
+            return require_safe(endpoint, "the token endpoint"), method
+        except ConfigurationError as error:
+            raise CredentialsRefused(str(error)) from None
+
+    def _check_issuer(self, document: dict[str, Any]) -> None:
+        """Compare the document's issuer with ours (RFC 8414, section 3.3); one trailing slash does not count."""
+        stated = document.get("issuer")
+        if not isinstance(stated, str):
+            raise UnreadableAnswer("names no issuer in its discovery document")
+        if stated.removesuffix("/") != self._issuer:
+            raise CredentialsRefused(
+                f"the discovery document of {self._issuer} belongs to another issuer, {quoted(stated)!r}: set"
+                f" PAS_ISSUER (or issuer in projections.toml) to the issuer's own URL, or ask its operator"
+            )
+
+    def _granted(self, answer: Answer) -> dict[str, Any]:
+        """Return the token endpoint's document; raises what it means when that is no token."""
+        if answer.status >= 500:
+            raise self._by_status(answer.status)
+        try:
+            document = answer.document()
+        except UnreadableAnswer:
+            if answer.is_success:
+                raise
+            raise self._by_status(answer.status) from None
+        if "error" in document:
+            error, description = document["error"], document.get("error_description")
+            words = ": ".join(quoted(text) for text in (error, description) if isinstance(text, str))
+            if isinstance(error, str) and error in _REFUSALS:
+                raise CredentialsRefused(f"the issuer {self._issuer} refuses the client: {words}")
+            raise IssuerUnavailable(f"the issuer {self._issuer} gives no token now{words and f': {words}'}")
+        if not answer.is_success:
+            raise self._by_status(answer.status)
+        return document
+
+    def _by_status(self, status: int) -> CredentialsRefused | IssuerUnavailable:
+        if status >= 500 or status in _PASSING:
+            return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
+        said = f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)"
+        return CredentialsRefused(said, by_issuer=False)
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text can be sent as a bearer token."""
+    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
+def require_safe(url: str, what: str) -> str:
+    """Return the URL, when a secret may be sent there: https, or http on loopback.
+
+    Raises:
+        ConfigurationError: it would go in the clear, or the URL isn't one.
+
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(f"{what} is not a URL: write it as https://HOST[:PORT][/PATH]")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(f"{what} carries a user or password: leave them out")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ConfigurationError(f"{what} http://{host} would get secrets in the clear: use https://")
+    return url

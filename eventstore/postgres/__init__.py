@@ -1,0 +1,1 @@
+"""Connections to Postgres: their settings, their locks, and waiting for a server."""

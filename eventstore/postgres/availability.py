@@ -1,0 +1,179 @@
+"""Waits, at a command's start, for a database that will be there soon, and refuses one that waiting can't help.
+
+Invariants. Nothing is decided by the text of a message, which the server translates: libpq doesn't pass on the SQLSTATE
+of a refused login, so it is read from libpq's trace of one more login. A login without startup options that succeeds
+where ours fails means that somebody in between refuses the options, as PgBouncer does by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import NamedTuple
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from eventstore.backoff import Backoff
+from eventstore.errors import ConfigurationError, DatabaseUnavailable, describe
+from eventstore.postgres.connection import connect
+from eventstore.postgres.pooler import check_session_is_ours
+from eventstore.waits import Waits
+
+SAY_EVERY = 10.0
+LOGIN_SECONDS = 3.0
+NAME = "projections start"
+
+# Class 28: the password, the role, pg_hba.conf. 3D: no such database. 42501: no right to connect to it.
+_FINAL = re.compile(r"28...|3D...|42501")
+_ERROR_RESPONSE = re.compile(rb'\tB\t\d+\tErrorResponse\t .*? C "([0-9A-Z]{5})"')
+
+
+class Login(NamedTuple):
+    """How a login without startup options ended.
+
+    ``refused_by_libpq`` is True when a parameter can't be read, or a password is needed and none was given;
+    ``sqlstates`` are those that the servers sent.
+    """
+
+    succeeded: bool
+    refused_by_libpq: bool = False
+    sqlstates: tuple[str, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the next attempt would be refused as well."""
+        if self.succeeded:
+            return False
+        return self.refused_by_libpq or (bool(self.sqlstates) and all(map(_FINAL.fullmatch, self.sqlstates)))
+
+
+async def wait_for_database(
+    url: str, *, waits: Waits, seconds: float, writes: bool, tell: Callable[[str], None]
+) -> None:
+    """Return once a database takes our sessions.
+
+    Args:
+        url: the database.
+        waits: ``database_connect`` and ``database_backoff_cap`` count.
+        seconds: how long to wait; 0 for one attempt.
+        writes: whether a standby, which takes no writes, has to be promoted first.
+        tell: is called with a sentence when the wait begins, and now and then while it lasts.
+
+    Raises:
+        ConfigurationError: waiting can't help; the message says why.
+        DatabaseUnavailable: time is up.
+
+    """
+    began = monotonic()
+    told_at: float | None = None
+    backoff = Backoff(0.1, waits.database_backoff_cap)
+    while (why := await _attempt(url, waits, writes=writes)) is not None:
+        now = monotonic()
+        if now - began >= seconds:
+            after = f" after {seconds:g} s" if seconds else ""
+            raise DatabaseUnavailable(f"database unavailable{after}: {why}")
+        if told_at is None:
+            tell(f"database unavailable: {why}; retrying for up to {seconds:g} s")
+            told_at = now
+        elif now - told_at >= SAY_EVERY:
+            tell(f"database still unavailable after {now - began:.0f} s: {why}")
+            told_at = now
+        await asyncio.sleep(min(backoff.next(), began + seconds - now))
+    if told_at is not None:
+        tell("database available")
+
+
+async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:
+    """Open a session; return None when all is well, or what may pass."""
+    try:
+        async with await connect(url, name=NAME, waits=waits) as conn:
+            row = await (await conn.execute("SELECT pg_catalog.pg_is_in_recovery()")).fetchone()
+            if writes and row and row[0]:
+                return "the server is a standby and takes no writes"
+            await check_session_is_ours(conn, lambda: connect(url, name=NAME, waits=waits))
+    except psycopg.ProgrammingError as error:
+        raise _unusable(describe(error)) from error
+    except (psycopg.OperationalError, OSError) as error:
+        await _check_refusal(url, waits, error)
+        return describe(error)
+    return None
+
+
+async def _check_refusal(url: str, waits: Waits, error: Exception) -> None:
+    """Raise what the next attempt would end with as well."""
+    login = await asyncio.to_thread(log_in, url)
+    if login.is_final:
+        raise _unusable(describe(error), *login.sqlstates) from error
+    if login.succeeded:
+        try:  # again, for the database may have become available in between
+            await (await connect(url, name=NAME, waits=waits)).close()
+        except (psycopg.OperationalError, OSError) as again:
+            raise _options_refused(describe(again)) from again
+
+
+def log_in(url: str) -> Login:
+    """Log in without startup options, and return how that ended."""
+    parameters = conninfo_to_dict(url)
+    conninfo = make_conninfo("", **{**parameters, "options": "", "connect_timeout": int(LOGIN_SECONDS)})
+    conn = pq.PGconn.connect_start(conninfo.encode())
+    with _traced(conn) as trace:
+        _poll(conn, monotonic() + LOGIN_SECONDS)
+        succeeded = conn.status == pq.ConnStatus.OK
+        refused = not succeeded and (bool(conn.needs_password) or _is_unreadable(conninfo))
+    conn.finish()
+    sqlstates = tuple(code.decode() for code in _ERROR_RESPONSE.findall(bytes(trace)))
+    return Login(succeeded, refused, sqlstates)
+
+
+@contextmanager
+def _traced(conn: pq.abc.PGconn) -> Iterator[bytearray]:
+    """Yield what holds, when the block is over, libpq's trace; nothing where libpq can't write one."""
+    recorded = bytearray()
+    if not hasattr(os, "memfd_create"):
+        yield recorded
+        return
+    memory = os.memfd_create("trace")
+    try:
+        with suppress(psycopg.Error):
+            conn.trace(memory)
+        yield recorded
+        conn.untrace()  # which writes what libpq still holds
+        recorded += os.pread(memory, 2**20, 0)
+    finally:
+        os.close(memory)
+
+
+def _is_unreadable(conninfo: str) -> bool:
+    """Tell whether libpq didn't try to connect, because it can't read a parameter."""
+    return pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT
+
+
+def _poll(conn: pq.abc.PGconn, deadline: float) -> None:
+    status = pq.PollingStatus.WRITING
+    while conn.status != pq.ConnStatus.BAD and status in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+        left = deadline - monotonic()
+        if left <= 0:
+            return
+        reading = [conn.socket] if status == pq.PollingStatus.READING else []
+        writing = [conn.socket] if status == pq.PollingStatus.WRITING else []
+        select.select(reading, writing, [], left)
+        status = pq.PollingStatus(conn.connect_poll())
+
+
+def _unusable(why: str, *sqlstates: str) -> ConfigurationError:
+    codes = f" (SQLSTATE {', '.join(dict.fromkeys(sqlstates))})" if sqlstates else ""
+    return ConfigurationError(f"the database can't be used: {why}{codes}; check DATABASE_URL")
+
+
+def _options_refused(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the login succeeds only without startup options: {why}; if this is PgBouncer, set"
+        " ignore_startup_parameters = options and pool_mode = session in it, or connect to Postgres itself"
+    )

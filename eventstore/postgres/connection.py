@@ -1,0 +1,125 @@
+"""Connections to Postgres with settings of their own, on which each side notices when the other is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from eventstore.postgres.certificate_authorities import find_system_certificates
+from eventstore.postgres.session_settings import pin, startup_settings
+from eventstore.waits import Waits
+
+MAX_NAME_BYTES = 63
+"""Where Postgres cuts an application_name."""
+
+BLANK = "\\ "
+"""A blank within a setting, in startup options."""
+
+_NAMES = re.compile(r"(?:^|\s)(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=")
+_NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    waits: Waits,
+    autocommit: bool = True,
+    idle_session_timeout: float | None = None,
+    lock_timeout: float | None = None,
+    settings: Mapping[str, str] = _NO_SETTINGS,
+) -> AsyncConnection:
+    """Open a connection.
+
+    Args:
+        url: a libpq connection string or URL.
+        name: the application_name, by which people find the session in ``pg_stat_activity``.
+        waits: the timeouts.
+        autocommit: False begins a transaction with the first statement.
+        idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
+        lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
+        settings: what this session needs besides the settings of all sessions, as ``session_settings.FOLDING``.
+
+    Raises:
+        psycopg.OperationalError: no connection within ``waits.database_connect``.
+
+    """
+    startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
+    given = _given(url)
+    conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)
+    try:
+        await conn.execute(_pinned(given, startup, settings))
+        _check_encoding(conn)
+        await conn.set_autocommit(autocommit)
+    except BaseException:
+        await conn.close()
+        raise
+    return conn
+
+
+def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | None = None) -> Connection:
+    """Open a connection as :func:`connect` does, for code that can't be asynchronous; it isn't in autocommit.
+
+    Raises:
+        psycopg.OperationalError: no connection within ``waits.database_connect``.
+
+    """
+    startup = startup_settings(waits, lock_timeout=lock_timeout)
+    given = _given(url)
+    conn = Connection.connect(_conninfo(given, name, waits, startup), autocommit=True)
+    try:
+        conn.execute(_pinned(given, startup, _NO_SETTINGS))
+        _check_encoding(conn)
+        conn.autocommit = False
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def _given(url: str) -> dict[str, str]:
+    """Return libpq's parameters as the URL has them; ``options`` as the environment has them if the URL has none."""
+    given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    find_system_certificates(given)
+    return {**given, "options": given.get("options") or os.environ.get("PGOPTIONS", "")}
+
+
+def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mapping[str, str]) -> str:
+    ours = (f"-c {key}={value.replace(' ', BLANK)}" for key, value in startup.items())
+    # Defaults first: what the URL says wins.
+    parameters = {
+        "connect_timeout": str(max(2, round(waits.database_connect))),  # libpq takes whole seconds, 2 at the least
+        "keepalives": "1",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+        **given,
+        "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
+        # A server in SQL_ASCII would otherwise answer in bytes.
+        "client_encoding": "UTF8",
+        "options": " ".join((*ours, given["options"])).strip(),
+    }
+    return make_conninfo("", **parameters)
+
+
+def _pinned(given: Mapping[str, str], startup: Mapping[str, str], settings: Mapping[str, str]) -> sql.Composed:
+    """Return the statement that sets what this session needs, and once more what a pooler may have dropped at startup.
+
+    What the URL sets itself stays.
+    """
+    theirs = {name.replace("-", "_").lower() for name in _NAMES.findall(given["options"])}
+    return pin({**{name: value for name, value in startup.items() if name not in theirs}, **settings})
+
+
+def _check_encoding(conn: psycopg.Connection[Any] | AsyncConnection[Any]) -> None:
+    """Make sure that texts are neither changed nor refused on their way; a pooler in between may decide otherwise."""
+    if conn.info.encoding != "utf-8":
+        raise psycopg.OperationalError(f"the session's client_encoding is {conn.info.encoding}, although UTF8 was set")

@@ -1,0 +1,167 @@
+"""Keeps tokens, secrets and phone numbers out of everything that is written for people to read.
+
+Two strengths, by where a text comes from:
+
+- :func:`redact` is for text from outside: gRPC details, an issuer's words, Postgres's messages, texts of exceptions
+  that are not ours. It hides secrets and whatever may be a phone number. Apply it where the text enters.
+- :func:`hide_secrets` is for our own sentences, whose outside parts went through :func:`redact` already. Positions and
+  counts in them are no phone numbers, however many digits they have.
+
+A registered secret is found in any form in which it may be repeated: as it is, percent-encoded (any number of times),
+HTML-escaped, JSON-escaped, as a Python or protobuf literal, in hexadecimal, and inside base64 at any alignment.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote_plus
+
+from eventstore.redaction.escapes import View, views, without_blanks
+from eventstore.redaction.phone_numbers import phone_numbers
+
+MASK = "[hidden]"
+MAX_LENGTH = 50_000
+"""Characters that are redacted; what follows is left out, for nobody reads it."""
+MAX_QUOTED = 10_000
+"""Characters of a text that are read for :func:`quoted`."""
+MAX_TOKENS = 256
+"""Issued tokens that are remembered; older ones have expired long since."""
+
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?!token\b)[A-Za-z0-9._~+/=-]+")
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")
+_CONNINFO_PASSWORD = re.compile(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)")
+_FORM_SECRET = re.compile(
+    r"(?i)\b((?:client_secret|client_assertion|access_token|refresh_token|id_token)[\"']?\s{0,4}[:=]\s{0,4}[\"']?)"
+    r"([^\s\"'&,;}]+)"
+)
+_END_OF_CUT = re.compile(r"[0-9 ()+./-]+$")
+_MIN_NEEDLE = 6
+"""A shorter piece of base64 or hexadecimal may be part of any word."""
+_BASE64_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+
+_secrets: dict[str, None] = {}
+_tokens: dict[str, None] = {}
+
+
+def register_secret(value: str, *, expires: bool = False) -> None:
+    """Never let this text through from now on. One or two characters are no secret.
+
+    Args:
+        value: the secret.
+        expires: whether it is an issued token; of these only the newest are remembered.
+
+    """
+    if len(value) <= 2:
+        return
+    if not expires:
+        _secrets[value] = None
+        return
+    _tokens.pop(value, None)
+    _tokens[value] = None
+    while len(_tokens) > MAX_TOKENS:
+        del _tokens[next(iter(_tokens))]
+
+
+def redact(text: str) -> str:
+    """Return a text from outside with secrets, credentials and phone numbers hidden."""
+    text = hide_secrets(text)
+    return _masked(text, (view.original(*span) for view in views(text) for span in phone_numbers(view.text)))
+
+
+def quoted(text: str, at_most: int = 300) -> str:
+    """Return what others said in one line to repeat, redacted, and of bounded length however long the text is."""
+    # Cut twice: first so that a long text costs little, and only then, when nothing secret is left, to the length.
+    return " ".join(redact(_bounded(text, MAX_QUOTED)).split())[:at_most]
+
+
+def hide_secrets(text: str) -> str:
+    """Return a sentence of ours with secrets and credentials hidden; its numbers stay."""
+    text = _bounded(text)
+    if _secrets or _tokens:
+        text = _masked(text, _secret_spans(text))
+    text = _BEARER.sub(lambda match: f"{match[1]} {MASK}", text)
+    text = _URL_PASSWORD.sub(lambda match: f"{match[1]}:{MASK}@", text)
+    text = _CONNINFO_PASSWORD.sub(lambda match: f"{match[1]}{MASK}", text)
+    return _FORM_SECRET.sub(lambda match: f"{match[1]}{MASK}", text)
+
+
+def redact_value(value: Any, clean: Callable[[str], str] = redact) -> Any:  # noqa: ANN401 - log fields are of any type
+    """Return a log field's value with everything textual in it redacted; numbers are counts, positions or times."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if isinstance(value, dict):
+        return {redact_value(key, clean): redact_value(item, clean) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_value(item, clean) for item in value]
+    return clean(str(value))
+
+
+def _bounded(text: str, length: int = MAX_LENGTH) -> str:
+    if len(text) <= length:
+        return text
+    # Not in the middle of a word or a number: the rest of a secret would not be recognised.
+    head = text[:length].rsplit(maxsplit=1)
+    return _END_OF_CUT.sub("", head[0] if len(head) == 2 else "") + "…"
+
+
+def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if merged and begin < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    for begin, end in reversed(merged):
+        text = f"{text[:begin]}{MASK}{text[end:]}"
+    return text
+
+
+def _secret_spans(text: str) -> Iterable[tuple[int, int]]:
+    needles = [_needles(secret) for secret in (*_secrets, *_tokens)]
+    for view in views(text):
+        squeezed = without_blanks(view)
+        for plain, coded in needles:
+            yield from _found(view, plain, coded)
+            if squeezed is not None:
+                yield from _found(squeezed, [*(one for one in plain if len(one) >= _MIN_NEEDLE), *coded])
+
+
+def _found(view: View, plain: Iterable[str], coded: Iterable[str] = ()) -> Iterable[tuple[int, int]]:
+    for needle in plain:
+        begin = view.text.find(needle)
+        while begin >= 0:
+            yield view.original(begin, begin + len(needle))
+            begin = view.text.find(needle, begin + 1)
+    for needle in coded:
+        begin = view.text.find(needle)
+        while begin >= 0:
+            end = begin + len(needle)
+            # What surrounds it is of the same word: a client's id before, padding behind, bits of the secret in both.
+            while begin and view.text[begin - 1] in _BASE64_CHARS and view.text[begin - 1] != "=":
+                begin -= 1
+            while end < len(view.text) and view.text[end] in _BASE64_CHARS:
+                end += 1
+            yield view.original(begin, end)
+            begin = view.text.find(needle, end)
+
+
+@lru_cache(maxsize=2 * MAX_TOKENS)
+def _needles(secret: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a secret looks like: as text, and coded, where more of the same word belongs to it."""
+    data = secret.encode(errors="surrogatepass")
+    plain = {secret, secret.replace(" ", "+")}
+    coded = {data.hex(), data.hex().upper()}
+    # Basic authentication encodes a client and its secret before it joins them (RFC 6749, 2.3.1).
+    for written in {data, quote_plus(data).encode()}:
+        for before in range(3):
+            # Only the characters that don't depend on what stands before or behind.
+            whole = base64.b64encode(bytes(before) + written).decode()
+            inner = whole[(0, 2, 3)[before] : (before + len(written)) * 8 // 6]
+            coded |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return tuple(plain), tuple(one for one in coded if len(one) >= _MIN_NEEDLE)

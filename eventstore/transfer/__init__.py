@@ -1,0 +1,1 @@
+"""The whole event store as a file: export, import, and the checks of a file."""

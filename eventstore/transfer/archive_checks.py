@@ -1,0 +1,198 @@
+"""Checks what is in a file of events, record by record, with the checks that what arrives passes.
+
+A digest only tells that a file is as it was written. What it says is not believed: a position, a time, a cursor or a
+text that this event store could never have written is refused, before anything of the file is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from eventstore import ulid
+from eventstore.app_name import APP_NAME
+from eventstore.contracts import Contract, decode
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.contracts.times import EARLIEST, LATEST
+from eventstore.errors import MAX_SAID, Undecodable, storable
+from eventstore.transfer.archive import microseconds
+
+FAR_FUTURE = timedelta(days=366)
+"""No clock is so far ahead by accident and put right again unnoticed."""
+MAX_PAYLOAD_BYTES = 64 * 2**20
+"""The longest message that can be received."""
+MAX_HOLES = 10_000
+
+_CONTRACTS = {contract.value for contract in Contract}
+_HOLE = {"lower", "upper", "noticed_at", "detail", "position"}
+_OPTIONAL = {"position"}
+
+
+class RecordCheck:
+    """Checks the records of one file, in their order.
+
+    Args:
+        latest: the greatest time that anything in the file may have been received at.
+
+    """
+
+    def __init__(self, latest: datetime | None = None) -> None:
+        self._latest = min(latest or datetime.now(UTC) + FAR_FUTURE, LATEST)
+        self._bounds = microseconds(EARLIEST), microseconds(self._latest)
+        self._head = 0
+        self._position = 0
+        self._received_at = self._bounds[0]
+
+    def fault(self, record: archive.Record) -> str | None:
+        """Return what is wrong with a record, and which it is; None for one that is right."""
+        kind = record.WhichOneof("record")
+        if kind == "event":
+            why = self._event(record.event)
+            return f"the event at position {record.event.position}: {why}" if why else None
+        if kind == "header":
+            return self._header(record.header)
+        if kind == "quarantined":
+            why = self._quarantined(record.quarantined)
+            return f"a message in quarantine: {why}" if why else None
+        return None if kind == "end" else "it is of no known kind"
+
+    def _event(self, one: archive.StoredEvent) -> str | None:
+        why = next(filter(None, self._event_faults(one)), None)
+        if why is None:
+            self._position, self._received_at = one.position, one.received_at
+        return why
+
+    def _event_faults(self, one: archive.StoredEvent) -> Iterator[str | None]:
+        yield "positions begin at 1" if one.position < 1 else None
+        yield f"it comes after position {self._position}; positions rise" if one.position <= self._position else None
+        yield f"the header says that {self._head} is the last position" if one.position > self._head else None
+        yield self._time("received_at", one.received_at)
+        fell = one.received_at < self._received_at
+        yield "received_at is earlier than that of the event before it" if fell else None
+        yield _origin(one.app, one.contract)
+        yield _size(one.payload)
+        try:
+            decode(one.payload, one.app, Contract(one.contract))
+        except Undecodable as error:
+            yield f"it can't be read: {error}"
+
+    def _quarantined(self, one: archive.Quarantined) -> str | None:
+        return next(filter(None, self._quarantine_faults(one)), None)
+
+    def _quarantine_faults(self, one: archive.Quarantined) -> Iterator[str | None]:
+        yield _origin(one.app, one.contract)
+        yield _size(one.payload)
+        if one.HasField("event_id"):
+            yield _event_id("event_id", one.event_id)
+        yield _text("reason", one.reason) if one.reason else "reason is empty"
+        yield f"count is {one.count}; it is 1 at the least" if one.count < 1 else None
+        yield self._time("first_seen", one.first_seen)
+        yield self._time("last_seen", one.last_seen)
+        yield "last_seen is earlier than first_seen" if one.last_seen < one.first_seen else None
+
+    def _header(self, header: archive.Header) -> str | None:
+        if header.version < 1:
+            return f"the header: there is no format {header.version}"
+        if header.head < 0:
+            return f"the header: the last position is {header.head}"
+        self._head = header.head
+        known: set[str] = set()
+        for cursor in header.cursors:
+            if why := self._cursor(cursor):
+                return f"the cursor of app {cursor.app[:63]!r}: {why}"
+            if cursor.app in known:
+                return f"the cursor of app {cursor.app!r}: the app has two"
+            known.add(cursor.app)
+        return None
+
+    def _cursor(self, cursor: archive.Cursor) -> str | None:
+        return next(filter(None, self._cursor_faults(cursor)), None)
+
+    def _cursor_faults(self, cursor: archive.Cursor) -> Iterator[str | None]:
+        yield _app(cursor.app)
+        if cursor.HasField("contract"):
+            yield _contract(cursor.contract)
+        if cursor.HasField("last_event_id"):
+            yield _event_id("last_event_id", cursor.last_event_id)
+        if cursor.HasField("last_received_at"):
+            yield self._time("last_received_at", cursor.last_received_at)
+        try:
+            read_holes(cursor.holes)
+        except ValueError as error:
+            yield str(error)
+
+    def _time(self, name: str, value: int) -> str | None:
+        earliest, latest = self._bounds
+        if value < earliest:
+            return f"{name} is before {EARLIEST:%Y-%m-%d}"
+        if value > latest:
+            return f"{name} is after {self._latest:%Y-%m-%d}, far in the future"
+        return None
+
+
+def read_holes(text: str) -> list[dict[str, Any]]:
+    """Return the holes that a cursor's text lists.
+
+    Raises:
+        ValueError: it is no such list; the message says why.
+
+    """
+    try:
+        holes = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("holes are not JSON") from None
+    if not isinstance(holes, list) or not all(isinstance(hole, dict) for hole in holes):
+        raise ValueError("holes are not a list of objects")
+    if len(holes) > MAX_HOLES:
+        raise ValueError(f"there are more than {MAX_HOLES:,} holes")
+    for number, hole in enumerate(holes, 1):
+        if why := next(filter(None, _hole_faults(hole)), None):
+            raise ValueError(f"hole {number}: {why}")
+    return holes
+
+
+def _hole_faults(hole: dict[str, Any]) -> Iterator[str | None]:
+    if not _HOLE - _OPTIONAL <= hole.keys() <= _HOLE:
+        yield f"its keys are not {', '.join(sorted(_HOLE))}"
+        return
+    yield None if hole["lower"] is None else _event_id("lower", hole["lower"])
+    yield _event_id("upper", hole["upper"])
+    yield _text("detail", hole["detail"])
+    position = hole.get("position", 0)
+    yield None if type(position) is int and 0 <= position < 2**63 else "position is not a position"
+    try:
+        moment = datetime.fromisoformat(hole["noticed_at"])
+    except (TypeError, ValueError):
+        moment = None
+    yield None if moment is not None and moment.tzinfo is not None else "noticed_at is not a time with its zone"
+
+
+def _origin(app: str, contract: str) -> str | None:
+    return _app(app) or _contract(contract)
+
+
+def _app(name: str) -> str | None:
+    return None if APP_NAME.fullmatch(name) else f"{name[:63]!r} can't be the name of an app"
+
+
+def _contract(name: str) -> str | None:
+    return None if name in _CONTRACTS else f"contract {name[:63]!r} is not known"
+
+
+def _event_id(name: str, value: object) -> str | None:
+    return None if isinstance(value, str) and ulid.is_ulid(value) else f"{name} is not an upper-case ULID"
+
+
+def _size(payload: bytes) -> str | None:
+    return f"it is longer than {MAX_PAYLOAD_BYTES:,} bytes" if len(payload) > MAX_PAYLOAD_BYTES else None
+
+
+def _text(name: str, text: object) -> str | None:
+    if not isinstance(text, str):
+        return f"{name} is not a text"
+    if len(text) > MAX_SAID:
+        return f"{name} is longer than {MAX_SAID:,} characters"
+    # Lone surrogates come out of JSON, which may write them as escapes.
+    return f"{name} holds what Postgres can't keep" if text != storable(text) else None

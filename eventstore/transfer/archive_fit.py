@@ -1,0 +1,77 @@
+"""Checks, before anything is stored, whether the events of a file fit the log that is here.
+
+Invariants. The caller holds the locks that keep the file's positions free: what is found to fit still fits when it is
+stored. Nothing grows with the file but a temporary table in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from eventstore.appending.duplicates import missing_among
+from eventstore.errors import ArchiveError, OtherLog
+from eventstore.event_reader import StoredEvent, head
+
+_MAKE = 'CREATE TEMPORARY TABLE imported_ids (event_id text COLLATE pg_catalog."C")'
+_COPY = "COPY pg_temp.imported_ids FROM STDIN"
+_TWICE = "SELECT event_id FROM pg_temp.imported_ids GROUP BY event_id HAVING count(*) > 1 LIMIT 1"
+_ELSEWHERE = "SELECT position FROM eventstore.events WHERE event_id = ANY(%s) LIMIT 1"
+_NEIGHBOURS = """
+SELECT (SELECT received_at FROM eventstore.events AS e WHERE e.position < p ORDER BY e.position DESC LIMIT 1),
+       (SELECT received_at FROM eventstore.events AS e WHERE e.position > p ORDER BY e.position LIMIT 1)
+FROM unnest(%s::bigint[]) WITH ORDINALITY AS missing (p, number) ORDER BY number
+"""
+
+
+async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequence[StoredEvent]]) -> None:
+    """Compare events with the log, in order of position.
+
+    Args:
+        conn: an autocommit connection.
+        path: the file, for messages.
+        batches: its events, each a record that is right by itself; none is empty.
+
+    Raises:
+        ArchiveError: an event is in the file twice.
+        OtherLog: the file is of another log, or positions between the log and the file are missing.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    await conn.execute(_MAKE)
+    last = await head(conn)
+    for events in batches:
+        missing = await missing_among(conn, events)
+        last = _follow(last, missing)
+        await _check_times(conn, missing)
+        ids = [one.event.event_id for one in missing]
+        if await (await conn.execute(_ELSEWHERE, [ids])).fetchone():
+            raise OtherLog("an event of the file is stored here at another position: another log")
+        async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for event_id in ids:
+                await copy.write_row([event_id])
+    row = await (await conn.execute(_TWICE)).fetchone()
+    await conn.execute("DROP TABLE pg_temp.imported_ids")
+    if row is not None:
+        raise ArchiveError(f"event {row[0]} is in {path} at two positions")
+
+
+def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
+    """Return the last position after these events are stored behind ``last`` without a gap."""
+    for one in missing:
+        if one.position > last:
+            if one.position != last + 1:
+                raise OtherLog(f"positions {last + 1}..{one.position - 1} are neither here nor in the file")
+            last = one.position
+    return last
+
+
+async def _check_times(conn: AsyncConnection, missing: Sequence[StoredEvent]) -> None:
+    rows = await (await conn.execute(_NEIGHBOURS, [[one.position for one in missing]])).fetchall()
+    for one, (before, after) in zip(missing, rows, strict=True):
+        if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
+            raise OtherLog(
+                f"position {one.position:,} of the file was not received between its neighbours here: another log"
+            )

@@ -1,0 +1,128 @@
+"""Writes the whole event store into a file, page by page: neither memory nor a snapshot grows with the log.
+
+Invariants. The cursors are read before the events, in one snapshot with the head: whatever a cursor has moved past is
+in the file, as an event or in quarantine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS, head, read
+from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
+
+_CURSORS = "SELECT app, contract, last_event_id, last_received_at, holes FROM eventstore.cursors ORDER BY app"
+# As a page of events ends: with the row that fills it.
+_QUARANTINED = (
+    "SELECT id, app, contract, event_id, reason, payload, first_seen, last_seen, count FROM ("
+    " SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS bytes_before"
+    " FROM (SELECT * FROM eventstore.quarantine WHERE id > %b ORDER BY id LIMIT %b) AS page"
+    ") AS page WHERE bytes_before < %b ORDER BY id"
+)
+TOLD_EVERY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a file holds; ``missing`` are the runs of positions that the store lacks, first to last."""
+
+    events: int
+    quarantined: int
+    head: int
+    missing: tuple[tuple[int, int], ...]
+
+
+async def export_events(
+    conn: AsyncConnection, path: Path, told: Callable[[int, int], None], *, replace: bool = True
+) -> Exported:
+    """Write every event up to the head of now, the cursors, and the quarantine.
+
+    Args:
+        conn: an autocommit connection.
+        path: the file; it is there only once it is whole.
+        told: is called with the position and the head, now and then.
+        replace: whether a file that is there is replaced.
+
+    Raises:
+        ArchiveError: the file can't be written, or is there.
+        psycopg.Error: the database failed, or the connection; there is no file.
+
+    """
+    with ArchiveWriter(path, replace=replace) as file:
+        async with conn.transaction():
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursors = [_cursor(*row) for row in await (await conn.execute(_CURSORS)).fetchall()]
+            last = await head(conn)
+        file.write(Record(header=archive.Header(version=VERSION, cursors=cursors, head=last)))
+        missing: list[tuple[int, int]] = []
+        before = 0
+        async for position, received_at, event in read(conn, up_to=last):
+            if position != before + 1:
+                missing.append((before + 1, position - 1))
+            before = position
+            stored = archive.StoredEvent(
+                position=position,
+                app=event.app,
+                contract=event.contract,
+                received_at=microseconds(received_at),
+                occurred_at=microseconds(event.occurred_at),
+                payload=event.payload,
+            )
+            file.write(Record(event=stored))
+            if file.events % TOLD_EVERY == 0:
+                told(position, last)
+        if before != last:
+            missing.append((before + 1, last))
+        quarantined = 0
+        async for kept in read_quarantine(conn):
+            file.write(Record(quarantined=kept))
+            quarantined += 1
+    return Exported(file.events, quarantined, last, tuple(missing))
+
+
+async def read_quarantine(
+    conn: AsyncConnection, *, page_rows: int = PAGE_EVENTS, page_bytes: int = PAGE_BYTES
+) -> AsyncIterator[archive.Quarantined]:
+    """Yield what lies in quarantine, as the file has it, in the order in which it came.
+
+    A page holds at most ``page_rows`` rows and ends with the one that brings its payloads to ``page_bytes`` bytes.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    after = 0
+    while True:
+        async with conn.cursor(binary=True) as cursor:
+            await cursor.execute(_QUARANTINED, [after, page_rows, page_bytes])
+            rows = await cursor.fetchall()
+        if not rows:
+            return
+        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times in rows:
+            yield archive.Quarantined(
+                app=app,
+                contract=contract,
+                event_id=event_id,
+                reason=reason,
+                payload=payload,
+                first_seen=microseconds(first_seen),
+                last_seen=microseconds(last_seen),
+                count=times,
+            )
+        after = rows[-1][0]
+
+
+def _cursor(
+    app: str, contract: str | None, last_event_id: str | None, last_received_at: datetime | None, holes: object
+) -> archive.Cursor:
+    received = None if last_received_at is None else microseconds(last_received_at)
+    return archive.Cursor(
+        app=app, contract=contract, last_event_id=last_event_id, last_received_at=received, holes=json.dumps(holes)
+    )

@@ -1,0 +1,206 @@
+"""Puts the events of a file back: into an empty store, behind what a store has, or where positions are missing.
+
+Invariants. Everything in the file is checked before anything of it is stored: each record by itself, then the events
+against what is here. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are
+read off its bytes again. Nobody follows the file's apps meanwhile, nor any app if the file goes on behind the head: who
+appended there would take positions that are the file's. Each batch is one append; a process killed in the middle leaves
+whole batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from eventstore.appending.append import Appender
+from eventstore.appending.append_lock import IMPORT_LOCK, app_lock
+from eventstore.contracts import Contract, decode
+from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.errors import ArchiveError, OtherLog, Undecodable
+from eventstore.event_reader import PAGE_BYTES, StoredEvent, head
+from eventstore.ingest.leader import raise_epoch
+from eventstore.postgres.connection import connect
+from eventstore.postgres.session_lock import Lock, session_name, while_all_held
+from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
+from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_holes
+from eventstore.transfer.archive_fit import check_fit
+from eventstore.waits import Waits
+
+BATCH = 5_000
+
+_TIMES = "SELECT clock_timestamp(), (SELECT received_at FROM eventstore.events ORDER BY position DESC LIMIT 1)"
+_FOLLOWED = "SELECT app FROM eventstore.cursors WHERE app = ANY(%s) ORDER BY app"
+_CURSOR = """
+INSERT INTO eventstore.cursors AS c (app, contract, last_event_id, last_received_at, holes)
+VALUES (%s, %s, %s, %s, %s::text::jsonb)
+ON CONFLICT (app) DO UPDATE SET contract = coalesce(excluded.contract, c.contract),
+    last_event_id = excluded.last_event_id, last_received_at = excluded.last_received_at, holes = excluded.holes
+WHERE c.reset_position IS NULL AND (c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at)
+"""
+_QUARANTINE = """
+INSERT INTO eventstore.quarantine (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)
+VALUES (%s, %s, %s, %s, %s, %b, %s, %s, %s) ON CONFLICT (app, contract, sha256) DO NOTHING
+RETURNING app, reason, count, first_seen, last_seen
+"""
+_COUNT_QUARANTINED = """
+INSERT INTO eventstore.quarantine_counts AS c (app, reason, messages, not_kept, first_seen, last_seen)
+VALUES (%s, %s, %s, 0, %s, %s)
+ON CONFLICT (app, reason) DO UPDATE SET messages = c.messages + excluded.messages,
+    first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen)
+"""
+_COUNT_ANEW = "UPDATE eventstore.quarantine_usage SET counted_at = NULL WHERE app = ANY(%s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: events in the file, and how many of them were missing here."""
+
+    events: int
+    stored: int
+
+
+async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+    """Put the events of a file where they belong.
+
+    Args:
+        url: the database.
+        path: a file that :func:`eventstore.transfer.export.export_events` wrote.
+        waits: of the event store.
+        told: is called with how many of how many events are done, now and then.
+
+    Raises:
+        ArchiveError: the file can't be read, is not whole, or holds what no event store writes; nothing was stored.
+        LockHeld: one of the file's apps is followed, or any and the file goes on behind the head; nothing was stored.
+        OtherLog: the file does not fit this log; nothing was stored.
+        psycopg.Error: the database failed, or the connection; import the file again.
+
+    """
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        latest = await _latest(conn)
+    contents = await check_archive(path, RecordCheck(latest).fault)
+    locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        if contents.last > await head(conn):
+            locks.append(Lock(IMPORT_LOCK, "the end of the log, behind which the file goes on"))
+    return await while_all_held(
+        url,
+        locks,
+        name=session_name("import"),
+        waits=waits,
+        work=lambda: _import(url, path, contents, waits, told),
+    )
+
+
+async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+        await check_fit(conn, path, (events for events, _ in _batches(path) if events))
+        await _fence(conn, contents.apps, waits)
+        appender = Appender(conn, waits)
+        done = stored = 0
+        for events, quarantined in _batches(path):
+            if events:
+                stored += await appender.restore(events)
+                done += len(events)
+                told(done, contents.events)
+            if quarantined:
+                await _keep(conn, quarantined)
+        if done != contents.events:
+            raise ArchiveError(f"{path} was changed while it was read")
+        async with conn.transaction():
+            for cursor in contents.header.cursors:
+                await _move(conn, cursor, contents.header.head)
+    return Imported(contents.events, stored)
+
+
+async def _fence(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> None:
+    """Let no follower that froze, and wakes up in the middle, go on; without a cursor nobody has followed an app."""
+    rows = await (await conn.execute(_FOLLOWED, [list(apps)])).fetchall()
+    for (app,) in rows:
+        await raise_epoch(conn, app, waits)
+
+
+async def _latest(conn: AsyncConnection) -> datetime:
+    """Return the greatest time that anything in the file may have been received at.
+
+    What is here already is not doubted: a store whose clock was far ahead can be healed with its own file.
+    """
+    row = await (await conn.execute(_TIMES)).fetchone()
+    now: datetime = row[0] if row else datetime.now(UTC)
+    last: datetime | None = row[1] if row else None
+    return max(now + FAR_FUTURE, last or now)
+
+
+def _batches(path: Path) -> Iterator[tuple[list[StoredEvent], list[archive.Quarantined]]]:
+    """Yield what is in the file, in its order, a little at a time: the locks are kept and the database asked between.
+
+    Nothing is read inside a transaction, which Postgres would end if a long file kept it idle.
+    """
+    events: list[StoredEvent] = []
+    quarantined: list[archive.Quarantined] = []
+    size = 0
+    for record in read_archive(path):
+        if record.HasField("event"):
+            events.append(_stored(record.event))
+            size += len(record.event.payload)
+        elif record.HasField("quarantined"):
+            quarantined.append(record.quarantined)
+            size += len(record.quarantined.payload)
+        if len(events) + len(quarantined) == BATCH or size >= PAGE_BYTES:
+            yield events, quarantined
+            events, quarantined, size = [], [], 0
+    if events or quarantined:
+        yield events, quarantined
+
+
+def _stored(record: archive.StoredEvent) -> StoredEvent:
+    try:
+        event = decode(record.payload, record.app, Contract(record.contract))
+    except (Undecodable, ValueError) as error:
+        raise OtherLog(f"the event at position {record.position:,} of the file can't be read: {error}") from error
+    return StoredEvent(record.position, moment(record.received_at), event)
+
+
+async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined]) -> None:
+    rows = [
+        [
+            kept.app,
+            kept.contract,
+            hashlib.sha256(kept.payload).digest(),
+            kept.event_id if kept.HasField("event_id") else None,
+            kept.reason,
+            kept.payload,
+            moment(kept.first_seen),
+            moment(kept.last_seen),
+            kept.count,
+        ]
+        for kept in quarantined
+    ]
+    # All that the file has is kept, whatever the limits: it was asked for. What arrives after that must fit.
+    async with conn.transaction(), conn.cursor() as cursor:
+        await cursor.executemany(_QUARANTINE, rows, returning=True)
+        added = [row async for result in cursor.results() for row in await result.fetchall()]
+        if added:
+            await cursor.executemany(_COUNT_QUARANTINED, added)
+            await cursor.execute(_COUNT_ANEW, [sorted({row[0] for row in added})])
+
+
+async def _move(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:
+    # No hole lies behind the file's own end: what is stored from there on is behind the hole.
+    holes = [
+        hole | {"position": min(hole["position"], head)} if "position" in hole else hole
+        for hole in read_holes(cursor.holes)
+    ]
+    row = [
+        cursor.app,
+        cursor.contract if cursor.HasField("contract") else None,
+        cursor.last_event_id if cursor.HasField("last_event_id") else None,
+        moment(cursor.last_received_at) if cursor.HasField("last_received_at") else None,
+        json.dumps(holes),
+    ]
+    await conn.execute(_CURSOR, row)

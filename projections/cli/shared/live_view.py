@@ -1,0 +1,70 @@
+"""The live view of ``projections run`` on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from eventstore.ingest.follower import Follower
+from eventstore.postgres.connection import connect
+from eventstore.waits import Waits
+from projections.cli.shared.output import console
+from projections.cli.shared.status_tables import projection_lines, projections_table
+from projections.inspecting.status import Status, read_status
+from projections.registry import Registry
+from projections.terminal_text import visible
+
+REFRESH_SECONDS = 0.5
+LAST_LOOK_SECONDS = 3.0
+_NAME = "projections run view"
+
+
+@asynccontextmanager
+async def live_view(url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> AsyncIterator[None]:
+    """Show, while the block runs, what the followers and the projections do; log lines appear above it."""
+    with Live(console=console(stderr=True), auto_refresh=False, transient=False) as live:
+        showing = asyncio.create_task(_show(live, url, waits, registry, followers))
+        try:
+            yield
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            # What stays on the terminal is how it ended, not how it was half a second before.
+            with suppress(psycopg.Error, OSError, TimeoutError):
+                async with asyncio.timeout(LAST_LOOK_SECONDS), await connect(url, name=_NAME, waits=waits) as conn:
+                    live.update(_render(await read_status(conn, registry), followers), refresh=True)
+
+
+async def _show(live: Live, url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> None:
+    while True:
+        with suppress(psycopg.Error, OSError):
+            async with await connect(url, name=_NAME, waits=waits) as conn:
+                while True:
+                    status = await read_status(conn, registry)
+                    live.update(_render(status, followers), refresh=True)
+                    await asyncio.sleep(REFRESH_SECONDS)
+        live.update("database unavailable", refresh=True)
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+def _render(status: Status, followers: Sequence[Follower]) -> Group:
+    parts: list[Table] = []
+    if followers:
+        apps = Table(title="upstreams", title_justify="left")
+        for heading in ("app", "state"):
+            apps.add_column(heading)
+        for heading in ("stored", "duplicates", "quarantined"):
+            apps.add_column(heading, justify="right")
+        for follower in followers:
+            numbers = (follower.stored, follower.duplicates, follower.quarantined)
+            apps.add_row(visible(follower.app), visible(follower.doing), *(f"{number:,}" for number in numbers))
+        parts.append(apps)
+    lines = [Text(visible(line)) for line in projection_lines(status)]
+    return Group(*parts, projections_table(status, here=True), *lines)

@@ -1,0 +1,127 @@
+"""The database and the projections that a command works with, made sure of before it begins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eventstore.postgres.availability import wait_for_database
+from eventstore.waits import Waits, load_waits
+from projections.cli.shared.output import say, wait_for_database_seconds
+from projections.database import resolve_database_url
+from projections.errors import UsageError
+from projections.migrating.migrate import require_current_schema
+from projections.projection import Projection
+from projections.registry import installed
+from projections.settings import ReplaySettings, load_replay_settings
+
+WAIT_SECONDS = 60.0
+"""How long commands wait for a database that isn't available yet, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayContext:
+    """What every replay needs.
+
+    When no projection was named, ``broken`` has by name those that can't be loaded, ``not_migrated`` those whose tables
+    are missing, and why.
+    """
+
+    url: str
+    projections: dict[str, Projection]
+    broken: dict[str, str]
+    not_migrated: dict[str, str]
+    waits: Waits
+    settings: ReplaySettings
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """All that don't get their turn, and why."""
+        return self.broken | self.not_migrated
+
+
+def replay_context(names: Sequence[str]) -> ReplayContext:
+    """Return it for the named projections, or for all that work when none is named.
+
+    Raises:
+        UsageError: a name is unknown, a setting is wrong, or the database isn't ready; the message says what to do.
+
+    """
+    waits, settings = load_waits(), load_replay_settings()
+    registry = installed()
+    chosen = registry.chosen(names)
+    url = available_database(waits)
+    not_migrated = require_current_schema(url, chosen.values())
+    refuse_named(names, not_migrated)
+    projections = {name: projection for name, projection in chosen.items() if name not in not_migrated}
+    broken = {} if names else registry.broken
+    return ReplayContext(url, projections, broken, not_migrated, waits, settings)
+
+
+def refuse_named(names: Sequence[str], not_migrated: Mapping[str, str]) -> None:
+    """Refuse a command for a projection that isn't migrated; where none was named, it stops itself only.
+
+    Raises:
+        UsageError: names were given, and one of these projections isn't migrated.
+
+    """
+    for name, why in not_migrated.items():
+        if names:
+            raise UsageError(f"{name}: {why}")
+
+
+def migrated_database(waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS) -> str:
+    """Return the URL of the database that is meant, available and at the revision that this version needs.
+
+    Raises:
+        UsageError: it is at another revision.
+        ConfigurationError, DatabaseUnavailable: as :func:`available_database` raises them.
+
+    """
+    url = available_database(waits, writes=writes, patience=patience)
+    require_current_schema(url)
+    return url
+
+
+def available_database(
+    waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS, create: bool = False
+) -> str:
+    """Return the URL of the database that is meant, once it is available; an embedded one is started.
+
+    Args:
+        waits: for connections.
+        writes: whether the command writes, which a standby doesn't allow.
+        patience: seconds to wait unless --wait-for-database says otherwise.
+        create: whether to create an embedded database where this folder has none.
+
+    Raises:
+        ConfigurationError: there is no such database, or waiting can't help.
+        DatabaseUnavailable: time is up.
+
+    """
+    url = resolve_database_url(start=True, create=create)
+    asyncio.run(wait_until_available(url, waits, writes=writes, patience=patience))
+    return url
+
+
+async def wait_until_available(url: str, waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS) -> None:
+    """Wait as :func:`available_database` does, inside a running event loop."""
+    given = wait_for_database_seconds()
+    seconds = patience if given is None else given
+    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, tell=_tell)
+
+
+def _tell(sentence: str) -> None:
+    say(f"projections: {sentence}")
+
+
+def plain_context(*, writes: bool) -> tuple[str, Waits]:
+    """Return the database's URL and the waits, for commands that need no projection.
+
+    Raises:
+        UsageError, ConfigurationError, DatabaseUnavailable: as :func:`migrated_database` raises them.
+
+    """
+    waits = load_waits()
+    return migrated_database(waits, writes=writes), waits

@@ -1,0 +1,157 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.table import Table
+
+from eventstore.postgres.server_clock import AheadOfClock
+from projections.cli.shared.cell_text import shown
+from projections.cli.shared.output import counted
+from projections.inspecting.status import NEW, AppStatus, Status
+from projections.running.checkpoint import State
+from projections.running.who_folds import Folder
+from projections.terminal_text import visible
+
+
+def projections_table(status: Status, *, here: bool = False) -> Table:
+    """Return one row for each projection.
+
+    Args:
+        status: what was found.
+        here: whether this process folds, and may just have ended: then the states are the checkpoints'.
+
+    """
+    table = Table(title=f"projections (head {status.head:,})", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("position", "behind", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in status.projections:
+        table.add_row(
+            visible(one.name),
+            visible(one.state if here else one.shown_state),
+            f"{one.position:,}",
+            f"{one.events_behind:,}",
+            f"{one.seconds_behind:.1f}",
+        )
+    return table
+
+
+def projection_lines(status: Status) -> list[str]:
+    """Return what is too long for a table: why a projection stands still, and what it passes over."""
+    lines = []
+    for one in status.projections:
+        if one.last_error:
+            since = f" since {shown(one.last_error_at)}" if one.last_error_at else ""
+            again = f", tried again at {shown(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
+            lines.append(f"{one.name} is {one.state}{since}{again}: {one.last_error}")
+        if one.note:
+            lines.append(f"{one.name}: {one.note}")
+        lines += [f"{one.name} passes over event {skip.event_id}: {skip.why}" for skip in one.skips]
+    return lines
+
+
+def folder_lines(status: Status) -> list[str]:
+    """Return who folds: one line for each process, and one for what nobody folds."""
+    names: dict[Folder | tuple[str, int] | None, list[str]] = {}
+    seen: dict[Folder | tuple[str, int] | None, list[datetime]] = {}
+    for one in status.projections:
+        stands_still = one.state in (State.PAUSED, NEW) or one.code_version is None
+        for folder in one.folded_by or ((None,) if not stands_still else ()):
+            who = (folder.host, folder.pid) if folder and folder.host is not None and folder.pid is not None else folder
+            if one.name not in names.setdefault(who, []):
+                names[who].append(one.name)
+            seen.setdefault(who, []).extend([folder.seen_at] if folder and folder.seen_at else [])
+    lines = []
+    for who, folded in names.items():
+        what = ", ".join(folded)
+        if who is None:
+            lines.append(f"nobody folds {what}: start projections run")
+            continue
+        process = f"backend {who.backend} of Postgres" if isinstance(who, Folder) else f"{who[0]}:{who[1]}"
+        when = f"last active {shown(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
+        lines.append(f"{what}: folded by {process} ({when})")
+    return lines
+
+
+def apps_table(status: Status) -> Table:
+    """Return one row for each app."""
+    table = Table(title="upstreams", title_justify="left")
+    # Without the rare last column it fits into 80 columns; where it doesn't, texts take several lines and none is cut.
+    are_limited = any(app.quarantined_not_kept for app in status.apps)
+    for heading in ("app", "contract"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("cursor", no_wrap=True)
+    for heading in ("holes", "quarantined", *(["not kept"] if are_limited else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for app in status.apps:
+        numbers = [str(app.holes), f"{app.quarantined_messages:,}"]
+        if are_limited:
+            numbers.append(f"{app.quarantined_not_kept:,}")
+        texts = (app.app, app.contract or "not yet known", app.last_event_id or "none yet")
+        table.add_row(*map(visible, texts), *numbers)
+    return table
+
+
+def app_lines(status: Status) -> list[str]:
+    """Return what is too long for a table: who follows each app, and what last went wrong with it."""
+    lines = []
+    for app in status.apps:
+        follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
+        lines.append(f"{app.app} is followed by {follower}" + _trouble(app))
+        if app.went_back:
+            last = app.went_back[-1]
+            lines.append(
+                f"{app.app}: the log went back from position {last['from']:,} to {last['to']:,}, noticed at"
+                f" {last['noticed_at']} (a failover or a restore): who has read further must read again from there"
+            )
+        if app.quarantined_not_kept:
+            lines.append(_about_quarantine(app))
+    return lines
+
+
+def incomplete_answers(status: Status) -> str:
+    """Return a sentence about the poll answers that could not be kept as a whole."""
+    parts = []
+    if status.dropped_options:
+        parts.append(f"{counted(status.dropped_options, 'option')} could not be kept")
+    if status.unreadable_answers:
+        parts.append(f"{counted(status.unreadable_answers, 'answer')} could not be read at all")
+    return f"{counted(status.incomplete_answers, 'poll answer is', 'poll answers are')} incomplete: {', '.join(parts)}."
+
+
+def _about_quarantine(app: AppStatus) -> str:
+    """Say that an app's quarantine is or was full, with the numbers and what to do."""
+    state = f"is full since {shown(app.quarantine_full_since)}" if app.quarantine_full_since else "was full"
+    reasons = ", ".join(f"{count:,} because {reason}" for reason, count in sorted(app.quarantine_reasons.items()))
+    return (
+        f"{app.app}: the quarantine {state}: of {app.quarantined_messages:,} quarantined messages, "
+        f"{app.quarantined_not_kept:,} were counted but not kept ({reasons}); to make room, delete rows of "
+        "eventstore.quarantine, or raise PROJECTIONS_QUARANTINE_MAX_ROWS or PROJECTIONS_QUARANTINE_MAX_BYTES"
+    )
+
+
+def _trouble(app: AppStatus) -> str:
+    """Return what is wrong with an app's upstream, behind a semicolon; nothing while it is well."""
+    if not app.last_error:
+        return ""
+    if app.refused_at is None:
+        return f"; {app.last_error}"
+    if app.retry_at is None:
+        again = "trying again now" if app.followed_by else "tried again when a process starts to follow it"
+    elif app.retry_at > datetime.now(UTC):
+        again = f"next attempt at {shown(app.retry_at)}"
+    else:
+        again = f"the attempt of {shown(app.retry_at)} is overdue: no process follows it"
+    return f"; refused since {shown(app.refused_at)}, {again}: {app.last_error}"
+
+
+def ahead_of_clock(ahead: AheadOfClock) -> str:
+    """Return a sentence about events whose times are ahead of the database server's clock."""
+    return (
+        f"The database server's clock is {ahead.seconds:,.0f} s behind the time of the last event"
+        f" ({shown(ahead.received_at)}): it was ahead when positions {ahead.first:,} to {ahead.last:,} were stored."
+        " New events get that same time until the clock has caught up; rebuild --as-of a time can't tell them apart."
+    )

@@ -1,0 +1,1 @@
+"""Turns a window of events into rows."""

@@ -1,0 +1,100 @@
+"""Writes rows that carry their event_id into a table, each only when it is newer than the one there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, LiteralString, TypeAlias
+
+from psycopg import AsyncConnection
+from sqlalchemy import Table, bindparam
+from sqlalchemy.dialects.postgresql import insert
+
+from projections.errors import InvalidProjection
+from projections.folding.sql_text import DIALECT, Schemas, compiled
+
+EVENT_ID = "event_id"
+DELETED = "deleted"
+
+Latest: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
+"""The greatest event_id and its row's values, by primary key."""
+
+
+class GuardedTable:
+    """A table whose rows carry their event_id.
+
+    Args:
+        table: with the columns ``event_id`` and ``deleted``.
+        schemas: other schemas for the table's; None for none.
+
+    """
+
+    def __init__(self, table: Table, schemas: Schemas | None = None) -> None:
+        self._table = table
+        self._schemas = schemas
+        self._key = [column.name for column in table.primary_key.columns]
+        # What Postgres computes is not written.
+        self._columns = [column.name for column in table.c if column.computed is None]
+        self._allowed = frozenset(self._columns) - {EVENT_ID, DELETED}
+        self._to_driver = {name: _to_driver(table, name) for name in self._columns}
+        self._statements: dict[tuple[str, ...], LiteralString] = {}
+
+    def key_of(self, values: Mapping[str, Any], *, only_key: bool) -> tuple[Any, ...]:
+        """Return the values of the primary key.
+
+        Args:
+            values: a row's, by column's name.
+            only_key: whether there may be no others.
+
+        Raises:
+            InvalidProjection: the row can't be one of the table.
+
+        """
+        name = self._table.name
+        strange = [column for column in values if column not in (self._key if only_key else self._allowed)]
+        if strange:
+            of = "the primary key" if only_key else "a column that handle may set"
+            raise InvalidProjection(f"a row of {name} names {', '.join(sorted(strange))}: not {of}")
+        missing = [column for column in self._key if values.get(column) is None]
+        if missing:
+            raise InvalidProjection(f"a row of {name} lacks {', '.join(missing)} of the primary key")
+        return tuple(values[column] for column in self._key)
+
+    async def write(self, conn: AsyncConnection[Any], rows: Latest) -> None:
+        """Write rows where they are newer than those there; works inside a pipeline.
+
+        Raises:
+            psycopg.Error: the database failed, or refuses a row.
+
+        """
+        batches: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for event_id, values in rows.values():
+            row = {**values, EVENT_ID: event_id}
+            columns = tuple(name for name in self._columns if name in row)
+            batches.setdefault(columns, []).append({name: self._to_driver[name](row[name]) for name in columns})
+        async with conn.cursor() as cursor:
+            for columns, batch in batches.items():
+                await cursor.executemany(self._statement(columns), batch)
+
+    def _statement(self, columns: tuple[str, ...]) -> LiteralString:
+        known = self._statements.get(columns)
+        if known is not None:
+            return known
+        parameters = {name: bindparam(name, None, type_=self._table.c[name].type) for name in columns}
+        new = insert(self._table).values(parameters)
+        # Columns left out are set too, to their defaults: the row is what its event says, and nothing of an older one.
+        upsert = new.on_conflict_do_update(
+            index_elements=self._key,
+            set_={name: new.excluded[name] for name in self._columns if name not in self._key},
+            where=self._table.c.event_id < new.excluded.event_id,
+        )
+        statement, _ = compiled(upsert, self._schemas)
+        self._statements[columns] = statement
+        return statement
+
+
+def _to_driver(table: Table, name: str) -> Callable[[Any], Any]:
+    processor = table.c[name].type.dialect_impl(DIALECT).bind_processor(DIALECT)
+    if processor is not None:
+        return processor
+    return lambda value: value.value if isinstance(value, Enum) else value

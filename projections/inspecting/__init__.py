@@ -1,0 +1,1 @@
+"""Answers questions about projections and rows: status, health and explain."""

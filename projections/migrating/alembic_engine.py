@@ -1,0 +1,46 @@
+"""Connections of SQLAlchemy, for Alembic: libpq opens them from the URL, as those of all other commands are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from eventstore.errors import DatabaseUnavailable, describe
+from eventstore.postgres.connection import connect_sync
+from eventstore.postgres.session_lock import session_name
+from eventstore.waits import load_waits
+
+
+def engine_of(url: str) -> Engine:
+    """Return an engine of a database."""
+    waits = load_waits()
+
+    def connect() -> psycopg.Connection:
+        return connect_sync(url, name=session_name("migrate"), waits=waits)
+
+    return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """Open a connection.
+
+    Raises:
+        DatabaseUnavailable: no session can be had.
+
+    """
+    engine = engine_of(url)
+    try:
+        try:
+            connection = engine.connect()
+        except DBAPIError as error:
+            raise DatabaseUnavailable(f"database unavailable: {describe(error)}") from error
+        with connection:
+            yield connection
+    finally:
+        engine.dispose()

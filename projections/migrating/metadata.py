@@ -1,0 +1,21 @@
+"""All tables of ours in one place, for migrations and for the test that holds them equal to a database."""
+
+from __future__ import annotations
+
+from sqlalchemy import MetaData
+
+from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
+from eventstore.schema import metadata as eventstore_metadata
+from projections.engine_tables import SCHEMA as ENGINE_SCHEMA
+from projections.engine_tables import metadata as engine_metadata
+from projections.projection import READ_MODEL_SCHEMA
+from projections.read_models import consent_registry, poll_tallies, request_status
+from projections.read_models.common_columns import metadata as read_model_metadata
+
+OUR_SCHEMAS = (EVENTSTORE_SCHEMA, ENGINE_SCHEMA, READ_MODEL_SCHEMA)
+
+READ_MODELS = (request_status.RequestStatus, consent_registry.ConsentRegistry, poll_tallies.PollTallies)
+"""The projections that come along; their modules make their tables known to the metadata."""
+
+target_metadata: list[MetaData] = [eventstore_metadata, engine_metadata, read_model_metadata]
+"""Every table that our migrations make."""

@@ -1,0 +1,148 @@
+"""Makes the tables of projections that others wrote: by their Alembic folder, or by creating those that are missing.
+
+Nothing is ever altered here: a table that isn't as its projection needs it is refused, in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from alembic import command
+from alembic.config import Config
+from psycopg import AsyncConnection
+from sqlalchemy import Connection, MetaData, Table, inspect, text
+
+from eventstore.resources import migrations_folder
+from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_theirs
+from projections.migrating.metadata import READ_MODELS
+from projections.projection import Projection
+
+log = structlog.get_logger(__name__)
+
+_MISSING = (
+    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
+    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL LIMIT 1"
+)
+
+
+def version_table(projection: Projection) -> str:
+    """Return the name of the version table of a projection's Alembic folder, in schema ``projections``."""
+    return f"version_{projection.name}"
+
+
+def migrate_user_tables(connection: Connection, projections: Iterable[Projection]) -> None:
+    """Bring the tables of projections to what they need; those of ours are made anew only where somebody dropped them.
+
+    Args:
+        connection: inside a transaction, with our schema at its head.
+        projections: the registered ones.
+
+    Raises:
+        MigrationRefused: a table is there, and isn't as its projection needs it.
+        InvalidProjection: a projection's Alembic folder isn't one.
+        ProjectionsError: a projection's migrations failed.
+
+    """
+    for projection in projections:
+        if projection.migrations is not None:
+            _run_folder(connection, projection, projection.migrations)
+        else:
+            missing = missing_tables(connection, projection)
+            create_tables(connection, missing)
+            if missing:
+                names = ", ".join(table.name for table in missing)
+                log.info("created tables", projection=projection.name, tables=names)
+                _let_wait(connection, projection)
+        if isinstance(projection, READ_MODELS):  # what else became of these is seen to by the schema's promises
+            continue
+        for table in projection.tables:
+            _check_as_needed(connection, projection, table)
+
+
+def _let_wait(connection: Connection, projection: Projection) -> None:
+    """Let a projection that has folded wait for a rebuild: its table is new, and lacks what was folded before.
+
+    Rows of another version wait anyway. Who has that version goes on with them: the new table need not be one of its.
+    """
+    error = f"its tables were made anew: run projections rebuild {projection.name}"
+    # No version's rows: so no code takes them for its own. A pause stays one.
+    waiting = text(
+        "UPDATE projections.checkpoints SET version = 0, last_error = :error,"
+        " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END,"
+        " last_error_at = clock_timestamp() WHERE name = :name AND version = :version AND position > 0"
+    )
+    values = {"error": error, "name": projection.name, "version": projection.version}
+    if connection.execute(waiting, values).rowcount:
+        log.warning("waits for a rebuild", projection=projection.name, error=error)
+
+
+def missing_tables(connection: Connection, projection: Projection) -> list[Table]:
+    """Return the tables of a projection that the database lacks."""
+    inspector = inspect(connection)
+    return [table for table in projection.tables if not inspector.has_table(table.name, schema=table.schema)]
+
+
+def missing_table(table: str) -> str:
+    """Say that a table is missing, and what to do."""
+    return f"table {table} is missing; run projections migrate"
+
+
+async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
+    """Return why a projection can't fold, for a table of it is missing; None when all are there."""
+    names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
+    row = await (await conn.execute(_MISSING, names)).fetchone()
+    return missing_table(row[0]) if row else None
+
+
+def create_tables(connection: Connection, tables: Sequence[Table]) -> None:
+    """Create tables, with their indexes and comments."""
+    by_metadata: dict[MetaData, list[Table]] = {}
+    for table in tables:
+        by_metadata.setdefault(table.metadata, []).append(table)
+    for metadata, its_own in by_metadata.items():
+        metadata.create_all(connection, tables=its_own)
+
+
+def _run_folder(connection: Connection, projection: Projection, folder: Path) -> None:
+    versions = folder / "versions"
+    if not versions.is_dir():
+        raise InvalidProjection(f"projection {projection.name!r}: its migrations have no folder 'versions'")
+    config = Config()
+    # Our own environment runs their revisions; theirs, if there is one, is for writing them.
+    config.set_main_option("script_location", _option(migrations_folder()))
+    config.set_main_option("version_locations", _option(versions))
+    config.set_main_option("path_separator", "newline")
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = version_table(projection)
+    try:
+        command.upgrade(config, "heads")
+    except Exception as error:
+        said = f"projection {projection.name!r}: its migrations failed: {describe_theirs(error)}"
+        raise ProjectionsError(said) from error
+
+
+def _option(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _check_as_needed(connection: Connection, projection: Projection, table: Table) -> None:
+    inspector = inspect(connection)
+    of_table = f"table {table.schema}.{table.name} of projection {projection.name!r}"
+    if not inspector.has_table(table.name, schema=table.schema):
+        raise MigrationRefused(f"{of_table} isn't made by the projection's migrations: add a revision that makes it")
+    remedy = (
+        "add a revision to its migrations"
+        if projection.migrations is not None
+        else ("nothing is altered here: drop the table (a rebuild fills it again), or bring an Alembic folder")
+    )
+    there = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+    lacking = [column.name for column in table.c if column.name not in there]
+    if lacking:
+        raise MigrationRefused(f"{of_table} lacks {', '.join(lacking)}: {remedy}")
+    key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    needed = [column.name for column in table.primary_key.columns]
+    if set(key) != set(needed):
+        raise MigrationRefused(f"{of_table} has another primary key than ({', '.join(needed)}): {remedy}")

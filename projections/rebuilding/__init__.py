@@ -1,0 +1,1 @@
+"""Replays the log: rebuild, verify and as-of."""

@@ -1,0 +1,1 @@
+"""Runs the workers that keep read models up to date."""

@@ -1,0 +1,60 @@
+"""Wakes the workers of a process when something was appended: one session listens for all of them.
+
+Invariants. NOTIFY is a hint only: whoever isn't woken looks by itself at the next poll. What was appended while the
+session was away is rung for as soon as it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Never
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from eventstore.appending.append import CHANNEL
+from eventstore.backoff import Backoff
+from eventstore.errors import describe
+from eventstore.postgres.connection import connect
+from eventstore.waits import Waits
+
+log = structlog.get_logger(__name__)
+
+
+class Bell:
+    """Rings for everyone who hears it.
+
+    Each worker's own session would be woken by every append, and would wake this process: for one, it is enough.
+    """
+
+    def __init__(self, url: str, waits: Waits) -> None:
+        self._url = url
+        self._waits = waits
+        self._heard: list[asyncio.Event] = []
+
+    def hear(self) -> asyncio.Event:
+        """Return an event that is set at each ring, for one listener to clear."""
+        event = asyncio.Event()
+        self._heard.append(event)
+        return event
+
+    async def run(self) -> Never:
+        """Listen until cancelled; a database that is away is waited for."""
+        backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        while True:
+            try:
+                async with await connect(self._url, name="projections run listen", waits=self._waits) as conn:
+                    await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+                    backoff.reset()
+                    self._ring()
+                    async for _ in conn.notifies():
+                        self._ring()
+            except (psycopg.Error, OSError) as error:
+                # The workers say the same, and louder.
+                log.debug("nothing is notified", error=describe(error))
+                await asyncio.sleep(backoff.next())
+
+    def _ring(self) -> None:
+        for event in self._heard:
+            event.set()

@@ -1,0 +1,88 @@
+"""Who folds a projection: every worker's session holds a shared advisory lock that says so, for as long as it lives.
+
+The lock keeps nobody out; it is there to be seen. ``pg_locks`` shows it to every role, whereas ``pg_stat_activity``
+hides from most roles what another role's session does. The process is read off the session's name, and when it was
+last active off its last statement: a worker that waits for events looks at the log every second or so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.appending.append_lock import lock_key
+from eventstore.postgres.session_lock import session_name
+
+_WORK = "run"
+
+_ANNOUNCE = "SELECT pg_catalog.pg_try_advisory_lock_shared(%s)"
+# A backend that works for its worker is active now; one that waits in the middle of a message is not.
+_WHO = """
+SELECT wanted.name, held.pid, activity.application_name,
+       CASE WHEN activity.state = 'active' AND activity.wait_event IS DISTINCT FROM 'ClientRead'
+            THEN clock_timestamp() ELSE activity.state_change END
+FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, key)
+JOIN pg_catalog.pg_locks AS held ON held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+ AND held.classid = ((wanted.key >> 32) & 4294967295)::oid AND held.objid = (wanted.key & 4294967295)::oid
+ AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+ORDER BY wanted.name, held.pid
+"""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A worker's session.
+
+    ``backend`` is its backend's process id in Postgres; ``host`` and ``pid`` are the worker's process, and ``seen_at``
+    is when it was last active. They are None where this role may not see them.
+    """
+
+    backend: int
+    host: str | None = None
+    pid: int | None = None
+    seen_at: datetime | None = None
+
+
+def folder_name(name: str) -> str:
+    """Return the application_name of a session that folds a projection."""
+    return session_name(f"{_WORK} {name}")
+
+
+async def announce(conn: AsyncConnection[Any], name: str) -> None:
+    """Let others see, for as long as this session lives, that it folds a projection.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    await conn.execute(_ANNOUNCE, [_key(name)])
+
+
+async def read_folders(conn: AsyncConnection[Any], names: Sequence[str]) -> dict[str, tuple[Folder, ...]]:
+    """Return the sessions that fold each of these projections; a projection that nobody folds has no entry.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    found: dict[str, tuple[Folder, ...]] = {}
+    rows = await conn.execute(_WHO, [list(names), [_key(name) for name in names]])
+    for name, backend, session, seen_at in await rows.fetchall():
+        folder = Folder(backend, *_process_of(session), seen_at)
+        found[name] = (*found.get(name, ()), folder)
+    return found
+
+
+def _key(name: str) -> int:
+    return lock_key(f"fold:{name}")
+
+
+def _process_of(session: str | None) -> tuple[str | None, int | None]:
+    """Return the host and the process id in a session's name, if it is one of ours."""
+    host, separator, pid = (session or "").rpartition(" ")[2].rpartition(":")
+    return (host, int(pid)) if separator and pid.isdecimal() else (None, None)

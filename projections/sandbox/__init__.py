@@ -1,0 +1,1 @@
+"""What a trial needs: an embedded PostgreSQL, a simulated upstream and the demo."""

@@ -1,0 +1,158 @@
+"""The whole thing once, for real: a simulated platform in one process, its events in Postgres from another.
+
+``make run`` runs this. It keeps its events in the embedded database of this folder, never in one that is given: they
+are made up, and can't be taken out again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.table import Table
+
+from eventstore.postgres.connection import connect_sync
+from eventstore.waits import Waits
+from projections import database, signals
+from projections.cli.shared.output import LogFormat, LogLevel, console, errors_said, say, set_up_output
+from projections.errors import ProjectionsError, UsageError
+from projections.terminal_text import visible
+
+APP = "demo"
+TOKEN = "simulator"  # noqa: S105 - a made-up platform's made-up token
+# Pinned, so that another run finds the same events, and stores none of them twice.
+SIMULATE = ("simulate", "--recipients", "2000", "--seed", "1", "--epoch", "2026-01-05T12:00:00Z", "--token", TOKEN)
+RUN = ("run", "--until-idle", "2")
+
+QUERIES = (
+    (
+        "eventstore.event_log: what came, as it came",
+        """SELECT event_type_name AS event, count(*) AS events, min(position) AS "from", max(position) AS "to"
+           FROM eventstore.event_log WHERE app = %s GROUP BY event_type_name ORDER BY min(event_type)""",
+    ),
+    (
+        "request_status: what became of each request",
+        """SELECT state, count(*) AS requests, sum(recipients) AS recipients, sum(delivered) AS delivered,
+                  sum(failed) AS failed, sum(pending_consent) AS "pending consent"
+           FROM public.request_status WHERE app = %s GROUP BY state ORDER BY state""",
+    ),
+    (
+        "consent_registry: may I write to this person, and by which event do I know?",
+        """SELECT DISTINCT ON (status, basis) status, basis, count(*) OVER (PARTITION BY status, basis) AS people,
+                  ppnum AS "for example", event_id AS "known by"
+           FROM public.consent_registry WHERE app = %s ORDER BY status, basis, ppnum""",
+    ),
+    (
+        "poll_results: how the first poll ended",
+        """SELECT option, responses, total, round(100 * share)::int AS "%%"
+           FROM public.poll_results
+           WHERE app = %s AND (send_request_id, poll_id) IN
+                 (SELECT send_request_id, poll_id FROM public.poll_tallies WHERE app = %s ORDER BY 1, 2 LIMIT 1)
+           ORDER BY responses DESC, option""",
+    ),
+    (
+        "read_model_freshness: how far each is behind the log",
+        "SELECT * FROM public.read_model_freshness WHERE %s <> '' ORDER BY read_model",
+    ),
+)
+
+TRY_NEXT = """Try next (projections is .venv/bin/projections here):
+  projections db psql     SQL on all of it (the first command starts PostgreSQL again), for example
+                          SELECT position, event_type_name, ppnum FROM eventstore.event_log
+                          ORDER BY position DESC LIMIT 5;
+                          SELECT * FROM consent_history WHERE app = 'demo' AND ppnum = '12300000003';
+  projections explain consent_registry 12300000003 --app demo     the events that made this row
+  projections verify      proves that the read models equal the log
+  projections status      upstreams, projections, and what lies in quarantine
+  make run                once more: nothing is stored or counted twice
+  projections db stop     stop PostgreSQL when you are done; its data stays
+  projections --help      then docs/configuration.md, to follow your own app"""
+
+
+def main() -> None:
+    """Run the demo; exit code 1 with a sentence when a part of it fails."""
+    signals.install()
+    set_up_output(verbose=False, level=LogLevel.INFO, style=LogFormat.TEXT)
+    with errors_said(), _database() as url:
+        say("projections migrate")
+        _projections("migrate", url=url)
+        with _simulator() as address:
+            say(f"projections {' '.join(RUN)}    # from {address}, over gRPC")
+            _projections(*RUN, url=url, address=address)
+        _show(url)
+
+
+@contextmanager
+def _database() -> Iterator[str]:
+    if database.given_database_url() is not None:
+        raise UsageError(
+            "these events are made up and would stay in the database that is given: unset DATABASE_URL (and PGHOST and"
+            " the like), and the embedded one is used"
+        )
+    server = database.embedded()
+    ran_before = server.url() is not None
+    say("projections db start         # the embedded PostgreSQL of this folder")
+    url = server.start()
+    try:
+        yield url
+    finally:
+        if ran_before:
+            say("the embedded PostgreSQL ran before and still runs; stop it with: projections db stop")
+        else:
+            server.stop()
+            say("stopped the embedded PostgreSQL; its data stays, and the next command starts it again")
+
+
+@contextmanager
+def _simulator() -> Iterator[str]:
+    say(f"projections {' '.join(SIMULATE)}    # a process of its own")
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "projections", *SIMULATE], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            address = process.stdout.readline().strip() if process.stdout else ""
+            if not address:
+                raise ProjectionsError("the simulator did not start; what it said is above")
+            yield address
+        finally:
+            process.terminate()
+
+
+def _projections(*arguments: str, url: str, address: str | None = None) -> None:
+    # Only what the demo says: not the reader's own upstreams, in the environment or in a file of this folder.
+    ours = ("PCS_EXTERNAL_", "PAS_", "PROJECTIONS_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    environment |= {"DATABASE_URL": url, "PROJECTIONS_APP": APP}
+    if address is not None:
+        environment |= {"PCS_EXTERNAL_API_URL": address, "PROJECTIONS_TOKEN": TOKEN}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "projections", *arguments]
+        ended = subprocess.run(command, env=environment, cwd=folder, check=False)  # noqa: S603 - our own command
+    if ended.returncode:
+        raise ProjectionsError(f"projections {arguments[0]} ended with exit code {ended.returncode}")
+
+
+def _show(url: str) -> None:
+    tables = console()
+    with connect_sync(url, name="projections demo", waits=Waits()) as connection:
+        for title, query in QUERIES:
+            cursor = connection.execute(query, [APP] * query.count("%s"))
+            table = Table(title=title, title_justify="left")
+            for column in cursor.description or ():
+                table.add_column(column.name, no_wrap=True)
+            for row in cursor:
+                table.add_row(*("" if value is None else visible(str(value)) for value in row))
+            tables.print(table)
+    tables.out(TRY_NEXT, highlight=False)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except typer.Exit as ended:
+        raise SystemExit(ended.exit_code) from None

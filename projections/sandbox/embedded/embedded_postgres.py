@@ -1,0 +1,186 @@
+"""One embedded server: started, found, stopped and removed, by any number of processes at once.
+
+What holds at every moment: a lock file serialises those who start or stop; a data folder that exists is whole; the
+passwords are written before the cluster that has them; and the port that counts is the one the living server says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded import processes
+from projections.sandbox.embedded.binaries import Major, locate, published, version_of
+from projections.sandbox.embedded.cluster import DATABASE, ROLE, SUPERUSER, ensure_cluster
+from projections.sandbox.embedded.folders import SYSTEM_ROOT, Place, current, make_folder, make_home, remembered
+from projections.sandbox.embedded.lifecycle import HOST, StopMode, clear_leftovers, start, stop
+from projections.sandbox.embedded.os_account import caller, system_account
+from projections.sandbox.embedded.private_files import locked
+from projections.sandbox.embedded.state_file import State, state_file
+from projections.sandbox.embedded.timeouts import EmbeddedWaits
+
+
+@dataclass(frozen=True)
+class Status:
+    """What can be said of an embedded server.
+
+    Attributes:
+        state: ``absent`` (never started), ``stopped``, ``starting`` or ``running``.
+        pid: the server's process number, or None.
+        port: its TCP port on 127.0.0.1, or None.
+        data: its data folder, or None when absent.
+        log: the folder of its log, or None when absent.
+
+    """
+
+    state: Literal["absent", "stopped", "starting", "running"]
+    pid: int | None = None
+    port: int | None = None
+    data: Path | None = None
+    log: Path | None = None
+
+
+class EmbeddedPostgres:
+    """The server of one home folder.
+
+    Args:
+        home: the folder that says which server is meant, ``.projections`` as a rule; made when needed.
+        major: the PostgreSQL of the wheel to run.
+        settings: server settings to add, from the next start on; those that keep strangers out can't be changed.
+        bin_dir: binaries to run instead of the wheel's; as root they must be executable by everyone.
+        waits: how long each thing is waited for; None reads the environment.
+
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        major: Major = 18,
+        settings: Mapping[str, str] | None = None,
+        bin_dir: Path | None = None,
+        waits: EmbeddedWaits | None = None,
+    ) -> None:
+        self.home = home.resolve()
+        self.waits = waits or EmbeddedWaits()
+        self._major = major
+        self._settings = dict(settings or {})
+        self._bin_dir = bin_dir
+
+    def start(self) -> str:
+        """Start the server unless it runs, and return the URL of our database as its owner.
+
+        Raises:
+            EmbeddedError: it can't be started; the message is one sentence.
+
+        """
+        if (url := self.url()) is not None:
+            return url
+        make_home(self.home)
+        try:
+            with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll) as lock:
+                self._start(lock)
+        except OSError as error:
+            raise EmbeddedError(f"the embedded PostgreSQL can't be started: {error}") from error
+        url = self.url()
+        if url is None:
+            raise EmbeddedError(f"the embedded PostgreSQL ended again; see its log in {self.status().log}")
+        return url
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server if it runs, and wait until it ended.
+
+        Args:
+            mode: Postgres's words: ``smart`` waits for clients, ``fast`` doesn't, ``immediate`` leaves a recovery.
+
+        Raises:
+            EmbeddedError: it did not end in time.
+
+        """
+        state = current(self.home)
+        if state is None:
+            return
+        with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll):
+            stop(Place.of(self.home, state), state, mode, waits=self.waits)
+
+    def destroy(self) -> None:
+        """End the server as fast as can be, and remove its data and passwords for good."""
+        state = current(self.home)
+        if state is None:
+            return
+        with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll):
+            place = Place.of(self.home, state)
+            with suppress(EmbeddedError):
+                stop(place, state, "immediate", waits=self.waits)
+            clear_leftovers(place, state, waits=self.waits)
+            shutil.rmtree(place.data, ignore_errors=True)
+            if place.folder != self.home:
+                shutil.rmtree(place.folder, ignore_errors=True)
+            for path in (place.config, place.hba, place.running_lock, place.output, state_file(self.home)):
+                path.unlink(missing_ok=True)
+
+    def url(self) -> str | None:
+        """Return the URL of our database as its owner, or None while the server isn't ready."""
+        return self._url(lambda state: f"{ROLE}:{state.password}", DATABASE)
+
+    def superuser_url(self) -> str | None:
+        """Return the URL of the maintenance database as superuser, or None while the server isn't ready."""
+        return self._url(lambda state: f"{SUPERUSER}:{state.superuser_password}", SUPERUSER)
+
+    def status(self) -> Status:
+        """Say how the server is, without starting anything."""
+        state = current(self.home)
+        if state is None:
+            return Status("absent")
+        place = Place.of(self.home, state)
+        server = processes.find(place.data, state.name)
+        if server is None:
+            return Status("stopped", data=place.data, log=place.log)
+        return Status("running" if server.ready else "starting", server.pid, server.port, place.data, place.log)
+
+    @property
+    def psql_path(self) -> Path:
+        """The psql that belongs to the server."""
+        return (self._bin_dir or locate(self._major)) / "psql"
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server's binaries, such as ``18.4``."""
+        return version_of(self._bin_dir or locate(self._major))
+
+    @property
+    def _lock(self) -> Path:
+        return self.home / "embedded.lock"
+
+    def _url(self, login: Callable[[State], str], database: str) -> str | None:
+        state = current(self.home)
+        if state is None:
+            return None
+        server = processes.find(Place.of(self.home, state).data, state.name)
+        return f"postgresql://{login(state)}@{HOST}:{server.port}/{database}" if server and server.ready else None
+
+    def _start(self, lock: int) -> None:
+        state = remembered(self.home)
+        place = Place.of(self.home, state)
+        account = system_account() if os.geteuid() == 0 else caller()
+        make_folder(place, account)
+        binaries = self._bin_dir or locate(self._major)
+        if self._bin_dir is None and account.switched:
+            binaries = published(binaries, self._major, SYSTEM_ROOT, wait=self.waits.lock, poll=self.waits.poll)
+        durable = self._settings.get("fsync", "on") != "off"
+        ensure_cluster(place, state, account, binaries, waits=self.waits, lock=lock, durable=durable)
+        _refuse_other_version(place, binaries)
+        start(place, state, account, binaries, settings=self._settings, waits=self.waits)
+
+
+def _refuse_other_version(place: Place, binaries: Path) -> None:
+    cluster = (place.data / "PG_VERSION").read_text().strip()
+    server = version_of(binaries)
+    if cluster != server.split(".")[0]:
+        raise EmbeddedError(f"{place.data} was made by PostgreSQL {cluster}, and this is {server}: move it away")

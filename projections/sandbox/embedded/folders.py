@@ -1,0 +1,160 @@
+"""Where an embedded server's files lie, and whose they must be."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded.binaries import refuse_foreign
+from projections.sandbox.embedded.os_account import Account
+from projections.sandbox.embedded.private_files import write_whole
+from projections.sandbox.embedded.state_file import State, load, save, state_file
+
+SYSTEM_ROOT = Path("/var/lib/projections")
+HOME_NAME = ".projections"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The paths of one server.
+
+    Attributes:
+        home: the folder ``.projections``, which says which server is meant.
+        folder: what holds the data; the home itself, or for root a folder that the system user can reach.
+
+    """
+
+    home: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, home: Path, state: State) -> Place:
+        """Return where the server of a home lies for the user who asks."""
+        return cls(home, SYSTEM_ROOT / state.name if os.geteuid() == 0 else home)
+
+    @property
+    def data(self) -> Path:
+        """Postgres's data folder."""
+        return self.folder / "postgres"
+
+    @property
+    def config(self) -> Path:
+        """The settings that are pinned, beside the data: a server's user can't change what it is started with."""
+        return self.folder / "postgresql.conf"
+
+    @property
+    def hba(self) -> Path:
+        """Who may connect, and how."""
+        return self.folder / "pg_hba.conf"
+
+    @property
+    def running_lock(self) -> Path:
+        """A file that the server's processes hold locked for as long as any of them lives."""
+        return self.folder / "running.lock"
+
+    @property
+    def output(self) -> Path:
+        """What the server says before its log begins."""
+        return self.home / "embedded.log"
+
+    @property
+    def log(self) -> Path:
+        """The folder of the server's log: a file a weekday, begun anew after a week."""
+        return self.data / "log"
+
+
+def make_home(home: Path) -> None:
+    """Make a home that only its owner may look into.
+
+    One that is there keeps its mode, unless it bears our own name: PROJECTIONS_HOME may name any folder.
+
+    Raises:
+        EmbeddedError: it can't be made.
+
+    """
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+        found = home.stat()
+        if home.name == HOME_NAME and found.st_uid == os.geteuid() and found.st_mode & 0o777 != 0o700:
+            home.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedError(f"the folder {home} can't be made: {error.strerror}") from error
+
+
+def remembered(home: Path) -> State:
+    """Return what is remembered of a home's server; when nothing is, begin (under the home's lock).
+
+    A copy of root's home would find the original's data by its name, so it gets a name of its own.
+    """
+    state = load(home)
+    if state is None:
+        if (home / "postgres").exists():
+            raise EmbeddedError(
+                f"{state_file(home)} is gone, and with it the password of {home / 'postgres'}: remove both"
+            )
+        state = State.new()
+        save(home, state)
+    elif _is_anothers(Place.of(home, state), state):
+        state = State.new()
+        save(home, state)
+    return state
+
+
+def make_folder(place: Place, account: Account) -> None:
+    """Make root's folder for a server's data, or check the one that is there.
+
+    Raises:
+        EmbeddedError: someone else could write to it.
+
+    """
+    if not account.switched:
+        return
+    try:
+        _make_own(SYSTEM_ROOT, 0o755)
+        _make_own(place.folder, 0o710)
+        os.chown(place.folder, 0, account.gid)
+        write_whole(place.folder / "home", f"{place.home}\n")
+        if place.data.exists() and place.data.lstat().st_uid != account.uid:
+            raise EmbeddedError(f"{place.data} does not belong to the system user that PostgreSQL runs as")
+    except OSError as error:
+        raise EmbeddedError(f"{place.folder} can't be made: {error.strerror}") from error
+
+
+def _make_own(folder: Path, mode: int) -> None:
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    refuse_foreign(folder)
+    if folder.stat().st_mode & 0o777 != mode:
+        folder.chmod(mode)  # whatever the umask is, or a killed predecessor left undone
+
+
+def current(home: Path) -> State | None:
+    """Return what is remembered of a home's server, or None when there is none, or it is another home's.
+
+    Raises:
+        EmbeddedError: the home belongs to another user, or the file is damaged.
+
+    """
+    state = load(home)
+    return None if state is None or _is_anothers(Place.of(home, state), state) else state
+
+
+def _is_anothers(place: Place, state: State) -> bool:
+    """Say whether this is a copy of another home: one that lies elsewhere and goes by the same name."""
+    if place.folder == place.home:
+        return False
+    try:
+        owner = Path((place.folder / "home").read_text().rstrip("\n"))
+    except FileNotFoundError:
+        return False
+    if owner == place.home:
+        return False
+    try:
+        other = load(owner)
+    except EmbeddedError:
+        return False
+    return other is not None and other.name == state.name

@@ -1,0 +1,157 @@
+"""A server's way from a whole cluster to one that takes connections, and back; under the lock of its home."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded import processes
+from projections.sandbox.embedded.cluster import server_command, write_settings
+from projections.sandbox.embedded.folders import Place
+from projections.sandbox.embedded.os_account import Account
+from projections.sandbox.embedded.state_file import State, save
+from projections.sandbox.embedded.timeouts import EmbeddedWaits
+
+HOST = "127.0.0.1"
+StopMode = Literal["smart", "fast", "immediate"]
+_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+_SAID = r"(FATAL|PANIC): |LOG:  (invalid|could not|unrecognized)"
+_AFTER_KILL_SECONDS = 5.0  # a killed process goes at once, unless the machine is slow
+_ATTEMPTS = 5  # ports that another process may snatch between our look and the server's
+
+
+def start(
+    place: Place, state: State, account: Account, binaries: Path, *, settings: Mapping[str, str], waits: EmbeddedWaits
+) -> None:
+    """Start the server, or wait for the one that a killed predecessor started, until it is ready.
+
+    The port of the last start is kept when it is free.
+
+    Raises:
+        EmbeddedError: it does not start, or not in time.
+
+    """
+    for _ in range(_ATTEMPTS):
+        clear_leftovers(place, state, waits=waits)
+        server = processes.find(place.data, state.name)
+        if server is not None:
+            pid = server.pid
+        else:
+            state = replace(state, port=_free_port(state.port))
+            save(place.home, state)
+            write_settings(place, account, port=state.port or 0, settings=settings)
+            command = server_command(place, state, binaries)
+            pid = processes.launch(command, account, lock=place.running_lock, output=place.output)
+        if _becomes_ready(place, state, pid, waits=waits):
+            return
+        if processes.find(place.data, state.name) is None and _is_free(state.port):
+            break
+    raise EmbeddedError(f"the embedded PostgreSQL does not start: {_last_words(place)}")
+
+
+def stop(place: Place, state: State, mode: StopMode, *, waits: EmbeddedWaits) -> None:
+    """Stop the server if it runs, and wait until its last process ended.
+
+    Raises:
+        EmbeddedError: it did not end in time.
+
+    """
+    server = processes.find(place.data, state.name)
+    if server is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(server.pid, _SIGNALS[mode])
+    deadline = time.monotonic() + waits.stop
+    while processes.find(place.data, state.name) is not None or processes.any_alive(place.running_lock):
+        if time.monotonic() >= deadline:
+            raise EmbeddedError(f"the embedded PostgreSQL (process {server.pid}) did not stop within {waits.stop:g} s")
+        time.sleep(waits.poll)
+
+
+def clear_leftovers(place: Place, state: State, *, waits: EmbeddedWaits) -> None:
+    """See that no process of a killed server lives, then take away the process number it left; leave a living one be.
+
+    Raises:
+        EmbeddedError: some process goes on using the data, and isn't one that we can see.
+
+    """
+    if _all_gone(place, state, waits=waits, within=waits.leftovers):
+        # The number may be another process's by now, and Postgres would take that for a server.
+        (place.data / "postmaster.pid").unlink(missing_ok=True)
+        return
+    if processes.find(place.data, state.name) is not None:
+        return
+    for pid in processes.leftovers(place.data, state.name):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if _all_gone(place, state, waits=waits, within=max(waits.leftovers, _AFTER_KILL_SECONDS)):
+        (place.data / "postmaster.pid").unlink(missing_ok=True)
+    elif processes.find(place.data, state.name) is None:
+        raise EmbeddedError(f"processes of another server or container still use {place.data}")
+
+
+def _all_gone(place: Place, state: State, *, waits: EmbeddedWaits, within: float) -> bool:
+    """Wait for the processes of a server without a postmaster to end; False if they don't, or a postmaster shows up."""
+    deadline = time.monotonic() + within
+    while processes.find(place.data, state.name) is None:
+        if not processes.any_alive(place.running_lock):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(waits.poll)
+    return False
+
+
+def _becomes_ready(place: Place, state: State, pid: int, *, waits: EmbeddedWaits) -> bool:
+    deadline = time.monotonic() + waits.start
+    while time.monotonic() < deadline:
+        server = processes.find(place.data, state.name)
+        if server is not None and server.ready:
+            return True
+        if server is None and not processes.is_alive(pid):
+            return False
+        time.sleep(waits.poll)
+    raise EmbeddedError(
+        f"the embedded PostgreSQL is still starting after {waits.start:g} s; see {place.log}, or try again"
+    )
+
+
+def _last_words(place: Place) -> str:
+    """Return what the server said last: a FATAL line often only sums up the LOG line before it."""
+    logs = sorted(place.log.glob("*.log"), key=lambda path: path.lstat().st_mtime)
+    for path in [*logs[-1:], place.output]:
+        with suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()
+            said = [re.split(r"(?:LOG|FATAL|PANIC): +", line)[-1] for line in lines if re.search(_SAID, line)]
+            if said:
+                return "; ".join(said[-2:])
+    return f"see {place.log} and {place.output}"
+
+
+def _free_port(last: int | None) -> int:
+    if last is not None and _is_free(last):
+        return last
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int | None) -> bool:
+    if port is None:
+        return True
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

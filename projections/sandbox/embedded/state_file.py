@@ -1,0 +1,73 @@
+"""The one small file that remembers a server's name, passwords and port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eventstore.errors import EmbeddedError
+from projections.sandbox.embedded.private_files import write_whole
+
+
+@dataclass(frozen=True)
+class State:
+    """What is remembered of a server, in ``embedded.json`` (file mode 0600).
+
+    Attributes:
+        name: random; part of root's data path, and of the titles of the server's processes.
+        password: of the role ``projections``.
+        superuser_password: of the role ``postgres``.
+        port: the TCP port of the last start, or None before the first.
+
+    """
+
+    name: str
+    password: str
+    superuser_password: str
+    port: int | None = None
+
+    @classmethod
+    def new(cls) -> State:
+        """Return a state that nobody can guess."""
+        return cls(secrets.token_hex(12), secrets.token_hex(24), secrets.token_hex(24))
+
+
+def state_file(home: Path) -> Path:
+    """Return the path of the file that remembers a home's server."""
+    return home / "embedded.json"
+
+
+def load(home: Path) -> State | None:
+    """Return what is remembered of a home's server, or None when there was none.
+
+    Raises:
+        EmbeddedError: the home belongs to another user, or the file is damaged.
+
+    """
+    path = state_file(home)
+    try:
+        # What another user wrote would send root to a folder of their choice.
+        if home.stat().st_uid != os.geteuid() or path.stat().st_uid != os.geteuid():
+            raise EmbeddedError(
+                f"{home} belongs to another user (number {home.stat().st_uid}): run this as that user, "
+                "or name another folder in PROJECTIONS_HOME"
+            )
+        state = State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EmbeddedError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, TypeError):
+        raise EmbeddedError(f"{path} is damaged: remove {home}, with the database in it, or restore it") from None
+    if not re.fullmatch(r"[0-9a-f]{24}", state.name):
+        raise EmbeddedError(f"{path} is damaged: remove {home}, with the database in it, or restore it")
+    return state
+
+
+def save(home: Path, state: State) -> None:
+    """Remember a server."""
+    write_whole(state_file(home), json.dumps(asdict(state), indent=1) + "\n")

@@ -1,0 +1,46 @@
+"""Answers ``GetSendRequestStatus`` from the log: how a request and its recipients stand now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.message import DecodeError
+
+from eventstore.contracts import Contract
+from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
+from projections.sandbox.simulator.event_log import Entry
+
+_SUMMARIES = (
+    pcs.SendRequestEventType.SEND_REQUEST_EVENT_TYPE_REQUEST_COMPLETED,
+    pcs.SendRequestEventType.SEND_REQUEST_EVENT_TYPE_REQUEST_FAILED,
+)
+
+
+def answer(entries: Iterable[Entry], send_request_id: str) -> bytes | None:
+    """Return the response's bytes, or None when the log has nothing of that request.
+
+    Before a summary only those recipients are counted that have an event.
+    """
+    summary = pcs.SendRequestSummary(id=send_request_id, status=pcs.SendRequestSummary.PROCESSING)
+    recipients: dict[str, pcs.RecipientStatus] = {}
+    found = False
+    for entry in entries:
+        if entry.send_request_id != send_request_id:
+            continue
+        found = True
+        try:
+            event = pcs.SendRequestEvent.FromString(entry.payloads[Contract.PCS_EXTERNAL_V1])
+        except DecodeError:
+            continue  # a test's own bytes
+        if event.event_type in _SUMMARIES:
+            summary = event.summary
+        elif event.HasField("recipient"):
+            recipients[event.recipient.ppnum] = event.recipient
+    if not found:
+        return None
+    states = [recipient.status for recipient in recipients.values()]
+    summary.total_recipients = max(summary.total_recipients, len(states))
+    summary.delivered = states.count(pcs.RecipientStatus.DELIVERED)
+    summary.pending_consent = states.count(pcs.RecipientStatus.PENDING_CONSENT)
+    summary.failed = states.count(pcs.RecipientStatus.FAILED)
+    return pcs.GetSendRequestStatusResponse(request=summary, recipients=recipients.values()).SerializeToString()

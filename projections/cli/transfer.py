@@ -89,13 +89,13 @@ def redecode(
     be loaded. A projection that isn't migrated must be rebuilt if it has folded events.
     """
     from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
-    from projections.rebuilding.redecode_log import redecode_log  # noqa: PLC0415
+    from projections.rebuilding.redecode_and_mark import redecode_and_mark  # noqa: PLC0415
 
     context = replay_context([])
     say_left_out(context.left_out)
     projections = list(context.projections.values())
     told = _every("redecode")
-    work = redecode_log(context.url, projections, after=start - 1, waits=context.waits, told=told)
+    work = redecode_and_mark(context.url, projections, after=start - 1, waits=context.waits, told=told)
     done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
     echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names:

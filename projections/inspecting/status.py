@@ -13,7 +13,7 @@ from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
 from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
-from projections.migrating.schema_promises import find_breaches
+from projections.migrating.schema_drift import find_drift
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
@@ -209,7 +209,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
                 folded_by=folders.get(name, ()),
             )
         )
-    schema = [breach.sentence for breach in await find_breaches(conn)]
+    schema = [drift.sentence for drift in await find_drift(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
     return replace(status, ahead_of_clock=await ahead_of_clock(conn), schema=schema)
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from eventstore.postgres.connection import connect_sync
 from eventstore.waits import Waits
 from projections.errors import MigrationBlocked
-from projections.migrating.alembic_engine import connected
+from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def patiently(url: str, work: Callable[[Connection], T], *, waits: Waits, patien
     holders: list[_Holder] = []
     while True:
         try:
-            with connected(url) as connection, connection.begin(), _Watch(url, connection, waits) as watch:
+            with sqlalchemy_connection(url) as connection, connection.begin(), _Watch(url, connection, waits) as watch:
                 setting = {"timeout": f"{max(1, int(patience.lock * 1000))}ms"}
                 connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), setting)
                 return work(connection)

@@ -18,9 +18,9 @@ from eventstore.errors import describe
 from eventstore.resources import migrations_folder
 from eventstore.waits import load_waits
 from projections.errors import MigrationRefused, SchemaBroken, UsageError
-from projections.migrating.alembic_engine import connected
 from projections.migrating.lock_attempts import Patience, patiently
-from projections.migrating.schema_promises import Breach, find_breaches_blocking
+from projections.migrating.schema_drift import Drift, find_drift_sync
+from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from projections.migrating.user_tables import migrate_user_tables, missing_table, missing_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS
@@ -96,25 +96,25 @@ def restore(url: str, *, patience: Patience | None = None) -> None:
         MigrationBlocked: others held a lock for too long.
 
     """
-    with connected(url) as connection:
-        breaches = find_breaches_blocking(connection)
-    failed = [why for breach in breaches if (why := _restore(url, breach, patience)) is not None]
+    with sqlalchemy_connection(url) as connection:
+        drifts = find_drift_sync(connection)
+    failed = [why for drift in drifts if (why := _restore(url, drift, patience)) is not None]
     if failed:
         raise SchemaBroken("; ".join(failed))
 
 
-def _restore(url: str, breach: Breach, patience: Patience | None) -> str | None:
+def _restore(url: str, drift: Drift, patience: Patience | None) -> str | None:
     """Restore one promise; returns what is wrong when that can't be."""
-    if not breach.mend:
-        return breach.sentence
-    for statement in breach.mend:
+    if not drift.repair:
+        return drift.sentence
+    for statement in drift.repair:
         work = partial(_execute, statement=statement)
         try:
             patiently(url, work, waits=load_waits(), patience=_or_usual(patience))
         except DBAPIError as error:
-            return f"{breach.what}, and restoring it failed: {describe(error)}"
-    if not breach.is_new:
-        log.warning("restored what the schema promises", what=breach.what)
+            return f"{drift.what}, and restoring it failed: {describe(error)}"
+    if not drift.is_new:
+        log.warning("restored what the schema promises", what=drift.what)
     return None
 
 
@@ -152,7 +152,7 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
         DatabaseUnavailable: no session of the database can be had.
 
     """
-    with connected(url) as connection:
+    with sqlalchemy_connection(url) as connection:
         revision = current_revision(connection)
         missing = {projection.name: missing_tables(connection, projection) for projection in projections}
     needed = head_revision()

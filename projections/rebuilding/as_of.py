@@ -28,7 +28,7 @@ from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, UsageError
 from projections.projection import Projection
-from projections.rebuilding import rebuild_journal
+from projections.rebuilding import rebuild_history
 from projections.rebuilding.as_of_time import remarks_on
 from projections.rebuilding.replay import Progress, rebuild_locks, replaying
 from projections.rebuilding.shadow import SHADOW_SCHEMA, Shadow, finish_table
@@ -131,9 +131,9 @@ async def _build(
         try:
             for projection in projections:
                 skipped = await checkpoint.skips(conn, projection.name, projection.version)
-                run = await rebuild_journal.next_run(conn)
+                run = await rebuild_history.next_run_id(conn)
                 shadow = Shadow(conn, projection, skipped, run=run, logged=True, fold_timeout=settings.fold_timeout)
-                await rebuild_journal.begin(
+                await rebuild_history.record_start(
                     conn, run, projection, shadow.fingerprint, session_name(f"as-of {into}"), into=into
                 )
                 shadows.append((run, shadow))
@@ -149,7 +149,7 @@ async def _build(
                     progress.note(f"somebody reads {into} or {SHADOW_SCHEMA}; trying again")
         except BaseException as error:
             for run, shadow in shadows:
-                await rebuild_journal.end(conn, run, "failed", error)
+                await rebuild_history.record_failure(conn, run, "failed", error)
                 await _drop(shadow)
             raise
         for _, shadow in shadows:
@@ -183,7 +183,7 @@ async def _move_all(
 async def _drop(shadow: Shadow) -> None:
     """Leave nothing of an as-of that came to nothing, if that can be: nobody goes on with it."""
     with suppress(psycopg.Error, TimeoutError):
-        async with asyncio.timeout(rebuild_journal.LAST_WORDS_SECONDS):
+        async with asyncio.timeout(rebuild_history.RECORD_SECONDS):
             await shadow.drop()
 
 

@@ -23,7 +23,7 @@ from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, RebuildRefused
 from projections.projection import Projection
-from projections.rebuilding import rebuild_journal
+from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Changes, Difference, Sample
 from projections.rebuilding.replay import Progress, checkpoint_of, rebuild_lock, replaying
 from projections.rebuilding.shadow import STAYS, Shadow
@@ -156,10 +156,10 @@ class _Rebuild:
             try:
                 result = await self._rebuild(at, resume=resume)
             except RebuildRefused as error:
-                await rebuild_journal.end(conn, self._run, "refused", error)
+                await rebuild_history.record_failure(conn, self._run, "refused", error)
                 raise
             except BaseException as error:
-                await rebuild_journal.end(conn, self._run, "failed", error)
+                await rebuild_history.record_failure(conn, self._run, "failed", error)
                 raise
             if self._dry_run and resume:
                 self._progress.note(f"{self._projection.name}: what is folded stays: --resume goes on with it")
@@ -170,13 +170,13 @@ class _Rebuild:
     async def _begin(self) -> None:
         projection = self._projection
         skipped = await checkpoint.skips(self._conn, projection.name, projection.version)
-        self._run = await rebuild_journal.next_run(self._conn)
+        self._run = await rebuild_history.next_run_id(self._conn)
         self._shadow = Shadow(
             self._conn, projection, skipped, run=self._run, is_rebuild=True, fold_timeout=self._settings.fold_timeout
         )
         self._difference = Difference(self._conn, self._shadow)
         holder = session_name(f"rebuild {projection.name}")
-        await rebuild_journal.begin(
+        await rebuild_history.record_start(
             self._conn, self._run, projection, self._shadow.fingerprint, holder, dry_run=self._dry_run
         )
 

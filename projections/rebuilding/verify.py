@@ -12,7 +12,7 @@ from eventstore.waits import Waits
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.rebuilding.difference import Changes, Difference, Sample
-from projections.rebuilding.rebuild_journal import next_run
+from projections.rebuilding.rebuild_history import next_run_id
 from projections.rebuilding.replay import Progress, checkpoint_of, rebuild_lock, refuse_ahead_of_log, replaying
 from projections.rebuilding.shadow import STAYS, Shadow
 from projections.running import checkpoint
@@ -69,7 +69,7 @@ async def _verify(
                 f" {projection.version}: run projections rebuild {projection.name}"
             )
         skipped = await checkpoint.skips(conn, projection.name, projection.version)
-        shadow = Shadow(conn, projection, skipped, run=await next_run(conn), fold_timeout=settings.fold_timeout)
+        shadow = Shadow(conn, projection, skipped, run=await next_run_id(conn), fold_timeout=settings.fold_timeout)
         difference = Difference(conn, shadow)
         await shadow.begin()
         await difference.check()

@@ -174,7 +174,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
 async def test_a_run_that_lost_its_lock_is_over(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.rebuilding.rebuild_journal.LAST_WORDS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
     await given(database_url, conn)
     before = await rebuilding.every_row(conn, PollTallies)
     end = (

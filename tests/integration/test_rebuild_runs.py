@@ -18,7 +18,7 @@ from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
-from projections.rebuilding.rebuild_journal import next_run
+from projections.rebuilding.rebuild_history import next_run_id
 from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
 from projections.running.control import skip
@@ -60,7 +60,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.rebuilding.rebuild_journal.LAST_WORDS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
     head = await all_folded(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     there = await folding.rows_of(conn, "consent_registry")
@@ -123,7 +123,7 @@ async def test_a_run_whose_shadow_another_took_applies_nothing(
 
     async def anew() -> None:
         async with store.connection(database_url) as own:
-            await Shadow(own, PollTallies(), [], run=await next_run(own)).begin()
+            await Shadow(own, PollTallies(), [], run=await next_run_id(own)).begin()
 
     with pytest.raises(RebuildLost, match="poll_tallies: another rebuild took over; nothing was applied"):
         await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), limits=ANY_REMOVAL)
@@ -141,7 +141,7 @@ async def test_a_look_at_a_shadow_that_another_took_is_given_up(
 
     async def anew() -> None:
         async with store.connection(database_url) as own:
-            await Shadow(own, PollTallies(), [], run=await next_run(own)).begin()
+            await Shadow(own, PollTallies(), [], run=await next_run_id(own)).begin()
 
     with pytest.raises(RebuildLost):
         await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), dry_run=True)

@@ -25,7 +25,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.rebuild import Limits, rebuild
-from projections.rebuilding.redecode_log import redecode_log
+from projections.rebuilding.redecode_and_mark import redecode_and_mark
 from projections.rebuilding.replay import Silent, rebuild_lock
 from projections.rebuilding.shadow import Shadow
 from projections.registry import installed
@@ -79,7 +79,7 @@ async def change(conn: AsyncConnection, position: int, **values: object) -> None
 async def logged(
     url: str, *, after: int = 0, told: Callable[[int, int], None] = nothing
 ) -> tuple[Redecoded, list[str]]:
-    return await redecode_log(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=told)
+    return await redecode_and_mark(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=told)
 
 
 async def owed(conn: AsyncConnection) -> list[str]:
@@ -495,7 +495,7 @@ async def test_no_rebuild_begins_while_it_is_at_work(
             refused.append(projection.name)
         return Redecoded()
 
-    monkeypatch.setattr("projections.rebuilding.redecode_log.redecode", looks)
+    monkeypatch.setattr("projections.rebuilding.redecode_and_mark.redecode", looks)
     await logged(database_url)
     assert refused == [projection.name for projection in READ_MODELS]
     assert len(await rows(conn)) == 9

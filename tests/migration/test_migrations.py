@@ -14,7 +14,6 @@ from psycopg import sql
 
 from eventstore.resources import migrations_folder
 from projections.errors import MigrationRefused
-from projections.migrating.alembic_engine import connected
 from projections.migrating.metadata import OUR_SCHEMAS, target_metadata
 from projections.migrating.migrate import (
     VERSION_SCHEMA,
@@ -26,6 +25,7 @@ from projections.migrating.migrate import (
     require_current_schema,
     upgrade,
 )
+from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from tests import hostile, store
 from tests.fix_postgres import Server
 
@@ -95,9 +95,9 @@ def test_migrating_what_is_migrated_changes_nothing(database_url: str) -> None:
 
 
 def test_the_revision_can_be_asked_for(database_url: str, empty_database_url: str) -> None:
-    with connected(database_url) as connection:
+    with sqlalchemy_connection(database_url) as connection:
         assert current_revision(connection) == head_revision()
-    with connected(empty_database_url) as connection:
+    with sqlalchemy_connection(empty_database_url) as connection:
         assert current_revision(connection) is None
 
 
@@ -134,7 +134,7 @@ def test_autogenerate_would_find_a_difference_of_each_sort(database_url: str) ->
 
 
 def test_what_autogenerate_does_not_compare_is_the_same_too(database_url: str, empty_database_url: str) -> None:
-    with connected(empty_database_url) as connection:
+    with sqlalchemy_connection(empty_database_url) as connection:
         for schema in OUR_SCHEMAS:
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         for metadata in target_metadata:
@@ -226,7 +226,7 @@ def test_a_migration_that_fails_leaves_nothing(empty_database_url: str) -> None:
     with pytest.raises(Exception, match="already exists"):
         upgrade(empty_database_url)
     assert shape(empty_database_url) == before
-    with connected(empty_database_url) as connection:
+    with sqlalchemy_connection(empty_database_url) as connection:
         assert current_revision(connection) is None
 
 

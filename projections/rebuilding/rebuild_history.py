@@ -17,7 +17,7 @@ from eventstore.errors import describe
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 
-LAST_WORDS_SECONDS = 2.0
+RECORD_SECONDS = 2.0
 _NEXT = "SELECT nextval(pg_get_serial_sequence('projections.rebuilds', 'id'))"
 _ABANDONED = (
     "UPDATE projections.rebuilds SET state = 'abandoned', finished_at = clock_timestamp(),"
@@ -33,13 +33,13 @@ _ENDED = (
 )
 
 
-async def next_run(conn: AsyncConnection[Any]) -> int:
+async def next_run_id(conn: AsyncConnection[Any]) -> int:
     """Return a number that no other replay has."""
     row = await (await conn.execute(_NEXT)).fetchone()
     return int(row[0]) if row else 0
 
 
-async def begin(
+async def record_start(
     conn: AsyncConnection[Any],
     run: int,
     projection: Projection,
@@ -53,7 +53,7 @@ async def begin(
 
     Args:
         conn: an autocommit connection.
-        run: a number of :func:`next_run`.
+        run: a number of :func:`next_run_id`.
         projection: whose run, under the lock that lets only one be.
         fingerprint: of its code.
         holder: the session's application_name.
@@ -67,7 +67,7 @@ async def begin(
         await conn.execute(_BEGUN, row)
 
 
-async def end(conn: AsyncConnection[Any], run: int, state: str, error: BaseException) -> None:
+async def record_failure(conn: AsyncConnection[Any], run: int, state: str, error: BaseException) -> None:
     """Note that a run came to nothing, and why, if the database can be told; nothing is raised."""
     if isinstance(error, asyncio.CancelledError):
         state, said = "abandoned", "it was interrupted"
@@ -75,5 +75,5 @@ async def end(conn: AsyncConnection[Any], run: int, state: str, error: BaseExcep
         said = str(error) if isinstance(error, ProjectionsError) else describe(error)
     # If not, the next one finds it running and without its session.
     with suppress(psycopg.Error, TimeoutError):
-        async with asyncio.timeout(LAST_WORDS_SECONDS):
+        async with asyncio.timeout(RECORD_SECONDS):
             await conn.execute(_ENDED, [state, said, run])

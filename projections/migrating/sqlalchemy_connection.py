@@ -27,7 +27,7 @@ def engine_of(url: str) -> Engine:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Connection]:
+def sqlalchemy_connection(url: str) -> Iterator[Connection]:
     """Open a connection.
 
     Raises:

@@ -19,7 +19,7 @@ from projections.rebuilding.shadow import SHADOW_SCHEMA
 from projections.running import checkpoint
 
 
-async def redecode_log(
+async def redecode_and_mark(
     url: str, projections: Sequence[Projection], *, after: int, waits: Waits, told: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
     """Redecode; returns what that did, and the names of the projections whose rows may come out otherwise now.

@@ -12,7 +12,7 @@ from projections.errors import SchemaBroken
 from projections.inspecting.status import read_status
 from projections.migrating.metadata import READ_MODELS, target_metadata
 from projections.migrating.migrate import downgrade, upgrade
-from projections.migrating.schema_promises import find_breaches
+from projections.migrating.schema_drift import find_drift
 from projections.read_models.common_columns import VIEWS
 from projections.registry import Registry
 from tests import folding, store
@@ -99,7 +99,7 @@ UNDONE = {
 def breaches(url: str) -> list[str]:
     async def found() -> list[str]:
         async with store.connection(url) as conn:
-            return [breach.sentence for breach in await find_breaches(conn)]
+            return [drift.sentence for drift in await find_drift(conn)]
 
     return asyncio.run(found())
 

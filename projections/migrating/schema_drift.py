@@ -87,25 +87,25 @@ _SEQUENCE = (
 _FUNCTION_TEXT = re.compile(r"SET search_path = (?P<path>[^$]*?)\s*AS \$\$(?P<source>.*)\$\$", re.DOTALL)
 
 
-class Breach(NamedTuple):
+class Drift(NamedTuple):
     """A promise that doesn't hold.
 
     Attributes:
         what: what is wrong, as a sentence without its end.
-        mend: the statements that restore it, each in a transaction of its own; empty where only a backup has what is
+        repair: the statements that restore it, each in a transaction of its own; empty where only a backup has what is
             missing.
         is_new: whether it is the last step of a migration rather than something undone.
 
     """
 
     what: str
-    mend: tuple[str, ...]
+    repair: tuple[str, ...]
     is_new: bool = False
 
     @property
     def sentence(self) -> str:
         """What is wrong, and what to do."""
-        remedy = "run projections migrate" if self.mend else "restore it from a backup"
+        remedy = "run projections migrate" if self.repair else "restore it from a backup"
         return f"{self.what}; {remedy}"
 
 
@@ -122,26 +122,26 @@ class _Found(NamedTuple):
 _Catalog = dict[tuple[str, str, str], _Found]
 
 
-async def find_breaches(conn: AsyncConnection[Any]) -> list[Breach]:
+async def find_drift(conn: AsyncConnection[Any]) -> list[Drift]:
     """Return which promises don't hold, in the order in which they are to be restored."""
     found = await (await conn.execute(_catalog_query())).fetchall()
-    breaches = list(_breaches(found))
+    drifts = list(_find_drift(found))
     for table, sequence in _SEQUENCES:
         if _has_table(found, table):
             row = await (await conn.execute(_sequence_query(table, sequence))).fetchone()
-            breaches += _of_sequence(table, sequence, holds=bool(row and row[0]))
-    return breaches
+            drifts += _of_sequence(table, sequence, holds=bool(row and row[0]))
+    return drifts
 
 
-def find_breaches_blocking(connection: Connection) -> list[Breach]:
-    """Return the same as :func:`find_breaches`, for migrations."""
+def find_drift_sync(connection: Connection) -> list[Drift]:
+    """Return the same as :func:`find_drift`, for migrations."""
     found = [tuple(row) for row in connection.exec_driver_sql(_catalog_query().as_string())]
-    breaches = list(_breaches(found))
+    drifts = list(_find_drift(found))
     for table, sequence in _SEQUENCES:
         if _has_table(found, table):
             query = _sequence_query(table, sequence).as_string()
-            breaches += _of_sequence(table, sequence, holds=bool(connection.exec_driver_sql(query).scalar()))
-    return breaches
+            drifts += _of_sequence(table, sequence, holds=bool(connection.exec_driver_sql(query).scalar()))
+    return drifts
 
 
 def _catalog_query() -> sql.Composed:
@@ -156,15 +156,15 @@ def _has_table(found: Iterable[Sequence[Any]], table: str) -> bool:
     return any(row[0] == "relation" and row[1] == table for row in found)
 
 
-def _of_sequence(table: str, sequence: str, *, holds: bool) -> list[Breach]:
+def _of_sequence(table: str, sequence: str, *, holds: bool) -> list[Drift]:
     if holds:
         return []
     text = sql.SQL("SELECT pg_catalog.setval({}, (SELECT max(id) FROM {}))")
-    mend = text.format(sql.Literal(sequence), sql.Identifier(*table.split("."))).as_string()
-    return [Breach(f"the numbers that {sequence} gives are taken already in {table}", (mend,))]
+    repair = text.format(sql.Literal(sequence), sql.Identifier(*table.split("."))).as_string()
+    return [Drift(f"the numbers that {sequence} gives are taken already in {table}", (repair,))]
 
 
-def _breaches(rows: Iterable[Sequence[Any]]) -> Iterator[Breach]:
+def _find_drift(rows: Iterable[Sequence[Any]]) -> Iterator[Drift]:
     found = [_Found(*row) for row in rows]
     relations = {one.object: one for one in found if one.kind == "relation"}
     catalog = {(one.kind, one.object, one.name): one for one in found}
@@ -175,11 +175,11 @@ def _breaches(rows: Iterable[Sequence[Any]]) -> Iterator[Breach]:
         if there is None:
             # A read model's table is made anew by migrate, and its projection says that it is missing.
             if table.schema != READ_MODEL_SCHEMA:
-                yield Breach(f"table {table.fullname} is missing", ())
+                yield Drift(f"table {table.fullname} is missing", ())
             continue
         if there.definition != "p":
-            mend = f"ALTER TABLE {table.fullname} SET LOGGED"
-            yield Breach(f"table {table.fullname} is UNLOGGED, so a crash would empty it", (mend,))
+            repair = f"ALTER TABLE {table.fullname} SET LOGGED"
+            yield Drift(f"table {table.fullname} is UNLOGGED, so a crash would empty it", (repair,))
         yield from _of_keys(table, found)
         yield from _of_columns(table, catalog)
         yield from _of_checks(table, catalog)
@@ -187,10 +187,10 @@ def _breaches(rows: Iterable[Sequence[Any]]) -> Iterator[Breach]:
         yield from _of_triggers(catalog)
     for view, (revision, name) in _VIEWS.items():
         if view not in relations:
-            yield Breach(f"view {view} is missing", (_statement(revision, name),))
+            yield Drift(f"view {view} is missing", (_statement(revision, name),))
 
 
-def _of_functions(found: dict[str, _Found]) -> Iterator[Breach]:
+def _of_functions(found: dict[str, _Found]) -> Iterator[Drift]:
     for function, (revision, name) in _FUNCTIONS.items():
         statement = _statement(revision, name)
         revoke = f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC"
@@ -204,27 +204,27 @@ def _of_functions(found: dict[str, _Found]) -> Iterator[Breach]:
         if there is None or there.definition != match["source"] or there.name not in as_made:
             what = "is missing" if there is None else "isn't as it was made"
             replace = re.sub(r"^\s*CREATE( OR REPLACE)? FUNCTION", "CREATE OR REPLACE FUNCTION", statement)
-            yield Breach(f"function {function} {what}", (replace, *([revoke] if is_private else [])))
+            yield Drift(f"function {function} {what}", (replace, *([revoke] if is_private else [])))
         elif is_private and not there.holds:
-            yield Breach(f"everybody may run function {function}", (revoke,))
+            yield Drift(f"everybody may run function {function}", (revoke,))
 
 
-def _of_triggers(catalog: _Catalog) -> Iterator[Breach]:
+def _of_triggers(catalog: _Catalog) -> Iterator[Drift]:
     for name, when in _TRIGGERS.items():
         create = f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION {_TRIGGER_FUNCTION}"
         always = f"ALTER TABLE {_EVENTS} ENABLE ALWAYS TRIGGER {name}"
         there = catalog.get(("trigger", _EVENTS, name))
         what = f"trigger {name} on {_EVENTS}"
         if there is None:
-            yield Breach(f"{what} is missing", (create, always))
+            yield Drift(f"{what} is missing", (create, always))
         elif there.definition != create:
             replace = create.replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1)
-            yield Breach(f"{what} isn't as it was made", (replace, always))
+            yield Drift(f"{what} isn't as it was made", (replace, always))
         elif not there.holds:
-            yield Breach(f"{what} isn't ENABLE ALWAYS, so some sessions can change events", (always,))
+            yield Drift(f"{what} isn't ENABLE ALWAYS, so some sessions can change events", (always,))
 
 
-def _of_keys(table: Table, found: Iterable[_Found]) -> Iterator[Breach]:
+def _of_keys(table: Table, found: Iterable[_Found]) -> Iterator[Drift]:
     keys = [("primary key", f"{table.name}_pkey", [column.name for column in table.primary_key.columns])]
     keys += [
         ("unique", str(one.name), [column.name for column in one.columns])
@@ -235,21 +235,21 @@ def _of_keys(table: Table, found: Iterable[_Found]) -> Iterator[Breach]:
     for kind, name, columns in keys:
         listed = ", ".join(columns)
         if (kind, listed) not in there:
-            mend = f'ALTER TABLE {table.fullname} ADD CONSTRAINT "{name}" {kind.upper()} ({_quoted(columns)})'
-            yield Breach(f"table {table.fullname} has lost {kind} ({listed})", (mend,))
+            repair = f'ALTER TABLE {table.fullname} ADD CONSTRAINT "{name}" {kind.upper()} ({_quoted(columns)})'
+            yield Drift(f"table {table.fullname} has lost {kind} ({listed})", (repair,))
 
 
-def _of_columns(table: Table, catalog: _Catalog) -> Iterator[Breach]:
+def _of_columns(table: Table, catalog: _Catalog) -> Iterator[Drift]:
     for column in table.columns:
         there = catalog.get(("not null", table.fullname, column.name))
         if there is None:
-            yield Breach(f"column {table.fullname}.{column.name} is missing", ())
+            yield Drift(f"column {table.fullname}.{column.name} is missing", ())
         elif not column.nullable and not there.holds:
-            mend = f"ALTER TABLE {table.fullname} ALTER COLUMN {_quoted([column.name])} SET NOT NULL"
-            yield Breach(f"column {table.fullname}.{column.name} takes NULL", (mend,))
+            repair = f"ALTER TABLE {table.fullname} ALTER COLUMN {_quoted([column.name])} SET NOT NULL"
+            yield Drift(f"column {table.fullname}.{column.name} takes NULL", (repair,))
 
 
-def _of_checks(table: Table, catalog: _Catalog) -> Iterator[Breach]:
+def _of_checks(table: Table, catalog: _Catalog) -> Iterator[Drift]:
     checks = sorted((str(one.name), one) for one in table.constraints if isinstance(one, CheckConstraint) and one.name)
     for name, check in checks:
         there = catalog.get(("check", table.fullname, name))
@@ -257,9 +257,9 @@ def _of_checks(table: Table, catalog: _Catalog) -> Iterator[Breach]:
         add = f"ALTER TABLE {table.fullname} ADD CONSTRAINT {name} CHECK ({check.sqltext}) NOT VALID"
         validate = f"ALTER TABLE {table.fullname} VALIDATE CONSTRAINT {name}"
         if there is None:
-            yield Breach(f"table {table.fullname} has lost CHECK {name}", (add, validate))
+            yield Drift(f"table {table.fullname} has lost CHECK {name}", (add, validate))
         elif not there.holds:
-            yield Breach(f"CHECK {name} of {table.fullname} isn't proved for all rows", (validate,), is_new=True)
+            yield Drift(f"CHECK {name} of {table.fullname} isn't proved for all rows", (validate,), is_new=True)
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from eventstore.contracts import Contract, Event, decode
-from projections.sandbox.simulator import Entry, World, entries
+from projections.sandbox.simulator import SimulatedEvent, World, entries
 
 EVENTS = 200_000
 RECIPIENTS = 155_000
@@ -18,7 +18,7 @@ SEED = 1
 MIX = f"the first of the simulator's, seed {SEED}, {CONTRACT.value}"
 
 
-def simulated(count: int = EVENTS) -> list[Entry]:
+def simulated(count: int = EVENTS) -> list[SimulatedEvent]:
     """Return so many events of the simulator's world."""
     world = World(seed=SEED, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
     log = entries(world.happenings(), ends=ENDS, contracts=[CONTRACT])
@@ -27,6 +27,6 @@ def simulated(count: int = EVENTS) -> list[Entry]:
     return log[:count]
 
 
-def decoded(log: list[Entry], app: str = "default") -> list[Event]:
+def decoded(log: list[SimulatedEvent], app: str = "default") -> list[Event]:
     """Return the events as the writer decodes them."""
     return [decode(entry.payloads[CONTRACT], app, CONTRACT) for entry in log]

@@ -1,1 +1,44 @@
-"""The event store: what arrives over the wire lies in Postgres as it came, once, in commit order."""
+"""The event store: every event that the upstream sends, unchanged and exactly once, in one Postgres table.
+
+The names below are the public API; docs/api.md says what is stable. Everything else in this package is internal.
+"""
+
+from typing import TYPE_CHECKING
+
+from eventstore.lazy_names import load_on_demand
+
+__all__ = [
+    "Contract",
+    "Event",
+    "EventStoreError",
+    "EventType",
+    "StoredEvent",
+    "Undecodable",
+    "connect",
+    "decode",
+    "read",
+]
+
+if TYPE_CHECKING:
+    from eventstore.contracts.contract import Contract
+    from eventstore.contracts.decode import Event, decode
+    from eventstore.contracts.event_types import EventType
+    from eventstore.errors import EventStoreError, Undecodable
+    from eventstore.event_reader import StoredEvent, read
+    from eventstore.postgres.connection import connect
+else:
+    __getattr__ = load_on_demand(
+        __name__,
+        {
+            "eventstore.contracts.contract": ("Contract",),
+            "eventstore.contracts.decode": ("Event", "decode"),
+            "eventstore.contracts.event_types": ("EventType",),
+            "eventstore.errors": ("EventStoreError", "Undecodable"),
+            "eventstore.event_reader": ("StoredEvent", "read"),
+            "eventstore.postgres.connection": ("connect",),
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

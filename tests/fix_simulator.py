@@ -13,7 +13,7 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
-from projections.sandbox.simulator import Entry, Settings, Simulator, World, entries
+from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings, World, entries
 
 SimulatorFactory = Callable[..., Awaitable[Simulator]]
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
@@ -30,17 +30,17 @@ async def simulator_factory() -> AsyncIterator[SimulatorFactory]:
     """Start a simulator: ``await simulator_factory(log, settings)``; it is stopped with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(log: Iterable[Entry] = (), settings: Settings | None = None) -> Simulator:
+        async def start(log: Iterable[SimulatedEvent] = (), settings: SimulatorSettings | None = None) -> Simulator:
             return await stack.enter_async_context(Simulator(log, settings))
 
         yield start
 
 
-def bearing(contract: Contract) -> list[Entry]:
+def bearing(contract: Contract) -> list[SimulatedEvent]:
     return [entry for entry in LOG if contract in entry.payloads]
 
 
-def payloads(log: list[Entry], contract: Contract) -> list[bytes]:
+def payloads(log: list[SimulatedEvent], contract: Contract) -> list[bytes]:
     return [entry.payloads[contract] for entry in log]
 
 

@@ -18,7 +18,7 @@ from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
 from eventstore.ingest.upstream import NO_TLS, Tls, Upstream
 from eventstore.waits import Waits
-from projections.sandbox.simulator import Entry
+from projections.sandbox.simulator import SimulatedEvent
 from tests import store, wire
 from tests.fix_simulator import TOKEN
 from tests.store import APP, CHAT, PCS
@@ -42,7 +42,7 @@ IDLE = 0.35
 """Seconds without anything new after which a test takes a stream for read to its end."""
 
 
-def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> Entry:
+def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> SimulatedEvent:
     """A log's entry, encoded by hand in each of these contracts (both, when none is named)."""
     moment = wire.EPOCH + timedelta(milliseconds=1_767_225_600_123)
     times: dict[Contract, str | bytes] = {CHAT: wire.rfc3339(moment), PCS: wire.timestamp_of(moment)}
@@ -50,17 +50,19 @@ def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more:
         contract: wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=times[contract], more=more)
         for contract in contracts or Contract
     }
-    return Entry(event_id, REQUEST, payloads)
+    return SimulatedEvent(event_id, REQUEST, payloads)
 
 
-def log_of(count: int, *contracts: Contract, spacing_ms: int = 1, ago: float = 3600, more: bytes = b"") -> list[Entry]:
+def log_of(
+    count: int, *contracts: Contract, spacing_ms: int = 1, ago: float = 3600, more: bytes = b""
+) -> list[SimulatedEvent]:
     """Entries with ULIDs ``spacing_ms`` apart, the first of them ``ago`` seconds old."""
     first = datetime.now(UTC) - timedelta(seconds=ago)
     ids = (wire.ulid_at(first + timedelta(milliseconds=at * spacing_ms), tail=at) for at in range(count))
     return [entry(event_id, *contracts, more=more) for event_id in ids]
 
 
-def payloads(log: Iterable[Entry], contract: Contract) -> list[bytes]:
+def payloads(log: Iterable[SimulatedEvent], contract: Contract) -> list[bytes]:
     return [item.payloads[contract] for item in log]
 
 

@@ -57,7 +57,7 @@ _DELIVERIES = """
 from sqlalchemy import Column, MetaData, Table, Text, select
 from sqlalchemy.dialects.postgresql import insert
 
-from projections.projection import Projection
+from projections import Projection
 
 table = Table(
     "deliveries",

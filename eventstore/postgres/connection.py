@@ -29,8 +29,8 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 async def connect(
     url: str,
     *,
-    name: str,
-    waits: Waits,
+    name: str = "eventstore",
+    waits: Waits | None = None,
     autocommit: bool = True,
     idle_session_timeout: float | None = None,
     lock_timeout: float | None = None,
@@ -41,7 +41,7 @@ async def connect(
     Args:
         url: a libpq connection string or URL.
         name: the application_name, by which people find the session in ``pg_stat_activity``.
-        waits: the timeouts.
+        waits: the timeouts; None for those that the environment sets.
         autocommit: False begins a transaction with the first statement.
         idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
         lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
@@ -51,6 +51,7 @@ async def connect(
         psycopg.OperationalError: no connection within ``waits.database_connect``.
 
     """
+    waits = waits or Waits()
     startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
     given = _given(url)
     conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)

@@ -145,12 +145,12 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     Each option is also an environment variable: PROJECTIONS_SIMULATOR_PORT for --port, and so on.
     """
     from eventstore.contracts import Contract  # noqa: PLC0415 - loaded when it runs
-    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Settings, Simulator, World, entries  # noqa: PLC0415
+    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Simulator, SimulatorSettings, World, entries  # noqa: PLC0415
 
     world = World(seed=seed, recipients=recipients, recipients_per_request=recipients_per_request, polls=polls)
     now = datetime.now(UTC)
     began = epoch.replace(tzinfo=UTC) if epoch else now
-    settings = Settings(
+    settings = SimulatorSettings(
         contracts=ALL_CONTRACTS if contract is Served.BOTH else frozenset({Contract(contract.value)}),
         port=port,
         prefix=prefix,

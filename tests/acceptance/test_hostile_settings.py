@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 import pytest
 
-from projections.sandbox.simulator import Entry
+from projections.sandbox.simulator import SimulatedEvent
 from tests import folding, hostile, store, wire
 from tests.acceptance.command import QUICK, Commands, Ended
 from tests.fix_postgres import Server
@@ -33,12 +33,16 @@ ENVIRONMENT = {
 OPTIONS = "-c search_path=public,pg_catalog -c standard_conforming_strings=off -c enable_indexscan=off"
 
 
-def log() -> list[Entry]:
+def log() -> list[SimulatedEvent]:
     """The simulator's log, and events whose texts no other encoding has."""
     first, second = (wire.ulid_at(datetime.now(UTC), tail) for tail in (1, 2))
     failed = wire.event(first, 2, recipient=wire.recipient(PPNUM, error_code=CODE))
     answer = wire.event(second, 7, recipient=wire.recipient(PPNUM), poll_response=wire.poll("опрос", OPTION, "no"))
-    return [*bearing(CHAT), Entry(first, REQUEST, {CHAT: failed}), Entry(second, REQUEST, {CHAT: answer})]
+    return [
+        *bearing(CHAT),
+        SimulatedEvent(first, REQUEST, {CHAT: failed}),
+        SimulatedEvent(second, REQUEST, {CHAT: answer}),
+    ]
 
 
 @pytest.fixture

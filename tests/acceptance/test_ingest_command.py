@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projections.sandbox.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer
@@ -23,7 +23,7 @@ ALL_STORED = f"{len(EXPECTED):,} new events, 0 duplicates, 0 quarantined"
 async def test_the_vendors_four_variables_are_all_it_needs(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, issuer: Issuer
 ) -> None:
-    simulator = await simulator_factory(LOG, Settings(prefix="/ext", token="token-of-the-issuer-1"))
+    simulator = await simulator_factory(LOG, SimulatorSettings(prefix="/ext", token="token-of-the-issuer-1"))
     address = f"{simulator.address}/"
     ended = await commands.run(
         *UNTIL_IDLE,
@@ -118,7 +118,7 @@ async def test_an_app_that_was_refused_goes_on_once_the_platform_takes_it(
 async def test_one_whose_apps_are_all_refused_keeps_running_and_reads_the_mended_configuration(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    refusing = await simulator_factory(log_of(3), Settings(token="another"))
+    refusing = await simulator_factory(log_of(3), SimulatorSettings(token="another"))
     simulator, other = await simulator_factory(LOG), await simulator_factory(log_of(3))
     two_apps(commands, refusing.address, refusing.address)
     variables = {**QUICK, "DATABASE_URL": database_url, "PROJECTIONS_REFUSED_RETRY": "0.5"}

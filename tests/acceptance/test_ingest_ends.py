@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from projections.sandbox.simulator import Entry, World, entries
+from projections.sandbox.simulator import SimulatedEvent, World, entries
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fault.proxy import TcpProxy, target_of, through
@@ -149,5 +149,5 @@ async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
     assert found.cursor == found.last
 
 
-def bearing_chat(log: list[Entry]) -> list[bytes]:
+def bearing_chat(log: list[SimulatedEvent]) -> list[bytes]:
     return [entry.payloads[CHAT] for entry in log if CHAT in entry.payloads]

@@ -35,7 +35,7 @@ QUICKLY = {
 POISON = """
 from sqlalchemy import Column, MetaData, Table, Text, case, insert, select
 
-from projections.projection import Projection
+from projections import Projection
 
 table = Table(
     "deliveries",

@@ -13,7 +13,7 @@ from eventstore.contracts import Contract
 from eventstore.ingest.follower import Follower, State
 from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
-from projections.sandbox.simulator import Settings, Simulator
+from projections.sandbox.simulator import Simulator, SimulatorSettings
 from tests import store
 from tests.fault.proxy import PostgresProxy, TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
@@ -22,7 +22,7 @@ from tests.servers import embedded, temporary_home
 from tests.store import CHAT
 
 COUNT = 400
-FLOW = Settings(rate=2_000)
+FLOW = SimulatorSettings(rate=2_000)
 WAITS = quick(leader_heartbeat=0.05)
 
 
@@ -90,7 +90,7 @@ async def test_the_upstream_s_server_is_killed_and_comes_back_later(
         await running.until(lambda: one.stored >= 50, "the first events")
         await first.stop()
         await running.until(lambda: not one.is_quiet, "the end of the stream")
-        second = await simulator_factory(log, Settings(port=first.port))
+        second = await simulator_factory(log, SimulatorSettings(port=first.port))
         await all_stored(conn, running, second)
     await everything(conn, second)
 
@@ -190,7 +190,7 @@ async def test_the_database_is_killed_and_restarted(simulator_factory: Simulator
         server = embedded(home)
         url = await asyncio.to_thread(server.start)
         await asyncio.to_thread(upgrade, url)
-        simulator = await simulator_factory(log_of(COUNT), Settings(rate=500))
+        simulator = await simulator_factory(log_of(COUNT), SimulatorSettings(rate=500))
         one = follower(url, simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
             await outlive(server, one, running, 50)

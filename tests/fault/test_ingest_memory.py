@@ -11,7 +11,7 @@ from eventstore.contracts import Contract
 from eventstore.ingest import buffer
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.follower import State
-from projections.sandbox.simulator import Settings
+from projections.sandbox.simulator import SimulatorSettings
 from tests import wire
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
@@ -53,7 +53,7 @@ async def test_a_slow_database_fills_the_buffer_to_its_bound_and_the_stream_wait
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak, contract: Contract
 ) -> None:
     log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))  # far more than sockets and libraries hold as well
-    simulator = await simulator_factory(log, Settings(keep_alive=0.02))
+    simulator = await simulator_factory(log, SimulatorSettings(keep_alive=0.02))
     one = follower(database_url, simulator.address, contract=contract, waits=WAITS)
     with capture_logs() as logs:
         async with following(one, waits=WAITS) as running:

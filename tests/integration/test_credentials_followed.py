@@ -16,7 +16,7 @@ from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
-from projections.sandbox.simulator import Fault, FaultKind, Settings, Simulator
+from projections.sandbox.simulator import Fault, FaultKind, Simulator, SimulatorSettings
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, REFUSES_THE_CLIENT, Issuer
 from tests.fix_simulator import LOG, SimulatorFactory, bearing
 from tests.following import log_of
@@ -35,7 +35,7 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def simulator(simulator_factory: SimulatorFactory) -> Simulator:
     """One that wants the issuer's first token."""
-    return await simulator_factory(LOG, Settings(token="token-of-the-issuer-1"))
+    return await simulator_factory(LOG, SimulatorSettings(token="token-of-the-issuer-1"))
 
 
 @asynccontextmanager

@@ -1,10 +1,12 @@
-"""The examples in docs/writing-a-projection.md and docs/read-models.md do what the pages say."""
+"""The examples in docs/writing-a-projection.md, docs/read-models.md and docs/api.md do what the pages say."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -131,3 +133,20 @@ def test_the_page_on_read_models_names_every_table_and_view(database_url: str) -
         ).fetchall()
     assert len(names) == 8
     assert [name for (name,) in names if name not in page] == []
+
+
+async def test_the_script_of_the_page_on_the_api_prints_each_stored_event(database_url: str, tmp_path: Path) -> None:
+    (code,) = blocks("api.md", "python")
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    events = [event(1), event(2), event(3)]
+    async with store.appender(database_url) as appender:
+        await appender.append(events)
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, script, env={"DATABASE_URL": database_url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    output, errors = await program.communicate()
+    assert program.returncode == 0, errors.decode()
+    assert output.decode().splitlines() == [
+        f"{position} {each.event_id}" for position, each in enumerate(events, start=1)
+    ]

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from eventstore import ulid
 from eventstore.ingest.cursor import REPLAY_WINDOW, SAFE_WINDOW
 from eventstore.ingest.since import parse_since
-from projections.sandbox.simulator import Entry, Settings, Simulator
+from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, row_of, stored
@@ -32,7 +32,7 @@ def lies_back(event_id: str | None, ago: timedelta) -> bool:
     return timedelta(0) <= datetime.now(UTC) - moment - ago < timedelta(minutes=5)
 
 
-def days_old(*days: float) -> list[Entry]:
+def days_old(*days: float) -> list[SimulatedEvent]:
     return [log_of(1, ago=days_ago * DAY)[0] for days_ago in days]
 
 
@@ -78,7 +78,7 @@ async def test_where_the_contract_is_found_out_each_is_asked_within_its_own_wind
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = days_old(6.9, 3)
-    simulator = await simulator_factory(log, Settings(contracts=frozenset({PCS})))
+    simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({PCS})))
     await ingest(follower(database_url, simulator.address, contract=None, since=since("9d")))
     assert await stored(conn) == payloads(log, PCS)
     assert lies_back(sent_to(simulator)[-1], REPLAY_WINDOW)
@@ -89,7 +89,7 @@ async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_
 ) -> None:
     """Its window begins two hours after ours does: only what lies before that is lost."""
     log = days_old(5.5, 3)
-    simulator = await simulator_factory(log, Settings(replay_window=7 * DAY - 2 * 3600))
+    simulator = await simulator_factory(log, SimulatorSettings(replay_window=7 * DAY - 2 * 3600))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
     assert await stored(conn) == payloads(log, PCS)
     first, second = sent_to(simulator)
@@ -102,7 +102,7 @@ async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_
 async def test_a_window_that_is_much_shorter_costs_one_gap_and_goes_on_at_the_live_edge(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(days_old(0.5), Settings(replay_window=60))
+    simulator = await simulator_factory(days_old(0.5), SimulatorSettings(replay_window=60))
 
     async def is_at_the_live_edge() -> bool:
         holes = await holes_of(conn)
@@ -159,9 +159,9 @@ async def test_a_gap_before_which_something_is_stored_is_not_asked_for_again(
 ) -> None:
     before = await simulator_factory(days_old(0.1))
     await ingest(follower(database_url, before.address, contract=PCS))
-    simulator = await simulator_factory(settings=Settings(replay_window=60))
+    simulator = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
     (hole,) = await holes_of(conn)
-    again = await simulator_factory(settings=Settings(replay_window=60))
+    again = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, again.address, contract=PCS, since=since("7d")))
     assert sent_to(again) == [hole["upper"]]

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventstore.ingest.follower import State
-from projections.sandbox.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
@@ -29,7 +29,7 @@ async def still_runs(running: Running) -> bool:
 async def test_a_stream_on_which_nothing_ever_comes_is_idle(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory([], Settings(keep_alive=0.01))
+    simulator = await simulator_factory([], SimulatorSettings(keep_alive=0.01))
     outcome = await ingest(follower(database_url, simulator.address, contract=PCS), until_idle=SHORT)
     assert (outcome.stored, outcome.refused, outcome.uncommitted) == (0, {}, ())
 
@@ -43,7 +43,7 @@ async def test_all_that_is_there_is_stored_before_it_counts(
 
 
 async def test_duplicates_don_t_hold_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(log_of(5), Settings(keep_alive=0.01))
+    simulator = await simulator_factory(log_of(5), SimulatorSettings(keep_alive=0.01))
     one = follower(database_url, simulator.address, contract=PCS)
 
     async def repeat() -> None:
@@ -63,7 +63,7 @@ async def test_duplicates_don_t_hold_it_up(database_url: str, simulator_factory:
 async def test_a_stream_that_ended_normally_counts_as_there(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(log_of(3), Settings(end_at_log_end=True))
+    simulator = await simulator_factory(log_of(3), SimulatorSettings(end_at_log_end=True))
     waits = quick(backoff_first=60, backoff_cap=60, normal_end_cap=60)
     outcome = await ingest(follower(database_url, simulator.address, waits=waits), waits=waits, until_idle=SHORT)
     assert (outcome.stored, len(simulator.calls)) == (3, 1)
@@ -80,7 +80,7 @@ async def test_time_without_a_connection_doesn_t_count(
         async with following(one, until_idle=seconds) as running:
             await running.until(lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten dials")
             assert await still_runs(running)
-            await simulator_factory(log_of(3), Settings(port=simulator.port))
+            await simulator_factory(log_of(3), SimulatorSettings(port=simulator.port))
             outcome = await running.outcome()
     assert (outcome.refused, outcome.uncommitted) == ({}, ())
 
@@ -147,7 +147,7 @@ async def test_a_stop_while_the_database_is_away_says_whose_events_are_uncommitt
 async def test_what_was_received_is_committed_before_a_stop(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(log_of(2_000), Settings(rate=4_000))
+    simulator = await simulator_factory(log_of(2_000), SimulatorSettings(rate=4_000))
     waits = quick(shutdown=30)
     one = follower(database_url, simulator.address, waits=waits)
     async with following(one, waits=waits) as running:

@@ -17,7 +17,7 @@ from eventstore.ingest.apps import forget_app, planned_dial, read_apps, reset_cu
 from eventstore.ingest.cursor import REPLAY_WINDOW
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
-from projections.sandbox.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import QUICK, count_of, entry, follower, following, ingest, log_of, payloads, row_of, stored
@@ -148,11 +148,11 @@ async def test_gaps_stay_and_one_that_comes_later_ends_the_reset(
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300))
     await ingest(follower(database_url, before.address, contract=PCS))
-    expired = await simulator_factory(settings=Settings(replay_window=60))
+    expired = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, expired.address, contract=PCS))
     await reset_cursor(database_url, APP, cursor_at(600), waits=QUICK)
     assert len((await row_of(conn))["holes"]) == 1
-    again = await simulator_factory(settings=Settings(replay_window=60))
+    again = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     one = follower(database_url, again.address, contract=PCS)
     async with following(one) as running:
 

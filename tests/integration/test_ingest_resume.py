@@ -13,13 +13,13 @@ from eventstore import ulid
 from eventstore.appending.duplicates import OTHER_BYTES
 from eventstore.contracts import Contract, decode
 from eventstore.ingest.writer import NOT_A_FRAME
-from projections.sandbox.simulator import Entry, Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import entry, follower, following, ingest, log_of, payloads, row_of, stored
 from tests.store import APP, CHAT, PCS
 
-END_AT_END = Settings(end_at_log_end=True)
+END_AT_END = SimulatorSettings(end_at_log_end=True)
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -131,7 +131,7 @@ async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
     log = log_of(3)
     (bad,) = log_of(1, ago=60)
     payload = wire.event(bad.event_id, send_request_id="x" * 300)
-    simulator = await simulator_factory([*log, Entry(bad.event_id, "", {CHAT: payload})], END_AT_END)
+    simulator = await simulator_factory([*log, SimulatedEvent(bad.event_id, "", {CHAT: payload})], END_AT_END)
     one = follower(database_url, simulator.address)
     async with following(one) as running:
         await simulator.wait_for_calls(5)
@@ -141,9 +141,9 @@ async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
     assert simulator.calls[1].after_event_id in {item.event_id for item in log}
 
 
-def refused(item: Entry) -> Entry:
+def refused(item: SimulatedEvent) -> SimulatedEvent:
     """The same entry with a text that is too long to be stored."""
-    return Entry(
+    return SimulatedEvent(
         item.event_id, "", {contract: wire.event(item.event_id, send_request_id="x" * 300) for contract in Contract}
     )
 
@@ -177,13 +177,13 @@ async def test_dials_that_fail_in_between_do_not_hold_it_up_either(
 async def test_a_cursor_that_expires_again_before_anything_came_is_the_same_hole(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
-    before = await simulator_factory(log_of(3, ago=300), Settings(replay_window=600))
+    before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
     since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
     await ingest(follower(database_url, before.address, contract=PCS, since=since))
-    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=60))
+    simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, simulator.address, contract=PCS))
     ((first,)) = (await row_of(conn))["holes"]
-    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=0.001))
+    simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=0.001))
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, times=2))
     await ingest(follower(database_url, simulator.address, contract=PCS))
     ((second,)) = (await row_of(conn))["holes"]
@@ -196,7 +196,7 @@ async def test_a_clock_that_is_behind_the_platform_s_loses_nothing(
 ) -> None:
     ahead = timedelta(hours=2)
     log = log_of(6, ago=60 - ahead.total_seconds())
-    settings = Settings(now=lambda: time.time() + ahead.total_seconds())
+    settings = SimulatorSettings(now=lambda: time.time() + ahead.total_seconds())
     simulator = await simulator_factory(log[:3], settings)
     since = ulid.first_at(datetime.now(UTC))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since))
@@ -247,12 +247,12 @@ async def test_a_bogus_future_ulid_that_comes_first_of_all_is_not_sent_either(
 async def test_an_expired_cursor_is_a_hole_whose_upper_end_is_sent_until_something_newer_is_stored(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
-    before = await simulator_factory(log_of(3, ago=300), Settings(replay_window=600))
+    before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
     since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
     await ingest(follower(database_url, before.address, contract=PCS, since=since))
     assert before.calls[0].after_event_id == since
 
-    simulator = await simulator_factory(before.entries(PCS), Settings(replay_window=60))
+    simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=60))
     simulator.inject(Fault(FaultKind.END, times=3))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:

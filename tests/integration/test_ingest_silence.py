@@ -7,7 +7,7 @@ import time
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from projections.sandbox.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests.fault.proxy import TcpProxy
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, log_of, payloads, quick, stored
@@ -20,7 +20,7 @@ async def test_a_silent_pcs_stream_is_dialled_anew(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(6)
-    simulator = await simulator_factory(log, Settings(keep_alive=0.02))
+    simulator = await simulator_factory(log, SimulatorSettings(keep_alive=0.02))
     simulator.inject(Fault(FaultKind.SILENCE, after=2, times=2))
     one = follower(database_url, simulator.address, contract=PCS, waits=SILENT)
     with capture_logs() as logs:
@@ -32,7 +32,7 @@ async def test_a_silent_pcs_stream_is_dialled_anew(
 
 
 async def test_keep_alives_are_life_enough(database_url: str, simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(log_of(1), Settings(keep_alive=0.04))
+    simulator = await simulator_factory(log_of(1), SimulatorSettings(keep_alive=0.04))
     waits = quick(silence=1)
     one = follower(database_url, simulator.address, contract=PCS, waits=waits)
     async with following(one, waits=waits):
@@ -43,7 +43,7 @@ async def test_keep_alives_are_life_enough(database_url: str, simulator_factory:
 async def test_time_in_which_the_process_stood_still_is_no_silence(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(log_of(1), Settings(keep_alive=0.04))
+    simulator = await simulator_factory(log_of(1), SimulatorSettings(keep_alive=0.04))
     waits = quick(silence=1)
     one = follower(database_url, simulator.address, contract=PCS, waits=waits)
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from eventstore.contracts import Contract
 from eventstore.ingest.follower import State
-from projections.sandbox.simulator import Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
 from tests.following import count_of, entry, follower, following, ingest, log_of, payloads, quick, row_of, stored
@@ -69,7 +69,7 @@ async def test_it_says_whether_the_upstream_is_there(database_url: str, simulato
 async def test_a_path_prefix_comes_before_the_method(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, prefix: str
 ) -> None:
-    simulator = await simulator_factory(log_of(3), Settings(prefix=prefix))
+    simulator = await simulator_factory(log_of(3), SimulatorSettings(prefix=prefix))
     await ingest(follower(database_url, simulator.address))
     assert await count_of(conn) == 3
 
@@ -79,7 +79,7 @@ async def test_auto_finds_the_contract_out_and_keeps_it(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, served: Contract
 ) -> None:
     log = log_of(3)
-    simulator = await simulator_factory(log, Settings(contracts=frozenset({served})))
+    simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({served})))
     await ingest(follower(database_url, simulator.address, contract=None))
     assert await stored(conn) == payloads(log, served)
     assert (await row_of(conn))["contract"] == served
@@ -102,7 +102,7 @@ async def test_of_a_server_with_both_contracts_auto_takes_the_first(
 async def test_a_server_with_neither_contract_is_refused_with_what_to_check(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, prefix: str
 ) -> None:
-    simulator = await simulator_factory(log_of(3), Settings(prefix="/elsewhere"))
+    simulator = await simulator_factory(log_of(3), SimulatorSettings(prefix="/elsewhere"))
     address = f"http://127.0.0.1:{simulator.port}{prefix}"
     outcome = await ingest(follower(database_url, address, contract=None))
     assert f"no such service under {address}, check the path" in outcome.refused[APP]
@@ -115,7 +115,7 @@ async def test_a_contract_that_is_wished_for_and_not_served_is_refused(
     database_url: str, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     (other,) = set(Contract) - {contract}
-    simulator = await simulator_factory(log_of(3), Settings(contracts=frozenset({other})))
+    simulator = await simulator_factory(log_of(3), SimulatorSettings(contracts=frozenset({other})))
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert f"no such service under {simulator.address}, check the path" in outcome.refused[APP]
     assert simulator.calls == []
@@ -126,12 +126,12 @@ async def test_a_service_that_was_there_and_is_gone_is_waited_for(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, wished: Contract | None
 ) -> None:
     log = log_of(4)
-    before = await simulator_factory(log[:2], Settings(contracts=frozenset({PCS})))
+    before = await simulator_factory(log[:2], SimulatorSettings(contracts=frozenset({PCS})))
     await ingest(follower(database_url, before.address, contract=wished))
     port = before.port
     await before.stop()
 
-    gone = await simulator_factory([], Settings(port=port, prefix="/elsewhere"))
+    gone = await simulator_factory([], SimulatorSettings(port=port, prefix="/elsewhere"))
     one = follower(database_url, before.address, contract=wished)
     async with following(one) as running:
 
@@ -140,7 +140,7 @@ async def test_a_service_that_was_there_and_is_gone_is_waited_for(
 
         await store.until(told, "the error in the table")
         await gone.stop()
-        await simulator_factory(log, Settings(port=port))
+        await simulator_factory(log, SimulatorSettings(port=port))
         await running.until(lambda: one.stored == 2, "the rest")
     assert await stored(conn) == payloads(log, PCS)
     assert (await row_of(conn))["error"] is None
@@ -150,7 +150,7 @@ async def test_a_stream_cut_before_it_settles_has_decided_the_contract_all_the_s
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(4)
-    simulator = await simulator_factory(log, Settings(contracts=frozenset({PCS})))
+    simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({PCS})))
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=1, times=3))
     await ingest(follower(database_url, simulator.address, contract=None))
     assert (await row_of(conn))["contract"] == PCS
@@ -160,7 +160,7 @@ async def test_a_stream_cut_before_it_settles_has_decided_the_contract_all_the_s
 async def test_frames_that_are_no_events_move_nothing_and_are_no_trouble(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(log_of(2), Settings(keep_alive=0.01))
+    simulator = await simulator_factory(log_of(2), SimulatorSettings(keep_alive=0.01))
     simulator.inject(Fault(FaultKind.GARBAGE, after=2, data=wire.unknown_frame()))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:

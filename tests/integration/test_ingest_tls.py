@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.ingest.upstream import NO_TLS, Tls
-from projections.sandbox.simulator import Settings, Simulator
+from projections.sandbox.simulator import Simulator, SimulatorSettings
 from projections.sandbox.simulator import Tls as ServerTls
 from tests.certificates import Authority
 from tests.fix_simulator import SimulatorFactory
@@ -22,7 +22,7 @@ LOG = log_of(3)
 
 
 async def serve(factory: SimulatorFactory, server: tuple[bytes, bytes] = SERVER, client_ca: bytes | None = None) -> str:
-    simulator: Simulator = await factory(LOG, Settings(prefix="/ext", tls=ServerTls(*server, client_ca)))
+    simulator: Simulator = await factory(LOG, SimulatorSettings(prefix="/ext", tls=ServerTls(*server, client_ca)))
     assert simulator.address.startswith("https://")
     return simulator.address
 

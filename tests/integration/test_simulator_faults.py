@@ -9,11 +9,11 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, decode, read_frame
-from projections.sandbox.simulator import Entry, Fault, FaultKind, Settings
+from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, SimulatorSettings
 from tests.fix_simulator import BEGINNING, LOG, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
-QUICK = Settings(keep_alive=0.02)
+QUICK = SimulatorSettings(keep_alive=0.02)
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -84,7 +84,7 @@ async def test_silence_has_no_keep_alive_and_ends_when_the_client_leaves(simulat
 
 
 async def test_a_client_that_leaves_in_a_flood_is_noticed(simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(Entry(LOG[0].event_id, "", {CHAT: bytes(100_000)}) for _ in range(500))
+    simulator = await simulator_factory(SimulatedEvent(LOG[0].event_id, "", {CHAT: bytes(100_000)}) for _ in range(500))
     async with dial(simulator, CHAT) as call:
         await events(call, CHAT, 5)
     record = simulator.calls[0]

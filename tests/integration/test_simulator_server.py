@@ -18,12 +18,12 @@ from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
 from eventstore.errors import ConfigurationError
-from projections.sandbox.simulator import ALL_CONTRACTS, Entry, Settings, Simulator, Tls
+from projections.sandbox.simulator import ALL_CONTRACTS, SimulatedEvent, Simulator, SimulatorSettings, Tls
 from tests.fix_simulator import BEGINNING, LOG, TOKEN, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 STATUS_METHOD = "/pcs.external.v1.MessageService/GetSendRequestStatus"
-QUICK = Settings(keep_alive=0.02)
+QUICK = SimulatorSettings(keep_alive=0.02)
 Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 # Replay, tail, cursor, filter
@@ -42,7 +42,7 @@ async def test_pcs_gives_the_live_edge_only_without_a_cursor(simulator_factory: 
     simulator = await simulator_factory(LOG, QUICK)
     async with dial(simulator, PCS) as call:
         assert read_frame(PCS, await read(call)).kind is FrameKind.KEEP_ALIVE
-        await simulator.append(Entry(LOG[0].event_id, "", {PCS: b"later"}))
+        await simulator.append(SimulatedEvent(LOG[0].event_id, "", {PCS: b"later"}))
         assert await events(call, PCS, 1) == [b"later"]
 
 
@@ -65,13 +65,13 @@ async def test_log_order_decides_behind_a_known_cursor_and_ulids_behind_an_unkno
     simulator_factory: SimulatorFactory,
 ) -> None:
     ids = [ulid.first_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (10, 30, 12, 20)]
-    log = [Entry(event_id, "", {CHAT: event_id.encode()}) for event_id in ids]
+    log = [SimulatedEvent(event_id, "", {CHAT: event_id.encode()}) for event_id in ids]
     simulator = await simulator_factory(log)
     async with dial(simulator, CHAT, ids[1]) as call:
         assert await events(call, CHAT, 2) == [ids[2].encode(), ids[3].encode()]
     async with dial(simulator, CHAT, ulid.first_at(datetime(2026, 1, 15, tzinfo=UTC))) as call:
         assert await events(call, CHAT, 2) == [ids[1].encode(), ids[3].encode()]
-        await simulator.append(Entry(ids[0], "", {CHAT: b"old, but new here"}))
+        await simulator.append(SimulatedEvent(ids[0], "", {CHAT: b"old, but new here"}))
         assert await events(call, CHAT, 1) == [b"old, but new here"]
 
 
@@ -83,8 +83,8 @@ async def test_the_filter_gives_one_request_s_events(simulator_factory: Simulato
     async with dial(simulator, contract, BEGINNING, request) as call:
         assert await events(call, contract, len(expected)) == expected
         await simulator.append(
-            Entry(LOG[0].event_id, LOG[-1].send_request_id, {contract: b"other"}),
-            Entry(LOG[0].event_id, request, {contract: b"this"}),
+            SimulatedEvent(LOG[0].event_id, LOG[-1].send_request_id, {contract: b"other"}),
+            SimulatedEvent(LOG[0].event_id, request, {contract: b"this"}),
         )
         assert await events(call, contract, 1) == [b"this"]
 
@@ -93,14 +93,16 @@ async def test_an_event_of_one_contract_is_not_in_the_other_s_log(simulator_fact
     simulator = await simulator_factory()
     async with dial(simulator, CHAT) as chat, dial(simulator, PCS, BEGINNING) as framed:
         await simulator.wait_for_calls(2)
-        await simulator.append(Entry(LOG[0].event_id, "", {PCS: b"1"}), Entry(LOG[1].event_id, "", {CHAT: b"2"}))
+        await simulator.append(
+            SimulatedEvent(LOG[0].event_id, "", {PCS: b"1"}), SimulatedEvent(LOG[1].event_id, "", {CHAT: b"2"})
+        )
         assert await events(chat, CHAT, 1) == [b"2"]
         assert await events(framed, PCS, 1) == [b"1"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])
 async def test_frames_carry_payloads_of_any_size(simulator_factory: SimulatorFactory, size: int) -> None:
-    simulator = await simulator_factory([Entry(LOG[0].event_id, "", {PCS: b"x" * size})])
+    simulator = await simulator_factory([SimulatedEvent(LOG[0].event_id, "", {PCS: b"x" * size})])
     async with dial(simulator, PCS, BEGINNING) as call:
         frame = pcs.SendRequestEventFrame
         message = await read(call)
@@ -110,7 +112,7 @@ async def test_frames_carry_payloads_of_any_size(simulator_factory: SimulatorFac
 
 
 async def test_at_a_rate_the_log_grows_and_then_ends(simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(LOG, Settings(rate=2_000, end_at_log_end=True))
+    simulator = await simulator_factory(LOG, SimulatorSettings(rate=2_000, end_at_log_end=True))
     assert len(simulator.entries(CHAT)) < len(LOG)
     async with dial(simulator, CHAT) as call:
         expected = payloads(bearing(CHAT), CHAT)
@@ -142,12 +144,12 @@ async def test_pcs_keeps_the_stream_alive_and_chat_external_does_not(simulator_f
     simulator = await simulator_factory((), QUICK)
     async with dial(simulator, PCS) as framed, dial(simulator, CHAT) as bare:
         assert [await read(framed) for _ in range(3)] == [b"\x12\x00"] * 3
-        await simulator.append(Entry(LOG[0].event_id, "", {CHAT: b"first"}))
+        await simulator.append(SimulatedEvent(LOG[0].event_id, "", {CHAT: b"first"}))
         assert await read(bare) == b"first"
 
 
 def test_the_times_are_the_vendor_s_by_default() -> None:
-    settings = Settings()
+    settings = SimulatorSettings()
     assert (settings.keep_alive, settings.replay_window) == (20, 7 * 24 * 3600)
 
 
@@ -166,7 +168,7 @@ async def test_a_call_without_the_token_is_unauthenticated(
 
 
 async def test_a_new_token_refuses_the_old_one(simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(LOG, Settings(end_at_log_end=True))
+    simulator = await simulator_factory(LOG, SimulatorSettings(end_at_log_end=True))
     simulator.token = "newer"
     async with dial(simulator, CHAT) as call:
         assert await ending(call) is grpc.StatusCode.UNAUTHENTICATED
@@ -188,13 +190,13 @@ async def test_what_is_no_ulid_is_an_invalid_argument(
 async def test_a_contract_that_is_not_served_is_unimplemented(
     simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
-    simulator = await simulator_factory(LOG, Settings(contracts=ALL_CONTRACTS - {contract}))
+    simulator = await simulator_factory(LOG, SimulatorSettings(contracts=ALL_CONTRACTS - {contract}))
     async with dial(simulator, contract) as call:
         assert await ending(call) is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_behind_a_prefix_only_the_prefixed_path_is_served(simulator_factory: SimulatorFactory) -> None:
-    simulator = await simulator_factory(LOG, Settings(prefix="/ext"))
+    simulator = await simulator_factory(LOG, SimulatorSettings(prefix="/ext"))
     assert simulator.address == f"http://127.0.0.1:{simulator.port}/ext"
     async with dial(simulator, CHAT) as call:
         assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
@@ -206,7 +208,7 @@ async def test_behind_a_prefix_only_the_prefixed_path_is_served(simulator_factor
 async def test_a_taken_port_is_said_in_one_sentence(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory()
     with pytest.raises(ConfigurationError, match=f"port {simulator.port}: Address already in use"):
-        await Simulator((), Settings(port=simulator.port)).start()
+        await Simulator((), SimulatorSettings(port=simulator.port)).start()
 
 
 # TLS
@@ -229,7 +231,7 @@ def self_signed() -> tuple[bytes, bytes]:
 
 async def test_tls_and_a_client_certificate_when_one_is_wanted(simulator_factory: SimulatorFactory) -> None:
     certificate, key = self_signed()
-    simulator = await simulator_factory(LOG, Settings(tls=Tls(certificate, key, client_ca=certificate)))
+    simulator = await simulator_factory(LOG, SimulatorSettings(tls=Tls(certificate, key, client_ca=certificate)))
     assert simulator.address == f"https://127.0.0.1:{simulator.port}"
     shown = grpc.ssl_channel_credentials(certificate, key, certificate)
     async with dial(simulator, CHAT, credentials=shown) as call:

@@ -11,33 +11,33 @@ import pytest
 from eventstore import ulid
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import ConfigurationError
-from projections.sandbox.simulator import Entry, Fault, FaultKind, World, entries
+from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, World, entries
 
 ENDS = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 WORLD = World(seed=7, recipients=3_000, recipients_per_request=40, polls=0.5)
 
 
-def log_of(world: World, rate: float | None = None) -> list[Entry]:
+def log_of(world: World, rate: float | None = None) -> list[SimulatedEvent]:
     return entries(world.happenings(), ends=ENDS, rate=rate)
 
 
-def events_of(log: list[Entry], contract: Contract) -> list[Event]:
+def events_of(log: list[SimulatedEvent], contract: Contract) -> list[Event]:
     return [decode(entry.payloads[contract], "app", contract) for entry in log if contract in entry.payloads]
 
 
 @pytest.fixture(scope="module")
-def log() -> list[Entry]:
+def log() -> list[SimulatedEvent]:
     return log_of(WORLD)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(log: list[Entry]) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(log: list[SimulatedEvent]) -> None:
     assert log_of(World(seed=7, recipients=3_000, recipients_per_request=40, polls=0.5)) == log
     other = log_of(World(seed=8, recipients=3_000, recipients_per_request=40, polls=0.5))
     assert {entry.event_id for entry in other}.isdisjoint(entry.event_id for entry in log)
 
 
-def test_one_contract_alone_has_the_same_bytes_as_beside_the_other(log: list[Entry]) -> None:
+def test_one_contract_alone_has_the_same_bytes_as_beside_the_other(log: list[SimulatedEvent]) -> None:
     for contract in Contract:
         alone = entries(WORLD.happenings(), ends=ENDS, contracts=[contract])
         assert [entry.payloads[contract] for entry in alone] == [
@@ -45,7 +45,7 @@ def test_one_contract_alone_has_the_same_bytes_as_beside_the_other(log: list[Ent
         ]
 
 
-def test_ulids_are_unique_rise_and_are_those_of_the_payloads(log: list[Entry]) -> None:
+def test_ulids_are_unique_rise_and_are_those_of_the_payloads(log: list[SimulatedEvent]) -> None:
     ids = [entry.event_id for entry in log]
     assert ids == sorted(set(ids))
     assert all(map(ulid.is_ulid, ids))
@@ -56,7 +56,7 @@ def test_ulids_are_unique_rise_and_are_those_of_the_payloads(log: list[Entry]) -
         assert [event.send_request_id for event in events] == [entry.send_request_id for entry in bearing]
 
 
-def test_the_days_end_at_the_epoch_and_fit_into_the_replay_window(log: list[Entry]) -> None:
+def test_the_days_end_at_the_epoch_and_fit_into_the_replay_window(log: list[SimulatedEvent]) -> None:
     moments = [event.occurred_at for event in events_of(log, PCS)]
     assert moments == sorted(moments)
     assert ulid.time_of(log[-1].event_id) == ENDS
@@ -71,7 +71,7 @@ def test_at_a_rate_events_lie_evenly_apart() -> None:
     assert ulid.time_of(log[-1].event_id) == ENDS
 
 
-def test_requests_interleave(log: list[Entry]) -> None:
+def test_requests_interleave(log: list[SimulatedEvent]) -> None:
     runs = 1 + sum(a.send_request_id != b.send_request_id for a, b in pairwise(log))
     assert runs > 5 * len({entry.send_request_id for entry in log})
 
@@ -90,7 +90,7 @@ SANDBOX_COURSES = [
 
 @pytest.mark.parametrize(("contract", "ppnum", "course"), SANDBOX_COURSES)
 def test_sandbox_numbers_do_what_the_vendor_says(
-    log: list[Entry], contract: Contract, ppnum: str, course: list[int]
+    log: list[SimulatedEvent], contract: Contract, ppnum: str, course: list[int]
 ) -> None:
     courses = defaultdict(list)
     for event in events_of(log, contract):
@@ -101,7 +101,7 @@ def test_sandbox_numbers_do_what_the_vendor_says(
     assert all(seen == course for request, seen in courses.items() if request not in stopped)
 
 
-def test_numbers_are_digits_eleven_or_more_and_no_request_has_one_twice(log: list[Entry]) -> None:
+def test_numbers_are_digits_eleven_or_more_and_no_request_has_one_twice(log: list[SimulatedEvent]) -> None:
     seen = set()
     for event in events_of(log, PCS):
         if event.ppnum is not None:
@@ -112,13 +112,13 @@ def test_numbers_are_digits_eleven_or_more_and_no_request_has_one_twice(log: lis
                 seen.add((event.send_request_id, event.ppnum))
 
 
-def test_each_contract_has_only_its_own_types(log: list[Entry]) -> None:
+def test_each_contract_has_only_its_own_types(log: list[SimulatedEvent]) -> None:
     assert {event.event_type for event in events_of(log, CHAT)} == {1, 2, 3, 4, 5, 6, 7}
     assert {event.event_type for event in events_of(log, PCS)} == {1, 2, 3, 6, 8}
 
 
 @pytest.mark.parametrize("contract", Contract)
-def test_summaries_add_up_with_what_the_recipients_were_told(log: list[Entry], contract: Contract) -> None:
+def test_summaries_add_up_with_what_the_recipients_were_told(log: list[SimulatedEvent], contract: Contract) -> None:
     latest: dict[str | None, dict[str | None, int]] = defaultdict(dict)
     summaries = 0
     for event in events_of(log, contract):
@@ -138,7 +138,7 @@ def test_summaries_add_up_with_what_the_recipients_were_told(log: list[Entry], c
     assert summaries > 60
 
 
-def test_under_pcs_every_held_recipient_gets_an_outcome(log: list[Entry]) -> None:
+def test_under_pcs_every_held_recipient_gets_an_outcome(log: list[SimulatedEvent]) -> None:
     held, codes = set(), set()
     for event in events_of(log, PCS):
         recipient = (event.send_request_id, event.ppnum)
@@ -151,7 +151,7 @@ def test_under_pcs_every_held_recipient_gets_an_outcome(log: list[Entry]) -> Non
     assert codes == {None, "consent_denied", "consent_expired"}
 
 
-def test_polls_have_answers_of_several_options_and_changed_minds(log: list[Entry]) -> None:
+def test_polls_have_answers_of_several_options_and_changed_minds(log: list[SimulatedEvent]) -> None:
     answers = defaultdict(list)
     for event in events_of(log, CHAT):
         if event.event_type == 7:

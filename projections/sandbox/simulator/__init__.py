@@ -2,9 +2,9 @@
 
 from projections.sandbox.simulator.calls import Call
 from projections.sandbox.simulator.encode import entries
-from projections.sandbox.simulator.event_log import Entry
+from projections.sandbox.simulator.event_log import SimulatedEvent
 from projections.sandbox.simulator.faults import Fault, FaultKind
-from projections.sandbox.simulator.serving_settings import ALL_CONTRACTS, Settings, Tls
+from projections.sandbox.simulator.serving_settings import ALL_CONTRACTS, SimulatorSettings, Tls
 from projections.sandbox.simulator.simulator_server import Simulator
 from projections.sandbox.simulator.world import World
 from projections.sandbox.simulator.world_model import Happening
@@ -12,12 +12,12 @@ from projections.sandbox.simulator.world_model import Happening
 __all__ = [
     "ALL_CONTRACTS",
     "Call",
-    "Entry",
     "Fault",
     "FaultKind",
     "Happening",
-    "Settings",
+    "SimulatedEvent",
     "Simulator",
+    "SimulatorSettings",
     "Tls",
     "World",
     "entries",

@@ -9,7 +9,7 @@ from eventstore.contracts import Contract
 from projections.sandbox.simulator.calls import Bell, Call
 from projections.sandbox.simulator.event_log import Feed
 from projections.sandbox.simulator.faults import Plan
-from projections.sandbox.simulator.serving_settings import Settings
+from projections.sandbox.simulator.serving_settings import SimulatorSettings
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Shared:
 
     """
 
-    settings: Settings
+    settings: SimulatorSettings
     feeds: dict[Contract, Feed]
     numbers: random.Random
     token: str | None = field(repr=False)

@@ -13,7 +13,7 @@ from ulid import ULID
 from eventstore.contracts import Contract
 from eventstore.contracts._generated.chat.external import message_service_pb2 as chat
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from projections.sandbox.simulator.event_log import Entry
+from projections.sandbox.simulator.event_log import SimulatedEvent
 from projections.sandbox.simulator.world_model import Happening, Poll, Recipient, Request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,7 +26,7 @@ def entries(
     ends: datetime,
     rate: float | None = None,
     contracts: Collection[Contract] = tuple(Contract),
-) -> list[Entry]:
+) -> list[SimulatedEvent]:
     """Return the log of a story: byte for byte the same for the same arguments.
 
     An event that both contracts have has the same ULID in both, whichever contracts are wanted.
@@ -72,10 +72,10 @@ class _Encoder:
     def __init__(self, clock: Callable[[int], int]) -> None:
         self.clock = clock
 
-    def entry(self, happening: Happening, event_id: str, contracts: Collection[Contract]) -> Entry:
+    def entry(self, happening: Happening, event_id: str, contracts: Collection[Contract]) -> SimulatedEvent:
         bearers = contracts if happening.only is None else (happening.only,)
         payloads = {contract: self._event(happening, event_id, contract) for contract in bearers}
-        return Entry(event_id, self._ulid(happening.request.sent_at, happening.request.entropy), payloads)
+        return SimulatedEvent(event_id, self._ulid(happening.request.sent_at, happening.request.entropy), payloads)
 
     def _event(self, happening: Happening, event_id: str, contract: Contract) -> bytes:
         request = happening.request

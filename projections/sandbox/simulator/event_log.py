@@ -11,7 +11,7 @@ _FRAME_EVENT = b"\x0a"  # field 1, length-delimited: the event of a pcs.external
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SimulatedEvent:
     """One event of the log.
 
     Args:
@@ -44,17 +44,17 @@ class Feed:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self.entries: list[Entry] = []
+        self.entries: list[SimulatedEvent] = []
         self.messages: list[bytes] = []
         self._readers: set[Reader] = set()
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: SimulatedEvent) -> None:
         """Put an event at the end, if this contract has it."""
         if self.contract in entry.payloads:
             self.entries.append(entry)
             self.messages.append(message(self.contract, entry.payloads[self.contract]))
 
-    def insert(self, position: int, entry: Entry) -> None:
+    def insert(self, position: int, entry: SimulatedEvent) -> None:
         """Put an event before a position; readers that are already past it don't see it again, or ever."""
         self.entries.insert(position, entry)
         self.messages.insert(position, message(self.contract, entry.payloads[self.contract]))
@@ -108,9 +108,9 @@ class Reader:
                 return messages[at]
         return None
 
-    def last(self, count: int) -> list[Entry]:
+    def last(self, count: int) -> list[SimulatedEvent]:
         """Return the last entries that were read before this place, oldest first."""
-        found: list[Entry] = []
+        found: list[SimulatedEvent] = []
         for at in range(self.position - 1, -1, -1):
             if len(found) == count:
                 break

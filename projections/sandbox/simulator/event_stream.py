@@ -14,7 +14,7 @@ from eventstore.contracts import Contract
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
 from projections.sandbox.simulator.call_context import Shared
 from projections.sandbox.simulator.calls import Call, CallError
-from projections.sandbox.simulator.event_log import Entry, Feed, Reader, message
+from projections.sandbox.simulator.event_log import Feed, Reader, SimulatedEvent, message
 from projections.sandbox.simulator.faults import STATUSES, Fault, FaultKind
 
 _KEEP_ALIVE = pcs.SendRequestEventFrame(keep_alive=pcs.KeepAlive()).SerializeToString()
@@ -127,7 +127,9 @@ class Stream:
             event_id = self._new_ulid(max(ulid.milliseconds(model.event_id) - _LATE_BY_MS, 0))
             late = payload + _event_id(event_id)
             # It is the app's event like any other, so the log keeps it where it arrived.
-            self._feed.insert(reader.position, Entry(event_id, model.send_request_id, {self._call.contract: late}))
+            self._feed.insert(
+                reader.position, SimulatedEvent(event_id, model.send_request_id, {self._call.contract: late})
+            )
             reader.position += 1
             await self._write(message(self._call.contract, late))
             self._call.events_sent += 1

@@ -19,7 +19,7 @@ from projections.sandbox.simulator.call_context import Shared
 from projections.sandbox.simulator.calls import Call, CallError
 from projections.sandbox.simulator.event_log import Feed
 from projections.sandbox.simulator.event_stream import Stream
-from projections.sandbox.simulator.serving_settings import Settings
+from projections.sandbox.simulator.serving_settings import SimulatorSettings
 
 STATUS_METHOD = "/pcs.external.v1.MessageService/GetSendRequestStatus"
 
@@ -28,7 +28,7 @@ _Request = TypeVar("_Request", bound=Message)
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
+def bind(server: grpc.aio.Server, settings: SimulatorSettings) -> int:
     """Give the server its port, and return the number.
 
     Raises:

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from eventstore.contracts import Contract
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from projections.sandbox.simulator.event_log import Entry
+from projections.sandbox.simulator.event_log import SimulatedEvent
 
 _SUMMARIES = (
     pcs.SendRequestEventType.SEND_REQUEST_EVENT_TYPE_REQUEST_COMPLETED,
@@ -16,7 +16,7 @@ _SUMMARIES = (
 )
 
 
-def answer(entries: Iterable[Entry], send_request_id: str) -> bytes | None:
+def answer(entries: Iterable[SimulatedEvent], send_request_id: str) -> bytes | None:
     """Return the response's bytes, or None when the log has nothing of that request.
 
     Before a summary only those recipients are counted that have an event.

@@ -23,7 +23,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SimulatorSettings:
     """How the simulator serves.
 
     Args:

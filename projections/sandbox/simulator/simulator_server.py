@@ -13,10 +13,10 @@ import grpc.aio
 from eventstore.contracts import Contract
 from projections.sandbox.simulator.call_context import Shared
 from projections.sandbox.simulator.calls import Call
-from projections.sandbox.simulator.event_log import Entry, Feed
+from projections.sandbox.simulator.event_log import Feed, SimulatedEvent
 from projections.sandbox.simulator.faults import Fault
 from projections.sandbox.simulator.grpc_methods import bind, routes
-from projections.sandbox.simulator.serving_settings import Settings
+from projections.sandbox.simulator.serving_settings import SimulatorSettings
 
 _TICK = 0.01  # seconds between appends at a rate
 
@@ -37,12 +37,14 @@ class Simulator:
 
     """
 
-    def __init__(self, log: Iterable[Entry] = (), settings: Settings | None = None, *, seed: int = 1) -> None:
-        self.settings = settings or Settings()
+    def __init__(
+        self, log: Iterable[SimulatedEvent] = (), settings: SimulatorSettings | None = None, *, seed: int = 1
+    ) -> None:
+        self.settings = settings or SimulatorSettings()
         feeds = {contract: Feed(contract) for contract in Contract if contract in self.settings.contracts}
         numbers = random.Random(seed)  # noqa: S311 - wants to be repeatable, not secret
         self._shared = Shared(self.settings, feeds, numbers, self.settings.token)
-        self._coming: list[Entry] = []
+        self._coming: list[SimulatedEvent] = []
         self._feeder: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._port = 0
@@ -111,7 +113,7 @@ class Simulator:
     ) -> None:
         await self.stop()
 
-    async def append(self, *entries: Entry) -> None:
+    async def append(self, *entries: SimulatedEvent) -> None:
         """Put events at the end of the log; open streams send them at once."""
         self._take_in(entries)
 
@@ -130,7 +132,7 @@ class Simulator:
         """How many times something is still to go wrong."""
         return len(self._shared.plan)
 
-    def entries(self, contract: Contract) -> list[Entry]:
+    def entries(self, contract: Contract) -> list[SimulatedEvent]:
         """Return what the log has under a contract, in its order."""
         return list(self._shared.feeds[contract].entries)
 
@@ -144,7 +146,7 @@ class Simulator:
         await self.wait_for(lambda: len(self.calls) >= count)
         return self.calls[count - 1]
 
-    def _take_in(self, entries: Iterable[Entry]) -> None:
+    def _take_in(self, entries: Iterable[SimulatedEvent]) -> None:
         for entry in entries:
             for feed in self._shared.feeds.values():
                 feed.append(entry)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Event
+from eventstore.postgres.queries import fetch_all, fetch_value
 
 PAGE_EVENTS = 1_000
 PAGE_BYTES = 8 * 2**20
@@ -33,8 +34,7 @@ class StoredEvent(NamedTuple):
 
 async def head(conn: AsyncConnection) -> int:
     """Return the last position; 0 while there is no event."""
-    row = await (await conn.execute("SELECT max(position) FROM eventstore.events")).fetchone()
-    return (row[0] if row else None) or 0
+    return await fetch_value(conn, "SELECT max(position) FROM eventstore.events") or 0
 
 
 async def read(
@@ -56,9 +56,7 @@ async def read(
     """
     last = 2**63 - 1 if up_to is None else up_to
     while True:
-        async with conn.cursor(binary=True) as cursor:
-            await cursor.execute(_PAGE, [after, last, page_events, page_bytes])
-            rows = await cursor.fetchall()
+        rows = await fetch_all(conn, _PAGE, [after, last, page_events, page_bytes], binary=True)
         if not rows:
             return
         for position, received_at, *columns in rows:

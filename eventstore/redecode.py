@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import Undecodable
 from eventstore.event_reader import head, read
+from eventstore.postgres.queries import fetch_value
 
 BATCH = 1_000
 _REDECODE = "SELECT eventstore.redecode(%s::jsonb)"
@@ -115,10 +116,10 @@ class _Page:
         if not self.rows:
             return
         async with self._conn.transaction():
-            row = await (await self._conn.execute(_REDECODE, [json.dumps(self.rows, default=_plain)])).fetchone()
+            changed = await fetch_value(self._conn, _REDECODE, [json.dumps(self.rows, default=_plain)])
             if self._changed is not None:
                 await self._changed(self.types, self.rows[0]["position"])
-        self._result.changed += int(row[0]) if row else 0
+        self._result.changed += int(changed)
         self._result.types |= self.types
         self.rows, self.types = [], set()
 

@@ -33,6 +33,7 @@ from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, AppendLockBusy, DatabaseError, LeadershipLost, LogWentBack, OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.postgres import server_clock
+from eventstore.postgres.queries import fetch_row
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -208,7 +209,7 @@ class Appender:
             if cursor:
                 await self._move(cursor)
             not_kept = await quarantine(self._conn, rejected, self._limits)
-            row = await (await self._conn.execute(_HEAD)).fetchone()
+            row = await fetch_row(self._conn, _HEAD)
             return self._attempt(Appended(0, 0, len(rejected), row[1] or 0 if row else 0, not_kept))
 
     async def _move(self, cursor: CursorMove) -> None:
@@ -218,7 +219,7 @@ class Appender:
 
     async def _why_not_moved(self, cursor: CursorMove) -> DatabaseError:
         """Return the error that says why the cursor is not in the state that a move started from."""
-        row = await (await self._conn.execute(_CURSOR_STATE, [cursor.app])).fetchone()
+        row = await fetch_row(self._conn, _CURSOR_STATE, [cursor.app])
         if row is None:
             return LeadershipLost(cursor.app, "its cursor is gone from the database")
         epoch, fence = row
@@ -296,7 +297,7 @@ class Appender:
             raise await self._why_not_moved(cursor)
         if not (got and got[0]):
             await wait_for_append_lock(self._conn, self._wait)
-            row = await (await self._conn.execute(_HEAD)).fetchone()
+            row = await fetch_row(self._conn, _HEAD)
         if row is None:
             raise DatabaseError("the head of eventstore.events can't be read")
         now, position, previous = row

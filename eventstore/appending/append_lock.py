@@ -15,6 +15,7 @@ from typing import NamedTuple
 from psycopg import AsyncConnection, errors, sql
 
 from eventstore.errors import AppendLockBusy
+from eventstore.postgres.queries import fetch_row, fetch_value
 
 
 def lock_key(name: str) -> int:
@@ -57,7 +58,7 @@ _HOLDER = sql.SQL(
 
 async def holder_of(conn: AsyncConnection, key: int) -> Holder | None:
     """Return who holds an advisory lock of this database, or None."""
-    row = await (await conn.execute(_HOLDER, {"key": key})).fetchone()
+    row = await fetch_row(conn, _HOLDER, {"key": key})
     return Holder(*row) if row else None
 
 
@@ -74,7 +75,7 @@ async def holder_of_cursor(conn: AsyncConnection, app: str) -> Holder | None:
     It need not hold the append lock: a follower may freeze after the one and before the other, in the middle of a
     pipeline, where none of Postgres's timeouts ends it. Only the holder of the app's lock may end it.
     """
-    row = await (await conn.execute(_CURSOR_HOLDER, [app])).fetchone()
+    row = await fetch_row(conn, _CURSOR_HOLDER, [app])
     return Holder(*row) if row else None
 
 
@@ -117,11 +118,11 @@ async def end_holder(conn: AsyncConnection, holder: Holder, older_than: timedelt
 
     Returns whether a backend was told to end. A role that may not end the backend gets Postgres's own error.
     """
-    row = await (
-        await conn.execute(
+    return bool(
+        await fetch_value(
+            conn,
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
             " WHERE pid = %s AND backend_start = %s AND xact_start = %s AND clock_timestamp() - xact_start > %s",
             [holder.pid, holder.backend_start, holder.xact_start, older_than],
         )
-    ).fetchone()
-    return bool(row and row[0])
+    )

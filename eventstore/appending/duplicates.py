@@ -10,6 +10,7 @@ from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
+from eventstore.postgres.queries import fetch_all
 
 OTHER_BYTES = "other bytes under an event_id that is already stored"
 OTHER_VALUES = "other values under an event_id that is already stored from the other contract"
@@ -72,29 +73,28 @@ async def known_among(conn: AsyncConnection, events: Sequence[Event]) -> tuple[s
     """
     if not events:
         return set(), []
-    async with conn.cursor(binary=True) as cursor:
-        await cursor.execute(_PROBE, [[event.event_id for event in events]])
-        stored = {event_id: rest for event_id, *rest in await cursor.fetchall()}
-        if not stored:
-            return set(), []
-        suspects: list[Event] = []
-        for event in events:
-            if (rest := stored.get(event.event_id)) is None:
-                continue
-            app, contract, payload = rest
-            if app != event.app:
-                raise ForeignEventId(event.app, app, event.event_id)
-            if payload != event.payload or contract != event.contract:
-                suspects.append(event)
-        conflicting: list[Rejected] = []
-        if suspects:
-            await cursor.execute(_READ_DECODED, [[event.event_id for event in suspects]])
-            decoded = {row[0]: row for row in await cursor.fetchall()}
-            for event in suspects:
-                _, contract, payload = stored[event.event_id]
-                verdict = _compare(event, contract, payload, decoded[event.event_id])
-                if verdict is not None:
-                    conflicting.append(verdict)
+    rows = await fetch_all(conn, _PROBE, [[event.event_id for event in events]], binary=True)
+    stored = {event_id: rest for event_id, *rest in rows}
+    if not stored:
+        return set(), []
+    suspects: list[Event] = []
+    for event in events:
+        if (rest := stored.get(event.event_id)) is None:
+            continue
+        app, contract, payload = rest
+        if app != event.app:
+            raise ForeignEventId(event.app, app, event.event_id)
+        if payload != event.payload or contract != event.contract:
+            suspects.append(event)
+    conflicting: list[Rejected] = []
+    if suspects:
+        rows = await fetch_all(conn, _READ_DECODED, [[event.event_id for event in suspects]], binary=True)
+        decoded = {row[0]: row for row in rows}
+        for event in suspects:
+            _, contract, payload = stored[event.event_id]
+            verdict = _compare(event, contract, payload, decoded[event.event_id])
+            if verdict is not None:
+                conflicting.append(verdict)
     return set(stored), conflicting
 
 
@@ -109,9 +109,8 @@ async def missing_among(conn: AsyncConnection, stored: Sequence[StoredEvent]) ->
         OtherLog: another event lies at one of the others.
 
     """
-    async with conn.cursor(binary=True) as cursor:
-        await cursor.execute(_AT, [[one.position for one in stored]])
-        there = {position: tuple(rest) for position, *rest in await cursor.fetchall()}
+    rows = await fetch_all(conn, _AT, [[one.position for one in stored]], binary=True)
+    there = {position: tuple(rest) for position, *rest in rows}
     missing = []
     for one in stored:
         found = there.get(one.position)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row
 
 RECOUNT_AFTER = timedelta(minutes=1)
 """How old a count of the kept rows may be when something doesn't fit any more."""
@@ -185,14 +186,14 @@ def _fit(
 
 
 async def _lock_usage(conn: AsyncConnection, app: str, limits: QuarantineLimits) -> _Usage:
-    row = await (await conn.execute(_LOCK_USAGE, [app, RECOUNT_AFTER])).fetchone()
+    row = await fetch_row(conn, _LOCK_USAGE, [app, RECOUNT_AFTER])
     if row is None or row[3]:
         return await _recount(conn, app, limits)
     return _Usage(row[0], row[1], row[2])
 
 
 async def _recount(conn: AsyncConnection, app: str, limits: QuarantineLimits) -> _Usage:
-    row = await (await conn.execute(_RECOUNT, {"app": app, "limit": limits.max_rows + 1})).fetchone()
+    row = await fetch_row(conn, _RECOUNT, {"app": app, "limit": limits.max_rows + 1})
     rows, size = row or (0, 0)
     return _Usage(rows, size, is_recent=True)
 
@@ -206,9 +207,7 @@ async def _count_known(conn: AsyncConnection, app: str, messages: Sequence[_Mess
         "times": [message.times for message in messages],
         "reasons": [message.item.reason for message in messages],
     }
-    async with conn.cursor(binary=True) as cursor:
-        await cursor.execute(_COUNT_KNOWN, came)
-        return {(contract, digest) for contract, digest in await cursor.fetchall()}
+    return {(contract, digest) for contract, digest in await fetch_all(conn, _COUNT_KNOWN, came, binary=True)}
 
 
 async def _sample(
@@ -216,8 +215,7 @@ async def _sample(
 ) -> list[_Message]:
     """Choose samples among the messages that don't fit, and make room for them."""
     latest = {message.item.reason: message for message in left}
-    rows = await conn.execute(_RECENTLY_SAMPLED, [app, list(latest), SAMPLE_EVERY])
-    recent = {reason for (reason,) in await rows.fetchall()}
+    recent = set(await fetch_column(conn, _RECENTLY_SAMPLED, [app, list(latest), SAMPLE_EVERY]))
     due = [message for reason, message in latest.items() if reason not in recent]
     samples = list(_within(due, limits.sample_rows, limits.sample_bytes))
     if samples:

@@ -22,6 +22,7 @@ from eventstore.ingest import cursor as cursors
 from eventstore.ingest.leader import raise_epoch
 from eventstore.ingest.resume import NextDial, next_dial
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import held, session_name, while_held
 from eventstore.waits import Waits
 
@@ -79,7 +80,7 @@ class App:
 async def read_apps(conn: AsyncConnection) -> dict[str, App]:
     """Return all apps by name."""
     async with conn.cursor(row_factory=class_row(App)) as rows:
-        found = await (await rows.execute(_APPS)).fetchall()
+        found = await fetch_all(rows, _APPS)
     return {one.app: replace(one, followed_by=await follower_of(conn, one.app)) for one in found}
 
 
@@ -91,8 +92,7 @@ async def follower_of(conn: AsyncConnection, app: str) -> str | None:
 
 async def count_events(conn: AsyncConnection, app: str) -> int:
     """Return how many events of an app are stored."""
-    row = await (await conn.execute(_COUNT, [app])).fetchone()
-    return int(row[0]) if row else 0
+    return int(await fetch_value(conn, _COUNT, [app]) or 0)
 
 
 async def planned_dial(

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from eventstore import ulid
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost
+from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
 
 RECENT_EVENTS = 1_000
 CLOCK_SKEW = timedelta(minutes=5)
@@ -60,7 +61,7 @@ async def load(conn: AsyncConnection, app: str, epoch: int) -> Cursor:
         LeadershipLost: the epoch isn't this follower's any more.
 
     """
-    row = await (await conn.execute(_LOAD, [app, epoch])).fetchone()
+    row = await fetch_row(conn, _LOAD, [app, epoch])
     if row is None:
         raise LeadershipLost(app)
     contract = Contract(row[1]) if row[1] is not None else None
@@ -70,21 +71,17 @@ async def load(conn: AsyncConnection, app: str, epoch: int) -> Cursor:
 async def recent_events(conn: AsyncConnection, cursor: Cursor) -> list[str]:
     """Return the app's last stored event_ids, newest first: those since the last hole or reset, if there was one."""
     since = max(cursor.holes[-1].get("position", 0) if cursor.holes else 0, cursor.reset_position or 0)
-    async with conn.cursor() as rows:
-        await rows.execute(_RECENT, [cursor.app, since, RECENT_EVENTS])
-        return [event_id for (event_id,) in await rows.fetchall()]
+    return await fetch_column(conn, _RECENT, [cursor.app, since, RECENT_EVENTS])
 
 
 async def has_events(conn: AsyncConnection, app: str) -> bool:
     """Tell whether any event of the app is stored."""
-    row = await (await conn.execute(_HAS_EVENTS, [app])).fetchone()
-    return bool(row and row[0])
+    return bool(await fetch_value(conn, _HAS_EVENTS, [app]))
 
 
 async def is_cursor_stored(conn: AsyncConnection, cursor: Cursor) -> bool:
     """Tell whether the last ULID received is that of a stored event of the app, which an upstream knows as well."""
-    row = await (await conn.execute(_IS_STORED, [cursor.app, cursor.last_event_id])).fetchone()
-    return bool(row and row[0])
+    return bool(await fetch_value(conn, _IS_STORED, [cursor.app, cursor.last_event_id]))
 
 
 async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: Contract) -> None:

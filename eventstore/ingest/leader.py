@@ -22,6 +22,7 @@ from eventstore.appending.append import new_token
 from eventstore.appending.append_lock import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
 from eventstore.errors import LeadershipLost, LockLost
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.postgres.session_lock import keep, session_name
 from eventstore.waits import Waits
 
@@ -111,8 +112,7 @@ async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: C
     ]
     while True:
         statement, key = wanted[0]
-        row = await (await conn.execute(statement, [key])).fetchone()
-        if row and row[0]:
+        if await fetch_value(conn, statement, [key]):
             del wanted[0]
             if not wanted:
                 return
@@ -140,7 +140,7 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[in
     await conn.execute("SELECT set_config('lock_timeout', %s, false)", [f"{int(waits.append_lock * 1000)}ms"])
     while True:
         try:
-            row = await (await conn.execute(_RAISE_EPOCH, [app, new_token()])).fetchone()
+            row = await fetch_row(conn, _RAISE_EPOCH, [app, new_token()])
         except errors.LockNotAvailable:
             # A follower before us froze in the middle of an append, after it had moved the cursor.
             holder = await holder_of_cursor(conn, app)

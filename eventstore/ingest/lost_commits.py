@@ -17,6 +17,8 @@ from typing import NamedTuple
 import structlog
 from psycopg import AsyncConnection
 
+from eventstore.postgres.queries import fetch_all, fetch_value
+
 log = structlog.get_logger(__name__)
 
 REMEMBERED = 10_000
@@ -91,7 +93,7 @@ class KnownHeads:
                 why="a failover or a restore",
                 action="lost events are received again; whoever has read these positions must read them again",
             )
-        known = await (await conn.execute(_HEAD if self._ends else _SAMPLE)).fetchall()
+        known = await fetch_all(conn, _HEAD if self._ends else _SAMPLE)
         for position, event_id in known:
             self.add(position, event_id)
         return setback
@@ -100,6 +102,5 @@ class KnownHeads:
         if not self._ends:
             return None
         positions, event_ids = zip(*self._ends, strict=True)
-        row = await (await conn.execute(_STILL_THERE, [list(positions), list(event_ids)])).fetchone()
-        to = row[0] if row else 0
+        to: int = await fetch_value(conn, _STILL_THERE, [list(positions), list(event_ids)])
         return None if to == self.last else Setback(self.last, to)

@@ -24,6 +24,7 @@ from eventstore.backoff import Backoff
 from eventstore.errors import ConfigurationError, DatabaseUnavailable, describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.pooler import check_session_is_ours
+from eventstore.postgres.queries import fetch_value
 from eventstore.waits import Waits
 
 SAY_EVERY = 10.0
@@ -94,8 +95,8 @@ async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:
     """Open a session; return None when all is well, or what may pass."""
     try:
         async with await connect(url, name=NAME, waits=waits) as conn:
-            row = await (await conn.execute("SELECT pg_catalog.pg_is_in_recovery()")).fetchone()
-            if writes and row and row[0]:
+            is_standby = await fetch_value(conn, "SELECT pg_catalog.pg_is_in_recovery()")
+            if writes and is_standby:
                 return "the server is a standby and takes no writes"
             await check_session_is_ours(conn, lambda: connect(url, name=NAME, waits=waits))
     except psycopg.ProgrammingError as error:

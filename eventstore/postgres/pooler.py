@@ -17,6 +17,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.errors import ConfigurationError
+from eventstore.postgres.queries import fetch_value
 
 ANSWER_SECONDS = 10.0
 ATTEMPTS = 3
@@ -70,5 +71,4 @@ async def _has_changed(conn: AsyncConnection[Any], other: AsyncConnection[Any], 
 
 
 async def _pid(conn: AsyncConnection[Any]) -> int:
-    row = await (await conn.execute(_PID, prepare=False)).fetchone()
-    return int(row[0]) if row else 0
+    return int(await fetch_value(conn, _PID, prepare=False) or 0)

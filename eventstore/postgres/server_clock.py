@@ -14,6 +14,8 @@ from time import monotonic
 import structlog
 from psycopg import AsyncConnection
 
+from eventstore.postgres.queries import fetch_row
+
 log = structlog.get_logger(__name__)
 
 AHEAD = timedelta(seconds=10)
@@ -82,7 +84,7 @@ async def ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
         psycopg.Error: the database failed, or the connection.
 
     """
-    row = await (await conn.execute(_HEAD)).fetchone()
+    row = await fetch_row(conn, _HEAD)
     if row is None or row[1] is None or row[2] - row[0] <= AHEAD:
         return None
     now, last, received_at = row
@@ -99,7 +101,7 @@ async def last_received_by(conn: AsyncConnection, time: datetime, up_to: int) ->
     low, high = 0, up_to
     while low < high:
         middle = (low + high + 1) // 2
-        row = await (await conn.execute(_AT_OR_BEFORE, [middle])).fetchone()
+        row = await fetch_row(conn, _AT_OR_BEFORE, [middle])
         if row is None or row[1] <= time:
             low = middle
         else:

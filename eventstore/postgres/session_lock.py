@@ -21,6 +21,7 @@ from psycopg import AsyncConnection
 from eventstore.appending.append_lock import holder_of
 from eventstore.errors import LockHeld, LockLost
 from eventstore.postgres.connection import MAX_NAME_BYTES, connect
+from eventstore.postgres.queries import fetch_value
 from eventstore.waits import Waits
 
 T = TypeVar("T")
@@ -83,8 +84,7 @@ async def held(url: str, key: int, *, name: str, what: str, waits: Waits) -> Asy
     """
     conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout)
     try:
-        row = await (await conn.execute("SELECT pg_try_advisory_lock(%s)", [key])).fetchone()
-        if not (row and row[0]):
+        if not await fetch_value(conn, "SELECT pg_try_advisory_lock(%s)", [key]):
             holder = await holder_of(conn, key)
             raise LockHeld(what, (holder.application_name if holder else None) or "another session")
         yield conn

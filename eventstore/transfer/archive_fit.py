@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from eventstore.appending.duplicates import missing_among
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent, head
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 
 _MAKE = 'CREATE TEMPORARY TABLE imported_ids (event_id text COLLATE pg_catalog."C")'
 _COPY = "COPY pg_temp.imported_ids FROM STDIN"
@@ -47,15 +48,15 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
         last = _follow(last, missing)
         await _check_times(conn, missing)
         ids = [one.event.event_id for one in missing]
-        if await (await conn.execute(_ELSEWHERE, [ids])).fetchone():
+        if await fetch_row(conn, _ELSEWHERE, [ids]):
             raise OtherLog("an event of the file is stored here at another position: another log")
         async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
             for event_id in ids:
                 await copy.write_row([event_id])
-    row = await (await conn.execute(_TWICE)).fetchone()
+    event_id = await fetch_value(conn, _TWICE)
     await conn.execute("DROP TABLE pg_temp.imported_ids")
-    if row is not None:
-        raise ArchiveError(f"event {row[0]} is in {path} at two positions")
+    if event_id is not None:
+        raise ArchiveError(f"event {event_id} is in {path} at two positions")
 
 
 def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
@@ -69,7 +70,7 @@ def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
 
 
 async def _check_times(conn: AsyncConnection, missing: Sequence[StoredEvent]) -> None:
-    rows = await (await conn.execute(_NEIGHBOURS, [[one.position for one in missing]])).fetchall()
+    rows = await fetch_all(conn, _NEIGHBOURS, [[one.position for one in missing]])
     for one, (before, after) in zip(missing, rows, strict=True):
         if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
             raise OtherLog(

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS, head, read
+from eventstore.postgres.queries import fetch_all
 from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
 
 _CURSORS = "SELECT app, contract, last_event_id, last_received_at, holes FROM eventstore.cursors ORDER BY app"
@@ -58,7 +59,7 @@ async def export_events(
     with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursors = [_cursor(*row) for row in await (await conn.execute(_CURSORS)).fetchall()]
+            cursors = [_cursor(*row) for row in await fetch_all(conn, _CURSORS)]
             last = await head(conn)
         file.write(Record(header=archive.Header(version=VERSION, cursors=cursors, head=last)))
         missing: list[tuple[int, int]] = []
@@ -100,9 +101,7 @@ async def read_quarantine(
     """
     after = 0
     while True:
-        async with conn.cursor(binary=True) as cursor:
-            await cursor.execute(_QUARANTINED, [after, page_rows, page_bytes])
-            rows = await cursor.fetchall()
+        rows = await fetch_all(conn, _QUARANTINED, [after, page_rows, page_bytes], binary=True)
         if not rows:
             return
         for _, app, contract, event_id, reason, payload, first_seen, last_seen, times in rows:

@@ -26,6 +26,7 @@ from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import PAGE_BYTES, StoredEvent, head
 from eventstore.ingest.leader import raise_epoch
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_lock import Lock, session_name, while_all_held
 from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
 from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_holes
@@ -120,7 +121,7 @@ async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: 
 
 async def _fence(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> None:
     """Let no follower that froze, and wakes up in the middle, go on; without a cursor nobody has followed an app."""
-    rows = await (await conn.execute(_FOLLOWED, [list(apps)])).fetchall()
+    rows = await fetch_all(conn, _FOLLOWED, [list(apps)])
     for (app,) in rows:
         await raise_epoch(conn, app, waits)
 
@@ -130,7 +131,7 @@ async def _latest(conn: AsyncConnection) -> datetime:
 
     What is here already is not doubted: a store whose clock was far ahead can be healed with its own file.
     """
-    row = await (await conn.execute(_TIMES)).fetchone()
+    row = await fetch_row(conn, _TIMES)
     now: datetime = row[0] if row else datetime.now(UTC)
     last: datetime | None = row[1] if row else None
     return max(now + FAR_FUTURE, last or now)

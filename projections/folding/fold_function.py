@@ -20,6 +20,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from sqlalchemy import select
 
+from eventstore.postgres.queries import fetch_row
 from projections.folding.sql_text import VARIABLES, query, step
 from projections.projection import Projection, Window
 from projections.running import checkpoint
@@ -95,7 +96,7 @@ class AtOnce:
             self._is_there = await self._make(conn)
         if not self._is_there:
             return None
-        row = await (await conn.execute(_CALL % int(size), prepare=False)).fetchone()
+        row = await fetch_row(conn, _CALL % int(size), prepare=False)
         return Taken(*row) if row and row[0] is not None else None
 
     async def _make(self, conn: AsyncConnection[Any]) -> bool:

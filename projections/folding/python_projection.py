@@ -20,6 +20,7 @@ from sqlalchemy import BigInteger, Boolean, Executable, Table, Text, bindparam, 
 
 from eventstore.contracts import Event
 from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
+from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
 from projections.folding.latest_wins import DELETED, EVENT_ID, GuardedTable, Latest
@@ -133,7 +134,7 @@ class PythonFold:
         window = {**self._constants, "hi": hi, "skipped": list(skipped)}
         spoke = said = monotonic()
         while lo < hi:
-            page = await (await conn.execute(self._page, {**window, "lo": lo}, binary=True)).fetchall()
+            page = await fetch_all(conn, self._page, {**window, "lo": lo}, binary=True)
             if not page:
                 break
             for position, *columns in page:

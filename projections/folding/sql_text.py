@@ -14,6 +14,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from eventstore.postgres.queries import fetch_all
+
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _RAW_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _FOLD_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -72,7 +74,7 @@ async def fetch(conn: AsyncConnection[Any], statement: Executable, **values: Any
     """
     text, given = _raw(statement, values)
     async with AsyncRawCursor(conn, row_factory=dict_row) as cursor:
-        return await (await cursor.execute(text, given)).fetchall()
+        return await fetch_all(cursor, text, given)
 
 
 async def affect(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> int:  # noqa: ANN401

@@ -18,6 +18,7 @@ from sqlalchemy import MetaData, Table, Text, cast, func, literal, select
 from eventstore.contracts.event_types import EventType
 from eventstore.errors import describe
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_settings import SEARCHING
 from eventstore.redaction.redact import redact
 from eventstore.schema import events
@@ -265,7 +266,7 @@ async def _whole_key(conn: AsyncConnection[Any], table: Table, given: Sequence[s
     having = select(table.c.app).where(*same).distinct().order_by(table.c.app)
     apps, said = [row["app"] for row in await fetch(conn, having)], "several have it"
     if not apps:  # no row, as it may have to be; what follows says why
-        rows = await (await conn.execute("SELECT app FROM eventstore.cursors ORDER BY app")).fetchall()
+        rows = await fetch_all(conn, "SELECT app FROM eventstore.cursors ORDER BY app")
         apps, said = [row[0] for row in rows], "none has it, and these are followed"
     if len(apps) != 1:
         named = f"{said} ({', '.join(apps)})" if apps else "none has it, and none is followed"

@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
 from projections.migrating.schema_drift import find_drift
 from projections.migrating.user_tables import missing_table
@@ -180,18 +181,17 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
 
     """
     async with conn.cursor(row_factory=class_row(AppStatus)) as cursor:
-        apps = await (await cursor.execute(_APPS)).fetchall()
+        apps = await fetch_all(cursor, _APPS)
     apps = [await _with_holder(conn, app) for app in apps]
     async with conn.cursor(row_factory=class_row(ProjectionStatus)) as cursor:
-        found = {one.name: one for one in await (await cursor.execute(_PROJECTIONS)).fetchall()}
+        found = {one.name: one for one in await fetch_all(cursor, _PROJECTIONS)}
     skips: dict[str, list[Skip]] = {}
-    for name, event_id, why, skipped_at in await (await conn.execute(_SKIPS)).fetchall():
+    for name, event_id, why, skipped_at in await fetch_all(conn, _SKIPS):
         skips.setdefault(name, []).append(Skip(event_id, why, skipped_at))
-    counts = await (await conn.execute(_COUNTS)).fetchone()
+    counts = await fetch_row(conn, _COUNTS)
     head, without_request, unknown_types = counts or (0, 0, 0)
-    incomplete = await (await conn.execute(_INCOMPLETE_ANSWERS)).fetchone()
-    first = await (await conn.execute(_SINCE_FIRST)).fetchone()
-    waited = first[0] if first else 0.0
+    incomplete = await fetch_row(conn, _INCOMPLETE_ANSWERS)
+    waited = await fetch_value(conn, _SINCE_FIRST) or 0.0
     lacking = await _lacking(conn, registry)
     names = sorted({*found, *registry.projections, *registry.broken})
     folders = await read_folders(conn, names)
@@ -218,7 +218,7 @@ async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, 
     """Return, by table, the columns that the database lacks; None for the whole table."""
     columns = [c for one in registry.projections.values() for table in one.tables for c in table.columns]
     owned = ([c.table.schema for c in columns], [c.table.name for c in columns], [c.name for c in columns])
-    return dict(await (await conn.execute(_LACKING, owned)).fetchall())
+    return dict(await fetch_all(conn, _LACKING, owned))
 
 
 async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:

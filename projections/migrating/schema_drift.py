@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from psycopg import AsyncConnection, sql
 from sqlalchemy import CheckConstraint, Connection, Table, UniqueConstraint
 
+from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.resources import migrations_folder
 from projections.migrating.metadata import OUR_SCHEMAS, target_metadata
 from projections.projection import READ_MODEL_SCHEMA
@@ -124,12 +125,12 @@ _Catalog = dict[tuple[str, str, str], _Found]
 
 async def find_drift(conn: AsyncConnection[Any]) -> list[Drift]:
     """Return which promises don't hold, in the order in which they are to be restored."""
-    found = await (await conn.execute(_catalog_query())).fetchall()
+    found = await fetch_all(conn, _catalog_query())
     drifts = list(_find_drift(found))
     for table, sequence in _SEQUENCES:
         if _has_table(found, table):
-            row = await (await conn.execute(_sequence_query(table, sequence))).fetchone()
-            drifts += _of_sequence(table, sequence, holds=bool(row and row[0]))
+            holds = bool(await fetch_value(conn, _sequence_query(table, sequence)))
+            drifts += _of_sequence(table, sequence, holds=holds)
     return drifts
 
 

@@ -15,6 +15,7 @@ from alembic.config import Config
 from psycopg import AsyncConnection
 from sqlalchemy import Connection, MetaData, Table, inspect, text
 
+from eventstore.postgres.queries import fetch_row
 from eventstore.resources import migrations_folder
 from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_theirs
 from projections.migrating.metadata import READ_MODELS
@@ -93,7 +94,7 @@ def missing_table(table: str) -> str:
 async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
     """Return why a projection can't fold, for a table of it is missing; None when all are there."""
     names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
-    row = await (await conn.execute(_MISSING, names)).fetchone()
+    row = await fetch_row(conn, _MISSING, names)
     return missing_table(row[0]) if row else None
 
 

@@ -23,6 +23,7 @@ from eventstore import ulid
 from eventstore.errors import describe
 from eventstore.event_reader import head
 from eventstore.postgres.connection import MAX_NAME_BYTES
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
 from eventstore.postgres.session_lock import session_name, while_all_held
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
@@ -154,8 +155,7 @@ async def _build(
             raise
         for _, shadow in shadows:
             await shadow.drop()
-        received = await (await conn.execute(_RECEIVED, [position])).fetchone()
-        return Built(position, received[0] if received else None, rows, remarks)
+        return Built(position, await fetch_value(conn, _RECEIVED, [position]), rows, remarks)
 
 
 async def _move_all(
@@ -198,18 +198,18 @@ async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
     """
     moment = moment.strip()
     if ulid.is_ulid(moment):
-        row = await (await conn.execute(_POSITION, [moment])).fetchone()
-        if row is None:
+        position = await fetch_value(conn, _POSITION, [moment])
+        if position is None:
             raise UsageError(f"there is no event {moment}")
-        return int(row[0])
+        return int(position)
     time = asked_time(moment)
     low, high = 0, await head(conn)
     while low < high:
         middle = (low + high + 1) // 2
-        row = await (await conn.execute(_RECEIVED, [middle])).fetchone()
-        if row is None:
+        received_at = await fetch_value(conn, _RECEIVED, [middle])
+        if received_at is None:
             raise ProjectionsError(f"position {middle} is missing: import it, then try again")
-        if row[0] <= time:
+        if received_at <= time:
             low = middle
         else:
             high = middle - 1
@@ -235,18 +235,17 @@ def asked_time(text: str) -> datetime:
 
 
 async def _oid(conn: AsyncConnection[Any], schema: str) -> int | None:
-    row = await (await conn.execute(_OID, [schema])).fetchone()
-    return row[0] if row else None
+    oid: int | None = await fetch_value(conn, _OID, [schema])
+    return oid
 
 
 async def _may_make(conn: AsyncConnection[Any], into: str, *, force: bool) -> None:
     oid = await _oid(conn, into)
     if oid is None:
-        row = await (await conn.execute(_MAY_CREATE)).fetchone()
-        if not (row and row[0]):
+        if not await fetch_value(conn, _MAY_CREATE):
             raise UsageError("this role may not create schemas: let the database's owner GRANT CREATE ON DATABASE")
         return
-    ours = await (await conn.execute(_OURS, [into, oid])).fetchone()
+    ours = await fetch_row(conn, _OURS, [into, oid])
     if ours is None:
         raise UsageError(f"schema {into} is there, and was not made by this command: name another")
     if not force:
@@ -274,17 +273,16 @@ async def _tables_of_ours(
 ) -> list[str]:
     known = installed().projections | {one.name: one for one in projections}
     oids: list[int] = []
-    for name, noted in await (await conn.execute(_OURS, [into, oid])).fetchall():
+    for name, noted in await fetch_all(conn, _OURS, [into, oid]):
         if noted is not None:
             oids += noted
         elif name in known:  # made before the tables were noted
             oids += await _oids(conn, oid, known[name].tables)
-    return [row[0] for row in await (await conn.execute(_TABLES, [oid, oids])).fetchall()]
+    return await fetch_column(conn, _TABLES, [oid, oids])
 
 
 async def _oids(conn: AsyncConnection[Any], schema: int | None, tables: Iterable[Table]) -> list[int]:
-    row = await (await conn.execute(_OIDS, [schema, [table.name for table in tables]])).fetchone()
-    return row[0] if row and row[0] else []
+    return await fetch_value(conn, _OIDS, [schema, [table.name for table in tables]]) or []
 
 
 async def _try_to_remove(
@@ -299,5 +297,4 @@ async def _try_to_remove(
 async def _move(conn: AsyncConnection[Any], table: str, into: str) -> int:
     source = sql.Identifier(SHADOW_SCHEMA, table)
     await conn.execute(sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(source, sql.Identifier(into)))
-    row = await (await conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(into, table)))).fetchone()
-    return int(row[0]) if row else 0
+    return int(await fetch_value(conn, sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(into, table))) or 0)

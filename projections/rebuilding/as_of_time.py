@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
 
 _ENDS = (
@@ -28,7 +29,7 @@ async def remarks_on(conn: AsyncConnection[Any], asked: datetime | None, positio
     """
     if asked is None:
         return ()
-    row = await (await conn.execute(_ENDS)).fetchone()
+    row = await fetch_row(conn, _ENDS)
     if row is None or row[1] is None:
         return ("no event is stored yet",)
     now, first, first_received, last, last_received = row

@@ -40,6 +40,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 from sqlalchemy.types import UserDefinedType
 
+from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.errors import ProjectionsError
 from projections.folding.sql_text import affect, ddl, fetch
 from projections.projection import Window
@@ -126,17 +127,13 @@ class Difference:
             ProjectionsError: they can't; the message says what to do.
 
         """
-        row = await (await self._conn.execute(_MAY_MAKE_KEYS)).fetchone()
-        if not (row and row[0]):
+        if not await fetch_value(self._conn, _MAY_MAKE_KEYS):
             raise ProjectionsError(
                 "this role may not make temporary tables, which a comparison needs: let the database's owner"
                 " GRANT TEMPORARY ON DATABASE"
             )
         for one in self._tables:
-            live, copy = [
-                dict(await (await self._conn.execute(_TYPES, [_name(table)])).fetchall())
-                for table in (one.live, one.copy)
-            ]
+            live, copy = [dict(await fetch_all(self._conn, _TYPES, [_name(table)])) for table in (one.live, one.copy)]
             for column in one.columns:
                 if column in live and live[column] != copy[column]:
                     raise ProjectionsError(
@@ -204,7 +201,7 @@ class Difference:
         displaced: dict[_TableDifference, int] = {}
         changed: dict[_TableDifference, int] = {}
         for one in tables:
-            found = await (await self._conn.execute(_UNIQUE, [_name(one.live)])).fetchall()
+            found = await fetch_all(self._conn, _UNIQUE, [_name(one.live)])
             displaced[one] = await affect(self._conn, one.displacement([row[0] for row in found])) if found else 0
             changed[one] = displaced[one] + await affect(self._conn, one.change())
         # What had to go to come back otherwise is no addition.

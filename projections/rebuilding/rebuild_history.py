@@ -14,6 +14,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.errors import describe
+from eventstore.postgres.queries import fetch_value
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 
@@ -35,8 +36,7 @@ _ENDED = (
 
 async def next_run_id(conn: AsyncConnection[Any]) -> int:
     """Return a number that no other replay has."""
-    row = await (await conn.execute(_NEXT)).fetchone()
-    return int(row[0]) if row else 0
+    return int(await fetch_value(conn, _NEXT) or 0)
 
 
 async def record_start(

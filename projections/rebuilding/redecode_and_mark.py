@@ -9,6 +9,7 @@ from psycopg import AsyncConnection, sql
 
 from eventstore.event_reader import head
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_value
 from eventstore.postgres.session_lock import session_name, while_all_held
 from eventstore.redecode import Redecoded, redecode
 from eventstore.waits import Waits
@@ -62,6 +63,5 @@ async def _redecode(
 async def _forget_shadows(conn: AsyncConnection[Any]) -> None:
     """Let no interrupted rebuild go on with what it folded from the columns of before."""
     positions = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
-    row = await (await conn.execute("SELECT to_regclass(%s)", [positions.as_string(conn)])).fetchone()
-    if row and row[0] is not None:
+    if await fetch_value(conn, "SELECT to_regclass(%s)", [positions.as_string(conn)]) is not None:
         await conn.execute(sql.SQL("DELETE FROM {}").format(positions))

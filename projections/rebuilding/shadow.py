@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetCol
 
 from eventstore.appending.append_lock import lock_key
 from eventstore.errors import describe
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import CannotFold, ProjectionsError, RebuildLost, describe_theirs, may_be_an_events
 from projections.folding import fold_budget
 from projections.folding.python_projection import Told
@@ -155,7 +156,7 @@ class Shadow:
         if not await self._is_there(_POSITIONS):
             return "nothing is left of one"
         async with self._conn.transaction():
-            row = await (await self._conn.execute(_LEFT, [self.projection.name])).fetchone()
+            row = await fetch_row(self._conn, _LEFT, [self.projection.name])
             if row is None:
                 return "nothing is left of one"
             run, version, fingerprint, position = row
@@ -178,7 +179,7 @@ class Shadow:
 
         """
         try:
-            row = await (await self._conn.execute(_HOLD, [self.projection.name, self._run])).fetchone()
+            row = await fetch_row(self._conn, _HOLD, [self.projection.name, self._run])
         except errors.SerializationFailure as error:  # it began anew just now
             raise RebuildLost(self.projection.name) from error
         if row is None:
@@ -273,8 +274,7 @@ class Shadow:
             said = f"{self.projection.name}: behind position {lo}: {describe_theirs(error)}"
             raise CannotFold(said) from error
         query = "SELECT event_id FROM eventstore.events WHERE position = %s"
-        row = await (await self._conn.execute(query, [hi])).fetchone()
-        event_id = row[0] if row else "?"
+        event_id = await fetch_value(self._conn, query, [hi]) or "?"
         what = describe(error)
         if too_slow:
             what = f"it took longer to fold than {self._budget:g} s, twice (PROJECTIONS_REBUILD_FOLD_TIMEOUT)"
@@ -284,8 +284,8 @@ class Shadow:
         ) from error
 
     async def _is_whole(self, run: int, position: int) -> bool:
-        noted = await (await self._conn.execute(_NOTED, [run])).fetchone()
-        head = await (await self._conn.execute("SELECT max(position) FROM eventstore.events")).fetchone()
+        noted = await fetch_row(self._conn, _NOTED, [run])
+        head = await fetch_row(self._conn, "SELECT max(position) FROM eventstore.events")
         if noted != (position,) or not head or position > (head[0] or 0):
             return False
         there = [await self._is_there(sql.Identifier(SHADOW_SCHEMA, table.name)) for table in self.tables]
@@ -297,8 +297,7 @@ class Shadow:
 
     async def _make_schema(self) -> None:
         # IF NOT EXISTS would ask for the privilege even where the schema is there.
-        row = await (await self._conn.execute("SELECT to_regnamespace(%s)", [SHADOW_SCHEMA])).fetchone()
-        if row and row[0] is not None:
+        if await fetch_value(self._conn, "SELECT to_regnamespace(%s)", [SHADOW_SCHEMA]) is not None:
             return
         try:
             await self._conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SHADOW_SCHEMA)))
@@ -311,13 +310,12 @@ class Shadow:
     async def _drop_tables(self) -> None:
         names = {table.name for table in self.tables}
         # Another version may have had other tables.
-        names |= {row[0] for row in await (await self._conn.execute(_MARKED, [SHADOW_SCHEMA, self._mark])).fetchall()}
+        names |= {row[0] for row in await fetch_all(self._conn, _MARKED, [SHADOW_SCHEMA, self._mark])}
         tables = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
         await self._conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(tables)))
 
     async def _is_there(self, table: sql.Identifier) -> bool:
-        row = await (await self._conn.execute("SELECT to_regclass(%s)", [table.as_string(self._conn)])).fetchone()
-        return bool(row and row[0] is not None)
+        return await fetch_value(self._conn, "SELECT to_regclass(%s)", [table.as_string(self._conn)]) is not None
 
 
 async def make_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:

@@ -15,6 +15,8 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection
 
+from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
+
 
 class State(StrEnum):
     """What a projection is."""
@@ -156,7 +158,7 @@ def move(name: str, lo: str, hi: str) -> str:
 
 async def exists(conn: AsyncConnection[Any], name: str) -> bool:
     """Tell whether a projection has a checkpoint."""
-    row = await (await conn.execute("SELECT FROM projections.checkpoints WHERE name = %s", [name])).fetchone()
+    row = await fetch_row(conn, "SELECT FROM projections.checkpoints WHERE name = %s", [name])
     return row is not None
 
 
@@ -167,7 +169,7 @@ async def ensure(conn: AsyncConnection[Any], name: str, version: int) -> None:
 
 async def read(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
     """Read a checkpoint without its lock; None before the projection's first run."""
-    row = await (await conn.execute(_READ, [name])).fetchone()
+    row = await fetch_row(conn, _READ, [name])
     return Checkpoint(*row) if row else None
 
 
@@ -190,14 +192,14 @@ async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
 
 async def _locked(conn: AsyncConnection[Any], statement: LiteralString, name: str) -> Checkpoint | None:
     taken = await conn.execute(statement, [name])
-    under_lock = await (await conn.execute(_UNDER_LOCK + "%s", [name])).fetchone()
+    under_lock = await fetch_row(conn, _UNDER_LOCK + "%s", [name])
     row = await taken.fetchone()
     return Checkpoint(*row, *under_lock) if row and under_lock else None
 
 
 async def skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:
     """Return the event_ids that this version of a projection passes over."""
-    return [row[0] for row in await (await conn.execute(_SKIPS, [name, version])).fetchall()]
+    return await fetch_column(conn, _SKIPS, [name, version])
 
 
 async def rebuilt(conn: AsyncConnection[Any], name: str, version: int, position: int) -> None:
@@ -218,12 +220,12 @@ async def owe_rebuild(conn: AsyncConnection[Any], affected: Sequence[str], known
 
 async def owing_rebuild(conn: AsyncConnection[Any], names: Sequence[str]) -> list[str]:
     """Return which of these projections were not rebuilt since."""
-    return [row[0] for row in await (await conn.execute(_OWING, [names])).fetchall()]
+    return await fetch_column(conn, _OWING, [names])
 
 
 async def missing(conn: AsyncConnection[Any], lo: int, hi: int) -> tuple[int, int] | None:
     """Return the first run of positions that no event has in lo < p <= hi, or None."""
-    row = await (await conn.execute(_MISSING, {"lo": lo, "hi": hi})).fetchone()
+    row = await fetch_row(conn, _MISSING, {"lo": lo, "hi": hi})
     return (row[0], row[1]) if row else None
 
 
@@ -288,5 +290,4 @@ async def end_frozen(conn: AsyncConnection[Any], name: str, older_than: timedelt
 
     A process that is frozen while it sends a window is waited for past every timeout of Postgres.
     """
-    row = await (await conn.execute(_END_FROZEN, [name, older_than])).fetchone()
-    return bool(row and row[0])
+    return bool(await fetch_value(conn, _END_FROZEN, [name, older_than]))

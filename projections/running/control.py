@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore import ulid
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import ProjectionsError, UsageError
 from projections.running.checkpoint import State
 
@@ -42,10 +43,10 @@ async def last_event(conn: AsyncConnection[Any]) -> str:
         ProjectionsError: there is none.
 
     """
-    row = await (await conn.execute(_LAST)).fetchone()
-    if row is None:
+    event_id = await fetch_value(conn, _LAST)
+    if event_id is None:
         raise ProjectionsError("no event is stored yet")
-    return str(row[0])
+    return str(event_id)
 
 
 async def wait_until_folded(
@@ -67,12 +68,12 @@ async def wait_until_folded(
     _require_event_id(event_id)
     deadline = monotonic() + timeout
     while True:
-        row = await (await conn.execute(_WHERE, [event_id])).fetchone()
+        row = await fetch_row(conn, _WHERE, [event_id])
         if row is None:
             await _not_in_quarantine(conn, event_id)
             lacking = "it has not arrived"
         else:
-            behind = await (await conn.execute(_BEHIND, [[*versions], [*versions.values()], row[0]])).fetchall()
+            behind = await fetch_all(conn, _BEHIND, [[*versions], [*versions.values()], row[0]])
             if not behind:
                 return int(row[0])
             for name, state, error in behind:
@@ -91,7 +92,7 @@ def _require_event_id(text: str) -> None:
 
 
 async def _not_in_quarantine(conn: AsyncConnection[Any], event_id: str) -> None:
-    row = await (await conn.execute(_QUARANTINED, [event_id])).fetchone()
+    row = await fetch_row(conn, _QUARANTINED, [event_id])
     if row is not None:
         raise ProjectionsError(f"event {event_id} of app {row[0]!r} is in quarantine: {row[1]}")
 
@@ -110,15 +111,13 @@ async def skip(conn: AsyncConnection[Any], name: str, event_id: str, why: str, c
         raise UsageError("say why the event is skipped: --why 'a few words'")
     _require_event_id(event_id)
     async with conn.transaction():
-        row = await (await conn.execute(_WHERE, [event_id])).fetchone()
+        row = await fetch_row(conn, _WHERE, [event_id])
         if row is None:
             raise UsageError(f"there is no event {event_id}: the error of the failed projection names the one")
         position = int(row[0])
-        taken = await (
-            await conn.execute(
-                "SELECT version, position FROM projections.checkpoints WHERE name = %s FOR UPDATE", [name]
-            )
-        ).fetchone()
+        taken = await fetch_row(
+            conn, "SELECT version, position FROM projections.checkpoints WHERE name = %s FOR UPDATE", [name]
+        )
         if taken is None:
             raise UsageError(f"projection {name} has not run yet: nothing is to be skipped")
         version, folded = taken

@@ -14,6 +14,7 @@ import structlog
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_all
 from eventstore.waits import Waits
 from projections.running.checkpoint import State, ahead_of_log
 from projections.running.wakeup import Bell
@@ -172,7 +173,7 @@ async def _at_head(
                     left_out = _not_migrated(workers)
                     begun = [worker for worker in workers if worker.projection.name not in left_out]
                     versions = {worker.projection.name: worker.projection.version for worker in begun}
-                    found = await (await conn.execute(_PROGRESS, [list(versions)])).fetchall()
+                    found = await fetch_all(conn, _PROGRESS, [list(versions)])
                     rows = [_Progress(*row) for row in found]
                     stopped = {row.name: why for row in rows if (why := _why(row, versions[row.name]))}
                     head = rows[0].head if rows else 0

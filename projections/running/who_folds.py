@@ -15,6 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.append_lock import lock_key
+from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_lock import session_name
 
 _WORK = "run"
@@ -71,8 +72,8 @@ async def read_folders(conn: AsyncConnection[Any], names: Sequence[str]) -> dict
 
     """
     found: dict[str, tuple[Folder, ...]] = {}
-    rows = await conn.execute(_WHO, [list(names), [_key(name) for name in names]])
-    for name, backend, session, seen_at in await rows.fetchall():
+    rows = await fetch_all(conn, _WHO, [list(names), [_key(name) for name in names]])
+    for name, backend, session, seen_at in rows:
         folder = Folder(backend, *_process_of(session), seen_at)
         found[name] = (*found.get(name, ()), folder)
     return found

@@ -28,6 +28,7 @@ from psycopg import AsyncConnection
 from eventstore.backoff import Backoff
 from eventstore.errors import describe, storable
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_value
 from eventstore.postgres.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections.errors import HandleFailed, describe_theirs, may_be_an_events
@@ -326,8 +327,7 @@ class Worker:
             return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}; trying it once more")
         if not failed.by_event:
             return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}")
-        row = await (await conn.execute("SELECT event_id FROM eventstore.events WHERE position = %s", [hi])).fetchone()
-        event_id = row[0] if row else "?"
+        event_id = await fetch_value(conn, "SELECT event_id FROM eventstore.events WHERE position = %s", [hi]) or "?"
         at_least = self._settings.fold_timeout * fold_budget.RETRY_SLOW if failed.too_slow else 0.0
         return await self._stop(conn, failed.at, f"event {event_id} at position {hi}: {failed.error}", at_least)
 

@@ -26,6 +26,7 @@ from sqlalchemy.schema import CreateSchema
 
 from eventstore.contracts import Event
 from eventstore.postgres.connection import connect
+from eventstore.postgres.queries import fetch_all
 from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
 from eventstore.schema import events as events_table
 from eventstore.waits import Waits
@@ -145,7 +146,7 @@ class ProjectionKit:
             query = query.where(~table.c[DELETED])
         statement, constants = compiled(query, self._schemas)
         async with self._conn.cursor(row_factory=dict_row) as cursor:
-            return await (await cursor.execute(statement, constants)).fetchall()
+            return await fetch_all(cursor, statement, constants)
 
     async def assert_same_for_every_order(
         self, events: Sequence[Event], expected: Mapping[Table, Iterable[Mapping[str, Any]]] | None = None

@@ -3,7 +3,7 @@
 ::
 
     EventStoreError
-    ├── ConfigurationError        the settings can't work as they are
+    ├── UsageError                the command line, a setting or a configuration file is wrong; exit code 2
     ├── EmbeddedError             the embedded PostgreSQL can't be started, or asked
     ├── DatabaseError             Postgres said no, or did not answer
     │   ├── DatabaseUnavailable   no session can be had now; it may be later
@@ -50,8 +50,11 @@ class EventStoreError(Exception):
     """Something in the event store went wrong."""
 
 
-class ConfigurationError(EventStoreError):
-    """The settings can't work as they are; the message says what to change."""
+class UsageError(EventStoreError):
+    """The command line, a setting or a configuration file is wrong; the message says what to change.
+
+    The command ends with exit code 2.
+    """
 
 
 class EmbeddedError(EventStoreError):

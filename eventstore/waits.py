@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from annotated_types import Ge
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eventstore.errors import ConfigurationError
+from eventstore.settings_loader import load_settings
 
 SHORTEST, LONGEST = 0.001, 2_147_483
 
@@ -46,10 +47,12 @@ class Waits(BaseSettings):
 
     @field_validator("*")
     @classmethod
-    def _is_taken_by_postgres(cls, value: float) -> float:
+    def _is_taken_by_postgres(cls, value: float, info: ValidationInfo) -> float:
         # Postgres takes whole milliseconds of many of these, up to 31 bits; and 0 means for ever to it.
         if value > LONGEST or 0 < value < SHORTEST:
-            raise PydanticCustomError("seconds", f"not less than {SHORTEST:g} (if not 0) nor more than {LONGEST:,}")
+            may_be_0 = any(isinstance(limit, Ge) for limit in cls.model_fields[info.field_name or ""].metadata)
+            zero = "0, or " if may_be_0 else ""
+            raise PydanticCustomError("seconds", f"must be {zero}between {SHORTEST:g} and {LONGEST:,} seconds")
         return value
 
     @model_validator(mode="after")
@@ -68,14 +71,7 @@ def load_waits() -> Waits:
     """Return the waits that the environment sets.
 
     Raises:
-        ConfigurationError: one of them can't be.
+        UsageError: one of them is not valid.
 
     """
-    try:
-        return Waits()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = "_".join(map(str, first["loc"])).upper()
-        if not name:  # it takes two settings to be wrong so
-            raise ConfigurationError(first["msg"].removeprefix("Value error, ")) from None
-        raise ConfigurationError(f"PROJECTIONS_{name} takes seconds: {first['msg']}") from None
+    return load_settings(Waits)

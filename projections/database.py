@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.sandbox.embedded import EmbeddedPostgres
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ def given_database_url() -> str | None:
     DATABASE_URL comes first, then libpq's variables; a password in PGPASSWORD or a password file stays there.
 
     Raises:
-        ConfigurationError: DATABASE_URL is malformed; the message carries nothing of it but its scheme.
+        UsageError: DATABASE_URL is malformed; the message carries nothing of it but its scheme.
 
     """
     url = os.environ.get("DATABASE_URL")
@@ -63,7 +63,7 @@ def resolve_database_url(*, start: bool, create: bool = False) -> str:
         create: whether to make one, where this folder has none yet.
 
     Raises:
-        ConfigurationError: DATABASE_URL is malformed, or there is no database and we may not start one.
+        UsageError: DATABASE_URL is malformed, or there is no database and we may not start one.
         EmbeddedError: the embedded database can't be started.
 
     """
@@ -73,7 +73,7 @@ def resolve_database_url(*, start: bool, create: bool = False) -> str:
     if (url := server.url()) is not None:
         return url
     if start and not create and server.status().state == "absent":
-        raise ConfigurationError(
+        raise UsageError(
             f"no database is given (DATABASE_URL), and {server.home} has no embedded one yet: change to the folder that"
             " has it, or run projections migrate to make one here"
         )
@@ -81,7 +81,7 @@ def resolve_database_url(*, start: bool, create: bool = False) -> str:
         url = server.start()
         log.info("started the embedded PostgreSQL; stop it with: projections db stop", data=str(server.home))
         return url
-    raise ConfigurationError(
+    raise UsageError(
         "no database is given and the embedded one isn't running: run `projections db start`, or set DATABASE_URL"
     )
 
@@ -92,17 +92,17 @@ def _normalised(url: str) -> str:
         if scheme not in _SCHEMES:
             # What stands before "://" may be part of a password, when the URL is that malformed.
             known = scheme if scheme.replace("+", "").isalnum() and len(scheme) < 24 else "?"
-            raise ConfigurationError(_MALFORMED.format(f"its scheme is {known!r}"))
+            raise UsageError(_MALFORMED.format(f"its scheme is {known!r}"))
         url = f"postgresql://{rest}"
     try:
         parts = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     except psycopg.ProgrammingError:
-        raise ConfigurationError(_MALFORMED.format("it can't be read")) from None
+        raise UsageError(_MALFORMED.format("it can't be read")) from None
     # In a URL libpq takes the first @ for the end of the password; written %40, one may begin the name of a socket.
     if separator and "@" in parts.get("host", "") and "@" in url.partition("@")[2].partition("/")[0]:
-        raise ConfigurationError(_MALFORMED.format("an @ in its password must be written %40"))
+        raise UsageError(_MALFORMED.format("an @ in its password must be written %40"))
     if not all(port.isdigit() for port in parts.get("port", "").split(",") if port):
-        raise ConfigurationError(_MALFORMED.format("its port isn't a number"))
+        raise UsageError(_MALFORMED.format("its port isn't a number"))
     return url if separator else _as_url(parts)
 
 

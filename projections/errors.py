@@ -3,10 +3,9 @@
 ::
 
     ProjectionsError
-    ├── UsageError                you asked wrongly; exit code 2
-    │   ├── UnknownProjection     there is no projection of that name
-    │   ├── InvalidProjection     a projection breaks the rules
-    │   └── MigrationRefused      this database can't be ours as it is
+    ├── UnknownProjection         no projection has that name; also a UsageError
+    ├── InvalidProjection         a projection breaks the rules; also a UsageError
+    ├── MigrationRefused          this database can't be migrated as it is; also a UsageError
     ├── MigrationBlocked          others held a lock that a migration needs for too long
     ├── SchemaBroken              something that the schema promises is undone, and can't be restored
     ├── CannotFold                a replay met an event that can't be folded, or a gap
@@ -14,6 +13,8 @@
     ├── RebuildRefused            a rebuild would change more than it may
     └── HandleFailed              a fold written in Python raised an error
         └── HandleTooSlow         it took longer for one event than it may
+
+What the user has to change (a name, an option, a setting) is one class for both packages: ``UsageError``, exit code 2.
 """
 
 from __future__ import annotations
@@ -21,7 +22,24 @@ from __future__ import annotations
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.errors import describe
+from eventstore.errors import UsageError, describe
+
+__all__ = [
+    "CannotFold",
+    "HandleFailed",
+    "HandleTooSlow",
+    "InvalidProjection",
+    "MigrationBlocked",
+    "MigrationRefused",
+    "ProjectionsError",
+    "RebuildLost",
+    "RebuildRefused",
+    "SchemaBroken",
+    "UnknownProjection",
+    "UsageError",
+    "describe_theirs",
+    "may_be_an_events",
+]
 
 _NOT_THE_EVENTS = ("40", "42", "53", "55", "57", "58")
 
@@ -30,19 +48,15 @@ class ProjectionsError(Exception):
     """Something in the projections went wrong."""
 
 
-class UsageError(ProjectionsError):
-    """You asked wrongly; the message says what to do."""
+class UnknownProjection(ProjectionsError, UsageError):
+    """No projection has that name; the message names those that exist."""
 
 
-class UnknownProjection(UsageError):
-    """There is no projection of that name; the message names those there are."""
+class MigrationRefused(ProjectionsError, UsageError):
+    """The database can't be migrated as it is; the message says what to do."""
 
 
-class MigrationRefused(UsageError):
-    """The database can't be ours as it is; the message says what to do."""
-
-
-class InvalidProjection(UsageError):
+class InvalidProjection(ProjectionsError, UsageError):
     """A projection breaks the rules; the message says which, and how."""
 
 

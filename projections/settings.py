@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from projections.errors import UsageError
-
-_S = TypeVar("_S", bound=BaseSettings)
+from eventstore import settings_loader
 
 _KILOBYTES = {"kB": 1, "MB": 2**10, "GB": 2**20}
+_SIZE = re.compile(r"([1-9][0-9]*)(kB|MB|GB)")
 _WORK_MEM = range(64, 2**31)
 """What Postgres takes, in kilobytes."""
 
@@ -42,7 +41,7 @@ class ReplaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_REBUILD_", frozen=True, allow_inf_nan=False)
 
     window: int = Field(200_000, ge=1, description="positions in a window, at the most")
-    work_mem: str = Field("64MB", pattern=r"^[1-9][0-9]*(kB|MB|GB)$", description="Postgres's work_mem meanwhile")
+    work_mem: str = Field("64MB", description="Postgres's work_mem meanwhile")
     # Postgres takes whole milliseconds, and 0 means for ever.
     lock_timeout: float = Field(
         5.0, ge=0.001, le=2_147_483, description="for any lock, before it is let go and tried again"
@@ -55,9 +54,10 @@ class ReplaySettings(BaseSettings):
     @field_validator("work_mem")
     @classmethod
     def _is_taken_by_postgres(cls, value: str) -> str:
-        if int(value[:-2]) * _KILOBYTES[value[-2:]] not in _WORK_MEM:
-            said = f"Postgres's work_mem lies between {_WORK_MEM.start}kB and {_WORK_MEM.stop - 1}kB"
-            raise PydanticCustomError("work_mem", said)
+        size = _SIZE.fullmatch(value)
+        if size is None or int(size[1]) * _KILOBYTES[size[2]] not in _WORK_MEM:
+            limits = f"between {_WORK_MEM.start}kB and {_WORK_MEM.stop - 1}kB"
+            raise PydanticCustomError("work_mem", f"must be a size such as 64MB, {limits}")
         return value
 
 
@@ -65,28 +65,17 @@ def load_settings(batch_size: int | None = None) -> WorkerSettings:
     """Return the settings that the environment sets, and the batch size, where one is given.
 
     Raises:
-        UsageError: one of them can't be.
+        UsageError: one of them is not valid.
 
     """
-    return _load(WorkerSettings, {} if batch_size is None else {"batch_size": batch_size})
+    return settings_loader.load_settings(WorkerSettings, **({} if batch_size is None else {"batch_size": batch_size}))
 
 
 def load_replay_settings() -> ReplaySettings:
     """Return the settings that the environment sets.
 
     Raises:
-        UsageError: one of them can't be.
+        UsageError: one of them is not valid.
 
     """
-    return _load(ReplaySettings, {})
-
-
-def _load(settings: type[_S], given: dict[str, Any]) -> _S:
-    try:
-        return settings(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = "_".join(map(str, first["loc"])).upper()
-        prefix = settings.model_config["env_prefix"]
-        kind = "a size, as 64MB" if name == "WORK_MEM" else "a number"
-        raise UsageError(f"{prefix}{name} takes {kind}: {first['msg']}") from None
+    return settings_loader.load_settings(ReplaySettings)

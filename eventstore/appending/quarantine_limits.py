@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eventstore.errors import ConfigurationError
+from eventstore.settings_loader import load_settings
 
 _LARGEST = 2**62
 
@@ -40,12 +40,7 @@ def load_quarantine_limits() -> QuarantineLimits:
     """Return the limits that the environment sets.
 
     Raises:
-        ConfigurationError: one of them can't be.
+        UsageError: one of them is not valid.
 
     """
-    try:
-        return QuarantineLimits()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = "_".join(map(str, first["loc"])).upper()
-        raise ConfigurationError(f"PROJECTIONS_QUARANTINE_{name} takes a number: {first['msg']}") from None
+    return load_settings(QuarantineLimits)

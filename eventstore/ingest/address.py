@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +29,25 @@ class Address:
         """Read an address.
 
         Raises:
-            ConfigurationError: it isn't one, or it would send a token in the clear.
+            UsageError: it isn't one, or it would send a token in the clear.
 
         """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise ConfigurationError("the address is not a URL: write it as https://HOST[:PORT][/PATH]") from None
+            raise UsageError("the address is not a URL: write it as https://HOST[:PORT][/PATH]") from None
         # A URL has no white space; urlsplit drops some and keeps some.
         if parts.scheme not in {"http", "https"} or not host or port == 0 or any(map(str.isspace, url)):
-            raise ConfigurationError("the address is not a URL: write it as https://HOST[:PORT][/PATH]")
+            raise UsageError("the address is not a URL: write it as https://HOST[:PORT][/PATH]")
         if parts.username is not None or parts.password is not None:
-            raise ConfigurationError(
-                "the address holds a user name or password: give credentials in their own settings"
-            )
+            raise UsageError("the address holds a user name or password: give credentials in their own settings")
         if parts.query or parts.fragment:
-            raise ConfigurationError("the address has a query or a fragment: write it as https://HOST[:PORT][/PATH]")
+            raise UsageError("the address has a query or a fragment: write it as https://HOST[:PORT][/PATH]")
         secure = parts.scheme == "https"
         loopback = is_loopback(host)
         if not secure and not loopback:
-            raise ConfigurationError(
+            raise UsageError(
                 f"http://{host} would send the token in the clear: use https:// (http:// is for loopback only)"
             )
         name = f"[{host}]" if ":" in host else host

@@ -16,11 +16,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventstore.app_name import APP_NAME
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.since import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
+from eventstore.settings_loader import describe_invalid, load_settings
 from eventstore.small_files import read_small_file
 from eventstore.waits import Waits
 
@@ -80,7 +81,7 @@ class AppConfig(BaseModel):
             since: overrides the configured beginning (see :func:`parse_since`).
 
         Raises:
-            ConfigurationError: something in it can't work.
+            UsageError: something in it can't work.
 
         """
         begin = since if since is not None else self.since
@@ -98,24 +99,24 @@ class AppConfig(BaseModel):
                 since=parse_since(begin, datetime.now(UTC)) if begin is not None else None,
                 tls=tls,
             )
-        except ConfigurationError as error:
-            raise ConfigurationError(f"app {app!r}: {error}") from None
+        except UsageError as error:
+            raise UsageError(f"app {app!r}: {error}") from None
 
     def _tokens(self, waits: Waits, tls: ssl.SSLContext | None) -> TokenSource:
         if self.token:
             token = self.token.get_secret_value()
             if not (token.isascii() and token.isprintable()) or " " in token:
-                raise ConfigurationError("the token holds white space, or what no header can carry")
+                raise UsageError("the token holds white space, or what no header can carry")
             return FixedToken(token)
         if self.token_file is not None:
             return FileToken(self.token_file)
         if self.issuer is None or self.client_id is None:
-            raise ConfigurationError("credentials are missing")  # the validator has said it better already
+            raise UsageError("credentials are missing")  # the validator has said it better already
         secret = self.client_secret.get_secret_value() if self.client_secret else None
         if secret is None:
             secret = (_read(self.client_secret_file, "client_secret_file") or b"").decode("utf-8", "replace").strip()
             if not secret:
-                raise ConfigurationError(f"client_secret_file {self.client_secret_file} is empty")
+                raise UsageError(f"client_secret_file {self.client_secret_file} is empty")
         return ClientCredentials(self.issuer, self.client_id, secret, self.address, waits=waits, tls=tls)
 
     def _tls_context(self) -> ssl.SSLContext | None:
@@ -127,7 +128,7 @@ class AppConfig(BaseModel):
             if self.client_certificate_file is not None:
                 context.load_cert_chain(self.client_certificate_file, self.client_key_file)
         except (OSError, ssl.SSLError):
-            raise ConfigurationError("ca_file, client_certificate_file or client_key_file can't be used") from None
+            raise UsageError("ca_file, client_certificate_file or client_key_file can't be used") from None
         return context
 
 
@@ -152,7 +153,7 @@ class EnvironmentApp(BaseSettings):
         """Return the app, None when the environment names none.
 
         Raises:
-            ConfigurationError: it names half of one.
+            UsageError: it names half of one.
 
         """
         client = {
@@ -166,15 +167,15 @@ class EnvironmentApp(BaseSettings):
         if not self.address and not given and not tokens:
             return None
         if len(tokens) + bool(given) > 1:
-            raise ConfigurationError(f"{' and '.join([*given, *tokens])} are set: keep one kind of credentials")
+            raise UsageError(f"{' and '.join([*given, *tokens])} are set: keep one kind of credentials")
         missing = [] if self.address else ["PCS_EXTERNAL_API_URL"]
         if not tokens:
             missing += [name for name, value in client.items() if not value]
         if missing:
             instead = "" if given or tokens else " (or PROJECTIONS_TOKEN or PROJECTIONS_TOKEN_FILE)"
-            raise ConfigurationError(f"{', '.join(missing)}{instead} must be set as well, to follow an upstream")
+            raise UsageError(f"{', '.join(missing)}{instead} must be set as well, to follow an upstream")
         if bool(self.client_certificate_file) != bool(self.client_key_file):
-            raise ConfigurationError("PROJECTIONS_CLIENT_CERTIFICATE_FILE and PROJECTIONS_CLIENT_KEY_FILE go together")
+            raise UsageError("PROJECTIONS_CLIENT_CERTIFICATE_FILE and PROJECTIONS_CLIENT_KEY_FILE go together")
         names = {name: str(field.validation_alias) for name, field in type(self).model_fields.items()}
         return _validated(self.model_dump(exclude={"app"}, exclude_none=True), f"app {self.app!r}", names)
 
@@ -183,11 +184,11 @@ def configured_names(config_file: Path | None = None) -> frozenset[str]:
     """Return the names of the configured apps; none where no app is configured. Credentials need not be there.
 
     Raises:
-        ConfigurationError: the configuration file can't be read, or is no such file.
+        UsageError: the configuration file can't be read, or is no such file.
 
     """
     if config_file is None and not Path(CONFIG_FILE).exists():
-        environment = EnvironmentApp()
+        environment = load_settings(EnvironmentApp)
         return frozenset({environment.app}) if environment.address else frozenset()
     return frozenset(load_apps(config_file))
 
@@ -198,17 +199,17 @@ def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
     A configuration file that is named, or lies in the current folder, says all; else the environment may name one.
 
     Raises:
-        ConfigurationError: half of something is configured, or nothing; the message says what to do.
+        UsageError: half of something is configured, or nothing; the message says what to do.
 
     """
     path = config_file or Path(CONFIG_FILE)
     if config_file is not None or path.exists():
         return _load_file(path)
-    environment = EnvironmentApp()
+    environment = load_settings(EnvironmentApp)
     _check_name(environment.app, "PROJECTIONS_APP")
     app = environment.app_config()
     if app is None:
-        raise ConfigurationError(
+        raise UsageError(
             "no upstream is configured: set PCS_EXTERNAL_API_URL with PAS_ISSUER, PCS_EXTERNAL_CLIENT_ID and "
             f"PCS_EXTERNAL_CLIENT_SECRET (or PROJECTIONS_TOKEN), or write {CONFIG_FILE} (docs/configuration.md)"
         )
@@ -221,7 +222,7 @@ def reloader(config_file: Path | None, app: str, *, waits: Waits, since: str | N
     def reload() -> Upstream:
         apps = load_apps(config_file)
         if app not in apps:
-            raise ConfigurationError(f"app {app!r} is no longer configured: restart to stop following it")
+            raise UsageError(f"app {app!r} is no longer configured: restart to stop following it")
         return apps[app].upstream(app, waits=waits, since=since)
 
     return reload
@@ -231,23 +232,23 @@ def _load_file(path: Path) -> dict[str, AppConfig]:
     try:
         document = tomllib.loads(read_small_file(path).decode())
     except OSError as error:
-        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
     except RecursionError:
-        raise ConfigurationError(f"{path} is nested too deeply") from None
+        raise UsageError(f"{path} is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     unknown = sorted(document.keys() - {"apps"})
     apps = document.get("apps")
     if unknown or not isinstance(apps, dict) or not apps:
         what = _unknown_key(unknown[0], ["apps"]) if unknown else "no app is in it"
-        raise ConfigurationError(f"{path}: {what}; write one table [apps.NAME] for each app")
+        raise UsageError(f"{path}: {what}; write one table [apps.NAME] for each app")
     for name in apps:
         _check_name(name, str(path))
     for name, table in apps.items():
         unknown = sorted(table.keys() - AppConfig.model_fields.keys()) if isinstance(table, dict) else []
         if unknown:
             known = list(AppConfig.model_fields)
-            raise ConfigurationError(
+            raise UsageError(
                 f"{path}: app {name!r}: {_unknown_key(unknown[0], known)}; the keys are {', '.join(known)}"
             )
     return {name: _validated(table, f"{path}: app {name!r}") for name, table in apps.items()}
@@ -260,7 +261,7 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
 
 def _check_name(name: str, where: str) -> None:
     if not APP_NAME.fullmatch(name):
-        raise ConfigurationError(
+        raise UsageError(
             f"{where}: an app's name has 1 to 63 letters, digits, '-', '_' or '.', and begins with one of the first two"
         )
 
@@ -270,11 +271,7 @@ def _validated(table: Any, where: str, names: Mapping[str, str] = MappingProxyTy
     try:
         return AppConfig.model_validate(table)
     except ValidationError as error:
-        # Not error["input"]: it may hold a secret.
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(names.get(str(part), str(part)) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{where}: {place + ': ' if place else ''}{message}") from None
+        raise UsageError(f"{where}: {describe_invalid(error, lambda name: names.get(name, name))}") from None
 
 
 def _read(path: Path | None, what: str) -> bytes | None:
@@ -283,4 +280,4 @@ def _read(path: Path | None, what: str) -> bytes | None:
     try:
         return read_small_file(path)
     except OSError as error:
-        raise ConfigurationError(f"{what} {path} can't be read: {error.strerror}") from None
+        raise UsageError(f"{what} {path} can't be read: {error.strerror}") from None

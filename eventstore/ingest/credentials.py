@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
+from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
 from eventstore.ingest.address import is_loopback
 from eventstore.ingest.token_issuer import (
     MAX_TOKEN,
@@ -64,14 +64,14 @@ class FixedToken:
     """One token, for as long as it is taken; white space around it doesn't count.
 
     Raises:
-        ConfigurationError: it can't be a token.
+        UsageError: it can't be a token.
 
     """
 
     def __init__(self, token: str) -> None:
         register_secret(token)
         if not is_token(token.strip()):
-            raise ConfigurationError("the token can't be one: it is empty, or holds white space or other than ASCII")
+            raise UsageError("the token can't be one: it is empty, or holds white space or other than ASCII")
         self._token = token.strip()
         register_secret(self._token)
 
@@ -218,7 +218,7 @@ class ClientCredentials:
             raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
         try:
             return require_safe(endpoint, "the token endpoint"), method
-        except ConfigurationError as error:
+        except UsageError as error:
             raise CredentialsRefused(str(error)) from None
 
     def _check_issuer(self, document: dict[str, Any]) -> None:
@@ -268,7 +268,7 @@ def require_safe(url: str, what: str) -> str:
     """Return the URL, when a secret may be sent there: https, or http on loopback.
 
     Raises:
-        ConfigurationError: it would go in the clear, or the URL isn't one.
+        UsageError: it would go in the clear, or the URL isn't one.
 
     """
     try:
@@ -277,9 +277,9 @@ def require_safe(url: str, what: str) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme not in {"http", "https"}:
-        raise ConfigurationError(f"{what} is not a URL: write it as https://HOST[:PORT][/PATH]")
+        raise UsageError(f"{what} is not a URL: write it as https://HOST[:PORT][/PATH]")
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"{what} carries a user or password: leave them out")
+        raise UsageError(f"{what} carries a user or password: leave them out")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigurationError(f"{what} http://{host} would get secrets in the clear: use https://")
+        raise UsageError(f"{what} http://{host} would get secrets in the clear: use https://")
     return url

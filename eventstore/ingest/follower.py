@@ -24,7 +24,6 @@ from eventstore.appending.append import Appended
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.backoff import Backoff
 from eventstore.errors import (
-    ConfigurationError,
     CredentialsRefused,
     DatabaseError,
     ForeignEventId,
@@ -32,6 +31,7 @@ from eventstore.errors import (
     NoSuchService,
     TokenRefused,
     UpstreamRefused,
+    UsageError,
     describe,
 )
 from eventstore.ingest import cursor as cursors
@@ -45,7 +45,7 @@ from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
 
-FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId, ConfigurationError)
+FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId, UsageError)
 """Errors that would come again at once: the app counts as refused."""
 TRANSIENT = (psycopg.Error, OSError, DatabaseError)
 """Errors of the database, unless they are final. Everything else is an error of ours, and counts as a refusal too."""

@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 from eventstore import ulid
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 
 _DURATION = re.compile(r"(\d{1,9})\s*([smhd])", re.ASCII)
 TOLERANCE = timedelta(minutes=5)
@@ -20,7 +20,7 @@ def parse_since(text: str, now: datetime) -> str:
     A duration that reaches back before 1970 begins with 1970: no ULID is older.
 
     Raises:
-        ConfigurationError: the text is neither, or a time that is yet to come.
+        UsageError: the text is neither, or a time that is yet to come.
 
     """
     moment: datetime | None = None
@@ -30,17 +30,17 @@ def parse_since(text: str, now: datetime) -> str:
         else:
             moment = datetime.fromisoformat(text.strip())
     except OverflowError:
-        raise ConfigurationError(f"since {text!r} is too long ago: no calendar has that time") from None
+        raise UsageError(f"since {text!r} is too long ago: no calendar has that time") from None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise ConfigurationError(
+        raise UsageError(
             f"since {text!r} is neither a duration (36h, 7d) nor a time with its zone (2026-11-01T00:00:00Z)"
         )
     try:
         cursor = ulid.first_at(moment)
     except OverflowError:  # a zone takes it past the calendar's end
-        raise ConfigurationError(f"since {text!r} is not a time that exists") from None
+        raise UsageError(f"since {text!r} is not a time that exists") from None
     if moment > now + TOLERANCE:
-        raise ConfigurationError(f"since {text!r} is yet to come: a stream can only begin at a time that has passed")
+        raise UsageError(f"since {text!r} is yet to come: a stream can only begin at a time that has passed")
     return cursor

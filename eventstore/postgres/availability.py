@@ -21,7 +21,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from eventstore.backoff import Backoff
-from eventstore.errors import ConfigurationError, DatabaseUnavailable, describe
+from eventstore.errors import DatabaseUnavailable, UsageError, describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.pooler import check_session_is_ours
 from eventstore.postgres.queries import fetch_value
@@ -68,7 +68,7 @@ async def wait_for_database(
         tell: is called with a sentence when the wait begins, and now and then while it lasts.
 
     Raises:
-        ConfigurationError: waiting can't help; the message says why.
+        UsageError: waiting can't help; the message says why.
         DatabaseUnavailable: time is up.
 
     """
@@ -168,13 +168,13 @@ def _poll(conn: pq.abc.PGconn, deadline: float) -> None:
         status = pq.PollingStatus(conn.connect_poll())
 
 
-def _unusable(why: str, *sqlstates: str) -> ConfigurationError:
+def _unusable(why: str, *sqlstates: str) -> UsageError:
     codes = f" (SQLSTATE {', '.join(dict.fromkeys(sqlstates))})" if sqlstates else ""
-    return ConfigurationError(f"the database can't be used: {why}{codes}; check DATABASE_URL")
+    return UsageError(f"the database can't be used: {why}{codes}; check DATABASE_URL")
 
 
-def _options_refused(why: str) -> ConfigurationError:
-    return ConfigurationError(
+def _options_refused(why: str) -> UsageError:
+    return UsageError(
         f"the login succeeds only without startup options: {why}; if this is PgBouncer, set"
         " ignore_startup_parameters = options and pool_mode = session in it, or connect to Postgres itself"
     )

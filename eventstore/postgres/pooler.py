@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.postgres.queries import fetch_value
 
 ANSWER_SECONDS = 10.0
@@ -35,7 +35,7 @@ async def check_session_is_ours(
         another: opens one more connection; called only when a pooler is in between.
 
     Raises:
-        ConfigurationError: it doesn't, or the pooler has no second session to give.
+        UsageError: it doesn't, or the pooler has no second session to give.
 
     """
     first = await _pid(conn)
@@ -45,14 +45,14 @@ async def check_session_is_ours(
         async with asyncio.timeout(ANSWER_SECONDS):
             other = await another()
     except TimeoutError:
-        raise ConfigurationError(
+        raise UsageError(
             "the connection pooler in front of the database gives this process a single session: raise its pool size"
             " (in PgBouncer default_pool_size), or connect to Postgres itself"
         ) from None
     async with other:
         for _ in range(ATTEMPTS):
             if await _has_changed(conn, other, first):
-                raise ConfigurationError(
+                raise UsageError(
                     "a connection pooler in front of the database gives each transaction another session, so locks"
                     " would be held by nobody: set pool_mode = session in PgBouncer, or connect to Postgres itself"
                 )

@@ -131,13 +131,12 @@ def _configured(name: str, config: Path | None, since: str | None) -> tuple[Cont
     from datetime import UTC, datetime  # noqa: PLC0415 - loaded when it runs
 
     from eventstore.contracts import Contract  # noqa: PLC0415
-    from eventstore.errors import ConfigurationError  # noqa: PLC0415
     from eventstore.ingest.config import load_apps  # noqa: PLC0415
     from eventstore.ingest.since import parse_since  # noqa: PLC0415
 
     try:
         found = load_apps(config).get(name)
-    except ConfigurationError:
+    except UsageError:
         if config is not None:
             raise
         found = None  # one may look at cursors where nothing is followed

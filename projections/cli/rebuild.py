@@ -148,7 +148,7 @@ def _each_by_itself(name: str, failed: list[str]) -> Iterator[None]:
     """Say what is wrong with one projection, and let the others have their turn, if the database is still there."""
     try:
         yield
-    except (ProjectionsError, LockHeld, LockLost) as error:
+    except (ProjectionsError, UsageError, LockHeld, LockLost) as error:
         say_error(error)
         failed.append(name)
     except psycopg.Error as error:

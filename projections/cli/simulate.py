@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.cli.shared.long_running import run_until_told
 from projections.cli.shared.output import echo, say, says_errors
 
@@ -168,7 +168,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
         ends = began + timedelta(seconds=len(story) / rate if rate else 0)
         log = entries(story, ends=ends, rate=rate, contracts=settings.contracts)
     except OverflowError:
-        raise ConfigurationError("--epoch and --rate lead to times that no calendar has") from None
+        raise UsageError("--epoch and --rate lead to times that no calendar has") from None
     simulator = Simulator(log, settings, seed=seed)
     simulator.inject(*faults)
     counts = {each: sum(each in entry.payloads for entry in log) for each in sorted(settings.contracts)}
@@ -181,11 +181,11 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | N
     if cert is None and key is None and client_ca is None:
         return None
     if cert is None or key is None:
-        raise ConfigurationError("TLS takes both --cert and --key")
+        raise UsageError("TLS takes both --cert and --key")
     try:
         return Tls(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
     except OSError as error:
-        raise ConfigurationError(f"can't read {error.filename}: {error.strerror}") from error
+        raise UsageError(f"can't read {error.filename}: {error.strerror}") from error
 
 
 async def _serve(simulator: Simulator, events: str) -> None:

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from eventstore.errors import describe
 from eventstore.postgres.queries import fetch_value
-from projections.errors import ProjectionsError
+from projections.errors import ProjectionsError, UsageError
 from projections.projection import Projection
 
 RECORD_SECONDS = 2.0
@@ -72,7 +72,7 @@ async def record_failure(conn: AsyncConnection[Any], run: int, state: str, error
     if isinstance(error, asyncio.CancelledError):
         state, said = "abandoned", "it was interrupted"
     else:
-        said = str(error) if isinstance(error, ProjectionsError) else describe(error)
+        said = str(error) if isinstance(error, (ProjectionsError, UsageError)) else describe(error)
     # If not, the next one finds it running and without its session.
     with suppress(psycopg.Error, TimeoutError):
         async with asyncio.timeout(RECORD_SECONDS):

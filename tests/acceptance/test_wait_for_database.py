@@ -16,7 +16,7 @@ from psycopg import sql
 from eventstore.errors import EmbeddedError
 from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 from tests.acceptance.command import QUICK, Commands
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_postgres import Server
@@ -49,8 +49,8 @@ class Standby:
         self._data = data
         (data / "standby.signal").touch()
         # Such a server is never "ready", so nobody waits for it to be; it goes on all the same.
-        waits = EmbeddedWaits(start=1)
-        self._server = EmbeddedPostgres(home, settings={**FAST, "hot_standby": self._hot}, waits=waits)
+        timeouts = EmbeddedTimeouts(start=1)
+        self._server = EmbeddedPostgres(home, settings={**FAST, "hot_standby": self._hot}, timeouts=timeouts)
         with suppress(EmbeddedError):
             self._server.start()
         return self._url

@@ -18,7 +18,7 @@ import psycopg
 from projections.sandbox.embedded.binaries import locate, published
 from projections.sandbox.embedded.folders import SYSTEM_ROOT
 from projections.sandbox.embedded.os_account import Account, caller, system_account
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 from tests.servers import HOMES
 from tests.store import GIVE_UP, until
 
@@ -164,7 +164,7 @@ class Cluster:
 async def cluster() -> AsyncIterator[Cluster]:
     """Yield a place for servers; whatever still runs at the end crashes."""
     account = system_account() if os.geteuid() == 0 else caller()
-    waits, binaries = EmbeddedWaits(), locate(18)
+    waits, binaries = EmbeddedTimeouts(), locate(18)
     if account.switched:
         binaries = published(binaries, 18, SYSTEM_ROOT, wait=waits.lock, poll=waits.poll)
     folder = _make_folder(account)

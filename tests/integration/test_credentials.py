@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eventstore.errors import ConfigurationError, CredentialsError, CredentialsRefused, IssuerUnavailable
+from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
 from eventstore.ingest.config import AppConfig
 from eventstore.ingest.credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
@@ -268,5 +268,5 @@ async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certi
 
 @pytest.mark.parametrize("issuer_url", ["http://id.example.com", "http://10.0.0.1:8080", "id.example.com", "ftp://id"])
 def test_a_secret_goes_in_the_clear_to_this_machine_only(issuer_url: str) -> None:
-    with pytest.raises(ConfigurationError, match="the issuer"):
+    with pytest.raises(UsageError, match="the issuer"):
         ClientCredentials(issuer_url, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())

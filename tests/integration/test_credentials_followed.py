@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.errors import ConfigurationError, CredentialsRefused
+from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.follower import Follower, State
@@ -240,6 +240,6 @@ async def test_a_fixed_token_can_not_be_renewed() -> None:
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "two\nlines", "tök"])
 def test_what_can_not_be_a_token_is_a_configuration_error(token: str) -> None:
-    with pytest.raises(ConfigurationError, match="the token can't be one") as caught:
+    with pytest.raises(UsageError, match="the token can't be one") as caught:
         FixedToken(token)
     assert not token.strip() or token not in str(caught.value)

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from eventstore.errors import EmbeddedError
-from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedWaits
+from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts
 from tests.servers import FAST, embedded, temporary_home
 
 STARTER = """\
@@ -203,7 +203,7 @@ def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) ->
     with psycopg.connect(url) as connection:
         os.kill(connection.info.backend_pid, signal.SIGSTOP)
         kill_postmaster(server)
-        impatient = EmbeddedPostgres(server.home, settings=FAST, waits=EmbeddedWaits(leftovers=0.3))
+        impatient = EmbeddedPostgres(server.home, settings=FAST, timeouts=EmbeddedTimeouts(leftovers=0.3))
         assert ask(impatient.start(), "select 1") == 1
         connection.close()
 
@@ -292,7 +292,7 @@ def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> No
         assert holder.stdout.readline() == b"held\n"
         os.kill(holder.pid, signal.SIGSTOP)
         with pytest.raises(EmbeddedError, match="process 4711 has held"):
-            EmbeddedPostgres(home, settings=FAST, waits=EmbeddedWaits(lock=0.2)).start()
+            EmbeddedPostgres(home, settings=FAST, timeouts=EmbeddedTimeouts(lock=0.2)).start()
     finally:
         holder.kill()
         holder.communicate()
@@ -352,8 +352,8 @@ def test_no_other_home_finds_roots_data(server: EmbeddedPostgres, tmp_path: Path
     assert server.status().state == "running"
 
 
-def test_default_waits() -> None:
-    assert EmbeddedWaits().model_dump() == {
+def test_default_timeouts() -> None:
+    assert EmbeddedTimeouts().model_dump() == {
         "lock": 90.0,
         "initdb": 60.0,
         "start": 60.0,

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.appending.append_lock import app_lock, holder_of
-from eventstore.errors import ConfigurationError, CredentialsRefused
+from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credentials import FixedToken
 from eventstore.ingest.follower import Follower, State
@@ -199,7 +199,7 @@ async def test_two_apps_of_one_stream_go_on_once_each_has_its_own(database_url: 
 
 
 async def test_the_configuration_is_read_again_and_a_mistake_in_it_is_a_refusal(database_url: str) -> None:
-    mistakes: list[Exception] = [ConfigurationError("projections.toml is not TOML"), LookupError("a mistake of ours")]
+    mistakes: list[Exception] = [UsageError("projections.toml is not TOML"), LookupError("a mistake of ours")]
     said: list[str | None] = []
     async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
 

@@ -16,7 +16,7 @@ from eventstore.appending import quarantine as quarantining
 from eventstore.appending.append import Appender, CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
 from projections.cli.shared.status_tables import app_lines
@@ -319,5 +319,5 @@ def test_the_defaults_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> Non
     assert load_quarantine_limits().model_dump() == {"max_rows": 7, "max_bytes": 0}
     assert DEFAULT_LIMITS.max_rows == 10_000
     monkeypatch.setenv("PROJECTIONS_QUARANTINE_MAX_ROWS", "-1")
-    with pytest.raises(ConfigurationError, match=r"^PROJECTIONS_QUARANTINE_MAX_ROWS takes a number"):
+    with pytest.raises(UsageError, match=r"^PROJECTIONS_QUARANTINE_MAX_ROWS must be at least 0$"):
         load_quarantine_limits()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.sandbox.simulator import ALL_CONTRACTS, SimulatedEvent, Simulator, SimulatorSettings, Tls
 from tests.fix_simulator import BEGINNING, LOG, TOKEN, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
@@ -207,7 +207,7 @@ async def test_behind_a_prefix_only_the_prefixed_path_is_served(simulator_factor
 
 async def test_a_taken_port_is_said_in_one_sentence(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory()
-    with pytest.raises(ConfigurationError, match=f"port {simulator.port}: Address already in use"):
+    with pytest.raises(UsageError, match=f"port {simulator.port}: Address already in use"):
         await Simulator((), SimulatorSettings(port=simulator.port)).start()
 
 

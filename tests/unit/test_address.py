@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.ingest.address import Address, is_loopback
 
 METHOD = "/pcs.external.v1.MessageService/StreamSendRequestEvents"
@@ -50,7 +50,7 @@ def test_an_address_says_what_is_dialled_and_how(url: str, target: str, prefix: 
     ],
 )
 def test_plaintext_is_for_loopback_only(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="in the clear"):
+    with pytest.raises(UsageError, match="in the clear"):
         Address.parse(url)
 
 
@@ -78,7 +78,7 @@ def test_plaintext_is_for_loopback_only(url: str) -> None:
     ],
 )
 def test_what_is_no_address_is_refused_in_one_sentence_that_tells_nothing_secret(url: str) -> None:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(UsageError) as refused:
         Address.parse(url)
     assert "\n" not in str(refused.value)
     assert "hunter2" not in str(refused.value)

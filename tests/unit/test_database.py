@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.database import given_database_url, projections_home, resolve_database_url
 
 
@@ -67,7 +67,7 @@ def test_database_url_comes_first_and_an_empty_one_is_none(monkeypatch: pytest.M
 
 
 def test_without_any_nothing_is_started(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="projections db start"):
+    with pytest.raises(UsageError, match="projections db start"):
         resolve_database_url(start=False)
     assert not (tmp_path / ".projections").exists()
 

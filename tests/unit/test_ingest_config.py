@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.ingest.config import load_apps
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken
 from eventstore.ingest.since import parse_since
@@ -42,7 +42,7 @@ def refusal(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str
     """What is said of an environment that can't work."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(UsageError) as refused:
         configured()
     text = str(refused.value)
     assert "\n" not in text
@@ -131,7 +131,7 @@ def test_two_kinds_of_credentials_are_one_too_many(
         (ISSUER, "id.example", "issuer"),
         (ISSUER, "http://id.example", "in the clear"),
         (ISSUER, "https://me:word@id.example", "user or password"),
-        ("PROJECTIONS_CONTRACT", "v1", "PROJECTIONS_CONTRACT: "),
+        ("PROJECTIONS_CONTRACT", "v1", "PROJECTIONS_CONTRACT must be "),
         ("PROJECTIONS_APP", "a b", "PROJECTIONS_APP"),
         ("PROJECTIONS_APP", "-a", "PROJECTIONS_APP"),
         ("PROJECTIONS_APP", "a" * 64, "PROJECTIONS_APP"),
@@ -191,7 +191,7 @@ def test_since_is_a_duration_back_or_a_time(text: str, ulid: str) -> None:
     "text", ["", "7", "d", "-7d", "7w", "1.5h", "yesterday", "2026-05-01", "2026-05-01T00:00:00", "99999999999d"]
 )
 def test_what_is_no_since_is_refused_and_repeated(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="neither a duration"):
+    with pytest.raises(UsageError, match="neither a duration"):
         parse_since(text, NOW)
 
 
@@ -204,7 +204,7 @@ def test_what_is_no_since_is_refused_and_repeated(text: str) -> None:
     ],
 )
 def test_a_since_that_no_stream_can_begin_at_is_refused(text: str, why: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^since '{text}' is.*({why})"):
+    with pytest.raises(UsageError, match=f"^since '{text}' is.*({why})"):
         parse_since(text, NOW)
 
 
@@ -216,5 +216,5 @@ def test_a_since_of_another_machine_s_clock_is_taken() -> None:
 def test_a_toml_time_without_a_zone_is_refused_as_the_same_text_is(since: str) -> None:
     lines = ("[apps.shop]", 'address = "http://localhost:1"', 'token = "t"', f"since = {since}")
     Path("projections.toml").write_text("\n".join(lines))
-    with pytest.raises(ConfigurationError, match=r"app 'shop': since '.*' is neither a duration"):
+    with pytest.raises(UsageError, match=r"app 'shop': since '.*' is neither a duration"):
         load_apps()["shop"].upstream("shop", waits=Waits())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.ingest.config import CONFIG_FILE, load_apps
 from eventstore.ingest.credentials import ClientCredentials, FixedToken
 from eventstore.waits import Waits
@@ -33,7 +33,7 @@ def configured() -> None:
 def refusal(text: str) -> str:
     """What is said of a file that can't work."""
     Path(CONFIG_FILE).write_text(text)
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(UsageError) as refused:
         configured()
     said = str(refused.value)
     assert "\n" not in said
@@ -135,7 +135,7 @@ def test_of_several_apps_the_sentence_names_the_one_that_is_meant(text: str) -> 
 
 
 def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="can't be read"):
+    with pytest.raises(UsageError, match="can't be read"):
         load_apps(tmp_path / "absent.toml")
 
 

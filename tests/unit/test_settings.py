@@ -21,19 +21,19 @@ def test_sizes_that_postgres_refuses(monkeypatch: pytest.MonkeyPatch, size: str)
     monkeypatch.setenv(NAME, size)
     with pytest.raises(UsageError) as caught:
         load_replay_settings()
-    said = f"{NAME} takes a size, as 64MB: Postgres's work_mem lies between 64kB and 2147483647kB"
+    said = f"{NAME} must be a size such as 64MB, between 64kB and 2147483647kB"
     assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("size", ["much", "0kB", "64", "64 MB", "64mb", "-1MB", ""])
 def test_what_is_no_size(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.setenv(NAME, size)
-    with pytest.raises(UsageError, match=f"^{NAME} takes a size, as 64MB: "):
+    with pytest.raises(UsageError, match=f"^{NAME} must be a size such as 64MB, "):
         load_replay_settings()
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.0009", "2147484", "1e300", "inf", "nan", "-1"])
 def test_times_that_postgres_refuses_or_takes_for_ever(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv("PROJECTIONS_REBUILD_LOCK_TIMEOUT", seconds)
-    with pytest.raises(UsageError, match=r"^PROJECTIONS_REBUILD_LOCK_TIMEOUT takes a number: "):
+    with pytest.raises(UsageError, match=r"^PROJECTIONS_REBUILD_LOCK_TIMEOUT must be .*seconds$"):
         load_replay_settings()

@@ -10,7 +10,7 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, Event, decode
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, World, entries
 
 ENDS = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -175,7 +175,7 @@ def test_an_empty_world_has_an_empty_log() -> None:
     [{"recipients": -1}, {"recipients_per_request": 0}, {"recipients_per_request": 1_001}, {"polls": 1.1}],
 )
 def test_a_world_outside_its_limits_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(UsageError):
         World(**wrong)
 
 
@@ -196,5 +196,5 @@ def test_faults_are_read(text: str, fault: Fault) -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense", "end@", "end=2s", "duplicates=2s", "resource-exhausted=2", "end x2"])
 def test_what_is_no_fault_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(UsageError):
         Fault.parse(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventstore.errors import ConfigurationError, CredentialsRefused
+from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.config import AppConfig, load_apps
 from eventstore.ingest.credentials import FileToken
 from eventstore.small_files import MAX_FILE_BYTES, read_small_file
@@ -43,7 +43,7 @@ def test_a_secret_or_certificate_file_without_an_end_is_a_configuration_error(se
     settings = {"address": "https://a.example", "issuer": "https://i.example", "client_id": "c"}
     secret = {} if setting == "client_secret_file" else {"client_secret": "secret"}
     app = AppConfig.model_validate({**settings, **secret, setting: "/dev/zero"})
-    with pytest.raises(ConfigurationError, match=setting):
+    with pytest.raises(UsageError, match=setting):
         app.upstream("shop", waits=Waits())
 
 
@@ -51,5 +51,5 @@ def test_a_secret_or_certificate_file_without_an_end_is_a_configuration_error(se
 def test_a_configuration_file_that_is_deep_or_large_is_a_configuration_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "projections.toml"
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=str(path)):
+    with pytest.raises(UsageError, match=str(path)):
         load_apps(path)

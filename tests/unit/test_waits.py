@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from eventstore.waits import Waits, load_waits
 
 DEFAULTS = {
@@ -58,7 +58,7 @@ def test_each_wait_is_a_setting_of_the_environment(monkeypatch: pytest.MonkeyPat
 
 def test_a_heartbeat_that_would_come_too_late_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECTIONS_LEADER_HEARTBEAT", "15")
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(UsageError) as caught:
         load_waits()
     assert str(caught.value) == "PROJECTIONS_LEADER_HEARTBEAT must be less than PROJECTIONS_LEADER_TIMEOUT"
 

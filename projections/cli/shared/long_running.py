@@ -74,7 +74,7 @@ async def available(stop: asyncio.Event, waits: Waits) -> str | None:
     """Return the URL of the database that is meant, once it is available; None when the stop came first.
 
     Raises:
-        ConfigurationError: there is no such database, or waiting can't help.
+        UsageError: there is no such database, or waiting can't help.
         DatabaseUnavailable: time is up.
 
     """

@@ -75,8 +75,8 @@ def migrated_database(waits: Waits, *, writes: bool = True, patience: float = WA
     """Return the URL of the database that is meant, available and at the revision that this version needs.
 
     Raises:
-        UsageError: it is at another revision.
-        ConfigurationError, DatabaseUnavailable: as :func:`available_database` raises them.
+        UsageError: it is at another revision, or as :func:`available_database` raises it.
+        DatabaseUnavailable: as :func:`available_database` raises it.
 
     """
     url = available_database(waits, writes=writes, patience=patience)
@@ -96,7 +96,7 @@ def available_database(
         create: whether to create an embedded database where this folder has none.
 
     Raises:
-        ConfigurationError: there is no such database, or waiting can't help.
+        UsageError: there is no such database, or waiting can't help.
         DatabaseUnavailable: time is up.
 
     """
@@ -120,7 +120,7 @@ def plain_context(*, writes: bool) -> tuple[str, Waits]:
     """Return the database's URL and the waits, for commands that need no projection.
 
     Raises:
-        UsageError, ConfigurationError, DatabaseUnavailable: as :func:`migrated_database` raises them.
+        UsageError, DatabaseUnavailable: as :func:`migrated_database` raises them.
 
     """
     waits = load_waits()

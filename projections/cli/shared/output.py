@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
-from eventstore.errors import ConfigurationError, describe
+from eventstore.errors import UsageError, describe
 from eventstore.redaction.redact import hide_secrets, redact
 from projections import logs, signals
-from projections.errors import ProjectionsError, UsageError
+from projections.errors import ProjectionsError
 from projections.terminal_text import json_text, replace_unencodable, traceback_lines, visible
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def errors_said() -> Iterator[None]:
     signals.unwind_from_now()
     try:
         yield
-    except (ConfigurationError, UsageError) as error:
+    except UsageError as error:
         _end(error, ASKED_WRONGLY)
     except signals.Interrupted as interrupted:
         say(signals.SENTENCE, level=LogLevel.ERROR)
@@ -148,7 +148,7 @@ def say_error(error: BaseException, *, of: str | None = None) -> None:
             fields["exception"] = "\n".join(lines)
         else:
             sys.stderr.write("\n".join(lines) + "\n")
-    said = str(error) if isinstance(error, ProjectionsError) else describe(error)
+    said = str(error) if isinstance(error, (ProjectionsError, UsageError)) else describe(error)
     _write(
         hide_secrets(f"projections: {said}" if of is None else f"projections: {of}: {said}"), LogLevel.ERROR, **fields
     )

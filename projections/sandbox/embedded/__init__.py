@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from projections.sandbox.embedded.binaries import locate, wheel_psql
 from projections.sandbox.embedded.embedded_postgres import EmbeddedPostgres, Status
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
-__all__ = ["EmbeddedPostgres", "EmbeddedWaits", "Status", "locate", "wheel_psql"]
+__all__ = ["EmbeddedPostgres", "EmbeddedTimeouts", "Status", "locate", "wheel_psql"]

@@ -14,7 +14,7 @@ from projections.sandbox.embedded.os_account import Account
 from projections.sandbox.embedded.private_files import sync_folder, write_whole
 from projections.sandbox.embedded.processes import run
 from projections.sandbox.embedded.state_file import State
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
 DATABASE = "projections"
 ROLE = "projections"
@@ -37,7 +37,14 @@ host    all       all   127.0.0.1/32   scram-sha-256
 
 
 def ensure_cluster(
-    place: Place, state: State, account: Account, binaries: Path, *, waits: EmbeddedWaits, lock: int, durable: bool
+    place: Place,
+    state: State,
+    account: Account,
+    binaries: Path,
+    *,
+    timeouts: EmbeddedTimeouts,
+    lock: int,
+    durable: bool,
 ) -> None:
     """Make the cluster with our role and database in it, unless it is there.
 
@@ -49,7 +56,7 @@ def ensure_cluster(
         state: the passwords.
         account: whom it belongs to.
         binaries: PostgreSQL's.
-        waits: how long that may take.
+        timeouts: how long that may take.
         lock: the descriptor of the lock that the caller holds.
         durable: False spares the disk, for tests.
 
@@ -65,7 +72,7 @@ def ensure_cluster(
         raise EmbeddedError(f"{place.data} is no PostgreSQL cluster: move it away")
     half = Path(tempfile.mkdtemp(prefix=".initdb-", dir=place.folder))
     try:
-        _make(half, state, account, binaries, waits=waits, lock=lock, durable=durable)
+        _make(half, state, account, binaries, timeouts=timeouts, lock=lock, durable=durable)
         (half / "data").rename(place.data)
         sync_folder(place.folder)
     finally:
@@ -73,7 +80,7 @@ def ensure_cluster(
 
 
 def _make(
-    half: Path, state: State, account: Account, binaries: Path, *, waits: EmbeddedWaits, lock: int, durable: bool
+    half: Path, state: State, account: Account, binaries: Path, *, timeouts: EmbeddedTimeouts, lock: int, durable: bool
 ) -> None:
     data, passwords = half / "data", half / "password"
     write_whole(passwords, f"{state.superuser_password}\n")
@@ -89,14 +96,14 @@ def _make(
         "--encoding=UTF8",
         "--locale=C.UTF-8",
     ]
-    run([*initdb, *([] if durable else ["--no-sync"])], account, timeout=waits.initdb, keep=lock)
+    run([*initdb, *([] if durable else ["--no-sync"])], account, timeout=timeouts.initdb, keep=lock)
     # A server that listens to nobody: the role and the database are there before anyone can connect.
     alone = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on"]
     statements = f"CREATE ROLE {ROLE} LOGIN PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE} OWNER {ROLE}\n"
     run(
         [*alone, "-c", f"fsync={'on' if durable else 'off'}", SUPERUSER],
         account,
-        timeout=waits.initdb,
+        timeout=timeouts.initdb,
         keep=lock,
         stdin=statements,
     )

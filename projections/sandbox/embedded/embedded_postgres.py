@@ -23,7 +23,7 @@ from projections.sandbox.embedded.lifecycle import HOST, StopMode, clear_leftove
 from projections.sandbox.embedded.os_account import caller, system_account
 from projections.sandbox.embedded.private_files import locked
 from projections.sandbox.embedded.state_file import State, state_file
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts, load_embedded_timeouts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EmbeddedPostgres:
         major: the PostgreSQL of the wheel to run.
         settings: server settings to add, from the next start on; those that keep strangers out can't be changed.
         bin_dir: binaries to run instead of the wheel's; as root they must be executable by everyone.
-        waits: how long each thing is waited for; None reads the environment.
+        timeouts: how long each thing is waited for; None reads the environment.
 
     """
 
@@ -65,10 +65,10 @@ class EmbeddedPostgres:
         major: Major = 18,
         settings: Mapping[str, str] | None = None,
         bin_dir: Path | None = None,
-        waits: EmbeddedWaits | None = None,
+        timeouts: EmbeddedTimeouts | None = None,
     ) -> None:
         self.home = home.resolve()
-        self.waits = waits or EmbeddedWaits()
+        self.timeouts = timeouts or load_embedded_timeouts()
         self._major = major
         self._settings = dict(settings or {})
         self._bin_dir = bin_dir
@@ -84,7 +84,7 @@ class EmbeddedPostgres:
             return url
         make_home(self.home)
         try:
-            with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll) as lock:
+            with locked(self._lock, wait=self.timeouts.lock, poll=self.timeouts.poll) as lock:
                 self._start(lock)
         except OSError as error:
             raise EmbeddedError(f"the embedded PostgreSQL can't be started: {error}") from error
@@ -106,19 +106,19 @@ class EmbeddedPostgres:
         state = current(self.home)
         if state is None:
             return
-        with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll):
-            stop(Place.of(self.home, state), state, mode, waits=self.waits)
+        with locked(self._lock, wait=self.timeouts.lock, poll=self.timeouts.poll):
+            stop(Place.of(self.home, state), state, mode, timeouts=self.timeouts)
 
     def destroy(self) -> None:
         """End the server as fast as can be, and remove its data and passwords for good."""
         state = current(self.home)
         if state is None:
             return
-        with locked(self._lock, wait=self.waits.lock, poll=self.waits.poll):
+        with locked(self._lock, wait=self.timeouts.lock, poll=self.timeouts.poll):
             place = Place.of(self.home, state)
             with suppress(EmbeddedError):
-                stop(place, state, "immediate", waits=self.waits)
-            clear_leftovers(place, state, waits=self.waits)
+                stop(place, state, "immediate", timeouts=self.timeouts)
+            clear_leftovers(place, state, timeouts=self.timeouts)
             shutil.rmtree(place.data, ignore_errors=True)
             if place.folder != self.home:
                 shutil.rmtree(place.folder, ignore_errors=True)
@@ -172,11 +172,11 @@ class EmbeddedPostgres:
         make_folder(place, account)
         binaries = self._bin_dir or locate(self._major)
         if self._bin_dir is None and account.switched:
-            binaries = published(binaries, self._major, SYSTEM_ROOT, wait=self.waits.lock, poll=self.waits.poll)
+            binaries = published(binaries, self._major, SYSTEM_ROOT, wait=self.timeouts.lock, poll=self.timeouts.poll)
         durable = self._settings.get("fsync", "on") != "off"
-        ensure_cluster(place, state, account, binaries, waits=self.waits, lock=lock, durable=durable)
+        ensure_cluster(place, state, account, binaries, timeouts=self.timeouts, lock=lock, durable=durable)
         _refuse_other_version(place, binaries)
-        start(place, state, account, binaries, settings=self._settings, waits=self.waits)
+        start(place, state, account, binaries, settings=self._settings, timeouts=self.timeouts)
 
 
 def _refuse_other_version(place: Place, binaries: Path) -> None:

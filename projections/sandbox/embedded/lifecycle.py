@@ -19,7 +19,7 @@ from projections.sandbox.embedded.cluster import server_command, write_settings
 from projections.sandbox.embedded.folders import Place
 from projections.sandbox.embedded.os_account import Account
 from projections.sandbox.embedded.state_file import State, save
-from projections.sandbox.embedded.timeouts import EmbeddedWaits
+from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
 HOST = "127.0.0.1"
 StopMode = Literal["smart", "fast", "immediate"]
@@ -30,7 +30,13 @@ _ATTEMPTS = 5  # ports that another process may snatch between our look and the 
 
 
 def start(
-    place: Place, state: State, account: Account, binaries: Path, *, settings: Mapping[str, str], waits: EmbeddedWaits
+    place: Place,
+    state: State,
+    account: Account,
+    binaries: Path,
+    *,
+    settings: Mapping[str, str],
+    timeouts: EmbeddedTimeouts,
 ) -> None:
     """Start the server, or wait for the one that a killed predecessor started, until it is ready.
 
@@ -41,7 +47,7 @@ def start(
 
     """
     for _ in range(_ATTEMPTS):
-        clear_leftovers(place, state, waits=waits)
+        clear_leftovers(place, state, timeouts=timeouts)
         server = processes.find(place.data, state.name)
         if server is not None:
             pid = server.pid
@@ -51,14 +57,14 @@ def start(
             write_settings(place, account, port=state.port or 0, settings=settings)
             command = server_command(place, state, binaries)
             pid = processes.launch(command, account, lock=place.running_lock, output=place.output)
-        if _becomes_ready(place, state, pid, waits=waits):
+        if _becomes_ready(place, state, pid, timeouts=timeouts):
             return
         if processes.find(place.data, state.name) is None and _is_free(state.port):
             break
     raise EmbeddedError(f"the embedded PostgreSQL does not start: {_last_words(place)}")
 
 
-def stop(place: Place, state: State, mode: StopMode, *, waits: EmbeddedWaits) -> None:
+def stop(place: Place, state: State, mode: StopMode, *, timeouts: EmbeddedTimeouts) -> None:
     """Stop the server if it runs, and wait until its last process ended.
 
     Raises:
@@ -70,21 +76,23 @@ def stop(place: Place, state: State, mode: StopMode, *, waits: EmbeddedWaits) ->
         return
     with suppress(ProcessLookupError):
         os.kill(server.pid, _SIGNALS[mode])
-    deadline = time.monotonic() + waits.stop
+    deadline = time.monotonic() + timeouts.stop
     while processes.find(place.data, state.name) is not None or processes.any_alive(place.running_lock):
         if time.monotonic() >= deadline:
-            raise EmbeddedError(f"the embedded PostgreSQL (process {server.pid}) did not stop within {waits.stop:g} s")
-        time.sleep(waits.poll)
+            raise EmbeddedError(
+                f"the embedded PostgreSQL (process {server.pid}) did not stop within {timeouts.stop:g} s"
+            )
+        time.sleep(timeouts.poll)
 
 
-def clear_leftovers(place: Place, state: State, *, waits: EmbeddedWaits) -> None:
+def clear_leftovers(place: Place, state: State, *, timeouts: EmbeddedTimeouts) -> None:
     """See that no process of a killed server lives, then take away the process number it left; leave a living one be.
 
     Raises:
         EmbeddedError: some process goes on using the data, and isn't one that we can see.
 
     """
-    if _all_gone(place, state, waits=waits, within=waits.leftovers):
+    if _all_gone(place, state, timeouts=timeouts, within=timeouts.leftovers):
         # The number may be another process's by now, and Postgres would take that for a server.
         (place.data / "postmaster.pid").unlink(missing_ok=True)
         return
@@ -93,13 +101,13 @@ def clear_leftovers(place: Place, state: State, *, waits: EmbeddedWaits) -> None
     for pid in processes.leftovers(place.data, state.name):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if _all_gone(place, state, waits=waits, within=max(waits.leftovers, _AFTER_KILL_SECONDS)):
+    if _all_gone(place, state, timeouts=timeouts, within=max(timeouts.leftovers, _AFTER_KILL_SECONDS)):
         (place.data / "postmaster.pid").unlink(missing_ok=True)
     elif processes.find(place.data, state.name) is None:
         raise EmbeddedError(f"processes of another server or container still use {place.data}")
 
 
-def _all_gone(place: Place, state: State, *, waits: EmbeddedWaits, within: float) -> bool:
+def _all_gone(place: Place, state: State, *, timeouts: EmbeddedTimeouts, within: float) -> bool:
     """Wait for the processes of a server without a postmaster to end; False if they don't, or a postmaster shows up."""
     deadline = time.monotonic() + within
     while processes.find(place.data, state.name) is None:
@@ -107,21 +115,21 @@ def _all_gone(place: Place, state: State, *, waits: EmbeddedWaits, within: float
             return True
         if time.monotonic() >= deadline:
             return False
-        time.sleep(waits.poll)
+        time.sleep(timeouts.poll)
     return False
 
 
-def _becomes_ready(place: Place, state: State, pid: int, *, waits: EmbeddedWaits) -> bool:
-    deadline = time.monotonic() + waits.start
+def _becomes_ready(place: Place, state: State, pid: int, *, timeouts: EmbeddedTimeouts) -> bool:
+    deadline = time.monotonic() + timeouts.start
     while time.monotonic() < deadline:
         server = processes.find(place.data, state.name)
         if server is not None and server.ready:
             return True
         if server is None and not processes.is_alive(pid):
             return False
-        time.sleep(waits.poll)
+        time.sleep(timeouts.poll)
     raise EmbeddedError(
-        f"the embedded PostgreSQL is still starting after {waits.start:g} s; see {place.log}, or try again"
+        f"the embedded PostgreSQL is still starting after {timeouts.start:g} s; see {place.log}, or try again"
     )
 
 

@@ -110,7 +110,7 @@ def run(command: Sequence[str], account: Account, *, timeout: float, keep: int, 
         command: the command and its arguments.
         account: whom to run it as.
         timeout: seconds after which it is ended.
-        keep: a locked descriptor that it inherits: were we killed, our successor waits for it to end.
+        keep: a locked descriptor that it inherits: were we killed, our successor timeouts for it to end.
         stdin: what it reads.
 
     Returns:

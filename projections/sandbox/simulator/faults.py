@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import grpc
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 
 
 class FaultKind(StrEnum):
@@ -80,13 +80,13 @@ class Fault:
         """Read ``KIND[=VALUE][@AFTER_EVENTS][xTIMES]``; VALUE is a wait (``2s``, ``250ms``) or a count.
 
         Raises:
-            ConfigurationError: the text is nothing of the kind.
+            UsageError: the text is nothing of the kind.
 
         """
         match = _SHAPE.fullmatch(text)
         kinds = set(map(str, FaultKind))
         if match is None or match[1] not in kinds:
-            raise ConfigurationError(
+            raise UsageError(
                 f"fault {text!r}: expected KIND[=VALUE][@AFTER_EVENTS][xTIMES] with KIND one of {', '.join(FaultKind)}"
             )
         kind, value, unit = FaultKind(match[1]), match[2], match[3]
@@ -99,9 +99,7 @@ class Fault:
             return cls(kind, after, times, retry_after=int(value))
         if kind in _TAKES_A_COUNT and unit is None:
             return cls(kind, after, times, count=int(value))
-        raise ConfigurationError(
-            f"fault {text!r}: only resource-exhausted takes a wait (2s or 250ms), and duplicates a count"
-        )
+        raise UsageError(f"fault {text!r}: only resource-exhausted takes a wait (2s or 250ms), and duplicates a count")
 
     @property
     def least(self) -> int:

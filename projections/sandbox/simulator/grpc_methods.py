@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from eventstore import ulid
 from eventstore.contracts import Contract
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.sandbox.simulator import request_status_answer
 from projections.sandbox.simulator.call_context import Shared
 from projections.sandbox.simulator.calls import Call, CallError
@@ -32,7 +32,7 @@ def bind(server: grpc.aio.Server, settings: SimulatorSettings) -> int:
     """Give the server its port, and return the number.
 
     Raises:
-        ConfigurationError: the port is taken, or certificate and key are no pair.
+        UsageError: the port is taken, or certificate and key are no pair.
 
     """
     address, tls = f"127.0.0.1:{settings.port}", settings.tls
@@ -45,10 +45,10 @@ def bind(server: grpc.aio.Server, settings: SimulatorSettings) -> int:
         )
         return server.add_secure_port(address, credentials)
     except OSError as error:
-        raise ConfigurationError(f"can't serve on port {settings.port}: {error.strerror}") from error
+        raise UsageError(f"can't serve on port {settings.port}: {error.strerror}") from error
     except RuntimeError as error:
         reason = "gRPC can't bind it" if tls is None else "gRPC can't bind it, or certificate and key are no pair"
-        raise ConfigurationError(f"can't serve on port {settings.port}: {reason}") from error
+        raise UsageError(f"can't serve on port {settings.port}: {reason}") from error
 
 
 def _probe(port: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from eventstore.contracts import Contract
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 
 ALL_CONTRACTS = frozenset(Contract)
 
@@ -39,7 +39,7 @@ class SimulatorSettings:
         now: the clock by which cursors grow old, in seconds since 1970.
 
     Raises:
-        ConfigurationError: a value lies outside its limits.
+        UsageError: a value lies outside its limits.
 
     """
 
@@ -56,12 +56,12 @@ class SimulatorSettings:
 
     def __post_init__(self) -> None:
         if not self.contracts:
-            raise ConfigurationError("at least one contract has to be served")
+            raise UsageError("at least one contract has to be served")
         if not 0 <= self.port <= 65_535:
-            raise ConfigurationError("a port is a number from 0 to 65535")
+            raise UsageError("a port is a number from 0 to 65535")
         if self.prefix and (not self.prefix.startswith("/") or self.prefix.endswith("/")):
-            raise ConfigurationError("a path prefix begins with / and does not end with it")
+            raise UsageError("a path prefix begins with / and does not end with it")
         if not (0 < self.keep_alive < math.inf and 0 < self.replay_window < math.inf):
-            raise ConfigurationError("the keep-alive interval and the replay window are numbers greater than 0")
+            raise UsageError("the keep-alive interval and the replay window are numbers greater than 0")
         if self.rate is not None and not 0 < self.rate < math.inf:
-            raise ConfigurationError("the rate is a number greater than 0: events a second")
+            raise UsageError("the rate is a number greater than 0: events a second")

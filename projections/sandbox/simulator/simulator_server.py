@@ -83,7 +83,7 @@ class Simulator:
         """Begin to serve.
 
         Raises:
-            ConfigurationError: the port is taken, or certificate and key are no pair.
+            UsageError: the port is taken, or certificate and key are no pair.
 
         """
         # Without SO_REUSEPORT two simulators on one port are an error, not a coin toss for each call.

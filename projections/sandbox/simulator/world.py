@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventstore.errors import ConfigurationError
+from eventstore.errors import UsageError
 from projections.sandbox.simulator.story import tell
 from projections.sandbox.simulator.world_model import Happening
 
@@ -23,7 +23,7 @@ class World:
         polls: the share of requests that carry a poll, 0 to 1.
 
     Raises:
-        ConfigurationError: a value lies outside its limits.
+        UsageError: a value lies outside its limits.
 
     """
 
@@ -34,11 +34,11 @@ class World:
 
     def __post_init__(self) -> None:
         if self.recipients < 0:
-            raise ConfigurationError("the number of recipients can't be negative")
+            raise UsageError("the number of recipients can't be negative")
         if not 1 <= self.recipients_per_request <= MOST_RECIPIENTS:
-            raise ConfigurationError(f"a request has 1 to {MOST_RECIPIENTS:,} recipients")
+            raise UsageError(f"a request has 1 to {MOST_RECIPIENTS:,} recipients")
         if not 0 <= self.polls <= 1:
-            raise ConfigurationError("the share of requests with a poll lies between 0 and 1")
+            raise UsageError("the share of requests with a poll lies between 0 and 1")
 
     def happenings(self) -> list[Happening]:
         """Return what happens, in the order in which it happens."""

@@ -15,13 +15,8 @@ from projections.errors import HandleTooSlow
 
 LOCKS_SHARE = 0.5
 """Of the budget, for any one lock: so a wait for a lock is never taken for a slow event."""
-SHRINK_SLOW = 100
-SHRINK_FAILED = 2
-"""By how much a window is shortened. Each slow attempt costs the whole budget, so few of them must do."""
 RETRY_SLOW = 4
 """Budgets between attempts at an event that was blamed: in between, ``skip`` and ``pause`` get the checkpoint."""
-GROW_BELOW = 0.25
-"""Of the budget: a window that took longer is long enough."""
 
 
 def milliseconds(seconds: float) -> str:
@@ -51,13 +46,3 @@ def is_too_slow(error: BaseException, seconds: float, budget: float) -> bool:
 def is_others_doing(error: BaseException) -> bool:
     """Tell whether others ended a fold, by a lock or by cancelling it; a shorter window would not help."""
     return isinstance(error, errors.QueryCanceled | errors.LockNotAvailable)
-
-
-def shorter(positions: int, *, too_slow: bool) -> int:
-    """Return how many positions to fold next when a window of so many failed."""
-    return max(positions // (SHRINK_SLOW if too_slow else SHRINK_FAILED), 1)
-
-
-def longer(positions: int, most: int, seconds: float, budget: float) -> int:
-    """Return how many positions to fold next when a window was folded in so many seconds."""
-    return min(positions * 2, most) if seconds < budget * GROW_BELOW else min(positions, most)

@@ -74,7 +74,9 @@ class AtOnce:
             read_under_lock=checkpoint.read_under_lock(name, skipped=VARIABLES["skipped"], head="projections_head"),
             handled=query(select(window.events.c.position)),
             fold="\n".join(step(statement) for statement in projection.fold(window)),
-            move=checkpoint.move(name, VARIABLES["lo"], VARIABLES["hi"]),
+            move=checkpoint.move(
+                sql.Literal(projection.name), sql.SQL(VARIABLES["lo"]), sql.SQL(VARIABLES["hi"])
+            ).as_string(),
             quote=f"$fold_{secrets.token_hex(8)}$",  # in no literal of a statement
         )
         self._tried: AsyncConnection[Any] | None = None

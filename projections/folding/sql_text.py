@@ -21,7 +21,11 @@ _RAW_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no
 _FOLD_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _STEP_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
-VARIABLES = {"lo": "projections_lo", "hi": "projections_hi", "skipped": "projections_skipped"}
+VARIABLES: Mapping[str, LiteralString] = {
+    "lo": "projections_lo",
+    "hi": "projections_hi",
+    "skipped": "projections_skipped",
+}
 """What changes from window to window, and the variable of a function that has it; no column is called so."""
 
 Schemas: TypeAlias = Mapping[str, str]

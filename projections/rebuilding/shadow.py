@@ -19,17 +19,17 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
 from eventstore.appending.append_lock import lock_key
-from eventstore.errors import describe
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
-from projections.errors import CannotFold, ProjectionsError, RebuildLost, describe_theirs, may_be_an_events
+from projections.errors import CannotFold, ProjectionsError, RebuildLost
 from projections.folding import fold_budget
 from projections.folding.python_projection import Told
 from projections.folding.sql_text import ddl
 from projections.folding.table_copies import plain_copy
+from projections.folding.whole_window import hi_if_whole
 from projections.folding.window_fold import fold_of
+from projections.folding.window_size import Cause, WindowFailure, WindowSize
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.rebuilding.fingerprint import fingerprint
-from projections.running import checkpoint
 from projections.settings import FOLD_TIMEOUT
 
 SHADOW_SCHEMA = "projections_shadow"
@@ -49,13 +49,10 @@ _LEFT = sql.SQL("SELECT run, version, fingerprint, position FROM {} WHERE projec
 _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POSITIONS)
 _FORGET = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _HOLD = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
-# A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
 _MOVE = sql.SQL(
-    "UPDATE {} SET position = CASE WHEN"
-    " (SELECT count(*) FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s) = %(events)s"
-    " THEN %(hi)s END WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s"
+    "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s"
     " RETURNING set_config('statement_timeout', %(timeout)s, true)"
-).format(_POSITIONS)
+).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")))
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
 _MARKED = (
@@ -104,7 +101,6 @@ class Shadow:
         self._mark = f"projections: shadow of {projection.name}"
         self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
         self._budget = fold_timeout
-        self._slow_event: int | None = None
 
     async def begin(self) -> None:
         """Make the tables anew, empty; whatever was left of an earlier shadow goes.
@@ -199,9 +195,9 @@ class Shadow:
             psycopg.OperationalError: the database failed, or the connection.
 
         """
-        size = window
+        size = WindowSize(window, self._budget, "PROJECTIONS_REBUILD_FOLD_TIMEOUT")
         while self.position < up_to:
-            hi = min(self.position + size, up_to)
+            hi = min(self.position + size.positions, up_to)
             began = monotonic()
             try:
                 async with self._conn.transaction():
@@ -212,9 +208,11 @@ class Shadow:
             except Exception as error:  # a fold written in Python may raise anything
                 if self._conn.broken or self._conn.closed:
                     raise
-                size = await self._shortened(hi, error, monotonic() - began)
-                continue
-            size = fold_budget.longer(size, window, monotonic() - began, self._budget)
+                failure = await size.failed(self._conn, self.position, hi, error, monotonic() - began)
+                if failure.cause in (Cause.WINDOW_TOO_LONG, Cause.SLOW_ONCE):
+                    continue
+                raise CannotFold(self._explain(failure)) from error
+            size.succeeded(monotonic() - began)
             if told is not None:
                 told(hi)
 
@@ -251,7 +249,7 @@ class Shadow:
 
     async def _fold_window(self, hi: int, told: Told | None) -> None:
         lo = self.position
-        move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi, "events": hi - lo}
+        move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi}
         move["timeout"] = fold_budget.milliseconds(self._budget)
         moved = await self._conn.execute(_MOVE, move)
         if moved.rowcount != 1:
@@ -259,29 +257,14 @@ class Shadow:
         await self._fold.run(self._conn, lo, hi, self.skipped, told)
         await self._note(hi)
 
-    async def _shortened(self, hi: int, error: Exception, seconds: float) -> int:
-        """Return the size of the next window after one failed; when it was of one event, raises what is wrong."""
-        lo = self.position
-        too_slow = fold_budget.is_too_slow(error, seconds, self._budget)
-        if (gap := await checkpoint.missing(self._conn, lo, hi)) is not None:
-            raise CannotFold(f"{self.projection.name}: positions {gap[0]}..{gap[1]} missing") from error
-        if hi - lo > 1 and (too_slow or not fold_budget.is_others_doing(error)):
-            return fold_budget.shorter(hi - lo, too_slow=too_slow)
-        if too_slow and self._slow_event != hi:
-            self._slow_event = hi
-            return 1
-        if not too_slow and not may_be_an_events(error):
-            said = f"{self.projection.name}: behind position {lo}: {describe_theirs(error)}"
-            raise CannotFold(said) from error
-        query = "SELECT event_id FROM eventstore.events WHERE position = %s"
-        event_id = await fetch_value(self._conn, query, [hi]) or "?"
-        what = describe(error)
-        if too_slow:
-            what = f"it took longer to fold than {self._budget:g} s, twice (PROJECTIONS_REBUILD_FOLD_TIMEOUT)"
-        raise CannotFold(
-            f"{self.projection.name}: event {event_id} at position {hi}: {what};"
-            f" mend the projection, or projections skip {self.projection.name} --event-id {event_id} --why '…'"
-        ) from error
+    def _explain(self, failure: WindowFailure) -> str:
+        name = self.projection.name
+        if failure.event_id is None:
+            return f"{name}: {failure.message}"
+        return (
+            f"{name}: {failure.message}; fix the projection, or run projections skip {name}"
+            f" --event-id {failure.event_id} --why '…'"
+        )
 
     async def _is_whole(self, run: int, position: int) -> bool:
         noted = await fetch_row(self._conn, _NOTED, [run])

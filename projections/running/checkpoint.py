@@ -13,9 +13,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, LiteralString, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
+from projections.folding.whole_window import hi_if_whole
 
 
 class State(StrEnum):
@@ -80,18 +81,13 @@ _TAKE_RUNNING: LiteralString = (
     f"SELECT position INTO {{lo}}{_FROM}{{name}}"
     " AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
 )
-# A window that lacks a position gets no new one here, which the column refuses: so nothing of it is committed.
-_MOVE: LiteralString = (
-    "UPDATE projections.checkpoints SET position = CASE WHEN"
-    " (SELECT count(*) FROM eventstore.events WHERE position > {lo} AND position <= {hi}) = {hi} - {lo}"
-    " THEN {hi} END, state = 'running', last_error = NULL, last_error_at = NULL,"
-    " failures = 0, retry_at = NULL, windows = windows + 1, events = events + {hi} - {lo},"
+_MOVE = sql.SQL(
+    "UPDATE projections.checkpoints SET position = {position}, state = 'running', last_error = NULL,"
+    " last_error_at = NULL, failures = 0, retry_at = NULL, windows = windows + 1, events = events + {hi} - {lo},"
     " folded_at = clock_timestamp(),"
     " fold_seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())"
     " WHERE name = {name}"
 )
-MOVE: LiteralString = _MOVE.format(name="%(name)s", lo="%(lo)s::bigint", hi="%(hi)s::bigint")
-"""Moves a checkpoint from lo to hi, which is greater."""
 _FAIL = (
     "UPDATE projections.checkpoints SET state = 'failed', last_error = %(error)s, last_error_at = clock_timestamp(),"
     " failures = failures + 1, retry_at = clock_timestamp() + %(wait)s"
@@ -119,12 +115,6 @@ _OWE = (
 _OWING = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL AND name = ANY(%s) ORDER BY name"
 _FORGET_SKIPS = "DELETE FROM projections.skips WHERE name = %s AND version < %s"
 _SKIPS = "SELECT event_id FROM projections.skips WHERE name = %s AND version = %s ORDER BY 1"
-_MISSING = (
-    "SELECT previous + 1, position - 1 FROM"
-    " (SELECT position, lag(position, 1, %(lo)s::bigint) OVER (ORDER BY position) AS previous FROM"
-    " (SELECT position FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
-    " UNION ALL SELECT %(hi)s::bigint + 1) AS there) AS gaps WHERE position > previous + 1 ORDER BY 1 LIMIT 1"
-)
 
 
 def take_running(name: str, version: int, *, lo: str) -> str:
@@ -151,9 +141,13 @@ def read_under_lock(name: str, *, skipped: str, head: str) -> str:
     return f"SELECT {_SKIPPED}, {_HEAD} INTO {skipped}, {head}{_FROM}{name}"
 
 
-def move(name: str, lo: str, hi: str) -> str:
-    """Return what moves a checkpoint, as a statement of PL/pgSQL; the bounds are its variables."""
-    return _MOVE.format(name=name, lo=lo, hi=hi)
+def move(name: sql.Composable, lo: sql.Composable, hi: sql.Composable) -> sql.Composed:
+    """Return the statement that moves a checkpoint from ``lo`` to ``hi``, which is greater, if the window is whole."""
+    return _MOVE.format(name=name, lo=lo, hi=hi, position=hi_if_whole(lo, hi))
+
+
+MOVE = move(sql.Placeholder("name"), sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")).as_bytes()
+"""The same, with parameters."""
 
 
 async def exists(conn: AsyncConnection[Any], name: str) -> bool:
@@ -221,12 +215,6 @@ async def owe_rebuild(conn: AsyncConnection[Any], affected: Sequence[str], known
 async def owing_rebuild(conn: AsyncConnection[Any], names: Sequence[str]) -> list[str]:
     """Return which of these projections were not rebuilt since."""
     return await fetch_column(conn, _OWING, [names])
-
-
-async def missing(conn: AsyncConnection[Any], lo: int, hi: int) -> tuple[int, int] | None:
-    """Return the first run of positions that no event has in lo < p <= hi, or None."""
-    row = await fetch_row(conn, _MISSING, {"lo": lo, "hi": hi})
-    return (row[0], row[1]) if row else None
 
 
 async def fail(conn: AsyncConnection[Any], name: str, version: int, position: int, error: str, wait: timedelta) -> None:

@@ -26,16 +26,15 @@ import structlog
 from psycopg import AsyncConnection
 
 from eventstore.backoff import Backoff
-from eventstore.errors import describe, storable
+from eventstore.errors import describe
 from eventstore.postgres.connection import connect
-from eventstore.postgres.queries import fetch_value
 from eventstore.postgres.session_settings import FOLDING
 from eventstore.waits import Waits
-from projections.errors import HandleFailed, describe_theirs, may_be_an_events
 from projections.folding import fold_budget
 from projections.folding.fold_function import AtOnce
 from projections.folding.python_projection import PythonProjection
 from projections.folding.window_fold import fold_of
+from projections.folding.window_size import Cause, WindowSize
 from projections.migrating.user_tables import not_migrated
 from projections.projection import Projection
 from projections.running import checkpoint
@@ -70,10 +69,8 @@ class _Failed(Exception):
 
     at: Checkpoint
     hi: int
-    error: str
-    by_event: bool
-    too_slow: bool
-    by_others: bool
+    error: Exception
+    seconds: float
 
 
 class Worker:
@@ -100,8 +97,7 @@ class Worker:
         self._is_usual = False
         self._waits = waits
         self._settings = settings
-        self._size = settings.batch_size
-        self._slow_event: int | None = None
+        self._window_size = WindowSize(settings.batch_size, settings.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT")
         self._told: str | None = None
         self._looked = False
         self._busy_since: float | None = None
@@ -205,13 +201,13 @@ class Worker:
         """Do what a step mostly comes to; None, and nothing done, when it is to be looked at."""
         began = monotonic()
         try:
-            taken = await at_once.fold(conn, self._size)
+            taken = await at_once.fold(conn, self._window_size.positions)
         except psycopg.Error as error:
             if conn.broken or conn.closed:
                 raise
             await conn.rollback()
             if fold_budget.is_too_slow(error, monotonic() - began, self._settings.fold_timeout):
-                self._size = fold_budget.shorter(self._size, too_slow=True)
+                self._window_size.shrink(self._window_size.positions, too_slow=True)
             return None
         if taken is None or taken.hi < taken.lo:
             return None
@@ -229,7 +225,7 @@ class Worker:
             return Step.STOPPED
         if first:
             self._say_progress("folding", at.position, at.head)
-        hi = min(at.position + self._size, at.head)
+        hi = min(at.position + self._window_size.positions, at.head)
         if hi <= at.position:
             await conn.rollback()
             return Step.AT_HEAD
@@ -240,8 +236,7 @@ class Worker:
     def _folded(self, hi: int, head: int, seconds: float) -> Step:
         self.position = hi
         self.windows += 1
-        self._size = fold_budget.longer(self._size, self._settings.batch_size, seconds, self._settings.fold_timeout)
-        self._slow_event = None
+        self._window_size.succeeded(seconds)
         self._told = None
         # At the head nothing is said about each window: that is the normal state.
         if hi < head and monotonic() - self._said_at >= PROGRESS_SECONDS:
@@ -308,28 +303,20 @@ class Worker:
                 conn.broken or conn.closed or (error.sqlstate or "").startswith(NOT_NOW)
             ):
                 raise
-            said = storable(str(error)) if isinstance(error, HandleFailed) else describe_theirs(error)
-            if too_slow := fold_budget.is_too_slow(error, monotonic() - began, self._settings.fold_timeout):
-                said = f"it took longer to fold than {self._settings.fold_timeout:g} s (PROJECTIONS_FOLD_TIMEOUT)"
-            by_event = too_slow or may_be_an_events(error)
-            by_others = not too_slow and fold_budget.is_others_doing(error)
-            raise _Failed(at, hi, said, by_event, too_slow, by_others) from error
+            raise _Failed(at, hi, error, monotonic() - began) from error
 
     async def _note_failure(self, conn: AsyncConnection[Any], failed: _Failed) -> Step:
-        lo, hi = failed.at.position, failed.hi
-        if (gap := await checkpoint.missing(conn, lo, hi)) is not None:
-            return await self._stop(conn, failed.at, f"positions {gap[0]}..{gap[1]} missing")
-        if hi - lo > 1 and not failed.by_others:
-            self._size = fold_budget.shorter(hi - lo, too_slow=failed.too_slow)
+        failure = await self._window_size.failed(conn, failed.at.position, failed.hi, failed.error, failed.seconds)
+        if failure.cause is Cause.WINDOW_TOO_LONG:
             return Step.FOLDED
-        if failed.too_slow and self._slow_event != hi:
-            self._size, self._slow_event = 1, hi
-            return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}; trying it once more")
-        if not failed.by_event:
-            return await self._stop(conn, failed.at, f"behind position {lo}: {failed.error}")
-        event_id = await fetch_value(conn, "SELECT event_id FROM eventstore.events WHERE position = %s", [hi]) or "?"
-        at_least = self._settings.fold_timeout * fold_budget.RETRY_SLOW if failed.too_slow else 0.0
-        return await self._stop(conn, failed.at, f"event {event_id} at position {hi}: {failed.error}", at_least)
+        if failure.cause is Cause.SLOW_ONCE:
+            return await self._stop(conn, failed.at, f"{failure.message}; retrying once")
+        at_least = (
+            self._settings.fold_timeout * fold_budget.RETRY_SLOW
+            if failure.cause is Cause.EVENT and failure.too_slow
+            else 0.0
+        )
+        return await self._stop(conn, failed.at, failure.message, at_least)
 
     async def _stop(self, conn: AsyncConnection[Any], at: Checkpoint, error: str, at_least: float = 0.0) -> Step:
         backoff = Backoff(self._settings.retry_first, self._settings.retry_cap)

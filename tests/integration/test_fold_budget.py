@@ -18,6 +18,7 @@ from projections.errors import CannotFold, HandleTooSlow
 from projections.folding import fold_budget
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
 from projections.folding.sql_text import DIALECT
+from projections.folding.window_size import WindowSize
 from projections.projection import Projection, Window
 from projections.running import control
 from projections.running.worker import Step, Worker
@@ -109,7 +110,7 @@ async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_
         assert now.wait is not None
         assert now.wait >= timedelta(seconds=4), "meanwhile skip and pause get the checkpoint"
         assert error == (
-            f"event {slow.event_id} at position 8: it took longer to fold than 1 s (PROJECTIONS_FOLD_TIMEOUT)"
+            f"event {slow.event_id} at position 8: folding took longer than 1 s (PROJECTIONS_FOLD_TIMEOUT), twice"
         )
         await control.skip(conn, projection.name, slow.event_id, "it takes for ever", 1)
         assert await fold(one, own) is Step.AT_HEAD
@@ -126,9 +127,7 @@ async def test_an_event_that_takes_too_long_once_is_tried_again_before_it_is_nam
     async with connected(one) as own:
         assert await fold(one, own) is Step.STOPPED
         said = (await stand(conn, "slow")).last_error
-        assert said == (
-            "behind position 0: it took longer to fold than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); trying it once more"
-        )
+        assert said == ("after position 0: folding took longer than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); retrying once")
 
 
 async def test_an_event_of_the_usual_one_message_window_that_takes_too_long_is_named_too(
@@ -141,7 +140,7 @@ async def test_an_event_of_the_usual_one_message_window_that_takes_too_long_is_n
             assert await fold(one, own) is Step.AT_HEAD
         await append(conn, told(ppnum=SLOW))
         error = await until_named(one, own, conn, "slow")
-    assert "at position 4: it took longer" in error
+    assert "at position 4: folding took longer" in error
 
 
 async def test_a_lock_that_others_hold_is_no_events_fault(database_url: str, conn: AsyncConnection) -> None:
@@ -155,7 +154,7 @@ async def test_a_lock_that_others_hold_is_no_events_fault(database_url: str, con
                 await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
                 assert await one.step(own) is Step.STOPPED
                 said = (await stand(conn, "slow")).last_error
-                assert said == "behind position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
+                assert said == "after position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         assert await fold(one, own) is Step.AT_HEAD
 
@@ -178,7 +177,7 @@ async def test_a_statement_that_somebody_cancels_is_no_events_fault(database_url
             await store.until(cancelled, "that it sleeps, and is cancelled")
             assert await step is Step.STOPPED
             said = (await stand(conn, "slow")).last_error
-            assert said == "behind position 0: canceling statement due to user request (SQLSTATE 57014)"
+            assert said == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
 
 
 async def test_an_event_that_took_too_long_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:
@@ -187,7 +186,7 @@ async def test_an_event_that_took_too_long_only_once_is_folded(database_url: str
     async with connected(one) as own:
         await conn.execute("ALTER TABLE public.seen ADD CONSTRAINT slowly CHECK (length(pg_sleep(600)::text) >= 0)")
         assert await fold(one, own) is Step.STOPPED
-        assert "trying it once more" in str((await stand(conn, "slow")).last_error)
+        assert "retrying once" in str((await stand(conn, "slow")).last_error)
         await conn.execute("ALTER TABLE public.seen DROP CONSTRAINT slowly")
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         assert await fold(one, own) is Step.AT_HEAD
@@ -207,8 +206,8 @@ async def test_a_rebuild_and_a_verification_name_an_event_that_takes_too_long(
         with pytest.raises(CannotFold) as caught:
             await work(database_url, one, fold_timeout=1.0)
         assert str(caught.value).startswith(
-            f"{one.name}: event {slow.event_id} at position 6: it took longer to fold than 1 s, twice"
-            " (PROJECTIONS_REBUILD_FOLD_TIMEOUT); mend the projection, or projections skip"
+            f"{one.name}: event {slow.event_id} at position 6: folding took longer than 1 s"
+            " (PROJECTIONS_REBUILD_FOLD_TIMEOUT), twice; fix the projection, or run projections skip"
         )
     await conn.execute("UPDATE projections.checkpoints SET position = 5")
     await control.skip(conn, one.name, slow.event_id, "it takes for ever", 1)
@@ -235,9 +234,20 @@ def test_only_the_budget_itself_makes_a_fold_too_slow(error: Exception, seconds:
 
 
 def test_windows_shrink_fast_when_slow_and_grow_only_while_they_are_quick() -> None:
-    assert fold_budget.shorter(10_000, too_slow=True) == 100
-    assert fold_budget.shorter(10_000, too_slow=False) == 5_000
-    assert fold_budget.shorter(3, too_slow=True) == fold_budget.shorter(1, too_slow=False) == 1
-    assert fold_budget.longer(100, 10_000, seconds=1.0, budget=10.0) == 200
-    assert fold_budget.longer(100, 10_000, seconds=2.5, budget=10.0) == 100
-    assert fold_budget.longer(100, 150, seconds=0.0, budget=10.0) == 150
+    def shrunk(positions: int, *, too_slow: bool) -> int:
+        size = WindowSize(10_000, 10.0, "SETTING")
+        size.shrink(positions, too_slow=too_slow)
+        return size.positions
+
+    def grown(positions: int, most: int, *, seconds: float, budget: float) -> int:
+        size = WindowSize(most, budget, "SETTING")
+        size.positions = positions
+        size.succeeded(seconds)
+        return size.positions
+
+    assert shrunk(10_000, too_slow=True) == 100
+    assert shrunk(10_000, too_slow=False) == 5_000
+    assert shrunk(3, too_slow=True) == shrunk(1, too_slow=False) == 1
+    assert grown(100, 10_000, seconds=1.0, budget=10.0) == 200
+    assert grown(100, 10_000, seconds=2.5, budget=10.0) == 100
+    assert grown(100, 150, seconds=0.0, budget=10.0) == 150

@@ -149,7 +149,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
     async with connected(one) as own:
         assert await fold(one, own) is Step.STOPPED
     said = (await stand(conn, "watched")).last_error
-    assert said == "behind position 0: no space left on device (SQLSTATE 53100)"
+    assert said == "after position 0: no space left on device (SQLSTATE 53100)"
 
     def full() -> None:
         with psycopg.connect(database_url) as session:

@@ -337,7 +337,7 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
             await slow.execute("LOCK TABLE public.watched IN SHARE MODE")
             assert await fold(one, own) is Step.STOPPED
         said = (await stand(conn, "watched")).last_error
-        assert said == "behind position 0: canceling statement due to statement timeout (SQLSTATE 57014)"
+        assert said == "after position 0: canceling statement due to statement timeout (SQLSTATE 57014)"
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ async def test_a_table_that_others_changed_names_no_event(
         await append(conn, told(), told())
         assert await fold(one, own) is Step.STOPPED
     error = (await stand(conn, "watched")).last_error or ""
-    assert error.startswith("behind position 1: ")
+    assert error.startswith("after position 1: ")
     assert error.endswith(said)
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
+from projections.folding.window_size import WindowSize
 from projections.migrating.metadata import READ_MODELS
 from projections.running.worker import Step, Worker
 from tests import folding, oracle, store, stories
@@ -68,7 +69,7 @@ class Engine:
     async def _fold(self, batch_size: int) -> None:
         for worker, conn in self.workers:
             worker._settings = folding.SETTINGS.model_copy(update={"batch_size": batch_size})
-            worker._size = batch_size
+            worker._window_size = WindowSize(batch_size, folding.SETTINGS.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT")
             assert await folding.fold(worker, conn) is Step.AT_HEAD
 
 

@@ -1,0 +1,118 @@
+"""How many positions the next window has, and which event made a window fail.
+
+Invariants. A window that fails is folded again in shorter windows, so everything before the event that can't be folded
+is folded, and in the end the window is that one event and the error names it. An event that takes too long is blamed
+only when that happens twice in a row: the first time, the machine may have stood still. Two kinds of failure shorten
+nothing: missing positions, and what other sessions did (they held a lock or cancelled the statement).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.errors import storable
+from eventstore.postgres.queries import fetch_value
+from projections.errors import HandleFailed, describe_theirs, may_be_an_events
+from projections.folding import fold_budget
+from projections.folding.whole_window import find_missing_positions
+
+SHRINK_SLOW = 100
+SHRINK_FAILED = 2
+"""A window is divided by one of these. Each slow attempt costs the whole time budget, so there must be few of them."""
+GROW_BELOW = 0.25
+"""Share of the time budget: a window that took longer is long enough."""
+
+_EVENT_AT = "SELECT event_id FROM eventstore.events WHERE position = %s"
+
+
+class Cause(Enum):
+    """Why a window failed, and so what to do next."""
+
+    WINDOW_TOO_LONG = auto()  # more than one event: fold the next, shorter window
+    SLOW_ONCE = auto()  # one event took too long: try it once more
+    EVENT = auto()  # this event can't be folded
+    MISSING_POSITIONS = auto()
+    NOT_AN_EVENT = auto()  # the database, the statement, or other sessions
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFailure:
+    """What a failed window came to.
+
+    ``message`` is for people and carries no row values. ``event_id`` is set if the cause is ``EVENT``. ``too_slow``
+    says whether the time budget ended the fold.
+    """
+
+    cause: Cause
+    message: str
+    event_id: str | None = None
+    too_slow: bool = False
+
+
+class WindowSize:
+    """The size of the next window: shorter after a failure, longer again after success.
+
+    Args:
+        most: positions in a window, at the most.
+        budget: seconds that a statement of the fold may take, or ``handle`` for one event.
+        budget_setting: the environment variable that sets the budget, for messages.
+
+    Attributes:
+        positions: how many positions the next window has.
+
+    """
+
+    def __init__(self, most: int, budget: float, budget_setting: str) -> None:
+        self.positions = most
+        self._most = most
+        self._budget = budget
+        self._budget_setting = budget_setting
+        self._slow_event_at: int | None = None
+
+    def succeeded(self, seconds: float) -> None:
+        """Grow after a window that was folded in so many seconds."""
+        is_short = seconds < self._budget * GROW_BELOW
+        self.positions = min(self.positions * 2 if is_short else self.positions, self._most)
+        self._slow_event_at = None
+
+    def shrink(self, positions: int, *, too_slow: bool) -> None:
+        """Shrink after a window of so many positions failed."""
+        self.positions = max(positions // (SHRINK_SLOW if too_slow else SHRINK_FAILED), 1)
+
+    async def failed(
+        self, conn: AsyncConnection[Any], lo: int, hi: int, error: BaseException, seconds: float
+    ) -> WindowFailure:
+        """Find out why the window lo < p <= hi failed, and set the size of the next one.
+
+        Args:
+            conn: a connection whose failed transaction was rolled back.
+            lo: the position before the window.
+            hi: the window's last position.
+            error: what the fold raised.
+            seconds: how long the window took until then.
+
+        """
+        if (missing := await find_missing_positions(conn, lo, hi)) is not None:
+            return WindowFailure(Cause.MISSING_POSITIONS, f"positions {missing[0]}..{missing[1]} missing")
+        too_slow = fold_budget.is_too_slow(error, seconds, self._budget)
+        words = self._describe(error, too_slow=too_slow)
+        if hi - lo > 1 and (too_slow or not fold_budget.is_others_doing(error)):
+            self.shrink(hi - lo, too_slow=too_slow)
+            return WindowFailure(Cause.WINDOW_TOO_LONG, f"after position {lo}: {words}", too_slow=too_slow)
+        if too_slow and self._slow_event_at != hi:
+            self.positions, self._slow_event_at = 1, hi
+            return WindowFailure(Cause.SLOW_ONCE, f"after position {lo}: {words}", too_slow=True)
+        if not too_slow and not may_be_an_events(error):
+            return WindowFailure(Cause.NOT_AN_EVENT, f"after position {lo}: {words}")
+        event_id = await fetch_value(conn, _EVENT_AT, [hi]) or "?"
+        twice = ", twice" if too_slow else ""
+        return WindowFailure(Cause.EVENT, f"event {event_id} at position {hi}: {words}{twice}", event_id, too_slow)
+
+    def _describe(self, error: BaseException, *, too_slow: bool) -> str:
+        if too_slow:
+            return f"folding took longer than {self._budget:g} s ({self._budget_setting})"
+        return storable(str(error)) if isinstance(error, HandleFailed) else describe_theirs(error)

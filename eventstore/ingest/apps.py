@@ -20,7 +20,7 @@ from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
 from eventstore.ingest import cursor as cursors
 from eventstore.ingest.leader import raise_epoch
-from eventstore.ingest.resume import NextDial, next_dial
+from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import held, session_name, while_held
@@ -33,7 +33,7 @@ WITH RECURSIVE stored AS (
     UNION ALL
     SELECT (SELECT min(e.app) FROM eventstore.events AS e WHERE e.app > stored.app) FROM stored WHERE app IS NOT NULL)
 SELECT app, c.app IS NOT NULL AS has_cursor, c.contract, c.last_event_id, c.last_received_at,
-       coalesce(c.holes, '[]') AS holes, coalesce(c.epoch, 0) AS epoch, c.reset_to, c.reset_position, c.last_error,
+       coalesce(c.holes, '[]') AS gaps, coalesce(c.epoch, 0) AS epoch, c.reset_to, c.reset_position, c.last_error,
        (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = named.app) AS quarantined
 FROM (SELECT app FROM stored WHERE app IS NOT NULL UNION SELECT app FROM eventstore.cursors) AS named (app)
 LEFT JOIN eventstore.cursors AS c USING (app) ORDER BY app
@@ -60,7 +60,7 @@ class App:
     contract: str | None
     last_event_id: str | None
     last_received_at: datetime | None
-    holes: list[dict[str, Any]]
+    gaps: list[dict[str, Any]]
     epoch: int
     reset_to: str | None
     reset_position: int | None
@@ -73,7 +73,7 @@ class App:
         """What is saved of the stream."""
         contract = Contract(self.contract) if self.contract is not None else None
         return cursors.Cursor(
-            self.app, self.epoch, contract, self.last_event_id, self.holes, self.reset_to, self.reset_position
+            self.app, self.epoch, contract, self.last_event_id, self.gaps, self.reset_to, self.reset_position
         )
 
 
@@ -95,30 +95,24 @@ async def count_events(conn: AsyncConnection, app: str) -> int:
     return int(await fetch_value(conn, _COUNT, [app]) or 0)
 
 
-async def planned_dial(
+async def next_resume_point(
     conn: AsyncConnection, app: App, *, contract: Contract | None, since: str | None, waits: Waits
-) -> tuple[Contract, NextDial]:
-    """Return what a follower would send now, and under which contract.
+) -> tuple[Contract, ResumePoint]:
+    """Return what a follower would send if it connected now, and under which contract.
 
     Args:
         conn: a connection.
         app: the app.
-        contract: the configured one; None when it is found out or not known here.
-        since: a made-up ULID, as configured for first contact, or None.
+        contract: the configured one; None if it is not configured, or not known here.
+        since: the first contact's event_id, made up from the ``since`` setting, or None.
         waits: ``overlap`` counts.
 
     """
-    cursor = app.cursor
-    dialled = contract or cursor.contract or next(iter(Contract))
-    return dialled, await next_dial(
-        conn,
-        cursor,
-        await cursors.recent_events(conn, cursor),
-        contract=dialled,
-        since=since,
-        overlap=waits.as_timedelta(waits.overlap),
-        now=datetime.now(UTC),
-    )
+    cursor, history = app.cursor, StreamHistory()
+    contract = contract or cursor.contract or next(iter(Contract))
+    settings = ResumeSettings(contract, since, waits.as_timedelta(waits.overlap))
+    saved = await read_saved(conn, cursor, history)
+    return contract, choose_resume_point(saved, settings, history, datetime.now(UTC))
 
 
 async def refuse_followed(conn: AsyncConnection, app: str) -> None:

@@ -1,64 +1,75 @@
-"""Where a stream goes on: what is saved of it in Postgres, and which event_id is sent on the next dial."""
+"""Loads and saves an app's row of ``eventstore.cursors``; which event_id is sent is decided in ``ingest/resume.py``.
+
+Invariant. Every statement names the follower's epoch, so a follower that lost the app changes nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from eventstore import ulid
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost
-from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
-
-RECENT_EVENTS = 1_000
-CLOCK_SKEW = timedelta(minutes=5)
-CLOCK_ERROR = timedelta(days=1)
-"""How far this machine's clock may be behind, if everything stored says so."""
-AGREEING = 20
-"""So many stored events are believed whatever this machine's clock says."""
-REPLAY_WINDOW = timedelta(days=7) - timedelta(hours=1)
-"""How far back the first contact under ``pcs.external.v1`` goes: its replay window, less a margin."""
-SAFE_WINDOW = timedelta(days=7) - CLOCK_ERROR
-"""How far back the second attempt goes when the first was refused: this machine's clock may be behind."""
+from eventstore.postgres.queries import fetch_row
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """What is saved of an app's stream.
 
-    ``epoch`` is this follower's; ``contract`` is None until decided; ``last_event_id`` is the last ULID received, None
-    before the first; ``holes`` are gaps the upstream could not replay, oldest first. After a reset ``reset_position``
-    is the head of that moment: only events stored later say where the stream goes on; until then it begins again at
-    ``reset_to``, or where a first contact begins when that is None.
+    Attributes:
+        app: the app.
+        epoch: this follower's epoch.
+        contract: the contract that the upstream speaks; None until it is known.
+        last_event_id: the last event_id received that is a ULID, None before the first.
+        gaps: ranges of events that the upstream could not replay, oldest first (column ``holes``).
+        reset_to: after a reset, the event_id from which the stream starts again; None for first contact's.
+        reset_position: after a reset, the head of the log at that time: only events stored after it say where to
+            resume. None without a reset.
+
     """
 
     app: str
     epoch: int
     contract: Contract | None
     last_event_id: str | None
-    holes: list[dict[str, Any]]
+    gaps: list[dict[str, Any]]
     reset_to: str | None = None
     reset_position: int | None = None
+
+
+class Gap(NamedTuple):
+    """Events that the upstream can no longer replay: those after ``lower`` up to ``upper``.
+
+    Attributes:
+        lower: the event_id that was sent and refused; None for a stream without one.
+        upper: a made-up event_id, which is sent until an event after the gap is stored.
+        noticed_at: when the upstream said so.
+        detail: the upstream's words, redacted.
+
+    """
+
+    lower: str | None
+    upper: str
+    noticed_at: datetime
+    detail: str
 
 
 _LOAD = (
     "SELECT epoch, contract, last_event_id, holes, reset_to, reset_position"
     " FROM eventstore.cursors WHERE app = %s AND epoch = %s"
 )
-_HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
-_IS_STORED = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s AND event_id = %s)"
-_RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
 
 
 async def load(conn: AsyncConnection, app: str, epoch: int) -> Cursor:
     """Read an app's cursor.
 
     Raises:
-        LeadershipLost: the epoch isn't this follower's any more.
+        LeadershipLost: another follower has raised the epoch.
 
     """
     row = await fetch_row(conn, _LOAD, [app, epoch])
@@ -68,24 +79,8 @@ async def load(conn: AsyncConnection, app: str, epoch: int) -> Cursor:
     return Cursor(app, row[0], contract, row[2], list(row[3]), row[4], row[5])
 
 
-async def recent_events(conn: AsyncConnection, cursor: Cursor) -> list[str]:
-    """Return the app's last stored event_ids, newest first: those since the last hole or reset, if there was one."""
-    since = max(cursor.holes[-1].get("position", 0) if cursor.holes else 0, cursor.reset_position or 0)
-    return await fetch_column(conn, _RECENT, [cursor.app, since, RECENT_EVENTS])
-
-
-async def has_events(conn: AsyncConnection, app: str) -> bool:
-    """Tell whether any event of the app is stored."""
-    return bool(await fetch_value(conn, _HAS_EVENTS, [app]))
-
-
-async def is_cursor_stored(conn: AsyncConnection, cursor: Cursor) -> bool:
-    """Tell whether the last ULID received is that of a stored event of the app, which an upstream knows as well."""
-    return bool(await fetch_value(conn, _IS_STORED, [cursor.app, cursor.last_event_id]))
-
-
 async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: Contract) -> None:
-    """Keep which contract the upstream speaks."""
+    """Save which contract the upstream speaks."""
     await conn.execute(
         "UPDATE eventstore.cursors SET contract = %s WHERE app = %s AND epoch = %s", [contract.value, app, epoch]
     )
@@ -94,9 +89,9 @@ async def save_contract(conn: AsyncConnection, app: str, epoch: int, contract: C
 async def save_error(
     conn: AsyncConnection, app: str, epoch: int, error: str | None, *, keep_refusal: bool = False
 ) -> None:
-    """Keep what went wrong with the upstream, or that it is well again.
+    """Save the upstream's last error, or None once the stream works again.
 
-    An app with another error is not refused now, unless ``keep_refusal``: the attempt is still under way.
+    This ends a recorded refusal, except with ``keep_refusal``: then the next attempt is still under way.
     """
     await conn.execute(
         "UPDATE eventstore.cursors SET last_error = %(error)s,"
@@ -109,7 +104,7 @@ async def save_error(
 
 
 async def save_refusal(conn: AsyncConnection, app: str, epoch: int, error: str, retry_after: timedelta | None) -> None:
-    """Keep that the app is refused, since when, and when it is tried again (None for never)."""
+    """Save that the app is refused, since when, and when it is tried again (None for never)."""
     await conn.execute(
         "UPDATE eventstore.cursors SET last_error = %(error)s, last_error_at = clock_timestamp(),"
         " refused_at = coalesce(refused_at, clock_timestamp()), retry_at = clock_timestamp() + %(after)s::interval"
@@ -118,166 +113,45 @@ async def save_refusal(conn: AsyncConnection, app: str, epoch: int, error: str, 
     )
 
 
-async def save_hole(
-    conn: AsyncConnection,
-    cursor: Cursor,
-    sent: str | None,
-    overlap: timedelta,
-    detail: str,
-    *,
-    retry_at: str | None = None,
-    again: bool = False,
-) -> str:
-    """Record that the upstream can't replay from the cursor that was sent, and return the hole's upper end.
+async def save_gap(conn: AsyncConnection, cursor: Cursor, gap: Gap, *, extends_last: bool) -> str:
+    """Save that the upstream can't replay from the event_id that was sent; return the upper end of the gap.
 
-    The upper end is a made-up ULID a little before now; it is sent until an event is stored behind the hole. The
-    position of the head is kept with it: what counts as "behind the hole" must not hang on this machine's clock.
+    The head of the log is saved with it: which events are stored "after the gap" must not depend on this machine's
+    clock.
 
     Args:
         conn: the lease's connection.
         cursor: what is saved.
-        sent: the cursor that was refused.
-        overlap: how far before now the upper end lies.
-        detail: the upstream's words.
-        retry_at: a made-up ULID that is sent next, after a first contact was refused: the hole ends there.
-        again: whether it is the last hole that could not be replayed, once more: none is added.
+        gap: the new gap.
+        extends_last: the last recorded gap could not be replayed once more; so it is extended, and none is added.
 
     """
-    now = datetime.now(UTC)
-    upper = retry_at or ulid.first_at(now - overlap)
-    hole = {"lower": sent, "upper": upper, "noticed_at": now.isoformat(), "detail": detail}
-    kept: list[dict[str, Any]] = cursor.holes
-    if kept and (again or (sent is not None and kept[-1]["upper"] == sent)):
-        # Nothing came since the last hole, whose end is too old by now: it is the same hole, and longer.
-        before = str(kept[-1]["upper"])
-        if upper <= before:
-            return before
-        hole["lower"] = kept[-1]["lower"]
-        kept = kept[:-1]
+    upper, lower, kept = gap.upper, gap.lower, cursor.gaps
+    if kept and (extends_last or (lower is not None and kept[-1]["upper"] == lower)):
+        # Nothing was stored since the last gap, and its end is too old by now: it is the same gap, and longer.
+        last = kept[-1]
+        if upper <= str(last["upper"]):
+            return str(last["upper"])
+        lower, kept = last["lower"], kept[:-1]
+    saved = {"lower": lower, "upper": upper, "noticed_at": gap.noticed_at.isoformat(), "detail": gap.detail}
     await conn.execute(
         "UPDATE eventstore.cursors SET holes = %s::jsonb || (%s::jsonb || jsonb_build_object('position',"
         " (SELECT coalesce(max(position), 0) FROM eventstore.events))), reset_to = NULL, reset_position = NULL"
         " WHERE app = %s AND epoch = %s",
-        [Jsonb(kept), Jsonb(hole), cursor.app, cursor.epoch],
+        [Jsonb(kept), Jsonb(saved), cursor.app, cursor.epoch],
     )
     return upper
 
 
-async def shorten_hole(conn: AsyncConnection, cursor: Cursor, sent: str | None) -> None:
-    """Record that the upstream replays from a cursor inside the last hole: the hole ends there.
+async def shorten_last_gap(conn: AsyncConnection, cursor: Cursor, sent: str | None) -> None:
+    """Save that the upstream replays from an event_id inside the last gap: the gap ends there.
 
-    Nothing is left of the hole when the stream began before it.
+    If the stream started before the gap, the gap is removed.
     """
-    *others, hole = cursor.holes
-    if sent is not None and sent > (hole["lower"] or ""):
-        others.append({**hole, "upper": min(sent, hole["upper"])})
+    *others, last = cursor.gaps
+    if sent is not None and sent > (last["lower"] or ""):
+        others.append({**last, "upper": min(sent, last["upper"])})
     await conn.execute(
         "UPDATE eventstore.cursors SET holes = %s WHERE app = %s AND epoch = %s",
         [Jsonb(others), cursor.app, cursor.epoch],
     )
-
-
-def resume_at(
-    cursor: Cursor,
-    recent: list[str],
-    *,
-    contract: Contract,
-    beginning: str | None,
-    overlap: timedelta,
-    in_vain: int,
-    reached: str | None,
-    now: datetime,
-) -> str | None:
-    """Return the event_id to send on the next dial; None for a stream without a cursor.
-
-    Ids from the future are never sent, and none is reckoned from (:func:`believable`): one bogus id would make the
-    upstream pass over all that follows.
-
-    Args:
-        cursor: what is saved.
-        recent: the app's last stored event_ids, newest first (:func:`recent_events`).
-        contract: the one that is dialled.
-        beginning: what is sent while no stored event says where to go on (:func:`beginning_of`).
-        overlap: how far before the last ULID received the stream is taken up again: upstreams may bring events a
-            little out of order, and one that came late must not be passed over.
-        in_vain: how many dials in a row brought only what was known. The overlap may hold more than a dial brings: so
-            the stream is taken up where it was before the overlap, and then right behind what came last, until it
-            brings something new. Where what came last is not to be believed, right behind the greatest event stored,
-            then right behind the one stored last (upstreams may go by arrival, not by ULID), then with the overlap
-            again.
-        reached: the last ULID received when the stream was last taken up with the overlap; None when not known.
-        now: the time.
-
-    """
-    trusted = believable(recent, now)
-    horizon = _milliseconds(now + CLOCK_SKEW)
-    if not trusted:
-        if in_vain and cursor.last_event_id and ulid.milliseconds(cursor.last_event_id) <= horizon:
-            return cursor.last_event_id  # all that came is in quarantine
-        return beginning
-    horizon = max(horizon, ulid.milliseconds(max(trusted)))
-    last = (reached if in_vain == 1 else None) or cursor.last_event_id or trusted[0]
-    received = ulid.milliseconds(last)
-    if received > horizon:
-        if in_vain % 3:
-            return max(trusted) if in_vain % 3 == 1 else trusted[0]
-        received = ulid.milliseconds(max(trusted))
-    elif in_vain:
-        return last
-    latest = received - overlap // timedelta(milliseconds=1)
-    early_enough = [event_id for event_id in trusted if ulid.milliseconds(event_id) <= latest]
-    wanted = max(early_enough) if early_enough else min(trusted)
-    if contract is Contract.PCS_EXTERNAL_V1 and received <= horizon:
-        replayed_from = _milliseconds(now - REPLAY_WINDOW)
-        # Nothing was stored for so long, all that came being in quarantine: what is stored would be a hole for sure.
-        if ulid.milliseconds(wanted) < replayed_from < ulid.milliseconds(last) <= horizon:
-            return last
-    return wanted
-
-
-def believable(recent: list[str], now: datetime) -> list[str]:
-    """Return those of the stored ids that don't lie in the future, in their order.
-
-    That is judged by this machine's clock, with a skew. If that leaves none, the clock may be what is wrong: then ids
-    are believed that lie less than a day ahead, or that many others agree with.
-    """
-    for ahead in (CLOCK_SKEW, CLOCK_ERROR):
-        horizon = _milliseconds(now + ahead)
-        if trusted := [event_id for event_id in recent if ulid.milliseconds(event_id) <= horizon]:
-            return trusted
-    if len(recent) < AGREEING:
-        return []
-    median = sorted(recent)[len(recent) // 2]
-    return [event_id for event_id in recent if event_id <= median]
-
-
-def is_clock_behind(recent: list[str], now: datetime) -> bool:
-    """Tell whether everything stored lies in this machine's future, though it agrees with itself."""
-    horizon = _milliseconds(now + CLOCK_SKEW)
-    return bool(believable(recent, now)) and all(ulid.milliseconds(event_id) > horizon for event_id in recent)
-
-
-def first_contact(contract: Contract, since: str | None, now: datetime) -> str | None:
-    """Return the cursor of a stream of which nothing is stored: as wished, but no further back than can be replayed.
-
-    No window is known of ``chat.external``; without a wish, its streams begin with all there is (None).
-    """
-    if contract is Contract.CHAT_EXTERNAL:
-        return since
-    return max(since or "", ulid.first_at(now - REPLAY_WINDOW))
-
-
-def beginning_of(cursor: Cursor, first: str | None, *, anew: bool) -> str | None:
-    """Return what is sent while no stored event says where to go on: a hole's upper end, or the first contact's.
-
-    Args:
-        cursor: what is saved.
-        first: the first contact's cursor.
-        anew: whether first contact is made anew although a hole is recorded, because nothing at all is stored.
-
-    """
-    return cursor.holes[-1]["upper"] if cursor.holes and not anew else first
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)

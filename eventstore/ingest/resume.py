@@ -1,127 +1,268 @@
-"""Decides which event_id the next dial of an app sends, and says why."""
+"""Decides which event_id a follower sends when it connects: the upstream sends the events after it.
+
+The decision takes three steps:
+
+1. :func:`read_saved` reads what is saved: the cursor row and the app's last stored event_ids.
+2. The :class:`Situation` and the number of streams in a row without a new event choose an :class:`Attempt` from
+   :data:`ATTEMPTS`.
+3. The attempt names the event_id.
+
+Why several attempts: a stream is resumed a little before the last event_id received (the overlap), because upstreams
+may send events slightly out of order, and a late one must not be missed. But the overlap may hold more events than one
+stream brings before it is cut. So after a stream that brought only duplicates or quarantined messages, the next one
+resumes where the stream stood before the overlap, then after the last event_id received, until something new is stored.
+
+Invariants. An event_id that lies in the future is never sent (:mod:`eventstore.ingest.recent_events`). A made-up
+event_id is sent only at first contact, after a reset, and as the end of a gap.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
+from eventstore import ulid
 from eventstore.contracts import Contract
-from eventstore.ingest import cursor as cursors
 from eventstore.ingest.cursor import Cursor
+from eventstore.ingest.first_contact import REPLAY_WINDOW, first_contact
+from eventstore.ingest.recent_events import (
+    CLOCK_SKEW,
+    believable,
+    has_events,
+    is_last_received_stored,
+    milliseconds,
+    recent_event_ids,
+)
 
 
-class NextDial(NamedTuple):
-    """What the next dial sends.
+class Attempt(Enum):
+    """From which event_id the stream is resumed."""
 
-    ``event_id`` is None for a stream without a cursor; ``why`` is a sentence for people; ``is_first_contact`` tells
-    that the cursor was made up because no stored event and no hole says where to go on; ``replays_hole`` that this may
-    bring what a recorded hole says is missing; ``asked`` is the wished cursor, where it reached beyond the replay
-    window and another one is sent.
+    BEGINNING = auto()
+    """The end of the last gap; without one, first contact: the configured ``since``, or as far back as possible."""
+    OVERLAP = auto()
+    """The newest stored event that lies the overlap before the last event_id received; if none does, the oldest."""
+    BEFORE_OVERLAP = auto()
+    """The last event_id received before the stream was resumed with the overlap."""
+    LAST_RECEIVED = auto()
+    """The last event_id received, whether or not that event was stored."""
+    GREATEST_STORED = auto()
+    """The greatest stored event_id: for upstreams that send in the order of ULIDs."""
+    LAST_STORED = auto()
+    """The event_id that was stored last: for upstreams that send in the order of arrival."""
+
+
+class Situation(Enum):
+    """What is known about the stream."""
+
+    EVENTS_STORED = auto()
+    """Events are stored, and the last event_id received can be sent."""
+    LAST_IN_FUTURE = auto()
+    """Events are stored, but the last event_id received lies in the future."""
+    ONLY_RECEIVED = auto()
+    """No stored event can be sent, but the last event_id received can: all events went to quarantine, for example."""
+    NOTHING = auto()
+    """Neither a stored event nor the last event_id received can be sent."""
+
+
+# How many streams in a row brought events, but no new one:
+#                              none               one                      two or more
+ATTEMPTS = {
+    Situation.EVENTS_STORED: (Attempt.OVERLAP, Attempt.BEFORE_OVERLAP, Attempt.LAST_RECEIVED),
+    Situation.LAST_IN_FUTURE: (Attempt.OVERLAP, Attempt.GREATEST_STORED, Attempt.LAST_STORED),  # then from the left
+    Situation.ONLY_RECEIVED: (Attempt.BEGINNING, Attempt.LAST_RECEIVED, Attempt.LAST_RECEIVED),
+    Situation.NOTHING: (Attempt.BEGINNING, Attempt.BEGINNING, Attempt.BEGINNING),
+}
+
+
+@dataclass(slots=True)
+class StreamHistory:
+    """What the streams of this session brought so far.
+
+    Attributes:
+        without_new: how many streams in a row brought events, but no new one.
+        before_overlap: the last event_id received when the stream was last resumed with the overlap, or None.
+        first_contact_refused: whether the upstream can't replay from the first contact's event_id; it is not sent
+            again in this session.
+
+    """
+
+    without_new: int = 0
+    before_overlap: str | None = None
+    first_contact_refused: bool = False
+
+    def stream_starts(self, cursor: Cursor) -> None:
+        """Note that a stream is about to be resumed."""
+        if not self.without_new:
+            self.before_overlap = cursor.last_event_id
+
+    def stream_ended(self, *, received: bool, stored_new: bool, failed: bool) -> None:
+        """Note what a stream brought."""
+        if stored_new or not (received or failed):
+            self.without_new = 0
+        elif received:
+            self.without_new += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What is saved of an app's stream.
+
+    Attributes:
+        cursor: the row.
+        recent: the last stored event_ids, newest first.
+        is_log_empty: no event of the app is stored; read only if there is a gap and ``recent`` is empty.
+        is_last_received_stored: read only after a reset, for a second attempt.
+
+    """
+
+    cursor: Cursor
+    recent: list[str]
+    is_log_empty: bool = False
+    is_last_received_stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSettings:
+    """How a stream is resumed.
+
+    Attributes:
+        contract: the contract of the stream.
+        since: the first contact's event_id, made up from the ``since`` setting; None for the contract's default.
+        overlap: how far before the last event_id received the stream is resumed.
+
+    """
+
+    contract: Contract
+    since: str | None
+    overlap: timedelta
+
+
+class ResumePoint(NamedTuple):
+    """What is sent.
+
+    Attributes:
+        event_id: None for a stream without a cursor: the upstream sends all it has.
+        why: the reason, for people.
+        is_first_contact: whether the event_id is made up because no stored event and no gap says where to resume.
+        replays_gap: whether the stream may bring events that a recorded gap says are lost.
+        unreachable_since: the ``since`` that lies before the replay window, so that another event_id is sent; or None.
+
     """
 
     event_id: str | None
     why: str
     is_first_contact: bool = False
-    replays_hole: bool = False
-    asked: str | None = None
+    replays_gap: bool = False
+    unreachable_since: str | None = None
 
 
-class SoFar(NamedTuple):
-    """What the dials of a session brought so far.
+async def read_saved(conn: AsyncConnection, cursor: Cursor, history: StreamHistory) -> Saved:
+    """Read what the decision needs besides the cursor row."""
+    recent = await recent_event_ids(conn, cursor)
+    if recent:
+        return Saved(cursor, recent)
+    if cursor.reset_position is not None:
+        return Saved(cursor, [], is_last_received_stored=await _may_continue(conn, cursor, history))
+    if cursor.gaps and not history.first_contact_refused:
+        return Saved(cursor, [], is_log_empty=not await has_events(conn, cursor.app))
+    return Saved(cursor, [])
 
-    ``in_vain`` and ``reached`` are those of :func:`eventstore.ingest.cursor.resume_at`; ``first_contact_refused`` tells
-    that the upstream can't replay from the first contact's cursor, which is not sent again then.
+
+async def _may_continue(conn: AsyncConnection, cursor: Cursor, history: StreamHistory) -> bool:
+    return history.without_new > 0 and await is_last_received_stored(conn, cursor)
+
+
+def choose_resume_point(saved: Saved, settings: ResumeSettings, history: StreamHistory, now: datetime) -> ResumePoint:
+    """Return the event_id to send next."""
+    trusted = believable(saved.recent, now)
+    received = (history.before_overlap if history.without_new == 1 and trusted else None) or saved.cursor.last_event_id
+    received = received or (trusted[0] if trusted else None)
+    situation = _situation(saved, trusted, received, now)
+    attempt = _attempt(situation, history.without_new)
+    if attempt is Attempt.BEGINNING or received is None:
+        return _beginning(saved, settings, history, now)
+    match attempt:
+        case Attempt.OVERLAP if situation is Situation.LAST_IN_FUTURE:
+            point = _overlap_before(max(trusted), trusted, settings.overlap)
+        case Attempt.OVERLAP:
+            point = _overlap_before(received, trusted, settings.overlap)
+            if _is_too_old(point.event_id, received, settings, now):
+                point = ResumePoint(received, "the last event_id received; older stored events can't be replayed")
+        case Attempt.BEFORE_OVERLAP:
+            point = ResumePoint(received, "where the stream stood before the overlap; no new event was stored since")
+        case Attempt.LAST_RECEIVED:
+            point = ResumePoint(received, "the last event_id received; no new event was stored since")
+        case Attempt.GREATEST_STORED:
+            point = ResumePoint(max(trusted), "the greatest event_id stored; the last one received is in the future")
+        case Attempt.LAST_STORED:
+            point = ResumePoint(trusted[0], "the event_id stored last; the last one received is in the future")
+    return point
+
+
+def _situation(saved: Saved, trusted: list[str], received: str | None, now: datetime) -> Situation:
+    latest = milliseconds(now + CLOCK_SKEW)
+    if trusted:
+        latest = max(latest, ulid.milliseconds(max(trusted)))
+        is_future = received is not None and ulid.milliseconds(received) > latest
+        return Situation.LAST_IN_FUTURE if is_future else Situation.EVENTS_STORED
+    if saved.cursor.reset_position is not None and not saved.recent:
+        # A replay brings stored events, and one late or wrong id among them must not make the stream jump ahead. So it
+        # continues only within a session, after an event that is stored; a new session replays from the beginning.
+        return Situation.ONLY_RECEIVED if saved.is_last_received_stored else Situation.NOTHING
+    can_be_sent = received is not None and ulid.milliseconds(received) <= latest
+    return Situation.ONLY_RECEIVED if can_be_sent else Situation.NOTHING
+
+
+def _attempt(situation: Situation, without_new: int) -> Attempt:
+    attempts = ATTEMPTS[situation]
+    if situation is Situation.LAST_IN_FUTURE:
+        return attempts[without_new % len(attempts)]
+    return attempts[min(without_new, len(attempts) - 1)]
+
+
+def _overlap_before(reference: str, stored: list[str], overlap: timedelta) -> ResumePoint:
+    latest = ulid.milliseconds(reference) - overlap // timedelta(milliseconds=1)
+    early_enough = [event_id for event_id in stored if ulid.milliseconds(event_id) <= latest]
+    why = f"a stored event, if possible {overlap.total_seconds():g} s before the last event_id received"
+    return ResumePoint(max(early_enough) if early_enough else min(stored), why)
+
+
+def _is_too_old(event_id: str | None, received: str, settings: ResumeSettings, now: datetime) -> bool:
+    """Return whether the event can't be replayed any more, although the last event_id received can.
+
+    That happens when everything was quarantined for a long time: to send the old event_id would only make a gap.
     """
-
-    in_vain: int = 0
-    reached: str | None = None
-    first_contact_refused: bool = False
-
-
-_LAST_RECEIVED = "the last event_id received; no new event was stored since"
-
-NOTHING = SoFar()
-"""Before the first dial."""
+    oldest = milliseconds(now - REPLAY_WINDOW)
+    has_window = settings.contract is Contract.PCS_EXTERNAL_V1
+    return has_window and ulid.milliseconds(event_id or "") < oldest < ulid.milliseconds(received)
 
 
-async def next_dial(
-    conn: AsyncConnection,
-    cursor: Cursor,
-    recent: list[str],
-    *,
-    contract: Contract,
-    since: str | None,
-    overlap: timedelta,
-    now: datetime,
-    so_far: SoFar = NOTHING,
-) -> NextDial:
-    """Return what the next dial sends.
-
-    Args:
-        conn: a connection to the database.
-        cursor: what is saved.
-        recent: the app's last stored event_ids (:func:`eventstore.ingest.cursor.recent_events`).
-        contract: the one that is dialled.
-        since: a made-up ULID for the first contact, or None for the contract's default.
-        overlap: how far before the last ULID received the stream is taken up again.
-        now: the time.
-        so_far: what the dials of this session brought.
-
-    """
+def _beginning(saved: Saved, settings: ResumeSettings, history: StreamHistory, now: datetime) -> ResumePoint:
+    """Return the end of the last gap, or the first contact's event_id."""
+    cursor = saved.cursor
     is_reset = cursor.reset_position is not None
-    wished = cursor.reset_to or since if is_reset else since
-    first = cursors.first_contact(contract, wished, now)
-    anew = None
-    if is_reset:
-        # A replay brings stored events, and one late or wrong id among them must not make it jump ahead. So it goes on
-        # within a session only, right behind the event that came last; a new session replays from the beginning.
-        if not recent and so_far.in_vain and await cursors.is_cursor_stored(conn, cursor):
-            return NextDial(cursor.last_event_id, _LAST_RECEIVED)
-        if not recent:
-            return _begun(first, wished, "the cursor was reset")
-        beginning = first
-    else:
-        refused = so_far.first_contact_refused
-        anew = cursor.holes and not recent and not refused and not await cursors.has_events(conn, cursor.app)
-        beginning = cursors.beginning_of(cursor, first, anew=bool(anew))
-    event_id = cursors.resume_at(
-        cursor,
-        recent,
-        contract=contract,
-        beginning=beginning,
-        overlap=overlap,
-        in_vain=so_far.in_vain,
-        reached=so_far.reached,
-        now=now,
-    )
-    if event_id in recent:
-        seconds = overlap.total_seconds()
-        return NextDial(event_id, f"a stored event, if possible {seconds:g} s before the last event_id received")
-    if event_id != beginning or cursors.believable(recent, now):
-        return NextDial(event_id, _LAST_RECEIVED)
-    if cursor.holes and not anew and not is_reset:
-        return NextDial(event_id, "the end of the last gap; nothing was stored since")
-    begun = "the cursor was reset" if is_reset else "nothing is stored"
-    return _begun(event_id, wished, begun, first=first, replays_hole=bool(anew))
+    # Nothing is stored at all: first contact is repeated, and may find events that the gap says are lost.
+    replays_gap = bool(cursor.gaps) and saved.is_log_empty and not history.first_contact_refused and not is_reset
+    if cursor.gaps and not is_reset and not replays_gap:
+        return ResumePoint(cursor.gaps[-1]["upper"], "the end of the last gap; nothing was stored since")
+    since = cursor.reset_to or settings.since if is_reset else settings.since
+    event_id = first_contact(settings.contract, since, now)
+    unreachable = since if since is not None and since != event_id else None
+    start = "the cursor was reset" if is_reset else "nothing is stored"
+    why = f"{start}, so {_start_in_words(event_id, since, unreachable)}"
+    return ResumePoint(event_id, why, is_first_contact=True, replays_gap=replays_gap, unreachable_since=unreachable)
 
 
-def _begun(
-    event_id: str | None, wished: str | None, begun: str, *, first: str | None = None, replays_hole: bool = False
-) -> NextDial:
-    """Return the dial of a stream that begins; ``first`` is where, if another ``event_id`` is sent."""
-    first = first or event_id
-    asked = wished if wished is not None and wished != first else None
-    why = f"{begun}, so {_where(first, wished, asked)}"
-    return NextDial(event_id, why, is_first_contact=True, replays_hole=replays_hole, asked=asked)
-
-
-def _where(first: str | None, wished: str | None, asked: str | None) -> str:
-    if first is None:
+def _start_in_words(event_id: str | None, since: str | None, unreachable_since: str | None) -> str:
+    if event_id is None:
         return "all events that the upstream has"
-    if wished is None:
+    if since is None:
         return "as far back as the upstream replays"
-    if asked is not None:
+    if unreachable_since is not None:
         return "as far back as the upstream replays: since is older"
     return "from since"

@@ -32,8 +32,16 @@ from eventstore.errors import (
 )
 from eventstore.ingest import cursor as cursors
 from eventstore.ingest.buffer import Buffer, Received
+from eventstore.ingest.first_contact import second_first_contact
 from eventstore.ingest.leader import Lease
-from eventstore.ingest.resume import NextDial, SoFar, next_dial
+from eventstore.ingest.recent_events import is_clock_behind
+from eventstore.ingest.resume import (
+    ResumePoint,
+    ResumeSettings,
+    StreamHistory,
+    choose_resume_point,
+    read_saved,
+)
 from eventstore.ingest.upstream import Stream, Upstream, dial
 from eventstore.redaction.redact import quoted
 from eventstore.waits import Waits
@@ -78,12 +86,10 @@ class Session:
         self._stream: Stream | None = None
         self._open_since: float | None = None
         self._received = 0
-        self._in_vain = 0
-        self._reached: str | None = None
+        self._history = StreamHistory()
         self._token_renewed = False
         self._told = False
-        self._first_contact_refused = False
-        self._moved_since_told = False
+        self._unreachable_since_logged = False
         self._unserved: set[Contract] = set()
         self.ended_normally = False
         self.has_succeeded = False
@@ -119,12 +125,9 @@ class Session:
             await self._buffer.drained()
             if error is None or self._received:
                 await self._succeed(contract, decided=True)
-            brought_new = self._stored() > stored
-            if brought_new or (error is None and not self._received):
-                self._in_vain = 0
-            elif self._received:
-                self._in_vain += 1
-            if brought_new or open_for >= self._waits.healthy_after:
+            stored_new = self._stored() > stored
+            self._history.stream_ended(received=self._received > 0, stored_new=stored_new, failed=error is not None)
+            if stored_new or open_for >= self._waits.healthy_after:
                 self._backoff.reset()
             if error is not None and await self._is_final(error):
                 raise error
@@ -132,34 +135,11 @@ class Session:
                 await self._back_off(error)
 
     async def _dial(self, cursor: cursors.Cursor, contract: Contract) -> None:
-        now = datetime.now(UTC)
-        recent = await cursors.recent_events(self._held.conn, cursor)
-        if cursors.is_clock_behind(recent, now):
-            log.warning("this machine's clock is behind the upstream's: set it", app=cursor.app)
-        sent = await next_dial(
-            self._held.conn,
-            cursor,
-            recent,
-            contract=contract,
-            since=self._upstream.since,
-            overlap=self._overlap,
-            now=now,
-            so_far=SoFar(self._in_vain, self._reached, self._first_contact_refused),
-        )
-        if sent.asked is not None and not self._moved_since_told:
-            self._moved_since_told = True
-            asked, begins = ulid.time_of(sent.asked), ulid.time_of(sent.event_id or "")
-            log.warning(
-                "since is older than the upstream replays; starting with the oldest that it replays",
-                app=cursor.app,
-                asked=asked and asked.isoformat(),
-                starting_at=begins and begins.isoformat(),
-            )
-        if not self._in_vain:
-            self._reached = cursor.last_event_id
+        sent = await self._resume_point(cursor, contract)
+        self._history.stream_starts(cursor)
         token = await self._upstream.tokens.token()
         self._expect_duplicates()
-        log.debug("dialling", app=cursor.app, contract=contract.value, after=sent.event_id, why=sent.why)
+        log.debug("connecting", app=cursor.app, contract=contract.value, after=sent.event_id, why=sent.why)
         async with (
             dial(
                 self._upstream.address,
@@ -172,6 +152,24 @@ class Session:
             self._attended(stream),
         ):
             await self._read(stream, cursor, sent)
+
+    async def _resume_point(self, cursor: cursors.Cursor, contract: Contract) -> ResumePoint:
+        now = datetime.now(UTC)
+        saved = await read_saved(self._held.conn, cursor, self._history)
+        if is_clock_behind(saved.recent, now):
+            log.warning("this machine's clock is behind the upstream's: set it", app=cursor.app)
+        settings = ResumeSettings(contract, self._upstream.since, self._overlap)
+        chosen = choose_resume_point(saved, settings, self._history, now)
+        if chosen.unreachable_since is not None and not self._unreachable_since_logged:
+            self._unreachable_since_logged = True
+            asked, start = ulid.time_of(chosen.unreachable_since), ulid.time_of(chosen.event_id or "")
+            log.warning(
+                "since is older than the upstream replays; starting with the oldest events that it replays",
+                app=cursor.app,
+                asked=asked and asked.isoformat(),
+                starting_at=start and start.isoformat(),
+            )
+        return chosen
 
     @asynccontextmanager
     async def _attended(self, stream: Stream) -> AsyncIterator[None]:
@@ -190,7 +188,7 @@ class Session:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, stream: Stream, cursor: cursors.Cursor, sent: NextDial) -> None:
+    async def _read(self, stream: Stream, cursor: cursors.Cursor, sent: ResumePoint) -> None:
         contract, buffer = stream.contract, self._buffer
         expired = False
         bare = contract is Contract.CHAT_EXTERNAL
@@ -203,13 +201,13 @@ class Session:
                     kind, data, detail = read_frame(contract, message)
                     if kind is FrameKind.CURSOR_EXPIRED and not expired:
                         expired = True
-                        if await self._note_hole(cursor, sent, detail):
-                            return  # the next dial asks for less
+                        if await self._record_gap(cursor, sent, detail):
+                            return  # the next call sends a later event_id
                     if kind is not FrameKind.EVENT and kind is not FrameKind.GARBAGE:
                         continue
                     item = Received(contract, data, kind is FrameKind.GARBAGE)
-                if not self._received and sent.replays_hole and not expired:
-                    await cursors.shorten_hole(self._held.conn, cursor, sent.event_id)
+                if not self._received and sent.replays_gap and not expired:
+                    await cursors.shorten_last_gap(self._held.conn, cursor, sent.event_id)
                 self._received += 1
                 if not buffer.put(item):
                     await buffer.room()
@@ -244,29 +242,27 @@ class Session:
             self._told = True
         await cursors.save_error(conn, app, epoch, None)
 
-    async def _note_hole(self, cursor: cursors.Cursor, sent: NextDial, detail: str) -> bool:
-        """Record a hole; returns whether to dial again at once, from a cursor that the upstream may still replay."""
-        # What came before the hole is in front of the head then; and a writer at work holds the cursor's row.
+    async def _record_gap(self, cursor: cursors.Cursor, sent: ResumePoint, detail: str) -> bool:
+        """Record a gap; return whether to call again at once, from an event_id that the upstream may still replay."""
+        # First commit what was received before the gap: the gap's position is the head of the log, and an append at
+        # work has locked the cursor's row.
         await self._buffer.drained()
-        said = quoted(detail)
-        retry_at: str | None = None
+        now, words = datetime.now(UTC), quoted(detail)
+        retry_from: str | None = None
         if sent.is_first_contact and not self._received:
-            # It lies inside the window by this machine's clock, which may be wrong: less is asked for, once a session.
-            self._first_contact_refused = True
-            safe = ulid.first_at(datetime.now(UTC) - cursors.SAFE_WINDOW)
-            less = max(safe, cursor.holes[-1]["upper"]) if sent.replays_hole else safe
-            retry_at = less if less > (sent.event_id or "") else None
-        upper = await cursors.save_hole(
-            self._held.conn, cursor, sent.event_id, self._overlap, said, retry_at=retry_at, again=sent.replays_hole
-        )
+            self._history.first_contact_refused = True
+            replayed_gap = cursor.gaps[-1]["upper"] if sent.replays_gap else None
+            retry_from = second_first_contact(sent.event_id, replayed_gap, now)
+        gap = cursors.Gap(sent.event_id, retry_from or ulid.first_at(now - self._overlap), now, words)
+        upper = await cursors.save_gap(self._held.conn, cursor, gap, extends_last=sent.replays_gap)
         log.warning(
             "gap: the upstream can no longer replay these events",
             app=cursor.app,
             lower=sent.event_id,
             upper=upper,
-            detail=said,
+            detail=words,
         )
-        return retry_at is not None
+        return retry_from is not None
 
     def _contract(self, cursor: cursors.Cursor) -> Contract:
         if self._upstream.contract is not None:

@@ -64,7 +64,7 @@ def forget(
         f"{counted(events, 'event')} of {name!r}, {counted(one.quarantined, 'message')} in quarantine"
         " and its rows in read models stay"
     )
-    gaps = f" and {counted(len(one.holes), 'recorded gap')}" if one.holes else ""
+    gaps = f" and {counted(len(one.gaps), 'recorded gap')}" if one.gaps else ""
     confirm(
         [f"the cursor of app {name!r} ({one.last_event_id or 'nothing received'}){gaps} would be removed;", stays],
         yes=yes,
@@ -93,7 +93,7 @@ def _list(*, as_json: bool) -> None:
     for heading in ("gaps", "quarantined"):
         table.add_column(heading, justify="right")
     for one in found.values():
-        table.add_row(*map(visible, _cells(one)), str(len(one.holes)), f"{one.quarantined:,}")
+        table.add_row(*map(visible, _cells(one)), str(len(one.gaps)), f"{one.quarantined:,}")
     console().print(table)
 
 
@@ -114,7 +114,7 @@ def _as_dict(one: App) -> dict[str, object]:
         "contract": one.contract,
         "last_event_id": one.last_event_id,
         "last_received_at": one.last_received_at.isoformat() if one.last_received_at else None,
-        "gaps": len(one.holes),
+        "gaps": len(one.gaps),
         "quarantined": one.quarantined,
         "followed_by": one.followed_by,
     }

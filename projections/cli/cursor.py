@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from eventstore.contracts import Contract
     from eventstore.ingest.apps import App
-    from eventstore.ingest.resume import NextDial
+    from eventstore.ingest.resume import ResumePoint
     from eventstore.waits import Waits
 
 app = typer.Typer(no_args_is_help=True, help="Show or reset where each app's stream resumes.")
@@ -31,7 +31,7 @@ class Shown(NamedTuple):
 
     app: App
     contract: Contract
-    dial: NextDial
+    dial: ResumePoint
 
 
 @app.command()
@@ -120,10 +120,10 @@ async def _look(
 
 
 async def _shown(conn: AsyncConnection, one: App, waits: Waits, config: Path | None, since: str | None) -> Shown:
-    from eventstore.ingest.apps import planned_dial  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.apps import next_resume_point  # noqa: PLC0415 - loaded when it runs
 
     contract, begin = _configured(one.app, config, since)
-    return Shown(one, *await planned_dial(conn, one, contract=contract, since=begin, waits=waits))
+    return Shown(one, *await next_resume_point(conn, one, contract=contract, since=begin, waits=waits))
 
 
 def _configured(name: str, config: Path | None, since: str | None) -> tuple[Contract | None, str | None]:
@@ -157,7 +157,7 @@ def _with_time(event_id: str | None) -> str:
     return f"{event_id} ({_at(event_id)})" if event_id else "none"
 
 
-def _sent(dial: NextDial) -> str:
+def _sent(dial: ResumePoint) -> str:
     return f"{_with_time(dial.event_id) if dial.event_id else 'no event_id'}: {dial.why}"
 
 
@@ -174,11 +174,11 @@ def _lines(one: Shown) -> list[str]:
         f"  last event_id   {_with_time(app.last_event_id)}{received}",
         f"  followed by     {follower}",
         f"  next dial       {_sent(dial)}",
-        f"  gaps            {len(app.holes) or 'none'}",
+        f"  gaps            {len(app.gaps) or 'none'}",
     ]
-    for hole in app.holes:
-        ends = f"{_with_time(hole['lower'])} to {_with_time(hole['upper'])}"
-        lines.append(f"    {ends}, noticed at {hole.get('noticed_at')}: {hole.get('detail')}")
+    for gap in app.gaps:
+        ends = f"{_with_time(gap['lower'])} to {_with_time(gap['upper'])}"
+        lines.append(f"    {ends}, noticed at {gap.get('noticed_at')}: {gap.get('detail')}")
     if app.last_error:
         lines.append(f"  last error      {app.last_error}")
     return lines
@@ -193,7 +193,7 @@ def _as_dict(one: Shown) -> dict[str, Any]:
         "last_received_at": app.last_received_at.isoformat() if app.last_received_at else None,
         "followed_by": app.followed_by,
         "next_dial": {"contract": contract.value, "event_id": dial.event_id, "why": dial.why},
-        "gaps": app.holes,
+        "gaps": app.gaps,
         "reset": None if app.reset_position is None else {"to": app.reset_to, "position": app.reset_position},
         "last_error": app.last_error,
     }

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from structlog.testing import capture_logs
 
 from eventstore import ulid
-from eventstore.ingest.cursor import REPLAY_WINDOW, SAFE_WINDOW
+from eventstore.ingest.first_contact import REPLAY_WINDOW, RETRY_WINDOW
 from eventstore.ingest.since import parse_since
 from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings
 from tests import store, wire
@@ -94,7 +94,7 @@ async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_
     assert await stored(conn) == payloads(log, PCS)
     first, second = sent_to(simulator)
     assert lies_back(first, REPLAY_WINDOW)
-    assert lies_back(second, SAFE_WINDOW)
+    assert lies_back(second, RETRY_WINDOW)
     (hole,) = await holes_of(conn)
     assert (hole["lower"], hole["upper"]) == (first, second)
 
@@ -117,7 +117,7 @@ async def test_a_window_that_is_much_shorter_costs_one_gap_and_goes_on_at_the_li
         assert len(await holes_of(conn)) == 1
     sent = sent_to(simulator)
     assert [lies_back(event_id, REPLAY_WINDOW) for event_id in sent] == [True, False] * 3
-    assert lies_back(sent[1], SAFE_WINDOW)
+    assert lies_back(sent[1], RETRY_WINDOW)
     assert sent[3] == sent[5] == (await holes_of(conn))[0]["upper"]
     (new,) = log_of(1, ago=0)
     await simulator.append(new)

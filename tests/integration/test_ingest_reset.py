@@ -13,8 +13,8 @@ from eventstore.appending.append import CursorMove
 from eventstore.appending.append_lock import app_lock
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost, LockHeld
-from eventstore.ingest.apps import forget_app, planned_dial, read_apps, reset_cursor
-from eventstore.ingest.cursor import REPLAY_WINDOW
+from eventstore.ingest.apps import forget_app, next_resume_point, read_apps, reset_cursor
+from eventstore.ingest.first_contact import REPLAY_WINDOW
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
@@ -216,7 +216,7 @@ async def test_what_is_planned_is_what_is_sent(
         if step == "reset":
             await reset_cursor(database_url, APP, cursor_at(1.5 * HOUR), waits=QUICK)
         app = (await read_apps(conn))[APP]
-        contract, dial = await planned_dial(conn, app, contract=None, since=since, waits=QUICK)
+        contract, dial = await next_resume_point(conn, app, contract=None, since=since, waits=QUICK)
         await ingest(follower(database_url, simulator.address, since=since))
         assert (contract, dial.event_id) == (CHAT, simulator.calls[-1].after_event_id)
         whys.append(dial.why)

@@ -1,24 +1,26 @@
-"""Which event_id a follower sends: an overlap back, nothing made up but at first contact, and always onwards."""
+"""Which event_id a follower sends: an overlap back, made up only at first contact, and always making progress."""
 
 from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract
-from eventstore.ingest.cursor import (
-    AGREEING,
-    RECENT_EVENTS,
-    REPLAY_WINDOW,
-    Cursor,
-    beginning_of,
-    first_contact,
-    is_clock_behind,
-    resume_at,
+from eventstore.ingest.cursor import Cursor
+from eventstore.ingest.first_contact import REPLAY_WINDOW, first_contact
+from eventstore.ingest.recent_events import AGREEING_EVENTS, RECENT_EVENTS, is_clock_behind
+from eventstore.ingest.resume import (
+    ATTEMPTS,
+    ResumePoint,
+    ResumeSettings,
+    Saved,
+    Situation,
+    StreamHistory,
+    choose_resume_point,
 )
 from tests import wire
 
@@ -26,37 +28,40 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 OVERLAP = timedelta(seconds=5)
 FUTURE = wire.ulid_at(datetime(9000, 1, 1, tzinfo=UTC))
 SINCE = wire.ulid_at(NOW - timedelta(days=3))
-HOLE = {"lower": SINCE, "upper": wire.ulid_at(NOW - timedelta(minutes=1)), "position": 7}
+GAP = {"lower": SINCE, "upper": wire.ulid_at(NOW - timedelta(minutes=1)), "position": 7}
 
 
 def ago(seconds: float, tail: int = 1) -> str:
     return wire.ulid_at(NOW - timedelta(seconds=seconds), tail)
 
 
-def resume(
+def resume_point(
     stored: list[str],
     received: str | None = None,
     *,
     since: str | None = SINCE,
-    holes: tuple[dict[str, object], ...] = (),
-    in_vain: int = 0,
-    reached: str | None = None,
+    gaps: tuple[dict[str, object], ...] = (),
+    without_new: int = 0,
+    before_overlap: str | None = None,
     contract: Contract = Contract.CHAT_EXTERNAL,
     now: datetime = NOW,
-) -> str | None:
+    is_log_empty: bool = False,
+) -> ResumePoint:
     """``stored`` in the order in which they were stored."""
-    cursor = Cursor("app", 1, None, received or (stored[-1] if stored else None), list(holes))
-    recent = stored[::-1]
-    return resume_at(
-        cursor,
-        recent,
-        contract=contract,
-        beginning=beginning_of(cursor, since, anew=False),
-        overlap=OVERLAP,
-        in_vain=in_vain,
-        reached=reached,
-        now=now,
+    cursor = Cursor("app", 1, None, received or (stored[-1] if stored else None), list(gaps))
+    saved = Saved(cursor, stored[::-1], is_log_empty=is_log_empty)
+    return choose_resume_point(
+        saved, ResumeSettings(contract, since, OVERLAP), StreamHistory(without_new, before_overlap), now
     )
+
+
+def resume(stored: list[str], received: str | None = None, **changes: Any) -> str | None:  # noqa: ANN401 - those of resume_point
+    return resume_point(stored, received, **changes).event_id
+
+
+def test_each_situation_has_an_attempt_for_none_one_and_more_streams_without_a_new_event() -> None:
+    assert ATTEMPTS.keys() == set(Situation)
+    assert {len(attempts) for attempts in ATTEMPTS.values()} == {3}
 
 
 def test_the_newest_event_that_lies_an_overlap_before_the_last_one_received() -> None:
@@ -100,39 +105,39 @@ def test_a_bogus_future_id_is_never_sent_and_nothing_is_reckoned_from_it() -> No
         assert resume([*stored, bogus]) == ago(10)
         assert resume(stored, received=bogus) == ago(10), "received, and in quarantine"
         assert resume([bogus, *stored]) == ago(10)
-        for in_vain in range(3):
-            assert resume([*stored, bogus], in_vain=in_vain) in stored
+        for without_new in range(3):
+            assert resume([*stored, bogus], without_new=without_new) in stored
 
 
 def test_where_only_bogus_ids_are_stored_it_is_the_first_contact_still() -> None:
-    for in_vain in range(3):
-        assert resume([FUTURE, FUTURE[:-1] + "1"], in_vain=in_vain) == SINCE
-        assert resume([FUTURE], since=None, in_vain=in_vain) is None
-        assert resume([FUTURE], holes=(HOLE,), in_vain=in_vain) == HOLE["upper"]
+    for without_new in range(3):
+        assert resume([FUTURE, FUTURE[:-1] + "1"], without_new=without_new) == SINCE
+        assert resume([FUTURE], since=None, without_new=without_new) is None
+        assert resume([FUTURE], gaps=(GAP,), without_new=without_new) == GAP["upper"]
 
 
 def test_an_id_within_the_skew_of_clocks_is_as_good_as_any() -> None:
     ahead = wire.ulid_at(NOW + timedelta(minutes=4))
     assert resume([ago(20), ago(1), ahead]) == ago(1)
-    assert resume([ago(20), ago(1), ahead], in_vain=1) == ahead
+    assert resume([ago(20), ago(1), ahead], without_new=1) == ahead
 
 
 def test_in_vain_goes_on_right_behind_what_came_last_stored_or_not() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
-    assert [resume(stored, in_vain=in_vain) for in_vain in range(4)] == [ago(9), ago(3), ago(3), ago(3)]
-    assert resume(stored, received=ago(2.5), in_vain=1) == ago(2.5)
+    assert [resume(stored, without_new=without_new) for without_new in range(4)] == [ago(9), ago(3), ago(3), ago(3)]
+    assert resume(stored, received=ago(2.5), without_new=1) == ago(2.5)
 
 
 def test_in_vain_goes_on_where_it_was_before_the_overlap_then_right_behind_what_came_last() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
-    sent = [resume(stored, received=ago(2), reached=ago(1), in_vain=in_vain) for in_vain in range(4)]
+    sent = [resume(stored, received=ago(2), before_overlap=ago(1), without_new=without_new) for without_new in range(4)]
     assert sent == [ago(9), ago(1), ago(2), ago(2)]
-    assert resume(stored, received=ago(2), reached=FUTURE, in_vain=1) == ago(1), "the greatest"
+    assert resume(stored, received=ago(2), before_overlap=FUTURE, without_new=1) == ago(1), "the greatest"
 
 
 def test_in_vain_behind_a_bogus_id_goes_behind_the_greatest_then_behind_the_last_stored_then_back() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
-    assert [resume(stored, received=FUTURE, in_vain=in_vain) for in_vain in range(7)] == [
+    assert [resume(stored, received=FUTURE, without_new=without_new) for without_new in range(7)] == [
         *(ago(9), ago(1), ago(3)),
         *(ago(9), ago(1), ago(3)),
         ago(9),
@@ -156,7 +161,7 @@ def test_a_clock_that_is_behind_costs_no_cursor(behind: timedelta) -> None:
 
 
 def test_many_that_agree_are_believed_whatever_the_clock_says() -> None:
-    stored = [ago(2 * second) for second in range(AGREEING, 0, -1)]
+    stored = [ago(2 * second) for second in range(AGREEING_EVENTS, 0, -1)]
     years_ago = NOW - timedelta(days=4000)
     sent = resume(stored, now=years_ago)
     assert sent in stored
@@ -176,9 +181,9 @@ def test_where_all_that_came_for_long_is_in_quarantine_the_cursor_is_sent_before
 
 
 def test_a_hole_s_upper_end_is_sent_until_something_is_stored_behind_it() -> None:
-    assert resume([], received=ago(1), holes=(HOLE,)) == HOLE["upper"]
-    assert resume([], holes=({**HOLE, "upper": SINCE}, HOLE)) == HOLE["upper"], "the last hole's"
-    assert resume([ago(1)], holes=(HOLE,)) == ago(1)
+    assert resume([], received=ago(1), gaps=(GAP,)) == GAP["upper"]
+    assert resume([], gaps=({**GAP, "upper": SINCE}, GAP)) == GAP["upper"], "the last gap's"
+    assert resume([ago(1)], gaps=(GAP,)) == ago(1)
 
 
 def test_first_contact_as_wished() -> None:
@@ -193,11 +198,19 @@ def test_first_contact_is_moved_inside_the_replay_window_where_there_is_one(days
     assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_at(NOW - REPLAY_WINDOW)
 
 
-def test_before_anything_is_stored_a_hole_does_not_keep_first_contact_from_being_made_anew() -> None:
-    cursor = Cursor("app", 1, None, None, [HOLE])
-    assert beginning_of(cursor, SINCE, anew=True) == SINCE
-    assert beginning_of(cursor, None, anew=True) is None
-    assert beginning_of(cursor, SINCE, anew=False) == HOLE["upper"]
+def test_while_nothing_at_all_is_stored_first_contact_is_repeated_in_spite_of_a_gap() -> None:
+    sent = resume_point([], gaps=(GAP,), is_log_empty=True)
+    assert (sent.event_id, sent.is_first_contact, sent.replays_gap) == (SINCE, True, True)
+    assert resume([], since=None, gaps=(GAP,), is_log_empty=True) is None
+    sent = resume_point([], gaps=(GAP,), is_log_empty=False)
+    assert (sent.event_id, sent.is_first_contact, sent.replays_gap) == (GAP["upper"], False, False)
+
+
+def test_first_contact_that_was_refused_is_not_repeated_in_the_same_session() -> None:
+    cursor = Cursor("app", 1, None, None, [GAP])
+    history = StreamHistory(first_contact_refused=True)
+    settings = ResumeSettings(Contract.PCS_EXTERNAL_V1, SINCE, OVERLAP)
+    assert choose_resume_point(Saved(cursor, [], is_log_empty=True), settings, history, NOW).event_id == GAP["upper"]
 
 
 def test_first_contact_without_a_wish() -> None:
@@ -240,21 +253,20 @@ def test_a_stream_that_is_cut_again_and_again_gets_to_its_end(
     log = [event_id for _, event_id in sorted((at + chance.uniform(0, disorder), i) for at, i in enumerate(ids))]
     quarantined = {event_id for event_id in log if chance.random() < refused}
     stored: list[str] = []
-    received = reached = None
-    in_vain = 0
+    received = None
+    history = StreamHistory()
+    settings = ResumeSettings(Contract.CHAT_EXTERNAL, None, OVERLAP)
     seen: set[str] = set()
     for _ in range(4 * len(log)):
-        after = resume(stored, received, since=None, in_vain=in_vain, reached=reached)
-        reached = reached if in_vain else received
+        cursor = Cursor("app", 1, None, received, [])
+        after = choose_resume_point(Saved(cursor, stored[::-1]), settings, history, NOW).event_id
+        history.stream_starts(cursor)
         assert after is None or after in seen
         brought = next_of(log, after, order, per_dial)
         new = [event_id for event_id in brought if event_id not in stored and event_id not in quarantined]
         stored += new
         seen.update(brought)
         received = brought[-1] if brought else received
-        if new or not brought:
-            in_vain = 0
-        else:
-            in_vain += 1
+        history.stream_ended(received=bool(brought), stored_new=bool(new), failed=False)
     assert seen == set(log)
     assert sorted(stored) == sorted(set(log) - quarantined)

@@ -1,0 +1,71 @@
+"""Reads an app's last stored event_ids, and tells which of them can be believed.
+
+Invariant. An event_id that lies in the future is never sent to an upstream, and no position is computed from it: one
+bogus id would make the upstream skip everything that follows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from psycopg import AsyncConnection
+
+from eventstore import ulid
+from eventstore.ingest.cursor import Cursor
+from eventstore.postgres.queries import fetch_column, fetch_value
+
+RECENT_EVENTS = 1_000
+"""How many stored event_ids are read."""
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead of this machine's clock an event_id may lie."""
+CLOCK_ERROR = timedelta(days=1)
+"""How far behind this machine's clock may be, if all stored event_ids say so."""
+AGREEING_EVENTS = 20
+"""This many stored events are believed, whatever this machine's clock says."""
+
+_RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
+_HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
+_IS_STORED = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s AND event_id = %s)"
+
+
+async def recent_event_ids(conn: AsyncConnection, cursor: Cursor) -> list[str]:
+    """Return the app's last stored event_ids, newest first; only those after the last gap and the last reset."""
+    after = max(cursor.gaps[-1].get("position", 0) if cursor.gaps else 0, cursor.reset_position or 0)
+    return await fetch_column(conn, _RECENT, [cursor.app, after, RECENT_EVENTS])
+
+
+async def has_events(conn: AsyncConnection, app: str) -> bool:
+    """Return whether any event of the app is stored."""
+    return bool(await fetch_value(conn, _HAS_EVENTS, [app]))
+
+
+async def is_last_received_stored(conn: AsyncConnection, cursor: Cursor) -> bool:
+    """Return whether the last event_id received belongs to a stored event of the app, so that the upstream has it."""
+    return bool(await fetch_value(conn, _IS_STORED, [cursor.app, cursor.last_event_id]))
+
+
+def believable(event_ids: list[str], now: datetime) -> list[str]:
+    """Return the ids that don't lie in the future, in their order.
+
+    This machine's clock decides, with some tolerance. If no id passes, the clock itself may be wrong: then ids are
+    believed that lie less than a day ahead, or that many other ids agree with.
+    """
+    for tolerance in (CLOCK_SKEW, CLOCK_ERROR):
+        latest = milliseconds(now + tolerance)
+        if passed := [event_id for event_id in event_ids if ulid.milliseconds(event_id) <= latest]:
+            return passed
+    if len(event_ids) < AGREEING_EVENTS:
+        return []
+    median = sorted(event_ids)[len(event_ids) // 2]
+    return [event_id for event_id in event_ids if event_id <= median]
+
+
+def is_clock_behind(event_ids: list[str], now: datetime) -> bool:
+    """Return whether all ids lie in this machine's future, although they agree with each other."""
+    latest = milliseconds(now + CLOCK_SKEW)
+    return bool(believable(event_ids, now)) and all(ulid.milliseconds(event_id) > latest for event_id in event_ids)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return the moment in milliseconds since 1970, as ULIDs have it."""
+    return int(moment.timestamp() * 1000)

@@ -32,7 +32,7 @@ class Waits(BaseSettings):
     normal_end_cap: float = Field(5.0, gt=0, description="the longest back-off after normal ends")
     retry_after_cap: float = Field(3600.0, gt=0, description="the longest retry-after that is obeyed")
     refused_retry: float = Field(300.0, ge=0, description="before an app that was refused is tried again; 0 for never")
-    database_backoff_cap: float = Field(5.0, gt=0, description="the longest back-off while the database is away")
+    database_backoff_cap: float = Field(5.0, gt=0, description="the longest back-off while the database is unavailable")
     database_connect: float = Field(10.0, gt=0, description="for a connection to the database")
     append_lock: float = Field(10.0, gt=0, description="for the append lock, before its frozen holder is ended")
     lock: float = Field(30.0, gt=0, description="of an append for any other lock, before it is let go and tried again")

@@ -22,7 +22,6 @@ import structlog
 
 from eventstore.appending.append import Appended
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
-from eventstore.backoff import Backoff
 from eventstore.errors import (
     CredentialsRefused,
     DatabaseError,
@@ -41,6 +40,7 @@ from eventstore.ingest.lost_commits import KnownHeads
 from eventstore.ingest.session import Session
 from eventstore.ingest.upstream import Upstream
 from eventstore.ingest.writer import Writer
+from eventstore.postgres.outage import LogReport, Outage
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -157,17 +157,13 @@ class Follower:
             retry_refused: try again after a refusal; without it, or when the wait for that is 0, a refusal is the end.
 
         """
-        backoff = Backoff(0.1, self._waits.database_backoff_cap)
         retry_after = self._waits.refused_retry if retry_refused else 0.0
-        told = False
+        outage = Outage(LogReport(log, app=self.app), cap=self._waits.database_backoff_cap)
         while not self._stopping.is_set():
             try:
                 async with lease(self._url, self.app, self._waits, self._stand_by, self._check_log) as held:
-                    if self.state is State.DATABASE_AWAY:
-                        log.info("the database is back", app=self.app)
-                    told = False
+                    outage.ended()
                     self.state = State.FOLLOWING
-                    backoff.reset()
                     await self._lead(held, retry_after)
             except LeadershipLost as error:
                 self._buffer = Buffer()  # whoever follows now gets it all again
@@ -181,11 +177,8 @@ class Follower:
                         return
                     await self._pause(retry_after)
                     continue
-                wait = backoff.next()
-                say = log.debug if told else log.warning
-                say("the database is away", app=self.app, error=describe(error), again_in=round(wait, 2))
-                self.state, told = State.DATABASE_AWAY, True
-                await self._pause(wait)
+                self.state = State.DATABASE_AWAY
+                await self._pause(outage.failed(error))
 
     async def _check_log(self, conn: psycopg.AsyncConnection) -> None:
         await self._heads.check(conn, self.app)

@@ -17,14 +17,14 @@ import structlog
 from eventstore.appending.append import Appended, Appender, CursorMove, new_token
 from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
-from eventstore.backoff import Backoff
 from eventstore.contracts import Event, decode
-from eventstore.errors import AlreadyAppended, Undecodable, describe
+from eventstore.errors import AlreadyAppended, Undecodable
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.leader import Lease
 from eventstore.ingest.lost_commits import KnownHeads
 from eventstore.ingest.quarantine_log import QuarantineLog
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import LogReport, Outage
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -91,7 +91,12 @@ class Writer:
         self._quarantine_log = QuarantineLog(held.app)
         self._appender: Appender | None = None
         self._conn: psycopg.AsyncConnection | None = None
-        self.failing = False
+        self._outage = Outage(LogReport(log, app=held.app), cap=waits.database_backoff_cap)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the database did not take the last batch, which is tried again."""
+        return self._outage.is_ongoing
 
     def expect_duplicates(self) -> None:
         """Probe the next batches: the stream was taken up again before where it ended."""
@@ -126,7 +131,6 @@ class Writer:
         return CursorMove(self._app, self._epoch, event_id, token, after=self._fence, head=self._heads.last)
 
     async def _append(self, events: list[Event], rejected: list[Rejected], cursor: CursorMove) -> Appended:
-        backoff = Backoff(0.1, self._waits.database_backoff_cap)
         attempted: Appended | None = None
         while True:
             try:
@@ -142,15 +146,9 @@ class Writer:
                 if self._appender is not None:
                     attempted = self._appender.attempted or attempted
                 await self._close()
-                wait = backoff.next()
-                say = log.debug if self.failing else log.warning
-                say("the database is away", app=self._app, error=describe(error), again_in=round(wait, 2))
-                self.failing = True
-                await asyncio.sleep(wait)
+                await asyncio.sleep(self._outage.failed(error))
             else:
-                if self.failing:
-                    log.info("the database is back", app=self._app)
-                self.failing = False
+                self._outage.ended()
                 self._fence = cursor.token
                 return result
 

@@ -20,14 +20,15 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from eventstore.backoff import Backoff
 from eventstore.errors import DatabaseUnavailable, UsageError, describe
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import Outage, Report
 from eventstore.postgres.pooler import check_session_is_ours
 from eventstore.postgres.queries import fetch_value
 from eventstore.waits import Waits
 
-SAY_EVERY = 10.0
+REPORT_SECONDS = 10.0
+"""Seconds between two sentences about a database that is still unavailable."""
 LOGIN_SECONDS = 3.0
 NAME = "projections start"
 
@@ -56,7 +57,7 @@ class Login(NamedTuple):
 
 
 async def wait_for_database(
-    url: str, *, waits: Waits, seconds: float, writes: bool, tell: Callable[[str], None]
+    url: str, *, waits: Waits, seconds: float, writes: bool, report: Callable[[str], None]
 ) -> None:
     """Return once a database takes our sessions.
 
@@ -65,7 +66,7 @@ async def wait_for_database(
         waits: ``database_connect`` and ``database_backoff_cap`` count.
         seconds: how long to wait; 0 for one attempt.
         writes: whether a standby, which takes no writes, has to be promoted first.
-        tell: is called with a sentence when the wait begins, and now and then while it lasts.
+        report: is called with a sentence when the wait begins, every 10 s while it lasts, and when it ends.
 
     Raises:
         UsageError: waiting can't help; the message says why.
@@ -73,22 +74,32 @@ async def wait_for_database(
 
     """
     began = monotonic()
-    told_at: float | None = None
-    backoff = Backoff(0.1, waits.database_backoff_cap)
+    outage = Outage(_Sentences(report, seconds), cap=waits.database_backoff_cap, repeat_after=REPORT_SECONDS)
     while (why := await _attempt(url, waits, writes=writes)) is not None:
         now = monotonic()
         if now - began >= seconds:
             after = f" after {seconds:g} s" if seconds else ""
             raise DatabaseUnavailable(f"database unavailable{after}: {why}")
-        if told_at is None:
-            tell(f"database unavailable: {why}; retrying for up to {seconds:g} s")
-            told_at = now
-        elif now - told_at >= SAY_EVERY:
-            tell(f"database still unavailable after {now - began:.0f} s: {why}")
-            told_at = now
-        await asyncio.sleep(min(backoff.next(), began + seconds - now))
-    if told_at is not None:
-        tell("database available")
+        await asyncio.sleep(min(outage.failed(why), began + seconds - now))
+    outage.ended()
+
+
+class _Sentences(Report):
+    """Reports the wait of a command for its database, in sentences."""
+
+    def __init__(self, report: Callable[[str], None], limit: float) -> None:
+        self._report = report
+        self._limit = limit
+
+    def began(self, what: str, error: str, retry_in: float) -> None:  # noqa: ARG002 - the limit says more
+        self._report(f"{what}: {error}; retrying for up to {self._limit:g} s")
+
+    def failed_again(self, what: str, error: str, retry_in: float, seconds: float, *, is_due: bool) -> None:  # noqa: ARG002
+        if is_due:
+            self._report(f"database still unavailable after {seconds:.0f} s: {error}")
+
+    def ended(self, seconds: float) -> None:  # noqa: ARG002 - the sentence before said it
+        self._report("database available")
 
 
 async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:

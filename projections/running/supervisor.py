@@ -14,6 +14,7 @@ import structlog
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import Outage, Report
 from eventstore.postgres.queries import fetch_all
 from eventstore.waits import Waits
 from projections.running.checkpoint import State, ahead_of_log
@@ -164,6 +165,7 @@ async def _at_head(
     if after is not None:
         await asyncio.wait({after})
     patience = _Patience(give_up_after)
+    outage = Outage(Report(), cap=waits.database_backoff_cap / 5)  # the workers report it
     since: float | None = None
     head_then = -1
     while True:
@@ -174,6 +176,7 @@ async def _at_head(
                     begun = [worker for worker in workers if worker.projection.name not in left_out]
                     versions = {worker.projection.name: worker.projection.version for worker in begun}
                     found = await fetch_all(conn, _PROGRESS, [list(versions)])
+                    outage.ended()
                     rows = [_Progress(*row) for row in found]
                     stopped = {row.name: why for row in rows if (why := _why(row, versions[row.name]))}
                     head = rows[0].head if rows else 0
@@ -194,11 +197,11 @@ async def _at_head(
                     if (why := patience.gave_up(seen, _waits_for(behind))) is not None:
                         return _Head(stopped | left_out, why)
                     await asyncio.sleep(min(TICK_SECONDS, seconds / 4 or TICK_SECONDS))
-        except (psycopg.OperationalError, OSError):
+        except (psycopg.OperationalError, OSError) as error:
             since = None
             if (why := patience.gave_up(None, "the database is unavailable")) is not None:
                 return _Head({}, why)
-            await asyncio.sleep(waits.database_backoff_cap / 5)
+            await asyncio.sleep(outage.failed(error))
 
 
 def _waits_for(behind: Sequence[_Progress]) -> str:

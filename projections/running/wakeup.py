@@ -10,16 +10,12 @@ import asyncio
 from typing import Never
 
 import psycopg
-import structlog
 from psycopg import sql
 
 from eventstore.appending.append import CHANNEL
-from eventstore.backoff import Backoff
-from eventstore.errors import describe
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import Outage, Report
 from eventstore.waits import Waits
-
-log = structlog.get_logger(__name__)
 
 
 class Bell:
@@ -40,20 +36,18 @@ class Bell:
         return event
 
     async def run(self) -> Never:
-        """Listen until cancelled; a database that is away is waited for."""
-        backoff = Backoff(0.1, self._waits.database_backoff_cap)
+        """Listen until cancelled; wait while the database is unavailable."""
+        outage = Outage(Report(), cap=self._waits.database_backoff_cap)  # the workers report it
         while True:
             try:
                 async with await connect(self._url, name="projections run listen", waits=self._waits) as conn:
                     await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-                    backoff.reset()
+                    outage.ended()
                     self._ring()
                     async for _ in conn.notifies():
                         self._ring()
             except (psycopg.Error, OSError) as error:
-                # The workers say the same, and louder.
-                log.debug("nothing is notified", error=describe(error))
-                await asyncio.sleep(backoff.next())
+                await asyncio.sleep(outage.failed(error))
 
     def _ring(self) -> None:
         for event in self._heard:

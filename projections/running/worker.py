@@ -26,8 +26,8 @@ import structlog
 from psycopg import AsyncConnection
 
 from eventstore.backoff import Backoff
-from eventstore.errors import describe
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import LogReport, Outage
 from eventstore.postgres.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections.folding import fold_budget
@@ -46,12 +46,9 @@ from projections.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 PROGRESS_SECONDS = 10.0
-AWAY_SECONDS = 60.0
-"""How often a database is said to be away for as long as it is."""
 
 NOT_NOW = "25"
-"""The class of errors about the session's state, its read-only transactions (``READ_ONLY``) among them: no event's."""
-READ_ONLY = "25006"
+"""The class of errors about the session's state, its read-only transactions among them: no event's."""
 
 
 class Step(Enum):
@@ -105,26 +102,18 @@ class Worker:
         self._said_behind = False
 
     async def run(self, bell: Bell) -> None:
-        """Fold until cancelled, woken by a bell; a database that is away is waited for."""
+        """Fold until cancelled, woken by a bell; wait while the database is unavailable."""
         rung = bell.hear()
-        backoff = Backoff(0.1, self._waits.database_backoff_cap)
-        said_at = 0.0
+        outage = Outage(LogReport(log, projection=self.projection.name), cap=self._waits.database_backoff_cap)
         while True:
             try:
-                await self._run(backoff, rung)
+                await self._run(outage, rung)
             # Among internal errors: a database that takes no writes, as a standby that is not yet promoted.
             except (psycopg.OperationalError, psycopg.InternalError, OSError) as error:
-                wait = backoff.next()
-                say = log.debug
-                if backoff.attempts == 1 or monotonic() - said_at >= AWAY_SECONDS:
-                    say, said_at = log.warning, monotonic()
-                takes_none = isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY
-                what = "the database takes no writes" if takes_none else "the database is away"
-                say(what, projection=self.projection.name, error=describe(error))
                 self.last = None
-                await asyncio.sleep(wait)
+                await asyncio.sleep(outage.failed(error))
 
-    async def _run(self, backoff: Backoff, rung: asyncio.Event) -> None:
+    async def _run(self, outage: Outage, rung: asyncio.Event) -> None:
         conn = await self._open()
         try:
             await self._until_migrated(conn)
@@ -133,7 +122,7 @@ class Worker:
                 # Before it looks: what comes meanwhile rings anew.
                 rung.clear()
                 self.last = await self.step(conn)
-                backoff.reset()
+                outage.ended()
                 if self.last is Step.FOLDED:
                     continue
                 with suppress(TimeoutError):

@@ -62,7 +62,7 @@ async def test_without_a_database_it_ends_with_1_and_the_next_start_goes_on(
     proxy.refuse()
     later = log_of(20, ago=0)
     await simulator.append(*later)
-    await running.says("the database is away")
+    await running.says("database unavailable")
     running.send(signal.SIGTERM)
     ended = await running.ended()
     assert (ended.code, ended.out) == (1, ""), ended.said

@@ -109,7 +109,7 @@ async def wait_until_available(url: str, waits: Waits, *, writes: bool = True, p
     """Wait as :func:`available_database` does, inside a running event loop."""
     given = wait_for_database_seconds()
     seconds = patience if given is None else given
-    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, tell=_tell)
+    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, report=_tell)
 
 
 def _tell(sentence: str) -> None:

@@ -30,11 +30,13 @@
 from __future__ import annotations
 
 import re
-
-import psycopg
-from sqlalchemy.exc import DBAPIError
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
 from eventstore.redaction.redact import hide_secrets, redact
+
+if TYPE_CHECKING:
+    import psycopg
 
 _QUOTED = re.compile(r'"[^"]*"')
 # Translated messages have the quotation marks of their language (angle, curved or corner ones): all goes from the
@@ -244,7 +246,7 @@ class UpstreamUnavailable(UpstreamError):
 def is_gone(error: psycopg.Error) -> bool:
     """Whether the connection is what failed, or the server ended it: whatever is asked next would fail as well."""
     if error.sqlstate is None:
-        return isinstance(error, psycopg.OperationalError)
+        return isinstance(error, _loaded("psycopg", "OperationalError"))
     return error.sqlstate.startswith(("08", "57P0"))
 
 
@@ -266,10 +268,33 @@ def storable(text: str) -> str:
     return clean if len(clean) <= MAX_SAID else f"{clean[: MAX_SAID - 1]}…"
 
 
+def unwrap_driver_error(error: BaseException) -> BaseException:
+    """Return the driver's error that SQLAlchemy wrapped, or the error itself."""
+    while isinstance(error, _loaded("sqlalchemy.exc", "DBAPIError")):
+        wrapped = getattr(error, "orig", None)
+        if not isinstance(wrapped, BaseException):
+            break
+        error = wrapped
+    return error
+
+
+def is_driver_error(error: BaseException) -> TypeGuard[psycopg.Error]:
+    """Tell whether the database driver raised the error."""
+    return isinstance(error, _loaded("psycopg", "Error"))
+
+
+def _loaded(module: str, name: str) -> type[BaseException] | tuple[()]:
+    """Return a class of a driver's module, or nothing while nobody has imported it: then no error can be of it.
+
+    The drivers take most of the start-up time of a command, so this module doesn't import them.
+    """
+    found: type[BaseException] | tuple[()] = getattr(sys.modules.get(module), name, ())
+    return found
+
+
 def _words(error: BaseException) -> str:
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return _words(error.orig)
-    if isinstance(error, psycopg.Error):
+    error = unwrap_driver_error(error)
+    if is_driver_error(error):
         if error.sqlstate:
             message = error.diag.message_primary or type(error).__name__
             if error.sqlstate.startswith("22"):

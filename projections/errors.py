@@ -19,10 +19,7 @@ What the user has to change (a name, an option, a setting) is one class for both
 
 from __future__ import annotations
 
-import psycopg
-from sqlalchemy.exc import DBAPIError
-
-from eventstore.errors import UsageError, describe
+from eventstore.errors import UsageError, describe, is_driver_error, unwrap_driver_error
 
 __all__ = [
     "CannotFold",
@@ -97,8 +94,8 @@ _UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
 
 def describe_theirs(error: BaseException) -> str:
     """Say an error of code that others wrote, as :func:`describe` does, and what to do if a name wasn't found."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, psycopg.Error) and cause.sqlstate in _UNDEFINED:
+    cause = unwrap_driver_error(error)
+    if is_driver_error(cause) and cause.sqlstate in _UNDEFINED:
         return f"{describe(error)}; names outside pg_catalog need their schema, as public.name"
     return describe(error)
 
@@ -109,5 +106,5 @@ def may_be_an_events(error: BaseException) -> bool:
     None is for what tells of the database, of the statement or of whoever runs them, by its class of SQLSTATE:
     deadlocks, what a statement names or may do, resources, locks, an operator, the system.
     """
-    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
+    sqlstate = error.sqlstate if is_driver_error(error) else None
     return not (sqlstate or "").startswith(_NOT_THE_EVENTS)

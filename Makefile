@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types stubs check-stubs wheel-check bench bench-large lock check-lock clean
+.PHONY: help setup run test lint format types docs stubs check-stubs wheel-check bench bench-large lock check-lock clean
 
 BIN := .venv/bin
 T ?=
@@ -32,6 +32,10 @@ format: setup  ## let ruff repair what it can
 
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
+
+docs: setup  ## generate the tables in docs/: settings, licences
+	@$(BIN)/python tools/settings_tables.py
+	@$(BIN)/python tools/licences.py
 
 stubs: setup  ## generate the protobuf stubs from proto/
 	@$(BIN)/python tools/stubs.py

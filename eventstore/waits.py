@@ -20,30 +20,57 @@ class Waits(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 
-    overlap: float = Field(5.0, ge=0, description="how far before the cursor a stream is resumed")
-    silence: float = Field(65.0, gt=0, description="without any frame, after which a stream is dialled anew")
-    ping: float = Field(300.0, gt=0, description="between HTTP/2 pings on a silent stream")
-    ping_timeout: float = Field(20.0, gt=0, description="for the answer to a ping")
-    dial: float = Field(20.0, gt=0, description="for a connection to be made")
-    settle: float = Field(1.0, gt=0, description="of an answered call without a refusal, before it counts as taken")
-    healthy_after: float = Field(10.0, gt=0, description="of an open stream, after which back-off starts over")
-    backoff_first: float = Field(0.5, gt=0, description="the first back-off; each next one doubles")
-    backoff_cap: float = Field(60.0, gt=0, description="the longest back-off")
-    normal_end_cap: float = Field(5.0, gt=0, description="the longest back-off after normal ends")
-    retry_after_cap: float = Field(3600.0, gt=0, description="the longest retry-after that is obeyed")
-    refused_retry: float = Field(300.0, ge=0, description="before an app that was refused is tried again; 0 for never")
+    overlap: float = Field(5.0, ge=0, description="how far before the cursor a stream resumes")
+    silence: float = Field(
+        65.0,
+        gt=0,
+        description="a stream without any frame for so long is connected again (`pcs.external.v1`) or warned "
+        "about (`chat.external`)",
+    )
+    ping: float = Field(300.0, gt=0, description="interval between HTTP/2 pings on a silent stream")
+    ping_timeout: float = Field(20.0, gt=0, description="how long to wait for the answer to a ping")
+    dial: float = Field(20.0, gt=0, description="how long to wait for a connection to the upstream")
+    settle: float = Field(1.0, gt=0, description="a call that is not refused for so long counts as accepted")
+    healthy_after: float = Field(10.0, gt=0, description="a stream that is open for so long resets the back-off")
+    backoff_first: float = Field(
+        0.5, gt=0, description="the first back-off after an error of the upstream; each further one is twice as long"
+    )
+    backoff_cap: float = Field(60.0, gt=0, description="the longest back-off after errors of the upstream")
+    normal_end_cap: float = Field(5.0, gt=0, description="the longest back-off after streams that ended normally")
+    retry_after_cap: float = Field(3600.0, gt=0, description="the longest `retry-after` of an upstream that is obeyed")
+    refused_retry: float = Field(300.0, ge=0, description="how long after a refusal an app is tried again; 0 for never")
     database_backoff_cap: float = Field(5.0, gt=0, description="the longest back-off while the database is unavailable")
-    database_connect: float = Field(10.0, gt=0, description="for a connection to the database")
-    append_lock: float = Field(10.0, gt=0, description="for the append lock, before its frozen holder is ended")
-    lock: float = Field(30.0, gt=0, description="of an append for any other lock, before it is let go and tried again")
-    migrate_lock: float = Field(2.0, gt=0, description="of a migration for a lock, and its pause before the next try")
-    idle_in_transaction: float = Field(15.0, gt=0, description="of an idle transaction, before Postgres ends it")
-    leader_heartbeat: float = Field(5.0, gt=0, description="between queries on the connection that holds an app")
-    leader_timeout: float = Field(15.0, gt=0, description="without one, before Postgres frees the app")
-    standby: float = Field(2.0, gt=0, description="between attempts to take over an app that another follows")
-    shutdown: float = Field(4.0, gt=0, description="for what was received to be committed at the end")
-    token_margin: float = Field(60.0, ge=0, description="before its expiry that a token is fetched anew")
-    issuer: float = Field(20.0, gt=0, description="for the issuer's answer")
+    database_connect: float = Field(10.0, gt=0, description="how long to wait for a connection to the database")
+    append_lock: float = Field(
+        10.0, gt=0, description="how long to wait for the append lock before a frozen holder is terminated"
+    )
+    lock: float = Field(
+        30.0, gt=0, description="how long an append waits for any other lock before it is rolled back and retried"
+    )
+    migrate_lock: float = Field(
+        2.0,
+        gt=0,
+        description="how long one attempt of a migration waits for locks, and the pause before the next attempt",
+    )
+    idle_in_transaction: float = Field(15.0, gt=0, description="Postgres ends a transaction that is idle for so long")
+    leader_heartbeat: float = Field(
+        5.0,
+        gt=0,
+        description="interval between queries on the connection that holds an app; less than "
+        "`PROJECTIONS_LEADER_TIMEOUT`",
+    )
+    leader_timeout: float = Field(
+        15.0,
+        gt=0,
+        description="Postgres ends a connection that holds an app and sends no query for so long; another "
+        "process then follows the app",
+    )
+    standby: float = Field(
+        2.0, gt=0, description="interval between attempts to take over an app that another process follows"
+    )
+    shutdown: float = Field(4.0, gt=0, description="how long to wait at the end for received events to be committed")
+    token_margin: float = Field(60.0, ge=0, description="how long before it expires a token is replaced")
+    issuer: float = Field(20.0, gt=0, description="how long to wait for the issuer's whole answer")
 
     @field_validator("*")
     @classmethod

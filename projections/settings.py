@@ -25,13 +25,22 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 
-    batch_size: int = Field(10_000, ge=1, description="positions in a window, at the most")
-    poll: float = Field(1.0, gt=0, description="between looks at the log when nothing is notified")
-    retry_first: float = Field(1.0, gt=0, description="before a failed projection is first tried again; then doubled")
-    retry_cap: float = Field(60.0, gt=0, description="the longest such wait")
+    batch_size: int = Field(
+        10_000, ge=1, json_schema_extra={"unit": "positions"}, description="the most positions that a window has"
+    )
+    poll: float = Field(1.0, gt=0, description="interval between two looks at the log when no notification comes")
+    retry_first: float = Field(
+        1.0,
+        gt=0,
+        description="how long a failed projection waits before its first retry; each further wait is twice as long",
+    )
+    retry_cap: float = Field(60.0, gt=0, description="the longest wait before a retry")
     # Postgres takes whole milliseconds, and 0 means for ever.
     fold_timeout: float = Field(
-        FOLD_TIMEOUT, ge=0.002, le=2_147_483, description="for a statement of a fold, or for handle of one event"
+        FOLD_TIMEOUT,
+        ge=0.002,
+        le=2_147_483,
+        description="how long one statement of a fold may run, or `handle` for one event",
     )
 
 
@@ -40,16 +49,36 @@ class ReplaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_REBUILD_", frozen=True, allow_inf_nan=False)
 
-    window: int = Field(200_000, ge=1, description="positions in a window, at the most")
-    work_mem: str = Field("64MB", description="Postgres's work_mem meanwhile")
+    window: int = Field(
+        200_000,
+        ge=1,
+        json_schema_extra={"unit": "positions"},
+        description="the most positions that a window has; one window is folded in one transaction",
+    )
+    work_mem: str = Field(
+        "64MB",
+        description="Postgres's `work_mem` for the session of the rebuild: a number and `kB`, `MB` or `GB`, "
+        "from 64kB to 2147483647kB",
+    )
     # Postgres takes whole milliseconds, and 0 means for ever.
     lock_timeout: float = Field(
-        5.0, ge=0.001, le=2_147_483, description="for any lock, before it is let go and tried again"
+        5.0,
+        ge=0.001,
+        le=2_147_483,
+        description="how long to wait for a lock before releasing all locks and trying again",
     )
     fold_timeout: float = Field(
-        FOLD_TIMEOUT, ge=0.002, le=2_147_483, description="for a statement of a fold, or for handle of one event"
+        FOLD_TIMEOUT,
+        ge=0.002,
+        le=2_147_483,
+        description="how long one statement of a fold may run, or `handle` for one event",
     )
-    rest: int = Field(2_000, ge=0, description="events that may be left to fold under the checkpoint's lock")
+    rest: int = Field(
+        2_000,
+        ge=0,
+        json_schema_extra={"unit": "events"},
+        description="the most events that may be left to fold while the checkpoint is locked",
+    )
 
     @field_validator("work_mem")
     @classmethod

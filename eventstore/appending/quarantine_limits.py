@@ -18,8 +18,20 @@ class QuarantineLimits(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_QUARANTINE_", frozen=True)
 
-    max_rows: int = Field(10_000, ge=0, le=_LARGEST, description="messages of an app, different ones")
-    max_bytes: int = Field(256 * 2**20, ge=0, le=_LARGEST, description="bytes of their payloads")
+    max_rows: int = Field(
+        10_000,
+        ge=0,
+        le=_LARGEST,
+        json_schema_extra={"unit": "messages"},
+        description="the most different messages that are kept for one app; 0 keeps none",
+    )
+    max_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        le=_LARGEST,
+        json_schema_extra={"unit": "bytes"},
+        description="the most bytes of payloads that are kept for one app",
+    )
 
     @property
     def sample_rows(self) -> int:

@@ -33,18 +33,39 @@ class AppConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    address: str
-    contract: Literal["auto", "chat.external", "pcs.external.v1"] = "auto"
-    issuer: str | None = None
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-    client_secret_file: Path | None = None
-    token: SecretStr | None = None
-    token_file: Path | None = None
-    ca_file: Path | None = None
-    client_certificate_file: Path | None = None
-    client_key_file: Path | None = None
-    since: str | None = None
+    address: str = Field(
+        description="the upstream's address: `https://HOST[:PORT][/PATH]`, where the path is put before the "
+        "method's path; `http://` on loopback only"
+    )
+    contract: Literal["auto", "chat.external", "pcs.external.v1"] = Field(
+        "auto",
+        description="`chat.external`, `pcs.external.v1`, or `auto`: the first, or the second if the server "
+        "doesn't know the first; the one found is kept",
+    )
+    issuer: str | None = Field(None, description="the URL of the OAuth2 issuer; goes with the client's id and secret")
+    client_id: str | None = Field(None, description="the OAuth2 client's id")
+    client_secret: SecretStr | None = Field(None, description="the OAuth2 client's secret")
+    client_secret_file: Path | None = Field(
+        None, description="a file with the client's secret, instead of `client_secret`"
+    )
+    token: SecretStr | None = Field(None, description="a bearer token, instead of an OAuth2 client")
+    token_file: Path | None = Field(
+        None, description="a file with a bearer token, read at every connection; instead of an OAuth2 client"
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of a CA to trust for the upstream and the issuer; default: gRPC's own list, and "
+        "the system's for the issuer",
+    )
+    client_certificate_file: Path | None = Field(
+        None, description="PEM file of a client certificate; goes with its key"
+    )
+    client_key_file: Path | None = Field(None, description="PEM file of the client certificate's key")
+    since: str | None = Field(
+        None,
+        description="where an app without stored events starts: a duration back from now (`36h`) or a time with "
+        "its zone",
+    )
 
     @field_validator("since", mode="before")
     @classmethod
@@ -143,7 +164,7 @@ class EnvironmentApp(BaseSettings):
     client_secret: SecretStr | None = Field(None, validation_alias="PCS_EXTERNAL_CLIENT_SECRET")
     token: SecretStr | None = Field(None, validation_alias="PROJECTIONS_TOKEN")
     token_file: Path | None = Field(None, validation_alias="PROJECTIONS_TOKEN_FILE")
-    app: str = Field("default", validation_alias="PROJECTIONS_APP")
+    app: str = Field("default", validation_alias="PROJECTIONS_APP", description="the app's name in the tables")
     contract: str = Field("auto", validation_alias="PROJECTIONS_CONTRACT")
     ca_file: Path | None = Field(None, validation_alias="PROJECTIONS_CA_FILE")
     client_certificate_file: Path | None = Field(None, validation_alias="PROJECTIONS_CLIENT_CERTIFICATE_FILE")

@@ -13,12 +13,18 @@ class EmbeddedTimeouts(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_EMBEDDED_", frozen=True)
 
-    lock: float = Field(default=90.0, gt=0, description="for another process that starts or stops the same server")
-    initdb: float = Field(default=60.0, gt=0, description="for initdb to create an empty cluster")
-    start: float = Field(default=60.0, gt=0, description="for the server to accept connections, after crash recovery")
-    stop: float = Field(default=30.0, gt=0, description="for the server to stop")
-    leftovers: float = Field(default=5.0, gt=0, description="for the child processes of a killed server to end")
-    poll: float = Field(default=0.02, gt=0, description="between two checks of any of these")
+    lock: float = Field(
+        default=90.0, gt=0, description="how long to wait for another process that starts or stops the same server"
+    )
+    initdb: float = Field(default=60.0, gt=0, description="how long to wait for `initdb` to create an empty cluster")
+    start: float = Field(
+        default=60.0, gt=0, description="how long to wait for the server to accept connections, crash recovery included"
+    )
+    stop: float = Field(default=30.0, gt=0, description="how long to wait for the server to stop")
+    leftovers: float = Field(
+        default=5.0, gt=0, description="how long to wait for the child processes of a killed server to end"
+    )
+    poll: float = Field(default=0.02, gt=0, description="interval between two checks while waiting for any of these")
 
 
 def load_embedded_timeouts() -> EmbeddedTimeouts:

@@ -34,8 +34,8 @@ __all__ = [
     "SchemaBroken",
     "UnknownProjection",
     "UsageError",
-    "describe_theirs",
-    "may_be_an_events",
+    "describe_user_code_error",
+    "may_be_caused_by_an_event",
 ]
 
 _NOT_THE_EVENTS = ("40", "42", "53", "55", "57", "58")
@@ -92,7 +92,7 @@ _UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
 """SQLSTATEs of functions, operators, types, tables and schemas that aren't found."""
 
 
-def describe_theirs(error: BaseException) -> str:
+def describe_user_code_error(error: BaseException) -> str:
     """Say an error of code that others wrote, as :func:`describe` does, and what to do if a name wasn't found."""
     cause = unwrap_driver_error(error)
     if is_driver_error(cause) and cause.sqlstate in _UNDEFINED:
@@ -100,7 +100,7 @@ def describe_theirs(error: BaseException) -> str:
     return describe(error)
 
 
-def may_be_an_events(error: BaseException) -> bool:
+def may_be_caused_by_an_event(error: BaseException) -> bool:
     """Tell whether an event may be to blame for an error of a fold.
 
     None is for what tells of the database, of the statement or of whoever runs them, by its class of SQLSTATE:

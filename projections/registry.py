@@ -17,7 +17,7 @@ from projections.errors import InvalidProjection, UnknownProjection
 from projections.folding.python_projection import PythonProjection, check_tables
 from projections.folding.sql_text import DIALECT
 from projections.folding.table_copies import check_table
-from projections.folding.window_fold import fold_of
+from projections.folding.window_fold import build_fold
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.read_models.common_columns import VIEWS
 
@@ -130,7 +130,7 @@ def check(projection: Projection) -> None:
     if isinstance(projection, PythonProjection):
         check_tables(projection)
     try:
-        fold_of(projection)
+        build_fold(projection)
     except Exception as error:
         said = redact(f"{type(error).__name__}: {error}")
         raise InvalidProjection(f"projection {name!r}: its fold can't be built: {said}") from error

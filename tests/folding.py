@@ -24,7 +24,7 @@ from eventstore.waits import Waits
 from projections.folding.sql_text import DIALECT
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
-from projections.running.wakeup import Bell
+from projections.running.wakeup import AppendListener
 from projections.running.worker import Step, Worker
 from projections.settings import WorkerSettings
 from tests import oracle, store, stories, wire
@@ -182,15 +182,15 @@ async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
 @asynccontextmanager
 async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Let workers run on a bell of theirs, for as long as the block does; yields their tasks."""
-    bell = Bell(url, QUICK)
-    tasks = [asyncio.create_task(one.run(bell)) for one in workers]
-    ringing = asyncio.create_task(bell.run())
+    listener = AppendListener(url, QUICK)
+    tasks = [asyncio.create_task(one.run(listener)) for one in workers]
+    listening = asyncio.create_task(listener.run())
     try:
         yield tasks
     finally:
-        for task in (*tasks, ringing):
+        for task in (*tasks, listening):
             task.cancel()
-        await asyncio.gather(*tasks, ringing, return_exceptions=True)
+        await asyncio.gather(*tasks, listening, return_exceptions=True)
 
 
 async def fold(one: Worker, conn: AsyncConnection) -> Step:

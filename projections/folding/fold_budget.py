@@ -24,7 +24,7 @@ def milliseconds(seconds: float) -> str:
     return f"{max(int(seconds * 1000), 1)}ms"
 
 
-def session_settings(seconds: float) -> dict[str, str]:
+def timeout_settings(seconds: float) -> dict[str, str]:
     """Return the settings of a session that folds and does nothing else."""
     return {"statement_timeout": milliseconds(seconds), "lock_timeout": milliseconds(seconds * LOCKS_SHARE)}
 
@@ -43,6 +43,6 @@ def is_too_slow(error: BaseException, seconds: float, budget: float) -> bool:
     return isinstance(error, HandleTooSlow) or (isinstance(error, errors.QueryCanceled) and seconds >= budget)
 
 
-def is_others_doing(error: BaseException) -> bool:
+def was_ended_by_others(error: BaseException) -> bool:
     """Tell whether others ended a fold, by a lock or by cancelling it; a shorter window would not help."""
     return isinstance(error, errors.QueryCanceled | errors.LockNotAvailable)

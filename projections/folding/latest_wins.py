@@ -11,16 +11,16 @@ from sqlalchemy import Table, bindparam
 from sqlalchemy.dialects.postgresql import insert
 
 from projections.errors import InvalidProjection
-from projections.folding.sql_text import DIALECT, Schemas, compiled
+from projections.folding.sql_text import DIALECT, Schemas, compile_statement
 
 EVENT_ID = "event_id"
 DELETED = "deleted"
 
-Latest: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
+LatestRows: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
 """The greatest event_id and its row's values, by primary key."""
 
 
-class GuardedTable:
+class LatestWinsTable:
     """A table whose rows carry their event_id.
 
     Args:
@@ -39,28 +39,28 @@ class GuardedTable:
         self._to_driver = {name: _to_driver(table, name) for name in self._columns}
         self._statements: dict[tuple[str, ...], LiteralString] = {}
 
-    def key_of(self, values: Mapping[str, Any], *, only_key: bool) -> tuple[Any, ...]:
+    def key_of(self, values: Mapping[str, Any], *, is_tombstone: bool) -> tuple[Any, ...]:
         """Return the values of the primary key.
 
         Args:
             values: a row's, by column's name.
-            only_key: whether there may be no others.
+            is_tombstone: whether it may have no other values.
 
         Raises:
             InvalidProjection: the row can't be one of the table.
 
         """
         name = self._table.name
-        strange = [column for column in values if column not in (self._key if only_key else self._allowed)]
+        strange = [column for column in values if column not in (self._key if is_tombstone else self._allowed)]
         if strange:
-            of = "the primary key" if only_key else "a column that handle may set"
+            of = "the primary key" if is_tombstone else "a column that handle may set"
             raise InvalidProjection(f"a row of {name} names {', '.join(sorted(strange))}: not {of}")
         missing = [column for column in self._key if values.get(column) is None]
         if missing:
             raise InvalidProjection(f"a row of {name} lacks {', '.join(missing)} of the primary key")
         return tuple(values[column] for column in self._key)
 
-    async def write(self, conn: AsyncConnection[Any], rows: Latest) -> None:
+    async def write(self, conn: AsyncConnection[Any], rows: LatestRows) -> None:
         """Write rows where they are newer than those there; works inside a pipeline.
 
         Raises:
@@ -88,7 +88,7 @@ class GuardedTable:
             set_={name: new.excluded[name] for name in self._columns if name not in self._key},
             where=self._table.c.event_id < new.excluded.event_id,
         )
-        statement, _ = compiled(upsert, self._schemas)
+        statement, _ = compile_statement(upsert, self._schemas)
         self._statements[columns] = statement
         return statement
 

@@ -23,11 +23,11 @@ from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
-from projections.folding.latest_wins import DELETED, EVENT_ID, GuardedTable, Latest
-from projections.folding.sql_text import Schemas, compiled
+from projections.folding.latest_wins import DELETED, EVENT_ID, LatestRows, LatestWinsTable
+from projections.folding.sql_text import Schemas, compile_statement
 from projections.projection import Projection, Window
 
-Told = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 TELL_SECONDS = 0.5
 LIFE_SECONDS = 1.0
@@ -116,11 +116,16 @@ class PythonFold:
         self._projection = projection
         self._handle_timeout = handle_timeout
         (page,) = projection.fold(Window(projection.handles))
-        self._page, self._constants = compiled(page, schemas)
-        self._tables = {table: GuardedTable(table, schemas) for table in projection.tables}
+        self._page, self._constants = compile_statement(page, schemas)
+        self._tables = {table: LatestWinsTable(table, schemas) for table in projection.tables}
 
     async def run(
-        self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = (), told: Told | None = None
+        self,
+        conn: AsyncConnection[Any],
+        lo: int,
+        hi: int,
+        skipped: Sequence[str] = (),
+        on_progress: OnProgress | None = None,
     ) -> None:
         """Fold positions lo < p <= hi; ``told`` is called now and then with the position of the event just handled.
 
@@ -130,7 +135,7 @@ class PythonFold:
             psycopg.Error: the database failed, or refuses a row.
 
         """
-        latest: dict[Table, Latest] = {table: {} for table in self._tables}
+        latest: dict[Table, LatestRows] = {table: {} for table in self._tables}
         window = {**self._constants, "hi": hi, "skipped": list(skipped)}
         spoke = said = monotonic()
         while lo < hi:
@@ -144,9 +149,9 @@ class PythonFold:
                     known = latest[table].get(key)
                     if known is None or known[0] <= event.event_id:
                         latest[table][key] = (event.event_id, values)
-                if told is not None and monotonic() - said >= TELL_SECONDS:
+                if on_progress is not None and monotonic() - said >= TELL_SECONDS:
                     said = monotonic()
-                    told(position)
+                    on_progress(position)
             lo = page[-1][0]
         for table, rows in latest.items():
             if rows:
@@ -168,7 +173,7 @@ class PythonFold:
             if guarded is None:
                 raise InvalidProjection(f"handle returned a row of {row.table.name}, which isn't the projection's")
             values = row.values if isinstance(row, Row) else row.key
-            key = guarded.key_of(values, only_key=isinstance(row, Tombstone))
+            key = guarded.key_of(values, is_tombstone=isinstance(row, Tombstone))
             for column in self._projection.partition_by:
                 if values[column] != getattr(event, column):
                     raise InvalidProjection(f"a row of {row.table.name} has another {column} than its event")

@@ -1,4 +1,4 @@
-"""Turns SQLAlchemy's statements into text that psycopg runs, under the schemas that are wanted, and runs them."""
+"""Compiles SQLAlchemy's statements into SQL text that psycopg runs, under the schemas that are wanted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, LiteralString, TypeAlias, cast
 
-from psycopg import AsyncConnection, AsyncRawCursor, sql
-from psycopg.rows import dict_row
+from psycopg import sql
 from sqlalchemy import BindParameter, Executable, UpdateBase
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
-
-from eventstore.postgres.queries import fetch_all
 
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _RAW_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -32,13 +29,15 @@ Schemas: TypeAlias = Mapping[str, str]
 """Which schema stands for which: a shadow, or a test's tables, are the same tables under another schema."""
 
 
-def compiled(statement: Executable, schemas: Schemas | None = None) -> tuple[LiteralString, dict[str, Any]]:
+def compile_statement(statement: Executable, schemas: Schemas | None = None) -> tuple[LiteralString, dict[str, Any]]:
     """Return a statement's text, as psycopg takes it, and the constants in it."""
     result, constants = _compile(statement, schemas, DIALECT)
     return cast("LiteralString", result.string), constants
 
 
-def prepared(statement: Executable, schemas: Schemas | None = None) -> tuple[LiteralString, tuple[str, ...]]:
+def compile_fold_statement(
+    statement: Executable, schemas: Schemas | None = None
+) -> tuple[LiteralString, tuple[str, ...]]:
     """Return the text of a fold's statement as ``PREPARE`` takes it, and which parameters its ``$n`` are, in order.
 
     Its constants are written out, so that a plan for any window still knows them.
@@ -47,54 +46,38 @@ def prepared(statement: Executable, schemas: Schemas | None = None) -> tuple[Lit
     return cast("LiteralString", result.string), tuple(result.positiontup)
 
 
-def query(statement: Executable) -> str:
+def compile_plpgsql_query(statement: Executable) -> str:
     """Return a query for events of a window as PL/pgSQL has it within another statement."""
     result, _ = _compile(statement, None, _STEP_DIALECT)
     return cast("str", result.string)
 
 
-def step(statement: Executable) -> str:
+def compile_plpgsql_step(statement: Executable) -> str:
     """Return a fold's statement as a function in PL/pgSQL has it; rows that it returns are of interest to nobody."""
     result, _ = _compile(statement, None, _STEP_DIALECT)
     if isinstance(statement, UpdateBase) and not result.effective_returning:
         return f"{result.string};"
     # Only run like this may it be whatever Postgres takes, and return what it likes.
-    text, names = prepared(statement)
+    text, names = compile_fold_statement(statement)
     using = f" USING {', '.join(VARIABLES[name] for name in names)}" if names else ""
     return f"EXECUTE {sql.Literal(text).as_string()}{using};"
 
 
-def ddl(statement: ExecutableDDLElement) -> LiteralString:
+def compile_ddl(statement: ExecutableDDLElement) -> LiteralString:
     """Return the text of a statement that makes or changes a table, for psycopg to run without parameters."""
     return statement.compile(dialect=_RAW_DIALECT).string
 
 
-async def fetch(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Run a query, with the parameters that have no value in it, and return its rows by column.
+def compile_with_numbered_parameters(
+    statement: Executable, values: Mapping[str, Any]
+) -> tuple[LiteralString, list[Any]]:
+    """Return a statement's text with Postgres's own ``$n``, and its parameters in order.
 
-    Raises:
-        psycopg.Error: it failed.
-
-    """
-    text, given = _raw(statement, values)
-    async with AsyncRawCursor(conn, row_factory=dict_row) as cursor:
-        return await fetch_all(cursor, text, given)
-
-
-async def affect(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> int:  # noqa: ANN401
-    """Run a statement, with the parameters that have no value in it, and return how many rows it wrote or deleted.
-
-    Raises:
-        psycopg.Error: it failed.
+    Args:
+        statement: the statement.
+        values: the parameters that have no value in it.
 
     """
-    text, given = _raw(statement, values)
-    async with AsyncRawCursor(conn) as cursor:
-        return (await cursor.execute(text, given)).rowcount
-
-
-def _raw(statement: Executable, values: Mapping[str, Any]) -> tuple[LiteralString, list[Any]]:
-    # With Postgres's own $n: a raw cursor doesn't look for placeholders in what may be a long text.
     result, constants = _compile(statement, None, _RAW_DIALECT)
     given = {**constants, **values}
     return cast("LiteralString", result.string), [given[name] for name in result.positiontup]

@@ -30,7 +30,7 @@ _LOADERS = {
 }
 
 
-def read_any_value(conn: AsyncConnection[Any]) -> None:
+def load_odd_dates_as_text(conn: AsyncConnection[Any]) -> None:
     """Let queries of a connection return rows that people may have put anything into."""
     for name, loader in _LOADERS.items():
         conn.adapters.register_loader(name, loader)

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection, AsyncRawCursor
 
-from projections.folding.python_projection import PythonFold, PythonProjection, Told
-from projections.folding.sql_text import Schemas, prepared
+from projections.folding.python_projection import OnProgress, PythonFold, PythonProjection
+from projections.folding.sql_text import Schemas, compile_fold_statement
 from projections.projection import Projection, Window
 
 
-class Fold(Protocol):
+class WindowFold(Protocol):
     """Whatever folds a window.
 
     Attributes:
@@ -23,7 +23,12 @@ class Fold(Protocol):
     in_pipeline: bool
 
     async def run(
-        self, conn: AsyncConnection[Any], lo: int, hi: int, skipped: Sequence[str] = (), told: Told | None = None
+        self,
+        conn: AsyncConnection[Any],
+        lo: int,
+        hi: int,
+        skipped: Sequence[str] = (),
+        on_progress: OnProgress | None = None,
     ) -> None:
         """Fold positions lo < p <= hi, inside the caller's transaction (or its pipeline).
 
@@ -37,19 +42,21 @@ class Fold(Protocol):
         ...
 
 
-class StatementFold:
+class SqlFold:
     """The statements of a projection, ready to run.
 
     Args:
         projection: whose fold it is.
-        schemas: as :func:`fold_of` takes them.
+        schemas: as :func:`build_fold` takes them.
 
     """
 
     in_pipeline = True
 
     def __init__(self, projection: Projection, schemas: Schemas | None = None) -> None:
-        self._statements = [prepared(statement, schemas) for statement in projection.fold(Window(projection.handles))]
+        self._statements = [
+            compile_fold_statement(statement, schemas) for statement in projection.fold(Window(projection.handles))
+        ]
 
     async def run(
         self,
@@ -57,7 +64,7 @@ class StatementFold:
         lo: int,
         hi: int,
         skipped: Sequence[str] = (),
-        told: Told | None = None,  # noqa: ARG002 - Postgres tells nothing of a statement under way
+        on_progress: OnProgress | None = None,  # noqa: ARG002 - Postgres tells nothing of a statement under way
     ) -> None:
         """Run the statements in order."""
         window = {"lo": lo, "hi": hi, "skipped": list(skipped)}
@@ -66,7 +73,9 @@ class StatementFold:
                 await cursor.execute(statement, [window[name] for name in names], prepare=True)
 
 
-def fold_of(projection: Projection, schemas: Schemas | None = None, *, handle_timeout: float | None = None) -> Fold:
+def build_fold(
+    projection: Projection, schemas: Schemas | None = None, *, handle_timeout: float | None = None
+) -> WindowFold:
     """Return what folds a projection.
 
     Args:
@@ -78,4 +87,4 @@ def fold_of(projection: Projection, schemas: Schemas | None = None, *, handle_ti
     """
     if isinstance(projection, PythonProjection):
         return PythonFold(projection, schemas, handle_timeout)
-    return StatementFold(projection, schemas)
+    return SqlFold(projection, schemas)

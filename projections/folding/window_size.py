@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from eventstore.errors import storable
 from eventstore.postgres.queries import fetch_value
-from projections.errors import HandleFailed, describe_theirs, may_be_an_events
+from projections.errors import HandleFailed, describe_user_code_error, may_be_caused_by_an_event
 from projections.folding import fold_budget
 from projections.folding.whole_window import find_missing_positions
 
@@ -100,13 +100,13 @@ class WindowSize:
             return WindowFailure(Cause.MISSING_POSITIONS, f"positions {missing[0]}..{missing[1]} missing")
         too_slow = fold_budget.is_too_slow(error, seconds, self._budget)
         words = self._describe(error, too_slow=too_slow)
-        if hi - lo > 1 and (too_slow or not fold_budget.is_others_doing(error)):
+        if hi - lo > 1 and (too_slow or not fold_budget.was_ended_by_others(error)):
             self.shrink(hi - lo, too_slow=too_slow)
             return WindowFailure(Cause.WINDOW_TOO_LONG, f"after position {lo}: {words}", too_slow=too_slow)
         if too_slow and self._slow_event_at != hi:
             self.positions, self._slow_event_at = 1, hi
             return WindowFailure(Cause.SLOW_ONCE, f"after position {lo}: {words}", too_slow=True)
-        if not too_slow and not may_be_an_events(error):
+        if not too_slow and not may_be_caused_by_an_event(error):
             return WindowFailure(Cause.NOT_AN_EVENT, f"after position {lo}: {words}")
         event_id = await fetch_value(conn, _EVENT_AT, [hi]) or "?"
         twice = ", twice" if too_slow else ""
@@ -115,4 +115,4 @@ class WindowSize:
     def _describe(self, error: BaseException, *, too_slow: bool) -> str:
         if too_slow:
             return f"folding took longer than {self._budget:g} s ({self._budget_setting})"
-        return storable(str(error)) if isinstance(error, HandleFailed) else describe_theirs(error)
+        return storable(str(error)) if isinstance(error, HandleFailed) else describe_user_code_error(error)

@@ -25,10 +25,10 @@ from eventstore.schema import events
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, UsageError
 from projections.folding.python_projection import PythonProjection
-from projections.folding.sql_text import fetch
+from projections.folding.run_statement import fetch_rows
 from projections.folding.table_copies import plain_copy
-from projections.folding.text_dates import read_any_value
-from projections.folding.window_fold import fold_of
+from projections.folding.text_dates import load_odd_dates_as_text
+from projections.folding.window_fold import build_fold
 from projections.projection import READ_MODEL_SCHEMA, Projection, Window
 from projections.rebuilding.difference import Sample
 from projections.rebuilding.replay import Progress, checkpoint_of, refuse_ahead_of_log
@@ -154,7 +154,7 @@ async def explain(
 
     """
     async with await connect(url, name="projections explain", waits=waits, settings=SEARCHING) as conn:
-        read_any_value(conn)
+        load_odd_dates_as_text(conn)
         try:
             found = await _whole_key(conn, table, key, app)
         except DataError as error:
@@ -175,7 +175,7 @@ async def explain(
         copies = {one.name: plain_copy(one, MetaData(), _TEMPORARY) for one in projection.tables}
         for copy in copies.values():
             await make_table(conn, copy, logged=True)
-        fold = fold_of(projection, {READ_MODEL_SCHEMA: _TEMPORARY})
+        fold = build_fold(projection, {READ_MODEL_SCHEMA: _TEMPORARY})
         changes: list[Change] = []
         row: Row | None = None
         progress.phase("folding", target=len(log))
@@ -245,7 +245,7 @@ async def _events_of(
     found: list[Told] = []
     for lo in range(0, up_to, STRETCH):
         hi = min(lo + STRETCH, up_to)
-        found += [Told(**row) for row in await fetch(conn, statement, lo=lo, hi=hi, skipped=[])]
+        found += [Told(**row) for row in await fetch_rows(conn, statement, lo=lo, hi=hi, skipped=[])]
         progress.at(hi)
     return found
 
@@ -264,7 +264,7 @@ async def _whole_key(conn: AsyncConnection[Any], table: Table, given: Sequence[s
         return await _typed(conn, table, {"app": app, **rest})
     same = [table.c[name] == cast(literal(value, Text), table.c[name].type) for name, value in rest.items()]
     having = select(table.c.app).where(*same).distinct().order_by(table.c.app)
-    apps, said = [row["app"] for row in await fetch(conn, having)], "several have it"
+    apps, said = [row["app"] for row in await fetch_rows(conn, having)], "several have it"
     if not apps:  # no row, as it may have to be; what follows says why
         rows = await fetch_all(conn, "SELECT app FROM eventstore.cursors ORDER BY app")
         apps, said = [row[0] for row in rows], "none has it, and these are followed"
@@ -278,11 +278,11 @@ async def _typed(conn: AsyncConnection[Any], table: Table, key: Mapping[str, str
     """Return a key with the values as the table's columns have them."""
     ordered = [column.name for column in table.primary_key.columns]
     columns = [cast(literal(key[name], Text), table.c[name].type).label(name) for name in ordered]
-    (row,) = await fetch(conn, select(*columns))
+    (row,) = await fetch_rows(conn, select(*columns))
     return row
 
 
 async def _row(conn: AsyncConnection[Any], table: Table, key: Row) -> dict[str, Any] | None:
     same = [table.c[name] == literal(value, table.c[name].type) for name, value in key.items()]
-    rows = await fetch(conn, select(table).where(*same))
+    rows = await fetch_rows(conn, select(table).where(*same))
     return rows[0] if rows else None

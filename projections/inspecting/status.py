@@ -19,7 +19,7 @@ from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.running.checkpoint import State, ahead_of_log
-from projections.running.who_folds import Folder, read_folders
+from projections.running.folding_sessions import FoldingSession, find_folding_sessions
 
 NEW = "new"
 """The state of a projection before its first run."""
@@ -89,7 +89,7 @@ class ProjectionStatus:
     skipped: int
     note: str | None = None
     skips: tuple[Skip, ...] = ()
-    folded_by: tuple[Folder, ...] = ()
+    folded_by: tuple[FoldingSession, ...] = ()
     problem: str | None = None
 
     @property
@@ -194,7 +194,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
     waited = await fetch_value(conn, _SINCE_FIRST) or 0.0
     lacking = await _lacking(conn, registry)
     names = sorted({*found, *registry.projections, *registry.broken})
-    folders = await read_folders(conn, names)
+    folders = await find_folding_sessions(conn, names)
     projections = []
     for name in names:
         projection = registry.projections.get(name)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, MetaData, Table, inspect, text
 
 from eventstore.postgres.queries import fetch_row
 from eventstore.resources import migrations_folder
-from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_theirs
+from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_user_code_error
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 
@@ -121,7 +121,7 @@ def _run_folder(connection: Connection, projection: Projection, folder: Path) ->
     try:
         command.upgrade(config, "heads")
     except Exception as error:
-        said = f"projection {projection.name!r}: its migrations failed: {describe_theirs(error)}"
+        said = f"projection {projection.name!r}: its migrations failed: {describe_user_code_error(error)}"
         raise ProjectionsError(said) from error
 
 

@@ -42,7 +42,8 @@ from sqlalchemy.types import UserDefinedType
 
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.errors import ProjectionsError
-from projections.folding.sql_text import affect, ddl, fetch
+from projections.folding.run_statement import execute_and_count, fetch_rows
+from projections.folding.sql_text import compile_ddl
 from projections.projection import Window
 from projections.rebuilding.shadow import Shadow
 
@@ -145,7 +146,7 @@ class Difference:
         """Compare all rows, inside the caller's REPEATABLE READ transaction in which the checkpoint was read."""
         await self.compare_again()
         for one in self._tables:
-            (row,) = await fetch(self._conn, select(func.count().label("rows")).select_from(one.live))
+            (row,) = await fetch_rows(self._conn, select(func.count().label("rows")).select_from(one.live))
             one.before = row["rows"]
         self.since = min(self._shadow.position, checkpoint)
 
@@ -153,9 +154,9 @@ class Difference:
         """Compare all rows once more, for what the caller's transaction does next; :attr:`since` stays."""
         await self._conn.execute(_READ_WHOLE_TABLES)
         for one in self._tables:
-            await self._conn.execute(ddl(DropTable(one.keys, if_exists=True)))
-            await self._conn.execute(ddl(CreateTable(one.keys)))
-            await affect(self._conn, one.compared())
+            await self._conn.execute(compile_ddl(DropTable(one.keys, if_exists=True)))
+            await self._conn.execute(compile_ddl(CreateTable(one.keys)))
+            await execute_and_count(self._conn, one.compared())
 
     async def add_touched(self, up_to: int) -> None:
         """Add the rows that events behind :attr:`since`, up to a position, may have changed in either table."""
@@ -165,7 +166,7 @@ class Difference:
         window, partition = Window(None), self._shadow.projection.partition_by
         for one in self._tables:
             for statement in one.touched(window, partition):
-                await affect(self._conn, statement, lo=self.since, hi=up_to, skipped=[])
+                await execute_and_count(self._conn, statement, lo=self.since, hi=up_to, skipped=[])
 
     async def narrow(self, checkpoint: int, shadow: int) -> None:
         """Take note of what happened up to now, inside a transaction as :meth:`compare` wants it."""
@@ -177,14 +178,14 @@ class Difference:
         await self._prepare()
         found = []
         for one in self._tables:
-            (row,) = await fetch(self._conn, one.counted())
+            (row,) = await fetch_rows(self._conn, one.counted())
             found.append(Changes(one.live.name, one.before, row["added"], row["removed"], row["changed"]))
         return found
 
     async def samples(self, limit: int) -> list[Sample]:
         """Return the first rows that differ, table by table, in order of their keys; each table has its share."""
         await self._prepare()
-        found = [[one.sample(row) for row in await fetch(self._conn, one.sampled(limit))] for one in self._tables]
+        found = [[one.sample(row) for row in await fetch_rows(self._conn, one.sampled(limit))] for one in self._tables]
         while sum(map(len, found)) > limit:
             max(found, key=len).pop()
         return [sample for samples in found for sample in samples]
@@ -197,15 +198,16 @@ class Difference:
         # Those that others refer to first, whatever order the projection has them in.
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
-        removed = {one: await affect(self._conn, one.removal()) for one in reversed(tables)}
+        removed = {one: await execute_and_count(self._conn, one.removal()) for one in reversed(tables)}
         displaced: dict[_TableDifference, int] = {}
         changed: dict[_TableDifference, int] = {}
         for one in tables:
             found = await fetch_all(self._conn, _UNIQUE, [_name(one.live)])
-            displaced[one] = await affect(self._conn, one.displacement([row[0] for row in found])) if found else 0
-            changed[one] = displaced[one] + await affect(self._conn, one.change())
+            displacement = one.displacement([row[0] for row in found])
+            displaced[one] = await execute_and_count(self._conn, displacement) if found else 0
+            changed[one] = displaced[one] + await execute_and_count(self._conn, one.change())
         # What had to go to come back otherwise is no addition.
-        added = {one: await affect(self._conn, one.addition()) - displaced[one] for one in tables}
+        added = {one: await execute_and_count(self._conn, one.addition()) - displaced[one] for one in tables}
         await self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
 

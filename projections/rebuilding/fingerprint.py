@@ -12,15 +12,15 @@ from typing import cast
 from sqlalchemy.schema import CreateTable
 
 from projections.folding.python_projection import PythonProjection
-from projections.folding.sql_text import ddl, prepared
+from projections.folding.sql_text import compile_ddl, compile_fold_statement
 from projections.projection import Projection, Window
 
 
 def fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
     """Return the digest of a projection's tables, of its fold, and of the event_ids that it passes over."""
     parts = [projection.name, str(projection.version), *sorted(skipped)]
-    parts += [ddl(CreateTable(table)) for table in projection.tables]
-    parts += [repr(prepared(statement)) for statement in projection.fold(Window(projection.handles))]
+    parts += [compile_ddl(CreateTable(table)) for table in projection.tables]
+    parts += [repr(compile_fold_statement(statement)) for statement in projection.fold(Window(projection.handles))]
     if isinstance(projection, PythonProjection):
         parts += _sources(type(projection))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -14,7 +14,7 @@ from eventstore.postgres.session_lock import Lock, session_name
 from eventstore.postgres.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError
-from projections.folding.text_dates import read_any_value
+from projections.folding.text_dates import load_odd_dates_as_text
 from projections.projection import Projection
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ async def replaying(url: str, work: str, waits: Waits, settings: ReplaySettings)
     session = {**FOLDING, "work_mem": settings.work_mem, "lock_timeout": f"{int(settings.lock_timeout * 1000)}ms"}
     conn = await connect(url, name=session_name(work), waits=waits, settings=session)
     try:
-        read_any_value(conn)
+        load_odd_dates_as_text(conn)
         yield conn
     finally:
         await conn.close()

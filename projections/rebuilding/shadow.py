@@ -22,11 +22,11 @@ from eventstore.appending.append_lock import lock_key
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import CannotFold, ProjectionsError, RebuildLost
 from projections.folding import fold_budget
-from projections.folding.python_projection import Told
-from projections.folding.sql_text import ddl
+from projections.folding.python_projection import OnProgress
+from projections.folding.sql_text import compile_ddl
 from projections.folding.table_copies import plain_copy
 from projections.folding.whole_window import hi_if_whole
-from projections.folding.window_fold import fold_of
+from projections.folding.window_fold import build_fold
 from projections.folding.window_size import Cause, WindowFailure, WindowSize
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
 from projections.rebuilding.fingerprint import fingerprint
@@ -99,7 +99,7 @@ class Shadow:
         self._is_rebuild = is_rebuild
         self._logged = logged
         self._mark = f"projections: shadow of {projection.name}"
-        self._fold = fold_of(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
+        self._fold = build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
         self._budget = fold_timeout
 
     async def begin(self) -> None:
@@ -181,13 +181,13 @@ class Shadow:
         if row is None:
             raise RebuildLost(self.projection.name)
 
-    async def fold_to(self, up_to: int, window: int, told: Told | None = None) -> None:
+    async def fold_to(self, up_to: int, window: int, on_progress: OnProgress | None = None) -> None:
         """Fold up to a position, in committed windows of so many positions.
 
         Args:
             up_to: the last position to fold.
             window: positions in a window, at the most.
-            told: is called with the position after each window, and now and then within a long one.
+            on_progress: is called with the position after each window, and now and then within a long one.
 
         Raises:
             CannotFold: an event can't be folded, or a position is missing; the message says which.
@@ -201,7 +201,7 @@ class Shadow:
             began = monotonic()
             try:
                 async with self._conn.transaction():
-                    await self._fold_window(hi, told)
+                    await self._fold_window(hi, on_progress)
                 self.position = hi
             except (RebuildLost, errors.LockNotAvailable):
                 raise
@@ -213,8 +213,8 @@ class Shadow:
                     continue
                 raise CannotFold(self._explain(failure)) from error
             size.succeeded(monotonic() - began)
-            if told is not None:
-                told(hi)
+            if on_progress is not None:
+                on_progress(hi)
 
     async def fold_within(self, hi: int) -> None:
         """Fold what is left up to a position, inside the caller's transaction; sets no :attr:`position`.
@@ -247,14 +247,14 @@ class Shadow:
         """A digest of what decides how rows come out: the fold's code, the tables, and the events passed over."""
         return fingerprint(self.projection, self.skipped)
 
-    async def _fold_window(self, hi: int, told: Told | None) -> None:
+    async def _fold_window(self, hi: int, on_progress: OnProgress | None) -> None:
         lo = self.position
         move = {"name": self.projection.name, "run": self._run, "lo": lo, "hi": hi}
         move["timeout"] = fold_budget.milliseconds(self._budget)
         moved = await self._conn.execute(_MOVE, move)
         if moved.rowcount != 1:
             raise RebuildLost(self.projection.name)
-        await self._fold.run(self._conn, lo, hi, self.skipped, told)
+        await self._fold.run(self._conn, lo, hi, self.skipped, on_progress)
         await self._note(hi)
 
     def _explain(self, failure: WindowFailure) -> str:
@@ -303,10 +303,10 @@ class Shadow:
 
 async def make_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
     """Make a table with what a fold needs: its primary key, and unique indexes; no others, and no foreign keys."""
-    await conn.execute(ddl(CreateTable(table, include_foreign_key_constraints=[])))
+    await conn.execute(compile_ddl(CreateTable(table, include_foreign_key_constraints=[])))
     for index in table.indexes:
         if index.unique:
-            await conn.execute(ddl(CreateIndex(index)))
+            await conn.execute(compile_ddl(CreateIndex(index)))
     if not logged:
         name = sql.Identifier(*([table.schema] if table.schema else []), table.name)
         await conn.execute(sql.SQL("ALTER TABLE {} SET UNLOGGED").format(name))
@@ -316,9 +316,9 @@ async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:
     """Give a table that is to stay the rest: its indexes and comments."""
     for index in table.indexes:
         if not index.unique:
-            await conn.execute(ddl(CreateIndex(index)))
+            await conn.execute(compile_ddl(CreateIndex(index)))
     # Without one of its own it gets none: the shadow's mark goes.
-    await conn.execute(ddl(DropTableComment(table) if table.comment is None else SetTableComment(table)))
+    await conn.execute(compile_ddl(DropTableComment(table) if table.comment is None else SetTableComment(table)))
     for column in table.c:
         if column.comment is not None:
-            await conn.execute(ddl(SetColumnComment(column)))
+            await conn.execute(compile_ddl(SetColumnComment(column)))

@@ -18,7 +18,7 @@ from eventstore.postgres.outage import Outage, Report
 from eventstore.postgres.queries import fetch_all
 from eventstore.waits import Waits
 from projections.running.checkpoint import State, ahead_of_log
-from projections.running.wakeup import Bell
+from projections.running.wakeup import AppendListener
 from projections.running.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -81,10 +81,10 @@ async def run(
     ``give_up_after``, a run until idle ends too once an app waited for others, or nothing was folded, for so many
     seconds without a break.
     """
-    bell = Bell(url, waits)
-    folding = [asyncio.create_task(worker.run(bell)) for worker in workers]
+    listener = AppendListener(url, waits)
+    folding = [asyncio.create_task(worker.run(listener)) for worker in workers]
     if workers:
-        folding.append(asyncio.create_task(bell.run()))
+        folding.append(asyncio.create_task(listener.run()))
     stopping = asyncio.create_task(stop.wait())
     stop_ingest = asyncio.Event()
     ingesting = asyncio.create_task(

@@ -18,7 +18,7 @@ from eventstore.postgres.outage import Outage, Report
 from eventstore.waits import Waits
 
 
-class Bell:
+class AppendListener:
     """Rings for everyone who hears it.
 
     Each worker's own session would be woken by every append, and would wake this process: for one, it is enough.
@@ -27,12 +27,12 @@ class Bell:
     def __init__(self, url: str, waits: Waits) -> None:
         self._url = url
         self._waits = waits
-        self._heard: list[asyncio.Event] = []
+        self._subscribers: list[asyncio.Event] = []
 
-    def hear(self) -> asyncio.Event:
+    def subscribe(self) -> asyncio.Event:
         """Return an event that is set at each ring, for one listener to clear."""
         event = asyncio.Event()
-        self._heard.append(event)
+        self._subscribers.append(event)
         return event
 
     async def run(self) -> Never:
@@ -43,12 +43,12 @@ class Bell:
                 async with await connect(self._url, name="projections run listen", waits=self._waits) as conn:
                     await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
                     outage.ended()
-                    self._ring()
+                    self._wake_all()
                     async for _ in conn.notifies():
-                        self._ring()
+                        self._wake_all()
             except (psycopg.Error, OSError) as error:
                 await asyncio.sleep(outage.failed(error))
 
-    def _ring(self) -> None:
-        for event in self._heard:
+    def _wake_all(self) -> None:
+        for event in self._subscribers:
             event.set()

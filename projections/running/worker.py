@@ -31,16 +31,16 @@ from eventstore.postgres.outage import LogReport, Outage
 from eventstore.postgres.session_settings import FOLDING
 from eventstore.waits import Waits
 from projections.folding import fold_budget
-from projections.folding.fold_function import AtOnce
 from projections.folding.python_projection import PythonProjection
-from projections.folding.window_fold import fold_of
+from projections.folding.window_fold import build_fold
 from projections.folding.window_size import Cause, WindowSize
 from projections.migrating.user_tables import not_migrated
 from projections.projection import Projection
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint, State
-from projections.running.wakeup import Bell
-from projections.running.who_folds import announce, folder_name
+from projections.running.fold_function import FoldFunction
+from projections.running.folding_sessions import announce_folding, folding_session_name
+from projections.running.wakeup import AppendListener
 from projections.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -89,8 +89,8 @@ class Worker:
         self.last: Step | None = None
         self.not_migrated: str | None = None
         self._url = url
-        self._fold = fold_of(projection, handle_timeout=settings.fold_timeout)
-        self._at_once = None if isinstance(projection, PythonProjection) else AtOnce(projection)
+        self._fold = build_fold(projection, handle_timeout=settings.fold_timeout)
+        self._fold_function = None if isinstance(projection, PythonProjection) else FoldFunction(projection)
         self._is_usual = False
         self._waits = waits
         self._settings = settings
@@ -101,33 +101,33 @@ class Worker:
         self._said_at = monotonic()
         self._said_behind = False
 
-    async def run(self, bell: Bell) -> None:
-        """Fold until cancelled, woken by a bell; wait while the database is unavailable."""
-        rung = bell.hear()
+    async def run(self, listener: AppendListener) -> None:
+        """Fold until cancelled, woken by the listener; wait while the database is unavailable."""
+        appended = listener.subscribe()
         outage = Outage(LogReport(log, projection=self.projection.name), cap=self._waits.database_backoff_cap)
         while True:
             try:
-                await self._run(outage, rung)
+                await self._run(outage, appended)
             # Among internal errors: a database that takes no writes, as a standby that is not yet promoted.
             except (psycopg.OperationalError, psycopg.InternalError, OSError) as error:
                 self.last = None
                 await asyncio.sleep(outage.failed(error))
 
-    async def _run(self, outage: Outage, rung: asyncio.Event) -> None:
+    async def _run(self, outage: Outage, appended: asyncio.Event) -> None:
         conn = await self._open()
         try:
             await self._until_migrated(conn)
             await self._ensure_checkpoint(conn)
             while True:
                 # Before it looks: what comes meanwhile rings anew.
-                rung.clear()
+                appended.clear()
                 self.last = await self.step(conn)
                 outage.ended()
                 if self.last is Step.FOLDED:
                     continue
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.poll):
-                        await rung.wait()
+                        await appended.wait()
         finally:
             with suppress(psycopg.Error):
                 await conn.close()
@@ -148,8 +148,8 @@ class Worker:
         return conn
 
     async def _open(self) -> AsyncConnection[Any]:
-        name = folder_name(self.projection.name)
-        limits = fold_budget.session_settings(self._settings.fold_timeout)
+        name = folding_session_name(self.projection.name)
+        limits = fold_budget.timeout_settings(self._settings.fold_timeout)
         return await connect(self._url, name=name, waits=self._waits, settings={**FOLDING, **limits})
 
     async def _until_migrated(self, conn: AsyncConnection[Any]) -> None:
@@ -162,7 +162,7 @@ class Worker:
         self.not_migrated = None
 
     async def _ensure_checkpoint(self, conn: AsyncConnection[Any]) -> None:
-        await announce(conn, self.projection.name)
+        await announce_folding(conn, self.projection.name)
         await checkpoint.ensure(conn, self.projection.name, self.projection.version)
 
     async def step(self, conn: AsyncConnection[Any]) -> Step:
@@ -174,7 +174,9 @@ class Worker:
         """
         usual, self._is_usual = self._is_usual, False
         try:
-            step = await self._step_at_once(conn, self._at_once) if usual and self._at_once else None
+            step = (
+                await self._step_in_one_round_trip(conn, self._fold_function) if usual and self._fold_function else None
+            )
             step = step or await self._step(conn)
         except _Failed as failed:
             await conn.rollback()
@@ -186,11 +188,11 @@ class Worker:
         self._is_usual = step in (Step.FOLDED, Step.AT_HEAD)
         return step
 
-    async def _step_at_once(self, conn: AsyncConnection[Any], at_once: AtOnce) -> Step | None:
+    async def _step_in_one_round_trip(self, conn: AsyncConnection[Any], fold_function: FoldFunction) -> Step | None:
         """Do what a step mostly comes to; None, and nothing done, when it is to be looked at."""
         began = monotonic()
         try:
-            taken = await at_once.fold(conn, self._window_size.positions)
+            taken = await fold_function.fold(conn, self._window_size.positions)
         except psycopg.Error as error:
             if conn.broken or conn.closed:
                 raise

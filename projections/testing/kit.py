@@ -33,9 +33,9 @@ from eventstore.waits import Waits
 from projections.database import resolve_database_url
 from projections.folding.latest_wins import DELETED
 from projections.folding.python_projection import PythonProjection
-from projections.folding.sql_text import compiled
+from projections.folding.sql_text import compile_statement
 from projections.folding.table_copies import plain_copy
-from projections.folding.window_fold import Fold, fold_of
+from projections.folding.window_fold import WindowFold, build_fold
 from projections.migrating.user_tables import create_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.registry import check
@@ -74,11 +74,11 @@ class ProjectionKit:
         self._schemas = {READ_MODEL_SCHEMA: name, EVENTSTORE_SCHEMA: f"{name}_events"}
         self._open = AsyncExitStack()
         self._conn: AsyncConnection[Any]
-        self._fold: Fold
+        self._fold: WindowFold
 
     async def __aenter__(self) -> Self:
         check(self.projection)
-        self._fold = fold_of(self.projection, self._schemas)
+        self._fold = build_fold(self.projection, self._schemas)
         url = self._url
         if url is None:
             url = await asyncio.to_thread(resolve_database_url, start=True)
@@ -144,7 +144,7 @@ class ProjectionKit:
         query = select(table).order_by(*table.primary_key.columns)
         if isinstance(self.projection, PythonProjection) and not deleted:
             query = query.where(~table.c[DELETED])
-        statement, constants = compiled(query, self._schemas)
+        statement, constants = compile_statement(query, self._schemas)
         async with self._conn.cursor(row_factory=dict_row) as cursor:
             return await fetch_all(cursor, statement, constants)
 
@@ -186,7 +186,7 @@ class ProjectionKit:
         await made.run_sync(_make_tables, self._schemas, [events_table, *copies])
 
     async def _append(self, events: list[Event]) -> None:
-        statement, _ = compiled(_INSERT, self._schemas)
+        statement, _ = compile_statement(_INSERT, self._schemas)
         rows = [
             {**event._asdict(), "position": position, "received_at": _RECEIVED}
             for position, event in enumerate(events, start=1)

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.running.who_folds import folder_name
+from projections.running.folding_sessions import folding_session_name
 from projections.running.worker import Step
 from tests import folding, oracle, store
 from tests.fault.folding import WINDOW
@@ -61,7 +61,7 @@ async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
 
     async def one() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-        return await store.value(conn, query, folder_name(projection.name)) == 1
+        return await store.value(conn, query, folding_session_name(projection.name)) == 1
 
     await store.until(one, "the end of the killed one's session")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 
-from projections.folding.sql_text import prepared
+from projections.folding.sql_text import compile_fold_statement
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from tests import folding, oracle, store
@@ -51,7 +51,7 @@ async def plans(conn: AsyncConnection, projection: Projection, *, generic: bool)
     """The plan of each statement of a fold, for one window's values or for any window."""
     await conn.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan".encode())
     for number, statement in enumerate(projection.fold(Window(projection.handles))):
-        text, names = prepared(statement)
+        text, names = compile_fold_statement(statement)
         values = {"lo": EVENTS // 2, "hi": EVENTS // 2 + 3, "skipped": []}
         async with AsyncRawCursor(conn) as cursor:
             await cursor.execute(b"PREPARE fold_%d AS %s" % (number, text.encode()))

@@ -19,8 +19,8 @@ from eventstore.contracts.event_types import EventType
 from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
 from projections.errors import HandleFailed, InvalidProjection
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
-from projections.folding.sql_text import compiled
-from projections.folding.window_fold import fold_of
+from projections.folding.sql_text import compile_statement
+from projections.folding.window_fold import build_fold
 from projections.migrating.migrate import upgrade
 from projections.projection import Window
 from projections.running.worker import Step, Worker
@@ -191,7 +191,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
     (page,) = projection.fold(Window(projection.handles))
     async with ProjectionKit(database_url, projection) as kit:
         await kit.given(events, twice=False)
-        statement, constants = compiled(page, kit._schemas)
+        statement, constants = compile_statement(page, kit._schemas)
         window = {**constants, "lo": 1, "hi": 4, "skipped": []}
         rows = await (await kit._conn.execute(statement, window, binary=True)).fetchall()
     assert [position for position, *_ in rows] == [2, 3]
@@ -353,5 +353,5 @@ async def test_how_far_it_is_is_told_within_a_window(database_url: str, monkeypa
         for seconds, expected in ((0, [1, 2, 3]), (3600, [])):
             monkeypatch.setattr("projections.folding.python_projection.TELL_SECONDS", seconds)
             heard: list[int] = []
-            await fold_of(People()).run(conn, 0, 3, (), heard.append)
+            await build_fold(People()).run(conn, 0, 3, (), heard.append)
             assert heard == expected

@@ -15,7 +15,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.request_status import RequestStatus
 from projections.running import checkpoint
-from projections.running.who_folds import folder_name
+from projections.running.folding_sessions import folding_session_name
 from projections.running.worker import Step, Worker
 from tests import folding, oracle, store
 from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
@@ -146,7 +146,7 @@ async def test_a_running_worker_survives_the_end_of_its_connection(database_url:
         await folding.folded(conn, "watched", 1)
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
         ended += " AND datname = current_database()"
-        assert await store.value(conn, ended, folder_name("watched")) == 1
+        assert await store.value(conn, ended, folding_session_name("watched")) == 1
         await append(conn, told())
         await folding.folded(conn, "watched", 2)
         assert not task.done()

@@ -11,7 +11,7 @@ from projections.cli.shared.cell_text import shown
 from projections.cli.shared.output import counted
 from projections.inspecting.status import NEW, AppStatus, Status
 from projections.running.checkpoint import State
-from projections.running.who_folds import Folder
+from projections.running.folding_sessions import FoldingSession
 from projections.terminal_text import visible
 
 
@@ -55,8 +55,8 @@ def projection_lines(status: Status) -> list[str]:
 
 def folder_lines(status: Status) -> list[str]:
     """Return who folds: one line for each process, and one for what nobody folds."""
-    names: dict[Folder | tuple[str, int] | None, list[str]] = {}
-    seen: dict[Folder | tuple[str, int] | None, list[datetime]] = {}
+    names: dict[FoldingSession | tuple[str, int] | None, list[str]] = {}
+    seen: dict[FoldingSession | tuple[str, int] | None, list[datetime]] = {}
     for one in status.projections:
         stands_still = one.state in (State.PAUSED, NEW) or one.code_version is None
         for folder in one.folded_by or ((None,) if not stands_still else ()):
@@ -70,7 +70,7 @@ def folder_lines(status: Status) -> list[str]:
         if who is None:
             lines.append(f"nobody folds {what}: start projections run")
             continue
-        process = f"backend {who.backend} of Postgres" if isinstance(who, Folder) else f"{who[0]}:{who[1]}"
+        process = f"backend {who.backend} of Postgres" if isinstance(who, FoldingSession) else f"{who[0]}:{who[1]}"
         when = f"last active {shown(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
         lines.append(f"{what}: folded by {process} ({when})")
     return lines

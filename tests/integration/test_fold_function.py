@@ -36,12 +36,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.exc import InvalidRequestError
 
-from projections.folding.fold_function import AtOnce, Taken
-from projections.folding.sql_text import prepared
+from projections.folding.sql_text import compile_fold_statement
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.running import checkpoint, control
+from projections.running.fold_function import FoldedWindow, FoldFunction
 from projections.running.worker import Step
 from tests import folding, rebuilding, store
 from tests.fault.proxy import PostgresProxy, target_of, through
@@ -56,8 +56,8 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-def at_once(projection: Projection) -> AtOnce:
-    return AtOnce(projection)
+def fold_function(projection: Projection) -> FoldFunction:
+    return FoldFunction(projection)
 
 
 async def written(conn: AsyncConnection) -> int:
@@ -101,15 +101,15 @@ async def test_a_window_is_what_lies_between_the_checkpoint_and_the_head(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
-    fold = at_once(Watched())
+    fold = fold_function(Watched())
     async with store.connection(database_url, "folding") as own:
-        assert await fold.fold(own, 10) == Taken(0, 0, 0)
+        assert await fold.fold(own, 10) == FoldedWindow(0, 0, 0)
         await append(conn, *(told() for _ in range(25)))
-        assert await fold.fold(own, 10) == Taken(0, 10, 25)
+        assert await fold.fold(own, 10) == FoldedWindow(0, 10, 25)
         assert await written(conn) == 10
-        assert await fold.fold(own, 10) == Taken(10, 20, 25)
-        assert await fold.fold(own, 10) == Taken(20, 25, 25)
-        assert await fold.fold(own, 10) == Taken(25, 25, 25)
+        assert await fold.fold(own, 10) == FoldedWindow(10, 20, 25)
+        assert await fold.fold(own, 10) == FoldedWindow(20, 25, 25)
+        assert await fold.fold(own, 10) == FoldedWindow(25, 25, 25)
     assert await written(conn) == 25
     assert (await folding.stand(conn, "watched")).windows == 3
 
@@ -122,7 +122,7 @@ async def test_a_checkpoint_that_does_not_run_is_left_alone(
     await append(conn, told())
     await conn.execute("UPDATE projections.checkpoints SET state = %s", [state])
     async with store.connection(database_url, "folding") as own:
-        assert await at_once(Watched()).fold(own, 10) is None
+        assert await fold_function(Watched()).fold(own, 10) is None
     assert await written(conn) == (await folding.stand(conn, "watched")).position == 0
 
 
@@ -131,14 +131,14 @@ async def test_so_is_one_of_another_version_one_that_is_held_and_one_that_is_gon
 ) -> None:
     await folding.fold_all(database_url, [Watched])
     await append(conn, told())
-    mine, newer = at_once(Watched()), at_once(NewerWatched())
+    mine, newer = fold_function(Watched()), fold_function(NewerWatched())
     async with store.connection(database_url, "folding") as own:
         assert await newer.fold(own, 10) is None
     async with store.connection(database_url, "folding") as own:
         async with conn.transaction():
             await checkpoint.hold(conn, "watched")
             assert await mine.fold(own, 10) is None
-        assert await mine.fold(own, 10) == Taken(0, 1, 1)
+        assert await mine.fold(own, 10) == FoldedWindow(0, 1, 1)
         await conn.execute("DELETE FROM projections.checkpoints")
         assert await mine.fold(own, 10) is None
     assert await written(conn) == 1
@@ -189,7 +189,7 @@ async def test_an_event_skipped_ahead_of_its_window_is_passed_over_at_once(
     for poison in (first, second):
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     async with store.connection(database_url, "folding") as own:
-        assert await at_once(Watched()).fold(own, 10) == Taken(0, 4, 4)
+        assert await fold_function(Watched()).fold(own, 10) == FoldedWindow(0, 4, 4)
     assert await written(conn) == 2
 
 
@@ -236,11 +236,11 @@ class Locking(Watched):
 
 async def test_any_statement_is_run(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Locking])
-    one = at_once(Locking())
+    one = fold_function(Locking())
     async with store.connection(database_url, "folding") as own:
         for number in range(1, 4):
             await append(conn, told())
-            assert await one.fold(own, 10) == Taken(number - 1, number, number)
+            assert await one.fold(own, 10) == FoldedWindow(number - 1, number, number)
             assert await written(conn) == number
 
 
@@ -257,7 +257,7 @@ async def test_a_role_that_may_make_no_temporary_function_folds_in_the_general_w
             await append(conn, told())
             assert await fold(one, own) is Step.AT_HEAD
             assert await written(conn) == number
-        assert await at_once(Watched()).fold(own, 10) is None
+        assert await fold_function(Watched()).fold(own, 10) is None
 
 
 async def test_another_connection_gets_a_function_of_its_own(database_url: str, conn: AsyncConnection) -> None:
@@ -334,7 +334,7 @@ async def test_rows_that_wait_in_the_eyes_of_newer_code_are_folded_as_usual(
         assert await newer.step(others) is Step.STOPPED
     assert (await folding.stand(conn, "watched")).state == "waiting"
     async with store.connection(database_url, "folding") as own:
-        assert await at_once(Watched()).fold(own, 10) == Taken(0, 1, 1)
+        assert await fold_function(Watched()).fold(own, 10) == FoldedWindow(0, 1, 1)
     assert (await folding.stand(conn, "watched")).state == "running"
 
 
@@ -357,7 +357,9 @@ CONSTANTS = [
 
 @pytest.mark.parametrize("value", CONSTANTS, ids=lambda value: type(value).__name__)
 async def test_constants_are_written_out_as_they_are(conn: AsyncConnection, value: object) -> None:
-    statement, names = prepared(select(literal(value).label("value"), bindparam("lo", None, type_=Integer)))
+    statement, names = compile_fold_statement(
+        select(literal(value).label("value"), bindparam("lo", None, type_=Integer))
+    )
     assert names == ("lo",)
     async with AsyncRawCursor(conn) as cursor:
         assert await (await cursor.execute(statement, [5])).fetchone() == (value, 5)
@@ -395,7 +397,7 @@ AS_BIG = bindparam("none", None, type_=Decorated())
 async def test_constants_have_the_types_that_they_would_be_sent_with(
     conn: AsyncConnection, expression: ColumnElement[object], value: object
 ) -> None:
-    statement, _ = prepared(select(expression))
+    statement, _ = compile_fold_statement(select(expression))
     async with AsyncRawCursor(conn) as cursor:
         row = await (await cursor.execute(statement)).fetchone()
     assert row == (value,)
@@ -408,13 +410,15 @@ async def test_so_are_lists_null_limits_and_values(conn: AsyncConnection) -> Non
     query = select(
         literal("b").in_(["a", "b"]), literal(given, ARRAY(Text)), literal(None, Text), null(), true()
     ).limit(3)
-    statement, names = prepared(query)
+    statement, names = compile_fold_statement(query)
     assert names == ()
     assert "NULL::VARCHAR" in statement
     async with AsyncRawCursor(conn) as cursor:
         assert await (await cursor.execute(statement)).fetchone() == (True, given, None, None, True)
     upsert = insert(folding.watched).values(app="it's", event_id="1", ppnum=None, value=3)
-    statement, names = prepared(upsert.on_conflict_do_update(index_elements=["app", "event_id"], set_={"value": 4}))
+    statement, names = compile_fold_statement(
+        upsert.on_conflict_do_update(index_elements=["app", "event_id"], set_={"value": 4})
+    )
     assert names == ()
     for value in (3, 4):
         await conn.execute(statement.encode())
@@ -424,7 +428,7 @@ async def test_so_are_lists_null_limits_and_values(conn: AsyncConnection) -> Non
 
 def test_a_parameter_without_a_value_is_refused_when_the_fold_is_built() -> None:
     with pytest.raises(InvalidRequestError, match="mine"):
-        prepared(select(bindparam("mine", type_=Integer)))
+        compile_fold_statement(select(bindparam("mine", type_=Integer)))
 
 
 class Mood(enum.Enum):
@@ -434,11 +438,13 @@ class Mood(enum.Enum):
 
 
 async def test_what_a_type_makes_of_a_value_is_written_out(conn: AsyncConnection) -> None:
-    statement, _ = prepared(select(literal({"a": [1]}, JSONB), literal(Mood.GOOD, Enum(Mood, native_enum=False))))
+    statement, _ = compile_fold_statement(
+        select(literal({"a": [1]}, JSONB), literal(Mood.GOOD, Enum(Mood, native_enum=False)))
+    )
     async with AsyncRawCursor(conn) as cursor:
         assert await (await cursor.execute(statement)).fetchone() == ({"a": [1]}, "GOOD")
 
 
 def test_what_psycopg_can_not_send_is_refused_when_the_fold_is_built() -> None:
     with pytest.raises(ProgrammingError, match="object"):
-        prepared(select(literal(object(), Text)))
+        compile_fold_statement(select(literal(object(), Text)))

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import select
 
 from eventstore.postgres.queries import fetch_row
-from projections.folding.sql_text import VARIABLES, query, step
+from projections.folding.sql_text import VARIABLES, compile_plpgsql_query, compile_plpgsql_step
 from projections.projection import Projection, Window
 from projections.running import checkpoint
 
@@ -46,7 +46,7 @@ END {quote}
 """
 
 
-class Taken(NamedTuple):
+class FoldedWindow(NamedTuple):
     """The window that was folded: positions lo < p <= hi, none when there were none; and the log's head.
 
     ``hi`` is less than ``lo`` when the checkpoint is ahead of the log; nothing was folded then.
@@ -57,7 +57,7 @@ class Taken(NamedTuple):
     head: int
 
 
-class AtOnce:
+class FoldFunction:
     """One projection's windows, each at once.
 
     Args:
@@ -72,8 +72,8 @@ class AtOnce:
             **VARIABLES,
             take=checkpoint.take_running(name, projection.version, lo=VARIABLES["lo"]),
             read_under_lock=checkpoint.read_under_lock(name, skipped=VARIABLES["skipped"], head="projections_head"),
-            handled=query(select(window.events.c.position)),
-            fold="\n".join(step(statement) for statement in projection.fold(window)),
+            handled=compile_plpgsql_query(select(window.events.c.position)),
+            fold="\n".join(compile_plpgsql_step(statement) for statement in projection.fold(window)),
             move=checkpoint.move(
                 sql.Literal(projection.name), sql.SQL(VARIABLES["lo"]), sql.SQL(VARIABLES["hi"])
             ).as_string(),
@@ -82,7 +82,7 @@ class AtOnce:
         self._tried: AsyncConnection[Any] | None = None
         self._is_there = False
 
-    async def fold(self, conn: AsyncConnection[Any], size: int) -> Taken | None:
+    async def fold(self, conn: AsyncConnection[Any], size: int) -> FoldedWindow | None:
         """Fold the next window, of so many positions at the most, on a connection in autocommit.
 
         Returns:
@@ -99,7 +99,7 @@ class AtOnce:
         if not self._is_there:
             return None
         row = await fetch_row(conn, _CALL % int(size), prepare=False)
-        return Taken(*row) if row and row[0] is not None else None
+        return FoldedWindow(*row) if row and row[0] is not None else None
 
     async def _make(self, conn: AsyncConnection[Any]) -> bool:
         try:

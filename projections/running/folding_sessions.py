@@ -36,7 +36,7 @@ ORDER BY wanted.name, held.pid
 
 
 @dataclass(frozen=True)
-class Folder:
+class FoldingSession:
     """A worker's session.
 
     ``backend`` is its backend's process id in Postgres; ``host`` and ``pid`` are the worker's process, and ``seen_at``
@@ -49,12 +49,12 @@ class Folder:
     seen_at: datetime | None = None
 
 
-def folder_name(name: str) -> str:
+def folding_session_name(name: str) -> str:
     """Return the application_name of a session that folds a projection."""
     return session_name(f"{_WORK} {name}")
 
 
-async def announce(conn: AsyncConnection[Any], name: str) -> None:
+async def announce_folding(conn: AsyncConnection[Any], name: str) -> None:
     """Let others see, for as long as this session lives, that it folds a projection.
 
     Raises:
@@ -64,17 +64,19 @@ async def announce(conn: AsyncConnection[Any], name: str) -> None:
     await conn.execute(_ANNOUNCE, [_key(name)])
 
 
-async def read_folders(conn: AsyncConnection[Any], names: Sequence[str]) -> dict[str, tuple[Folder, ...]]:
+async def find_folding_sessions(
+    conn: AsyncConnection[Any], names: Sequence[str]
+) -> dict[str, tuple[FoldingSession, ...]]:
     """Return the sessions that fold each of these projections; a projection that nobody folds has no entry.
 
     Raises:
         psycopg.Error: the database failed, or the connection.
 
     """
-    found: dict[str, tuple[Folder, ...]] = {}
+    found: dict[str, tuple[FoldingSession, ...]] = {}
     rows = await fetch_all(conn, _WHO, [list(names), [_key(name) for name in names]])
     for name, backend, session, seen_at in rows:
-        folder = Folder(backend, *_process_of(session), seen_at)
+        folder = FoldingSession(backend, *_process_of(session), seen_at)
         found[name] = (*found.get(name, ()), folder)
     return found
 

@@ -1,0 +1,38 @@
+"""Runs SQLAlchemy's statements on a psycopg connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.rows import dict_row
+from sqlalchemy import Executable
+
+from eventstore.postgres.queries import fetch_all
+from projections.folding.sql_text import compile_with_numbered_parameters
+
+# A raw cursor takes Postgres's own $n: it doesn't look for placeholders in what may be a long text.
+
+
+async def fetch_rows(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Run a query, with the parameters that have no value in it, and return its rows by column.
+
+    Raises:
+        psycopg.Error: it failed.
+
+    """
+    text, parameters = compile_with_numbered_parameters(statement, values)
+    async with AsyncRawCursor(conn, row_factory=dict_row) as cursor:
+        return await fetch_all(cursor, text, parameters)
+
+
+async def execute_and_count(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> int:  # noqa: ANN401
+    """Run a statement, with the parameters that have no value in it, and return how many rows it wrote or deleted.
+
+    Raises:
+        psycopg.Error: it failed.
+
+    """
+    text, parameters = compile_with_numbered_parameters(statement, values)
+    async with AsyncRawCursor(conn) as cursor:
+        return (await cursor.execute(text, parameters)).rowcount

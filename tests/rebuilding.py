@@ -25,7 +25,7 @@ from projections.rebuilding.verify import Verified
 from projections.rebuilding.verify import verify as run_verify
 from projections.settings import ReplaySettings
 from tests import folding, oracle, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import QUICK, Watched, append, told, watched
 from tests.oracle import Record, Summary
 

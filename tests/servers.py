@@ -1,13 +1,14 @@
-"""Where tests' servers come from: the wheel, Debian's packages, a Docker engine, or whoever runs them."""
+"""Where the tests' servers come from: the wheel, Debian's packages, a Docker engine, or a server that was given."""
 
 from __future__ import annotations
 
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +18,21 @@ import psycopg
 import pytest
 
 from eventstore.errors import EmbeddedError
-from projections.sandbox.embedded import EmbeddedPostgres
+from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts, locate
+from projections.sandbox.embedded.binaries import Major, published, version_of
+from projections.sandbox.embedded.folders import SYSTEM_ROOT
+from projections.sandbox.embedded.os_account import caller
+from tests.temporary_server import (
+    FAST,
+    account_of_servers,
+    dead_folders,
+    servers_below,
+    temporary_folder,
+    temporary_server,
+)
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-HOMES = "projections-tests-"
 CONTAINER_VERSION = "18"
-# Nothing here must survive the machine; what is committed survives the server's death all the same.
-FAST = {
-    "fsync": "off",
-    "full_page_writes": "off",
-    "max_connections": "200",
-    "max_wal_size": "4GB",
-    "checkpoint_timeout": "1h",
-    # It would take locks, and make statistics, whenever it likes.
-    "autovacuum": "off",
-}
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Source:
     """Where a server comes from.
 
     Attributes:
-        kind: what sort of place that is.
+        kind: a temporary server of a run's own, a container, or a server that was given.
         name: the server's major version, as test ids show it.
-        label: what pytest's header says.
-        bin_dir: the binaries of an embedded server, None for the wheel's.
+        label: its entry in pytest's header.
+        bin_dir: the binaries of a temporary server, None for the wheel's.
         url: a superuser's URL of a given server.
 
     """
@@ -54,18 +55,23 @@ class Source:
     url: str = ""
 
     @contextmanager
-    def running(self) -> Iterator[str]:
-        """Run the server; yields a superuser's URL of its maintenance database."""
+    def running(self, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Run the server; yields a superuser's URL of its maintenance database.
+
+        Args:
+            settings: server settings to add; only for a temporary server.
+
+        """
         if self.kind == "given":
             yield self.url
         elif self.kind == "container":
             with _container(self.name) as url:
                 yield url
         else:
-            with temporary_home() as home:
-                server = embedded(home, self.name, self.bin_dir)
-                server.start()
-                yield server.superuser_url() or ""
+            clear_dead_runs()
+            bin_dir = self.bin_dir or wheel_binaries(_wheel_major(self.name))
+            with temporary_server(bin_dir, settings) as server:
+                yield server.superuser_url
 
 
 def newest_source(asked: str) -> Source:
@@ -88,37 +94,48 @@ def oldest_source() -> Source:
     return _embedded_source("16", None)
 
 
+def wheel_binaries(major: Major) -> Path:
+    """Return the wheel's binaries where the account of the servers can execute them."""
+    binaries = locate(major)
+    if not account_of_servers().switched:
+        return binaries
+    timeouts = EmbeddedTimeouts()
+    return published(binaries, major, SYSTEM_ROOT, wait=timeouts.lock, poll=timeouts.poll)
+
+
 def embedded(home: Path, name: str = "18", bin_dir: Path | None = None) -> EmbeddedPostgres:
-    """Return a fast server of a home, not started yet."""
-    return EmbeddedPostgres(home, major=16 if name == "16" else 18, settings=FAST, bin_dir=bin_dir)
+    """Return a fast embedded server of a home, not started yet."""
+    return EmbeddedPostgres(home, major=_wheel_major(name), settings=FAST, bin_dir=bin_dir)
 
 
 @contextmanager
 def temporary_home() -> Iterator[Path]:
-    """Yield a folder for an embedded server; the server is gone with it at the end, or when the next run begins."""
-    _clear_dead_runs()
-    folder = Path(tempfile.mkdtemp(prefix=HOMES))
-    (folder / "owner").write_text(str(os.getpid()))
-    try:
-        yield folder / "home"
-    finally:
-        EmbeddedPostgres(folder / "home").destroy()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Yield a home for an embedded server; the server is removed at the end, or when the next test run begins."""
+    clear_dead_runs()
+    with temporary_folder(Path(tempfile.gettempdir()), caller()) as folder:
+        try:
+            yield folder / "home"
+        finally:
+            EmbeddedPostgres(folder / "home").destroy()
+
+
+def clear_dead_runs() -> None:
+    """End the servers of test runs that were killed, and remove their folders."""
+    for folder in dead_folders():
+        with suppress(OSError, EmbeddedError):
+            EmbeddedPostgres(folder / "home").destroy()
+            for pid in servers_below(folder):
+                os.kill(pid, signal.SIGQUIT)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wheel_major(name: str) -> Major:
+    return 16 if name == "16" else 18
 
 
 def _embedded_source(name: str, bin_dir: Path | None) -> Source:
-    version = embedded(Path("absent"), name, bin_dir).server_version
+    version = version_of(bin_dir or locate(_wheel_major(name)))
     return Source("embedded", name, f"{version} ({bin_dir or 'embedded'})", bin_dir)
-
-
-def _clear_dead_runs() -> None:
-    for owner in Path(tempfile.gettempdir()).glob(f"{HOMES}*/owner"):
-        with suppress(OSError, ValueError, EmbeddedError):
-            try:
-                os.kill(int(owner.read_text()), 0)
-            except ProcessLookupError:
-                EmbeddedPostgres(owner.parent / "home").destroy()
-                shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 @contextmanager

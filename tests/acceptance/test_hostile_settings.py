@@ -14,7 +14,7 @@ import pytest
 from projections.sandbox.simulator import SimulatedEvent
 from tests import folding, hostile, store, wire
 from tests.acceptance.command import QUICK, Commands, Ended
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.fix_simulator import TOKEN, SimulatorFactory, bearing
 from tests.following import REQUEST
 from tests.store import CHAT

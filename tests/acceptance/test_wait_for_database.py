@@ -18,9 +18,10 @@ from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 from tests.acceptance.command import QUICK, Commands
+from tests.databases import Server
 from tests.fault.proxy import TcpProxy, target_of, through
-from tests.fix_postgres import Server
-from tests.servers import FAST, embedded, temporary_home
+from tests.servers import embedded, temporary_home
+from tests.temporary_server import FAST
 
 RUN = ("run", "--no-ingest", "--until-idle", "0.2")
 

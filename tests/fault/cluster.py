@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
 
-from projections.sandbox.embedded.binaries import locate, published
-from projections.sandbox.embedded.folders import SYSTEM_ROOT
-from projections.sandbox.embedded.os_account import Account, caller, system_account
-from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
-from tests.servers import HOMES
+from projections.sandbox.embedded.os_account import Account
+from tests.servers import wheel_binaries
 from tests.store import GIVE_UP, until
+from tests.temporary_server import account_of_servers, as_account, fast_folder, servers_below, temporary_folder
 
 DATABASE = "projections"
 SETTINGS = {
@@ -163,34 +158,14 @@ class Cluster:
 @asynccontextmanager
 async def cluster() -> AsyncIterator[Cluster]:
     """Yield a place for servers; whatever still runs at the end crashes."""
-    account = system_account() if os.geteuid() == 0 else caller()
-    waits, binaries = EmbeddedTimeouts(), locate(18)
-    if account.switched:
-        binaries = published(binaries, 18, SYSTEM_ROOT, wait=waits.lock, poll=waits.poll)
-    folder = _make_folder(account)
-    try:
-        yield Cluster(folder, binaries, account)
-    finally:
-        for pid in _pids(folder):
-            os.kill(pid, signal.SIGQUIT)
-            await until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_folder(account: Account) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=HOMES))
-    # So that the next run removes what a killed one left.
-    (folder / "owner").write_text(str(os.getpid()))
-    if account.switched:
-        folder.chmod(0o711)
-        os.chown(folder, account.uid, account.gid)
-    return folder
-
-
-def _pids(folder: Path) -> list[int]:
-    """The servers that still run."""
-    found = [int(file.read_text().split()[0]) for file in folder.glob("*/postmaster.pid")]
-    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+    account = account_of_servers()
+    with temporary_folder(fast_folder(), account) as folder:
+        try:
+            yield Cluster(folder, wheel_binaries(18), account)
+        finally:
+            for pid in servers_below(folder):
+                os.kill(pid, signal.SIGQUIT)
+                await until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
 
 
 async def _is_gone(pid: int) -> bool:
@@ -199,17 +174,6 @@ async def _is_gone(pid: int) -> bool:
     except OSError:
         return True
     return stat.rpartition(")")[2].split()[0] == "Z"
-
-
-def as_account(account: Account) -> list[str]:
-    """Return what runs a command as another user.
-
-    A process that has gRPC's threads crashes now and then when it forks; without another user Python does not fork.
-    """
-    if not account.switched:
-        return []
-    become = f"os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})"
-    return [sys.executable, "-ISc", f"import os, sys; {become}; os.execv(sys.argv[1], sys.argv[1:])"]
 
 
 async def run(command: list[str], account: Account) -> None:

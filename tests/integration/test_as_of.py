@@ -18,7 +18,7 @@ from projections.rebuilding.replay import Progress, Silent, rebuild_lock
 from projections.running import control
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store, stories
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import DIVIDES, QUICK, Watched, append, told
 from tests.oracle import Record
 from tests.rebuilding import Heard

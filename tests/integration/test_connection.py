@@ -13,7 +13,7 @@ from eventstore.postgres import connection
 from eventstore.postgres.connection import connect, connect_sync
 from eventstore.postgres.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_settings
 from tests import hostile, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.store import QUICK
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts
-from tests.servers import FAST, embedded, temporary_home
+from tests.servers import embedded, temporary_home
+from tests.temporary_server import FAST
 
 STARTER = """\
 import sys, pathlib

@@ -9,7 +9,7 @@ import pytest
 from psycopg import AsyncConnection, errors
 
 from tests import store
-from tests.fix_postgres import Server
+from tests.databases import Server
 
 CHANGES = {
     "update": "UPDATE eventstore.events SET app = app",

@@ -44,8 +44,8 @@ from projections.running import checkpoint, control
 from projections.running.fold_function import FoldedWindow, FoldFunction
 from projections.running.worker import Step
 from tests import folding, rebuilding, store
+from tests.databases import Server
 from tests.fault.proxy import PostgresProxy, target_of, through
-from tests.fix_postgres import Server
 from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, insert_at, told, worker
 
 

@@ -20,7 +20,7 @@ from projections.projection import Projection
 from projections.registry import Registry
 from projections.running import checkpoint
 from tests import folding, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, told, worker
 
 PROCESS = f"{socket.gethostname()}:{os.getpid()}"

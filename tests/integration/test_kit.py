@@ -19,7 +19,7 @@ from projections.projection import Projection, Window
 from projections.read_models.poll_tallies import PollTallies, poll_responses, poll_tallies
 from projections.testing import Order, ProjectionKit, event
 from tests import folding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 
 sums = Table(
     "sums",

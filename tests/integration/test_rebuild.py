@@ -22,7 +22,7 @@ from projections.running import checkpoint
 from projections.running.control import skip
 from projections.running.worker import Step
 from tests import folding, oracle, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import (
     DIVIDES,
     HALF_HOUR,

@@ -32,7 +32,7 @@ from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.replay import Silent
 from projections.registry import check
 from tests import folding, oracle, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import append, told
 from tests.migration.test_user_tables import folder
 from tests.rebuilding import During, happenings, rebuild, total, verify

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection, sql
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, happenings, rebuild
 
 _FACTS = {

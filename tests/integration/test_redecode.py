@@ -31,7 +31,7 @@ from projections.rebuilding.shadow import Shadow
 from projections.registry import installed
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import Watched, append, told
 from tests.store import QUICK
 

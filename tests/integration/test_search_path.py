@@ -19,7 +19,7 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.running.worker import Step
 from projections.testing import ProjectionKit, event
 from tests import folding, hostile, oracle, rebuilding, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 from tests.folding import Watched, append, told, watched
 
 

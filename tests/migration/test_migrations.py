@@ -27,7 +27,7 @@ from projections.migrating.migrate import (
 )
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from tests import hostile, store
-from tests.fix_postgres import Server
+from tests.databases import Server
 
 SHAPE = """
 SELECT 'relation', n.nspname, c.relname, c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), '')

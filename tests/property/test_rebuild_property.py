@@ -20,8 +20,8 @@ from eventstore.errors import LockLost
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, oracle, rebuilding, store, stories
+from tests.databases import Server
 from tests.fault.proxy import PostgresProxy, target_of, through
-from tests.fix_postgres import Server
 from tests.rebuilding import ANY_REMOVAL, During, Interrupted, Interrupting, rebuild, verify
 from tests.stories import Story
 

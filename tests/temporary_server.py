@@ -1,0 +1,252 @@
+"""A PostgreSQL server of one test run: not durable, in memory where there is room, and removed at the end.
+
+Nothing here must survive the machine, so nothing is synced to disk; what is committed survives a crash of the server
+all the same. As root the server runs as the system user that the embedded server uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from projections.sandbox.embedded.folders import SYSTEM_ROOT
+from projections.sandbox.embedded.os_account import Account, caller, system_account
+
+FOLDER_PREFIX = "projections-tests-"
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, which nobody else can write to
+ROOM = 4 * 2**30
+"""Bytes that must be free, in the folder and in memory, for servers to be kept in memory."""
+GIVE_UP = 60.0
+"""Seconds after which a server that does not start or stop fails the run."""
+PORT_ATTEMPTS = 5
+"""Another process may take a free port before the server does."""
+SUPERUSER = "postgres"
+
+FAST: Mapping[str, str] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "1h",
+    # It would take locks, and gather statistics, at any moment.
+    "autovacuum": "off",
+}
+"""Settings of every server of the tests, the embedded ones included."""
+
+_SETTINGS: Mapping[str, str] = {
+    **FAST,
+    # A copy of a database makes a checkpoint, so little write-ahead log is kept; it takes memory here.
+    "max_wal_size": "1GB",
+    "shared_buffers": "64MB",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "fatal",
+    "search_path": "public",
+}
+_HBA = "host all all 127.0.0.1/32 scram-sha-256\n"
+
+
+class TemporaryServer:
+    """A server in a folder of its own.
+
+    Args:
+        folder: where its data and its log lie; it exists and belongs to the account.
+        bin_dir: PostgreSQL's binaries, executable for the account.
+        account: the user that the server runs as.
+        settings: server settings besides those of every temporary server.
+
+    """
+
+    def __init__(self, folder: Path, bin_dir: Path, account: Account, settings: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        self._bin_dir = bin_dir
+        self._account = account
+        self._settings = {**_SETTINGS, **settings}
+        self._password = secrets.token_hex(12)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def log(self) -> Path:
+        """The file with all that the server reports."""
+        return self._folder / "log"
+
+    @property
+    def superuser_url(self) -> str:
+        """A superuser's URL of the maintenance database."""
+        return f"postgresql://{SUPERUSER}:{self._password}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Make the cluster, start the server and wait until it answers."""
+        self._make_cluster()
+        for _ in range(PORT_ATTEMPTS):
+            with socket.socket() as found:
+                found.bind(("127.0.0.1", 0))
+                self._port = found.getsockname()[1]
+            options = [f"-c{name}={value}" for name, value in {**self._settings, "port": str(self._port)}.items()]
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*as_account(self._account), str(self._bin_dir / "postgres"), "-D", str(self._data), *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl+C ends the tests first
+                )
+            if self._answers():
+                # The password that initdb stored takes 4,096 rounds of hashing for each connection.
+                with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+                    set_password = sql.SQL("ALTER ROLE {} PASSWORD {}")
+                    verifier = sql.Literal(quick_verifier(self._password))
+                    connection.execute(set_password.format(sql.Identifier(SUPERUSER), verifier))
+                return
+        raise AssertionError(f"the server in {self._folder} does not start: {self.log.read_text(errors='replace')}")
+
+    def stop(self) -> None:
+        """End the server without a checkpoint: nobody needs its data any more."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(GIVE_UP)
+
+    def _make_cluster(self) -> None:
+        password_file = self._folder / "password"
+        password_file.write_text(f"{self._password}\n")
+        if self._account.switched:
+            os.chown(password_file, self._account.uid, self._account.gid)
+        initdb = [
+            str(self._bin_dir / "initdb"),
+            f"--pgdata={self._data}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={password_file}",
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+        ]
+        done = subprocess.run(
+            [*as_account(self._account), *initdb],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"initdb: exit code {done.returncode}: {done.stderr}"
+        (self._data / "pg_hba.conf").write_text(_HBA)
+
+    def _answers(self) -> bool:
+        """Wait until the server answers; False if it ended."""
+        assert self._process is not None
+        deadline = time.monotonic() + GIVE_UP
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(psycopg.OperationalError), psycopg.connect(self.superuser_url):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@contextmanager
+def temporary_server(bin_dir: Path, settings: Mapping[str, str] | None = None) -> Iterator[TemporaryServer]:
+    """Run a server; it is removed at the end of the block."""
+    account = account_of_servers()
+    with temporary_folder(fast_folder(), account) as folder:
+        server = TemporaryServer(folder, bin_dir, account, settings or {})
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def account_of_servers() -> Account:
+    """Return the user that servers run as: PostgreSQL refuses root."""
+    if os.geteuid() != 0:
+        return caller()
+    SYSTEM_ROOT.mkdir(mode=0o755, exist_ok=True)
+    return system_account()
+
+
+def as_account(account: Account) -> list[str]:
+    """Return what runs a command as another user.
+
+    A process that has gRPC's threads crashes now and then when it forks; without another user Python does not fork.
+    """
+    if not account.switched:
+        return []
+    become = f"os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})"
+    return [sys.executable, "-ISc", f"import os, sys; {become}; os.execv(sys.argv[1], sys.argv[1:])"]
+
+
+def fast_folder() -> Path:
+    """Return a folder in memory where the machine has room for it, else the usual one for temporary files."""
+    temporary = Path(tempfile.gettempdir())
+    try:
+        free = shutil.disk_usage(MEMORY).free
+        meminfo = Path("/proc/meminfo").read_text()
+    except OSError:
+        return temporary
+    lines = (line.split() for line in meminfo.splitlines())
+    available = next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), 0)
+    return MEMORY if min(free, available) >= ROOM and os.access(MEMORY, os.W_OK) else temporary
+
+
+@contextmanager
+def temporary_folder(parent: Path, account: Account) -> Iterator[Path]:
+    """Yield a new folder for servers that run as an account; the next test run removes what a killed one leaves."""
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
+    (folder / "owner").write_text(str(os.getpid()))
+    if account.switched:
+        folder.chmod(0o711)
+        os.chown(folder, account.uid, account.gid)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def dead_folders() -> list[Path]:
+    """Return the folders of test runs that no longer run."""
+    found = []
+    for parent in {Path(tempfile.gettempdir()), MEMORY}:
+        for owner in parent.glob(f"{FOLDER_PREFIX}*/owner"):
+            with suppress(PermissionError, FileNotFoundError, ValueError):
+                try:
+                    os.kill(int(owner.read_text()), 0)
+                except ProcessLookupError:
+                    found.append(owner.parent)
+    return found
+
+
+def servers_below(folder: Path) -> list[int]:
+    """Return the process ids of the servers whose data lies in this folder and that still run."""
+    found = []
+    for file in folder.glob("*/postmaster.pid"):
+        with suppress(OSError, ValueError):
+            pid = int(file.read_text().split()[0])
+            if str(file.parent).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def quick_verifier(password: str) -> str:
+    """Return what PostgreSQL stores for a password, made in one round: a login then costs almost no CPU time."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    stored, server_key = hashlib.sha256(client_key).digest(), hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored_text, server_text = (b64encode(part).decode() for part in (salt, stored, server_key))
+    return f"SCRAM-SHA-256$1:{salt_text}${stored_text}:{server_text}"

@@ -13,10 +13,10 @@ import pytest
 from psycopg import AsyncConnection, AsyncCursor
 
 from eventstore.appending.append import Appender
-from eventstore.appending.append_lock import APPEND_LOCK
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
 from eventstore.event_reader import read
+from eventstore.locks import APPEND_LOCK
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from tests import wire

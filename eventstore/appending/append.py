@@ -25,14 +25,16 @@ import structlog
 from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
 from psycopg.errors import UniqueViolation
 
-from eventstore.appending.append_lock import APPEND_LOCK, FrozenHolder, end_holder, wait_for_append_lock
+from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
 from eventstore.appending.duplicates import compare_within, known_among, missing_among, sort_out
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, AppendLockBusy, DatabaseError, LeadershipLost, LogWentBack, OtherLog
 from eventstore.event_reader import StoredEvent
+from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK
 from eventstore.postgres import server_clock
+from eventstore.postgres.lock_holder import terminate_holder
 from eventstore.postgres.queries import fetch_row
 from eventstore.waits import Waits
 
@@ -57,7 +59,6 @@ _MOVE_CURSOR = (
     " WHERE app = %(app)s AND epoch = %(epoch)s AND fence = coalesce(%(after)s, fence)"
 )
 _CURSOR_STATE = "SELECT epoch, fence FROM eventstore.cursors WHERE app = %s"
-_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
 _HEAD = (
     "SELECT clock_timestamp(), position, received_at"
     " FROM (SELECT) AS here LEFT JOIN"
@@ -174,7 +175,7 @@ class Appender:
             try:
                 return await attempt()
             except FrozenHolder as frozen:
-                if not await end_holder(self._conn, frozen.holder, self._wait):
+                if not await terminate_holder(self._conn, frozen.holder, self._wait):
                     log.warning("the append lock is held, and its holder can't be ended", backend=frozen.holder.pid)
             except AppendLockBusy:
                 continue
@@ -289,7 +290,7 @@ class Appender:
             moved = None
             if cursor:
                 moved = await self._conn.execute(_MOVE_CURSOR, cursor._asdict())
-            locked = await self._conn.execute(_TRY_LOCK, [APPEND_LOCK])
+            locked = await self._conn.execute(TRY_TRANSACTION_LOCK, [APPEND_LOCK])
             head = await self._conn.execute(_HEAD)
             got = await locked.fetchone()
             row = await head.fetchone()

@@ -15,13 +15,14 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from eventstore import ulid
-from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
 from eventstore.ingest import cursor as cursors
 from eventstore.ingest.leader import raise_epoch
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
+from eventstore.locks import app_lock
 from eventstore.postgres.connection import connect
+from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import held, session_name, while_held
 from eventstore.waits import Waits
@@ -86,7 +87,7 @@ async def read_apps(conn: AsyncConnection) -> dict[str, App]:
 
 async def follower_of(conn: AsyncConnection, app: str) -> str | None:
     """Return the session that follows an app (or imports its events) now, or None."""
-    holder = await holder_of(conn, app_lock(app))
+    holder = await find_holder(conn, app_lock(app))
     return (holder.application_name or f"backend {holder.pid}") if holder else None
 
 

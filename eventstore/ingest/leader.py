@@ -19,9 +19,10 @@ import structlog
 from psycopg import AsyncConnection, errors
 
 from eventstore.appending.append import new_token
-from eventstore.appending.append_lock import IMPORT_LOCK, app_lock, end_holder, holder_of, holder_of_cursor
 from eventstore.errors import LeadershipLost, LockLost
+from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_LOCK, app_lock
 from eventstore.postgres.connection import connect
+from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
 from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.postgres.session_lock import keep, session_name
 from eventstore.waits import Waits
@@ -107,8 +108,8 @@ async def lease(
 async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: Callable[[], None]) -> None:
     told: str | None = None
     wanted = [
-        ("SELECT pg_try_advisory_lock_shared(%s)", IMPORT_LOCK),
-        ("SELECT pg_try_advisory_lock(%s)", app_lock(app)),
+        (TRY_SHARED_SESSION_LOCK, IMPORT_LOCK),
+        (TRY_SESSION_LOCK, app_lock(app)),
     ]
     while True:
         statement, key = wanted[0]
@@ -118,7 +119,7 @@ async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: C
                 return
             continue
         standing_by()
-        holder = await holder_of(conn, key)
+        holder = await find_holder(conn, key)
         name = (holder.application_name if holder else None) or "another session"
         if name != told:
             log.info("standing by", app=app, holder=name)
@@ -143,9 +144,9 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[in
             row = await fetch_row(conn, _RAISE_EPOCH, [app, new_token()])
         except errors.LockNotAvailable:
             # A follower before us froze in the middle of an append, after it had moved the cursor.
-            holder = await holder_of_cursor(conn, app)
+            holder = await find_cursor_holder(conn, app)
             if holder is not None:
-                await end_holder(conn, holder, wait)
+                await terminate_holder(conn, holder, wait)
             continue
         if row is None:
             raise LeadershipLost(app)

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Never, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 
-from eventstore.appending.append_lock import holder_of
 from eventstore.errors import LockHeld, LockLost
+from eventstore.locks import RELEASE_SESSION_LOCKS, TRY_SESSION_LOCK
 from eventstore.postgres.connection import MAX_NAME_BYTES, connect
+from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_value
 from eventstore.waits import Waits
 
@@ -84,15 +85,15 @@ async def held(url: str, key: int, *, name: str, what: str, waits: Waits) -> Asy
     """
     conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout)
     try:
-        if not await fetch_value(conn, "SELECT pg_try_advisory_lock(%s)", [key]):
-            holder = await holder_of(conn, key)
+        if not await fetch_value(conn, TRY_SESSION_LOCK, [key]):
+            holder = await find_holder(conn, key)
             raise LockHeld(what, (holder.application_name if holder else None) or "another session")
         yield conn
     finally:
         with suppress(psycopg.Error, TimeoutError):
             # Postgres notices a session's end a moment later, and the next one may come at once.
             async with asyncio.timeout(UNLOCK_SECONDS):
-                await conn.execute("SELECT pg_advisory_unlock_all()")
+                await conn.execute(RELEASE_SESSION_LOCKS)
         with suppress(psycopg.Error):
             await conn.close()
 

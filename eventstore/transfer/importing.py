@@ -19,12 +19,12 @@ from pathlib import Path
 from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
-from eventstore.appending.append_lock import IMPORT_LOCK, app_lock
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import PAGE_BYTES, StoredEvent, head
 from eventstore.ingest.leader import raise_epoch
+from eventstore.locks import IMPORT_LOCK, app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_lock import Lock, session_name, while_all_held

@@ -9,9 +9,10 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
+from eventstore.locks import app_lock
+from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
 from projections.migrating.schema_drift import find_drift
@@ -222,7 +223,7 @@ async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, 
 
 
 async def _with_holder(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
-    holder = await holder_of(conn, app_lock(app.app))
+    holder = await find_holder(conn, app_lock(app.app))
     name = (holder.application_name or f"backend {holder.pid}") if holder else None
     return AppStatus(**{**asdict(app), "followed_by": name})
 

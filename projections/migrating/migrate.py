@@ -13,8 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.appending.append_lock import lock_key
 from eventstore.errors import describe
+from eventstore.locks import MIGRATE_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.resources import migrations_folder
 from eventstore.waits import load_waits
 from projections.errors import MigrationRefused, SchemaBroken, UsageError
@@ -119,7 +119,7 @@ def _restore(url: str, drift: Drift, patience: Patience | None) -> str | None:
 
 
 def _execute(connection: Connection, *, statement: str) -> None:
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
+    connection.exec_driver_sql(WAIT_FOR_TRANSACTION_LOCK, (MIGRATE_LOCK,))
     connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
@@ -183,7 +183,7 @@ def _or_usual(patience: Patience | None) -> Patience:
 
 def _run(url: str, step: Callable[[Config], None], patience: Patience | None = None) -> tuple[str | None, str | None]:
     def work(connection: Connection) -> tuple[str | None, str | None]:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
+        connection.exec_driver_sql(WAIT_FOR_TRANSACTION_LOCK, (MIGRATE_LOCK,))
         _check_encoding(connection)
         before = current_revision(connection)
         _check_known(before)

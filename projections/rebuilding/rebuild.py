@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, errors
 
+from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held, session_name, while_held
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
@@ -25,7 +26,7 @@ from projections.errors import ProjectionsError, RebuildRefused
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Changes, Difference, Sample
-from projections.rebuilding.replay import Progress, checkpoint_of, rebuild_lock, replaying
+from projections.rebuilding.replay import Progress, checkpoint_of, replaying
 from projections.rebuilding.shadow import STAYS, Shadow
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint, State

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection
 
-from eventstore.appending.append_lock import lock_key
+from eventstore.locks import rebuild_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_lock import Lock, session_name
 from eventstore.postgres.session_settings import FOLDING
@@ -45,11 +45,6 @@ class Silent:
 
     def note(self, line: str) -> None:
         """Say nothing."""
-
-
-def rebuild_lock(name: str) -> int:
-    """Return the number of the lock that the one rebuild, verify or as-of of a projection holds."""
-    return lock_key(f"rebuild:{name}")
 
 
 def rebuild_locks(projections: Iterable[Projection]) -> list[Lock]:

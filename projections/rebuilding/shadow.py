@@ -18,7 +18,7 @@ from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
-from eventstore.appending.append_lock import lock_key
+from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import CannotFold, ProjectionsError, RebuildLost
 from projections.folding import fold_budget
@@ -59,7 +59,6 @@ _MARKED = (
     "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s)"
     " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
 )
-_DDL_LOCK = lock_key("shadow tables")
 
 
 class Shadow:
@@ -124,7 +123,7 @@ class Shadow:
 
     async def _begin(self) -> None:
         async with self._conn.transaction():
-            await self._conn.execute("SELECT pg_advisory_xact_lock(%s)", [_DDL_LOCK])
+            await self._conn.execute(WAIT_FOR_TRANSACTION_LOCK, [SHADOW_LOCK])
             await self._make_schema()
             await self._conn.execute(_MAKE_POSITIONS)
         async with self._conn.transaction():

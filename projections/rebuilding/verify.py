@@ -7,13 +7,14 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
+from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held, session_name, while_held
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.rebuilding.difference import Changes, Difference, Sample
 from projections.rebuilding.rebuild_history import next_run_id
-from projections.rebuilding.replay import Progress, checkpoint_of, rebuild_lock, refuse_ahead_of_log, replaying
+from projections.rebuilding.replay import Progress, checkpoint_of, refuse_ahead_of_log, replaying
 from projections.rebuilding.shadow import STAYS, Shadow
 from projections.running import checkpoint
 from projections.settings import ReplaySettings

@@ -12,27 +12,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
-from eventstore.appending.append_lock import lock_key
+from eventstore.locks import TRY_SHARED_SESSION_LOCK, fold_lock
+from eventstore.postgres.lock_holder import HELD_LOCK
 from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_lock import session_name
 
 _WORK = "run"
 
-_ANNOUNCE = "SELECT pg_catalog.pg_try_advisory_lock_shared(%s)"
 # A backend that works for its worker is active now; one that waits in the middle of a message is not.
-_WHO = """
+_WHO = sql.SQL("""
 SELECT wanted.name, held.pid, activity.application_name,
        CASE WHEN activity.state = 'active' AND activity.wait_event IS DISTINCT FROM 'ClientRead'
             THEN clock_timestamp() ELSE activity.state_change END
 FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, key)
-JOIN pg_catalog.pg_locks AS held ON held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
- AND held.classid = ((wanted.key >> 32) & 4294967295)::oid AND held.objid = (wanted.key & 4294967295)::oid
- AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+JOIN pg_catalog.pg_locks AS held ON {is_held}
 LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
 ORDER BY wanted.name, held.pid
-"""
+""").format(is_held=HELD_LOCK.format(lock=sql.Identifier("held"), key=sql.Identifier("wanted", "key")))
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ async def announce_folding(conn: AsyncConnection[Any], name: str) -> None:
         psycopg.Error: the database failed, or the connection.
 
     """
-    await conn.execute(_ANNOUNCE, [_key(name)])
+    await conn.execute(TRY_SHARED_SESSION_LOCK, [fold_lock(name)])
 
 
 async def find_folding_sessions(
@@ -74,15 +72,11 @@ async def find_folding_sessions(
 
     """
     found: dict[str, tuple[FoldingSession, ...]] = {}
-    rows = await fetch_all(conn, _WHO, [list(names), [_key(name) for name in names]])
+    rows = await fetch_all(conn, _WHO, [list(names), [fold_lock(name) for name in names]])
     for name, backend, session, seen_at in rows:
         folder = FoldingSession(backend, *_process_of(session), seen_at)
         found[name] = (*found.get(name, ()), folder)
     return found
-
-
-def _key(name: str) -> int:
-    return lock_key(f"fold:{name}")
 
 
 def _process_of(session: str | None) -> tuple[str | None, int | None]:

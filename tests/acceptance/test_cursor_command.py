@@ -9,7 +9,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from eventstore.appending.append_lock import app_lock
+from eventstore.locks import app_lock
 from tests import store
 from tests.acceptance.command import Commands
 from tests.folding import append, told

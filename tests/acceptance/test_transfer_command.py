@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append_lock import APPEND_LOCK, app_lock
-from projections.rebuilding.replay import rebuild_lock
+from eventstore.locks import APPEND_LOCK, app_lock, rebuild_lock
 from tests import folding, oracle, store
 from tests.acceptance.command import Commands, Ended
 from tests.folding import append, told

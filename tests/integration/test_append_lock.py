@@ -12,19 +12,12 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.appending.append import CursorMove
-from eventstore.appending.append_lock import (
-    APPEND_LOCK,
-    FrozenHolder,
-    Holder,
-    app_lock,
-    end_holder,
-    holder_of,
-    holder_of_cursor,
-    wait_for_append_lock,
-)
+from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
 from eventstore.errors import AppendLockBusy
 from eventstore.ingest.leader import lease
+from eventstore.locks import APPEND_LOCK, app_lock
 from eventstore.postgres.connection import connect
+from eventstore.postgres.lock_holder import Holder, find_cursor_holder, find_holder, terminate_holder
 from tests import store
 from tests.store import APP, QUICK, made, positions
 
@@ -111,10 +104,10 @@ async def test_a_holder_that_changes_is_not_ended(
 
     async def ending(conn: AsyncConnection, holder: Holder, older_than: timedelta) -> bool:
         ended.append(holder)
-        return await end_holder(conn, holder, older_than)
+        return await terminate_holder(conn, holder, older_than)
 
     monkeypatch.setattr("eventstore.appending.append.wait_for_append_lock", waiting)
-    monkeypatch.setattr("eventstore.appending.append.end_holder", ending)
+    monkeypatch.setattr("eventstore.appending.append.terminate_holder", ending)
     async with (
         store.connection(database_url, "first") as first,
         store.connection(database_url, "second") as second,
@@ -128,7 +121,7 @@ async def test_a_holder_that_changes_is_not_ended(
 
         first_may_end = asyncio.Event()
         holding = asyncio.create_task(hold(first, first_may_end))
-        await store.until(lambda: holder_of(conn, APPEND_LOCK), "a holder")
+        await store.until(lambda: find_holder(conn, APPEND_LOCK), "a holder")
         # The second stands in the queue before the appender, so it holds the lock when the appender gives up.
         queued = asyncio.create_task(hold(second, gave_up))
         await store.waiting_for_append_lock(conn, 1)
@@ -147,25 +140,25 @@ async def test_a_backend_is_ended_only_in_the_transaction_that_held_the_lock(
     async with store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
-            before = await holder_of(conn, APPEND_LOCK)
+            before = await find_holder(conn, APPEND_LOCK)
             assert before is not None
             assert before.pid == holder.info.backend_pid
             assert before.application_name == "holder"
-            assert not await end_holder(conn, before, timedelta(hours=1))
-        assert not await end_holder(conn, before, ALREADY)
+            assert not await terminate_holder(conn, before, timedelta(hours=1))
+        assert not await terminate_holder(conn, before, ALREADY)
         async with holder.transaction():
             await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
-            assert not await end_holder(conn, before, ALREADY)
-            now = await holder_of(conn, APPEND_LOCK)
+            assert not await terminate_holder(conn, before, ALREADY)
+            now = await find_holder(conn, APPEND_LOCK)
             assert now is not None
             assert (now.pid, now.backend_start) == (before.pid, before.backend_start)
             assert now.xact_start != before.xact_start
         assert await store.value(holder, "SELECT 1") == 1
         await holder.execute("BEGIN")
         await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
-        now = await holder_of(conn, APPEND_LOCK)
+        now = await find_holder(conn, APPEND_LOCK)
         assert now is not None
-        assert await end_holder(conn, now, ALREADY)
+        assert await terminate_holder(conn, now, ALREADY)
         with pytest.raises(psycopg.OperationalError):
             await holder.execute("SELECT 1")
 
@@ -178,12 +171,12 @@ async def test_who_moved_a_cursor_and_has_not_committed_is_found_by_its_row(
     async with store.connection(database_url, "mover") as mover:
         async with mover.transaction():
             await mover.execute("UPDATE eventstore.cursors SET last_event_id = repeat('1', 26) WHERE app = %s", [APP])
-            holder = await holder_of_cursor(conn, APP)
+            holder = await find_cursor_holder(conn, APP)
             assert holder is not None
             assert (holder.pid, holder.application_name) == (mover.info.backend_pid, "mover")
-            assert await holder_of_cursor(conn, "other") is None
-        assert await holder_of_cursor(conn, APP) is None
-        assert not await end_holder(conn, holder, ALREADY)
+            assert await find_cursor_holder(conn, "other") is None
+        assert await find_cursor_holder(conn, APP) is None
+        assert not await terminate_holder(conn, holder, ALREADY)
 
 
 async def test_the_wait_says_which_of_the_two_it_was(database_url: str, conn: AsyncConnection) -> None:
@@ -192,7 +185,7 @@ async def test_the_wait_says_which_of_the_two_it_was(database_url: str, conn: As
         with pytest.raises(FrozenHolder) as caught:
             async with conn.transaction():
                 await wait_for_append_lock(conn, timedelta(milliseconds=1))
-        assert caught.value.holder == await holder_of(conn, APPEND_LOCK)
+        assert caught.value.holder == await find_holder(conn, APPEND_LOCK)
         assert str(holder.info.backend_pid) in str(caught.value)
 
 
@@ -203,9 +196,9 @@ async def test_the_lock_of_another_database_or_of_another_sort_is_somebody_elses
         high, low = APPEND_LOCK >> 32, APPEND_LOCK & 0xFFFFFFFF
         await other.execute("SELECT pg_advisory_xact_lock(%s, %s)", [high, low - 2**32 if low >= 2**31 else low])
         await other.execute("SELECT pg_advisory_xact_lock(%s)", [app_lock(APP)])
-        assert await holder_of(conn, APPEND_LOCK) is None
-        assert await holder_of(conn, app_lock(APP)) is not None
-        assert await holder_of(conn, app_lock("another")) is None
+        assert await find_holder(conn, APPEND_LOCK) is None
+        assert await find_holder(conn, app_lock(APP)) is not None
+        assert await find_holder(conn, app_lock("another")) is None
 
 
 async def test_what_the_waiter_had_to_write_is_written_once(database_url: str, conn: AsyncConnection) -> None:

@@ -9,12 +9,13 @@ import pytest
 from psycopg import AsyncConnection, errors, sql
 
 from eventstore.errors import LockHeld
+from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held
 from projections.errors import CannotFold, ProjectionsError, UsageError
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.rebuilding.as_of import Built, build_as_of, position_of
-from projections.rebuilding.replay import Progress, Silent, rebuild_lock
+from projections.rebuilding.replay import Progress, Silent
 from projections.running import control
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store, stories

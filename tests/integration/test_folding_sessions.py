@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append_lock import app_lock
+from eventstore.locks import app_lock
 from projections.cli.shared.status_tables import folder_lines
 from projections.inspecting.health import problems
 from projections.inspecting.status import Status, read_status

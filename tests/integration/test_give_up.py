@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from eventstore.appending.append_lock import app_lock
+from eventstore.locks import app_lock
 from projections.running import checkpoint
 from projections.running import supervisor as running
 from projections.running.supervisor import RunOutcome

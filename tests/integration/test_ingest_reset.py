@@ -10,11 +10,11 @@ from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.appending.append import CursorMove
-from eventstore.appending.append_lock import app_lock
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.ingest.apps import forget_app, next_resume_point, read_apps, reset_cursor
 from eventstore.ingest.first_contact import REPLAY_WINDOW
+from eventstore.locks import app_lock
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings

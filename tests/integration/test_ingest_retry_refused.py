@@ -10,12 +10,13 @@ import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore.appending.append_lock import app_lock, holder_of
 from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credentials import FixedToken
 from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
+from eventstore.locks import app_lock
+from eventstore.postgres.lock_holder import find_holder
 from eventstore.waits import Waits
 from projections.cli.shared.status_tables import app_lines
 from projections.inspecting.health import problems
@@ -98,7 +99,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
             assert one.doing == f"refused, next attempt at {one.retry_at:%H:%M:%S}Z"
 
             async def let_go() -> bool:
-                return await holder_of(conn, app_lock(APP)) is None
+                return await find_holder(conn, app_lock(APP)) is None
 
             await store.until(let_go, "the app to be let go")
             (line,) = await lines_of(conn)

@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, errors, sql
 from eventstore import redecode as redecoding
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import LockHeld, Undecodable
+from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held
 from eventstore.redecode import Redecoded, redecode
 from projections.errors import UsageError
@@ -26,7 +27,7 @@ from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.rebuild import Limits, rebuild
 from projections.rebuilding.redecode_and_mark import redecode_and_mark
-from projections.rebuilding.replay import Silent, rebuild_lock
+from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
 from projections.registry import installed
 from projections.settings import ReplaySettings

@@ -10,8 +10,8 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
-from eventstore.appending.append_lock import app_lock
 from eventstore.contracts import decode
+from eventstore.locks import app_lock
 from projections.cli.shared.status_tables import (
     app_lines,
     apps_table,

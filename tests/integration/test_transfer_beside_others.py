@@ -12,11 +12,11 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender, CursorMove
-from eventstore.appending.append_lock import app_lock
 from eventstore.appending.quarantine import Rejected
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.event_reader import PAGE_BYTES, StoredEvent
 from eventstore.ingest.leader import lease
+from eventstore.locks import app_lock
 from eventstore.postgres.session_lock import held
 from eventstore.transfer import importing
 from eventstore.transfer.archive import check_archive

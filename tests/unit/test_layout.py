@@ -56,10 +56,7 @@ REPEATED_FILE_NAMES = ("__init__", "__main__", "errors")
 
 
 # Each is to be moved; the list only gets shorter.
-STILL_BACKWARD = (
-    "eventstore.postgres.session_lock imports eventstore.appending.append_lock",
-    "projections.folding.fold_function imports projections.running.checkpoint",
-)
+STILL_BACKWARD = ("projections.folding.fold_function imports projections.running.checkpoint",)
 
 
 class Import(NamedTuple):

@@ -1,0 +1,62 @@
+"""Every advisory lock: its number, what it protects, and the order in which locks are acquired.
+
+A lock's number is a hash of its name. Processes of different versions run side by side, so a number never changes.
+
+=====================  ===========  ====================================================================================
+lock                   held by      what it protects
+=====================  ===========  ====================================================================================
+``MIGRATE_LOCK``       transaction  one migration at a time
+``app_lock(app)``      session      one process follows an app, imports its events, or changes its cursor
+``IMPORT_LOCK``        session      shared by followers; held alone by an import that adds events after the head
+``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
+``SHADOW_LOCK``        transaction  one process at a time makes the schema of the shadows
+``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
+``fold_lock(name)``    session      nothing: shared by all who fold a projection, so that others can see them
+=====================  ===========  ====================================================================================
+
+Invariants. A session acquires the locks of sessions first: app, import, rebuild, several of one kind in the order of
+their names. These are only tried, never waited for, so sessions can't block each other in a circle. A transaction
+acquires what it needs in this order: ``SHADOW_LOCK``, then rows (the cursor of an app, the checkpoint of a projection),
+then ``APPEND_LOCK``; under the append lock only rows are written that no other session may write then. A migration
+acquires its lock before it does anything.
+
+A session that holds a lock can be frozen. :mod:`eventstore.postgres.session_lock` makes it lose the lock, and
+:mod:`eventstore.appending.append_lock` terminates a frozen holder of the append lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def _number(name: str) -> int:
+    """Return a lock's number: 64 bits, signed, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"projections:{name}".encode()).digest()[:8], "big", signed=True)
+
+
+MIGRATE_LOCK = _number("migrate")
+IMPORT_LOCK = _number("import")
+SHADOW_LOCK = _number("shadow tables")
+APPEND_LOCK = _number("append")
+
+
+def app_lock(app: str) -> int:
+    """Return the number of an app's lock."""
+    return _number(f"app:{app}")
+
+
+def rebuild_lock(projection: str) -> int:
+    """Return the number of the lock that a rebuild, verify or as-of of a projection holds."""
+    return _number(f"rebuild:{projection}")
+
+
+def fold_lock(projection: str) -> int:
+    """Return the number of the lock that all who fold a projection share."""
+    return _number(f"fold:{projection}")
+
+
+TRY_SESSION_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
+TRY_SHARED_SESSION_LOCK = "SELECT pg_catalog.pg_try_advisory_lock_shared(%s)"
+RELEASE_SESSION_LOCKS = "SELECT pg_catalog.pg_advisory_unlock_all()"
+TRY_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)"
+WAIT_FOR_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(%s)"

@@ -1,0 +1,73 @@
+"""Finds the session that holds a lock, and terminates one that is frozen."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from psycopg import AsyncConnection, sql
+
+from eventstore.postgres.queries import fetch_row, fetch_value
+
+HELD_LOCK = sql.SQL(
+    "{lock}.locktype = 'advisory' AND {lock}.granted AND {lock}.objsubid = 1"
+    " AND {lock}.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+    " AND {lock}.classid = (({key} >> 32) & 4294967295)::oid AND {lock}.objid = ({key} & 4294967295)::oid"
+)
+"""The condition that a row ``lock`` of ``pg_locks`` is an advisory lock of number ``key`` in this database, held."""
+
+
+class Holder(NamedTuple):
+    """The transaction that holds a lock.
+
+    ``backend_start`` and ``xact_start`` are None when this role may not see them.
+    """
+
+    pid: int
+    backend_start: datetime | None
+    xact_start: datetime | None
+    application_name: str | None
+
+
+_HOLDER = sql.SQL(
+    "SELECT l.pid, a.backend_start, a.xact_start, a.application_name"
+    " FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE {is_held}"
+).format(is_held=HELD_LOCK.format(lock=sql.Identifier("l"), key=sql.SQL("%(key)s::bigint")))
+
+
+async def find_holder(conn: AsyncConnection, key: int) -> Holder | None:
+    """Return who holds the advisory lock of this number in this database; None if nobody does."""
+    row = await fetch_row(conn, _HOLDER, {"key": key})
+    return Holder(*row) if row else None
+
+
+_CURSOR_HOLDER = (
+    "SELECT l.pid, a.backend_start, a.xact_start, a.application_name FROM eventstore.cursors c"
+    " JOIN pg_catalog.pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = c.xmax"
+    " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE c.app = %s"
+)
+
+
+async def find_cursor_holder(conn: AsyncConnection, app: str) -> Holder | None:
+    """Return whose unfinished transaction moved an app's cursor, or None.
+
+    It need not hold the append lock: a follower may freeze after the one and before the other, in the middle of a
+    pipeline, where none of Postgres's timeouts ends it. Only the holder of the app's lock may end it.
+    """
+    row = await fetch_row(conn, _CURSOR_HOLDER, [app])
+    return Holder(*row) if row else None
+
+
+async def terminate_holder(conn: AsyncConnection, holder: Holder, older_than: timedelta) -> bool:
+    """End the backend of a frozen transaction, if it is still the same one and older than that.
+
+    Returns whether a backend was told to end. A role that may not end the backend gets Postgres's own error.
+    """
+    return bool(
+        await fetch_value(
+            conn,
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+            " WHERE pid = %s AND backend_start = %s AND xact_start = %s AND clock_timestamp() - xact_start > %s",
+            [holder.pid, holder.backend_start, holder.xact_start, older_than],
+        )
+    )

@@ -15,7 +15,7 @@ from benchmarks.harness import Postgres, Result
 from eventstore.appending.append import CHANNEL, Appender
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
-from projections.registry import registered
+from projections.registry import find_valid_projections
 from projections.running.wakeup import AppendListener
 from projections.running.worker import Step, Worker
 from projections.settings import WorkerSettings
@@ -102,7 +102,9 @@ async def _append(url: str, count: int) -> list[float]:
 
 
 async def _fold(url: str, count: int, pipe: Connection) -> None:
-    workers = [_TimedWorker(url, one, waits=Waits(), settings=WorkerSettings()) for one in registered().values()]
+    workers = [
+        _TimedWorker(url, one, waits=Waits(), settings=WorkerSettings()) for one in find_valid_projections().values()
+    ]
     listener = AppendListener(url, Waits())  # as projections run has it
     running = [asyncio.create_task(work) for work in (listener.run(), *(worker.run(listener) for worker in workers))]
     while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here

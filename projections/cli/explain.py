@@ -34,9 +34,9 @@ def explain(
     from projections.cli.shared.open_database import replay_context  # noqa: PLC0415
     from projections.cli.shared.progress import showing  # noqa: PLC0415
     from projections.inspecting import explain as explaining  # noqa: PLC0415 - loaded when it runs
-    from projections.registry import installed  # noqa: PLC0415
+    from projections.registry import find_projections  # noqa: PLC0415
 
-    registry = installed()
+    registry = find_projections()
     try:
         projection, table = explaining.table_of(registry.projections, read_model)
     except UsageError:

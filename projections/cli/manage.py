@@ -61,12 +61,12 @@ def status(
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
     from projections.inspecting.health import problems  # noqa: PLC0415
     from projections.inspecting.status import read_status  # noqa: PLC0415
-    from projections.registry import installed  # noqa: PLC0415
+    from projections.registry import find_projections  # noqa: PLC0415
 
     if max_behind is not None and not check:
         raise UsageError("--max-behind goes with --check")
     configured = configured_names(config) if check else ()
-    registry = installed()
+    registry = find_projections()
     with _schema_checked() if check else nullcontext():
         found = _with_database(lambda conn: read_status(conn, registry), writes=False)
     if as_json:
@@ -132,13 +132,13 @@ def list_() -> None:
     from rich.table import Table  # noqa: PLC0415 - loaded when it runs
 
     from eventstore.contracts.event_types import EventType  # noqa: PLC0415
-    from projections.registry import installed  # noqa: PLC0415
+    from projections.registry import find_projections  # noqa: PLC0415
 
     table = Table()
     for heading in ("name", "version", "event types", "tables"):
         table.add_column(heading, overflow="fold")
     names = {int(known): known.name for known in EventType}
-    registry = installed()
+    registry = find_projections()
     for one in registry.projections.values():
         types = ", ".join(names.get(number, str(number)) for number in sorted(map(int, one.handles)))
         tables = ", ".join(owned.name for owned in one.tables)
@@ -183,12 +183,12 @@ def wait(
     """
     from projections.errors import ProjectionsError  # noqa: PLC0415
     from projections.migrating.user_tables import not_migrated  # noqa: PLC0415
-    from projections.registry import chosen  # noqa: PLC0415
+    from projections.registry import select_projections  # noqa: PLC0415
     from projections.running.control import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
 
     if (event_id is None) != head:
         raise UsageError("give --event-id ULID, or --head for the last stored event")
-    projections = chosen([])
+    projections = select_projections([])
     versions = {name: projection.version for name, projection in projections.items()}
 
     async def waited(conn: AsyncConnection[Any]) -> tuple[str, int]:
@@ -235,9 +235,9 @@ def _steer(name: str, change: Callable[[AsyncConnection[Any]], Awaitable[bool]])
 
 
 def _known(name: str) -> Projection:
-    from projections.registry import chosen  # noqa: PLC0415 - loaded when it runs
+    from projections.registry import select_projections  # noqa: PLC0415 - loaded when it runs
 
-    return chosen([name])[name]
+    return select_projections([name])[name]
 
 
 def _with_database(
@@ -253,9 +253,9 @@ def _with_database(
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
     from projections.errors import ProjectionsError  # noqa: PLC0415
-    from projections.registry import installed  # noqa: PLC0415
+    from projections.registry import find_projections  # noqa: PLC0415
 
-    if known is not None and known not in installed().broken:  # a broken one may be paused all the same
+    if known is not None and known not in find_projections().broken:  # a broken one may be paused all the same
         _known(known)
     waits = load_waits()
     url = migrated_database(waits, writes=writes, patience=patience)

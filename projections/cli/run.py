@@ -88,7 +88,7 @@ async def _run(
     from projections.cli.shared.live_view import live_view  # noqa: PLC0415
     from projections.cli.shared.open_database import refuse_named  # noqa: PLC0415
     from projections.migrating.migrate import require_current_schema  # noqa: PLC0415
-    from projections.registry import installed  # noqa: PLC0415
+    from projections.registry import find_projections  # noqa: PLC0415
     from projections.running.supervisor import RunOutcome  # noqa: PLC0415
     from projections.running.supervisor import run as run_all  # noqa: PLC0415
     from projections.running.worker import Worker  # noqa: PLC0415
@@ -97,8 +97,8 @@ async def _run(
     waits = load_waits()
     limits = load_quarantine_limits()
     settings = load_settings(batch_size)
-    registry = installed()
-    projections = registry.chosen(names)
+    registry = find_projections()
+    projections = registry.select(names)
     broken = {} if names else registry.broken
     say_left_out(broken)
     apps = load_apps(config) if ingest else {}

@@ -16,14 +16,14 @@ from time import monotonic
 from typing import Any
 
 from psycopg import AsyncConnection
-from sqlalchemy import BigInteger, Boolean, Executable, Table, Text, bindparam, func, select
+from sqlalchemy import BigInteger, Executable, Table, bindparam, func, select
 
 from eventstore.contracts import Event
 from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
-from projections.folding.latest_wins import DELETED, EVENT_ID, LatestRows, LatestWinsTable
+from projections.folding.latest_wins import DELETED, LatestRows, LatestWinsTable
 from projections.folding.sql_text import Schemas, compile_statement
 from projections.projection import Projection, Window
 
@@ -187,30 +187,6 @@ async def _give_way(conn: AsyncConnection[Any], spoke: float) -> float:
         return spoke
     await conn.execute("SELECT 1")
     return monotonic()
-
-
-def check_tables(projection: PythonProjection) -> None:
-    """Hold the tables of a projection that folds in Python to what the engine writes into them.
-
-    Raises:
-        InvalidProjection: one breaks a rule.
-
-    """
-    for table in projection.tables:
-        of_table = f"projection {projection.name!r}: table {table.name}"
-        event_id, deleted = table.c.get(EVENT_ID), table.c.get(DELETED)
-        if event_id is None or not isinstance(event_id.type, Text) or event_id.type.collation != "C":
-            raise InvalidProjection(f'{of_table} needs a column event_id of type Text(collation="C")')
-        if deleted is None or not isinstance(deleted.type, Boolean):
-            raise InvalidProjection(f"{of_table} needs a column deleted of type Boolean")
-        if event_id.nullable or deleted.nullable or event_id.primary_key or deleted.primary_key:
-            raise InvalidProjection(f"{of_table}: event_id and deleted must be NOT NULL, and outside the primary key")
-        for column in table.c:
-            required = not column.nullable and column.server_default is None
-            if required and not column.primary_key and column not in (event_id, deleted):
-                raise InvalidProjection(
-                    f"{of_table}: {column.name} must be nullable or have a server_default, for a tombstone has no value"
-                )
 
 
 def _without_phone_number(text: str, event: Event) -> str:

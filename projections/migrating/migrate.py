@@ -25,7 +25,7 @@ from projections.migrating.user_tables import migrate_user_tables, missing_table
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS
 from projections.read_models.common_columns import metadata as read_model_metadata
-from projections.registry import registered
+from projections.registry import find_valid_projections
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ def upgrade(
         _check_names(connection)
         command.upgrade(config, revision)
         if is_head:
-            migrate_user_tables(connection, registered().values() if chosen is None else chosen)
+            migrate_user_tables(connection, find_valid_projections().values() if chosen is None else chosen)
 
     done = _run(url, step, patience)
     if is_head:

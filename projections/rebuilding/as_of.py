@@ -33,7 +33,7 @@ from projections.rebuilding import rebuild_history
 from projections.rebuilding.as_of_time import remarks_on
 from projections.rebuilding.replay import Progress, rebuild_locks, replaying
 from projections.rebuilding.shadow import SHADOW_SCHEMA, Shadow, finish_table
-from projections.registry import installed
+from projections.registry import find_projections
 from projections.running import checkpoint
 from projections.settings import ReplaySettings
 
@@ -271,7 +271,7 @@ async def _remove(conn: AsyncConnection[Any], into: str, projections: Sequence[P
 async def _tables_of_ours(
     conn: AsyncConnection[Any], into: str, oid: int, projections: Sequence[Projection]
 ) -> list[str]:
-    known = installed().projections | {one.name: one for one in projections}
+    known = find_projections().projections | {one.name: one for one in projections}
     oids: list[int] = []
     for name, noted in await fetch_all(conn, _OURS, [into, oid]):
         if noted is not None:

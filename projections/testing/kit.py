@@ -38,7 +38,7 @@ from projections.folding.table_copies import plain_copy
 from projections.folding.window_fold import WindowFold, build_fold
 from projections.migrating.user_tables import create_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
-from projections.registry import check
+from projections.rules import check_projection
 
 Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
 """An order of events: a name, or the indices of the events in the order wanted."""
@@ -77,7 +77,7 @@ class ProjectionKit:
         self._fold: WindowFold
 
     async def __aenter__(self) -> Self:
-        check(self.projection)
+        check_projection(self.projection)
         self._fold = build_fold(self.projection, self._schemas)
         url = self._url
         if url is None:

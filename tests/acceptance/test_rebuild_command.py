@@ -279,8 +279,8 @@ async def test_there_may_be_nothing_to_go_on_with(
     [
         (["rebuild"], "give projection names, or --all"),
         (["rebuild", "poll_tallies", "--all"], "give projection names or --all, not both"),
-        (["rebuild", "nonsense"], "there is no projection 'nonsense': there are consent_registry, poll_tallies, req"),
-        (["verify", "nonsense"], "there is no projection 'nonsense'"),
+        (["rebuild", "nonsense"], "unknown projection 'nonsense'; known projections: consent_registry, poll_tallies, "),
+        (["verify", "nonsense"], "unknown projection 'nonsense'"),
         (["rebuild", "--all", "--max-changed", "0.1"], "--max-changed '0.1' is not a share of the rows: give one, as"),
         (["rebuild", "--all", "--max-changed", "101%"], "--max-changed '101%' is not a share of the rows"),
         (

@@ -15,7 +15,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus, request_status
 from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
-from projections.registry import installed
+from projections.registry import find_projections
 from projections.running import checkpoint
 from projections.running.control import wait_until_folded
 from projections.running.supervisor import run
@@ -107,7 +107,7 @@ async def test_a_rebuild_of_a_log_that_lost_everything(database_url: str, conn: 
 
 
 async def test_status_says_it_before_any_worker_does(conn: AsyncConnection) -> None:
-    found = await read_status(conn, installed())
+    found = await read_status(conn, find_projections())
     (one,) = [one for one in found.projections if one.name == "request_status"]
     assert one.note is not None
     assert "is ahead of the log" in one.note

@@ -17,7 +17,7 @@ from sqlalchemy.schema import CreateTable
 
 from projections.folding.sql_text import DIALECT
 from projections.migrating.migrate import upgrade
-from projections.registry import registered
+from projections.registry import find_valid_projections
 from projections.running.worker import Step
 from projections.testing import event
 from tests import folding, store
@@ -56,7 +56,7 @@ async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -
 
 async def test_as_the_page_registers_them_they_are_migrated_and_run(modules: list[str], database_url: str) -> None:
     assert modules
-    projections = registered()
+    projections = find_valid_projections()
     assert {"error_counts", "opt_outs", "request_status"} <= set(projections)
     upgrade(database_url)
     events = [

@@ -163,7 +163,7 @@ async def test_without_a_url_it_is_the_database_of_the_environment(
 
 async def test_a_projection_that_breaks_a_rule_of_registration_is_refused(database_url: str) -> None:
     projection: Projection = type("Nameless", (SumsDeltas,), {"name": None})()
-    with pytest.raises(InvalidProjection, match="lacks name"):
+    with pytest.raises(InvalidProjection, match="must define name"):
         async with ProjectionKit(database_url, projection):
             pass
 

@@ -30,7 +30,7 @@ from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.replay import Silent
-from projections.registry import check
+from projections.rules import check_projection
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.folding import append, told
@@ -362,7 +362,7 @@ async def test_how_a_table_is_stored_is_its_own_business(
         migrations: ClassVar[Path | None] = folder(tmp_path, f"[op.execute(one) for one in {statements!r}]")
 
     projection = Stored()
-    check(projection)
+    check_projection(projection)
     await given(database_url, conn, projection)
     assert (await verify(database_url, projection)).equal
     before = await rebuilding.every_row(conn, projection)

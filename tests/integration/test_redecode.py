@@ -29,7 +29,7 @@ from projections.rebuilding.rebuild import Limits, rebuild
 from projections.rebuilding.redecode_and_mark import redecode_and_mark
 from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
-from projections.registry import installed
+from projections.registry import find_projections
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
@@ -441,7 +441,7 @@ async def test_what_a_redecoding_owes_outlives_it(
     assert await owed(conn) == owing, "of one that isn't installed here nothing can be said"
     assert await logged(database_url) == (Redecoded(read=9, changed=1, types={oracle.COMPLETED}), owing[1:])
     assert await logged(database_url) == (Redecoded(read=9), owing[1:])
-    notes = {one.name: one.note for one in (await read_status(conn, installed())).projections}
+    notes = {one.name: one.note for one in (await read_status(conn, find_projections())).projections}
     assert notes["poll_tallies"] == (
         "events that it folded read otherwise since projections redecode: run projections rebuild poll_tallies"
     )

@@ -35,12 +35,12 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def status(conn: AsyncConnection, *installed: type[Projection]) -> Status:
-    return await read_status(conn, Registry({one.name: one() for one in installed}, {}))
+async def status(conn: AsyncConnection, *find_projections: type[Projection]) -> Status:
+    return await read_status(conn, Registry({one.name: one() for one in find_projections}, {}))
 
 
-async def watched(conn: AsyncConnection, installed: type[Projection] = Watched) -> ProjectionStatus:
-    (found,) = (await status(conn, installed)).projections
+async def watched(conn: AsyncConnection, find_projections: type[Projection] = Watched) -> ProjectionStatus:
+    (found,) = (await status(conn, find_projections)).projections
     return found
 
 

@@ -35,7 +35,8 @@ from projections.errors import InvalidProjection, UnknownProjection
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
-from projections.registry import check, chosen, installed, registered
+from projections.registry import find_projections, find_valid_projections, select_projections
+from projections.rules import check_projection
 from tests.installed import install
 
 
@@ -97,37 +98,46 @@ def altered(base: type[Projection], **attributes: object) -> Projection:
 
 @pytest.mark.parametrize("projection", [Mine(), MineInPython(), *(model() for model in READ_MODELS)])
 def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
-    check(projection)
+    check_projection(projection)
 
 
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
-        ({"name": None}, "lacks name"),
-        ({"version": None, "handles": None}, "lacks version, handles"),
-        ({"name": 5}, "name must be a text"),
-        ({"version": "1"}, "version must be a whole number"),
-        ({"tables": a_table()}, "tables must be several tables, as a tuple is"),
-        ({"tables": ("mine",)}, "tables must hold tables"),
-        ({"partition_by": "app"}, "partition_by must be several names"),
-        ({"handles": {"CONSENT_DENIED"}}, "handles must hold numbers of event types"),
-        ({"handles": 7}, "handles must be several numbers"),
+        ({"name": None}, "must define name"),
+        ({"version": None, "handles": None}, "must define version, handles"),
+        ({"name": 5}, "name must be a string"),
+        ({"version": "1"}, "version must be an integer"),
+        ({"tables": a_table()}, "tables must be a collection of tables, such as a tuple"),
+        ({"tables": ("mine",)}, "tables must contain only tables"),
+        ({"partition_by": "app"}, "partition_by must be a collection of column names"),
+        ({"handles": {"CONSENT_DENIED"}}, "handles must contain only numbers of event types"),
+        ({"handles": 7}, "handles must be a collection of numbers"),
         ({"name": ""}, "a name has 1 to 48 lower-case letters"),
         ({"name": "Mine"}, "a name has 1 to 48 lower-case letters"),
         ({"name": "my-own"}, "a name has 1 to 48 lower-case letters"),
         ({"name": "9"}, "a name has 1 to 48 lower-case letters"),
         ({"name": "m" * 49}, "a name has 1 to 48 lower-case letters"),
-        ({"version": 0}, "versions begin with 1"),
+        ({"version": 0}, "the version must be 1 or higher"),
         (
             {"tables": (a_table("mine", Column("mood", Enum("good", "bad", name="mood"))),)},
-            "column mood of mine has a type",
+            "table mine has column mood, whose type has a name of its own",
         ),
         ({"tables": (a_table("mine", Column("moods", ARRAY(Enum("good", name="mood")))),)}, "native_enum=False"),
         ({"tables": (a_table("mine", Column("size", DOMAIN("size", Integer))),)}, "make it Text"),
-        ({"tables": (a_table("mine", Column("n", Integer, default=1)),)}, "the default of n must be a server_default"),
-        ({"tables": (a_table("mine", Column("n", Integer, onupdate=1)),)}, "the default of n must be a server_default"),
+        (
+            {"tables": (a_table("mine", Column("n", Integer, default=1)),)},
+            "column n, whose default must be a server_default",
+        ),
+        (
+            {"tables": (a_table("mine", Column("n", Integer, onupdate=1)),)},
+            "column n, whose default must be a server_default",
+        ),
         *(
-            ({"tables": (a_table("mine", Column("at", Text, server_default=default)),)}, "of at must be a constant")
+            (
+                {"tables": (a_table("mine", Column("at", Text, server_default=default)),)},
+                "column at, whose default must be a constant",
+            )
             for default in (
                 func.now(),
                 text("now()"),
@@ -137,43 +147,58 @@ def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
                 text("'since ' || localtimestamp"),
             )
         ),
-        ({"tables": (a_table("mine", Column("n", Integer, Identity())),)}, "the default of n must be a constant"),
-        ({"migrations": Path("nowhere")}, "there is no folder nowhere/versions: its migrations must be installed"),
-        ({"handles": frozenset()}, "needs tables, handled types and partition_by"),
-        ({"tables": ()}, "needs tables, handled types and partition_by"),
-        ({"partition_by": ()}, "needs tables, handled types and partition_by"),
-        ({"partition_by": ("app", "colour")}, "'colour', which events don't have"),
-        ({"partition_by": ("event_type",)}, "'event_type', which isn't a text"),
-        ({"partition_by": ("app", "ppnum")}, "the primary key of mine lacks ppnum of partition_by"),
-        ({"tables": (a_table(schema=None),)}, "table mine must lie in schema public"),
-        ({"tables": (a_table(schema="other"),)}, "table mine must lie in schema public"),
-        ({"tables": (a_table("poll_results"),)}, "poll_results is the name of a view that comes along"),
-        ({"tables": (a_table(), a_table("second", key="ppnum"))}, "the primary key of second lacks app"),
-        ({"tables": (a_table("mine", prefixes=["UNLOGGED"]),)}, "table mine is UNLOGGED, so its rows don't last"),
+        (
+            {"tables": (a_table("mine", Column("n", Integer, Identity())),)},
+            "column n, whose default must be a constant",
+        ),
+        ({"migrations": Path("nowhere")}, "folder nowhere/versions does not exist; install the migrations"),
+        ({"handles": frozenset()}, "tables, handles and partition_by must not be empty"),
+        ({"tables": ()}, "tables, handles and partition_by must not be empty"),
+        ({"partition_by": ()}, "tables, handles and partition_by must not be empty"),
+        ({"partition_by": ("app", "colour")}, "'colour', which is not a column of events"),
+        ({"partition_by": ("event_type",)}, "'event_type', which is not a text column"),
+        ({"partition_by": ("app", "ppnum")}, "table mine must have ppnum of partition_by in its primary key"),
+        ({"tables": (a_table(schema=None),)}, "table mine must be in schema public"),
+        ({"tables": (a_table(schema="other"),)}, "table mine must be in schema public"),
+        ({"tables": (a_table("poll_results"),)}, "table poll_results has the name of a built-in view"),
+        (
+            {"tables": (a_table(), a_table("second", key="ppnum"))},
+            "table second must have app of partition_by in its primary key",
+        ),
+        ({"tables": (a_table("mine", prefixes=["UNLOGGED"]),)}, "table mine is UNLOGGED, so its rows can be lost"),
         ({"tables": (a_table("mine", prefixes=["TEMPORARY"]),)}, "table mine is TEMPORARY"),
         ({"tables": (a_table("mine", postgresql_on_commit="DROP"),)}, "postgresql_on_commit"),
         ({"tables": (a_table("mine", postgresql_inherits="other"),)}, "table mine inherits from another table"),
         ({"tables": (a_table("mine", postgresql_partition_by="LIST (app)"),)}, "bring an Alembic folder"),
         (
             {"tables": (a_table("mine", Column("at", Text, server_default=FetchedValue())),)},
-            "whose values a trigger",
+            "whose values come from a trigger",
         ),
-        ({"tables": (a_table("mine", Column("at", Text, server_onupdate=FetchedValue())),)}, "whose values a trigger"),
-        ({"tables": (referring("public.request_status.app"),)}, "refers to public.request_status, which isn't its own"),
-        ({"tables": (a_table(), referring("public.mine.app"))}, "is checked at once, .* make it deferrable=True"),
+        (
+            {"tables": (a_table("mine", Column("at", Text, server_onupdate=FetchedValue())),)},
+            "whose values come from a trigger",
+        ),
+        (
+            {"tables": (referring("public.request_status.app"),)},
+            "refers to public.request_status, which is not a table of this projection",
+        ),
+        (
+            {"tables": (a_table(), referring("public.mine.app"))},
+            "that Postgres checks after each statement, .* make it deferrable=True",
+        ),
         (
             {"tables": (a_table(), referring("public.mine.app", deferrable=True, ondelete="CASCADE"))},
-            "with an action, by which a rebuild would lose rows",
+            "with an action, which could delete or change rows in a rebuild",
         ),
         (
             {"tables": (a_table(), referring("public.mine.app", deferrable=True, onupdate="SET NULL"))},
-            "leave ondelete and onupdate out",
+            "leave out ondelete and onupdate",
         ),
     ],
 )
 def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidProjection, match=said):
-        check(altered(Mine, **attributes))
+        check_projection(altered(Mine, **attributes))
 
 
 @pytest.mark.parametrize(
@@ -193,25 +218,25 @@ def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said
     ],
 )
 def test_a_server_default_may_be_any_constant(default: str | ColumnElement[Any] | TextClause) -> None:
-    check(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
+    check_projection(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
 
 
 def test_tables_may_refer_to_each_other_if_that_is_checked_at_the_end() -> None:
-    check(altered(Mine, tables=(a_table(), referring("public.mine.app", deferrable=True))))
+    check_projection(altered(Mine, tables=(a_table(), referring("public.mine.app", deferrable=True))))
 
 
 def test_what_postgres_computes_from_a_row_is_no_default() -> None:
     computed = Column("loud", Text, Computed("upper(app)", persisted=True))
-    check(altered(Mine, tables=(a_table("mine", computed),)))
+    check_projection(altered(Mine, tables=(a_table("mine", computed),)))
 
 
 def test_the_longest_name_is_taken() -> None:
-    check(altered(Mine, name="m" * 48))
+    check_projection(altered(Mine, name="m" * 48))
 
 
 NO_EVENT_ID = 'needs a column event_id of type Text\\(collation="C"\\)'
 NO_DELETED = "needs a column deleted of type Boolean"
-LOOSE = "event_id and deleted must be NOT NULL, and outside the primary key"
+LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
 
 
 @pytest.mark.parametrize(
@@ -226,19 +251,25 @@ LOOSE = "event_id and deleted must be NOT NULL, and outside the primary key"
         (python_table(Column(*EVENT_ID)), LOOSE),
         (python_table(Column(*EVENT_ID, primary_key=True)), LOOSE),
         (python_table(None, Column("deleted", Boolean)), LOOSE),
-        (python_table(None, None, Column("n", Integer, default=1)), "the default of n must be a server_default"),
-        (python_table(None, None, Column("n", Integer, onupdate=1)), "the default of n must be a server_default"),
-        (python_table(None, None, Column("n", Integer, nullable=False)), "n must be nullable or have a server_default"),
+        (python_table(None, None, Column("n", Integer, default=1)), "column n, whose default must be a server_default"),
+        (
+            python_table(None, None, Column("n", Integer, onupdate=1)),
+            "column n, whose default must be a server_default",
+        ),
+        (
+            python_table(None, None, Column("n", Integer, nullable=False)),
+            "column n, which must be nullable or have a server_default",
+        ),
     ],
 )
 def test_each_rule_for_tables_folded_in_python_is_told_when_it_is_broken(table: Table, said: str) -> None:
     with pytest.raises(InvalidProjection, match=said):
-        check(altered(MineInPython, tables=(table,)))
+        check_projection(altered(MineInPython, tables=(table,)))
 
 
 def test_a_column_folded_in_python_may_have_a_server_default() -> None:
     column = Column("n", Integer, nullable=False, server_default=text("0"))
-    check(altered(MineInPython, tables=(python_table(None, None, column),)))
+    check_projection(altered(MineInPython, tables=(python_table(None, None, column),)))
 
 
 # Entry points
@@ -308,18 +339,21 @@ def test_ours_are_registered_like_a_users(folder: Path, monkeypatch: pytest.Monk
         folder, monkeypatch, {"registering": SOURCE}, {"second": "registering:Second", "first": "registering:First"}
     )
     names = ["consent_registry", "first", "poll_tallies", "request_status", "second"]
-    assert list(registered()) == names
-    assert list(chosen([])) == names
+    assert list(find_valid_projections()) == names
+    assert list(select_projections([])) == names
 
 
 def test_those_named_are_chosen_once_and_in_the_order_named() -> None:
-    assert list(chosen(["poll_tallies", "consent_registry", "poll_tallies"])) == ["poll_tallies", "consent_registry"]
+    assert list(select_projections(["poll_tallies", "consent_registry", "poll_tallies"])) == [
+        "poll_tallies",
+        "consent_registry",
+    ]
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
     with pytest.raises(UnknownProjection) as caught:
-        chosen(["request_status", "nobody"])
-    said = "there is no projection 'nobody': there are consent_registry, poll_tallies, request_status"
+        select_projections(["request_status", "nobody"])
+    said = "unknown projection 'nobody'; known projections: consent_registry, poll_tallies, request_status"
     assert str(caught.value) == said
 
 
@@ -331,14 +365,14 @@ def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
         ({"first": "registering:Raises"}, "'first' can't be loaded from registering:Raises: no such luck"),
         ({"abstract": "registering:Abstract"}, "'abstract' can't be loaded from registering:Abstract: .*abstract"),
         ({"other": "registering:Other"}, "'other': registering:Other is not a Projection"),
-        ({"nameless": "registering:Nameless"}, "projection class Nameless lacks name"),
-        ({"without_version": "registering:WithoutVersion"}, "'without_version': versions begin with 1"),
-        ({"second": "registering:First"}, "'first' is registered as 'second': the names must agree"),
+        ({"nameless": "registering:Nameless"}, "projection class Nameless must define name"),
+        ({"without_version": "registering:WithoutVersion"}, "'without_version': the version must be 1 or higher"),
+        ({"second": "registering:First"}, "'first' is registered as 'second'; the two names must be equal"),
         (
             {"fold_raises": "registering:FoldRaises"},
             "'fold_raises': its fold can't be built: KeyError: 'no such column'",
         ),
-        ({"taken": "registering:Taken"}, "table request_status has two owners: request_status and taken"),
+        ({"taken": "registering:Taken"}, "table request_status belongs to two projections: request_status and taken"),
     ],
 )
 def test_an_entry_point_that_is_wrong_is_told(
@@ -346,13 +380,13 @@ def test_an_entry_point_that_is_wrong_is_told(
 ) -> None:
     install(folder, monkeypatch, {"registering": SOURCE}, points)
     with pytest.raises(InvalidProjection, match=said) as caught:
-        registered()
+        find_valid_projections()
     assert "\n" not in str(caught.value)
     (name,) = points
-    assert installed().broken == {name: str(caught.value)}
-    assert list(chosen([])) == OURS, "one that is broken holds up no other"
+    assert find_projections().broken == {name: str(caught.value)}
+    assert list(select_projections([])) == OURS, "one that is broken holds up no other"
     with pytest.raises(InvalidProjection, match=said):
-        chosen([name])
+        select_projections([name])
 
 
 def test_two_of_one_name_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,8 +394,8 @@ def test_two_of_one_name_are_told(folder: Path, tmp_path: Path, monkeypatch: pyt
     others.mkdir()
     install(folder, monkeypatch, {"registering": SOURCE}, {"first": "registering:First"})
     install(others, monkeypatch, {}, {"first": "registering:First"})
-    with pytest.raises(InvalidProjection, match="two projections are called 'first': rename one"):
-        registered()
+    with pytest.raises(InvalidProjection, match="two projections are named 'first'; rename one"):
+        find_valid_projections()
 
 
 SHARING = """
@@ -389,5 +423,5 @@ def test_two_that_share_their_migrations_are_told(folder: Path, monkeypatch: pyt
     install(folder, monkeypatch, {"sharing": SHARING}, {"first": "sharing:First", "second": "sharing:Second"})
     said = "projections 'first' and 'second' share their migrations folder"
     with pytest.raises(InvalidProjection, match=said):
-        registered()
-    assert "first" in installed().projections
+        find_valid_projections()
+    assert "first" in find_projections().projections

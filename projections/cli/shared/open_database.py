@@ -13,7 +13,7 @@ from projections.database import resolve_database_url
 from projections.errors import UsageError
 from projections.migrating.migrate import require_current_schema
 from projections.projection import Projection
-from projections.registry import installed
+from projections.registry import find_projections
 from projections.settings import ReplaySettings, load_replay_settings
 
 WAIT_SECONDS = 60.0
@@ -49,8 +49,8 @@ def replay_context(names: Sequence[str]) -> ReplayContext:
 
     """
     waits, settings = load_waits(), load_replay_settings()
-    registry = installed()
-    chosen = registry.chosen(names)
+    registry = find_projections()
+    chosen = registry.select(names)
     url = available_database(waits)
     not_migrated = require_current_schema(url, chosen.values())
     refuse_named(names, not_migrated)

@@ -1,0 +1,122 @@
+"""The rules that a projection must satisfy before it is accepted; each refusal says what to change.
+
+The registry applies them to every projection that it finds, and the test kit to the one under test. The rules for a
+projection's tables and columns are in :mod:`projections.table_rules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import Table, Text
+
+from eventstore.redaction.redact import redact
+from eventstore.schema import events
+from projections.errors import InvalidProjection
+from projections.folding.window_fold import build_fold
+from projections.projection import Projection
+from projections.table_rules import check_table
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_REQUIRED = ("name", "version", "handles", "tables", "partition_by")
+
+
+def check_projection(projection: Projection) -> None:
+    """Check one projection against the rules.
+
+    Raises:
+        InvalidProjection: it breaks one.
+
+    """
+    missing = [name for name in _REQUIRED if getattr(projection, name, None) is None]
+    if missing:
+        raise InvalidProjection(f"projection class {type(projection).__name__} must define {', '.join(missing)}")
+    _check_attribute_types(projection)
+    name = projection.name
+    if not _NAME.fullmatch(name):
+        raise InvalidProjection(
+            f"projection {name!r}: a name has 1 to 48 lower-case letters, digits and '_', and begins with a letter"
+        )
+    if projection.version < 1:
+        raise InvalidProjection(f"projection {name!r}: the version must be 1 or higher")
+    if not projection.tables or not projection.handles or not projection.partition_by:
+        raise InvalidProjection(f"projection {name!r}: tables, handles and partition_by must not be empty")
+    _check_partition(projection)
+    for table in projection.tables:
+        check_table(projection, table)
+    _check_deciding_columns(projection)
+    if projection.migrations is not None and not (projection.migrations / "versions").is_dir():
+        raise InvalidProjection(
+            f"projection {name!r}: folder {projection.migrations / 'versions'} does not exist; install the migrations"
+            " with the package, as package data"
+        )
+    try:
+        build_fold(projection)
+    except Exception as error:
+        reason = redact(f"{type(error).__name__}: {error}")
+        raise InvalidProjection(f"projection {name!r}: its fold can't be built: {reason}") from error
+
+
+def check_conflicts(projection: Projection, accepted: Mapping[str, Projection]) -> None:
+    """Check that a projection shares no name, no table and no migrations folder with those accepted before.
+
+    Raises:
+        InvalidProjection: it does; the message names the other one.
+
+    """
+    name = projection.name
+    if name in accepted:
+        raise InvalidProjection(f"two projections are named {name!r}; rename one")
+    owners = {table.name: other.name for other in accepted.values() for table in other.tables}
+    for table in projection.tables:
+        if table.name in owners:
+            raise InvalidProjection(f"table {table.name} belongs to two projections: {owners[table.name]} and {name}")
+    if projection.migrations is None:
+        return
+    folder = projection.migrations.resolve()
+    for other in accepted.values():
+        if other.migrations is not None and other.migrations.resolve() == folder:
+            raise InvalidProjection(
+                f"projections {other.name!r} and {name!r} share their migrations folder, which would then run for each"
+                " of them; give each its own folder"
+            )
+
+
+def _check_attribute_types(projection: Projection) -> None:
+    """Explain a forgotten comma, and other wrong types, before Python fails on them."""
+    of = f"projection class {type(projection).__name__}"
+    if not isinstance(projection.name, str):
+        raise InvalidProjection(f"{of}: name must be a string")
+    if not isinstance(projection.version, int):
+        raise InvalidProjection(f"{of}: version must be an integer")
+    kinds = (
+        ("tables", Table, "tables"),
+        ("handles", int, "numbers of event types"),
+        ("partition_by", str, "column names"),
+    )
+    for name, kind, words in kinds:
+        value = getattr(projection, name)
+        if isinstance(value, str | Table) or not isinstance(value, Iterable):
+            raise InvalidProjection(f"{of}: {name} must be a collection of {words}, such as a tuple: (…,)")
+        if not all(isinstance(one, kind) for one in value):
+            raise InvalidProjection(f"{of}: {name} must contain only {words}")
+
+
+def _check_partition(projection: Projection) -> None:
+    for column in projection.partition_by:
+        of_column = f"projection {projection.name!r}: partition_by names {column!r}"
+        if column not in events.c:
+            raise InvalidProjection(f"{of_column}, which is not a column of events")
+        if not isinstance(events.c[column].type, Text):
+            raise InvalidProjection(f"{of_column}, which is not a text column")
+
+
+def _check_deciding_columns(projection: Projection) -> None:
+    for table_name, column in projection.decided_by.items():
+        owned = {table.name: table for table in projection.tables}.get(table_name)
+        if owned is None or column not in owned.c:
+            raise InvalidProjection(
+                f"projection {projection.name!r}: decided_by names {table_name}.{column}, which is not a column of its"
+                " tables"
+            )

@@ -8,16 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventstore.app_name import APP_NAME
 from eventstore.contracts import Contract
 from eventstore.errors import UsageError
 from eventstore.ingest.address import Address
+from eventstore.ingest.credential_rules import CLIENT_SETTINGS, TOKEN_SETTINGS, check_settings
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.since import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
@@ -74,24 +83,17 @@ class AppConfig(BaseModel):
         # it is refused later on, with a sentence that says what to write.
         return value.isoformat() if isinstance(value, date | time) else value
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        client = {
-            "issuer": self.issuer,
-            "client_id": self.client_id,
-            "client_secret (or client_secret_file)": self.client_secret or self.client_secret_file,
-        }
-        given = [name for name, value in client.items() if value]
-        missing = [name for name, value in client.items() if not value]
-        tokens = [name for name in ("token", "token_file") if getattr(self, name)]
-        if len(tokens) + bool(given) > 1 or (self.client_secret and self.client_secret_file):
-            raise ValueError("several credentials are given: keep one of client, token and token_file")
-        if not tokens and missing:
-            what = ", ".join(missing) if given else "issuer, client_id and client_secret, or token, or token_file"
-            raise ValueError(f"credentials are missing: {what}")
-        if bool(self.client_certificate_file) != bool(self.client_key_file):
-            raise ValueError("client_certificate_file and client_key_file go together")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _check_credentials(cls, table: object, info: ValidationInfo) -> object:
+        if not isinstance(table, dict):
+            return table
+        given = {name: value for name, value in table.items() if value is not None and value != ""}
+        try:
+            check_settings(given.keys(), info.context or {name: name for name in cls.model_fields})
+        except UsageError as error:
+            raise ValueError(str(error)) from None  # pydantic reports no other errors
+        return given
 
     def upstream(self, app: str, *, waits: Waits, since: str | None = None) -> Upstream:
         """Return what a follower needs.
@@ -125,20 +127,15 @@ class AppConfig(BaseModel):
 
     def _tokens(self, waits: Waits, tls: ssl.SSLContext | None) -> TokenSource:
         if self.token:
-            token = self.token.get_secret_value()
-            if not (token.isascii() and token.isprintable()) or " " in token:
-                raise UsageError("the token holds white space, or what no header can carry")
-            return FixedToken(token)
+            return FixedToken(self.token.get_secret_value())
         if self.token_file is not None:
             return FileToken(self.token_file)
-        if self.issuer is None or self.client_id is None:
-            raise UsageError("credentials are missing")  # the validator has said it better already
         secret = self.client_secret.get_secret_value() if self.client_secret else None
         if secret is None:
             secret = (_read(self.client_secret_file, "client_secret_file") or b"").decode("utf-8", "replace").strip()
             if not secret:
                 raise UsageError(f"client_secret_file {self.client_secret_file} is empty")
-        return ClientCredentials(self.issuer, self.client_id, secret, self.address, waits=waits, tls=tls)
+        return ClientCredentials(self.issuer or "", self.client_id or "", secret, self.address, waits=waits, tls=tls)
 
     def _tls_context(self) -> ssl.SSLContext | None:
         # For the issuer; and gRPC would take files that are no PEM, and then fail on every dial.
@@ -171,32 +168,15 @@ class EnvironmentApp(BaseSettings):
     client_key_file: Path | None = Field(None, validation_alias="PROJECTIONS_CLIENT_KEY_FILE")
 
     def app_config(self) -> AppConfig | None:
-        """Return the app, None when the environment names none.
+        """Return the app; None when neither an address nor any credentials are set.
 
         Raises:
-            UsageError: it names half of one.
+            UsageError: some of the app's settings are missing, or not valid.
 
         """
-        client = {
-            "PAS_ISSUER": self.issuer,
-            "PCS_EXTERNAL_CLIENT_ID": self.client_id,
-            "PCS_EXTERNAL_CLIENT_SECRET": self.client_secret,
-        }
-        ours = {"PROJECTIONS_TOKEN": self.token, "PROJECTIONS_TOKEN_FILE": self.token_file}
-        tokens = [name for name, value in ours.items() if value]
-        given = [name for name, value in client.items() if value]
-        if not self.address and not given and not tokens:
+        credentials = (*CLIENT_SETTINGS, *TOKEN_SETTINGS)
+        if not self.address and not any(getattr(self, name, None) for name in credentials):
             return None
-        if len(tokens) + bool(given) > 1:
-            raise UsageError(f"{' and '.join([*given, *tokens])} are set: keep one kind of credentials")
-        missing = [] if self.address else ["PCS_EXTERNAL_API_URL"]
-        if not tokens:
-            missing += [name for name, value in client.items() if not value]
-        if missing:
-            instead = "" if given or tokens else " (or PROJECTIONS_TOKEN or PROJECTIONS_TOKEN_FILE)"
-            raise UsageError(f"{', '.join(missing)}{instead} must be set as well, to follow an upstream")
-        if bool(self.client_certificate_file) != bool(self.client_key_file):
-            raise UsageError("PROJECTIONS_CLIENT_CERTIFICATE_FILE and PROJECTIONS_CLIENT_KEY_FILE go together")
         names = {name: str(field.validation_alias) for name, field in type(self).model_fields.items()}
         return _validated(self.model_dump(exclude={"app"}, exclude_none=True), f"app {self.app!r}", names)
 
@@ -287,12 +267,12 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _validated(table: Any, where: str, names: Mapping[str, str] = MappingProxyType({})) -> AppConfig:  # noqa: ANN401 - whatever TOML holds
+def _validated(table: Any, where: str, names: Mapping[str, str] | None = None) -> AppConfig:  # noqa: ANN401 - whatever TOML holds
     """Return the app; ``names`` are what its settings are called, where not by their own names."""
     try:
-        return AppConfig.model_validate(table)
+        return AppConfig.model_validate(table, context=names)
     except ValidationError as error:
-        raise UsageError(f"{where}: {describe_invalid(error, lambda name: names.get(name, name))}") from None
+        raise UsageError(f"{where}: {describe_invalid(error, lambda name: (names or {}).get(name, name))}") from None
 
 
 def _read(path: Path | None, what: str) -> bytes | None:

@@ -18,9 +18,8 @@ import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
-from eventstore.ingest.address import is_loopback
+from eventstore.ingest.credential_rules import check_url, is_loopback, is_token
 from eventstore.ingest.token_issuer import (
-    MAX_TOKEN,
     REQUEST_HEADERS,
     Answer,
     UnreadableAnswer,
@@ -61,19 +60,20 @@ class TokenSource(Protocol):
 
 
 class FixedToken:
-    """One token, for as long as it is taken; white space around it doesn't count.
+    """One token, for as long as the upstream accepts it.
 
     Raises:
-        UsageError: it can't be a token.
+        UsageError: it is not a token.
 
     """
 
     def __init__(self, token: str) -> None:
         register_secret(token)
-        if not is_token(token.strip()):
-            raise UsageError("the token can't be one: it is empty, or holds white space or other than ASCII")
-        self._token = token.strip()
-        register_secret(self._token)
+        if not is_token(token):
+            raise UsageError(
+                "the token is not valid: it is empty or too long, or contains white space or non-ASCII text"
+            )
+        self._token = token
 
     async def token(self) -> str:
         """Return the token."""
@@ -139,7 +139,8 @@ class ClientCredentials:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         register_secret(client_secret)
-        self._issuer = require_safe(issuer, "the issuer").rstrip("/")
+        check_url(issuer, "the issuer")
+        self._issuer = issuer.rstrip("/")
         self._client_id = client_id
         self._client_secret = client_secret
         self._resource = resource
@@ -217,9 +218,10 @@ class ClientCredentials:
         if method is None:
             raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
         try:
-            return require_safe(endpoint, "the token endpoint"), method
+            check_url(endpoint, "the token endpoint")
         except UsageError as error:
             raise CredentialsRefused(str(error)) from None
+        return endpoint, method
 
     def _check_issuer(self, document: dict[str, Any]) -> None:
         """Compare the document's issuer with ours (RFC 8414, section 3.3); one trailing slash does not count."""
@@ -257,29 +259,3 @@ class ClientCredentials:
             return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
         said = f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)"
         return CredentialsRefused(said, by_issuer=False)
-
-
-def is_token(text: str) -> bool:
-    """Tell whether a text can be sent as a bearer token."""
-    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
-
-
-def require_safe(url: str, what: str) -> str:
-    """Return the URL, when a secret may be sent there: https, or http on loopback.
-
-    Raises:
-        UsageError: it would go in the clear, or the URL isn't one.
-
-    """
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in {"http", "https"}:
-        raise UsageError(f"{what} is not a URL: write it as https://HOST[:PORT][/PATH]")
-    if parts.username is not None or parts.password is not None:
-        raise UsageError(f"{what} carries a user or password: leave them out")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise UsageError(f"{what} http://{host} would get secrets in the clear: use https://")
-    return url

@@ -15,8 +15,6 @@ import httpx2
 
 MAX_BYTES = 2**20
 """Size limit of an answer's body, decoded."""
-MAX_TOKEN = 16 * 2**10
-"""Size limit of an access token: a server takes no more in a header."""
 MAX_LIFETIME = 24 * 3600.0
 """Seconds after which a token is fetched anew, whatever lifetime the issuer states."""
 REQUEST_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}

@@ -176,12 +176,14 @@ def simulate(  # noqa: PLR0913 - every option is an argument
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    from eventstore.ingest.credential_rules import check_certificate_and_key  # noqa: PLC0415 - loaded when it runs
     from projections.sandbox.simulator import Tls  # noqa: PLC0415
 
-    if cert is None and key is None and client_ca is None:
-        return None
+    check_certificate_and_key(cert, key, names=("--cert", "--key"))
     if cert is None or key is None:
-        raise UsageError("TLS takes both --cert and --key")
+        if client_ca is not None:
+            raise UsageError("--client-ca needs --cert and --key: client certificates are checked over TLS only")
+        return None
     try:
         return Tls(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
     except OSError as error:

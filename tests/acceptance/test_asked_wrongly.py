@@ -92,7 +92,10 @@ async def test_a_configuration_file_that_is_wrong_is_said(commands: Commands) ->
     (commands.folder / "projections.toml").write_text(table)
     ended = await commands.run("ingest", **WHOLE)
     assert ended.code == 2
-    assert "projections.toml: app 'shop': credentials are missing: issuer, client_secret" in ended.sentence
+    assert (
+        "projections.toml: app 'shop': settings are missing: set issuer and client_secret (or client_secret_file)"
+        in ended.sentence
+    )
 
 
 async def test_a_database_that_is_not_migrated_is_said(commands: Commands, empty_database_url: str) -> None:

@@ -194,7 +194,11 @@ async def test_what_the_token_endpoint_says_is_final_or_may_pass(
         (Answer(200, []), IssuerUnavailable, "it is not a JSON object"),
         (Answer(200, {"token_endpoint": 7}), IssuerUnavailable, "names no token_endpoint"),
         (Answer(200, {"token_endpoint": "http://id.example.com/"}), CredentialsRefused, "secrets in the clear"),
-        (Answer(200, {"token_endpoint": "https://me:word@id.example.com/"}), CredentialsRefused, "user or password"),
+        (
+            Answer(200, {"token_endpoint": "https://me:word@id.example.com/"}),
+            CredentialsRefused,
+            "user name or password",
+        ),
         (Answer(200, {"token_endpoint": "https://xn--\u00ad.example/"}), IssuerUnavailable, "does not answer"),
         (HANGS, IssuerUnavailable, "does not answer within 2 s"),
     ],

@@ -85,7 +85,7 @@ def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
         (["--fault", "nonsense"], "fault 'nonsense': expected KIND"),
         (["--rate", "-1"], "the rate is a number greater than 0"),
         (["--recipients-per-request", "1001"], "a request has 1 to 1,000 recipients"),
-        (["--cert", "x.pem"], "TLS takes both --cert and --key"),
+        (["--cert", "x.pem"], "--cert and --key go together: set --key"),
         (["--cert", "x.pem", "--key", "x.pem"], "can't read x.pem: No such file or directory"),
         (["--prefix", "ext"], "a path prefix begins with /"),
     ],

@@ -6,7 +6,8 @@ import pytest
 
 from eventstore.contracts import Contract
 from eventstore.errors import UsageError
-from eventstore.ingest.address import Address, is_loopback
+from eventstore.ingest.address import Address
+from eventstore.ingest.credential_rules import is_loopback
 
 METHOD = "/pcs.external.v1.MessageService/StreamSendRequestEvents"
 

@@ -130,7 +130,7 @@ def test_two_kinds_of_credentials_are_one_too_many(
         (URL, "http://api.example", "in the clear"),
         (ISSUER, "id.example", "issuer"),
         (ISSUER, "http://id.example", "in the clear"),
-        (ISSUER, "https://me:word@id.example", "user or password"),
+        (ISSUER, "https://me:word@id.example", "user name or password"),
         ("PROJECTIONS_CONTRACT", "v1", "PROJECTIONS_CONTRACT must be "),
         ("PROJECTIONS_APP", "a b", "PROJECTIONS_APP"),
         ("PROJECTIONS_APP", "-a", "PROJECTIONS_APP"),

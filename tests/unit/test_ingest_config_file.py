@@ -92,12 +92,27 @@ def test_an_empty_setting_is_not_set() -> None:
         (f"[apps.'a b']\n{ADDRESS}{CLIENT}", "an app's name"),
         (f"[apps.'']\n{ADDRESS}{CLIENT}", "an app's name"),
         (f"[apps.a]\n{CLIENT}", "address"),
-        (f"[apps.a]\n{ADDRESS}", "issuer, client_id and client_secret, or token, or token_file"),
-        (f'[apps.a]\n{ADDRESS}issuer = "https://id.example"\n', "missing: client_id, client_secret"),
-        (f'[apps.a]\n{ADDRESS}client_id = "me"\nclient_secret = "hunter2"\n', "missing: issuer"),
-        (f'[apps.a]\n{ADDRESS}{CLIENT}token = "hunter2"\n', "several credentials"),
-        (f'[apps.a]\n{ADDRESS}token = "hunter2"\ntoken_file = "f"\n', "several credentials"),
-        (f'[apps.a]\n{ADDRESS}{CLIENT}client_secret_file = "f"\n', "several credentials"),
+        (
+            f"[apps.a]\n{ADDRESS}",
+            "set issuer, client_id and client_secret (or client_secret_file), or token or token_file instead",
+        ),
+        (
+            f'[apps.a]\n{ADDRESS}issuer = "https://id.example"\n',
+            "missing: set client_id and client_secret (or client_secret_file)",
+        ),
+        (f'[apps.a]\n{ADDRESS}client_id = "me"\nclient_secret = "hunter2"\n', "missing: set issuer"),
+        (
+            f'[apps.a]\n{ADDRESS}{CLIENT}token = "hunter2"\n',
+            "issuer, client_id, client_secret and token are set: keep one kind",
+        ),
+        (
+            f'[apps.a]\n{ADDRESS}token = "hunter2"\ntoken_file = "f"\n',
+            "token and token_file are set: keep one kind of credentials",
+        ),
+        (
+            f'[apps.a]\n{ADDRESS}{CLIENT}client_secret_file = "f"\n',
+            "client_secret and client_secret_file are set: keep one",
+        ),
         (f'[apps.a]\n{ADDRESS}{CLIENT}tokn = "hunter2"\n', "app 'a': unknown key 'tokn', did you mean 'token'?; "),
         (f"[apps.a]\nadress = 'x'\n{CLIENT}", "app 'a': unknown key 'adress', did you mean 'address'?; "),
         (f"[apps.a]\n{ADDRESS}{CLIENT}colour = 1\n", "app 'a': unknown key 'colour'; the keys are address, contract, "),

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from eventstore.contracts import Event
-from eventstore.postgres.queries import fetch_all, fetch_value
+from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
+from eventstore.postgres.queries import fetch_value
+from eventstore.schema import events
 
-PAGE_EVENTS = 1_000
-PAGE_BYTES = 8 * 2**20
+HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
+"""The SQL expression for the head of the log: the last position; 0 while there is no event."""
 
-_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, ("position", "received_at", *Event._fields)))
-# The page ends with the event that fills it, so that one event larger than a page still comes.
-_PAGE = sql.SQL(
-    "SELECT {columns} FROM ("
-    " SELECT *, sum(octet_length(payload)) OVER (ORDER BY position) - octet_length(payload) AS bytes_before"
-    " FROM (SELECT * FROM eventstore.events WHERE position > %b AND position <= %b ORDER BY position LIMIT %b) AS page"
-    ") AS page WHERE bytes_before < %b ORDER BY position"
-).format(columns=_COLUMNS)
+LAST_EVENT: LiteralString = (
+    "SELECT clock_timestamp(), position, received_at"
+    " FROM (SELECT) AS here LEFT JOIN"
+    " (SELECT position, received_at FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
+)
+"""The statement for the server's time, and the last event's position and ``received_at`` (NULL without an event)."""
 
 
 class StoredEvent(NamedTuple):
@@ -32,9 +32,9 @@ class StoredEvent(NamedTuple):
     event: Event
 
 
-async def head(conn: AsyncConnection) -> int:
-    """Return the last position; 0 while there is no event."""
-    return await fetch_value(conn, "SELECT max(position) FROM eventstore.events") or 0
+async def read_head(conn: AsyncConnection[Any]) -> int:
+    """Return the head of the log: the last position; 0 while there is no event."""
+    return int(await fetch_value(conn, f"SELECT {HEAD}"))
 
 
 async def read(
@@ -42,23 +42,22 @@ async def read(
     after: int = 0,
     *,
     up_to: int | None = None,
-    page_events: int = PAGE_EVENTS,
+    page_events: int = PAGE_ROWS,
     page_bytes: int = PAGE_BYTES,
 ) -> AsyncIterator[StoredEvent]:
-    """Yield the events behind a position, in commit order, to the head (as it is when each page is read).
+    """Yield the events after a position in commit order, up to the head (as it is when each page is read).
 
     A page holds at most ``page_events`` events and ends with the one that brings its payloads to ``page_bytes``
     bytes. On an autocommit connection no snapshot outlives a page.
 
     Raises:
-        psycopg.Error: the database failed, or the connection; go on with the last position yielded.
+        psycopg.Error: the database failed, or the connection; to resume, pass the last position yielded as ``after``.
 
     """
-    last = 2**63 - 1 if up_to is None else up_to
-    while True:
-        rows = await fetch_all(conn, _PAGE, [after, last, page_events, page_bytes], binary=True)
-        if not rows:
-            return
-        for position, received_at, *columns in rows:
-            yield StoredEvent(position, received_at, Event(*columns))
-        after = rows[-1][0]
+    columns = ("received_at", *Event._fields)
+    pages = read_pages(
+        conn, events, "position", columns, after=after, up_to=up_to, page_rows=page_events, page_bytes=page_bytes
+    )
+    async for page in pages:
+        for position, received_at, *values in page:
+            yield StoredEvent(position, received_at, Event(*values))

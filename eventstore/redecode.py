@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import Undecodable
-from eventstore.event_reader import head, read
+from eventstore.event_reader import read, read_head
 from eventstore.postgres.queries import fetch_value
 
 BATCH = 1_000
@@ -69,7 +69,7 @@ async def redecode(
 
     """
     result = Redecoded()
-    last = await head(conn)
+    last = await read_head(conn)
     page = _Page(conn, result, changed)
     async for position, _, stored in read(conn, after, up_to=last):
         result.read += 1

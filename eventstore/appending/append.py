@@ -25,15 +25,15 @@ import structlog
 from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
 from psycopg.errors import UniqueViolation
 
+from eventstore.appending import server_clock
 from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
 from eventstore.appending.duplicates import compare_within, known_among, missing_among, sort_out
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, AppendLockBusy, DatabaseError, LeadershipLost, LogWentBack, OtherLog
-from eventstore.event_reader import StoredEvent
+from eventstore.event_reader import LAST_EVENT, StoredEvent
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK
-from eventstore.postgres import server_clock
 from eventstore.postgres.lock_holder import terminate_holder
 from eventstore.postgres.queries import fetch_row
 from eventstore.waits import Waits
@@ -59,11 +59,6 @@ _MOVE_CURSOR = (
     " WHERE app = %(app)s AND epoch = %(epoch)s AND fence = coalesce(%(after)s, fence)"
 )
 _CURSOR_STATE = "SELECT epoch, fence FROM eventstore.cursors WHERE app = %s"
-_HEAD = (
-    "SELECT clock_timestamp(), position, received_at"
-    " FROM (SELECT) AS here LEFT JOIN"
-    " (SELECT position, received_at FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
-)
 
 
 class CursorMove(NamedTuple):
@@ -210,7 +205,7 @@ class Appender:
             if cursor:
                 await self._move(cursor)
             not_kept = await quarantine(self._conn, rejected, self._limits)
-            row = await fetch_row(self._conn, _HEAD)
+            row = await fetch_row(self._conn, LAST_EVENT)
             return self._attempt(Appended(0, 0, len(rejected), row[1] or 0 if row else 0, not_kept))
 
     async def _move(self, cursor: CursorMove) -> None:
@@ -291,14 +286,14 @@ class Appender:
             if cursor:
                 moved = await self._conn.execute(_MOVE_CURSOR, cursor._asdict())
             locked = await self._conn.execute(TRY_TRANSACTION_LOCK, [APPEND_LOCK])
-            head = await self._conn.execute(_HEAD)
+            head = await self._conn.execute(LAST_EVENT)
             got = await locked.fetchone()
             row = await head.fetchone()
         if cursor and moved is not None and moved.rowcount != 1:
             raise await self._why_not_moved(cursor)
         if not (got and got[0]):
             await wait_for_append_lock(self._conn, self._wait)
-            row = await fetch_row(self._conn, _HEAD)
+            row = await fetch_row(self._conn, LAST_EVENT)
         if row is None:
             raise DatabaseError("the head of eventstore.events can't be read")
         now, position, previous = row

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
 from eventstore import ulid
 from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
+from eventstore.event_reader import HEAD
 from eventstore.ingest import cursor as cursors
 from eventstore.ingest.leader import raise_epoch
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
@@ -40,12 +41,11 @@ FROM (SELECT app FROM stored WHERE app IS NOT NULL UNION SELECT app FROM eventst
 LEFT JOIN eventstore.cursors AS c USING (app) ORDER BY app
 """
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE app = %s"
-_RESET = """
+_RESET = sql.SQL("""
 UPDATE eventstore.cursors
-SET last_event_id = NULL, last_received_at = NULL, reset_to = %s,
-    reset_position = (SELECT coalesce(max(position), 0) FROM eventstore.events)
+SET last_event_id = NULL, last_received_at = NULL, reset_to = %s, reset_position = {head}
 WHERE app = %s AND epoch = %s
-"""
+""").format(head=sql.SQL(HEAD))
 
 
 @dataclass(frozen=True, slots=True)

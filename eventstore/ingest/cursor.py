@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost
+from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_row
+
+_SAVE_GAP = sql.SQL(
+    "UPDATE eventstore.cursors SET holes = %s::jsonb || (%s::jsonb || jsonb_build_object('position', {head})),"
+    " reset_to = NULL, reset_position = NULL WHERE app = %s AND epoch = %s"
+).format(head=sql.SQL(HEAD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,7 @@ async def save_gap(conn: AsyncConnection, cursor: Cursor, gap: Gap, *, extends_l
             return str(last["upper"])
         lower, kept = last["lower"], kept[:-1]
     saved = {"lower": lower, "upper": upper, "noticed_at": gap.noticed_at.isoformat(), "detail": gap.detail}
-    await conn.execute(
-        "UPDATE eventstore.cursors SET holes = %s::jsonb || (%s::jsonb || jsonb_build_object('position',"
-        " (SELECT coalesce(max(position), 0) FROM eventstore.events))), reset_to = NULL, reset_position = NULL"
-        " WHERE app = %s AND epoch = %s",
-        [Jsonb(kept), Jsonb(saved), cursor.app, cursor.epoch],
-    )
+    await conn.execute(_SAVE_GAP, [Jsonb(kept), Jsonb(saved), cursor.app, cursor.epoch])
     return upper
 
 

@@ -15,8 +15,9 @@ from collections import deque
 from typing import NamedTuple
 
 import structlog
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
+from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_all, fetch_value
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,11 @@ _STILL_THERE = (
 _HEAD = "SELECT position, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
 # Of a log that this process has not written: ever fewer positions the further they are from its head, so that what
 # surely stayed is known to half of what was lost.
-_SAMPLE = (
-    "SELECT e.position, e.event_id FROM (SELECT max(position) AS position FROM eventstore.events) AS head"
+_SAMPLE = sql.SQL(
+    "SELECT e.position, e.event_id FROM (SELECT {head} AS position) AS head"
     " CROSS JOIN generate_series(0, 62) AS step (n)"
     " JOIN eventstore.events AS e ON e.position = head.position - (2::numeric ^ step.n)::bigint + 1 ORDER BY 1"
-)
+).format(head=sql.SQL(HEAD))
 _RECORD = (
     "INSERT INTO eventstore.cursors AS c (app, went_back)"
     " VALUES (%(app)s, jsonb_build_array(jsonb_build_object("

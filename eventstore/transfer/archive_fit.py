@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.duplicates import missing_among
 from eventstore.errors import ArchiveError, OtherLog
-from eventstore.event_reader import StoredEvent, head
+from eventstore.event_reader import StoredEvent, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 
 _MAKE = 'CREATE TEMPORARY TABLE imported_ids (event_id text COLLATE pg_catalog."C")'
@@ -42,7 +42,7 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
 
     """
     await conn.execute(_MAKE)
-    last = await head(conn)
+    last = await read_head(conn)
     for events in batches:
         missing = await missing_among(conn, events)
         last = _follow(last, missing)

@@ -15,18 +15,13 @@ from pathlib import Path
 from psycopg import AsyncConnection
 
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
-from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS, head, read
+from eventstore.event_reader import read, read_head
+from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_all
+from eventstore.schema import quarantine
 from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
 
 _CURSORS = "SELECT app, contract, last_event_id, last_received_at, holes FROM eventstore.cursors ORDER BY app"
-# As a page of events ends: with the row that fills it.
-_QUARANTINED = (
-    "SELECT id, app, contract, event_id, reason, payload, first_seen, last_seen, count FROM ("
-    " SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS bytes_before"
-    " FROM (SELECT * FROM eventstore.quarantine WHERE id > %b ORDER BY id LIMIT %b) AS page"
-    ") AS page WHERE bytes_before < %b ORDER BY id"
-)
 TOLD_EVERY = 10_000
 
 
@@ -60,7 +55,7 @@ async def export_events(
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursors = [_cursor(*row) for row in await fetch_all(conn, _CURSORS)]
-            last = await head(conn)
+            last = await read_head(conn)
         file.write(Record(header=archive.Header(version=VERSION, cursors=cursors, head=last)))
         missing: list[tuple[int, int]] = []
         before = 0
@@ -89,7 +84,7 @@ async def export_events(
 
 
 async def read_quarantine(
-    conn: AsyncConnection, *, page_rows: int = PAGE_EVENTS, page_bytes: int = PAGE_BYTES
+    conn: AsyncConnection, *, page_rows: int = PAGE_ROWS, page_bytes: int = PAGE_BYTES
 ) -> AsyncIterator[archive.Quarantined]:
     """Yield what lies in quarantine, as the file has it, in the order in which it came.
 
@@ -99,12 +94,9 @@ async def read_quarantine(
         psycopg.Error: the database failed, or the connection.
 
     """
-    after = 0
-    while True:
-        rows = await fetch_all(conn, _QUARANTINED, [after, page_rows, page_bytes], binary=True)
-        if not rows:
-            return
-        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times in rows:
+    columns = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count")
+    async for page in read_pages(conn, quarantine, "id", columns, page_rows=page_rows, page_bytes=page_bytes):
+        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times in page:
             yield archive.Quarantined(
                 app=app,
                 contract=contract,
@@ -115,7 +107,6 @@ async def read_quarantine(
                 last_seen=microseconds(last_seen),
                 count=times,
             )
-        after = rows[-1][0]
 
 
 def _cursor(

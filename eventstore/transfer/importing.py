@@ -22,9 +22,10 @@ from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
-from eventstore.event_reader import PAGE_BYTES, StoredEvent, head
+from eventstore.event_reader import LAST_EVENT, StoredEvent, read_head
 from eventstore.ingest.leader import raise_epoch
 from eventstore.locks import IMPORT_LOCK, app_lock
+from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_lock import Lock, session_name, while_all_held
@@ -35,7 +36,6 @@ from eventstore.waits import Waits
 
 BATCH = 5_000
 
-_TIMES = "SELECT clock_timestamp(), (SELECT received_at FROM eventstore.events ORDER BY position DESC LIMIT 1)"
 _FOLLOWED = "SELECT app FROM eventstore.cursors WHERE app = ANY(%s) ORDER BY app"
 _CURSOR = """
 INSERT INTO eventstore.cursors AS c (app, contract, last_event_id, last_received_at, holes)
@@ -87,7 +87,7 @@ async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[i
     contents = await check_archive(path, RecordCheck(latest).fault)
     locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
-        if contents.last > await head(conn):
+        if contents.last > await read_head(conn):
             locks.append(Lock(IMPORT_LOCK, "the end of the log, behind which the file goes on"))
     return await while_all_held(
         url,
@@ -131,9 +131,9 @@ async def _latest(conn: AsyncConnection) -> datetime:
 
     What is here already is not doubted: a store whose clock was far ahead can be healed with its own file.
     """
-    row = await fetch_row(conn, _TIMES)
+    row = await fetch_row(conn, LAST_EVENT)
     now: datetime = row[0] if row else datetime.now(UTC)
-    last: datetime | None = row[1] if row else None
+    last: datetime | None = row[2] if row else None
     return max(now + FAR_FUTURE, last or now)
 
 

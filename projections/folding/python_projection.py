@@ -16,10 +16,10 @@ from time import monotonic
 from typing import Any
 
 from psycopg import AsyncConnection
-from sqlalchemy import BigInteger, Executable, Table, bindparam, func, select
+from sqlalchemy import Executable, Table, select
 
 from eventstore.contracts import Event
-from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
+from eventstore.postgres.byte_pages import first_page
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
@@ -85,15 +85,7 @@ class PythonProjection(Projection):
 
     def fold(self, window: Window) -> Sequence[Executable]:
         """Return the statement that reads a page of the window's events, in order of position."""
-        events = window.events
-        # The page ends with the event that fills it, so that one event larger than a page still comes.
-        size = func.octet_length(events.c.payload)
-        first = select(events, size.label("size")).order_by(events.c.position).limit(PAGE_EVENTS).subquery("first")
-        before = func.sum(first.c.size).over(order_by=first.c.position) - first.c.size
-        page = select(first, before.label("before")).subquery("page")
-        columns = (page.c[name] for name in ("position", *Event._fields))
-        limit = bindparam("page_bytes", PAGE_BYTES, type_=BigInteger)
-        return (select(*columns).where(page.c.before < limit).order_by(page.c.position),)
+        return (first_page(select(window.events), "position", ("position", *Event._fields)),)
 
 
 class PythonFold:

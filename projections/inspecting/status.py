@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
+from eventstore.appending.server_clock import AheadOfClock, ahead_of_clock
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
+from eventstore.event_reader import HEAD
 from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
-from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
 from projections.migrating.schema_drift import find_drift
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
@@ -138,11 +139,11 @@ FROM eventstore.cursors AS c, LATERAL (
     FROM eventstore.quarantine_counts AS q WHERE q.app = c.app) AS n
 ORDER BY app
 """
-_COUNTS = """
-SELECT (SELECT coalesce(max(position), 0) FROM eventstore.events),
+_COUNTS = sql.SQL("""
+SELECT {head},
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
        (SELECT count(*) FROM eventstore.events WHERE event_type < 1 OR event_type > 8)
-"""
+""").format(head=sql.SQL(HEAD))
 _INCOMPLETE_ANSWERS = """
 SELECT count(*), coalesce(sum(poll_options_dropped), 0)::bigint, count(*) FILTER (WHERE poll_options IS NULL)
 FROM eventstore.events WHERE poll_options_dropped IS NOT NULL

@@ -21,7 +21,7 @@ from sqlalchemy import Table
 
 from eventstore import ulid
 from eventstore.errors import describe
-from eventstore.event_reader import head
+from eventstore.event_reader import read_head
 from eventstore.postgres.connection import MAX_NAME_BYTES
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
 from eventstore.postgres.session_lock import session_name, while_all_held
@@ -203,7 +203,7 @@ async def position_of(conn: AsyncConnection[Any], moment: str) -> int:
             raise UsageError(f"there is no event {moment}")
         return int(position)
     time = asked_time(moment)
-    low, high = 0, await head(conn)
+    low, high = 0, await read_head(conn)
     while low < high:
         middle = (low + high + 1) // 2
         received_at = await fetch_value(conn, _RECEIVED, [middle])

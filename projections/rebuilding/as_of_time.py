@@ -7,8 +7,8 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.appending.server_clock import AheadOfClock, ahead_of_clock
 from eventstore.postgres.queries import fetch_row
-from eventstore.postgres.server_clock import AheadOfClock, ahead_of_clock
 
 _ENDS = (
     "SELECT clock_timestamp(), (SELECT position FROM eventstore.events ORDER BY position LIMIT 1),"

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from eventstore.event_reader import head
+from eventstore.event_reader import read_head
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_value
 from eventstore.postgres.session_lock import session_name, while_all_held
@@ -47,7 +47,7 @@ async def _redecode(
 ) -> tuple[Redecoded, list[str]]:
     known = [one.name for one in projections]
     async with await connect(url, name=session_name("redecode"), waits=waits) as conn:
-        last = await head(conn)
+        last = await read_head(conn)
         if after and after >= last:
             raise UsageError(f"position {after + 1:,} is beyond the last one, {last:,}: nothing is to be read again")
 

@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
+from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import CannotFold, ProjectionsError, RebuildLost
@@ -267,8 +268,7 @@ class Shadow:
 
     async def _is_whole(self, run: int, position: int) -> bool:
         noted = await fetch_row(self._conn, _NOTED, [run])
-        head = await fetch_row(self._conn, "SELECT max(position) FROM eventstore.events")
-        if noted != (position,) or not head or position > (head[0] or 0):
+        if noted != (position,) or position > await read_head(self._conn):
             return False
         there = [await self._is_there(sql.Identifier(SHADOW_SCHEMA, table.name)) for table in self.tables]
         return all(there)

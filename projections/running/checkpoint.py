@@ -15,6 +15,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
 from projections.folding.whole_window import hi_if_whole
 
@@ -67,15 +68,14 @@ _ENSURE = (
 _SKIPPED: LiteralString = (
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1)"
 )
-_HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
 _COLUMNS: LiteralString = "version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp()"
 _FROM: LiteralString = " FROM projections.checkpoints AS c WHERE name = "
-_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}, {_HEAD}{_FROM}%s"
+_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}, {HEAD}{_FROM}%s"
 # The statement that takes the lock may see other tables as they were before the row's newest version, so the skips and
 # the log's head are read by the next one.
 _TAKE: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c SKIP LOCKED"
 _HOLD: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c"
-_UNDER_LOCK: LiteralString = f"SELECT {_SKIPPED}, {_HEAD}{_FROM}"
+_UNDER_LOCK: LiteralString = f"SELECT {_SKIPPED}, {HEAD}{_FROM}"
 # One of this version's rows waits only in the eyes of newer code, which says so again and again.
 _TAKE_RUNNING: LiteralString = (
     f"SELECT position INTO {{lo}}{_FROM}{{name}}"
@@ -138,7 +138,7 @@ def read_under_lock(name: str, *, skipped: str, head: str) -> str:
         head: the variable for the position.
 
     """
-    return f"SELECT {_SKIPPED}, {_HEAD} INTO {skipped}, {head}{_FROM}{name}"
+    return f"SELECT {_SKIPPED}, {HEAD} INTO {skipped}, {head}{_FROM}{name}"
 
 
 def move(name: sql.Composable, lo: sql.Composable, hi: sql.Composable) -> sql.Composed:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore import ulid
+from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import ProjectionsError, UsageError
 from projections.running.checkpoint import State
@@ -20,14 +21,14 @@ _WHERE = "SELECT position FROM eventstore.events WHERE event_id = %s"
 _QUARANTINED = "SELECT app, reason FROM eventstore.quarantine WHERE event_id = %s ORDER BY last_seen DESC LIMIT 1"
 # One of the asked version's rows waits only in the eyes of newer code; whoever has this version folds it. A checkpoint
 # that is ahead of the log tells nothing of an event at a position that was given out again.
-_BEHIND = (
+_BEHIND = sql.SQL(
     "SELECT name, CASE WHEN c.version < asked.version OR c.position > head.position THEN 'waiting'"
     " WHEN c.version = asked.version AND c.state = 'waiting' THEN 'running' ELSE c.state END, c.last_error"
     " FROM unnest(%s::text[], %s::integer[]) AS asked (name, version)"
-    " CROSS JOIN (SELECT coalesce(max(position), 0) AS position FROM eventstore.events) AS head"
+    " CROSS JOIN (SELECT {head} AS position) AS head"
     " LEFT JOIN projections.checkpoints AS c USING (name)"
     " WHERE coalesce(c.position, 0) < %s OR c.version < asked.version OR c.position > head.position ORDER BY name"
-)
+).format(head=sql.SQL(HEAD))
 _LAST = "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
 _SKIP = (
     "INSERT INTO projections.skips (name, event_id, version, why, skipped_at)"

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import psycopg
 import structlog
+from psycopg import sql
 
+from eventstore.event_reader import HEAD
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
 from eventstore.postgres.connection import connect
@@ -27,10 +29,9 @@ TICK_SECONDS = 0.1
 LONGEST_LOOK_SECONDS = 15.0
 """What one look at the checkpoints may take, a connection that must be made for it included."""
 
-_PROGRESS = (
-    "SELECT name, version, state, last_error, position, (SELECT coalesce(max(position), 0) FROM eventstore.events)"
-    " FROM projections.checkpoints WHERE name = ANY(%s)"
-)
+_PROGRESS = sql.SQL(
+    "SELECT name, version, state, last_error, position, {head} FROM projections.checkpoints WHERE name = ANY(%s)"
+).format(head=sql.SQL(HEAD))
 
 
 class _Progress(NamedTuple):

@@ -8,9 +8,9 @@ import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
+from eventstore.appending import server_clock
+from eventstore.appending.server_clock import ClockWatch, ahead_of_clock, last_received_by
 from eventstore.event_reader import StoredEvent
-from eventstore.postgres import server_clock
-from eventstore.postgres.server_clock import ClockWatch, ahead_of_clock, last_received_by
 from projections.cli.shared import status_tables
 from projections.inspecting.status import read_status
 from projections.migrating.metadata import READ_MODELS

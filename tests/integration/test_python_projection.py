@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from eventstore.contracts import Event
 from eventstore.contracts.event_types import EventType
-from eventstore.event_reader import PAGE_BYTES, PAGE_EVENTS
+from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS
 from projections.errors import HandleFailed, InvalidProjection
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
 from projections.folding.sql_text import compile_statement
@@ -176,7 +176,7 @@ async def test_an_event_comes_as_it_was_stored(database_url: str) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"x" * (5 * 2**20)])
 async def test_a_window_longer_than_a_page_comes_whole(database_url: str, payload: bytes) -> None:
-    count = 5 if payload else 2 * PAGE_EVENTS
+    count = 5 if payload else 2 * PAGE_ROWS
     events = [event(GRANTED, ppnum=f"{number % 4}", payload=payload) for number in range(count)]
     projection = People()
     async with ProjectionKit(database_url, projection) as kit:

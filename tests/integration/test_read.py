@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.contracts import Event, decode
-from eventstore.event_reader import StoredEvent, head, read
+from eventstore.event_reader import StoredEvent, read, read_head
 from tests import store, wire
 from tests.store import APP, CHAT, Pages, made, next_ulid
 
@@ -33,7 +33,7 @@ async def everything(log: AsyncIterator[StoredEvent]) -> list[StoredEvent]:
 async def test_an_empty_log_yields_nothing(conn: AsyncConnection) -> None:
     assert await everything(read(conn)) == []
     assert await everything(read(conn, 5)) == []
-    assert await head(conn) == 0
+    assert await read_head(conn) == 0
 
 
 @pytest.mark.parametrize("page_events", [1, 2, 3, 9, 10, 11])
@@ -45,7 +45,7 @@ async def test_every_event_comes_once_and_in_order_whatever_the_page(
     found = await everything(read(conn, page_events=page_events))
     assert [item.event for item in found] == events
     assert [item.position for item in found] == list(range(1, 11))
-    assert await head(conn) == 10
+    assert await read_head(conn) == 10
 
 
 @pytest.mark.parametrize(("after", "up_to"), [(0, 10), (3, 10), (3, 7), (0, 0), (9, 10), (10, 10), (7, 3), (10, 99)])
@@ -118,7 +118,7 @@ async def test_no_snapshot_is_held_between_pages(conn: AsyncConnection, appender
 async def test_the_same_connection_may_be_used_between_events(conn: AsyncConnection, appender: Appender) -> None:
     await appender.append(made(4))
     async for item in read(conn, page_events=2):
-        assert await head(conn) == 4
+        assert await read_head(conn) == 4
         assert item.position <= 4
 
 

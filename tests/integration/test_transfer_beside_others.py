@@ -14,9 +14,10 @@ from psycopg import AsyncConnection
 from eventstore.appending.append import Appender, CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.errors import LeadershipLost, LockHeld
-from eventstore.event_reader import PAGE_BYTES, StoredEvent
+from eventstore.event_reader import StoredEvent
 from eventstore.ingest.leader import lease
 from eventstore.locks import app_lock
+from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.session_lock import held
 from eventstore.transfer import importing
 from eventstore.transfer.archive import check_archive

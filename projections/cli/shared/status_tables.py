@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from eventstore.postgres.server_clock import AheadOfClock
+from eventstore.appending.server_clock import AheadOfClock
 from projections.cli.shared.cell_text import shown
 from projections.cli.shared.output import counted
 from projections.inspecting.status import NEW, AppStatus, Status

@@ -14,6 +14,7 @@ from time import monotonic
 import structlog
 from psycopg import AsyncConnection
 
+from eventstore.event_reader import LAST_EVENT
 from eventstore.postgres.queries import fetch_row
 
 log = structlog.get_logger(__name__)
@@ -23,11 +24,6 @@ AHEAD = timedelta(seconds=10)
 WARN_AGAIN = 3600.0
 """Seconds between two warnings of a process."""
 
-_HEAD = (
-    "SELECT clock_timestamp(), position, received_at"
-    " FROM (SELECT) AS here LEFT JOIN"
-    " (SELECT position, received_at FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
-)
 _AT_OR_BEFORE = (
     "SELECT position, received_at FROM eventstore.events WHERE position <= %s ORDER BY position DESC LIMIT 1"
 )
@@ -84,7 +80,7 @@ async def ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
         psycopg.Error: the database failed, or the connection.
 
     """
-    row = await fetch_row(conn, _HEAD)
+    row = await fetch_row(conn, LAST_EVENT)
     if row is None or row[1] is None or row[2] - row[0] <= AHEAD:
         return None
     now, last, received_at = row

@@ -12,7 +12,8 @@ import psycopg
 
 from benchmarks.events import decoded, simulated
 from benchmarks.harness import Postgres, Result
-from eventstore.appending.append import CHANNEL, Appender
+from eventstore.appending.append import Appender
+from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.registry import find_valid_projections
@@ -136,7 +137,7 @@ async def _listen(url: str, count: int, pipe: Connection) -> None:
     folded: Folded = []
     conn = await connect(url, name="plain", waits=Waits())
     await conn.execute("SET synchronous_commit = off")
-    await conn.execute(f"LISTEN {CHANNEL}")
+    await conn.execute(LISTEN)
     pipe.send("ready")
     position = 0
     while position < count:

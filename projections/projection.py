@@ -102,6 +102,10 @@ class Projection(ABC):
         decided_by: by a table's name, its column that names the event that decides a row; a table where no single event
             does, as one of counts, is left out.
         migrations: the Alembic folder that makes the tables; None lets ``projections migrate`` create those missing.
+        absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps
+            that follow one of them, since their rows stay empty.
+        status_query: a query whose one row has counts, by column name. ``projections status --json`` shows them under
+            these names, and :meth:`describe_counts` puts them into a sentence. None for no counts.
 
     """
 
@@ -112,6 +116,12 @@ class Projection(ABC):
     partition_by: ClassVar[tuple[str, ...]]
     decided_by: ClassVar[Mapping[str, str]] = MappingProxyType({})
     migrations: ClassVar[Path | None] = None
+    absent_contracts: ClassVar[frozenset[str]] = frozenset()
+    status_query: ClassVar[Executable | None] = None
+
+    def describe_counts(self, counts: Mapping[str, int]) -> str | None:  # noqa: ARG002 - for those that have counts
+        """Return the sentence that ``projections status`` prints about the counts; None, the default, for nothing."""
+        return None
 
     @abstractmethod
     def fold(self, window: Window) -> Sequence[Executable]:

@@ -14,6 +14,7 @@ from sqlalchemy import Table, Text
 from eventstore.redaction.redact import redact
 from eventstore.schema import events
 from projections.errors import InvalidProjection
+from projections.folding.sql_text import compile_statement
 from projections.folding.window_fold import build_fold
 from projections.projection import Projection
 from projections.table_rules import check_table
@@ -53,9 +54,13 @@ def check_projection(projection: Projection) -> None:
         )
     try:
         build_fold(projection)
+        if projection.status_query is not None:
+            compile_statement(projection.status_query)
     except Exception as error:
         reason = redact(f"{type(error).__name__}: {error}")
-        raise InvalidProjection(f"projection {name!r}: its fold can't be built: {reason}") from error
+        raise InvalidProjection(
+            f"projection {name!r}: its fold or its status_query can't be built: {reason}"
+        ) from error
 
 
 def check_conflicts(projection: Projection, accepted: Mapping[str, Projection]) -> None:

@@ -28,6 +28,7 @@ from psycopg.errors import UniqueViolation
 from eventstore.appending import server_clock
 from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
 from eventstore.appending.duplicates import compare_within, known_among, missing_among, sort_out
+from eventstore.appending.notify_channel import NOTIFY
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
@@ -41,10 +42,6 @@ from eventstore.waits import Waits
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-CHANNEL = "eventstore"
-"""The one NOTIFY channel: a hint, without payload, that there is something new."""
-
-_NOTIFY = sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL))
 _COLUMNS = (*Event._fields, "position", "received_at")
 _TYPES = (
     *("text", "text", "text", "int4", "text", "text", "text", "text", "text", "text[]"),
@@ -197,7 +194,7 @@ class Appender:
                     await self._copy_rows([(*one.event, one.position, one.received_at) for one in missing])
                 except UniqueViolation as error:
                     raise OtherLog("an event of the file is stored here at another position: another log") from error
-                await self._conn.execute(_NOTIFY)
+                await self._conn.execute(NOTIFY)
         return len(missing)
 
     async def _keep_rejected(self, rejected: Sequence[Rejected], cursor: CursorMove | None) -> Appended:
@@ -239,7 +236,7 @@ class Appender:
             head, received_at = await self._begin(cursor)
             await self._copy(first, head, received_at)
             not_kept = await quarantine(self._conn, [*rejected, *conflicting], self._limits)
-            await self._conn.execute(_NOTIFY)
+            await self._conn.execute(NOTIFY)
             quarantined = len(rejected) + len(conflicting)
             return self._attempt(Appended(len(first), repeated, quarantined, head + len(first), not_kept))
 
@@ -255,7 +252,7 @@ class Appender:
             quarantined = [*rejected, *conflicting, *refused]
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             if stored:
-                await self._conn.execute(_NOTIFY)
+                await self._conn.execute(NOTIFY)
             duplicates = len(events) - len(new) - len(conflicting) + repeated
             result = self._attempt(Appended(stored, duplicates, len(quarantined), head + stored, not_kept))
         self.probing = bool(known)

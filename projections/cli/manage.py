@@ -96,7 +96,6 @@ def _show(found: Status) -> None:
         app_lines,
         apps_table,
         folder_lines,
-        incomplete_answers,
         projection_lines,
         projections_table,
     )
@@ -117,8 +116,8 @@ def _show(found: Status) -> None:
     if found.unknown_types:
         said = counted(found.unknown_types, "event is of a type", "events are of types")
         echo(f"{said} that no read model knows.")
-    if found.incomplete_answers:
-        echo(incomplete_answers(found))
+    for sentence in found.remarks:
+        echo(sentence)
     if found.ahead_of_clock is not None:
         echo(ahead_of_clock(found.ahead_of_clock))
 

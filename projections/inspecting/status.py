@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
 from eventstore.appending.server_clock import AheadOfClock, ahead_of_clock
-from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
 from eventstore.event_reader import HEAD
 from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from projections.errors import describe_user_code_error
+from projections.folding.run_statement import fetch_rows
 from projections.migrating.schema_drift import find_drift
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
@@ -105,10 +107,10 @@ class Status:
     """Everything at one moment.
 
     ``head`` is the last position; ``without_request`` counts events that name no request, which tables keyed by it
-    ignore; ``unknown_types`` counts events of types that no read model knows. ``incomplete_answers`` counts poll
-    answers of which something could not be kept: ``dropped_options`` options in all, and of ``unreadable_answers``
-    everything. ``ahead_of_clock`` are the last events, when their times are ahead of the database server's clock.
-    ``schema`` has a sentence for each promise of the schema that doesn't hold.
+    ignore; ``unknown_types`` counts events of types that no read model knows. ``counts`` are those that projections
+    declare (their ``status_query``), and ``remarks`` the sentences about them. ``ahead_of_clock`` are the last events,
+    when their times are ahead of the database server's clock. ``schema`` has a sentence for each promise of the schema
+    that doesn't hold.
     """
 
     head: int
@@ -116,16 +118,17 @@ class Status:
     unknown_types: int
     apps: list[AppStatus]
     projections: list[ProjectionStatus]
-    incomplete_answers: int = 0
-    dropped_options: int = 0
-    unreadable_answers: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     ahead_of_clock: AheadOfClock | None = None
     schema: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
         plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        del plain["remarks"]  # sentences for people, made of the counts
+        counts: dict[str, Any] = plain.pop("counts")
+        return counts | plain
 
 
 _APPS = """
@@ -142,12 +145,8 @@ ORDER BY app
 _COUNTS = sql.SQL("""
 SELECT {head},
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
-       (SELECT count(*) FROM eventstore.events WHERE event_type < 1 OR event_type > 8)
-""").format(head=sql.SQL(HEAD))
-_INCOMPLETE_ANSWERS = """
-SELECT count(*), coalesce(sum(poll_options_dropped), 0)::bigint, count(*) FILTER (WHERE poll_options IS NULL)
-FROM eventstore.events WHERE poll_options_dropped IS NOT NULL
-"""
+       (SELECT count(*) FROM eventstore.events WHERE event_type < {first} OR event_type > {last})
+""").format(head=sql.SQL(HEAD), first=sql.Literal(int(min(EventType))), last=sql.Literal(int(max(EventType))))
 _PROJECTIONS = """
 SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
        c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,
@@ -192,7 +191,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         skips.setdefault(name, []).append(Skip(event_id, why, skipped_at))
     counts = await fetch_row(conn, _COUNTS)
     head, without_request, unknown_types = counts or (0, 0, 0)
-    incomplete = await fetch_row(conn, _INCOMPLETE_ANSWERS)
+    declared, remarks = await _declared_counts(conn, registry)
     waited = await fetch_value(conn, _SINCE_FIRST) or 0.0
     lacking = await _lacking(conn, registry)
     names = sorted({*found, *registry.projections, *registry.broken})
@@ -212,8 +211,28 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
             )
         )
     schema = [drift.sentence for drift in await find_drift(conn)]
-    status = Status(head, without_request, unknown_types, apps, projections, *(incomplete or ()))
+    status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
     return replace(status, ahead_of_clock=await ahead_of_clock(conn), schema=schema)
+
+
+async def _declared_counts(conn: AsyncConnection[Any], registry: Registry) -> tuple[dict[str, int], list[str]]:
+    """Return the counts that projections declare, by name, and the sentences about them."""
+    found: dict[str, int] = {}
+    remarks: list[str] = []
+    for projection in registry.projections.values():
+        if projection.status_query is None:
+            continue
+        try:
+            (counts,) = await fetch_rows(conn, projection.status_query)
+            remark = projection.describe_counts(counts)
+        except psycopg.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a projection that others wrote may raise anything; status still works
+            remark = f"{projection.name}: its counts can't be shown: {describe_user_code_error(error)}"
+            counts = {}
+        found |= counts
+        remarks += [remark] if remark else []
+    return found, remarks
 
 
 async def _lacking(conn: AsyncConnection[Any], registry: Registry) -> dict[str, str | None]:
@@ -250,10 +269,12 @@ def _problem(
 
 
 def _remark(projection: Projection, apps: list[AppStatus]) -> str | None:
-    if projection.handles <= {EventType.POLL_RESPONSE_RECEIVED}:
-        silent = [app.app for app in apps if app.contract == Contract.PCS_EXTERNAL_V1]
-        return f"no poll events come under {Contract.PCS_EXTERNAL_V1.value}: {', '.join(silent)}" if silent else None
-    return None
+    without = [app for app in apps if app.contract in projection.absent_contracts]
+    if not without:
+        return None
+    contracts = ", ".join(sorted({str(app.contract) for app in without}))
+    names = ", ".join(app.app for app in without)
+    return f"no rows for {names}: contract {contracts} has none of the events that {projection.name} folds"
 
 
 def _of_rows(row: ProjectionStatus, projection: Projection, head: int) -> str | None:

@@ -1,7 +1,7 @@
 """``poll_tallies`` answers how a poll ended: the latest answer of each respondent, and the tally of them.
 
 The documented contract names the event but no fields for the answer; where an answer can't be read, the response still
-counts, under no option (''). Under ``pcs.external.v1`` no poll events come.
+counts, under no option (''). ``pcs.external.v1`` has no poll events.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Executable,
     Index,
@@ -28,7 +29,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, array, distinct_on, insert
 
+from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
+from eventstore.schema import events
 from projections.projection import Projection, Window
 from projections.read_models.common_columns import count, event_id, key, metadata, time
 
@@ -74,6 +77,26 @@ class PollTallies(Projection):
     tables: ClassVar[tuple[Table, ...]] = (poll_responses, poll_tallies)
     partition_by: ClassVar[tuple[str, ...]] = _PARTITION
     decided_by: ClassVar[Mapping[str, str]] = {"poll_responses": "event_id"}
+    absent_contracts: ClassVar[frozenset[str]] = frozenset({Contract.PCS_EXTERNAL_V1})
+    status_query: ClassVar[Executable | None] = (
+        select(
+            func.count().label("incomplete_answers"),
+            cast(func.coalesce(func.sum(events.c.poll_options_dropped), 0), BigInteger).label("dropped_options"),
+            func.count().filter(events.c.poll_options.is_(None)).label("unreadable_answers"),
+        )
+        .select_from(events)
+        .where(events.c.poll_options_dropped.is_not(None))
+    )
+
+    def describe_counts(self, counts: Mapping[str, int]) -> str | None:
+        """Say how many poll answers could not be stored completely."""
+        if not counts["incomplete_answers"]:
+            return None
+        dropped, unreadable = counts["dropped_options"], counts["unreadable_answers"]
+        return (
+            f"Incomplete poll answers: {counts['incomplete_answers']:,} (options dropped: {dropped:,},"
+            f" answers unreadable: {unreadable:,})."
+        )
 
     def fold(self, window: Window) -> Sequence[Executable]:
         """Answers first; then the tallies of the polls touched, 0 where nobody chooses an option now; then these go."""

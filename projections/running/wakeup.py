@@ -1,7 +1,9 @@
-"""Wakes the workers of a process when something was appended: one session listens for all of them.
+"""Wakes the workers of a process when events were appended: one session listens for all of them.
 
-Invariants. NOTIFY is a hint only: whoever isn't woken looks by itself at the next poll. What was appended while the
-session was away is rung for as soon as it is back.
+Invariants. NOTIFY is only a hint: a worker that isn't woken finds new events at its next poll. When the session was
+lost and is back, all workers are woken, because events may have been appended meanwhile.
+
+The channel, and where NOTIFY is sent, are in :mod:`eventstore.appending.notify_channel`.
 """
 
 from __future__ import annotations
@@ -10,18 +12,17 @@ import asyncio
 from typing import Never
 
 import psycopg
-from psycopg import sql
 
-from eventstore.appending.append import CHANNEL
+from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import Outage, Report
 from eventstore.waits import Waits
 
 
 class AppendListener:
-    """Rings for everyone who hears it.
+    """Wakes its subscribers whenever events were appended.
 
-    Each worker's own session would be woken by every append, and would wake this process: for one, it is enough.
+    One session is enough: if each worker listened by itself, every append would wake this process once a worker.
     """
 
     def __init__(self, url: str, waits: Waits) -> None:
@@ -30,7 +31,7 @@ class AppendListener:
         self._subscribers: list[asyncio.Event] = []
 
     def subscribe(self) -> asyncio.Event:
-        """Return an event that is set at each ring, for one listener to clear."""
+        """Return an event that is set at each append; the one subscriber clears it."""
         event = asyncio.Event()
         self._subscribers.append(event)
         return event
@@ -41,7 +42,7 @@ class AppendListener:
         while True:
             try:
                 async with await connect(self._url, name="projections run listen", waits=self._waits) as conn:
-                    await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+                    await conn.execute(LISTEN)
                     outage.ended()
                     self._wake_all()
                     async for _ in conn.notifies():

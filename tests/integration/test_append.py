@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import CHANNEL, Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.notify_channel import CHANNEL, LISTEN
 from eventstore.contracts import decode
 from eventstore.errors import LeadershipLost
 from eventstore.event_reader import read
@@ -100,7 +101,7 @@ async def test_received_at_never_falls_even_when_the_clock_does(appender: Append
 async def test_listeners_are_told_of_new_events_only(
     appender: Appender, conn: AsyncConnection, database_url: str
 ) -> None:
-    await conn.execute(f"LISTEN {CHANNEL}")
+    await conn.execute(LISTEN)
     first = made(2)
     await appender.append(first)
     await appender.append(first)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from io import StringIO
+from typing import ClassVar
 
 import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
+from sqlalchemy import Executable, column, select
 
 from eventstore.contracts import decode
 from eventstore.locks import app_lock
 from projections.cli.shared.status_tables import (
     app_lines,
     apps_table,
-    incomplete_answers,
     projection_lines,
     projections_table,
 )
@@ -35,8 +36,8 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def status(conn: AsyncConnection, *find_projections: type[Projection]) -> Status:
-    return await read_status(conn, Registry({one.name: one() for one in find_projections}, {}))
+async def status(conn: AsyncConnection, *kinds: type[Projection]) -> Status:
+    return await read_status(conn, Registry({one.name: one() for one in kinds}, {}))
 
 
 async def watched(conn: AsyncConnection, find_projections: type[Projection] = Watched) -> ProjectionStatus:
@@ -129,9 +130,22 @@ async def test_poll_answers_of_which_something_could_not_be_kept_are_counted(
     async with store.appender(database_url) as appender:
         await appender.append([decode(unreadable, "app", store.CHAT)])
     found = await status(conn, *READ_MODELS)
-    assert (found.incomplete_answers, found.dropped_options, found.unreadable_answers) == (3, 2, 1)
-    said = "3 poll answers are incomplete: 2 options could not be kept, 1 answer could not be read at all."
-    assert incomplete_answers(found) == said
+    counts = {"incomplete_answers": 3, "dropped_options": 2, "unreadable_answers": 1}
+    assert found.counts == counts
+    assert found.as_dict().items() >= counts.items(), "in JSON they are top-level keys"
+    assert found.remarks == ["Incomplete poll answers: 3 (options dropped: 2, answers unreadable: 1)."]
+
+
+class Uncountable(Watched):
+    status_query: ClassVar[Executable | None] = select(column("nothing").label("counted"))
+
+
+async def test_counts_that_fail_are_reported_and_the_rest_is_shown(database_url: str, conn: AsyncConnection) -> None:
+    await folding.fold_all(database_url, [Watched])
+    found = await status(conn, Uncountable)
+    (remark,) = found.remarks
+    assert remark.startswith('watched: its counts can\'t be shown: column "nothing" does not exist')
+    assert [one.name for one in found.projections] == ["watched"]
 
 
 async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:
@@ -147,7 +161,9 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
     assert app.followed_by == "projections ingest shop at host:1"
     assert app_lines(found) == ["shop is followed by at host:1; away"]
     notes = {one.name: one.note for one in found.projections}
-    assert notes.pop("poll_tallies") == "no poll events come under pcs.external.v1: shop"
+    assert notes.pop("poll_tallies") == (
+        "no rows for shop: contract pcs.external.v1 has none of the events that poll_tallies folds"
+    )
     assert set(notes.values()) == {None}
 
     async def followed_by_nobody() -> bool:
@@ -155,7 +171,7 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
 
     await store.until(followed_by_nobody, "the end of the leader's backend, which outlives its connection a little")
     shown = printed(apps_table(found), projections_table(found), *projection_lines(found))
-    assert "no poll events come under pcs.external.v1" in shown
+    assert "no rows for shop: contract pcs.external.v1" in shown
 
 
 async def test_it_is_plain_data_too(database_url: str, conn: AsyncConnection) -> None:

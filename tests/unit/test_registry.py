@@ -370,7 +370,7 @@ def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
         ({"second": "registering:First"}, "'first' is registered as 'second'; the two names must be equal"),
         (
             {"fold_raises": "registering:FoldRaises"},
-            "'fold_raises': its fold can't be built: KeyError: 'no such column'",
+            "'fold_raises': its fold or its status_query can't be built: KeyError: 'no such column'",
         ),
         ({"taken": "registering:Taken"}, "table request_status belongs to two projections: request_status and taken"),
     ],

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from eventstore.appending.server_clock import AheadOfClock
 from projections.cli.shared.cell_text import shown
-from projections.cli.shared.output import counted
 from projections.inspecting.status import NEW, AppStatus, Status
 from projections.running.checkpoint import State
 from projections.running.folding_sessions import FoldingSession
@@ -110,16 +109,6 @@ def app_lines(status: Status) -> list[str]:
         if app.quarantined_not_kept:
             lines.append(_about_quarantine(app))
     return lines
-
-
-def incomplete_answers(status: Status) -> str:
-    """Return a sentence about the poll answers that could not be kept as a whole."""
-    parts = []
-    if status.dropped_options:
-        parts.append(f"{counted(status.dropped_options, 'option')} could not be kept")
-    if status.unreadable_answers:
-        parts.append(f"{counted(status.unreadable_answers, 'answer')} could not be read at all")
-    return f"{counted(status.incomplete_answers, 'poll answer is', 'poll answers are')} incomplete: {', '.join(parts)}."
 
 
 def _about_quarantine(app: AppStatus) -> str:

@@ -33,8 +33,9 @@ format: setup  ## let ruff repair what it can
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
 
-docs: setup  ## generate the tables in docs/: settings, licences
+docs: setup  ## generate what is generated in docs/: tables of settings, module map, licences
 	@$(BIN)/python tools/settings_tables.py
+	@$(BIN)/python tools/module_map.py
 	@$(BIN)/python tools/licences.py
 
 stubs: setup  ## generate the protobuf stubs from proto/

@@ -15,6 +15,7 @@ import grpc.aio
 from benchmarks.events import CONTRACT, ENDS, EVENTS, RECIPIENTS
 from benchmarks.harness import Postgres, Result, interleaved, result
 from eventstore.ingest.address import Address
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import FixedToken
 from eventstore.ingest.follow_apps import follow
 from eventstore.ingest.follower import Follower
@@ -50,7 +51,7 @@ def ingest(postgres: Postgres) -> Result:
 
 async def _ingest(url: str, address: str) -> float:
     upstream = Upstream("default", Address.parse(address), FixedToken(TOKEN), contract=CONTRACT)
-    follower = Follower(url, upstream, Waits())
+    follower = Follower(IngestContext(url, Waits()), upstream)
     stop = asyncio.Event()
     began = perf_counter()
     running = asyncio.create_task(follow([follower], stop=stop, waits=Waits()))

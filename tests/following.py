@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Contract
 from eventstore.ingest.address import Address
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import FixedToken, TokenSource
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
@@ -79,7 +80,7 @@ def follower(
     limits: QuarantineLimits = DEFAULT_LIMITS,
 ) -> Follower:
     upstream = Upstream(app, Address.parse(address), tokens or FixedToken(TOKEN), contract, since, tls)
-    return Follower(url, upstream, waits, limits=limits)
+    return Follower(IngestContext(url, waits, limits), upstream)
 
 
 def quick(**changed: float) -> Waits:

@@ -19,7 +19,7 @@ from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
 from eventstore.event_reader import HEAD
 from eventstore.ingest import cursor as cursors
-from eventstore.ingest.leader import raise_epoch
+from eventstore.ingest.app_lease import raise_epoch
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
 from eventstore.locks import app_lock
 from eventstore.postgres.connection import connect

@@ -28,7 +28,7 @@ from eventstore.errors import UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credential_rules import CLIENT_SETTINGS, TOKEN_SETTINGS, check_settings
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
-from eventstore.ingest.since import parse_since
+from eventstore.ingest.since_setting import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
 from eventstore.settings_loader import describe_invalid, load_settings
 from eventstore.small_files import read_small_file

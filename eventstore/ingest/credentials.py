@@ -19,12 +19,12 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
 from eventstore.ingest.credential_rules import check_url, is_loopback, is_token
-from eventstore.ingest.token_issuer import (
+from eventstore.ingest.issuer_response import (
     REQUEST_HEADERS,
-    Answer,
-    UnreadableAnswer,
-    lifetime_of,
-    read_answer,
+    InvalidResponse,
+    IssuerResponse,
+    read_response,
+    token_lifetime,
 )
 from eventstore.redaction.redact import quoted, register_secret
 from eventstore.small_files import read_small_file
@@ -164,10 +164,10 @@ class ClientCredentials:
         try:
             async with asyncio.timeout(self._waits.issuer):
                 answer = await self._ask()
-            lifetime = lifetime_of(answer, DEFAULT_LIFETIME)
+            lifetime = token_lifetime(answer, DEFAULT_LIFETIME)
         except CredentialsError:
             raise
-        except UnreadableAnswer as error:
+        except InvalidResponse as error:
             raise IssuerUnavailable(f"the issuer {self._issuer} {error}") from None
         except (TimeoutError, httpx2.TimeoutException):
             raise IssuerUnavailable(
@@ -198,22 +198,22 @@ class ClientCredentials:
             endpoint, method = await self._discover(client)
             form = {"grant_type": "client_credentials", "resource": self._resource}
             async with client.stream("POST", endpoint, data=form, auth=client.client_auth(method)) as response:
-                answer = await read_answer(response)
+                answer = await read_response(response)
         return self._granted(answer)
 
     async def _discover(self, client: AsyncOAuth2Client) -> tuple[str, str]:
         async with client.stream("GET", self._issuer + DISCOVERY, withhold_token=True) as response:
-            answer = await read_answer(response)
+            answer = await read_response(response)
         if not answer.is_success:
             raise self._by_status(answer.status)
         document = answer.document()
         self._check_issuer(document)
         endpoint = document.get("token_endpoint")
         if not isinstance(endpoint, str):
-            raise UnreadableAnswer("names no token_endpoint in its discovery document")
+            raise InvalidResponse("names no token_endpoint in its discovery document")
         methods = document.get("token_endpoint_auth_methods_supported") or [AUTH_METHODS[0]]
         if not isinstance(methods, list):
-            raise UnreadableAnswer("sends a discovery document that can't be read: its methods are not a list")
+            raise InvalidResponse("sends a discovery document that can't be read: its methods are not a list")
         method = next((method for method in AUTH_METHODS if method in methods), None)
         if method is None:
             raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
@@ -227,20 +227,20 @@ class ClientCredentials:
         """Compare the document's issuer with ours (RFC 8414, section 3.3); one trailing slash does not count."""
         stated = document.get("issuer")
         if not isinstance(stated, str):
-            raise UnreadableAnswer("names no issuer in its discovery document")
+            raise InvalidResponse("names no issuer in its discovery document")
         if stated.removesuffix("/") != self._issuer:
             raise CredentialsRefused(
                 f"the discovery document of {self._issuer} belongs to another issuer, {quoted(stated)!r}: set"
                 f" PAS_ISSUER (or issuer in projections.toml) to the issuer's own URL, or ask its operator"
             )
 
-    def _granted(self, answer: Answer) -> dict[str, Any]:
+    def _granted(self, answer: IssuerResponse) -> dict[str, Any]:
         """Return the token endpoint's document; raises what it means when that is no token."""
         if answer.status >= 500:
             raise self._by_status(answer.status)
         try:
             document = answer.document()
-        except UnreadableAnswer:
+        except InvalidResponse:
             if answer.is_success:
                 raise
             raise self._by_status(answer.status) from None

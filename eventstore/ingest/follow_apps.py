@@ -1,4 +1,4 @@
-"""Follows all configured apps in one process, until told to stop or until nothing new comes."""
+"""Follows all configured apps in one process, until it is stopped or no new events arrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 
 from eventstore.ingest.follower import Follower, State
-from eventstore.ingest.stall import StallClock, gave_up
+from eventstore.ingest.idle_clock import IdleClock
+from eventstore.ingest.waiting_clock import WaitingClock, reason_to_give_up
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -25,9 +26,14 @@ PROGRESS_SECONDS = 10.0
 class Outcome:
     """How an ingest ended.
 
-    ``stored``, ``duplicates`` and ``quarantined`` count messages; ``refused`` has a sentence for each app that is
-    refused; ``uncommitted`` names the apps whose last messages could not be committed (the upstream brings
-    them again); ``gave_up`` says what was waited for in vain, None when nothing was.
+    Attributes:
+        stored: how many new events were stored.
+        duplicates: how many events were received that were stored already.
+        quarantined: how many messages were quarantined.
+        refused: a sentence for each app that is refused.
+        uncommitted: the apps whose last messages could not be committed; they are received again.
+        gave_up: what was waited for when the ingest gave up; None if it did not give up.
+
     """
 
     stored: int
@@ -38,26 +44,6 @@ class Outcome:
     gave_up: str | None = None
 
 
-class IdleClock:
-    """Counts the seconds in which an app's stream was there and nothing new was stored.
-
-    Time without a connection or with work under way is left out; a new event starts the count over.
-    """
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self._stored = follower.stored
-        self.seconds = 0.0
-
-    def tick(self, elapsed: float) -> None:
-        """Count what went by since the last tick, in seconds."""
-        if self._follower.stored != self._stored:
-            self._stored = self._follower.stored
-            self.seconds = 0.0
-        elif self._follower.is_quiet:
-            self.seconds += elapsed
-
-
 async def follow(
     followers: Sequence[Follower],
     *,
@@ -66,22 +52,22 @@ async def follow(
     until_idle: float | None = None,
     give_up_after: float | None = None,
 ) -> Outcome:
-    """Run the followers while any of them lives.
+    """Run the followers until all of them have ended.
 
     Args:
         followers: one for each app.
-        stop: set it to end: what was received is committed first.
+        stop: set it to end; received messages are committed first.
         waits: ``shutdown`` counts.
-        until_idle: end once every app's stream brought nothing new for so many seconds, those left out that were
-            refused; None: never, and refused apps are tried again.
-        give_up_after: until idle, end too once an app waited for so many seconds, without a break, for its upstream,
-            the database or another process; None: never.
+        until_idle: end once every app's stream has brought no new event for this many seconds, apart from refused apps.
+            None: never end, and retry refused apps.
+        give_up_after: with ``until_idle``, also end once an app has waited this many seconds without a break for its
+            upstream, the database or another process. None: never.
 
     """
-    # To wait for a refused app would put off the end; without one, a refusal may pass.
+    # With until_idle, retrying a refused app would only delay the end.
     retry = until_idle is None
     running = {asyncio.create_task(follower.run(retry_refused=retry)): follower for follower in followers}
-    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait()), asyncio.create_task(_progress(followers))]
+    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait()), asyncio.create_task(_log_progress(followers))]
     idling: asyncio.Task[str | None] | None = None
     if until_idle is not None:
         idling = asyncio.create_task(_until_idle(followers, until_idle, give_up_after))
@@ -111,14 +97,14 @@ async def follow(
 
 
 async def _finish(running: dict[asyncio.Task[None], Follower], waits: Waits) -> tuple[str, ...]:
-    """Stop the followers; returns the apps whose last messages could not be committed."""
+    """Stop the followers; return the apps whose last messages could not be committed."""
     for task, follower in running.items():
         follower.stop()
         if follower.state is not State.FOLLOWING:
             task.cancel()
-    left = {task for task in running if not task.done()}
-    if left:
-        await asyncio.wait(left, timeout=waits.shutdown)
+    unfinished = {task for task in running if not task.done()}
+    if unfinished:
+        await asyncio.wait(unfinished, timeout=waits.shutdown)
     return tuple(
         follower.app
         for follower in running.values()
@@ -127,36 +113,37 @@ async def _finish(running: dict[asyncio.Task[None], Follower], waits: Waits) -> 
 
 
 async def _until_idle(followers: Sequence[Follower], seconds: float, give_up_after: float | None) -> str | None:
-    """Wait until all are idle; returns None then, or why it gave up."""
-    clocks = {follower: IdleClock(follower) for follower in followers}
-    stalls = {follower: StallClock(follower) for follower in followers}
+    """Wait until all are idle and return None, or return why it gave up."""
+    idle_clocks = {follower: IdleClock(follower) for follower in followers}
+    waiting_clocks = {follower: WaitingClock(follower) for follower in followers}
     tick = min(TICK_SECONDS, seconds / 10) if seconds > 0 else TICK_SECONDS
     before = monotonic()
     while True:
         await asyncio.sleep(tick)
         now = monotonic()
-        # A process that was stopped meanwhile has seen nothing of that time.
+        # If this process was frozen, it has seen nothing of that time.
         elapsed = min(now - before, 2 * tick)
-        for follower in followers:
-            clocks[follower].tick(elapsed)
-            stalls[follower].tick(elapsed)
         before = now
-        living = [clock for follower, clock in clocks.items() if follower.refusal is None]
-        if living and all(clock.seconds >= seconds and clock.seconds > 0 for clock in living):
+        for follower in followers:
+            idle_clocks[follower].tick(elapsed)
+            waiting_clocks[follower].tick(elapsed)
+        active = [follower for follower in followers if follower.refusal is None]
+        idle = [idle_clocks[follower].seconds for follower in active]
+        if idle and all(idle_for >= seconds and idle_for > 0 for idle_for in idle):
             log.debug("idle", seconds=seconds)
             return None
         if give_up_after is not None:
-            waiting = [clock for follower, clock in stalls.items() if follower.refusal is None]
-            if (why := gave_up(waiting, give_up_after)) is not None:
-                return why
+            reason = reason_to_give_up([waiting_clocks[follower] for follower in active], give_up_after)
+            if reason is not None:
+                return reason
 
 
-async def _progress(followers: Sequence[Follower]) -> None:
-    told = 0
+async def _log_progress(followers: Sequence[Follower]) -> None:
+    logged = 0
     with suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             stored = sum(follower.stored for follower in followers)
-            if stored != told:
-                log.info("progress", stored=stored, since_last=stored - told)
-                told = stored
+            if stored != logged:
+                log.info("progress", stored=stored, since_last=stored - logged)
+                logged = stored

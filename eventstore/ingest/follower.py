@@ -1,10 +1,13 @@
-"""Follows one app: takes its lease, runs a session and a writer under it, and knows when to give up.
+"""Follows one app: holds its lease, runs a reader and a writer under it, and decides when to retry and when to give up.
 
-The lease decides: when it is lost, reading and writing stop at once, and what wasn't committed is dropped, since the
-upstream replays it from the cursor in Postgres. So does a database that lost what this follower had committed: the
-stream is read again from the cursor that is there. An app that was refused for good lets go of its lease and is tried
-again now and then, since the platform, or what is configured, may have been mended. Nothing but being stopped ends a
-follower, unless its refusals are not to be tried again.
+Invariants.
+
+- When the lease is lost, reading and writing stop at once, and what is not committed is dropped: the upstream sends it
+  again after the cursor in Postgres. The same happens when the database lost events that this follower had committed:
+  the stream is read again after the cursor that is stored now.
+- A refused app releases its lease and is retried every few minutes, since the platform or the configuration may have
+  been corrected.
+- Only :meth:`Follower.stop` ends a follower, or a refusal if refused apps are not retried.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import psycopg
 import structlog
 
 from eventstore.appending.append import Appended
-from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.errors import (
     CredentialsRefused,
     DatabaseError,
@@ -34,28 +36,28 @@ from eventstore.errors import (
     describe,
 )
 from eventstore.ingest import cursor as cursors
+from eventstore.ingest.app_lease import Lease, hold_lease
 from eventstore.ingest.buffer import Buffer
-from eventstore.ingest.leader import Lease, lease
-from eventstore.ingest.lost_commits import KnownHeads
-from eventstore.ingest.session import Session
+from eventstore.ingest.context import IngestContext
+from eventstore.ingest.event_writer import EventWriter
+from eventstore.ingest.lost_events import KnownHeads
+from eventstore.ingest.stream_reader import StreamReader
 from eventstore.ingest.upstream import Upstream
-from eventstore.ingest.writer import Writer
 from eventstore.postgres.outage import LogReport, Outage
-from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
 
 FINAL = (UpstreamRefused, TokenRefused, NoSuchService, CredentialsRefused, ForeignEventId, UsageError)
-"""Errors that would come again at once: the app counts as refused."""
+"""Errors that would occur again at once: the app counts as refused."""
 TRANSIENT = (psycopg.Error, OSError, DatabaseError)
-"""Errors of the database, unless they are final. Everything else is an error of ours, and counts as a refusal too."""
+"""Errors of the database, unless they are final. Any other error is a bug in this program, and a refusal too."""
 
 
 class State(StrEnum):
-    """What a follower is."""
+    """The states of a follower."""
 
     STANDING_BY = "standing by"  # another process follows the app
-    DATABASE_AWAY = "database away"
+    DATABASE_UNAVAILABLE = "database unavailable"
     FOLLOWING = "following"
     REFUSED = "refused"
 
@@ -64,29 +66,21 @@ class Follower:
     """Follows one app.
 
     Args:
-        url: the database.
+        context: the database, the timeouts, and how much the quarantine keeps.
         upstream: what is followed.
-        waits: every wait; ``refused_retry`` counts for refusals.
-        reload: returns the upstream as it is configured now; called before a refused app is tried again.
-        limits: how much of what can't be an event is kept.
+        reload: returns the upstream as it is configured now; called before a refused app is retried.
 
     Attributes:
-        state: what it is now.
-        stored: events it stored.
-        duplicates: events that came again.
-        quarantined: messages that can't be events.
-        retry_at: when it is tried again, while it is refused; None for never.
+        state: its state.
+        stored: how many new events it stored.
+        duplicates: how many events it received that were stored already.
+        quarantined: how many messages it quarantined.
+        retry_at: when a refused app is retried; None for never.
 
     """
 
     def __init__(
-        self,
-        url: str,
-        upstream: Upstream,
-        waits: Waits,
-        *,
-        reload: Callable[[], Upstream] | None = None,
-        limits: QuarantineLimits = DEFAULT_LIMITS,
+        self, context: IngestContext, upstream: Upstream, *, reload: Callable[[], Upstream] | None = None
     ) -> None:
         self.app = upstream.app
         self.state = State.STANDING_BY
@@ -94,124 +88,123 @@ class Follower:
         self.retry_at: datetime | None = None
         self._refusal: str | None = None
         self._reload = reload
-        self._limits = limits
-        self._url = url
+        self._context = context
         self._upstream = upstream
-        self._waits = waits
         self._buffer = Buffer()
-        self._session: Session | None = None
-        self._writer: Writer | None = None
+        self._reader: StreamReader | None = None
+        self._writer: EventWriter | None = None
         self._stopping = asyncio.Event()
         self._heads = KnownHeads()
 
     @property
     def refusal(self) -> str | None:
-        """Why it was refused, until a stream works; None while it is well."""
-        return None if self._session is not None and self._session.has_succeeded else self._refusal
+        """Why the app is refused; None once a stream works."""
+        return None if self._reader is not None and self._reader.has_succeeded else self._refusal
 
     @property
-    def doing(self) -> str:
-        """What it is now, for people: one that leads and has no stream is connecting, however often it must."""
+    def state_text(self) -> str:
+        """The state for people: a follower that has the lease and no stream is connecting."""
         if self.state is State.REFUSED and self.retry_at is not None:
             return f"refused, next attempt at {self.retry_at:%H:%M:%S}Z"
-        has_stream = self._session is not None and self._session.is_connected
+        has_stream = self._reader is not None and self._reader.is_connected
         return "connecting" if self.state is State.FOLLOWING and not has_stream else self.state.value
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the stream is open (or ended normally), and all that came is committed."""
-        if self._session is None or self._writer is None:
+        """Whether the stream is open (or ended normally), and all received messages are committed."""
+        if self._reader is None or self._writer is None:
             return False
-        return self._session.is_connected and not len(self._buffer) and not self._writer.failing
+        return self._reader.is_connected and not len(self._buffer) and not self._writer.is_failing
 
     @property
     def waits_for(self) -> str | None:
-        """What it needs before it can go on, for people; None while its stream is open and can be stored."""
+        """What it waits for, for people; None while its stream is open and events can be stored."""
         if self.state is State.STANDING_BY:
             return "the process that follows it"
         if not self.can_commit:
             return "the database"
-        if self._session is None or not self._session.is_connected:
-            error = self._session.last_error if self._session is not None else None
+        if self._reader is None or not self._reader.is_connected:
+            error = self._reader.last_error if self._reader is not None else None
             return f"its upstream ({error})" if error else "its upstream"
         return None
 
     @property
     def can_commit(self) -> bool:
-        """Whether the database takes what was received, as far as is known."""
-        return self.state is not State.DATABASE_AWAY and not (self._writer is not None and self._writer.failing)
+        """Whether the database accepts events, as far as is known."""
+        return self.state is not State.DATABASE_UNAVAILABLE and not (
+            self._writer is not None and self._writer.is_failing
+        )
 
     @property
     def has_uncommitted(self) -> bool:
-        """Whether something was received and isn't committed."""
+        """Whether received messages are not committed yet."""
         return len(self._buffer) > 0
 
     def stop(self) -> None:
-        """Read no more; :meth:`run` returns once all that was received is committed."""
+        """Stop reading; :meth:`run` returns once all received messages are committed."""
         self._stopping.set()
 
     async def run(self, *, retry_refused: bool = True) -> None:
         """Follow until stopped.
 
         Args:
-            retry_refused: try again after a refusal; without it, or when the wait for that is 0, a refusal is the end.
+            retry_refused: retry after a refusal; without it, or if ``refused_retry`` is 0, a refusal ends the run.
 
         """
-        retry_after = self._waits.refused_retry if retry_refused else 0.0
-        outage = Outage(LogReport(log, app=self.app), cap=self._waits.database_backoff_cap)
+        retry_after = self._context.waits.refused_retry if retry_refused else 0.0
+        outage = Outage(LogReport(log, app=self.app), cap=self._context.waits.database_backoff_cap)
         while not self._stopping.is_set():
             try:
-                async with lease(self._url, self.app, self._waits, self._stand_by, self._check_log) as held:
+                async with hold_lease(self._context, self.app, self._note_standby, self._find_lost_events) as lease:
                     outage.ended()
                     self.state = State.FOLLOWING
-                    await self._lead(held, retry_after)
+                    await self._follow_under(lease, retry_after)
             except LeadershipLost as error:
-                self._buffer = Buffer()  # whoever follows now gets it all again
-                log.warning("lost the app", app=self.app, error=str(error))
-                # To another process, or with the database: which of them, the next look at the lock tells.
-                self.state = State.DATABASE_AWAY
-            except Exception as error:  # noqa: BLE001 - an error of ours in one app must not end the others
+                self._buffer = Buffer()  # the next follower receives all of it again
+                log.warning("lost the lease of the app", app=self.app, error=str(error))
+                # Either another process has it or the database is unavailable: the next attempt shows which.
+                self.state = State.DATABASE_UNAVAILABLE
+            except Exception as error:  # noqa: BLE001 - a bug that hits one app must not end the others
                 if _is_refusal(error):
                     self._refuse(error, retry_after)
                     if not retry_after:
                         return
                     await self._pause(retry_after)
                     continue
-                self.state = State.DATABASE_AWAY
+                self.state = State.DATABASE_UNAVAILABLE
                 await self._pause(outage.failed(error))
 
-    async def _check_log(self, conn: psycopg.AsyncConnection) -> None:
-        await self._heads.check(conn, self.app)
+    async def _find_lost_events(self, conn: psycopg.AsyncConnection) -> None:
+        await self._heads.find_lost(conn, self.app)
 
-    def _stand_by(self) -> None:
+    def _note_standby(self) -> None:
         self.state = State.STANDING_BY
 
-    async def _lead(self, held: Lease, retry_after: float) -> None:
-        """Do the app's work under a lease, until stopped; raises what ended it otherwise."""
+    async def _follow_under(self, lease: Lease, retry_after: float) -> None:
+        """Follow the app under a lease until stopped; raise what ended it otherwise."""
         try:
             if self._refusal is not None and self._reload is not None:
                 self._upstream = self._reload()
-            await self._work(held)
+            await self._read_and_write(lease)
         except Exception as error:
             if _is_refusal(error):
-                # Only now that nothing of the app's runs any more: a stream's success that is noted late would wipe it
-                # out.
-                again = self._waits.as_timedelta(retry_after) if retry_after else None
+                # Only now, when nothing else of this app runs: a success that the reader saves late would overwrite it.
+                retry_in = self._context.waits.as_timedelta(retry_after) if retry_after else None
                 with suppress(psycopg.Error, OSError):
-                    await cursors.save_refusal(held.conn, self.app, held.epoch, describe(error), again)
+                    await cursors.save_refusal(lease.conn, self.app, lease.epoch, describe(error), retry_in)
             raise
 
-    async def _work(self, held: Lease) -> None:
+    async def _read_and_write(self, lease: Lease) -> None:
         self._buffer = Buffer()
-        writer = Writer(self._url, held, self._heads, self._buffer, self._waits, self._count, self._limits)
-        session = Session(
-            self._upstream, held, self._buffer, lambda: self.stored, writer.expect_duplicates, self._waits
+        writer = EventWriter(self._context, lease, self._heads, self._buffer, self._count)
+        reader = StreamReader(
+            self._upstream, lease, self._buffer, lambda: self.stored, writer.expect_duplicates, self._context.waits
         )
-        keeping = asyncio.create_task(held.keep())
+        keeping = asyncio.create_task(lease.keep())
         writing = asyncio.create_task(writer.run())
-        reading = asyncio.create_task(session.run())
+        reading = asyncio.create_task(reader.run())
         stopping = asyncio.create_task(self._stopping.wait())
-        self._writer, self._session = writer, session
+        self._writer, self._reader = writer, reader
         try:
             await _first(stopping, writing, reading, keeping)
             await _end(reading)
@@ -221,9 +214,9 @@ class Follower:
             finally:
                 await _end(drained)
         finally:
-            if session.has_succeeded:
+            if reader.has_succeeded:
                 self._refusal = None
-            self._session = None
+            self._reader = None
             await _end(stopping, reading, writing, keeping)
 
     def _count(self, result: Appended) -> None:
@@ -232,13 +225,13 @@ class Follower:
         self.quarantined += result.quarantined
 
     def _refuse(self, error: Exception, retry_after: float) -> None:
-        said, before = describe(error), self._refusal
-        self._refusal, self.state = said, State.REFUSED
-        self.retry_at = datetime.now(UTC) + self._waits.as_timedelta(retry_after) if retry_after else None
+        sentence, previous = describe(error), self._refusal
+        self._refusal, self.state = sentence, State.REFUSED
+        self.retry_at = datetime.now(UTC) + self._context.waits.as_timedelta(retry_after) if retry_after else None
         if not isinstance(error, FINAL):
-            log.error("an error of ours", app=self.app, error=said, where=_where(error))
-        say = log.info if said == before else log.error
-        say("refused", app=self.app, error=said, again_in=retry_after or "never")
+            log.error("bug in this program: please report it", app=self.app, error=sentence, where=_where(error))
+        write = log.info if sentence == previous else log.error
+        write("refused", app=self.app, error=sentence, retry_in=retry_after or "never")
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -247,12 +240,12 @@ class Follower:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether to try again would only bring the same error: a final one, or one of ours."""
+    """Return whether a retry would bring the same error: it is final, or a bug in this program."""
     return isinstance(error, FINAL) or not isinstance(error, TRANSIENT)
 
 
 def _where(error: BaseException) -> list[str]:
-    """Say where an error came from, without any of its values."""
+    """Return where an error was raised, without any values."""
     return [
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)[-5:]
     ]

@@ -23,7 +23,7 @@ from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import LAST_EVENT, StoredEvent, read_head
-from eventstore.ingest.leader import raise_epoch
+from eventstore.ingest.app_lease import raise_epoch
 from eventstore.locks import IMPORT_LOCK, app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect

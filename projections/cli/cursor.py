@@ -82,7 +82,7 @@ def reset(
     from datetime import UTC, datetime  # noqa: PLC0415 - loaded when it runs
 
     from eventstore.ingest.apps import reset_cursor  # noqa: PLC0415
-    from eventstore.ingest.since import parse_since  # noqa: PLC0415
+    from eventstore.ingest.since_setting import parse_since  # noqa: PLC0415
     from projections.cli.shared.open_database import plain_context  # noqa: PLC0415
 
     to = parse_since(since, datetime.now(UTC)) if since is not None else None
@@ -132,7 +132,7 @@ def _configured(name: str, config: Path | None, since: str | None) -> tuple[Cont
 
     from eventstore.contracts import Contract  # noqa: PLC0415
     from eventstore.ingest.config import load_apps  # noqa: PLC0415
-    from eventstore.ingest.since import parse_since  # noqa: PLC0415
+    from eventstore.ingest.since_setting import parse_since  # noqa: PLC0415
 
     try:
         found = load_apps(config).get(name)

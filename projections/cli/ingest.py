@@ -60,6 +60,7 @@ async def _ingest(
 ) -> Outcome:
     from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.context import IngestContext  # noqa: PLC0415
     from eventstore.ingest.follow_apps import Outcome, follow  # noqa: PLC0415
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
@@ -73,11 +74,10 @@ async def _ingest(
     if url is None:
         return Outcome(0, 0, 0)
     await asyncio.to_thread(require_current_schema, url)
+    context = IngestContext(url, waits, limits)
     return await follow(
         [
-            Follower(
-                url, upstream, waits, limits=limits, reload=reloader(config, upstream.app, waits=waits, since=since)
-            )
+            Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
             for upstream in upstreams
         ],
         stop=stop,

@@ -83,6 +83,7 @@ async def _run(
 ) -> RunOutcome:
     from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
     from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
+    from eventstore.ingest.context import IngestContext  # noqa: PLC0415
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.shared.live_view import live_view  # noqa: PLC0415
@@ -109,8 +110,9 @@ async def _run(
         return RunOutcome(None)
     refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
     workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
+    context = IngestContext(url, waits, limits)
     followers = [
-        Follower(url, upstream, waits, limits=limits, reload=reloader(config, upstream.app, waits=waits, since=since))
+        Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
     view = live_view(url, waits, registry, followers) if is_shown_to_people() else nullcontext()

@@ -107,7 +107,7 @@ async def test_an_app_that_was_refused_goes_on_once_the_platform_takes_it(
     two_apps(commands, simulator.address, (await simulator_factory(log_of(3))).address)
     variables = {**QUICK, "DATABASE_URL": database_url, "PROJECTIONS_REFUSED_RETRY": "0.2"}
     running = await commands.start("ingest", **variables)
-    await running.says("refused", "app=shop", "again_in=0.2")
+    await running.says("refused", "app=shop", "retry_in=0.2")
     await at_least(database_url, len(EXPECTED) + 3)
     await running.says("following", "app=shop")
     running.send(signal.SIGTERM)

@@ -14,7 +14,8 @@ import psycopg
 
 from eventstore.appending.append import Appender, CursorMove
 from eventstore.errors import LeadershipLost
-from eventstore.ingest.leader import lease
+from eventstore.ingest.app_lease import hold_lease
+from eventstore.ingest.context import IngestContext
 from eventstore.waits import Waits
 from tests import store
 from tests.fault.appending import append_all, batches, name_of
@@ -56,7 +57,7 @@ async def test_a_freeze_before_any_message_lets_the_others_go_on(database_url: s
 
             events = store.made(1, app="other")
             await appender.append(events, cursor=CursorMove("other", 1, events[0].event_id))
-            async with asyncio.timeout(store.GIVE_UP / 6), lease(database_url, app, SHORT) as taken:
+            async with asyncio.timeout(store.GIVE_UP / 6), hold_lease(IngestContext(database_url, SHORT), app) as taken:
                 for batch in plan:
                     await appender.append(
                         batch.events, rejected=batch.rejected, cursor=batch.cursor._replace(epoch=taken.epoch)

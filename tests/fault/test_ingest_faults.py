@@ -181,7 +181,7 @@ async def outlive(server: EmbeddedPostgres, one: Follower, running: Running, lea
         await asyncio.to_thread(server.stop, "immediate")
     else:
         kill(server)
-    await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+    await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
     await asyncio.to_thread(server.start)
 
 

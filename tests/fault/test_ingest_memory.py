@@ -101,7 +101,7 @@ async def test_a_database_that_is_away_keeps_nothing_in_memory_and_loses_nothing
         async with following(one) as running:
             await running.until(lambda: one.stored == 20, "the first")
             proxy.refuse()
-            await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+            await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
             await simulator.append(*log[20:])
             assert not one.is_quiet
             open_streams = [call for call in simulator.calls if call.ended is None]

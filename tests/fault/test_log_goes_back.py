@@ -102,8 +102,8 @@ class Setup:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections ingest %%'"
         if not await store.value(conn, query):
             return False
-        said = "".join(self.running.lines)  # it says that it lost the app before it connects again
-        return said.rfind("following") > said.rfind("lost the app")
+        said = "".join(self.running.lines)  # it reports that it lost the lease before it connects again
+        return said.rfind("following") > said.rfind("lost the lease of the app")
 
 
 @asynccontextmanager
@@ -170,7 +170,7 @@ async def test_a_standby_is_promoted_that_lacks_the_last_events(
                 await test.stored()
         assert [(one["from"], one["to"]) for one in await test.setbacks()] == lost
         await test.holds()
-    assert sum("the log went back" in line for line in test.running.lines) == ROUNDS
+    assert sum("the database lost committed events" in line for line in test.running.lines) == ROUNDS
 
 
 async def test_a_restored_backup_takes_the_place_of_the_database(

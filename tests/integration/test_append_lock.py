@@ -14,7 +14,8 @@ from psycopg import AsyncConnection
 from eventstore.appending.append import CursorMove
 from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
 from eventstore.errors import AppendLockBusy
-from eventstore.ingest.leader import lease
+from eventstore.ingest.app_lease import hold_lease
+from eventstore.ingest.context import IngestContext
 from eventstore.locks import APPEND_LOCK, app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import Holder, find_cursor_holder, find_holder, terminate_holder
@@ -81,7 +82,10 @@ async def test_a_frozen_follower_keeps_neither_its_app_nor_its_cursor_row(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await store.follow(conn)
-    async with frozen_in_copy(database_url, with_cursor=True), lease(database_url, APP, QUICK) as taken:
+    async with (
+        frozen_in_copy(database_url, with_cursor=True),
+        hold_lease(IngestContext(database_url, QUICK), APP) as taken,
+    ):
         events = made(2)
         async with store.appender(database_url) as appender:
             await appender.append(events, cursor=CursorMove(APP, taken.epoch, events[-1].event_id))

@@ -12,7 +12,7 @@ import pytest
 
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
 from eventstore.ingest.credentials import ClientCredentials
-from eventstore.ingest.token_issuer import MAX_BYTES
+from eventstore.ingest.issuer_response import MAX_BYTES
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, TOKEN_PATH, Answer, Issuer

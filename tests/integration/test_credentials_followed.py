@@ -11,6 +11,7 @@ import pytest
 
 from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
 from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
@@ -42,7 +43,9 @@ async def simulator(simulator_factory: SimulatorFactory) -> Simulator:
 async def following(
     url: str, simulator: Simulator, tokens: TokenSource, waits: Waits = QUICK
 ) -> AsyncIterator[Follower]:
-    follower = Follower(url, Upstream(APP, Address.parse(simulator.address), tokens, contract=CHAT), waits)
+    follower = Follower(
+        IngestContext(url, waits), Upstream(APP, Address.parse(simulator.address), tokens, contract=CHAT)
+    )
     task = asyncio.create_task(follower.run())
     try:
         yield follower

@@ -12,10 +12,11 @@ from psycopg import AsyncConnection, OperationalError
 from eventstore.appending.append import Appended, Appender, CursorMove, new_token
 from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
+from eventstore.ingest.app_lease import Lease, hold_lease
 from eventstore.ingest.buffer import Buffer, Received
-from eventstore.ingest.leader import Lease, lease
-from eventstore.ingest.lost_commits import KnownHeads, Setback
-from eventstore.ingest.writer import Writer
+from eventstore.ingest.context import IngestContext
+from eventstore.ingest.event_writer import EventWriter
+from eventstore.ingest.lost_events import KnownHeads, LostEvents
 from tests import store
 from tests.store import APP, CHAT, QUICK, both_ways, garbage, made
 
@@ -134,7 +135,7 @@ async def lease_of(conn: AsyncConnection) -> Lease:
     return Lease(APP, 1, fence, conn, QUICK)
 
 
-async def written(writer: Writer, buffer: Buffer, *batches: list[Event]) -> None:
+async def written(writer: EventWriter, buffer: Buffer, *batches: list[Event]) -> None:
     """Let a writer append batches, one after another."""
     task = asyncio.create_task(writer.run())
     try:
@@ -167,7 +168,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
 
     monkeypatch.setattr(Appender, "append", without_answer)
     buffer, results = Buffer(), list[Appended]()
-    writer = Writer(database_url, await lease_of(conn), KnownHeads(), buffer, QUICK, results.append)
+    writer = EventWriter(IngestContext(database_url, QUICK), await lease_of(conn), KnownHeads(), buffer, results.append)
     await written(writer, buffer, made(2), made(3))
     assert lost
     assert [(one.stored, one.duplicates) for one in results] == [(2, 0), (3, 0)]
@@ -179,7 +180,7 @@ async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: Asy
     buffer, heads = Buffer(), KnownHeads()
     held = await lease_of(conn)
     results: list[Appended] = []
-    writer = Writer(database_url, held, heads, buffer, QUICK, results.append)
+    writer = EventWriter(IngestContext(database_url, QUICK), held, heads, buffer, results.append)
     await written(writer, buffer, made(2))
     assert heads.last == 2
     await conn.execute("UPDATE eventstore.cursors SET fence = 9")
@@ -201,8 +202,8 @@ async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
 
 async def test_a_log_that_is_whole_is_not_recorded(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
-    assert await KnownHeads().check(conn, APP) is None
-    assert await (await remembered(appender, 3, 2)).check(conn, APP) is None
+    assert await KnownHeads().find_lost(conn, APP) is None
+    assert await (await remembered(appender, 3, 2)).find_lost(conn, APP) is None
     assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
 
 
@@ -210,8 +211,8 @@ async def test_what_was_lost_is_recorded_once_with_its_positions(appender: Appen
     await store.follow(conn)
     heads = await remembered(appender, 3, 2, 4, 1)
     await store.lose_events(conn, 6)  # inside the third batch
-    assert await heads.check(conn, APP) == Setback(lost=10, to=5)
-    assert await heads.check(conn, APP) is None
+    assert await heads.find_lost(conn, APP) == LostEvents(last_lost=10, last_kept=5)
+    assert await heads.find_lost(conn, APP) is None
     assert heads.last == 6, "what is the head now"
     found = await store.value(conn, "SELECT went_back FROM eventstore.cursors")
     assert isinstance(found, list)
@@ -224,7 +225,7 @@ async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appende
     heads = await remembered(appender, 3, 2)
     await store.lose_events(conn, 3)
     await appender.append(made(7, app="another"))
-    assert await heads.check(conn, APP) == Setback(lost=5, to=3)
+    assert await heads.find_lost(conn, APP) == LostEvents(last_lost=5, last_kept=3)
 
 
 async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
@@ -232,7 +233,7 @@ async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
 ) -> None:
     heads = await remembered(appender, 3)
     await store.lose_events(conn, 0)
-    assert await heads.check(conn, APP) == Setback(lost=3, to=0)
+    assert await heads.find_lost(conn, APP) == LostEvents(last_lost=3, last_kept=0)
     assert await store.value(conn, "SELECT jsonb_array_length(went_back) FROM eventstore.cursors") == 1
 
 
@@ -241,9 +242,9 @@ async def test_a_process_that_committed_nothing_notices_what_it_saw_stored(
 ) -> None:
     await appender.append(made(20))
     heads = KnownHeads()
-    assert await heads.check(conn, APP) is None
+    assert await heads.find_lost(conn, APP) is None
     await store.lose_events(conn, 14)
-    assert await heads.check(conn, APP) == Setback(lost=20, to=13), "it knows 20, 19, 17, 13 and 5"
+    assert await heads.find_lost(conn, APP) == LostEvents(last_lost=20, last_kept=13), "it knows 20, 19, 17, 13 and 5"
     assert heads.last == 14
 
 
@@ -253,20 +254,20 @@ async def test_it_is_noticed_before_the_app_is_taken(
     """Also by a process that stands by: another may have taken the app over, and knows nothing of what was lost."""
     heads = await remembered(appender, 3, 2)
     await store.lose_events(conn, 3)
-    noticed: list[Setback | None] = []
+    noticed: list[LostEvents | None] = []
 
     async def check(conn: AsyncConnection) -> None:
-        noticed.append(await heads.check(conn, APP))
+        noticed.append(await heads.find_lost(conn, APP))
 
-    async with lease(database_url, APP, QUICK), asyncio.timeout(store.GIVE_UP):
+    async with hold_lease(IngestContext(database_url, QUICK), APP), asyncio.timeout(store.GIVE_UP):
         standing_by = asyncio.Event()
 
         async def second() -> None:
-            async with lease(database_url, APP, QUICK, standing_by.set, check):
+            async with hold_lease(IngestContext(database_url, QUICK), APP, standing_by.set, check):
                 pass
 
         task = asyncio.create_task(second())
         await standing_by.wait()
-        assert noticed == [Setback(lost=5, to=3)]
+        assert noticed == [LostEvents(last_lost=5, last_kept=3)]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

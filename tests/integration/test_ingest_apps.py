@@ -135,7 +135,7 @@ async def test_an_error_of_ours_in_one_app_ends_that_app_alone(
         outcome = await ingest(good, bad)
     assert (outcome.stored, list(outcome.refused)) == (3, ["bad"])
     assert "a mistake" in outcome.refused["bad"]
-    (line,) = (line for line in logs if line["event"] == "an error of ours")
+    (line,) = (line for line in logs if line["event"] == "bug in this program: please report it")
     assert any("test_ingest_apps.py" in place for place in line["where"])
 
 
@@ -154,6 +154,8 @@ async def test_what_was_received_and_lost_with_the_database_is_said(
                 proxy.pause()
                 said = len(logs)
                 await simulator.append(*log[3:])
-                await running.until(lambda: any(line["event"] == "lost the app" for line in logs[said:]), "the loss")
+                await running.until(
+                    lambda: any(line["event"] == "lost the lease of the app" for line in logs[said:]), "the loss"
+                )
                 outcome = await running.stop()
     assert outcome.uncommitted == ("app",)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from eventstore import ulid
 from eventstore.ingest.first_contact import REPLAY_WINDOW, RETRY_WINDOW
-from eventstore.ingest.since import parse_since
+from eventstore.ingest.since_setting import parse_since
 from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory

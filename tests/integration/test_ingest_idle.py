@@ -105,7 +105,7 @@ async def test_a_database_outage_doesn_t_count(database_url: str, simulator_fact
             async with following(one, until_idle=0.6) as running:
                 await running.until(lambda: one.stored == 3, "the events")
                 proxy.refuse()
-                await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+                await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
                 away = len(logs)
                 await running.until(lambda: len(logs) >= away + 20, "twenty attempts to connect")
                 assert not one.is_quiet
@@ -140,7 +140,7 @@ async def test_a_stop_while_the_database_is_away_says_whose_events_are_uncommitt
         async with following(one) as running:
             await running.until(lambda: one.stored == 3, "the events")
             proxy.refuse()
-            await running.until(lambda: one.state is State.DATABASE_AWAY, "the outage to be noticed")
+            await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
             assert (await running.stop()).uncommitted == ("app",)
 
 

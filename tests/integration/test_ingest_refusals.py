@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
-from eventstore.ingest import session
+from eventstore.ingest import stream_reader
 from tests import wire
 from tests.following import follower, following, ingest, quick, row_of, stored
 from tests.scripted import ends, scripted, stays
@@ -42,7 +42,7 @@ class Slept:
 def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
     """The back-offs of all sessions, which take no time."""
     recorder = Slept()
-    monkeypatch.setattr(session, "asyncio", recorder)
+    monkeypatch.setattr(stream_reader, "asyncio", recorder)
     return recorder
 
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import FixedToken
 from eventstore.ingest.follower import Follower, State
 from eventstore.ingest.upstream import Upstream
@@ -96,7 +97,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
             since, again = await refusal_of(conn)
             assert timedelta(seconds=590) < again - datetime.now(UTC) <= timedelta(seconds=600)
             assert one.retry_at is not None
-            assert one.doing == f"refused, next attempt at {one.retry_at:%H:%M:%S}Z"
+            assert one.state_text == f"refused, next attempt at {one.retry_at:%H:%M:%S}Z"
 
             async def let_go() -> bool:
                 return await find_holder(conn, app_lock(APP)) is None
@@ -187,7 +188,7 @@ async def test_two_apps_of_one_stream_go_on_once_each_has_its_own(database_url: 
         def reload() -> Upstream:
             return Upstream("second", Address.parse(configured[0]), FixedToken("token"), CHAT)
 
-        second = Follower(database_url, reload(), SOON, reload=reload)
+        second = Follower(IngestContext(database_url, SOON), reload(), reload=reload)
         async with following(first) as running:
             await running.until(lambda: first.stored == len(MESSAGES), "the first's events")
             async with following(second, waits=SOON) as other:
@@ -210,9 +211,8 @@ async def test_the_configuration_is_read_again_and_a_mistake_in_it_is_a_refusal(
                 raise mistakes.pop(0)
             return Upstream(APP, Address.parse(upstream.address), FixedToken("token"), CHAT)
 
-        one = Follower(
-            database_url, Upstream(APP, Address.parse(refusing.address), FixedToken("token"), CHAT), SOON, reload=reload
-        )
+        refused = Upstream(APP, Address.parse(refusing.address), FixedToken("token"), CHAT)
+        one = Follower(IngestContext(database_url, SOON), refused, reload=reload)
         async with following(one, waits=SOON) as running:
             await running.until(lambda: one.stored == len(MESSAGES), "the events of the mended configuration")
         assert len(refusing.asked) == 1

@@ -59,9 +59,9 @@ async def test_it_says_whether_the_upstream_is_there(database_url: str, simulato
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.doing == "following", "a stream")
+        await running.until(lambda: one.state_text == "following", "a stream")
         await simulator.stop()
-        await running.until(lambda: one.doing == "connecting", "the loss of it")
+        await running.until(lambda: one.state_text == "connecting", "the loss of it")
         assert one.state is State.FOLLOWING
 
 

@@ -15,7 +15,8 @@ from eventstore.appending.append import Appender, CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.event_reader import StoredEvent
-from eventstore.ingest.leader import lease
+from eventstore.ingest.app_lease import hold_lease
+from eventstore.ingest.context import IngestContext
 from eventstore.locks import app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.session_lock import held
@@ -75,13 +76,16 @@ async def test_while_any_app_is_followed_nothing_goes_behind_the_head(
         r"the end of the log, behind which the file goes on: projections ingest (another|one more) .* is at work on it"
     )
     async with looking(elsewhere) as there:
-        async with lease(elsewhere, "another", QUICK), lease(elsewhere, "one more", QUICK):
+        async with (
+            hold_lease(IngestContext(elsewhere, QUICK), "another"),
+            hold_lease(IngestContext(elsewhere, QUICK), "one more"),
+        ):
             with pytest.raises(LockHeld, match=said):
                 await imported(elsewhere, file)
         assert await store.positions(there) == {}
     # Positions below the head are nobody else's.
     await lose(conn, 3, 4)
-    async with lease(database_url, "another", QUICK):
+    async with hold_lease(IngestContext(database_url, QUICK), "another"):
         assert (await imported(database_url, file)).stored == 2
 
 
@@ -94,7 +98,7 @@ async def test_who_wants_to_follow_an_app_stands_by_while_the_log_goes_on_from_a
     following: list[asyncio.Task[int]] = []
 
     async def follow() -> int:
-        async with lease(elsewhere, "another", QUICK, lambda: stood_by.append(True)):
+        async with hold_lease(IngestContext(elsewhere, QUICK), "another", lambda: stood_by.append(True)):
             async with store.appender(elsewhere) as appender:
                 await appender.append(store.made(app="another"))
             return len(stood_by)

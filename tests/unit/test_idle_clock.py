@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from eventstore.ingest.address import Address
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import FixedToken
-from eventstore.ingest.follow_apps import IdleClock
 from eventstore.ingest.follower import Follower
+from eventstore.ingest.idle_clock import IdleClock
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
 
@@ -16,7 +17,9 @@ class Standing(Follower):
     """A follower that is as quiet as a test says."""
 
     def __init__(self) -> None:
-        super().__init__("", Upstream("app", Address.parse("http://localhost"), FixedToken("t")), Waits())
+        super().__init__(
+            IngestContext("", Waits()), Upstream("app", Address.parse("http://localhost"), FixedToken("t"))
+        )
         self.quiet = True
 
     @property

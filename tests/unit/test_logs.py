@@ -26,7 +26,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return line
 
 
-@pytest.mark.parametrize("name", ["eventstore.ingest.session", "projections.running.worker", "projections"])
+@pytest.mark.parametrize("name", ["eventstore.ingest.stream_reader", "projections.running.worker", "projections"])
 def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str], name: str) -> None:
     error = f"positions {POSITION}..{POSITION + 5} missing"
     structlog.get_logger(name).info("folding", position=POSITION, error=error)
@@ -48,7 +48,7 @@ def test_what_a_library_logs_is_redacted(capsys: pytest.CaptureFixture[str]) -> 
     assert said(capsys)["event"] == f"can't reach {MASK}"
 
 
-@pytest.mark.parametrize("name", ["eventstore.ingest.session", "theirs"])
+@pytest.mark.parametrize("name", ["eventstore.ingest.stream_reader", "theirs"])
 def test_tracebacks_and_secrets_are_hidden_for_everybody(capsys: pytest.CaptureFixture[str], name: str) -> None:
     register_secret("hunter2-hunter2")
     try:

@@ -64,7 +64,7 @@ def _render(status: Status, followers: Sequence[Follower]) -> Group:
             apps.add_column(heading, justify="right")
         for follower in followers:
             numbers = (follower.stored, follower.duplicates, follower.quarantined)
-            apps.add_row(visible(follower.app), visible(follower.doing), *(f"{number:,}" for number in numbers))
+            apps.add_row(visible(follower.app), visible(follower.state_text), *(f"{number:,}" for number in numbers))
         parts.append(apps)
     lines = [Text(visible(line)) for line in projection_lines(status)]
     return Group(*parts, projections_table(status, here=True), *lines)

@@ -19,7 +19,7 @@ from eventstore.errors import NoSuchService, TokenRefused, UpstreamError, Upstre
 from eventstore.ingest.address import Address
 from eventstore.redaction.redact import quoted
 
-MEANING: dict[grpc.StatusCode, type[UpstreamError]] = {
+ERROR_BY_STATUS: dict[grpc.StatusCode, type[UpstreamError]] = {
     grpc.StatusCode.OK: UpstreamUnavailable,  # never raised by a stream; complete all the same
     grpc.StatusCode.UNAUTHENTICATED: TokenRefused,
     grpc.StatusCode.PERMISSION_DENIED: UpstreamRefused,
@@ -57,7 +57,7 @@ def upstream_error(
     text = (details or "")[:_MAX_READ]
     words = quoted(details or "", _MAX_DETAILS)
     said = f"{status.name}: {words}" if words else status.name
-    kind = MEANING[status]
+    kind = ERROR_BY_STATUS[status]
     http = _HTTP_STATUS.fullmatch(text)
     if _CONNECTION_ERROR.match(text):
         kind = UpstreamUnavailable

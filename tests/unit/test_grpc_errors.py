@@ -8,7 +8,7 @@ import pytest
 from eventstore.contracts import Contract
 from eventstore.errors import NoSuchService, TokenRefused, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from eventstore.ingest.address import Address
-from eventstore.ingest.refusals import MEANING, retry_after, upstream_error
+from eventstore.ingest.grpc_errors import ERROR_BY_STATUS, retry_after, upstream_error
 
 Status = grpc.StatusCode
 ADDRESS = Address.parse("https://api.example/ext")
@@ -26,7 +26,7 @@ def said(status: Status, details: str | None = "no", *trailing: tuple[str, str |
 
 
 def test_every_status_has_a_meaning() -> None:
-    assert set(MEANING) == set(Status)
+    assert set(ERROR_BY_STATUS) == set(Status)
 
 
 @pytest.mark.parametrize("status", Status, ids=lambda status: status.name)

@@ -1,8 +1,8 @@
-"""Takes what was received out of the buffer, decodes it and appends it; waits while the database is unavailable.
+"""Takes received messages from the buffer, decodes them and appends them; retries while the database is unavailable.
 
-Invariants. A batch is tried again, on a new connection, until it is known to be committed. Every attempt starts from
-the state that the batch before left in this very log: what is buffered is never appended to a log that lost what came
-before it.
+Invariants. A batch is retried, on a new connection, until it is known to be committed. Every attempt starts from the
+state that the last batch left in this very log: buffered events are never appended to a log that lost the events before
+them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import structlog
 
 from eventstore.appending.append import Appended, Appender, CursorMove, new_token
 from eventstore.appending.quarantine import Rejected
-from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event, decode
 from eventstore.errors import AlreadyAppended, Undecodable
+from eventstore.ingest.app_lease import Lease
 from eventstore.ingest.buffer import Buffer, Received
-from eventstore.ingest.leader import Lease
-from eventstore.ingest.lost_commits import KnownHeads
+from eventstore.ingest.context import IngestContext
+from eventstore.ingest.lost_events import KnownHeads
 from eventstore.ingest.quarantine_log import QuarantineLog
 from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import LogReport, Outage
-from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +34,9 @@ NOT_A_FRAME = "the bytes are not a SendRequestEventFrame"
 def decode_batch(batch: list[Received], app: str) -> tuple[list[Event], list[Rejected], str | None]:
     """Decode messages in their order.
 
-    Returns the events, the messages that can't be one, and the last ULID among all of them (None without any).
+    Returns:
+        The events, the messages that are not events, and the last ULID in any of them (None without one).
+
     """
     events: list[Event] = []
     rejected: list[Rejected] = []
@@ -55,51 +56,45 @@ def decode_batch(batch: list[Received], app: str) -> tuple[list[Event], list[Rej
     return events, rejected, last
 
 
-class Writer:
+class EventWriter:
     """The one writer of an app.
 
     Args:
-        url: the database.
-        held: the lease of the app; the cursor moves only under its epoch, and from the state that it left.
+        context: the database, the timeouts, and how much the quarantine keeps.
+        lease: the lease of the app; the cursor moves only under its epoch, and from the state that it left.
         heads: where the ends of committed batches are remembered.
         buffer: where messages come from.
-        waits: the timeouts and back-offs.
-        appended: called after each commit, with what became of the batch.
-        limits: how much of what can't be an event is kept.
+        on_append: called after each commit, with the result of the append.
 
     """
 
     def __init__(
         self,
-        url: str,
-        held: Lease,
+        context: IngestContext,
+        lease: Lease,
         heads: KnownHeads,
         buffer: Buffer,
-        waits: Waits,
-        appended: Callable[[Appended], None],
-        limits: QuarantineLimits = DEFAULT_LIMITS,
+        on_append: Callable[[Appended], None],
     ) -> None:
-        self._url = url
-        self._app = held.app
-        self._epoch = held.epoch
-        self._fence = held.fence
+        self._context = context
+        self._app = lease.app
+        self._epoch = lease.epoch
+        self._fence = lease.fence
         self._heads = heads
         self._buffer = buffer
-        self._waits = waits
-        self._appended = appended
-        self._limits = limits
-        self._quarantine_log = QuarantineLog(held.app)
+        self._on_append = on_append
+        self._quarantine_log = QuarantineLog(lease.app)
         self._appender: Appender | None = None
         self._conn: psycopg.AsyncConnection | None = None
-        self._outage = Outage(LogReport(log, app=held.app), cap=waits.database_backoff_cap)
+        self._outage = Outage(LogReport(log, app=lease.app), cap=context.waits.database_backoff_cap)
 
     @property
-    def failing(self) -> bool:
-        """Whether the database did not take the last batch, which is tried again."""
+    def is_failing(self) -> bool:
+        """Whether the last batch could not be committed yet and is retried."""
         return self._outage.is_ongoing
 
     def expect_duplicates(self) -> None:
-        """Probe the next batches: the stream was taken up again before where it ended."""
+        """Look up the next batches first: the stream was resumed before its end."""
         if self._appender is not None:
             self._appender.probing = True
 
@@ -107,9 +102,9 @@ class Writer:
         """Write until cancelled.
 
         Raises:
-            ForeignEventId: two apps follow one stream; this one can't go on.
+            ForeignEventId: another app follows the same stream and has stored its events.
             LeadershipLost: another process follows the app now.
-            LogWentBack: the database lost what this writer had committed.
+            LogWentBack: the database lost events that this writer had committed.
 
         """
         try:
@@ -121,7 +116,7 @@ class Writer:
                     self._heads.add(result.head, events[-1].event_id)
                 self._buffer.committed()
                 self._report(result, rejected)
-                self._appended(result)
+                self._on_append(result)
         finally:
             self._quarantine_log.flush()
             await self._close()
@@ -134,7 +129,7 @@ class Writer:
         attempted: Appended | None = None
         while True:
             try:
-                appender = await self._connected()
+                appender = await self._connect()
                 try:
                     result = await appender.append(events, rejected=rejected, cursor=cursor)
                 except AlreadyAppended:
@@ -142,7 +137,7 @@ class Writer:
                         raise
                     result = attempted
             except (psycopg.Error, OSError) as error:
-                # Whether it was committed is not known: the next attempt finds out by the cursor's token.
+                # It may have been committed: the next attempt finds out by the cursor's fencing token.
                 if self._appender is not None:
                     attempted = self._appender.attempted or attempted
                 await self._close()
@@ -152,11 +147,12 @@ class Writer:
                 self._fence = cursor.token
                 return result
 
-    async def _connected(self) -> Appender:
+    async def _connect(self) -> Appender:
         if self._appender is None:
-            name, waits = f"projections append {self._app}", self._waits
-            self._conn = await connect(self._url, name=name, waits=waits, lock_timeout=waits.lock)
-            self._appender = Appender(self._conn, self._waits, self._limits)
+            url, waits, limits = self._context.url, self._context.waits, self._context.limits
+            name = f"projections append {self._app}"
+            self._conn = await connect(url, name=name, waits=waits, lock_timeout=waits.lock)
+            self._appender = Appender(self._conn, waits, limits)
         return self._appender
 
     async def _close(self) -> None:

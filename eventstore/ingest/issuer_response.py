@@ -1,8 +1,9 @@
-"""Reads the HTTP answers of an OAuth2 issuer within bounds, whatever the issuer sends.
+"""Reads the HTTP responses of an OAuth2 issuer within limits, whatever the issuer sends.
 
-Invariants. At most :data:`MAX_BYTES` of a body are held, compressed or not, and decompression stops there. What comes
-out of :meth:`Answer.document` is a JSON object without duplicate keys; everything else is an :class:`UnreadableAnswer`.
-The caller bounds the time, and follows no redirects: a secret goes to the configured places only.
+Invariants. At most :data:`MAX_BYTES` of a body are held, compressed or not, and decompression stops there.
+:meth:`IssuerResponse.document` returns a JSON object without duplicate keys; anything else is an
+:class:`InvalidResponse`. The caller limits the time, and follows no redirects: a secret is sent to the configured
+places only.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _GZIP_OR_ZLIB = 47
 """zlib's wbits for a stream of either kind, told apart by its first bytes."""
 
 
-class UnreadableAnswer(Exception):
+class InvalidResponse(Exception):
     """The issuer sent something that can't be used; the message says what, without any of the values."""
 
 
-class Answer(NamedTuple):
+class IssuerResponse(NamedTuple):
     """An issuer's HTTP answer."""
 
     status: int
@@ -42,7 +43,7 @@ class Answer(NamedTuple):
         """Return the body as a JSON object.
 
         Raises:
-            UnreadableAnswer: it isn't one.
+            InvalidResponse: it isn't one.
 
         """
         try:
@@ -50,25 +51,25 @@ class Answer(NamedTuple):
             text = self.body.decode("utf-8-sig")
             found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
         except (ValueError, RecursionError):
-            raise UnreadableAnswer("sends an answer that can't be read: it is not JSON") from None
+            raise InvalidResponse("sends an answer that can't be read: it is not JSON") from None
         if not isinstance(found, dict):
-            raise UnreadableAnswer("sends an answer that can't be read: it is not a JSON object")
+            raise InvalidResponse("sends an answer that can't be read: it is not a JSON object")
         return found
 
 
-async def read_answer(response: httpx2.Response) -> Answer:
+async def read_response(response: httpx2.Response) -> IssuerResponse:
     """Read a streamed response.
 
     Raises:
-        UnreadableAnswer: the body is too long, or encoded in a way we did not ask for and can't bound.
+        InvalidResponse: the body is too long, or encoded in a way we did not ask for and can't bound.
 
     """
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding in {"", "identity"}:
-        return Answer(response.status_code, await _read_plain(response))
+        return IssuerResponse(response.status_code, await _read_plain(response))
     if encoding in {"gzip", "x-gzip", "deflate"}:
-        return Answer(response.status_code, await _read_compressed(response))
-    raise UnreadableAnswer("sends an answer in a Content-Encoding that we did not ask for")
+        return IssuerResponse(response.status_code, await _read_compressed(response))
+    raise InvalidResponse("sends an answer in a Content-Encoding that we did not ask for")
 
 
 async def _read_plain(response: httpx2.Response) -> bytes:
@@ -88,17 +89,17 @@ async def _read_compressed(response: httpx2.Response) -> bytes:
             body += decompressor.decompress(chunk, MAX_BYTES + 1 - len(body))
             _check_size(body)
     except zlib.error:
-        raise UnreadableAnswer("sends an answer that can't be decompressed") from None
+        raise InvalidResponse("sends an answer that can't be decompressed") from None
     if not decompressor.eof:
-        raise UnreadableAnswer("sends an answer that can't be decompressed: it is incomplete")
+        raise InvalidResponse("sends an answer that can't be decompressed: it is incomplete")
     return bytes(body)
 
 
-def lifetime_of(document: dict[str, Any], default: float) -> float:
+def token_lifetime(document: dict[str, Any], default: float) -> float:
     """Return the seconds that a token lives, by the ``expires_in`` of its answer.
 
     Raises:
-        UnreadableAnswer: it is no number of seconds.
+        InvalidResponse: it is no number of seconds.
 
     """
     stated = document.get("expires_in")
@@ -110,13 +111,13 @@ def lifetime_of(document: dict[str, Any], default: float) -> float:
     except (ValueError, OverflowError):
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise UnreadableAnswer("sends an answer that can't be read: expires_in is not a number of seconds")
+        raise InvalidResponse("sends an answer that can't be read: expires_in is not a number of seconds")
     return min(seconds, MAX_LIFETIME)
 
 
 def _check_size(body: bytearray) -> None:
     if len(body) > MAX_BYTES:
-        raise UnreadableAnswer(f"sends an answer of more than {MAX_BYTES // 2**20} MiB")
+        raise InvalidResponse(f"sends an answer of more than {MAX_BYTES // 2**20} MiB")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""One process follows an app: the lock that says which, and what happens when it is lost.
+"""The lease of an app: one process follows it, and what happens when that process loses the lease.
 
-Invariants. The lock is a session's advisory lock, held on a connection that is queried every few seconds and that
-Postgres ends when it is not: a frozen process loses its app. Each new holder raises the app's epoch and writes a
-fencing token, and a cursor moves only under the holder's own epoch and from the token that the holder wrote last: a
-process that wakes up late can't move it back, and a holder notices when the database lost what it had committed.
-Nobody follows any app while an import gives out positions that events had elsewhere.
+Invariants.
+
+- The lease is a session-level advisory lock. Its connection is queried every few seconds, and Postgres ends the
+  connection when it isn't: a frozen process loses its app.
+- Each new holder raises the app's epoch and writes a fencing token. The cursor moves only under the holder's own epoch,
+  and only from the token that the holder wrote last. So a process that wakes up late can't move the cursor back, and a
+  holder notices when the database lost what it had committed.
+- No app is followed while an import assigns positions that the events had in another log.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.appending.append import new_token
 from eventstore.errors import LeadershipLost, LockLost
+from eventstore.ingest.context import IngestContext
 from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_LOCK, app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
@@ -41,7 +45,7 @@ class Lease:
     Attributes:
         app: the app.
         epoch: this holder's epoch.
-        fence: the fencing token that it wrote; the first move of the cursor starts from it.
+        fence: the fencing token that this holder wrote; the first move of the cursor starts from it.
         conn: the connection that holds the lock; short statements about the app may run on it.
 
     """
@@ -54,7 +58,7 @@ class Lease:
         self._waits = waits
 
     async def keep(self) -> None:
-        """Query the connection again and again.
+        """Query the connection every few seconds.
 
         Raises:
             LeadershipLost: it did not answer.
@@ -63,41 +67,40 @@ class Lease:
         try:
             await keep(self.conn, self._waits, f"app {self.app!r}")
         except LockLost as error:
-            raise LeadershipLost(self.app, "the connection that holds it is gone") from error
+            raise LeadershipLost(self.app, "the connection that held its lock is lost") from error
 
 
 @asynccontextmanager
-async def lease(
-    url: str,
+async def hold_lease(
+    context: IngestContext,
     app: str,
-    waits: Waits,
-    standing_by: Callable[[], None] = lambda: None,
-    connected: Callable[[AsyncConnection], Awaitable[object]] | None = None,
+    on_standby: Callable[[], None] = lambda: None,
+    on_connect: Callable[[AsyncConnection], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Lease]:
-    """Stand by until no other process follows the app, nor imports, then hold it.
+    """Stand by while another process follows the app or imports events, then hold the lease.
 
     Args:
-        url: the database.
+        context: the database and the timeouts.
         app: the app.
-        waits: the timeouts.
-        standing_by: is called when another process is seen to follow the app.
-        connected: is awaited with each new connection, before anything else is done with it.
+        on_standby: called whenever another process is found to hold the lease.
+        on_connect: awaited with the new connection, before anything else uses it.
 
     Raises:
         psycopg.Error: the database is unavailable.
 
     """
+    waits = context.waits
     conn = await connect(
-        url,
+        context.url,
         name=session_name(f"ingest {app}"),
         waits=waits,
         idle_session_timeout=waits.leader_timeout,
         lock_timeout=waits.append_lock,
     )
     try:
-        if connected is not None:
-            await connected(conn)
-        await _acquire(conn, app, waits, standing_by)
+        if on_connect is not None:
+            await on_connect(conn)
+        await _acquire(conn, app, waits, on_standby)
         epoch, fence = await raise_epoch(conn, app, waits)
         yield Lease(app, epoch, fence, conn, waits)
     finally:
@@ -105,36 +108,31 @@ async def lease(
             await conn.close()
 
 
-async def _acquire(conn: AsyncConnection, app: str, waits: Waits, standing_by: Callable[[], None]) -> None:
-    told: str | None = None
-    wanted = [
-        (TRY_SHARED_SESSION_LOCK, IMPORT_LOCK),
-        (TRY_SESSION_LOCK, app_lock(app)),
-    ]
-    while True:
-        statement, key = wanted[0]
+async def _acquire(conn: AsyncConnection, app: str, waits: Waits, on_standby: Callable[[], None]) -> None:
+    logged_holder: str | None = None
+    missing_locks = [(TRY_SHARED_SESSION_LOCK, IMPORT_LOCK), (TRY_SESSION_LOCK, app_lock(app))]
+    while missing_locks:
+        statement, key = missing_locks[0]
         if await fetch_value(conn, statement, [key]):
-            del wanted[0]
-            if not wanted:
-                return
+            del missing_locks[0]
             continue
-        standing_by()
+        on_standby()
         holder = await find_holder(conn, key)
         name = (holder.application_name if holder else None) or "another session"
-        if name != told:
+        if name != logged_holder:
             log.info("standing by", app=app, holder=name)
-            told = name
+            logged_holder = name
         await asyncio.sleep(min(waits.standby, waits.leader_timeout / 3))
 
 
 async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[int, int]:
-    """Take an app's cursor from whoever moved it before; only the holder of the app's lock may.
+    """Take over an app's cursor from the last follower; only the holder of the app's lock may do this.
 
     Returns:
         The new epoch, and the fencing token that the next move of the cursor must start from.
 
     Raises:
-        psycopg.Error: the database failed, or the connection.
+        psycopg.Error: the database or the connection failed.
 
     """
     wait = timedelta(seconds=waits.append_lock)
@@ -143,7 +141,7 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[in
         try:
             row = await fetch_row(conn, _RAISE_EPOCH, [app, new_token()])
         except errors.LockNotAvailable:
-            # A follower before us froze in the middle of an append, after it had moved the cursor.
+            # The last follower froze in an append, after it had moved the cursor.
             holder = await find_cursor_holder(conn, app)
             if holder is not None:
                 await terminate_holder(conn, holder, wait)

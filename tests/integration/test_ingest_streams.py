@@ -207,7 +207,7 @@ async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
                     await slow.execute("SELECT FROM eventstore.cursors FOR UPDATE")
                     held.set()
                     await running.until(
-                        lambda: any("holds the cursor" in line["event"] for line in logs), "that it is tried again"
+                        lambda: any("has locked the cursor" in line["event"] for line in logs), "the retry"
                     )
 
                 async def kept() -> bool:

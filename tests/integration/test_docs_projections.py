@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy.schema import CreateTable
 
 from projections.folding.sql_text import DIALECT
+from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.registry import find_valid_projections
 from projections.running.worker import Step
@@ -133,6 +134,13 @@ def test_the_page_on_read_models_names_every_table_and_view(database_url: str) -
         ).fetchall()
     assert len(names) == 8
     assert [name for (name,) in names if name not in page] == []
+
+
+def test_the_page_on_read_models_names_every_column() -> None:
+    page = (DOCS / "read-models.md").read_text()
+    columns = {column.name for each in READ_MODELS for table in each.tables for column in table.c}
+    assert len(columns) >= 30
+    assert sorted(name for name in columns if f"`{name}`" not in page) == []
 
 
 async def test_the_script_of_the_page_on_the_api_prints_each_stored_event(database_url: str, tmp_path: Path) -> None:

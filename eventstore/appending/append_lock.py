@@ -1,24 +1,42 @@
-"""The append lock, which makes positions gapless, and how a frozen holder of it is ended.
+"""The append lock, which makes positions gapless, and what is done about a frozen process that holds it.
 
-Invariants. Whoever gives out positions holds the append lock until its transaction ends; it is always the last lock
-taken. A process that is frozen in the middle of an append keeps the lock past every timeout of Postgres, so those who
-wait end it: when one and the same transaction held the lock for a whole wait, its backend is terminated and what it
-wrote is rolled back. A holder that changes is progress, and nobody is ended for it.
+Invariants. Whoever assigns positions holds the append lock until its transaction ends, and acquires it last. The head
+is read in a statement after the one that acquires the lock, so it includes what the last holder committed.
+
+A process that is frozen in the middle of an append keeps the lock beyond every timeout of Postgres. So those who wait
+terminate it: if one and the same transaction held the lock during a whole wait, its backend is terminated, and what it
+wrote is rolled back. If the holder changes, the lock is only busy, and nobody is terminated.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
+import structlog
 from psycopg import AsyncConnection, errors
 
-from eventstore.errors import AppendLockBusy
-from eventstore.locks import APPEND_LOCK, WAIT_FOR_TRANSACTION_LOCK
-from eventstore.postgres.lock_holder import Holder, find_holder
+from eventstore.appending import server_clock
+from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
+from eventstore.errors import AppendLockBusy, DatabaseError, LogWentBack
+from eventstore.event_reader import LAST_EVENT
+from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
+from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
+from eventstore.postgres.queries import fetch_row
+from eventstore.waits import Waits
+
+log = structlog.get_logger(__name__)
+
+
+class Head(NamedTuple):
+    """The last position of the log (0 for an empty one), and the ``received_at`` of the events that come after it."""
+
+    position: int
+    received_at: datetime
 
 
 class FrozenHolder(AppendLockBusy):
-    """One and the same transaction held the append lock for a whole wait.
+    """One and the same transaction held the append lock during a whole wait.
 
     Attributes:
         holder: that transaction.
@@ -26,16 +44,52 @@ class FrozenHolder(AppendLockBusy):
     """
 
     def __init__(self, holder: Holder) -> None:
-        super().__init__(f"backend {holder.pid} holds the append lock and does not move")
+        super().__init__(f"backend {holder.pid} holds the append lock and makes no progress")
         self.holder = holder
+
+
+async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: CursorMove | None = None) -> Head:
+    """Move a cursor, acquire the append lock, and read the head, inside the caller's transaction.
+
+    Returns:
+        The head. Times never fall as positions rise: if the last event's is ahead of the clock, it is used again.
+
+    Raises:
+        AppendLockBusy: the lock was not free in time; try again after :func:`terminate_if_frozen`.
+        LeadershipLost: the cursor's epoch is no longer this follower's.
+        LogWentBack: the database lost what this follower had committed.
+        AlreadyAppended: an earlier attempt at the same batch was committed.
+
+    """
+    # One round trip: each statement of the pipeline has its own snapshot, so the head is read after the lock.
+    async with conn.pipeline():
+        moved = await conn.execute(MOVE_CURSOR, cursor._asdict()) if cursor else None
+        locked = await conn.execute(TRY_TRANSACTION_LOCK, [APPEND_LOCK])
+        last_event = await conn.execute(LAST_EVENT)
+        acquired = await locked.fetchone()
+        row = await last_event.fetchone()
+    if cursor and moved is not None and moved.rowcount != 1:
+        raise await why_not_moved(conn, cursor)
+    if not (acquired and acquired[0]):
+        await wait_for_append_lock(conn, waits.as_timedelta(waits.append_lock))
+        row = await fetch_row(conn, LAST_EVENT)
+    if row is None:
+        raise DatabaseError("the head of eventstore.events can't be read")
+    now, position, previous = row
+    if cursor and (position or 0) < cursor.head:
+        raise LogWentBack(cursor.app)
+    if previous is None or previous <= now:
+        return Head(position or 0, now)
+    server_clock.WATCH.check(now, previous)
+    return Head(position or 0, previous)
 
 
 async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:
     """Wait for the append lock, inside the caller's transaction.
 
     Raises:
-        FrozenHolder: the same transaction held it all the while; end it with :func:`terminate_holder`.
-        AppendLockBusy: others took turns; try again.
+        FrozenHolder: the same transaction held it all the while.
+        AppendLockBusy: several transactions held it in turn; try again.
 
     """
     before = await find_holder(conn, APPEND_LOCK)
@@ -48,4 +102,15 @@ async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:
         now = await find_holder(conn, APPEND_LOCK)
         if now is not None and now == before:
             raise FrozenHolder(now) from None
-        raise AppendLockBusy("other appends took turns at the lock for the whole wait") from None
+        raise AppendLockBusy("other appends held the append lock in turn during the whole wait") from None
+
+
+async def terminate_if_frozen(conn: AsyncConnection, busy: AppendLockBusy, waits: Waits) -> None:
+    """Terminate the backend that held the append lock during a whole wait, outside of any transaction."""
+    if not isinstance(busy, FrozenHolder):
+        return
+    if not await terminate_holder(conn, busy.holder, waits.as_timedelta(waits.append_lock)):
+        log.warning(
+            "the append lock is held by a transaction that makes no progress, and its backend can't be terminated",
+            backend=busy.holder.pid,
+        )

@@ -23,7 +23,7 @@ _READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%
 )
 
 
-def sort_out(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
+def split_repeats(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
     """Split a batch into the first event of each event_id, and what comes again under the same id.
 
     Raises:
@@ -45,7 +45,7 @@ def sort_out(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
     return list(first.values()), again
 
 
-def compare_within(first: Sequence[Event], again: Sequence[Event]) -> tuple[int, list[Rejected]]:
+def compare_repeats(first: Sequence[Event], again: Sequence[Event]) -> tuple[int, list[Rejected]]:
     """Compare what comes again in a batch with the first of its id (all of which are there, and stored).
 
     Returns the number of plain repetitions, and those that contradict the first.
@@ -62,7 +62,7 @@ def compare_within(first: Sequence[Event], again: Sequence[Event]) -> tuple[int,
     return len(again) - len(conflicting), conflicting
 
 
-async def known_among(conn: AsyncConnection, events: Sequence[Event]) -> tuple[set[str], list[Rejected]]:
+async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tuple[set[str], list[Rejected]]:
     """Find which of these events are stored, under the append lock of the caller.
 
     Returns the ids that are stored, and those of the events that contradict what is stored.
@@ -102,7 +102,7 @@ def _decoded(event: Event) -> tuple[object, ...]:
     return tuple(getattr(event, name) for name in _DECODED)
 
 
-async def missing_among(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:
+async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:
     """Find which of these positions are empty, under the append lock of the caller.
 
     Raises:

@@ -21,7 +21,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, errors
 
-from eventstore.appending.append import new_token
+from eventstore.appending.cursor_move import new_token
 from eventstore.errors import LeadershipLost, LockLost
 from eventstore.ingest.context import IngestContext
 from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_LOCK, app_lock

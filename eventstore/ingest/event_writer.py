@@ -14,7 +14,8 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from eventstore.appending.append import Appended, Appender, CursorMove, new_token
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove, new_token
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event, decode
 from eventstore.errors import AlreadyAppended, Undecodable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from psycopg import AsyncConnection
 
-from eventstore.appending.duplicates import missing_among
+from eventstore.appending.duplicates import find_missing
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
@@ -44,12 +44,12 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
     await conn.execute(_MAKE)
     last = await read_head(conn)
     for events in batches:
-        missing = await missing_among(conn, events)
+        missing = await find_missing(conn, events)
         last = _follow(last, missing)
         await _check_times(conn, missing)
         ids = [one.event.event_id for one in missing]
         if await fetch_row(conn, _ELSEWHERE, [ids]):
-            raise OtherLog("an event of the file is stored here at another position: another log")
+            raise OtherLog("an event of the file is stored here at another position: the file is of another log")
         async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
             for event_id in ids:
                 await copy.write_row([event_id])
@@ -64,7 +64,7 @@ def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
     for one in missing:
         if one.position > last:
             if one.position != last + 1:
-                raise OtherLog(f"positions {last + 1}..{one.position - 1} are neither here nor in the file")
+                raise OtherLog(f"positions {last + 1}..{one.position - 1} are neither in this database nor in the file")
             last = one.position
     return last
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import Appender
+from eventstore.appending.restore import restore_events
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
@@ -102,11 +102,10 @@ async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: 
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         await check_fit(conn, path, (events for events, _ in _batches(path) if events))
         await _fence(conn, contents.apps, waits)
-        appender = Appender(conn, waits)
         done = stored = 0
         for events, quarantined in _batches(path):
             if events:
-                stored += await appender.restore(events)
+                stored += await restore_events(conn, events, waits)
                 done += len(events)
                 told(done, contents.events)
             if quarantined:

@@ -11,7 +11,8 @@ import os
 import sys
 from typing import NamedTuple
 
-from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.append import Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
 from eventstore.postgres.connection import connect

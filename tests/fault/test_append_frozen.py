@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psycopg
 
-from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.append import Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.errors import LeadershipLost
 from eventstore.ingest.app_lease import hold_lease
 from eventstore.ingest.context import IngestContext

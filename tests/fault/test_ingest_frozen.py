@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.append import Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.errors import LeadershipLost
 from projections.sandbox.simulator import Simulator
 from tests import store

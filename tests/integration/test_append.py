@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.notify_channel import CHANNEL, LISTEN
 from eventstore.contracts import decode
 from eventstore.errors import LeadershipLost

@@ -8,8 +8,9 @@ from datetime import datetime
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending import duplicates
-from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending import copying, duplicates
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.duplicates import OTHER_BYTES, OTHER_VALUES
 from eventstore.contracts import Event, decode
 from eventstore.errors import ForeignEventId
@@ -212,18 +213,19 @@ class Steps:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[str] = []
-        probe, copy = duplicates.known_among, Appender._copy
+        probe, copy = duplicates.find_stored_ids, copying.copy_events
 
         async def probed(conn: AsyncConnection, events: Sequence[Event]) -> object:
             self.taken.append(f"probe {len(events)}")
             return await probe(conn, events)
 
-        async def copied(appender: Appender, events: Sequence[Event], head: int, received_at: datetime) -> None:
+        async def copied(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
             self.taken.append(f"copy {len(events)}")
-            await copy(appender, events, head, received_at)
+            await copy(conn, events, head, received_at)
 
-        monkeypatch.setattr("eventstore.appending.append.known_among", probed)
-        monkeypatch.setattr(Appender, "_copy", copied)
+        monkeypatch.setattr("eventstore.appending.append.find_stored_ids", probed)
+        for module in ("append", "copying"):
+            monkeypatch.setattr(f"eventstore.appending.{module}.copy_events", copied)
 
     def since(self) -> list[str]:
         taken, self.taken = self.taken, []

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import CursorMove
 from eventstore.appending.append_lock import FrozenHolder, wait_for_append_lock
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.errors import AppendLockBusy
 from eventstore.ingest.app_lease import hold_lease
 from eventstore.ingest.context import IngestContext
@@ -110,8 +110,8 @@ async def test_a_holder_that_changes_is_not_ended(
         ended.append(holder)
         return await terminate_holder(conn, holder, older_than)
 
-    monkeypatch.setattr("eventstore.appending.append.wait_for_append_lock", waiting)
-    monkeypatch.setattr("eventstore.appending.append.terminate_holder", ending)
+    monkeypatch.setattr("eventstore.appending.append_lock.wait_for_append_lock", waiting)
+    monkeypatch.setattr("eventstore.appending.append_lock.terminate_holder", ending)
     async with (
         store.connection(database_url, "first") as first,
         store.connection(database_url, "second") as second,

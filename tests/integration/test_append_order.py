@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, errors, sql
 
-from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.contracts import Event
 from eventstore.event_reader import StoredEvent, read
 from tests import store

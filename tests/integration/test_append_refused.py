@@ -10,7 +10,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, errors
 
-from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending import copying
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 from tests import store
@@ -216,18 +218,19 @@ async def test_an_append_that_is_cancelled_in_the_middle_of_its_copy_writes_noth
 async def test_a_writer_that_ignores_the_append_lock_costs_an_error_and_no_event(
     appender: Appender, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = Appender._copy
+    copy = copying.copy_events
     batch = made(3)
 
-    async def overtaken(self: Appender, events: Sequence[Event], head: int, received_at: datetime) -> None:
+    async def overtaken(appending: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
         await conn.execute(
             "INSERT INTO eventstore.events (event_id, position, app, contract, event_type, occurred_at, received_at,"
             r" payload) VALUES (%s, 1, 'app', 'chat.external', 1, now(), now(), '\x')",
             [next_ulid()],
         )
-        await copy(self, events, head, received_at)
+        await copy(appending, events, head, received_at)
 
-    monkeypatch.setattr(Appender, "_copy", overtaken)
+    for module in ("append", "copying"):
+        monkeypatch.setattr(f"eventstore.appending.{module}.copy_events", overtaken)
     with pytest.raises(errors.UniqueViolation):
         await appender.append(batch)
     assert await kept(conn) == []

@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.appending import server_clock
+from eventstore.appending.restore import restore_events
 from eventstore.appending.server_clock import ClockWatch, ahead_of_clock, last_received_by
 from eventstore.event_reader import StoredEvent
 from projections.cli.shared import status_tables
@@ -28,9 +29,10 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 async def stored_at(url: str, *ages: timedelta) -> None:
     """Store an event for each age, in order of position."""
     now = datetime.now(UTC)
-    async with store.appender(url) as appender:
+    async with store.connection(url) as conn:
         events = zip(ages, store.made(len(ages)), strict=True)
-        await appender.restore([StoredEvent(at, now - age, event) for at, (age, event) in enumerate(events, 1)])
+        stored = [StoredEvent(at, now - age, event) for at, (age, event) in enumerate(events, 1)]
+        await restore_events(conn, stored, store.QUICK)
 
 
 async def remarks(url: str, moment: str) -> tuple[int, str]:

@@ -159,7 +159,7 @@ async def test_a_log_that_lacks_positions_says_so_and_gives_the_rest(
     await lose(conn, 1, 2, 5, 7, 8)
     done = await exported(conn, file)
     assert (done.events, done.head, done.missing) == (4, 9, ((1, 2), (5, 5), (7, 8)))
-    with pytest.raises(OtherLog, match=r"positions 1\.\.2 are neither here nor in the file"):
+    with pytest.raises(OtherLog, match=r"positions 1\.\.2 are neither in this database nor in the file"):
         await imported(elsewhere, file)
     async with looking(elsewhere) as there:
         await is_empty(there)
@@ -172,7 +172,7 @@ async def test_nothing_of_a_file_with_a_gap_is_stored(
     await lose(conn, 6)
     await exported(conn, file)
     monkeypatch.setattr(importing, "BATCH", 4)
-    with pytest.raises(OtherLog, match=r"positions 6\.\.6 are neither here nor in the file"):
+    with pytest.raises(OtherLog, match=r"positions 6\.\.6 are neither in this database nor in the file"):
         await imported(elsewhere, file)
     async with looking(elsewhere) as there:
         await is_empty(there)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection, OperationalError
 
-from eventstore.appending.append import Appended, Appender, CursorMove, new_token
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove, new_token
 from eventstore.contracts import Event
 from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
 from eventstore.ingest.app_lease import Lease, hold_lease
@@ -93,7 +94,7 @@ async def test_an_epoch_that_fell_is_a_log_that_went_back(appender: Appender, co
 
 
 async def test_a_cursor_that_is_gone_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
-    with pytest.raises(LeadershipLost, match="its cursor is gone") as caught:
+    with pytest.raises(LeadershipLost, match="its cursor was deleted") as caught:
         await appender.append(made(1), cursor=Moves(after=5).to(None))
     assert not isinstance(caught.value, LogWentBack)
     await store.nothing_written(conn)

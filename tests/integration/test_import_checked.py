@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
+from eventstore.appending.restore import restore_events
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent
@@ -167,9 +168,9 @@ async def test_a_time_that_does_not_lie_between_its_neighbours_here_is_another_l
     database_url: str, conn: AsyncConnection, file: Path, hours: int
 ) -> None:
     now = datetime.now(UTC) - timedelta(days=1)
-    async with store.appender(database_url) as appender:
-        events = enumerate(store.made(5), 1)
-        await appender.restore([StoredEvent(at, now + timedelta(hours=at), event) for at, event in events])
+    events = enumerate(store.made(5), 1)
+    stored = [StoredEvent(at, now + timedelta(hours=at), event) for at, event in events]
+    await restore_events(conn, stored, store.QUICK)
     await exported(conn, file)
     await lose(conn, 3)
     before = await everything(conn)
@@ -185,8 +186,8 @@ async def test_a_store_whose_clock_was_far_ahead_is_healed_with_its_own_file(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     ahead = datetime.now(UTC) + timedelta(days=3000)
-    async with store.appender(database_url) as appender:
-        await appender.restore([StoredEvent(at, ahead, event) for at, event in enumerate(store.made(3), 1)])
+    stored = [StoredEvent(at, ahead, event) for at, event in enumerate(store.made(3), 1)]
+    await restore_events(conn, stored, store.QUICK)
     await exported(conn, file)
     await lose(conn, 2)
     assert (await imported(database_url, file)).stored == 1

@@ -55,7 +55,9 @@ async def test_an_event_that_lies_at_another_position_is_refused(
         await lose(there, 2)
         await folding.insert_at(there, 4, third)
         before = await everything(there)
-        with pytest.raises(OtherLog, match="an event of the file is stored here at another position: another log"):
+        with pytest.raises(
+            OtherLog, match="an event of the file is stored here at another position: the file is of another log"
+        ):
             await imported(elsewhere, file)
         assert await everything(there) == before
 

@@ -9,7 +9,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore import ulid
-from eventstore.appending.append import CursorMove
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.ingest.apps import forget_app, next_resume_point, read_apps, reset_cursor

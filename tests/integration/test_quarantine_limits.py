@@ -13,7 +13,8 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.appending import quarantine as quarantining
-from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.append import Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
 from eventstore.errors import UsageError

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.append import Appender, CursorMove
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
+from eventstore.appending.restore import restore_events
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.event_reader import StoredEvent
 from eventstore.ingest.app_lease import hold_lease
@@ -24,6 +25,7 @@ from eventstore.transfer import importing
 from eventstore.transfer.archive import check_archive
 from eventstore.transfer.export import export_events, read_quarantine
 from eventstore.transfer.importing import Imported, import_events
+from eventstore.waits import Waits
 from tests import store
 from tests.store import QUICK
 from tests.transferring import (
@@ -107,16 +109,15 @@ async def test_who_wants_to_follow_an_app_stands_by_while_the_log_goes_on_from_a
         if done and not following:
             following.append(asyncio.create_task(follow()))
 
-    async def slowly(self: Appender, stored: Sequence[StoredEvent]) -> int:
-        count = await restore(self, stored)
+    async def slowly(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
+        count = await restore_events(conn, stored, waits)
         if following:
             await store.until(lambda: anyhow(bool(stood_by)), "standing by")
         return count
 
-    restore = Appender.restore
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "BATCH", 3)
-        patch.setattr(Appender, "restore", slowly)
+        patch.setattr(importing, "restore_events", slowly)
         done = await import_events(elsewhere, file, waits=QUICK, told=told)
     assert (done.events, done.stored) == (9, 9)
     assert await following[0] >= 1

@@ -10,7 +10,8 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.appending.append import Appended, Appender, CursorMove
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import ForeignEventId

@@ -1,0 +1,109 @@
+"""Writes events into the event table by COPY, and finds those that Postgres refuses for their values.
+
+Invariants. The caller holds the append lock and gives the head. Events get the positions after it in their order, so
+positions stay gapless whatever is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
+from psycopg.errors import UniqueViolation
+
+from eventstore.appending.duplicates import compare_repeats, split_repeats
+from eventstore.appending.quarantine import Rejected
+from eventstore.contracts import Event
+
+_COLUMNS = (*Event._fields, "position", "received_at")
+_TYPES = (
+    *("text", "text", "text", "int4", "text", "text", "text", "text", "text", "text[]"),
+    *("int4", "int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "int8", "timestamptz"),
+)
+_COPY = sql.SQL("COPY eventstore.events ({}) FROM STDIN (FORMAT binary)").format(
+    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+)
+
+
+class Copied(NamedTuple):
+    """What became of events: how many were stored, how many repeat one of them, and those that were rejected."""
+
+    stored: int
+    repeats: int
+    rejected: list[Rejected]
+
+
+async def copy_events(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
+    """Copy events to the positions after the head.
+
+    Raises:
+        psycopg.DataError, psycopg.IntegrityError: Postgres refuses one of them.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    await copy_rows(conn, ((*event, position, received_at) for position, event in enumerate(events, head + 1)))
+
+
+async def copy_rows(conn: AsyncConnection, rows: Iterable[tuple[object, ...]]) -> None:
+    """Copy rows: an event's fields, its position, and when it was received."""
+    try:
+        async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.set_types(_TYPES)
+            for row in rows:
+                await copy.write_row(row)
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":  # then the session's encoding is at fault, not the text
+            raise OperationalError(f"the session's encoding is {error.encoding}, not UTF-8") from error
+        raise DataError("a text can't be written in UTF-8") from error
+    except ValueError as error:
+        # psycopg expects one result of a COPY; libpq gives two when the connection is lost in the middle of it.
+        if conn.broken:
+            raise OperationalError("the connection was lost in the middle of a COPY") from error
+        raise
+
+
+async def copy_new_events(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> Copied:
+    """Copy events of which none is stored, except those that Postgres refuses."""
+    stored = repeats = 0
+    rejected: list[Rejected] = []
+    while events:
+        first, repeated = split_repeats(events)
+        copied, refused = await _copy_or_halve(conn, first, head + stored, received_at)
+        stored += copied
+        # An event that repeats the id of a refused one is not a duplicate: it is tried by itself in the next round.
+        refused_ids = {each.event_id for each in refused}
+        same, conflicting = compare_repeats(first, [event for event in repeated if event.event_id not in refused_ids])
+        repeats += same
+        rejected += [*refused, *conflicting]
+        events = [event for event in repeated if event.event_id in refused_ids]
+    return Copied(stored, repeats, rejected)
+
+
+async def _copy_or_halve(
+    conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime
+) -> tuple[int, list[Rejected]]:
+    """Copy events; if Postgres refuses the values of one, copy each half by itself until that event is alone."""
+    if not events:
+        return 0, []
+    try:
+        async with conn.transaction():
+            await copy_events(conn, events, head, received_at)
+    except UniqueViolation:
+        raise  # not the event's fault: somebody wrote without the append lock
+    except (DataError, IntegrityError) as error:
+        if len(events) == 1:
+            event = events[0]
+            reason = f"Postgres can't store it ({_without_values(error)})"
+            return 0, [Rejected(event.app, event.contract, event.payload, reason, event.event_id)]
+        middle = len(events) // 2
+        stored, refused = await _copy_or_halve(conn, events[:middle], head, received_at)
+        more, others = await _copy_or_halve(conn, events[middle:], head + stored, received_at)
+        return stored + more, [*refused, *others]
+    return len(events), []
+
+
+def _without_values(error: Error) -> str:
+    """Return what an error says without values: psycopg's own errors have no SQLSTATE, and quote none."""
+    return f"SQLSTATE {error.sqlstate}" if error.sqlstate else str(error)

@@ -1,0 +1,59 @@
+"""Puts exported events back into the log that they came from: at their positions, with the times they had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection
+from psycopg.errors import UniqueViolation
+
+from eventstore.appending.append_lock import acquire_append_lock, terminate_if_frozen
+from eventstore.appending.copying import copy_rows
+from eventstore.appending.duplicates import find_missing
+from eventstore.appending.notify_channel import NOTIFY
+from eventstore.errors import AppendLockBusy, OtherLog
+from eventstore.event_reader import StoredEvent
+from eventstore.waits import Waits
+
+
+async def restore_events(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
+    """Store events at their positions, in one transaction.
+
+    Args:
+        conn: an autocommit connection, used by nobody else meanwhile.
+        stored: at least one event, in order of position. Events that are stored already are left out; the first of
+            those after the head must directly follow it.
+        waits: ``append_lock`` counts.
+
+    Returns:
+        How many events were missing.
+
+    Raises:
+        OtherLog: a position or an event_id is taken by another event, or positions before them are missing.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    while True:
+        try:
+            return await _try_to_restore(conn, stored, waits)
+        except AppendLockBusy as busy:
+            await terminate_if_frozen(conn, busy, waits)
+
+
+async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
+    async with conn.transaction():
+        head = await acquire_append_lock(conn, waits)
+        missing = await find_missing(conn, stored)
+        after_head = (each.position for each in missing if each.position > head.position)
+        for wanted, position in enumerate(after_head, head.position + 1):
+            if position != wanted:
+                raise OtherLog(f"positions {wanted}..{position - 1} are neither in this database nor in the file")
+        if missing:
+            try:
+                await copy_rows(conn, [(*each.event, each.position, each.received_at) for each in missing])
+            except UniqueViolation as error:
+                raise OtherLog(
+                    "an event of the file is stored here at another position: the file is of another log"
+                ) from error
+            await conn.execute(NOTIFY)
+    return len(missing)

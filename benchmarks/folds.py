@@ -22,7 +22,8 @@ from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from projections.settings import WorkerSettings
 
 EVENTS = 1_000_000

@@ -18,7 +18,8 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.registry import find_valid_projections
 from projections.running.wakeup import AppendListener
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from projections.settings import WorkerSettings
 
 PER_SECOND = 200

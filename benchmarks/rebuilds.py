@@ -25,7 +25,8 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.rebuild import Timings, rebuild
 from projections.rebuilding.replay import Silent
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from projections.settings import ReplaySettings, WorkerSettings
 
 SERIAL = "-c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_workers=0"

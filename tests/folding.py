@@ -25,7 +25,8 @@ from projections.folding.sql_text import DIALECT
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from projections.running.wakeup import AppendListener
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from projections.settings import WorkerSettings
 from tests import oracle, store, stories, wire
 from tests.oracle import Record, Row, Summary

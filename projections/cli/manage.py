@@ -152,18 +152,18 @@ def list_() -> None:
 @says_errors
 def pause(name: Name) -> None:
     """Pause a projection, in whatever process it runs."""
-    from projections.running import checkpoint  # noqa: PLC0415 - loaded when it runs
+    from projections.running import control  # noqa: PLC0415 - loaded when it runs
 
-    _steer(name, lambda conn: checkpoint.pause(conn, name))
+    _steer(name, lambda conn: control.pause(conn, name))
     say(f"{name} is paused; to continue: projections resume {name}")
 
 
 @says_errors
 def resume(name: Name) -> None:
     """Resume a paused or failed projection immediately."""
-    from projections.running import checkpoint  # noqa: PLC0415 - loaded when it runs
+    from projections.running import control  # noqa: PLC0415 - loaded when it runs
 
-    _steer(name, lambda conn: checkpoint.resume(conn, name))
+    _steer(name, lambda conn: control.resume(conn, name))
     say(f"{name} is resumed")
 
 
@@ -183,7 +183,7 @@ def wait(
     from projections.errors import ProjectionsError  # noqa: PLC0415
     from projections.migrating.user_tables import not_migrated  # noqa: PLC0415
     from projections.registry import select_projections  # noqa: PLC0415
-    from projections.running.control import last_event, wait_until_folded  # noqa: PLC0415 - loaded when it runs
+    from projections.running.control import find_last_event_id, wait_until_folded  # noqa: PLC0415 - loaded when it runs
 
     if (event_id is None) != head:
         raise UsageError("give --event-id ULID, or --head for the last stored event")
@@ -194,7 +194,7 @@ def wait(
         for projection in projections.values():
             if (why := await not_migrated(conn, projection)) is not None:
                 raise ProjectionsError(f"{projection.name} can't fold: {why}")
-        wanted = event_id or await last_event(conn)
+        wanted = event_id or await find_last_event_id(conn)
         return wanted, await wait_until_folded(conn, versions, wanted, timeout)
 
     folded, position = _with_database(waited, writes=False, patience=timeout)

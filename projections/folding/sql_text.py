@@ -46,21 +46,23 @@ def compile_fold_statement(
     return cast("LiteralString", result.string), tuple(result.positiontup)
 
 
-def compile_plpgsql_query(statement: Executable) -> str:
-    """Return a query for events of a window as PL/pgSQL has it within another statement."""
+def compile_plpgsql_query(statement: Executable) -> sql.SQL:
+    """Return a query over the window's events as part of a PL/pgSQL statement."""
     result, _ = _compile(statement, None, _STEP_DIALECT)
-    return cast("str", result.string)
+    return sql.SQL(cast("LiteralString", result.string))
 
 
-def compile_plpgsql_step(statement: Executable) -> str:
-    """Return a fold's statement as a function in PL/pgSQL has it; rows that it returns are of interest to nobody."""
+def compile_plpgsql_step(statement: Executable) -> sql.Composed:
+    """Return a fold's statement as a PL/pgSQL statement that ignores the rows which it returns."""
     result, _ = _compile(statement, None, _STEP_DIALECT)
     if isinstance(statement, UpdateBase) and not result.effective_returning:
-        return f"{result.string};"
-    # Only run like this may it be whatever Postgres takes, and return what it likes.
+        return sql.SQL("{};").format(sql.SQL(cast("LiteralString", result.string)))
+    # PL/pgSQL runs any statement, with any result, only through EXECUTE.
     text, names = compile_fold_statement(statement)
-    using = f" USING {', '.join(VARIABLES[name] for name in names)}" if names else ""
-    return f"EXECUTE {sql.Literal(text).as_string()}{using};"
+    using = (
+        sql.SQL(" USING ") + sql.SQL(", ").join(sql.SQL(VARIABLES[name]) for name in names) if names else sql.SQL("")
+    )
+    return sql.SQL("EXECUTE {}{};").format(sql.Literal(text), using)
 
 
 def compile_ddl(statement: ExecutableDDLElement) -> LiteralString:

@@ -22,8 +22,9 @@ from projections.migrating.schema_drift import find_drift
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.running.checkpoint import State, ahead_of_log
+from projections.running.checkpoint import State
 from projections.running.folding_sessions import FoldingSession, find_folding_sessions
+from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
 
 NEW = "new"
 """The state of a projection before its first run."""
@@ -280,11 +281,11 @@ def _remark(projection: Projection, apps: list[AppStatus]) -> str | None:
 def _of_rows(row: ProjectionStatus, projection: Projection, head: int) -> str | None:
     rebuild = f"run projections rebuild {row.name}"
     if row.position > head:
-        return ahead_of_log(row.name, row.position, head)
+        return describe_ahead_of_log(row.name, row.position, head)
     if row.version is not None and row.version > projection.version:
         return f"this code is older (version {projection.version}) than the rows (version {row.version})"
     if row.version is not None and row.version < projection.version:
-        return None if row.last_error else f"the code has version {projection.version}: {rebuild}"
+        return None if row.last_error else describe_older_rows(row.name, projection.version)
     if row.redecoded_at is not None:
         return f"events that it folded read otherwise since projections redecode: {rebuild}"
     return None

@@ -131,7 +131,7 @@ async def _build(
         shadows: list[tuple[int, Shadow]] = []
         try:
             for projection in projections:
-                skipped = await checkpoint.skips(conn, projection.name, projection.version)
+                skipped = await checkpoint.read_skips(conn, projection.name, projection.version)
                 run = await rebuild_history.next_run_id(conn)
                 shadow = Shadow(conn, projection, skipped, run=run, logged=True, fold_timeout=settings.fold_timeout)
                 await rebuild_history.record_start(

@@ -28,7 +28,7 @@ from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Changes, Difference, Sample
 from projections.rebuilding.replay import Progress, checkpoint_of, replaying
 from projections.rebuilding.shadow import STAYS, Shadow
-from projections.running import checkpoint
+from projections.running import checkpoint, state_changes
 from projections.running.checkpoint import Checkpoint, State
 from projections.settings import ReplaySettings
 
@@ -151,7 +151,7 @@ class _Rebuild:
         async with replaying(url, f"rebuild {self._projection.name}", waits, self._settings) as conn:
             self._conn = conn
             if not self._dry_run:
-                await checkpoint.ensure(conn, self._projection.name, self._projection.version)
+                await checkpoint.create_if_missing(conn, self._projection.name, self._projection.version)
             at = await self._checkpoint()
             await self._begin()
             try:
@@ -170,7 +170,7 @@ class _Rebuild:
 
     async def _begin(self) -> None:
         projection = self._projection
-        skipped = await checkpoint.skips(self._conn, projection.name, projection.version)
+        skipped = await checkpoint.read_skips(self._conn, projection.name, projection.version)
         self._run = await rebuild_history.next_run_id(self._conn)
         self._shadow = Shadow(
             self._conn, projection, skipped, run=self._run, is_rebuild=True, fold_timeout=self._settings.fold_timeout
@@ -281,12 +281,12 @@ class _Rebuild:
         async with self._conn.transaction():
             await self._conn.execute(COMMIT_DURABLY)
             await self._shadow.hold()
-            held = await checkpoint.hold(self._conn, self._projection.name)
+            held = await checkpoint.lock(self._conn, self._projection.name)
             self._held_since = monotonic()
             if held is None or held.version > self._projection.version:
                 raise ProjectionsError(f"the checkpoint of {self._projection.name} was changed meanwhile: run it again")
             held = held._replace(position=held.within_log)
-            skipped = await checkpoint.skips(self._conn, self._projection.name, self._projection.version)
+            skipped = await checkpoint.read_skips(self._conn, self._projection.name, self._projection.version)
             if skipped != self._shadow.skipped:
                 raise ProjectionsError(f"{self._projection.name}: events were skipped meanwhile: run it again")
             began = perf_counter()
@@ -294,7 +294,7 @@ class _Rebuild:
             await self._compare_again(held)
             changes = await self._difference.apply()
             self._refuse_beyond_limits(held, changes)
-            await checkpoint.rebuilt(self._conn, self._projection.name, self._projection.version, final)
+            await state_changes.record_rebuild(self._conn, self._projection.name, self._projection.version, final)
             self._timings = replace(self._timings, apply=perf_counter() - began)
             await self._note_done(changes, final)
         return self._result(final, changes, [])

@@ -17,7 +17,7 @@ from projections.errors import UsageError
 from projections.projection import SHADOW_POSITIONS, Projection
 from projections.rebuilding.replay import rebuild_locks
 from projections.rebuilding.shadow import SHADOW_SCHEMA
-from projections.running import checkpoint
+from projections.running import state_changes
 
 
 async def redecode_and_mark(
@@ -53,11 +53,11 @@ async def _redecode(
 
         async def changed(types: set[int], position: int) -> None:
             affected = [one.name for one in projections if one.handles & types]
-            await checkpoint.owe_rebuild(conn, affected, known, position)
+            await state_changes.mark_redecoded(conn, affected, known, position)
 
         await _forget_shadows(conn)
         result = await redecode(conn, after=after, told=told, changed=changed)
-        return result, await checkpoint.owing_rebuild(conn, known)
+        return result, await state_changes.find_needing_rebuild(conn, known)
 
 
 async def _forget_shadows(conn: AsyncConnection[Any]) -> None:

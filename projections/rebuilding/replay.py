@@ -18,6 +18,7 @@ from projections.folding.text_dates import load_odd_dates_as_text
 from projections.projection import Projection
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint
+from projections.running.state_changes import describe_ahead_of_log
 from projections.settings import ReplaySettings
 
 
@@ -98,5 +99,5 @@ def refuse_ahead_of_log(projection: Projection, at: Checkpoint) -> None:
 
     """
     if at.is_ahead:
-        said = checkpoint.ahead_of_log(projection.name, at.position, at.head)
+        said = describe_ahead_of_log(projection.name, at.position, at.head)
         raise ProjectionsError(f"{projection.name}: {said}")

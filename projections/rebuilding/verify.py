@@ -69,7 +69,7 @@ async def _verify(
                 f"{projection.name} waits for a rebuild: its rows are of version {at.version}, this code is version"
                 f" {projection.version}: run projections rebuild {projection.name}"
             )
-        skipped = await checkpoint.skips(conn, projection.name, projection.version)
+        skipped = await checkpoint.read_skips(conn, projection.name, projection.version)
         shadow = Shadow(conn, projection, skipped, run=await next_run_id(conn), fold_timeout=settings.fold_timeout)
         difference = Difference(conn, shadow)
         await shadow.begin()

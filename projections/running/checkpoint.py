@@ -1,17 +1,19 @@
-"""Checkpoints: how far each projection is, who may fold, and what state it is in.
+"""Checkpoints: how far each projection has folded, and the lock under which it folds.
 
-Invariants. The row is the lock: whoever folds holds it ``FOR UPDATE`` until the fold's transaction ends, and everybody
-else passes it by. Its version is read under the lock, so code of another version never folds into rows that aren't its
-own. A checkpoint is never ahead of the log: where it is, the log lost events that were folded, and the projection waits
-for a rebuild.
+Invariants. The row is the lock: a worker holds it ``FOR UPDATE`` until the fold's transaction ends, and other workers
+skip it. The version is read under the lock, so code of one version never folds into rows of another version. A
+checkpoint is never ahead of the log: if it is, the database lost events that were folded, and the projection waits for
+a rebuild.
+
+How the state changes (failed, waiting, rebuilt) is in :mod:`projections.running.state_changes`; pause and resume are in
+:mod:`projections.running.control`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
@@ -21,19 +23,19 @@ from projections.folding.whole_window import hi_if_whole
 
 
 class State(StrEnum):
-    """What a projection is."""
+    """The state of a projection."""
 
     RUNNING = "running"
-    PAUSED = "paused"
-    WAITING = "waiting"
-    FAILED = "failed"
+    PAUSED = "paused"  # somebody paused it
+    WAITING = "waiting"  # it needs a rebuild
+    FAILED = "failed"  # it is retried
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint read under its lock.
+    """A checkpoint's row.
 
-    ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it passes over;
-    ``head`` is the log's last position.
+    ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it skips; ``head``
+    is the highest position of the log.
     """
 
     version: int
@@ -55,32 +57,36 @@ class Checkpoint(NamedTuple):
         return min(self.position, self.head)
 
 
-_END_FROZEN = (
+_CREATE = (
+    "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, %s, 0, 'running')"
+    " ON CONFLICT (name) DO NOTHING"
+)
+_SKIPS = "SELECT event_id FROM projections.skips WHERE name = %s AND version = %s ORDER BY 1"
+_TERMINATE_FROZEN = (
     "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM projections.checkpoints AS c"
     " JOIN pg_catalog.pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = c.xmax"
     " JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid"
     " WHERE c.name = %s AND a.wait_event = 'ClientRead' AND clock_timestamp() - a.query_start > %s"
 )
-_ENSURE = (
-    "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, %s, 0, 'running')"
-    " ON CONFLICT (name) DO NOTHING"
+
+_NAME = sql.Placeholder()
+_OWN_COLUMNS = sql.SQL("version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp()")
+_SKIPPED_AND_HEAD = sql.SQL(
+    "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1), {}"
+).format(sql.SQL(HEAD))
+_FROM = sql.SQL("FROM projections.checkpoints AS c WHERE name = ")
+_READ = sql.SQL("SELECT {}, {} {}{}").format(_OWN_COLUMNS, _SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()
+_LOCK = sql.SQL("SELECT {} {}{} FOR UPDATE OF c").format(_OWN_COLUMNS, _FROM, _NAME).as_bytes()
+_TRY_LOCK = _LOCK + b" SKIP LOCKED"
+# The statement that locks the row may see other tables as they were before the row's newest version. So the skips and
+# the head are read by a second statement.
+_READ_UNDER_LOCK = sql.SQL("SELECT {} {}{}").format(_SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()
+# In PL/pgSQL. Rows of this version may be marked as waiting by newer code; this version still folds them.
+_TRY_LOCK_RUNNING = sql.SQL(
+    "SELECT position INTO {lo} {from_}{name} AND version = {version} AND state IN ('running', 'waiting')"
+    " FOR UPDATE OF c SKIP LOCKED"
 )
-_SKIPPED: LiteralString = (
-    "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1)"
-)
-_COLUMNS: LiteralString = "version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp()"
-_FROM: LiteralString = " FROM projections.checkpoints AS c WHERE name = "
-_READ: LiteralString = f"SELECT {_COLUMNS}, {_SKIPPED}, {HEAD}{_FROM}%s"
-# The statement that takes the lock may see other tables as they were before the row's newest version, so the skips and
-# the log's head are read by the next one.
-_TAKE: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c SKIP LOCKED"
-_HOLD: LiteralString = f"SELECT {_COLUMNS}{_FROM}%s FOR UPDATE OF c"
-_UNDER_LOCK: LiteralString = f"SELECT {_SKIPPED}, {HEAD}{_FROM}"
-# One of this version's rows waits only in the eyes of newer code, which says so again and again.
-_TAKE_RUNNING: LiteralString = (
-    f"SELECT position INTO {{lo}}{_FROM}{{name}}"
-    " AND version = {version} AND state IN ('running', 'waiting') FOR UPDATE OF c SKIP LOCKED"
-)
+_READ_UNDER_LOCK_INTO = sql.SQL("SELECT {columns} INTO {skipped}, {head} {from_}{name}")
 _MOVE = sql.SQL(
     "UPDATE projections.checkpoints SET position = {position}, state = 'running', last_error = NULL,"
     " last_error_at = NULL, failures = 0, retry_at = NULL, windows = windows + 1, events = events + {hi} - {lo},"
@@ -88,77 +94,51 @@ _MOVE = sql.SQL(
     " fold_seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())"
     " WHERE name = {name}"
 )
-_FAIL = (
-    "UPDATE projections.checkpoints SET state = 'failed', last_error = %(error)s, last_error_at = clock_timestamp(),"
-    " failures = failures + 1, retry_at = clock_timestamp() + %(wait)s"
-    " WHERE name = %(name)s AND version = %(version)s AND position = %(position)s AND state <> 'paused'"
-)
-_AHEAD = (
-    "UPDATE projections.checkpoints SET version = 0, position = %(head)s, last_error = %(error)s,"
-    " last_error_at = clock_timestamp(), state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END"
-    " WHERE name = %(name)s"
-)
-_WAIT = (
-    "UPDATE projections.checkpoints SET state = 'waiting', last_error = %(error)s, last_error_at = clock_timestamp()"
-    " WHERE name = %(name)s AND version < %(version)s AND state IN ('running', 'failed')"
-)
-_REBUILT = (
-    "UPDATE projections.checkpoints SET version = %(version)s, position = %(position)s,"
-    " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'running' END, last_error = NULL, last_error_at = NULL,"
-    " failures = 0, retry_at = NULL, redecoded_at = NULL WHERE name = %(name)s"
-)
-_MAY_OWE: LiteralString = "(name = ANY(%(affected)s) OR name <> ALL(%(known)s))"
-_HOLD_THOSE = f"SELECT FROM projections.checkpoints WHERE {_MAY_OWE} ORDER BY name FOR UPDATE"
-_OWE = (
-    f"UPDATE projections.checkpoints SET redecoded_at = clock_timestamp() WHERE {_MAY_OWE} AND position >= %(position)s"  # noqa: S608 - made of our own parts
-)
-_OWING = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL AND name = ANY(%s) ORDER BY name"
-_FORGET_SKIPS = "DELETE FROM projections.skips WHERE name = %s AND version < %s"
-_SKIPS = "SELECT event_id FROM projections.skips WHERE name = %s AND version = %s ORDER BY 1"
 
 
-def take_running(name: str, version: int, *, lo: str) -> str:
-    """Return what takes a checkpoint's lock where nothing is to be decided first, as a statement of PL/pgSQL.
-
-    Args:
-        name: the projection's, as a literal.
-        version: its version.
-        lo: the variable for its position.
-
-    """
-    return _TAKE_RUNNING.format(name=name, version=version, lo=lo)
-
-
-def read_under_lock(name: str, *, skipped: str, head: str) -> str:
-    """Return what reads, under the lock, the event_ids passed over and the log's last position, as in PL/pgSQL.
-
-    Args:
-        name: the projection's, as a literal.
-        skipped: the variable for the event_ids.
-        head: the variable for the position.
-
-    """
-    return f"SELECT {_SKIPPED}, {HEAD} INTO {skipped}, {head}{_FROM}{name}"
-
-
-def move(name: sql.Composable, lo: sql.Composable, hi: sql.Composable) -> sql.Composed:
+def move_statement(name: sql.Composable, lo: sql.Composable, hi: sql.Composable) -> sql.Composed:
     """Return the statement that moves a checkpoint from ``lo`` to ``hi``, which is greater, if the window is whole."""
     return _MOVE.format(name=name, lo=lo, hi=hi, position=hi_if_whole(lo, hi))
 
 
-MOVE = move(sql.Placeholder("name"), sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")).as_bytes()
-"""The same, with parameters."""
+MOVE = move_statement(sql.Placeholder("name"), sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")).as_bytes()
+"""The same statement with parameters."""
+
+
+def plpgsql_try_lock(name: str, version: int, *, lo: sql.SQL) -> sql.Composed:
+    """Return the PL/pgSQL statement that locks a checkpoint which can be folded without further decisions.
+
+    Args:
+        name: the projection.
+        version: its version.
+        lo: the variable for its position.
+
+    """
+    return _TRY_LOCK_RUNNING.format(lo=lo, from_=_FROM, name=sql.Literal(name), version=sql.Literal(version))
+
+
+def plpgsql_read_under_lock(name: str, *, skipped: sql.SQL, head: sql.SQL) -> sql.Composed:
+    """Return the PL/pgSQL statement that reads the skipped event_ids and the head, under the lock.
+
+    Args:
+        name: the projection.
+        skipped: the variable for the event_ids.
+        head: the variable for the head.
+
+    """
+    return _READ_UNDER_LOCK_INTO.format(
+        columns=_SKIPPED_AND_HEAD, skipped=skipped, head=head, from_=_FROM, name=sql.Literal(name)
+    )
 
 
 async def exists(conn: AsyncConnection[Any], name: str) -> bool:
-    """Tell whether a projection has a checkpoint."""
-    row = await fetch_row(conn, "SELECT FROM projections.checkpoints WHERE name = %s", [name])
-    return row is not None
+    """Return whether a projection has a checkpoint."""
+    return await fetch_row(conn, "SELECT FROM projections.checkpoints WHERE name = %s", [name]) is not None
 
 
-async def ensure(conn: AsyncConnection[Any], name: str, version: int) -> None:
-    """Make a projection's checkpoint, at position 0, unless it has one."""
-    await conn.execute(_ENSURE, [name, version])
+async def create_if_missing(conn: AsyncConnection[Any], name: str, version: int) -> None:
+    """Create a projection's checkpoint at position 0, unless it has one."""
+    await conn.execute(_CREATE, [name, version])
 
 
 async def read(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
@@ -167,115 +147,38 @@ async def read(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
     return Checkpoint(*row) if row else None
 
 
-async def take(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
-    """Begin a transaction and take a checkpoint's lock in it, in one round trip; None when somebody else has it."""
+async def begin_and_try_lock(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+    """Begin a transaction and lock a checkpoint in it, in one round trip; None if another session has the lock."""
     async with conn.pipeline():
         await conn.execute("BEGIN")
-        return await _locked(conn, _TAKE, name)
+        return await _lock(conn, _TRY_LOCK, name)
 
 
-async def hold(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
-    """Take a checkpoint's lock for the caller's transaction, waiting for a window under way.
+async def lock(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+    """Lock a checkpoint in the caller's transaction, after the current window of another session.
 
     Raises:
         psycopg.errors.LockNotAvailable: not within ``lock_timeout``.
 
     """
-    return await _locked(conn, _HOLD, name)
+    return await _lock(conn, _LOCK, name)
 
 
-async def _locked(conn: AsyncConnection[Any], statement: LiteralString, name: str) -> Checkpoint | None:
-    taken = await conn.execute(statement, [name])
-    under_lock = await fetch_row(conn, _UNDER_LOCK + "%s", [name])
-    row = await taken.fetchone()
+async def _lock(conn: AsyncConnection[Any], statement: bytes, name: str) -> Checkpoint | None:
+    locked = await conn.execute(statement, [name])
+    under_lock = await fetch_row(conn, _READ_UNDER_LOCK, [name])
+    row = await locked.fetchone()
     return Checkpoint(*row, *under_lock) if row and under_lock else None
 
 
-async def skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:
-    """Return the event_ids that this version of a projection passes over."""
+async def read_skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:
+    """Return the event_ids that this version of a projection skips."""
     return await fetch_column(conn, _SKIPS, [name, version])
 
 
-async def rebuilt(conn: AsyncConnection[Any], name: str, version: int, position: int) -> None:
-    """Note that the rows are this version's, up to a position; a pause stays one. Skips of older versions go."""
-    await conn.execute(_REBUILT, {"name": name, "version": version, "position": position})
-    await conn.execute(_FORGET_SKIPS, [name, version])
+async def terminate_frozen_holder(conn: AsyncConnection[Any], name: str, older_than: timedelta) -> bool:
+    """Terminate the backend that holds a checkpoint and has waited for its client for so long; return whether one did.
 
-
-async def owe_rebuild(conn: AsyncConnection[Any], affected: Sequence[str], known: Sequence[str], position: int) -> None:
-    """Note of those affected, and of those of whom this code can't say, that an event that they folded reads otherwise.
-
-    Inside the caller's transaction. Waits for windows under way: what they read is of before.
+    No timeout of Postgres ends the transaction of a process that is frozen while it sends a window.
     """
-    values = {"affected": affected, "known": known, "position": position}
-    await conn.execute(_HOLD_THOSE, values)
-    await conn.execute(_OWE, values)
-
-
-async def owing_rebuild(conn: AsyncConnection[Any], names: Sequence[str]) -> list[str]:
-    """Return which of these projections were not rebuilt since."""
-    return await fetch_column(conn, _OWING, [names])
-
-
-async def fail(conn: AsyncConnection[Any], name: str, version: int, position: int, error: str, wait: timedelta) -> None:
-    """Note that a projection failed behind a position, and when to try again; a pause stays one."""
-    parameters = {"name": name, "version": version, "position": position, "error": error, "wait": wait}
-    await conn.execute(_FAIL, parameters)
-
-
-def ahead_of_log(name: str, position: int, head: int) -> str:
-    """Say that a checkpoint is ahead of the log, and what to do."""
-    return (
-        f"its checkpoint ({position}) is ahead of the log ({head}): the database lost events that were folded"
-        f" (a failover or a restore); run projections rebuild {name}"
-    )
-
-
-async def wait_because_ahead(conn: AsyncConnection[Any], name: str, at: Checkpoint) -> str:
-    """Let a projection whose checkpoint is ahead of the log wait for a rebuild, whatever version its code has.
-
-    The caller holds the checkpoint. Returns what is recorded.
-    """
-    error = ahead_of_log(name, at.position, at.head)
-    # Version 0 is no code's: new events at the lost positions must not be taken for folded ones.
-    await conn.execute(_AHEAD, {"name": name, "head": at.head, "error": error})
-    return error
-
-
-async def wait_for_rebuild(conn: AsyncConnection[Any], name: str, version: int) -> None:
-    """Note that the rows are of an older version than the code."""
-    error = f"the code has version {version}: run projections rebuild {name}"
-    await conn.execute(_WAIT, {"name": name, "version": version, "error": error})
-
-
-async def pause(conn: AsyncConnection[Any], name: str) -> bool:
-    """Stop a projection at its checkpoint; waits for a window under way. Returns whether there is such a checkpoint."""
-    done = await conn.execute("UPDATE projections.checkpoints SET state = 'paused' WHERE name = %s", [name])
-    return done.rowcount == 1
-
-
-async def resume(conn: AsyncConnection[Any], name: str) -> bool:
-    """Let a paused or failed projection go on, at once. Returns whether there is such a one that doesn't wait."""
-    done = await conn.execute(
-        "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL, failures = 0,"
-        " retry_at = NULL WHERE name = %s AND state <> 'waiting'",
-        [name],
-    )
-    return done.rowcount == 1
-
-
-async def waits_no_more(conn: AsyncConnection[Any], name: str, version: int) -> None:
-    """Note that code of the rows' own version is back, after newer code had marked them as waiting."""
-    await conn.execute(
-        "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL"
-        " WHERE name = %s AND version = %s AND state = 'waiting'",
-        [name, version],
-    )
-
-
-async def end_frozen(conn: AsyncConnection[Any], name: str, older_than: timedelta) -> bool:
-    """End the backend that holds a checkpoint and has waited for its own client for so long; returns whether one was.
-
-    A process that is frozen while it sends a window is waited for past every timeout of Postgres.
-    """
-    return bool(await fetch_value(conn, _END_FROZEN, [name, older_than]))
+    return bool(await fetch_value(conn, _TERMINATE_FROZEN, [name, older_than]))

@@ -1,4 +1,8 @@
-"""What people do to projections from outside: wait for them, and let them pass over an event."""
+"""What people do to a projection from outside: pause it, resume it, let it skip an event, and wait for it.
+
+Invariants. A pause and a resume wait for the window that is being folded. A skip is recorded for one version of the
+projection, with its reason; live folds, rebuilds and verifications of that version all skip the event.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ from projections.running.checkpoint import State
 
 POLL_SECONDS = 0.05
 
-_WHERE = "SELECT position FROM eventstore.events WHERE event_id = %s"
+_POSITION_OF = "SELECT position FROM eventstore.events WHERE event_id = %s"
 _QUARANTINED = "SELECT app, reason FROM eventstore.quarantine WHERE event_id = %s ORDER BY last_seen DESC LIMIT 1"
-# One of the asked version's rows waits only in the eyes of newer code; whoever has this version folds it. A checkpoint
-# that is ahead of the log tells nothing of an event at a position that was given out again.
-_BEHIND = sql.SQL(
+# Rows of the asked version may be marked as waiting by newer code; a process with this version still folds them. A
+# checkpoint ahead of the log says nothing about an event: its position may have been given out twice.
+_NOT_FOLDED = sql.SQL(
     "SELECT name, CASE WHEN c.version < asked.version OR c.position > head.position THEN 'waiting'"
     " WHEN c.version = asked.version AND c.state = 'waiting' THEN 'running' ELSE c.state END, c.last_error"
     " FROM unnest(%s::text[], %s::integer[]) AS asked (name, version)"
@@ -29,22 +33,68 @@ _BEHIND = sql.SQL(
     " LEFT JOIN projections.checkpoints AS c USING (name)"
     " WHERE coalesce(c.position, 0) < %s OR c.version < asked.version OR c.position > head.position ORDER BY name"
 ).format(head=sql.SQL(HEAD))
-_LAST = "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
+_LAST_EVENT_ID = "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
+_PAUSE = "UPDATE projections.checkpoints SET state = 'paused' WHERE name = %s"
+_RESUME = (
+    "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL, failures = 0,"
+    " retry_at = NULL WHERE name = %s AND state <> 'waiting'"
+)
+_LOCK_CHECKPOINT = "SELECT version, position FROM projections.checkpoints WHERE name = %s FOR UPDATE"
 _SKIP = (
     "INSERT INTO projections.skips (name, event_id, version, why, skipped_at)"
     " VALUES (%s, %s, %s, %s, clock_timestamp()) ON CONFLICT (name, event_id, version)"
     " DO UPDATE SET why = excluded.why, skipped_at = excluded.skipped_at"
 )
+_RETRY_NOW = "UPDATE projections.checkpoints SET retry_at = NULL WHERE name = %s"
 
 
-async def last_event(conn: AsyncConnection[Any]) -> str:
-    """Return the last event's id.
+async def pause(conn: AsyncConnection[Any], name: str) -> bool:
+    """Stop a projection at its checkpoint; return whether it has one."""
+    return (await conn.execute(_PAUSE, [name])).rowcount == 1
+
+
+async def resume(conn: AsyncConnection[Any], name: str) -> bool:
+    """Let a paused or failed projection run again at once; return whether it has a checkpoint that is not waiting."""
+    return (await conn.execute(_RESUME, [name])).rowcount == 1
+
+
+async def skip(conn: AsyncConnection[Any], name: str, event_id: str, why: str, code_version: int) -> int:
+    """Let a projection skip an event that it can't fold, and retry at once; return the event's position.
+
+    If the projection waits for a rebuild, the skip holds for the code's version: the rebuild skips the event, wherever
+    it is in the log.
 
     Raises:
-        ProjectionsError: there is none.
+        UsageError: there is no such event, or the projection has already folded it, or has not run yet.
 
     """
-    event_id = await fetch_value(conn, _LAST)
+    if not why.strip():
+        raise UsageError("give the reason for the skip: --why 'a few words'")
+    _require_event_id(event_id)
+    async with conn.transaction():
+        found = await fetch_value(conn, _POSITION_OF, [event_id])
+        if found is None:
+            raise UsageError(f"event {event_id} does not exist; the failed projection's error names its event")
+        position = int(found)
+        row = await fetch_row(conn, _LOCK_CHECKPOINT, [name])
+        if row is None:
+            raise UsageError(f"projection {name} has not run yet; there is nothing to skip")
+        version, folded = row
+        if code_version <= version and position <= folded:
+            raise UsageError(f"projection {name} has already folded event {event_id} (position {position})")
+        await conn.execute(_SKIP, [name, event_id, max(version, code_version), why.strip()])
+        await conn.execute(_RETRY_NOW, [name])
+    return position
+
+
+async def find_last_event_id(conn: AsyncConnection[Any]) -> str:
+    """Return the event_id at the head of the log.
+
+    Raises:
+        ProjectionsError: no event is stored.
+
+    """
+    event_id = await fetch_value(conn, _LAST_EVENT_ID)
     if event_id is None:
         raise ProjectionsError("no event is stored yet")
     return str(event_id)
@@ -57,73 +107,47 @@ async def wait_until_folded(
 
     Args:
         conn: an autocommit connection.
-        versions: the projections, and the version of each that must have folded it.
-        event_id: the event; it may not have arrived yet.
+        versions: the projections, and the version of each that must have folded the event.
+        event_id: the event; it may not be stored yet.
         timeout: seconds, after which to give up.
 
     Raises:
-        UsageError: that is no ULID.
-        ProjectionsError: it is in quarantine, or a projection that lacks it stands still, or time is up.
+        UsageError: the event_id is no ULID.
+        ProjectionsError: the event is quarantined, a projection that has not folded it is stopped, or time is up.
 
     """
     _require_event_id(event_id)
     deadline = monotonic() + timeout
     while True:
-        row = await fetch_row(conn, _WHERE, [event_id])
-        if row is None:
-            await _not_in_quarantine(conn, event_id)
-            lacking = "it has not arrived"
+        position = await fetch_value(conn, _POSITION_OF, [event_id])
+        if position is None:
+            await _refuse_quarantined(conn, event_id)
+            missing = "not stored"
         else:
-            behind = await fetch_all(conn, _BEHIND, [[*versions], [*versions.values()], row[0]])
+            behind = await fetch_all(conn, _NOT_FOLDED, [[*versions], [*versions.values()], position])
             if not behind:
-                return int(row[0])
+                return int(position)
             for name, state, error in behind:
-                if state not in (State.RUNNING, None):  # None has not run yet, and may
-                    said = f": {error or f'run projections rebuild {name}'}" if error or state == State.WAITING else ""
-                    raise ProjectionsError(f"{name} has not folded event {event_id}, and is {state}{said}")
-            lacking = f"not folded by {', '.join(name for name, _, _ in behind)}"
+                _refuse_stopped(name, state, error, event_id)
+            missing = f"not folded by {', '.join(name for name, _, _ in behind)}"
         if monotonic() >= deadline:
-            raise ProjectionsError(f"event {event_id}: {lacking} after {timeout:g} s; is projections run running?")
+            raise ProjectionsError(f"event {event_id}: {missing} after {timeout:g} s; is projections run running?")
         await asyncio.sleep(POLL_SECONDS)
 
 
 def _require_event_id(text: str) -> None:
     if not ulid.is_ulid(text):
-        raise UsageError(f"{text!r} is not an event_id: give an upper-case ULID")
+        raise UsageError(f"{text!r} is not an event_id; give an upper-case ULID")
 
 
-async def _not_in_quarantine(conn: AsyncConnection[Any], event_id: str) -> None:
+async def _refuse_quarantined(conn: AsyncConnection[Any], event_id: str) -> None:
     row = await fetch_row(conn, _QUARANTINED, [event_id])
     if row is not None:
-        raise ProjectionsError(f"event {event_id} of app {row[0]!r} is in quarantine: {row[1]}")
+        raise ProjectionsError(f"event {event_id} of app {row[0]!r} is quarantined: {row[1]}")
 
 
-async def skip(conn: AsyncConnection[Any], name: str, event_id: str, why: str, code_version: int) -> int:
-    """Let a projection pass over an event that it can't fold, and try again at once; returns the event's position.
-
-    For a projection that waits for a rebuild the skip holds for the code's version: it is the rebuild that passes over
-    the event, wherever it lies.
-
-    Raises:
-        UsageError: there is no such event, or the projection has folded it, or has not run yet.
-
-    """
-    if not why.strip():
-        raise UsageError("say why the event is skipped: --why 'a few words'")
-    _require_event_id(event_id)
-    async with conn.transaction():
-        row = await fetch_row(conn, _WHERE, [event_id])
-        if row is None:
-            raise UsageError(f"there is no event {event_id}: the error of the failed projection names the one")
-        position = int(row[0])
-        taken = await fetch_row(
-            conn, "SELECT version, position FROM projections.checkpoints WHERE name = %s FOR UPDATE", [name]
-        )
-        if taken is None:
-            raise UsageError(f"projection {name} has not run yet: nothing is to be skipped")
-        version, folded = taken
-        if code_version <= version and position <= folded:
-            raise UsageError(f"projection {name} has folded event {event_id} already (position {position})")
-        await conn.execute(_SKIP, [name, event_id, max(version, code_version), why.strip()])
-        await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL WHERE name = %s", [name])
-    return position
+def _refuse_stopped(name: str, state: str | None, error: str | None, event_id: str) -> None:
+    if state in (State.RUNNING, None):  # None: it has not run yet, and may
+        return
+    reason = error or (f"run projections rebuild {name}" if state == State.WAITING else "")
+    raise ProjectionsError(f"{name} has not folded event {event_id} and is {state}" + (f": {reason}" if reason else ""))

@@ -14,7 +14,8 @@ import sys
 import structlog
 
 from projections.migrating.metadata import READ_MODELS
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from tests import folding
 
 WINDOW = 3

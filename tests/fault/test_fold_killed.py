@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.running.folding_sessions import folding_session_name
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, oracle, store
 from tests.fault.folding import WINDOW
 from tests.fault.forks import answer, forking, started

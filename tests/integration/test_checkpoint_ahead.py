@@ -16,10 +16,10 @@ from projections.read_models.request_status import RequestStatus, request_status
 from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
 from projections.registry import find_projections
-from projections.running import checkpoint
+from projections.running import control
 from projections.running.control import wait_until_folded
 from projections.running.supervisor import run
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, rebuilding, store
 from tests.folding import QUICK, append, connected, fold, stand, worker
 from tests.rebuilding import ANY_REMOVAL, Interrupting, happenings, rebuild, verify
@@ -74,12 +74,12 @@ async def test_new_events_at_lost_positions_are_not_taken_for_folded_ones(
 
 
 async def test_a_paused_projection_stays_paused_and_waits_behind_that(database_url: str, conn: AsyncConnection) -> None:
-    await checkpoint.pause(conn, "request_status")
+    await control.pause(conn, "request_status")
     one = worker(database_url, RequestStatus())
     async with connected(one) as own:
         assert await fold(one, own) is Step.STOPPED
         assert (await stand(conn, "request_status")).state == "paused"
-        await checkpoint.resume(conn, "request_status")
+        await control.resume(conn, "request_status")
         assert await fold(one, own) is Step.STOPPED
     assert (await stand(conn, "request_status")).state == "waiting"
 

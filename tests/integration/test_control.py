@@ -11,9 +11,9 @@ from psycopg import AsyncConnection
 from eventstore.appending.quarantine import Rejected
 from projections.errors import ProjectionsError, UsageError
 from projections.migrating.metadata import READ_MODELS
-from projections.running import checkpoint
-from projections.running.control import last_event, skip, wait_until_folded
-from projections.running.worker import Step
+from projections.running import checkpoint, control
+from projections.running.control import find_last_event_id, skip, wait_until_folded
+from projections.running.window_step import Step
 from tests import folding, store
 from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, stand, told, worker
 
@@ -40,7 +40,7 @@ async def test_it_ends_when_every_projection_has_folded_the_event(database_url: 
 
 
 async def test_an_event_that_does_not_arrive(conn: AsyncConnection) -> None:
-    with pytest.raises(ProjectionsError, match=r"event 01\w+: it has not arrived after 0 s; is projections run"):
+    with pytest.raises(ProjectionsError, match=r"event 01\w+: not stored after 0 s; is projections run"):
         await wait_until_folded(conn, VERSIONS, store.next_ulid(), 0)
 
 
@@ -59,7 +59,7 @@ async def test_an_event_in_quarantine_is_said_at_once(database_url: str, conn: A
     bad = Rejected("shop", store.CHAT.value, b"\xff", "the bytes are no event", event_id)
     async with store.appender(database_url) as appender:
         await appender.append([], rejected=[bad])
-    with pytest.raises(ProjectionsError, match="of app 'shop' is in quarantine: the bytes are no event"):
+    with pytest.raises(ProjectionsError, match="of app 'shop' is quarantined: the bytes are no event"):
         await wait_until_folded(conn, VERSIONS, event_id, folding.NEVER)
 
 
@@ -83,7 +83,7 @@ async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnecti
         await fold(one, own)
     with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is failed: .*division by zero"):
         await wait_until_folded(conn, {**VERSIONS, "watched": 1}, poison.event_id, folding.NEVER)
-    await checkpoint.pause(conn, "watched")
+    await control.pause(conn, "watched")
     with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is paused"):
         await wait_until_folded(conn, {**VERSIONS, "watched": 1}, poison.event_id, folding.NEVER)
     assert await wait_until_folded(conn, VERSIONS, poison.event_id, folding.NEVER) == 1
@@ -93,7 +93,7 @@ async def test_one_that_stands_still_behind_the_event_does_no_harm(database_url:
     record = told()
     await append(conn, record)
     await folding.fold_all(database_url)
-    await checkpoint.pause(conn, NAMES[0])
+    await control.pause(conn, NAMES[0])
     assert await wait_until_folded(conn, VERSIONS, record.event_id, 0) == 1
 
 
@@ -130,9 +130,9 @@ async def test_the_older_code_folds_and_waits_on_while_newer_code_is_there(
 
 async def test_the_last_event_can_be_asked_for(conn: AsyncConnection) -> None:
     with pytest.raises(ProjectionsError, match="no event is stored yet"):
-        await last_event(conn)
+        await find_last_event_id(conn)
     await append(conn, told(), record := told())
-    assert await last_event(conn) == record.event_id
+    assert await find_last_event_id(conn) == record.event_id
 
 
 # Pause and resume
@@ -144,7 +144,7 @@ async def test_one_that_waits_for_a_rebuild_is_not_resumed(database_url: str, co
     newer = worker(database_url, NewerWatched())
     async with connected(newer) as own:
         assert await fold(newer, own) is Step.STOPPED
-    assert not await checkpoint.resume(conn, "watched")
+    assert not await control.resume(conn, "watched")
     assert (await stand(conn, "watched")).state == "waiting"
     assert await checkpoint.exists(conn, "watched")
     assert not await checkpoint.exists(conn, "nobody")
@@ -160,9 +160,9 @@ async def test_what_can_not_be_skipped(database_url: str, conn: AsyncConnection)
         await skip(conn, "watched", record.event_id, "because", 1)
     await folding.fold_all(database_url, [Watched])
     await append(conn, later)
-    with pytest.raises(UsageError, match=f"there is no event {(absent := told().event_id)}"):
+    with pytest.raises(UsageError, match=f"event {(absent := told().event_id)} does not exist"):
         await skip(conn, "watched", absent, "because", 1)
-    with pytest.raises(UsageError, match=r"has folded event \w+ already \(position 1\)"):
+    with pytest.raises(UsageError, match=r"has already folded event \w+ \(position 1\)"):
         await skip(conn, "watched", record.event_id, "because", 1)
     for why in ("", " \n"):
         with pytest.raises(UsageError, match="--why"):
@@ -189,7 +189,7 @@ async def test_a_skip_lets_a_failed_one_be_tried_at_once_and_the_last_reason_sta
 
 @pytest.mark.parametrize("text", ["", "x", "01ke57a22waxdsjx6fxbcfs5dg", "1", "\udcff", "7" * 27])
 async def test_what_is_no_event_id_is_said_before_it_is_looked_for(conn: AsyncConnection, text: str) -> None:
-    with pytest.raises(UsageError, match="is not an event_id: give an upper-case ULID"):
+    with pytest.raises(UsageError, match="is not an event_id; give an upper-case ULID"):
         await skip(conn, "watched", text, "why", 1)
-    with pytest.raises(UsageError, match="is not an event_id: give an upper-case ULID"):
+    with pytest.raises(UsageError, match="is not an event_id; give an upper-case ULID"):
         await wait_until_folded(conn, VERSIONS, text, 0)

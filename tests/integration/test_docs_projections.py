@@ -19,7 +19,7 @@ from projections.folding.sql_text import DIALECT
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.registry import find_valid_projections
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from projections.testing import event
 from tests import folding, store
 from tests.installed import install

@@ -24,7 +24,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.rebuilding.replay import Progress, Silent
-from projections.running import checkpoint, control
+from projections.running import control
 from tests import folding, oracle, rebuilding, store
 from tests.folding import DIVIDES, QUICK, NewerWatched, Watched, append, told
 from tests.oracle import Record
@@ -338,7 +338,7 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
     async with folding.connected(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         await folding.fold(one, own)
     found = await explained(database_url, "watched", first.event_id, app="app", projections=[Watched])
     assert (made_by(found), found.skipped, found.silent) == ([first.event_id], (poison.event_id,), 1)

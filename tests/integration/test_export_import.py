@@ -12,7 +12,7 @@ from eventstore.transfer import importing
 from eventstore.transfer.export import Exported
 from eventstore.transfer.importing import Imported
 from projections.migrating.metadata import READ_MODELS
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, store
 from tests.folding import append, told
 from tests.transferring import SHOP, everything, exported, filled, imported, is_empty, looking, lose

@@ -21,7 +21,8 @@ from projections.folding.sql_text import DIALECT
 from projections.folding.window_size import WindowSize
 from projections.projection import Projection, Window
 from projections.running import control
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from tests import folding, oracle, rebuilding, store
 from tests.folding import HALF_HOUR, append, connected, fold, stand, told, worker
 

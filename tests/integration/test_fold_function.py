@@ -42,7 +42,7 @@ from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.running import checkpoint, control
 from projections.running.fold_function import FoldedWindow, FoldFunction
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, rebuilding, store
 from tests.databases import Server
 from tests.fault.proxy import PostgresProxy, target_of, through
@@ -136,7 +136,7 @@ async def test_so_is_one_of_another_version_one_that_is_held_and_one_that_is_gon
         assert await newer.fold(own, 10) is None
     async with store.connection(database_url, "folding") as own:
         async with conn.transaction():
-            await checkpoint.hold(conn, "watched")
+            await checkpoint.lock(conn, "watched")
             assert await mine.fold(own, 10) is None
         assert await mine.fold(own, 10) == FoldedWindow(0, 1, 1)
         await conn.execute("DELETE FROM projections.checkpoints")
@@ -162,17 +162,17 @@ async def test_a_worker_says_of_an_unusual_window_what_it_always_says(database_u
         assert await fold(one, own) is Step.AT_HEAD
         assert await written(conn) == 5
 
-        await checkpoint.pause(conn, "watched")
+        await control.pause(conn, "watched")
         await append(conn, told())
         assert await fold(one, own) is Step.STOPPED
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         assert await fold(one, own) is Step.AT_HEAD
 
         await insert_at(conn, 9, told())
         assert await fold(one, own) is Step.STOPPED
         assert (await folding.stand(conn, "watched")).last_error == "positions 8..8 missing"
         await insert_at(conn, 8, told())
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         assert await fold(one, own) is Step.AT_HEAD
 
         await conn.execute("UPDATE projections.checkpoints SET version = 2")
@@ -311,14 +311,14 @@ async def test_no_statement_runs_without_the_lock_or_over_nothing(
         await conn.execute("UPDATE totals SET seen = 77")
         match why:
             case "paused":
-                await checkpoint.pause(conn, "recounting")
+                await control.pause(conn, "recounting")
                 assert await one.step(own) is Step.STOPPED
             case "newer":
                 await conn.execute("UPDATE projections.checkpoints SET version = 2")
                 assert await one.step(own) is Step.STOPPED
             case "held":
                 async with conn.transaction():
-                    await checkpoint.hold(conn, "recounting")
+                    await checkpoint.lock(conn, "recounting")
                     assert await one.step(own) is Step.BUSY
             case _:
                 assert await one.step(own) is Step.AT_HEAD

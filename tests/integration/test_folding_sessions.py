@@ -18,7 +18,7 @@ from projections.inspecting.status import Status, read_status
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.running import checkpoint
+from projections.running import control
 from tests import folding, rebuilding, store
 from tests.databases import Server
 from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, told, worker
@@ -125,11 +125,11 @@ async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnect
         _, behind = problems(await look(conn), max_behind=0.0)
         assert behind.startswith("watched is ")
         assert behind.endswith(" s behind (1 events); allowed are 0 s")
-        await checkpoint.pause(conn, "watched")
+        await control.pause(conn, "watched")
         assert problems(await look(conn)) == [], "a pause is somebody's decision"
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         assert problems(await look(conn, NewerWatched)) == [
-            "watched: the code has version 2: run projections rebuild watched"
+            "watched: the code has version 2, its rows are older; run projections rebuild watched"
         ]
         await conn.execute("DROP TABLE public.watched")
         assert problems(await look(conn)) == [f"watched: {missing_table('watched')}"]

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from projections.read_models.request_status import RequestStatus
-from projections.running import checkpoint
+from projections.running import control
 from tests import folding, store
 from tests.folding import append, connected, told, worker
 
@@ -71,7 +71,7 @@ async def test_a_clock_that_was_set_back_does_not_bring_it_before_the_log(
 async def test_the_state_is_the_checkpoints_and_a_hole_counts(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [RequestStatus])
     await folding.insert_at(conn, 3, told())
-    await checkpoint.pause(conn, NAME)
+    await control.pause(conn, NAME)
     now = await fresh(conn)
     assert (now.position, now.events_behind, now.state) == (0, 3, "paused")
     assert now.seconds_behind > 0

@@ -80,7 +80,7 @@ async def test_folds_that_others_hold_up_are_given_up_and_named(database_url: st
     async with store.connection(database_url, "holder") as holder:
         await folding.make_watched(holder)
         await append(holder, told(), told())
-        await checkpoint.ensure(holder, "watched", 1)
+        await checkpoint.create_if_missing(holder, "watched", 1)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             outcome = await run(database_url, worker(database_url, Watched()), give_up_after=SHORT)
@@ -97,7 +97,7 @@ async def test_a_database_that_goes_away_while_it_is_folded_is_given_up(database
     ):
         await folding.make_watched(holder)
         await append(holder, told())
-        await checkpoint.ensure(holder, "watched", 1)
+        await checkpoint.create_if_missing(holder, "watched", 1)
         url = through(database_url, proxy.port)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")

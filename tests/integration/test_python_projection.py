@@ -23,7 +23,8 @@ from projections.folding.sql_text import compile_statement
 from projections.folding.window_fold import build_fold
 from projections.migrating.migrate import upgrade
 from projections.projection import Window
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from projections.testing import ProjectionKit, event
 from tests import folding, store
 

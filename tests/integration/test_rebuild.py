@@ -18,9 +18,9 @@ from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.rebuild import Limits, Rebuilt
-from projections.running import checkpoint
+from projections.running import control
 from projections.running.control import skip
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.folding import (
@@ -328,7 +328,7 @@ async def test_a_paused_one_stays_paused(
 ) -> None:
     await append(conn, told(), told())
     await folding.fold_all(database_url, [Watched])
-    await checkpoint.pause(conn, "watched")
+    await control.pause(conn, "watched")
     await append(conn, told())
     await rebuild(database_url, projection())
     # Up to the checkpoint; to the head when its rows told nothing of how far to go.

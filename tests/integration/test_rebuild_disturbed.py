@@ -13,7 +13,7 @@ from eventstore.errors import LockLost
 from projections.errors import CannotFold, ProjectionsError
 from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.as_of import build_as_of
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, oracle, store
 from tests.folding import (
     append,

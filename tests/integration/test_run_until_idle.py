@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from eventstore.ingest.follow_apps import Outcome
 from projections.migrating.metadata import READ_MODELS
-from projections.running import checkpoint
+from projections.running import checkpoint, control
 from projections.running import supervisor as running
 from projections.running.supervisor import RunOutcome
 from projections.running.worker import Worker
@@ -34,7 +34,7 @@ async def test_it_ends_at_the_head_though_it_was_not_there_at_the_first_look(
 ) -> None:
     await append(conn, *(told() for _ in range(3)))
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
-        await checkpoint.ensure(conn, "watched", 1)
+        await checkpoint.create_if_missing(conn, "watched", 1)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             ending = group.create_task(run(database_url, [worker(database_url, Watched())]))
@@ -52,7 +52,7 @@ async def test_it_ends_at_the_head_though_it_was_not_there_at_the_first_look(
 async def test_a_connection_that_is_cut_while_it_looks_does_no_harm(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
         await append(conn, told())
-        await checkpoint.ensure(conn, "watched", 1)
+        await checkpoint.create_if_missing(conn, "watched", 1)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             ending = group.create_task(run(database_url, [worker(database_url, Watched())]))
@@ -69,7 +69,7 @@ async def test_a_connection_that_is_cut_while_it_looks_does_no_harm(database_url
 async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url)
     await append(conn, told(ppnum=DIVIDES))
-    await checkpoint.pause(conn, "poll_tallies")
+    await control.pause(conn, "poll_tallies")
     one = worker(database_url, Watched(), retry_first=NEVER, retry_cap=NEVER)
     others = [worker(database_url, projection()) for projection in READ_MODELS]
     outcome = await run(database_url, [one, *others], 0.1)
@@ -101,10 +101,12 @@ async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncC
     if not at_head:
         await append(conn, told())
     older = await run(database_url, [worker(database_url, NewerWatched())])
-    assert older.stopped == {"watched": "waiting: the code has version 2: run projections rebuild watched"}
+    assert older.stopped == {
+        "watched": "waiting: the code has version 2, its rows are older; run projections rebuild watched"
+    }
     await conn.execute("UPDATE projections.checkpoints SET version = 2, state = 'running'")
     newer = await run(database_url, [worker(database_url, Watched())])
-    assert newer.stopped == {"watched": "of version 2, and this code of version 1: update this process"}
+    assert newer.stopped == {"watched": "its rows have version 2, this code has version 1: upgrade this process"}
 
 
 async def test_an_error_of_ours_in_ingest_ends_the_run(

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Executable, func, insert, select
 from projections.errors import CannotFold
 from projections.projection import Projection, Window
 from projections.read_models.poll_tallies import PollTallies
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from projections.testing import ProjectionKit, event
 from tests import folding, hostile, oracle, rebuilding, store
 from tests.databases import Server

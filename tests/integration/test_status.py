@@ -24,7 +24,7 @@ from projections.inspecting.status import ProjectionStatus, Status, read_status
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.running import checkpoint, control
+from projections.running import control
 from tests import folding, oracle, store, wire
 from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, told, worker
 
@@ -75,9 +75,9 @@ async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) ->
         assert now.last_error_at is not None
         assert now.retry_at is not None
         assert now.seconds_behind > 0
-        await checkpoint.pause(conn, "watched")
+        await control.pause(conn, "watched")
         assert (await watched(conn)).state == "paused"
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await fold(one, own)
     now = await watched(conn)
@@ -207,7 +207,9 @@ async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_cod
 ) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
-    assert (await watched(conn, NewerWatched)).note == "the code has version 2: run projections rebuild watched"
+    assert (
+        await watched(conn, NewerWatched)
+    ).note == "the code has version 2, its rows are older; run projections rebuild watched"
 
 
 async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection) -> None:

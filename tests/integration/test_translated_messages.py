@@ -15,7 +15,7 @@ from psycopg import errors
 
 from projections.migrating.migrate import upgrade
 from projections.read_models.consent_registry import ConsentRegistry
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from projections.sandbox.embedded import processes
 from tests import folding, oracle, rebuilding, store
 from tests.folding import append, told

@@ -16,8 +16,8 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.replay import Silent
 from projections.rebuilding.verify import Verified
-from projections.running import checkpoint
-from projections.running.worker import Step
+from projections.running import checkpoint, control
+from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, QUICK, NewerWatched, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import (
@@ -212,7 +212,7 @@ async def test_one_that_stands_still_is_verified_up_to_where_it_stands(
         assert await fold(one, own) is Step.STOPPED
     found = await verify(database_url, Watched())
     assert (found.equal, found.position) == (True, 1)
-    await checkpoint.pause(conn, "watched")
+    await control.pause(conn, "watched")
     assert (await verify(database_url, Watched())).position == 1
     assert (await stand(conn, "watched")).state == "paused"
 
@@ -220,7 +220,7 @@ async def test_one_that_stands_still_is_verified_up_to_where_it_stands(
 async def test_an_event_that_cant_be_folded_any_more_is_named(database_url: str, conn: AsyncConnection) -> None:
     record = told(ppnum=DIVIDES)
     await append(conn, told(), record)
-    await checkpoint.ensure(conn, "watched", 1)
+    await checkpoint.create_if_missing(conn, "watched", 1)
     await conn.execute("UPDATE projections.checkpoints SET position = 2")
     with pytest.raises(CannotFold, match=f"event {record.event_id} at position 2: division by zero"):
         await verify(database_url, Watched())

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from projections.errors import ProjectionsError
 from projections.migrating.migrate import require_current_schema, upgrade
 from projections.projection import Projection, Window
-from projections.running.worker import Step
+from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
 from tests.folding import append, connected, fold, stand, told, worker
 from tests.rebuilding import every_row, happenings, live_load, rebuild, verify

@@ -16,7 +16,8 @@ from projections.projection import Projection
 from projections.read_models.request_status import RequestStatus
 from projections.running import checkpoint
 from projections.running.folding_sessions import folding_session_name
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from tests import folding, oracle, store
 from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
 
@@ -184,7 +185,7 @@ async def test_a_process_that_only_stood_by_goes_on_without_a_notification(
     one = worker(database_url, Watched())
     await append(conn, told())
     async with store.connection(database_url, "other") as other:
-        await checkpoint.ensure(other, "watched", 1)
+        await checkpoint.create_if_missing(other, "watched", 1)
         async with other.transaction():
             await other.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             async with running(database_url, one):
@@ -220,7 +221,7 @@ async def test_it_says_now_and_then_how_far_it_is(
 ) -> None:
     await append(conn, told(), told(), told())
     one = worker(database_url, Watched(), batch_size=1)
-    monkeypatch.setattr("projections.running.worker.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0)
     with capture_logs() as logs:
         async with connected(one) as own:
             await fold(one, own)
@@ -232,7 +233,7 @@ async def test_it_says_now_and_then_how_far_it_is(
 async def test_a_worker_at_the_head_says_nothing_of_the_windows_that_it_folds(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.running.worker.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0.0)
     one = worker(database_url, Watched(), batch_size=2)
     async with connected(one) as own:
         with capture_logs() as begun:

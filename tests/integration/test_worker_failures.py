@@ -14,8 +14,9 @@ from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus
-from projections.running import checkpoint, control
-from projections.running.worker import Step, Worker
+from projections.running import control
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from tests import folding, oracle, store
 from tests.folding import (
     DIVIDES,
@@ -140,7 +141,7 @@ async def test_resume_clears_the_failure_and_its_wait(database_url: str, conn: A
             await due(conn)
             await fold(one, own)
         assert (await stand(conn, "watched")).failures == 2
-        assert await checkpoint.resume(conn, "watched")
+        assert await control.resume(conn, "watched")
         cleared = await stand(conn, "watched")
         assert (cleared.state, cleared.last_error, cleared.failures, cleared.wait) == ("running", None, 0, None)
         await fold(one, own)
@@ -151,10 +152,10 @@ async def test_a_paused_one_folds_nothing_until_it_is_resumed(database_url: str,
     await append(conn, told())
     one = worker(database_url, Watched())
     async with connected(one) as own:
-        assert await checkpoint.pause(conn, "watched")
+        assert await control.pause(conn, "watched")
         assert await one.step(own) is Step.STOPPED
         assert (await stand(conn, "watched"))[:3] == (1, 0, "paused")
-        await checkpoint.resume(conn, "watched")
+        await control.resume(conn, "watched")
         assert await fold(one, own) is Step.AT_HEAD
     assert (await stand(conn, "watched"))[:3] == (1, 1, "running")
 
@@ -173,7 +174,7 @@ async def test_a_pause_waits_for_the_window_under_way_and_stays(database_url: st
             await holder.execute("LOCK TABLE watched IN SHARE MODE")
             step = group.create_task(one.step(own))
             await store.blocked(conn, own.info.backend_pid)
-            pause = group.create_task(checkpoint.pause(pausing, "watched"))
+            pause = group.create_task(control.pause(pausing, "watched"))
             await store.blocked(conn, pausing.info.backend_pid)
         assert await pause
         await step
@@ -272,7 +273,7 @@ async def test_rows_of_an_older_version_wait_for_a_rebuild(database_url: str, co
             assert (now.version, now.position, now.state) == (1, 1, "waiting")
             assert now.last_error is not None
             assert "projections rebuild watched" in now.last_error
-            await checkpoint.resume(conn, "watched")  # that is no rebuild
+            await control.resume(conn, "watched")  # that is no rebuild
     assert await rows_of(conn, "watched") == 1
     await folding.fold_all(database_url, [Watched])  # the older code is back
     assert (await stand(conn, "watched"))[:4] == (1, 2, "running", None)

@@ -19,7 +19,8 @@ from psycopg import AsyncConnection
 from eventstore.appending.append import Appender
 from projections.folding.window_size import WindowSize
 from projections.migrating.metadata import READ_MODELS
-from projections.running.worker import Step, Worker
+from projections.running.window_step import Step
+from projections.running.worker import Worker
 from tests import folding, oracle, store, stories
 from tests.oracle import Record
 from tests.stories import CHAT, PCS, Story
@@ -68,8 +69,9 @@ class Engine:
 
     async def _fold(self, batch_size: int) -> None:
         for worker, conn in self.workers:
-            worker._settings = folding.SETTINGS.model_copy(update={"batch_size": batch_size})
-            worker._window_size = WindowSize(batch_size, folding.SETTINGS.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT")
+            worker._window_step._window_size = WindowSize(
+                batch_size, folding.SETTINGS.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT"
+            )
             assert await folding.fold(worker, conn) is Step.AT_HEAD
 
 

@@ -203,8 +203,9 @@ class Difference:
         changed: dict[_TableDifference, int] = {}
         for one in tables:
             found = await fetch_all(self._conn, _UNIQUE, [_name(one.live)])
-            displacement = one.displacement([row[0] for row in found])
-            displaced[one] = await execute_and_count(self._conn, displacement) if found else 0
+            displaced[one] = 0
+            if found:
+                displaced[one] = await execute_and_count(self._conn, one.displacement([row[0] for row in found]))
             changed[one] = displaced[one] + await execute_and_count(self._conn, one.change())
         # What had to go to come back otherwise is no addition.
         added = {one: await execute_and_count(self._conn, one.addition()) - displaced[one] for one in tables}

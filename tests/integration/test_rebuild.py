@@ -380,7 +380,7 @@ async def test_an_event_that_cant_be_folded_is_named_and_a_recorded_skip_passes_
     records = [told(), told(), told(ppnum=DIVIDES), told(), told()]
     await append(conn, *records)
     poison = records[2].event_id
-    expected = rf"^watched: event {poison} at position 3: division by zero \(SQLSTATE 22012\); mend .* projections skip"
+    expected = rf"^watched: event {poison} at position 3: division by zero \(SQLSTATE 22012\); fix .* projections skip"
     for window in (1, 4, 100):
         with pytest.raises(CannotFold, match=expected):
             await rebuild(database_url, Watched(), window=window)

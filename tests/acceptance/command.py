@@ -1,4 +1,9 @@
-"""The installed command as a process of its own: started in a clean environment, read line by line, given signals."""
+"""The command as a process of its own: started in a clean environment, read line by line, given signals.
+
+Most processes are children of a fork server, which saves the start of Python. The installed program itself is started
+where a test asks for it (``commands.installed``), where the interpreter reads a variable when it starts, and for each
+command in ``test_installed_command.py``, which compares the two.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,17 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.acceptance.forking import ForkServer, Process
+
 INSTALLED = Path(sys.executable).parent / "projections"
 COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [sys.executable, "-m", "projections"]
+LONGEST_LINE = 2**22
 GIVE_UP = 40.0
 """Seconds after which what does not come about fails the test."""
 
@@ -53,7 +61,7 @@ class Ended(NamedTuple):
 class Running:
     """A process whose output is collected as it comes."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.lines: list[str] = []
         self._out: list[str] = []
@@ -122,24 +130,41 @@ class Running:
 
 @dataclass
 class Commands:
-    """Starts commands in a folder of the test's own; what still runs at its end is killed."""
+    """Starts commands in a folder of the test's own; what still runs at its end is killed.
+
+    Attributes:
+        folder: the working folder and the home of the commands.
+        stack: ends them.
+        fork_server: forks them; without one, the installed program is started.
+
+    """
 
     folder: Path
     stack: AsyncExitStack
+    fork_server: ForkServer | None = None
+
+    @property
+    def installed(self) -> Commands:
+        """The same, but without the fork server."""
+        return replace(self, fork_server=None)
 
     async def start(self, *arguments: str, **variables: str) -> Running:
         """Start a command; nothing of this process's environment but PATH reaches it."""
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **variables}
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *arguments,
-            env=environment,
-            cwd=self.folder,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=2**22,
-        )
+        process: Process
+        if self.fork_server is None or concerns_the_interpreter(variables):
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND,
+                *arguments,
+                env=environment,
+                cwd=self.folder,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=LONGEST_LINE,
+            )
+        else:
+            process = await self.fork_server.start(arguments, environment, self.folder, limit=LONGEST_LINE)
         running = Running(process)
         self.stack.push_async_callback(running.kill)
         return running
@@ -147,3 +172,14 @@ class Commands:
     async def run(self, *arguments: str, **variables: str) -> Ended:
         """Run a command to its end."""
         return await (await self.start(*arguments, **variables)).ended()
+
+
+def concerns_the_interpreter(variables: Mapping[str, str]) -> bool:
+    """Say whether Python or gRPC's library reads one of these variables before a fork could change it."""
+    for name, value in variables.items():
+        if name == "PYTHONPATH":
+            if any((Path(folder) / "sitecustomize.py").exists() for folder in value.split(os.pathsep)):
+                return True
+        elif name.startswith(("PYTHON", "GRPC_", "LC_", "LANG", "LD_")):
+            return True
+    return False

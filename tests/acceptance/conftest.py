@@ -1,20 +1,31 @@
-"""Fixtures: the command, and a look at what lies in the tables afterwards."""
+"""Fixtures: the command, started by a fork server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import Commands
+from tests.acceptance.command import INSTALLED, Commands
+from tests.acceptance.forking import ForkServer, running_fork_server
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer | None]:
+    """A process that forks commands; None where the command isn't installed, so that each is started by itself."""
+    if not INSTALLED.exists():
+        yield None
+        return
+    with running_fork_server(INSTALLED) as server:
+        yield server
 
 
 @pytest.fixture
-async def commands(tmp_path: Path) -> AsyncIterator[Commands]:
-    """Starts commands; they are gone with the test."""
+async def commands(tmp_path: Path, fork_server: ForkServer | None) -> AsyncIterator[Commands]:
+    """Starts commands; they are killed at the end of the test."""
     folder = tmp_path / "work"
     folder.mkdir()
     async with AsyncExitStack() as stack:
-        yield Commands(folder, stack)
+        yield Commands(folder, stack, fork_server)

@@ -1,0 +1,207 @@
+"""A process that has the whole command loaded and forks a child for each command that a test starts.
+
+Starting Python and loading the command takes about a second of CPU time, a fork a few milliseconds. The child then is
+what a true start would be: its own arguments, environment, folder, standard streams, process group and default signal
+handlers. It runs ``projections.cli.main`` and ends with its exit code, its threads waited for and its output flushed.
+
+Invariants. This process never starts a thread, a loop or gRPC, so a fork is safe; it checks that before each fork. What
+the command reads from its environment, it reads after the fork. Whatever the interpreter itself reads when it starts
+(``PYTHON…``, locale) can't be changed after the fork: such commands are started truly, see ``command.py``.
+
+Run as a script: ``python fork_server.py SOCKET PROGRAM``, a descriptor of a SOCK_SEQPACKET socket and the path of the
+command. A request is one JSON message with four descriptors: standard input, output and error of the child, and a pipe
+to which its pid is written at once and its exit code when it ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import eventstore
+import projections
+from projections.cli import main
+
+LARGEST_REQUEST = 2**17
+SKIPPED = ("eventstore.contracts._generated", "projections.testing", "projections.__main__", "projections._migrations")
+"""What is loaded by those below, or by no command."""
+ALSO = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.ext.asyncio")
+"""What the libraries load only when they are used."""
+
+
+class ChildStarts(BaseException):
+    """Leads a child out of the server's loop, so that it ends as an interpreter of its own."""
+
+
+def load_everything() -> None:
+    """Load all modules that any command needs."""
+    for package in (eventstore, projections):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(SKIPPED):
+                importlib.import_module(module.name)
+    for name in ALSO:
+        importlib.import_module(name)
+
+
+class Server:
+    """The loop of the parent."""
+
+    def __init__(self, requests: socket.socket, program: str) -> None:
+        self._requests = requests
+        self._program = program
+        self._reports: dict[int, int] = {}
+        # A signal that arrives wakes the selector.
+        self._woken, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector = selectors.DefaultSelector()
+        for each in (self._requests, self._woken):
+            self._selector.register(each, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Answer requests until the tests close their end; then no child is left."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    self._woken.recv(4096)
+                    self._report_ended()
+                elif not self._answer():
+                    for pid in self._reports:
+                        os.kill(pid, signal.SIGKILL)
+                    return
+
+    def _answer(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._requests, LARGEST_REQUEST, 4)
+        if not message:
+            return False
+        refuse_threads()
+        *streams, report = descriptors
+        pid = os.fork()
+        if pid == 0:
+            self._leave(report)
+            become(json.loads(message), streams, self._program)
+        self._reports[pid] = report
+        _write(report, pid)
+        for stream in streams:
+            os.close(stream)
+        return True
+
+    def _report_ended(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                report = self._reports.pop(pid)
+                _write(report, os.waitstatus_to_exitcode(status))
+                os.close(report)
+
+    def _leave(self, report: int) -> None:
+        """Close, in a child, all that is the parent's."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for each in (self._requests, self._woken, self._wake):
+            each.close()
+        for other in (report, *self._reports.values()):
+            os.close(other)
+
+
+def _write(report: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # the test has ended
+        os.write(report, f"{number}\n".encode())
+
+
+def refuse_threads() -> None:
+    """End the server if a fork would not be safe."""
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir() and (threads := len(list(tasks.iterdir()))) != 1:
+        sys.exit(f"the fork server runs {threads} threads")
+
+
+def become(request: Mapping[str, Any], streams: list[int], program: str) -> NoReturn:
+    """Make a child what a new process would be."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.chdir(request["folder"])
+    sys.argv = [program, *request["arguments"]]
+    path = request["environment"].get("PYTHONPATH", "")
+    sys.path[:1] = [str(Path(program).parent), *(part for part in path.split(os.pathsep) if part)]
+    importlib.invalidate_caches()
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        set_stream(name, number)
+    raise ChildStarts
+
+
+def set_stream(name: str, number: int) -> None:
+    """Replace a standard stream by one on the child's descriptor, made as the interpreter makes it."""
+    former: TextIO = getattr(sys, name)
+    raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
+    stream = io.TextIOWrapper(
+        io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw),
+        encoding=former.encoding,
+        errors=former.errors,
+        newline="\n",
+        line_buffering=number == 2 or raw.isatty(),
+    )
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
+
+
+def serve_or_become() -> None:
+    """Serve until the tests end, or, in a child, run the command."""
+    descriptor, program = sys.argv[1:]
+    load_everything()
+    gc.collect()
+    gc.freeze()  # so that children share these objects' memory
+    try:
+        Server(socket.socket(fileno=int(descriptor)), program).serve()
+    except ChildStarts:
+        pass
+    else:
+        return
+    try:
+        main()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            end_quickly(end.code or 0)
+        raise
+    end_quickly(0)
+
+
+def end_quickly(code: int) -> None:
+    """Do what an interpreter does at its end, but leave all objects where they are: that takes as long as the rest.
+
+    Where the output can't be written, this returns, and the interpreter does it all again and says so.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    serve_or_become()

@@ -3,12 +3,14 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types docs stubs check-stubs wheel-check bench bench-large lock check-lock clean
+.PHONY: help setup run test test-all lint format types docs stubs check-stubs wheel-check bench bench-large lock check-lock clean
 
 BIN := .venv/bin
 T ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 NAME ?=
+IN_PARALLEL = -n $(WORKERS) --dist loadgroup
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,8 +21,11 @@ setup:  ## build .venv from the lock, unless it is current
 run: setup  ## the whole thing once, on an embedded PostgreSQL and a simulated upstream
 	@$(BIN)/python -m projections.sandbox.demo
 
-test: setup  ## all tests; T=tests/unit for some, PYTEST_ARGS='-x' for pytest's own arguments
-	@$(BIN)/python -m pytest $(T) $(PYTEST_ARGS)
+test: setup  ## all tests, by WORKERS=2 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
+	@$(BIN)/python -m pytest $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
+
+test-all: setup  ## every test on the newest and on the oldest PostgreSQL
+	@$(BIN)/python -m pytest --full-matrix $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
 lint: setup  ## ruff, as a linter and as a formatter
 	@$(BIN)/ruff check .

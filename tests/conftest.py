@@ -1,3 +1,11 @@
-"""Fixtures come from plugins, one a concern."""
+"""Fixtures and hooks come from plugins, one a concern."""
 
-pytest_plugins = ["tests.fix_issuer", "tests.fix_logs", "tests.fix_postgres", "tests.fix_simulator", "tests.fix_store"]
+pytest_plugins = [
+    "tests.fix_issuer",
+    "tests.fix_logs",
+    "tests.fix_parallel",
+    "tests.fix_postgres",
+    "tests.fix_rerun",
+    "tests.fix_simulator",
+    "tests.fix_store",
+]

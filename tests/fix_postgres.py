@@ -9,18 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.databases import Server
+from tests.oldest_postgres import runs_on_oldest
 from tests.servers import Source, newest_source, oldest_source
 
 KEY = pytest.StashKey[list[Source]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-matrix", action="store_true", help="run every test with a database on the newest and oldest PostgreSQL"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, as tests/integration does")
+    config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, see tests/oldest_postgres.py")
     newest = newest_source(os.environ.get("PROJECTIONS_TEST_POSTGRES") or "embedded")
     oldest = oldest_source() if newest.name == "18" and newest.kind == "embedded" else None
     config.stash[KEY] = [newest, *([oldest] if oldest else [])]
@@ -34,8 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" not in metafunc.fixturenames:
         return
     sources = metafunc.config.stash[KEY]
-    folder = Path(__file__).parent / "integration"
-    both = metafunc.definition.path.is_relative_to(folder) or metafunc.definition.get_closest_marker("oldest")
+    both = metafunc.config.getoption("--full-matrix") or runs_on_oldest(metafunc.definition)
     chosen = sources if both else sources[:1]
     metafunc.parametrize("postgres", chosen, indirect=True, ids=[source.name for source in chosen], scope="session")
 
@@ -59,7 +64,7 @@ def _servers() -> Iterator[Callable[[Source], Server]]:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest, _servers: Callable[[Source], Server]) -> Server:
-    """A server; in tests/integration each test runs once on the newest and once on the oldest."""
+    """A server: the newest, and for the tests of tests/oldest_postgres.py in a second run the oldest."""
     return _servers(request.param)
 
 

@@ -23,6 +23,7 @@ from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
 from eventstore.postgres.queries import fetch_row
+from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -93,8 +94,7 @@ async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:
 
     """
     before = await find_holder(conn, APPEND_LOCK)
-    milliseconds = max(int(wait / timedelta(milliseconds=1)), 1)
-    await conn.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
+    await conn.execute(LOCK_TIMEOUT, [milliseconds(max(wait.total_seconds(), 0.001))])
     try:
         async with conn.transaction():
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [APPEND_LOCK])

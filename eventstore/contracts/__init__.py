@@ -1,6 +1,7 @@
-"""The two published forms of the RPC: their names, their frames, and how an event's columns are read off it."""
+"""The two published contracts of the RPC: their names, their framing, and how an event is decoded."""
 
-from eventstore.contracts.contract import Contract, Frame, FrameKind, encode_request, read_frame
+from eventstore.contracts.contract import Contract
 from eventstore.contracts.decode import Event, decode
+from eventstore.contracts.framing import Frame, FrameKind, encode_request, read_frame
 
 __all__ = ["Contract", "Event", "Frame", "FrameKind", "decode", "encode_request", "read_frame"]

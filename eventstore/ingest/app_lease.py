@@ -29,6 +29,7 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
 from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.postgres.session_lock import keep, session_name
+from eventstore.postgres.session_settings import SESSION_LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
@@ -136,7 +137,7 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[in
 
     """
     wait = timedelta(seconds=waits.append_lock)
-    await conn.execute("SELECT set_config('lock_timeout', %s, false)", [f"{int(waits.append_lock * 1000)}ms"])
+    await conn.execute(SESSION_LOCK_TIMEOUT, [milliseconds(waits.append_lock)])
     while True:
         try:
             row = await fetch_row(conn, _RAISE_EPOCH, [app, new_token()])

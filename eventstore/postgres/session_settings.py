@@ -250,11 +250,11 @@ def startup_settings(
         "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "3",
         "tcp_user_timeout": "0",
-        "client_connection_check_interval": _milliseconds(waits.leader_heartbeat),
-        "idle_in_transaction_session_timeout": _milliseconds(waits.idle_in_transaction),
+        "client_connection_check_interval": milliseconds(waits.leader_heartbeat),
+        "idle_in_transaction_session_timeout": milliseconds(waits.idle_in_transaction),
         # Zero means never, whatever a role or a database has.
-        "idle_session_timeout": _milliseconds(idle_session_timeout or 0),
-        "lock_timeout": _milliseconds(lock_timeout or 0),
+        "idle_session_timeout": milliseconds(idle_session_timeout or 0),
+        "lock_timeout": milliseconds(lock_timeout or 0),
         "statement_timeout": "0",
         "default_transaction_read_only": "off",
         # The URL can't change these two. They are sent here because a serializable, deferrable, read-only transaction
@@ -285,6 +285,24 @@ COMMIT_DURABLY = (
 )
 """Makes the commit of the current transaction durable, in a session whose other commits need not be."""
 
+ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+"""As the first statement of a transaction: all of its statements see the same state of the database."""
+
+SESSION_LOCK_TIMEOUT = "SELECT pg_catalog.set_config('lock_timeout', %s, false)"
+"""Sets, for the session, how long a statement waits for a lock, as :func:`milliseconds` returns it."""
+
+LOCK_TIMEOUT = "SELECT pg_catalog.set_config('lock_timeout', %s, true)"
+"""The same for the current transaction."""
+
+SCAN_WHOLE_TABLES = "SELECT pg_catalog.set_config('enable_seqscan', 'on', true)"
+"""Lets the current transaction read whole tables, as a comparison does. ``FOLDING`` is for small windows."""
+
+STATEMENT_TIMEOUT = "pg_catalog.set_config('statement_timeout', %(timeout)s, true)"
+"""The expression that limits the statements after it, in the current transaction; another statement may return it."""
+
+RESET_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout TO DEFAULT"
+"""Ends that limit."""
+
 _AT_LEAST_ON = sql.SQL(
     "CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'remote_apply'"
     " THEN 'remote_apply' ELSE 'on' END"
@@ -296,5 +314,6 @@ _PIN = sql.SQL(
 )
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Return a time as Postgres takes it in a setting."""
     return f"{int(seconds * 1000)}ms"

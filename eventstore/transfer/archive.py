@@ -14,11 +14,13 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from google.protobuf.message import DecodeError
+from google.protobuf.proto import serialize_length_prefixed
 
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError
@@ -278,10 +280,6 @@ def _length(file: BinaryIO, path: Path) -> tuple[int, bytes] | None:
 
 
 def _delimited(record: archive.Record) -> bytes:
-    data = record.SerializeToString()
-    length, prefix = len(data), bytearray()
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + data
+    data = BytesIO()
+    serialize_length_prefixed(record, data)
+    return data.getvalue()

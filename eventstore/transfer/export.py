@@ -18,6 +18,7 @@ from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.event_reader import read, read_head
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_all
+from eventstore.postgres.session_settings import ONE_SNAPSHOT
 from eventstore.schema import quarantine
 from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
 
@@ -53,7 +54,7 @@ async def export_events(
     """
     with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await conn.execute(ONE_SNAPSHOT)
             cursors = [_cursor(*row) for row in await fetch_all(conn, _CURSORS)]
             last = await read_head(conn)
         file.write(Record(header=archive.Header(version=VERSION, cursors=cursors, head=last)))

@@ -19,7 +19,7 @@ from eventstore.contracts.event_types import EventType
 from eventstore.errors import describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all
-from eventstore.postgres.session_settings import SEARCHING
+from eventstore.postgres.session_settings import ONE_SNAPSHOT, SEARCHING
 from eventstore.redaction.redact import redact
 from eventstore.schema import events
 from eventstore.waits import Waits
@@ -160,7 +160,7 @@ async def explain(
         except DataError as error:
             raise UsageError(f"that can't be a key of {table.name}: {describe(error)}") from error
         async with conn.transaction():  # the row and the checkpoint of one moment, for workers move both
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await conn.execute(ONE_SNAPSHOT)
             at = await checkpoint_of(conn, projection)
             refuse_ahead_of_log(projection, at)
             if at.version != projection.version:

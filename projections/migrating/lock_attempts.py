@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.postgres.connection import connect_sync
+from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 from projections.errors import MigrationBlocked
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
@@ -78,8 +79,7 @@ def patiently(url: str, work: Callable[[Connection], T], *, waits: Waits, patien
     while True:
         try:
             with sqlalchemy_connection(url) as connection, connection.begin(), _Watch(url, connection, waits) as watch:
-                setting = {"timeout": f"{max(1, int(patience.lock * 1000))}ms"}
-                connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), setting)
+                connection.exec_driver_sql(LOCK_TIMEOUT, (milliseconds(max(patience.lock, 0.001)),))
                 return work(connection)
         except Exception as error:
             if _sqlstate(error) not in _RELEASED_LATER:

@@ -41,14 +41,13 @@ from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 from sqlalchemy.types import UserDefinedType
 
 from eventstore.postgres.queries import fetch_all, fetch_value
+from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
 from projections.errors import ProjectionsError
 from projections.folding.run_statement import execute_and_count, fetch_rows
 from projections.folding.sql_text import compile_ddl
 from projections.projection import Window
 from projections.rebuilding.shadow import Shadow
 
-# The folds' own setting is for small windows over tables that nothing is known of; a comparison reads whole tables.
-_READ_WHOLE_TABLES = "SELECT set_config('enable_seqscan', 'on', true)"
 _MAY_MAKE_KEYS = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 _TYPES = (
     "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute AS a"
@@ -152,7 +151,7 @@ class Difference:
 
     async def compare_again(self) -> None:
         """Compare all rows once more, for what the caller's transaction does next; :attr:`since` stays."""
-        await self._conn.execute(_READ_WHOLE_TABLES)
+        await self._conn.execute(SCAN_WHOLE_TABLES)
         for one in self._tables:
             await self._conn.execute(compile_ddl(DropTable(one.keys, if_exists=True)))
             await self._conn.execute(compile_ddl(CreateTable(one.keys)))
@@ -215,7 +214,7 @@ class Difference:
     async def _prepare(self) -> None:
         # Nobody but we gathers statistics of temporary tables, and on them hangs whether a few keys are looked up or
         # whole tables are joined.
-        await self._conn.execute(_READ_WHOLE_TABLES)
+        await self._conn.execute(SCAN_WHOLE_TABLES)
         for one in self._tables:
             await self._conn.execute(f"ANALYZE {one.keys.fullname}".encode())
 

@@ -20,7 +20,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held, session_name, while_held
-from eventstore.postgres.session_settings import COMMIT_DURABLY
+from eventstore.postgres.session_settings import COMMIT_DURABLY, ONE_SNAPSHOT
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, RebuildRefused
 from projections.projection import Projection
@@ -301,7 +301,7 @@ class _Rebuild:
 
     async def _snapshot(self) -> Checkpoint:
         """Make the caller's transaction one snapshot, in which the shadow is ours, and read the checkpoint in it."""
-        await self._conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await self._conn.execute(ONE_SNAPSHOT)
         await self._shadow.hold()
         return await self._checkpoint()
 

@@ -21,6 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetCol
 from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from eventstore.postgres.session_settings import RESET_STATEMENT_TIMEOUT, STATEMENT_TIMEOUT
 from projections.errors import CannotFold, ProjectionsError, RebuildLost
 from projections.folding import fold_budget
 from projections.folding.python_projection import OnProgress
@@ -51,9 +52,8 @@ _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POS
 _FORGET = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _HOLD = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
 _MOVE = sql.SQL(
-    "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s"
-    " RETURNING set_config('statement_timeout', %(timeout)s, true)"
-).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")))
+    "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s RETURNING {}"
+).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")), sql.SQL(STATEMENT_TIMEOUT))
 _NOTED = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _NOTE = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
 _MARKED = (
@@ -226,7 +226,7 @@ class Shadow:
         position = self.position
         try:
             await self.fold_to(hi, hi - position)
-            await self._conn.execute("SET LOCAL statement_timeout TO DEFAULT")
+            await self._conn.execute(RESET_STATEMENT_TIMEOUT)
         finally:
             self.position = position
 

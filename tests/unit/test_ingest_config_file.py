@@ -1,4 +1,4 @@
-"""``projections.toml``: several apps, and one sentence for whatever is wrong in it."""
+"""``projections.toml`` configures several apps, and an error in it is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def configured() -> None:
-    """Load all apps, and make of each what a follower needs."""
+    """Load all apps, and create the upstream of each."""
     for app, config in load_apps().items():
         config.upstream(app, waits=Waits())
 
 
 def refusal(text: str) -> str:
-    """What is said of a file that can't work."""
+    """The message about a file that isn't valid."""
     Path(CONFIG_FILE).write_text(text)
     with pytest.raises(UsageError) as refused:
         configured()
@@ -41,7 +41,7 @@ def refusal(text: str) -> str:
     return said
 
 
-def test_several_apps_each_with_its_own() -> None:
+def test_several_apps_have_their_own_credentials_and_contracts() -> None:
     Path(CONFIG_FILE).write_text(
         f'[apps.shop]\n{ADDRESS}{CLIENT}since = "48h"\n'
         '[apps.clinic]\naddress = "http://localhost:1"\ntoken = "t"\ncontract = "chat.external"\n'
@@ -58,13 +58,13 @@ def test_several_apps_each_with_its_own() -> None:
     assert apps["clinic"].upstream("clinic", waits=Waits(), since="1s").since != clinic.since
 
 
-def test_a_named_file_is_read_wherever_it_lies(tmp_path: Path) -> None:
+def test_a_file_that_is_named_is_read_from_any_folder(tmp_path: Path) -> None:
     path = tmp_path / "other.toml"
     path.write_text(f"[apps.a]\n{ADDRESS}{CLIENT}")
     assert list(load_apps(path)) == ["a"]
 
 
-def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
+def test_a_secret_can_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     Path(CONFIG_FILE).write_text(
         f'[apps.a]\n{ADDRESS}issuer = "https://id.example"\nclient_id = "me"\nclient_secret_file = "secret"\n'
@@ -74,7 +74,7 @@ def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     assert tokens._client_secret == "hunter2"
 
 
-def test_an_empty_setting_is_not_set() -> None:
+def test_an_empty_setting_counts_as_not_set() -> None:
     Path(CONFIG_FILE).write_text(f'[apps.a]\n{ADDRESS}{CLIENT}token = ""\n')
     assert isinstance(load_apps()["a"].upstream("a", waits=Waits()).tokens, ClientCredentials)
 
@@ -131,7 +131,7 @@ def test_an_empty_setting_is_not_set() -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_the_file_is_said_in_one_sentence(text: str, words: str) -> None:
+def test_an_error_in_the_file_is_reported_in_one_sentence(text: str, words: str) -> None:
     assert words in refusal(text)
 
 
@@ -145,22 +145,22 @@ def test_what_is_wrong_in_the_file_is_said_in_one_sentence(text: str, words: str
         f"[apps.b]\n{ADDRESS}",
     ],
 )
-def test_of_several_apps_the_sentence_names_the_one_that_is_meant(text: str) -> None:
+def test_the_message_names_the_app_with_the_error(text: str) -> None:
     assert "app 'b'" in refusal(f"[apps.a]\n{ADDRESS}{CLIENT}{text}")
 
 
-def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_named_file_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be read"):
         load_apps(tmp_path / "absent.toml")
 
 
-def test_an_empty_secret_file_is_no_secret(tmp_path: Path) -> None:
+def test_an_empty_secret_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("\n")
     text = f'[apps.a]\n{ADDRESS}issuer = "https://id.example"\nclient_id = "me"\nclient_secret_file = "secret"\n'
     assert "client_secret_file" in refusal(text)
 
 
-def test_the_documentation_s_sample_is_a_configuration() -> None:
+def test_the_example_in_the_docs_is_a_valid_configuration() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     sample = page.partition("```toml\n")[2].partition("```")[0]
     Path(CONFIG_FILE).write_text(sample)

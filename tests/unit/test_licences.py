@@ -1,4 +1,4 @@
-"""docs/licences.md names every package that is locked, with its licence."""
+"""docs/licences.md lists every locked package with its licence."""
 
 from __future__ import annotations
 

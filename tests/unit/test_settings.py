@@ -1,4 +1,4 @@
-"""Settings that Postgres would refuse in the middle are refused at the beginning, by their names."""
+"""Values that Postgres would refuse later are refused when settings are loaded; the message names the variable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME = "PROJECTIONS_REBUILD_WORK_MEM"
 
 
 @pytest.mark.parametrize("size", ["64kB", "1MB", "64MB", "2147483647kB", "2097151MB", "2047GB"])
-def test_sizes_that_postgres_takes(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+def test_sizes_that_postgres_accepts(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.setenv(NAME, size)
     assert load_replay_settings().work_mem == size
 
@@ -26,14 +26,14 @@ def test_sizes_that_postgres_refuses(monkeypatch: pytest.MonkeyPatch, size: str)
 
 
 @pytest.mark.parametrize("size", ["much", "0kB", "64", "64 MB", "64mb", "-1MB", ""])
-def test_what_is_no_size(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+def test_values_that_are_not_sizes(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.setenv(NAME, size)
     with pytest.raises(UsageError, match=f"^{NAME} must be a size such as 64MB, "):
         load_replay_settings()
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.0009", "2147484", "1e300", "inf", "nan", "-1"])
-def test_times_that_postgres_refuses_or_takes_for_ever(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+def test_times_that_postgres_refuses_or_takes_as_no_limit(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv("PROJECTIONS_REBUILD_LOCK_TIMEOUT", seconds)
     with pytest.raises(UsageError, match=r"^PROJECTIONS_REBUILD_LOCK_TIMEOUT must be .*seconds$"):
         load_replay_settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from eventstore.contracts import Contract, Event, decode
-from projections.sandbox.simulator import SimulatedEvent, World, entries
+from projections.sandbox.simulator import SimulatedEvent, World, build_log
 
 EVENTS = 200_000
 RECIPIENTS = 155_000
@@ -21,7 +21,7 @@ MIX = f"the first of the simulator's, seed {SEED}, {CONTRACT.value}"
 def simulated(count: int = EVENTS) -> list[SimulatedEvent]:
     """Return so many events of the simulator's world."""
     world = World(seed=SEED, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
-    log = entries(world.happenings(), ends=ENDS, contracts=[CONTRACT])
+    log = build_log(world.events(), ends=ENDS, contracts=[CONTRACT])
     if len(log) < count:
         raise RuntimeError(f"the simulator made {len(log):,} events only")
     return log[:count]

@@ -13,14 +13,14 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
-from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings, World, entries
+from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings, World, build_log
 
 SimulatorFactory = Callable[..., Awaitable[Simulator]]
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
 Method: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 
 TOKEN = "simulator"
-LOG = entries(World(recipients=200).happenings(), ends=datetime.now(UTC))
+LOG = build_log(World(recipients=200).events(), ends=datetime.now(UTC))
 BEGINNING = ulid.first_at(datetime.now(UTC) - timedelta(days=6, hours=12))
 """A cursor before all of ``LOG``, and inside the replay window."""
 

@@ -17,7 +17,7 @@ from projections.cli.shared.long_running import run_until_told
 from projections.cli.shared.output import echo, say, says_errors
 
 if TYPE_CHECKING:
-    from projections.sandbox.simulator import Simulator, Tls
+    from projections.sandbox.simulator import ServerTls, Simulator
 
 _ENV = "PROJECTIONS_SIMULATOR_"
 _TOKEN = "simulator"  # noqa: S105 - guards made-up events only, and the help shows it
@@ -145,7 +145,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     Each option is also an environment variable: PROJECTIONS_SIMULATOR_PORT for --port, and so on.
     """
     from eventstore.contracts import Contract  # noqa: PLC0415 - loaded when it runs
-    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Simulator, SimulatorSettings, World, entries  # noqa: PLC0415
+    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Simulator, SimulatorSettings, World, build_log  # noqa: PLC0415
 
     world = World(seed=seed, recipients=recipients, recipients_per_request=recipients_per_request, polls=polls)
     now = datetime.now(UTC)
@@ -163,10 +163,10 @@ def simulate(  # noqa: PLR0913 - every option is an argument
         now=lambda: time.time() + (began - now).total_seconds(),
     )
     faults = [Fault.parse(text) for text in fault or ()]
-    story = world.happenings()
+    story = world.events()
     try:
         ends = began + timedelta(seconds=len(story) / rate if rate else 0)
-        log = entries(story, ends=ends, rate=rate, contracts=settings.contracts)
+        log = build_log(story, ends=ends, rate=rate, contracts=settings.contracts)
     except OverflowError:
         raise UsageError("--epoch and --rate lead to times that no calendar has") from None
     simulator = Simulator(log, settings, seed=seed)
@@ -175,9 +175,9 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     run_until_told(_serve(simulator, " and ".join(f"{count:,} of {each}" for each, count in counts.items())))
 
 
-def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
     from eventstore.ingest.credential_rules import check_certificate_and_key  # noqa: PLC0415 - loaded when it runs
-    from projections.sandbox.simulator import Tls  # noqa: PLC0415
+    from projections.sandbox.simulator import ServerTls  # noqa: PLC0415
 
     check_certificate_and_key(cert, key, names=("--cert", "--key"))
     if cert is None or key is None:
@@ -185,7 +185,7 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | N
             raise UsageError("--client-ca needs --cert and --key: client certificates are checked over TLS only")
         return None
     try:
-        return Tls(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
+        return ServerTls(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
     except OSError as error:
         raise UsageError(f"can't read {error.filename}: {error.strerror}") from error
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from projections.sandbox.simulator import SimulatedEvent, World, entries
+from projections.sandbox.simulator import SimulatedEvent, World, build_log
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fault.proxy import TcpProxy, target_of, through
@@ -124,8 +124,8 @@ async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
     arguments = ["--seed", "7", "--epoch", "2026-03-01T12:00:00Z", "--recipients", "3000", "--rate", str(rate)]
     simulator = await commands.start("simulate", *arguments)
     settings = variables(database_url, await simulator.prints("http://"))
-    story = world.happenings()
-    log = bearing_chat(entries(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
+    story = world.events()
+    log = bearing_chat(build_log(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
 
     numbers, done, kills = random.Random(), 0, 0  # noqa: S311 - nothing secret
     while kills < 8 or done < len(log) // 2:  # the simulator is still at it for most of them

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from projections.migrating.metadata import READ_MODELS
-from projections.sandbox.simulator import World, entries
+from projections.sandbox.simulator import World, build_log
 from tests import folding, store
 from tests.acceptance.command import COMMAND, QUICK, Commands
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing
@@ -23,7 +23,7 @@ from tests.store import CHAT
 
 UNTIL_IDLE = ("--until-idle", "1")
 FOLD = ("run", "--no-ingest", "--until-idle", "0.3")
-ANOTHER_LOG = entries(World(seed=2, recipients=60).happenings(), ends=datetime.now(UTC))
+ANOTHER_LOG = build_log(World(seed=2, recipients=60).events(), ends=datetime.now(UTC))
 NAMES = sorted(projection.name for projection in READ_MODELS)
 QUICKLY = {
     **QUICK,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
-from projections.sandbox.simulator import Simulator, World, entries
+from projections.sandbox.simulator import Simulator, World, build_log
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, Running
 from tests.acceptance.stored import stored
@@ -24,9 +24,7 @@ ENVIRONMENT = {
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_BATCH_SIZE": "5",
 }
-LOG = [
-    entry for entry in entries(World(recipients=1000).happenings(), ends=datetime.now(UTC)) if CHAT in entry.payloads
-]
+LOG = [entry for entry in build_log(World(recipients=1000).events(), ends=datetime.now(UTC)) if CHAT in entry.payloads]
 AT_ONCE = 10
 
 

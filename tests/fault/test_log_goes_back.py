@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
-from projections.sandbox.simulator import Simulator, World, entries
+from projections.sandbox.simulator import Simulator, World, build_log
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, Running
 from tests.fault.cluster import DATABASE, Cluster, Server, cluster
@@ -35,9 +35,7 @@ ENVIRONMENT = {
     "PROJECTIONS_TOKEN": TOKEN,
     "PROJECTIONS_POLL": "0.2",
 }
-LOG = [
-    entry for entry in entries(World(recipients=1_400).happenings(), ends=datetime.now(UTC)) if CHAT in entry.payloads
-]
+LOG = [entry for entry in build_log(World(recipients=1_400).events(), ends=datetime.now(UTC)) if CHAT in entry.payloads]
 
 
 class Setup:

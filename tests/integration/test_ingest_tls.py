@@ -7,8 +7,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.ingest.upstream import NO_TLS, Tls
-from projections.sandbox.simulator import Simulator, SimulatorSettings
-from projections.sandbox.simulator import Tls as ServerTls
+from projections.sandbox.simulator import ServerTls, Simulator, SimulatorSettings
 from tests.certificates import Authority
 from tests.fix_simulator import SimulatorFactory
 from tests.following import follower, following, ingest, log_of, payloads, stored

@@ -18,7 +18,7 @@ from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, encode_request, read_frame
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
 from eventstore.errors import UsageError
-from projections.sandbox.simulator import ALL_CONTRACTS, SimulatedEvent, Simulator, SimulatorSettings, Tls
+from projections.sandbox.simulator import ALL_CONTRACTS, ServerTls, SimulatedEvent, Simulator, SimulatorSettings
 from tests.fix_simulator import BEGINNING, LOG, TOKEN, SimulatorFactory, bearing, dial, ending, events, payloads, read
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
@@ -231,7 +231,7 @@ def self_signed() -> tuple[bytes, bytes]:
 
 async def test_tls_and_a_client_certificate_when_one_is_wanted(simulator_factory: SimulatorFactory) -> None:
     certificate, key = self_signed()
-    simulator = await simulator_factory(LOG, SimulatorSettings(tls=Tls(certificate, key, client_ca=certificate)))
+    simulator = await simulator_factory(LOG, SimulatorSettings(tls=ServerTls(certificate, key, client_ca=certificate)))
     assert simulator.address == f"https://127.0.0.1:{simulator.port}"
     shown = grpc.ssl_channel_credentials(certificate, key, certificate)
     async with dial(simulator, CHAT, credentials=shown) as call:

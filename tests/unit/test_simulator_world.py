@@ -11,7 +11,7 @@ import pytest
 from eventstore import ulid
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import UsageError
-from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, World, entries
+from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, World, build_log
 
 ENDS = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
@@ -19,7 +19,7 @@ WORLD = World(seed=7, recipients=3_000, recipients_per_request=40, polls=0.5)
 
 
 def log_of(world: World, rate: float | None = None) -> list[SimulatedEvent]:
-    return entries(world.happenings(), ends=ENDS, rate=rate)
+    return build_log(world.events(), ends=ENDS, rate=rate)
 
 
 def events_of(log: list[SimulatedEvent], contract: Contract) -> list[Event]:
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(log: list[Si
 
 def test_one_contract_alone_has_the_same_bytes_as_beside_the_other(log: list[SimulatedEvent]) -> None:
     for contract in Contract:
-        alone = entries(WORLD.happenings(), ends=ENDS, contracts=[contract])
+        alone = build_log(WORLD.events(), ends=ENDS, contracts=[contract])
         assert [entry.payloads[contract] for entry in alone] == [
             entry.payloads[contract] for entry in log if contract in entry.payloads
         ]

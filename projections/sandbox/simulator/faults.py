@@ -1,4 +1,4 @@
-"""What can be made to go wrong on a stream, and the plan that says when."""
+"""The faults that can be injected into a stream, and the plan that says when they happen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventstore.errors import UsageError
 
 
 class FaultKind(StrEnum):
-    """What goes wrong. Those named in ``STATUSES`` end the stream with that status."""
+    """The kinds of faults. Those in ``STATUSES`` end the stream with that status."""
 
     END = "end"
     UNAVAILABLE = "unavailable"
@@ -40,7 +40,7 @@ STATUSES = {
     FaultKind.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-_MODELLED_ON_A_SENT_EVENT = {
+_VARIANTS_OF_SENT_EVENTS = {
     FaultKind.DUPLICATES,
     FaultKind.LATE_ULID,
     FaultKind.OTHER_BYTES,
@@ -53,17 +53,17 @@ _SHAPE = re.compile(r"([a-z-]+)(?:=(\d+)(ms|s)?)?(?:@(\d+))?(?:x(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong, a number of times.
+    """One fault, which happens a number of times.
 
     Args:
-        kind: what.
-        after: only once a stream has sent so many events; duplicates, late, other and future events need at least
-            one, which they are made from.
-        times: how often, on one stream or on several.
-        retry_after: for RESOURCE_EXHAUSTED, the seconds that trailing metadata ``retry-after`` asks to wait.
-        retry_after_ms: the same in milliseconds, as ``retry-after-ms``.
+        kind: the kind of fault.
+        after: only after a stream has sent this many events; duplicates, late, other and future events need at least
+            one event, since they are variants of it.
+        times: how often it happens, on one stream or on several.
+        retry_after: for RESOURCE_EXHAUSTED, seconds for the trailing metadata ``retry-after``.
+        retry_after_ms: the same in milliseconds, for ``retry-after-ms``.
         count: for DUPLICATES, how many of the last events are sent again.
-        data: for GARBAGE, the whole message to send; None makes up bytes that are no message.
+        data: for GARBAGE, the whole message to send; None makes up bytes that can't be decoded.
 
     """
 
@@ -77,10 +77,10 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ``KIND[=VALUE][@AFTER_EVENTS][xTIMES]``; VALUE is a wait (``2s``, ``250ms``) or a count.
+        """Parse ``KIND[=VALUE][@AFTER_EVENTS][xTIMES]``; VALUE is a time to wait (``2s``, ``250ms``) or a count.
 
         Raises:
-            UsageError: the text is nothing of the kind.
+            UsageError: the text has another form.
 
         """
         match = _SHAPE.fullmatch(text)
@@ -99,42 +99,43 @@ class Fault:
             return cls(kind, after, times, retry_after=int(value))
         if kind in _TAKES_A_COUNT and unit is None:
             return cls(kind, after, times, count=int(value))
-        raise UsageError(f"fault {text!r}: only resource-exhausted takes a wait (2s or 250ms), and duplicates a count")
+        raise UsageError(
+            f"fault {text!r}: only resource-exhausted takes a time (2s or 250ms), and only duplicates a count"
+        )
 
     @property
-    def least(self) -> int:
+    def earliest(self) -> int:
         """How many events a stream must have sent before this can happen on it."""
-        return max(self.after, 1) if self.kind in _MODELLED_ON_A_SENT_EVENT else self.after
+        return max(self.after, 1) if self.kind in _VARIANTS_OF_SENT_EVENTS else self.after
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
-        """What the status carries besides."""
+        """The metadata that is sent with the status."""
         waits = (("retry-after", self.retry_after), ("retry-after-ms", self.retry_after_ms))
         return tuple((name, str(wait)) for name, wait in waits if wait is not None)
 
 
-class Plan:
-    """The faults that are still to happen, in the order in which they were asked for."""
+class FaultPlan:
+    """The faults that have not happened yet, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._left: list[tuple[Fault, int]] = []
 
     def add(self, fault: Fault) -> None:
-        """Ask for one more."""
+        """Add a fault."""
         if fault.times > 0:
             self._left.append((fault, fault.times))
 
-    def clear(self) -> None:
-        """Ask for none of those that did not happen yet."""
-        self._left.clear()
-
     def take(self, sent: int, *, expires: bool) -> Fault | None:
-        """Return the first fault that is due on a stream that has sent so many events, and count it as happened.
+        """Return the first fault that is due on a stream, and count it as happened.
 
-        ``expires``: whether this stream's contract can say that a cursor expired.
+        Args:
+            sent: how many events the stream has sent.
+            expires: whether the stream's contract has a message for an expired cursor.
+
         """
         for at, (fault, times) in enumerate(self._left):
-            if fault.least <= sent and (expires or fault.kind is not FaultKind.CURSOR_EXPIRED):
+            if fault.earliest <= sent and (expires or fault.kind is not FaultKind.CURSOR_EXPIRED):
                 self._left[at : at + 1] = [(fault, times - 1)] if times > 1 else []
                 return fault
         return None

@@ -1,4 +1,4 @@
-"""Answers ``GetSendRequestStatus`` from the log: how a request and its recipients stand now."""
+"""Answers ``GetSendRequestStatus`` from the log: the state of a request and of its recipients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from eventstore.contracts import Contract
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from projections.sandbox.simulator.event_log import SimulatedEvent
+from projections.sandbox.simulator.contract_log import SimulatedEvent
 
 _SUMMARIES = (
     pcs.SendRequestEventType.SEND_REQUEST_EVENT_TYPE_REQUEST_COMPLETED,
@@ -17,9 +17,9 @@ _SUMMARIES = (
 
 
 def answer(entries: Iterable[SimulatedEvent], send_request_id: str) -> bytes | None:
-    """Return the response's bytes, or None when the log has nothing of that request.
+    """Return the response's bytes, or None if the log has no event of the request.
 
-    Before a summary only those recipients are counted that have an event.
+    Before the request's summary, only recipients that have an event are counted.
     """
     summary = pcs.SendRequestSummary(id=send_request_id, status=pcs.SendRequestSummary.PROCESSING)
     recipients: dict[str, pcs.RecipientStatus] = {}
@@ -31,7 +31,7 @@ def answer(entries: Iterable[SimulatedEvent], send_request_id: str) -> bytes | N
         try:
             event = pcs.SendRequestEvent.FromString(entry.payloads[Contract.PCS_EXTERNAL_V1])
         except DecodeError:
-            continue  # a test's own bytes
+            continue  # bytes that a test put there
         if event.event_type in _SUMMARIES:
             summary = event.summary
         elif event.HasField("recipient"):

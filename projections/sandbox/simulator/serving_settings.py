@@ -1,4 +1,4 @@
-"""How the simulator serves: which contracts, to whom, how fast, and its time limits."""
+"""The simulator's settings: contracts, port, token, TLS, rate and intervals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ALL_CONTRACTS = frozenset(Contract)
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM bytes for TLS; with ``client_ca`` every client must show a certificate that it signed."""
+class ServerTls:
+    """PEM bytes for TLS; with ``client_ca`` every client must have a certificate signed by it."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -27,19 +27,19 @@ class SimulatorSettings:
     """How the simulator serves.
 
     Args:
-        contracts: those that are served; the others are answered with UNIMPLEMENTED.
-        port: on 127.0.0.1; 0 picks a free one.
-        prefix: a path in front of the methods' paths, such as ``/ext``.
-        token: the bearer token that every call must bring. None asks for none.
-        tls: None serves plaintext.
+        contracts: the contracts that are served; others are answered with UNIMPLEMENTED.
+        port: the port on 127.0.0.1; 0 chooses a free one.
+        prefix: a path that is put before the methods' paths, such as ``/ext``.
+        token: the bearer token that every call must have; None for none.
+        tls: None for plaintext.
         keep_alive: seconds between keep-alives on a ``pcs.external.v1`` stream.
-        replay_window: seconds; on ``pcs.external.v1`` a cursor older than that has expired.
-        rate: events a second that are appended to the log from the start on; None: all are there at once.
-        end_at_log_end: end a stream normally once everything was sent, instead of waiting for more.
-        now: the clock by which cursors grow old, in seconds since 1970.
+        replay_window: seconds; on ``pcs.external.v1`` an older cursor has expired.
+        rate: how many events a second are appended to the log from the start on; None: all at once.
+        end_at_log_end: end a stream normally once all events are sent, instead of waiting for more.
+        now: the clock that decides whether a cursor has expired, in seconds since 1970.
 
     Raises:
-        UsageError: a value lies outside its limits.
+        UsageError: a value is outside its limits.
 
     """
 
@@ -47,7 +47,7 @@ class SimulatorSettings:
     port: int = 0
     prefix: str = ""
     token: str | None = field(default="simulator", repr=False)
-    tls: Tls | None = None
+    tls: ServerTls | None = None
     keep_alive: float = 20.0
     replay_window: float = 7 * 24 * 3600.0
     rate: float | None = None
@@ -56,12 +56,12 @@ class SimulatorSettings:
 
     def __post_init__(self) -> None:
         if not self.contracts:
-            raise UsageError("at least one contract has to be served")
+            raise UsageError("at least one contract must be served")
         if not 0 <= self.port <= 65_535:
-            raise UsageError("a port is a number from 0 to 65535")
+            raise UsageError("the port must be a number from 0 to 65535")
         if self.prefix and (not self.prefix.startswith("/") or self.prefix.endswith("/")):
-            raise UsageError("a path prefix begins with / and does not end with it")
+            raise UsageError("the path prefix must start with / and must not end with /")
         if not (0 < self.keep_alive < math.inf and 0 < self.replay_window < math.inf):
-            raise UsageError("the keep-alive interval and the replay window are numbers greater than 0")
+            raise UsageError("the keep-alive interval and the replay window must be greater than 0")
         if self.rate is not None and not 0 < self.rate < math.inf:
-            raise UsageError("the rate is a number greater than 0: events a second")
+            raise UsageError("the rate must be greater than 0 (events a second)")

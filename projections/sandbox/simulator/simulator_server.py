@@ -1,4 +1,4 @@
-"""The server: both contracts on one port, bytes in and bytes out."""
+"""The simulator's server: it serves both contracts on one port."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Self
 import grpc.aio
 
 from eventstore.contracts import Contract
-from projections.sandbox.simulator.call_context import Shared
-from projections.sandbox.simulator.calls import Call
-from projections.sandbox.simulator.event_log import Feed, SimulatedEvent
+from projections.sandbox.simulator.call_record import Call
+from projections.sandbox.simulator.contract_log import ContractLog, SimulatedEvent
 from projections.sandbox.simulator.faults import Fault
 from projections.sandbox.simulator.grpc_methods import bind, routes
+from projections.sandbox.simulator.server_state import ServerState
 from projections.sandbox.simulator.serving_settings import SimulatorSettings
 
 _TICK = 0.01  # seconds between appends at a rate
 
 
 class Simulator:
-    """A gRPC server that streams a log of events, from any cursor, and misbehaves when asked to.
+    """A gRPC server that streams a log of events from any cursor, and injects faults on demand.
 
-    Everything is to be called on the event loop on which it was started. Use it as an async context manager, or call
-    ``start`` and ``stop``.
+    Call its methods on the event loop on which it was started. Use it as an async context manager, or call ``start``
+    and ``stop``.
 
     Args:
-        log: the events that it has from the start on (with ``settings.rate``: that it gets one after the other).
+        log: its events; with ``settings.rate`` they are appended one after another from the start on.
         settings: how it serves.
         seed: for the bytes that faults make up.
 
@@ -41,65 +41,65 @@ class Simulator:
         self, log: Iterable[SimulatedEvent] = (), settings: SimulatorSettings | None = None, *, seed: int = 1
     ) -> None:
         self.settings = settings or SimulatorSettings()
-        feeds = {contract: Feed(contract) for contract in Contract if contract in self.settings.contracts}
-        numbers = random.Random(seed)  # noqa: S311 - wants to be repeatable, not secret
-        self._shared = Shared(self.settings, feeds, numbers, self.settings.token)
-        self._coming: list[SimulatedEvent] = []
-        self._feeder: asyncio.Task[None] | None = None
+        logs = {contract: ContractLog(contract) for contract in Contract if contract in self.settings.contracts}
+        source = random.Random(seed)  # noqa: S311 - must be repeatable, not secret
+        self._state = ServerState(self.settings, logs, source, self.settings.token)
+        self._later_events: list[SimulatedEvent] = []
+        self._appending: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._port = 0
         if self.settings.rate is None:
-            self._take_in(log)
+            self._append(log)
         else:
-            self._coming.extend(log)
-            self._shared.complete = not self._coming
+            self._later_events.extend(log)
+            self._state.is_log_complete = not self._later_events
 
     @property
     def calls(self) -> list[Call]:
         """The streaming calls so far, oldest first."""
-        return self._shared.calls
+        return self._state.calls
 
     @property
     def token(self) -> str | None:
-        """The bearer token wanted now; assign another one to make new calls with the old one fail. None: no token."""
-        return self._shared.token
+        """The bearer token of calls, None for none; when another one is assigned, new calls with the old one fail."""
+        return self._state.token
 
     @token.setter
     def token(self, token: str | None) -> None:
-        self._shared.token = token
+        self._state.token = token
 
     @property
     def port(self) -> int:
-        """The port that is served; 0 before the start."""
+        """The port; 0 before the start."""
         return self._port
 
     @property
     def address(self) -> str:
-        """The URL to dial."""
+        """The URL of the simulator."""
         scheme = "http" if self.settings.tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}{self.settings.prefix}"
 
     async def start(self) -> None:
-        """Begin to serve.
+        """Start serving.
 
         Raises:
-            UsageError: the port is taken, or certificate and key are no pair.
+            UsageError: the port is in use, or certificate and key do not match.
 
         """
-        # Without SO_REUSEPORT two simulators on one port are an error, not a coin toss for each call.
+        # With SO_REUSEPORT two simulators on one port would share its calls at random; without it, that is an error.
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers((routes(self._shared),))
+        server.add_generic_rpc_handlers((routes(self._state),))
         self._port = bind(server, self.settings)
         await server.start()
         self._server = server
         if self.settings.rate is not None:
-            self._feeder = asyncio.create_task(self._grow(self.settings.rate))
+            self._appending = asyncio.create_task(self._append_at_rate(self.settings.rate))
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stop serving; streams that are open after ``grace`` seconds are cancelled."""
-        if self._feeder is not None:
-            self._feeder.cancel()
-            await asyncio.wait([self._feeder])
+        """Stop serving; streams still open after ``grace`` seconds are cancelled."""
+        if self._appending is not None:
+            self._appending.cancel()
+            await asyncio.wait([self._appending])
         if self._server is not None:
             await self._server.stop(grace)
             self._server = None
@@ -114,52 +114,48 @@ class Simulator:
         await self.stop()
 
     async def append(self, *entries: SimulatedEvent) -> None:
-        """Put events at the end of the log; open streams send them at once."""
-        self._take_in(entries)
+        """Append events to the log; open streams send them at once."""
+        self._append(entries)
 
     def inject(self, *faults: Fault) -> None:
-        """Ask for something to go wrong: on an open stream as soon as it is due there, else on a later one."""
+        """Make faults happen: on an open stream as soon as they are due there, otherwise on a later one."""
         for fault in faults:
-            self._shared.plan.add(fault)
-        self._shared.wake.ring()
-
-    def clear_faults(self) -> None:
-        """Forget the faults that did not happen yet."""
-        self._shared.plan.clear()
+            self._state.plan.add(fault)
+        self._state.work_available.notify()
 
     @property
     def faults_left(self) -> int:
-        """How many times something is still to go wrong."""
-        return len(self._shared.plan)
+        """How many faults have not happened yet."""
+        return len(self._state.plan)
 
     def entries(self, contract: Contract) -> list[SimulatedEvent]:
-        """Return what the log has under a contract, in its order."""
-        return list(self._shared.feeds[contract].entries)
+        """Return the events of a contract in the order of the log."""
+        return list(self._state.logs[contract].entries)
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition on ``calls`` holds; it is looked at after every change of a call."""
+        """Wait until a condition on ``calls`` is true; it is checked after every change of a call."""
         while not condition():
-            await self._shared.seen.wait()
+            await self._state.call_changed.wait()
 
     async def wait_for_calls(self, count: int) -> Call:
-        """Wait until so many streaming calls were made in all; return the last of those."""
+        """Wait until this many streaming calls were made; return the last of them."""
         await self.wait_for(lambda: len(self.calls) >= count)
         return self.calls[count - 1]
 
-    def _take_in(self, entries: Iterable[SimulatedEvent]) -> None:
+    def _append(self, entries: Iterable[SimulatedEvent]) -> None:
         for entry in entries:
-            for feed in self._shared.feeds.values():
-                feed.append(entry)
-        self._shared.wake.ring()
+            for log in self._state.logs.values():
+                log.append(entry)
+        self._state.work_available.notify()
 
-    async def _grow(self, rate: float) -> None:
+    async def _append_at_rate(self, rate: float) -> None:
         loop = asyncio.get_running_loop()
-        began, done = loop.time(), 0
-        while done < len(self._coming):
-            due = min(int((loop.time() - began) * rate), len(self._coming))
+        started, done = loop.time(), 0
+        while done < len(self._later_events):
+            due = min(int((loop.time() - started) * rate), len(self._later_events))
             if due > done:
-                self._take_in(self._coming[done:due])
+                self._append(self._later_events[done:due])
                 done = due
-            await asyncio.sleep(max(began + (done + 1) / rate - loop.time(), _TICK))
-        self._shared.complete = True
-        self._shared.wake.ring()
+            await asyncio.sleep(max(started + (done + 1) / rate - loop.time(), _TICK))
+        self._state.is_log_complete = True
+        self._state.work_available.notify()

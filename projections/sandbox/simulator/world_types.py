@@ -1,4 +1,4 @@
-"""What a simulated world is made of: requests, recipients, and what happens to them."""
+"""The data of a simulated world: requests, recipients, and the events that happen to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eventstore.contracts import Contract
 
 
 class EventType(IntEnum):
-    """What happened; the numbers are the wire's."""
+    """The types of events; the numbers are those of the contracts."""
 
     DELIVERED = 1
     FAILED = 2
@@ -22,7 +22,7 @@ class EventType(IntEnum):
 
 
 class RecipientState(IntEnum):
-    """How a recipient stands; the numbers are the wire's."""
+    """The states of a recipient; the numbers are those of the contracts."""
 
     PENDING = 1
     DELIVERED = 2
@@ -31,7 +31,7 @@ class RecipientState(IntEnum):
 
 
 class RequestState(IntEnum):
-    """How a request stands; the numbers are the wire's."""
+    """The states of a request; the numbers are those of the contracts."""
 
     PROCESSING = 2
     COMPLETED = 3
@@ -39,7 +39,7 @@ class RequestState(IntEnum):
 
 
 class Behaviour(StrEnum):
-    """How a number answers what is sent to it."""
+    """What a phone number does with a message."""
 
     DELIVERS = "delivers"
     CONSENTS = "consents"
@@ -54,12 +54,12 @@ SANDBOX = {
     "12300000003": Behaviour.DENIES,
     "12300000004": Behaviour.FAILS,
 }
-"""The vendor's test numbers; they behave so in every request, whatever was before."""
+"""The vendor's test numbers; they do the same in every request, whatever happened before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A question that goes out with a request; ``entropy`` becomes the random part of its ULID."""
+    """A question that is sent with a request; ``entropy`` is the random part of its ULID."""
 
     entropy: bytes
     options: tuple[str, ...]
@@ -68,7 +68,7 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One send request. ``sent_at`` is in milliseconds of the world's own time, which begins at 0."""
+    """One send request; ``sent_at`` is in milliseconds of the world's own time, which starts at 0."""
 
     entropy: bytes
     sent_at: int
@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One number within one request; the entropies become the random parts of its ULID and of its message's."""
+    """One phone number in one request; the entropies are the random parts of its ULID and its message's ULID."""
 
     ppnum: str
     entropy: bytes
@@ -87,7 +87,7 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a request's last event counts."""
+    """The counts in a request's last event."""
 
     state: RequestState
     delivered: int
@@ -96,10 +96,10 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """One thing that happens, ``at`` milliseconds of the world's own time.
+class WorldEvent:
+    """One event, ``at`` milliseconds of the world's own time.
 
-    ``only`` names the one contract that has an event for it; None: both have.
+    ``only`` is the contract that has the event; None: both have it.
     """
 
     at: int

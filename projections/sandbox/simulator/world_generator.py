@@ -85,7 +85,7 @@ class _Generator:
         for at, (ppnum, behaviour) in zip(first_steps, chosen, strict=True):
             recipient = Recipient(ppnum, self._entropy(), self._entropy())
             counts[self._add_recipient(request, recipient, behaviour, at, completed_at)] += 1
-        # Consent takes longer: a message that waits for it still waits when the request is completed, in both contracts.
+        # Consent takes longer: messages that wait for it still wait when the request is completed, in both contracts.
         summary = Summary(
             RequestState.FAILED if fails else RequestState.COMPLETED,
             counts[RecipientState.DELIVERED],

@@ -83,11 +83,11 @@ def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--fault", "nonsense"], "fault 'nonsense': expected KIND"),
-        (["--rate", "-1"], "the rate is a number greater than 0"),
-        (["--recipients-per-request", "1001"], "a request has 1 to 1,000 recipients"),
+        (["--rate", "-1"], "the rate must be greater than 0"),
+        (["--recipients-per-request", "1001"], "the recipients per request must be 1 to 1,000"),
         (["--cert", "x.pem"], "--cert and --key go together: set --key"),
         (["--cert", "x.pem", "--key", "x.pem"], "can't read x.pem: No such file or directory"),
-        (["--prefix", "ext"], "a path prefix begins with /"),
+        (["--prefix", "ext"], "the path prefix must start with /"),
     ],
 )
 def test_bad_options_are_said_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:

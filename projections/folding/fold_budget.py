@@ -1,10 +1,10 @@
-"""The time budget of a fold: how it ends what takes too long, and when an event is blamed for that.
+"""The time budget of a fold: how long its statements may take, and how to recognise that the budget ended one.
 
-Invariants. A statement of a fold may take so many seconds, whatever the window; so may ``handle`` for one event. A
-window that takes longer is folded again in much shorter ones, until one event is alone. That event is blamed only when
-it takes too long twice in a row: once may have been a machine that stood still. What others do is never an event's
-fault: a wait for a lock ends earlier, with an error of its own, and a statement that somebody cancels ends before its
-time is up.
+Invariants. Every statement of a fold may take the same number of seconds, however long the window is; so may
+``handle`` for one event. What other sessions do never counts as too slow: a wait for a lock ends earlier, with an error
+of its own, and a statement that somebody cancels ends before its time is up.
+
+What happens to a window that took too long is in :mod:`projections.folding.window_size`.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from psycopg import errors
 from projections.errors import HandleTooSlow
 
 LOCKS_SHARE = 0.5
-"""Of the budget, for any one lock: so a wait for a lock is never taken for a slow event."""
+"""Share of the budget for a wait for one lock, so that such a wait is never mistaken for a slow event."""
 RETRY_SLOW = 4
-"""Budgets between attempts at an event that was blamed: in between, ``skip`` and ``pause`` get the checkpoint."""
+"""Budgets between two attempts at a slow event; in between, ``skip`` and ``pause`` can lock the checkpoint."""
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time as Postgres's settings take it."""
+    """Return a time in the form of Postgres's settings."""
     return f"{max(int(seconds * 1000), 1)}ms"
 
 
 def timeout_settings(seconds: float) -> dict[str, str]:
-    """Return the settings of a session that folds and does nothing else."""
+    """Return the timeouts of a session that only folds."""
     return {"statement_timeout": milliseconds(seconds), "lock_timeout": milliseconds(seconds * LOCKS_SHARE)}
 
 
 def is_too_slow(error: BaseException, seconds: float, budget: float) -> bool:
-    """Tell whether a fold was ended by its budget.
+    """Return whether the time budget ended a fold.
 
-    Somebody who cancels the statement causes the same SQLSTATE, and the text is translated: the time tells them apart.
+    A statement that somebody cancels has the same SQLSTATE, and its message is translated, so only the time tells them
+    apart.
 
     Args:
-        error: what ended it.
+        error: the error of the fold.
         seconds: how long the whole window took until then.
-        budget: what one statement of it may take, in seconds.
+        budget: seconds that one statement may take.
 
     """
     return isinstance(error, HandleTooSlow) or (isinstance(error, errors.QueryCanceled) and seconds >= budget)
 
 
 def was_ended_by_others(error: BaseException) -> bool:
-    """Tell whether others ended a fold, by a lock or by cancelling it; a shorter window would not help."""
+    """Return whether another session ended a fold, by a lock or by cancelling it; a shorter window would not help."""
     return isinstance(error, errors.QueryCanceled | errors.LockNotAvailable)

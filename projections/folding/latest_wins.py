@@ -1,4 +1,4 @@
-"""Writes rows that carry their event_id into a table, each only when it is newer than the one there."""
+"""Writes rows that carry their event_id: each one replaces the stored row only if its event_id is greater."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LatestRows: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
 
 
 class LatestWinsTable:
-    """A table whose rows carry their event_id.
+    """A table in which the row with the greatest event_id wins.
 
     Args:
-        table: with the columns ``event_id`` and ``deleted``.
-        schemas: other schemas for the table's; None for none.
+        table: a table with the columns ``event_id`` and ``deleted``.
+        schemas: another schema for the table's; None for none.
 
     """
 
@@ -33,7 +33,7 @@ class LatestWinsTable:
         self._table = table
         self._schemas = schemas
         self._key = [column.name for column in table.primary_key.columns]
-        # What Postgres computes is not written.
+        # Postgres itself computes the computed columns.
         self._columns = [column.name for column in table.c if column.computed is None]
         self._allowed = frozenset(self._columns) - {EVENT_ID, DELETED}
         self._to_driver = {name: _to_driver(table, name) for name in self._columns}
@@ -43,25 +43,27 @@ class LatestWinsTable:
         """Return the values of the primary key.
 
         Args:
-            values: a row's, by column's name.
-            is_tombstone: whether it may have no other values.
+            values: a row's values, by column name.
+            is_tombstone: whether the row may have only key columns.
 
         Raises:
-            InvalidProjection: the row can't be one of the table.
+            InvalidProjection: the row has a column that it may not have, or lacks one of the key.
 
         """
         name = self._table.name
-        strange = [column for column in values if column not in (self._key if is_tombstone else self._allowed)]
-        if strange:
-            of = "the primary key" if is_tombstone else "a column that handle may set"
-            raise InvalidProjection(f"a row of {name} names {', '.join(sorted(strange))}: not {of}")
+        extra = [column for column in values if column not in (self._key if is_tombstone else self._allowed)]
+        if extra:
+            names = ", ".join(sorted(extra))
+            if is_tombstone:
+                raise InvalidProjection(f"a tombstone of {name} sets {names}, which is not in the primary key")
+            raise InvalidProjection(f"a row of {name} sets {names}, which handle may not set")
         missing = [column for column in self._key if values.get(column) is None]
         if missing:
-            raise InvalidProjection(f"a row of {name} lacks {', '.join(missing)} of the primary key")
+            raise InvalidProjection(f"a row of {name} must set {', '.join(missing)} of the primary key")
         return tuple(values[column] for column in self._key)
 
     async def write(self, conn: AsyncConnection[Any], rows: LatestRows) -> None:
-        """Write rows where they are newer than those there; works inside a pipeline.
+        """Write the rows that are newer than the stored ones; works inside a pipeline.
 
         Raises:
             psycopg.Error: the database failed, or refuses a row.
@@ -82,7 +84,7 @@ class LatestWinsTable:
             return known
         parameters = {name: bindparam(name, None, type_=self._table.c[name].type) for name in columns}
         new = insert(self._table).values(parameters)
-        # Columns left out are set too, to their defaults: the row is what its event says, and nothing of an older one.
+        # Columns that the row leaves out are set to their defaults, so that nothing of an older row stays.
         upsert = new.on_conflict_do_update(
             index_elements=self._key,
             set_={name: new.excluded[name] for name in self._columns if name not in self._key},

@@ -11,14 +11,14 @@ from sqlalchemy import Executable
 from eventstore.postgres.queries import fetch_all
 from projections.folding.sql_text import compile_with_numbered_parameters
 
-# A raw cursor takes Postgres's own $n: it doesn't look for placeholders in what may be a long text.
+# A raw cursor takes $n parameters, so psycopg does not search a long text for placeholders.
 
 
 async def fetch_rows(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Run a query, with the parameters that have no value in it, and return its rows by column.
+    """Run a query and return its rows by column; ``values`` are the parameters that have no value in the statement.
 
     Raises:
-        psycopg.Error: it failed.
+        psycopg.Error: the statement failed.
 
     """
     text, parameters = compile_with_numbered_parameters(statement, values)
@@ -27,10 +27,10 @@ async def fetch_rows(conn: AsyncConnection[Any], statement: Executable, **values
 
 
 async def execute_and_count(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> int:  # noqa: ANN401
-    """Run a statement, with the parameters that have no value in it, and return how many rows it wrote or deleted.
+    """Run a statement and return how many rows it wrote or deleted; ``values`` as in :func:`fetch_rows`.
 
     Raises:
-        psycopg.Error: it failed.
+        psycopg.Error: the statement failed.
 
     """
     text, parameters = compile_with_numbered_parameters(statement, values)

@@ -1,4 +1,4 @@
-"""Compiles SQLAlchemy's statements into SQL text that psycopg runs, under the schemas that are wanted."""
+"""Compiles SQLAlchemy's statements into SQL text that psycopg runs, optionally under other schemas."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ VARIABLES: Mapping[str, LiteralString] = {
     "hi": "projections_hi",
     "skipped": "projections_skipped",
 }
-"""What changes from window to window, and the variable of a function that has it; no column is called so."""
+"""The parameters of a window, and the PL/pgSQL variables that hold them; no column has such a name."""
 
 Schemas: TypeAlias = Mapping[str, str]
-"""Which schema stands for which: a shadow, or a test's tables, are the same tables under another schema."""
+"""Which schema replaces which: a shadow and a test's tables are the same tables in another schema."""
 
 
 def compile_statement(statement: Executable, schemas: Schemas | None = None) -> tuple[LiteralString, dict[str, Any]]:
-    """Return a statement's text, as psycopg takes it, and the constants in it."""
+    """Return a statement's text, with psycopg's placeholders, and the values of its constants."""
     result, constants = _compile(statement, schemas, DIALECT)
     return cast("LiteralString", result.string), constants
 
@@ -38,9 +38,9 @@ def compile_statement(statement: Executable, schemas: Schemas | None = None) -> 
 def compile_fold_statement(
     statement: Executable, schemas: Schemas | None = None
 ) -> tuple[LiteralString, tuple[str, ...]]:
-    """Return the text of a fold's statement as ``PREPARE`` takes it, and which parameters its ``$n`` are, in order.
+    """Return the text of a fold's statement, with ``$n``, and the names of these parameters in order.
 
-    Its constants are written out, so that a plan for any window still knows them.
+    Constants are literals in the text, so that the planner knows them even in a plan for any window.
     """
     result, _ = _compile(statement, schemas, _FOLD_DIALECT)
     return cast("LiteralString", result.string), tuple(result.positiontup)
@@ -66,18 +66,18 @@ def compile_plpgsql_step(statement: Executable) -> sql.Composed:
 
 
 def compile_ddl(statement: ExecutableDDLElement) -> LiteralString:
-    """Return the text of a statement that makes or changes a table, for psycopg to run without parameters."""
+    """Return the text of a statement that creates or changes a table; it has no parameters."""
     return statement.compile(dialect=_RAW_DIALECT).string
 
 
 def compile_with_numbered_parameters(
     statement: Executable, values: Mapping[str, Any]
 ) -> tuple[LiteralString, list[Any]]:
-    """Return a statement's text with Postgres's own ``$n``, and its parameters in order.
+    """Return a statement's text, with ``$n``, and the values of all parameters in order.
 
     Args:
         statement: the statement.
-        values: the parameters that have no value in it.
+        values: the parameters that have no value in the statement.
 
     """
     result, constants = _compile(statement, None, _RAW_DIALECT)
@@ -85,12 +85,12 @@ def compile_with_numbered_parameters(
     return cast("LiteralString", result.string), [given[name] for name in result.positiontup]
 
 
-# Written out, a number with a point would be numeric, and a whole Decimal an integer.
+# As a literal, a float would be numeric, and a whole Decimal an integer.
 _CASTS: Mapping[type, str] = {float: "::float8", Decimal: "::numeric"}
 
 
 class _FoldCompiler(PGCompiler_psycopg):
-    """Writes out every parameter but those of the window, as psycopg would send it and with the type it would have."""
+    """Renders every parameter except the window's as a literal, with the value and type that psycopg would send."""
 
     def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if bindparam.key not in VARIABLES and not bindparam.required:
@@ -104,7 +104,7 @@ class _FoldCompiler(PGCompiler_psycopg):
 
     def render_literal_value(self, value: Any, type_: TypeEngine[Any]) -> str:  # noqa: ANN401
         impl = type_.dialect_impl(self.dialect)
-        # As SQLAlchemy would hand it over: a member of an Enum by its name, JSON as JSON.
+        # The value that SQLAlchemy passes to the driver: the name of an Enum member, a JSON value as JSON.
         if processor := impl.bind_processor(self.dialect):
             value = processor(value)
         if isinstance(value, Enum):
@@ -113,9 +113,9 @@ class _FoldCompiler(PGCompiler_psycopg):
             impl = impl.impl_instance.dialect_impl(self.dialect)
         text = sql.Literal(value).as_string().strip()
         if isinstance(value, str) and "%(" in text:
-            # SQLAlchemy looks for names of parameters in the whole text.
+            # SQLAlchemy searches the whole text for parameter names.
             text = f"E{text.removeprefix('E')}".replace("%(", r"\x25(")
-        # -1::smallint would be -(1::smallint), and --1 no number at all.
+        # -1::smallint means -(1::smallint), and --1 is a comment.
         text = f"({text})" if text.startswith("-") else text
         if impl.render_bind_cast:
             return cast("str", self.render_bind_cast(type_, impl, text))  # type: ignore[no-untyped-call]
@@ -126,7 +126,7 @@ _FOLD_DIALECT.statement_compiler = _FoldCompiler
 
 
 class _StepCompiler(_FoldCompiler):
-    """The same, with the window's parameters as variables."""
+    """The same, with the window's parameters as PL/pgSQL variables."""
 
     def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
         return VARIABLES.get(bindparam.key) or super().visit_bindparam(bindparam, *args, **options)
@@ -136,7 +136,7 @@ _STEP_DIALECT.statement_compiler = _StepCompiler
 
 
 def _compile(statement: Executable, schemas: Schemas | None, dialect: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
-    # Typed without compile(), which every statement has. SQLAlchemy writes the text; nothing of a user is in it.
+    # Executable has no compile() in its type, but every statement has it. SQLAlchemy writes the text, so it is safe.
     result = statement.compile(  # type: ignore[attr-defined]
         dialect=dialect,
         schema_translate_map=dict(schemas) if schemas else None,

@@ -1,4 +1,7 @@
-"""Reads whatever a column may hold: a value that Postgres has and Python hasn't, as ``infinity``, comes as its text."""
+"""Loads dates and times that Python can't represent, such as ``infinity``, as their text.
+
+A user's column may hold any value that Postgres allows, and a comparison or an explanation must be able to read it.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,28 @@ from psycopg.abc import Buffer, Loader
 from psycopg.types import datetime as times
 
 
-def _or_text(loader: type[Loader]) -> type[Loader]:
-    class OrText(loader):  # type: ignore[valid-type, misc]
+def _fall_back_to_text(loader: type[Loader]) -> type[Loader]:
+    class LoaderOrText(loader):  # type: ignore[valid-type, misc]
         def load(self, data: Buffer) -> Any:  # noqa: ANN401 - any value
             try:
                 return super().load(data)
             except (DataError, ValueError, OverflowError):
                 return bytes(data).decode()
 
-    return OrText
+    return LoaderOrText
 
 
 _LOADERS = {
-    "date": _or_text(times.DateLoader),
-    "time": _or_text(times.TimeLoader),
-    "timetz": _or_text(times.TimetzLoader),
-    "timestamp": _or_text(times.TimestampLoader),
-    "timestamptz": _or_text(times.TimestamptzLoader),
-    "interval": _or_text(times.IntervalLoader),
+    "date": _fall_back_to_text(times.DateLoader),
+    "time": _fall_back_to_text(times.TimeLoader),
+    "timetz": _fall_back_to_text(times.TimetzLoader),
+    "timestamp": _fall_back_to_text(times.TimestampLoader),
+    "timestamptz": _fall_back_to_text(times.TimestamptzLoader),
+    "interval": _fall_back_to_text(times.IntervalLoader),
 }
 
 
 def load_odd_dates_as_text(conn: AsyncConnection[Any]) -> None:
-    """Let queries of a connection return rows that people may have put anything into."""
+    """Make a connection's queries return dates and times that Python lacks as text, instead of raising an error."""
     for name, loader in _LOADERS.items():
         conn.adapters.register_loader(name, loader)

@@ -1,4 +1,4 @@
-"""Runs a projection's fold for any window: its statements, compiled once."""
+"""Builds a projection's fold, which can then fold any window: with SQL statements, compiled once, or in Python."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection, AsyncRawCursor
 
-from projections.folding.python_projection import OnProgress, PythonFold, PythonProjection
+from projections.folding.python_fold import OnProgress, PythonFold
+from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import Schemas, compile_fold_statement
 from projections.projection import Projection, Window
 
 
 class WindowFold(Protocol):
-    """Whatever folds a window.
+    """Folds windows of one projection.
 
     Attributes:
-        in_pipeline: whether it is well run in a pipeline, its statements sent at once.
+        in_pipeline: whether it should run in a pipeline, which sends its statements without waiting for results.
 
     """
 
@@ -32,21 +33,26 @@ class WindowFold(Protocol):
     ) -> None:
         """Fold positions lo < p <= hi, inside the caller's transaction (or its pipeline).
 
-        ``told`` is called now and then with the position up to which events were handled, by a fold that knows it.
+        Args:
+            conn: the caller's connection.
+            lo: the position before the window.
+            hi: the window's last position.
+            skipped: the event_ids to skip.
+            on_progress: called by a fold that knows how far it is.
 
         Raises:
             psycopg.Error: a statement failed.
-            Exception: whatever a fold written in Python raises.
+            Exception: any error that a fold written in Python raises.
 
         """
         ...
 
 
 class SqlFold:
-    """The statements of a projection, ready to run.
+    """The fold of a projection that is written in SQL.
 
     Args:
-        projection: whose fold it is.
+        projection: the projection.
         schemas: as :func:`build_fold` takes them.
 
     """
@@ -64,7 +70,7 @@ class SqlFold:
         lo: int,
         hi: int,
         skipped: Sequence[str] = (),
-        on_progress: OnProgress | None = None,  # noqa: ARG002 - Postgres tells nothing of a statement under way
+        on_progress: OnProgress | None = None,  # noqa: ARG002 - Postgres reports no progress of a statement
     ) -> None:
         """Run the statements in order."""
         window = {"lo": lo, "hi": hi, "skipped": list(skipped)}
@@ -76,13 +82,13 @@ class SqlFold:
 def build_fold(
     projection: Projection, schemas: Schemas | None = None, *, handle_timeout: float | None = None
 ) -> WindowFold:
-    """Return what folds a projection.
+    """Return the fold of a projection.
 
     Args:
-        projection: which.
-        schemas: other schemas for those of its tables (``public``) and of the events (``eventstore``); None for none.
-        handle_timeout: seconds that ``handle`` may take for one event; None for any. Of statements, whoever runs the
-            fold sets Postgres's ``statement_timeout``.
+        projection: the projection.
+        schemas: other schemas for its tables (``public``) and for the events (``eventstore``); None for none.
+        handle_timeout: seconds that ``handle`` may take for one event; None for any time. The limit for SQL statements
+            is Postgres's ``statement_timeout``, which the caller sets.
 
     """
     if isinstance(projection, PythonProjection):

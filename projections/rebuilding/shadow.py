@@ -24,7 +24,7 @@ from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from eventstore.postgres.session_settings import RESET_STATEMENT_TIMEOUT, STATEMENT_TIMEOUT
 from projections.errors import CannotFold, ProjectionsError, RebuildLost
 from projections.folding import fold_budget
-from projections.folding.python_projection import OnProgress
+from projections.folding.python_fold import OnProgress
 from projections.folding.sql_text import compile_ddl
 from projections.folding.table_copies import plain_copy
 from projections.folding.whole_window import hi_if_whole

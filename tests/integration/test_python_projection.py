@@ -221,16 +221,19 @@ def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refus
     [
         (with_values(ppnum="4179"), "a row of people has another ppnum than its event"),
         (with_values(app="App"), "a row of people has another app than its event"),
-        (with_values(ppnum=None), "a row of people lacks ppnum of the primary key"),
-        (with_values(colour=1, size=2), "a row of people names colour, size: not a column that handle may set"),
-        (with_values(event_id="x"), "a row of people names event_id: not a column that handle may set"),
-        (with_values(deleted=True), "a row of people names deleted: not a column that handle may set"),
-        (with_values(loud="x"), "a row of people names loud: not a column that handle may set"),
-        (lambda event: [Row(people, {"app": event.app})], "a row of people lacks ppnum of the primary key"),
-        (lambda _: [Tombstone(people, key(said="x"))], "a row of people names said: not the primary key"),
-        (lambda event: [Tombstone(people, {"app": event.app})], "a row of people lacks ppnum of the primary key"),
-        (table_of_another, "handle returned a row of foreign, which isn't the projection's"),
-        (something_else, "handle returned a Event: it must be a Row or a Tombstone"),
+        (with_values(ppnum=None), "a row of people must set ppnum of the primary key"),
+        (with_values(colour=1, size=2), "a row of people sets colour, size, which handle may not set"),
+        (with_values(event_id="x"), "a row of people sets event_id, which handle may not set"),
+        (with_values(deleted=True), "a row of people sets deleted, which handle may not set"),
+        (with_values(loud="x"), "a row of people sets loud, which handle may not set"),
+        (lambda event: [Row(people, {"app": event.app})], "a row of people must set ppnum of the primary key"),
+        (
+            lambda _: [Tombstone(people, key(said="x"))],
+            "a tombstone of people sets said, which is not in the primary key",
+        ),
+        (lambda event: [Tombstone(people, {"app": event.app})], "a row of people must set ppnum of the primary key"),
+        (table_of_another, "handle returned a row of foreign, which is not the projection's"),
+        (something_else, "handle returned a Event; it must return Row or Tombstone"),
     ],
 )
 async def test_a_row_that_cant_be_is_told_without_values(database_url: str, handle: Handle, told: str) -> None:
@@ -246,7 +249,7 @@ async def test_an_event_without_the_partitions_value_has_no_row(database_url: st
         with pytest.raises(InvalidProjection, match="another ppnum than its event"):
             await kit.given([nobody])
     async with ProjectionKit(database_url, People(with_values())) as kit:
-        with pytest.raises(InvalidProjection, match="lacks ppnum of the primary key"):
+        with pytest.raises(InvalidProjection, match="must set ppnum of the primary key"):
             await kit.given([nobody])
 
 
@@ -321,7 +324,7 @@ async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(datab
 async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.folding.python_projection.LIFE_SECONDS", 0.1)
+    monkeypatch.setattr("projections.folding.python_fold.KEEP_ALIVE_SECONDS", 0.1)
     waits = folding.QUICK.model_copy(update={"idle_in_transaction": 5})
     others = 0
 
@@ -352,7 +355,7 @@ async def test_how_far_it_is_is_told_within_a_window(database_url: str, monkeypa
     async with store.connection(database_url) as conn:
         await folding.append(conn, *(folding.told(GRANTED) for _ in range(3)))
         for seconds, expected in ((0, [1, 2, 3]), (3600, [])):
-            monkeypatch.setattr("projections.folding.python_projection.TELL_SECONDS", seconds)
+            monkeypatch.setattr("projections.folding.python_fold.PROGRESS_SECONDS", seconds)
             heard: list[int] = []
             await build_fold(People()).run(conn, 0, 3, (), heard.append)
             assert heard == expected

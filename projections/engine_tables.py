@@ -1,4 +1,4 @@
-"""The tables of the engine itself, as the migrations make them: checkpoints, skips and rebuilds."""
+"""The engine's own tables, as the migrations create them: checkpoints, skips and rebuilds."""
 
 from __future__ import annotations
 

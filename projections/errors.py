@@ -1,4 +1,4 @@
-"""What can go wrong in the projections and their command.
+"""The errors of the projections and of the command.
 
 ::
 
@@ -6,13 +6,13 @@
     ├── UnknownProjection         no projection has that name; also a UsageError
     ├── InvalidProjection         a projection breaks the rules; also a UsageError
     ├── MigrationRefused          this database can't be migrated as it is; also a UsageError
-    ├── MigrationBlocked          others held a lock that a migration needs for too long
-    ├── SchemaBroken              something that the schema promises is undone, and can't be restored
-    ├── CannotFold                a replay met an event that can't be folded, or a gap
-    ├── RebuildLost               another rebuild of the same projection began anew
+    ├── MigrationBlocked          another session held a lock that a migration needs for too long
+    ├── SchemaBroken              the schema was changed in a way that can't be repaired
+    ├── CannotFold                a rebuild met an event that can't be folded, or missing positions
+    ├── RebuildLost               another rebuild of the same projection took over
     ├── RebuildRefused            a rebuild would change more than it may
     └── HandleFailed              a fold written in Python raised an error
-        └── HandleTooSlow         it took longer for one event than it may
+        └── HandleTooSlow         it took too long for one event
 
 What the user has to change (a name, an option, a setting) is one class for both packages: ``UsageError``, exit code 2.
 """
@@ -38,7 +38,9 @@ __all__ = [
     "may_be_caused_by_an_event",
 ]
 
-_NOT_THE_EVENTS = ("40", "42", "53", "55", "57", "58")
+_NO_EVENTS_FAULT = ("40", "42", "53", "55", "57", "58")
+"""SQLSTATE classes of errors that no event causes: deadlocks and other rollbacks, names and privileges of statements,
+resources, locks, cancelled statements, and the system."""
 
 
 class ProjectionsError(Exception):
@@ -54,57 +56,53 @@ class MigrationRefused(ProjectionsError, UsageError):
 
 
 class InvalidProjection(ProjectionsError, UsageError):
-    """A projection breaks the rules; the message says which, and how."""
+    """A projection breaks a rule; the message says what to change."""
 
 
 class MigrationBlocked(ProjectionsError):
-    """Others held a lock that a migration needs for too long; the message names one of them. Nothing was changed."""
+    """Another session held a lock for too long; nothing was changed, and the message names one such session."""
 
 
 class SchemaBroken(ProjectionsError):
-    """Something that the schema promises is undone, and can't be restored; the message says what."""
+    """The schema was changed in a way that can't be repaired; the message says how."""
 
 
 class CannotFold(ProjectionsError):
-    """A replay met an event that can't be folded, or a missing position; the message says which, and what to do."""
+    """A rebuild or verification met an event that can't be folded, or missing positions; the message says which."""
 
 
 class RebuildLost(ProjectionsError):
-    """Another rebuild of the same projection began anew, so this one's shadow is gone; nothing was applied."""
+    """Another rebuild of the same projection replaced this one's shadow; nothing was applied."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name}: another rebuild took over; nothing was applied")
 
 
 class RebuildRefused(ProjectionsError):
-    """A rebuild would change more than it may; nothing was applied, and the message says what would let it."""
+    """A rebuild would change more than it may; nothing was applied, and the message names the option that allows it."""
 
 
 class HandleFailed(ProjectionsError):
-    """A fold written in Python raised an error; the message repeats it, without the event's phone number."""
+    """A fold written in Python raised an error; the message repeats it without the event's phone number."""
 
 
 class HandleTooSlow(HandleFailed):
-    """A fold written in Python took longer for one event than it may."""
+    """A fold written in Python took too long for one event."""
 
 
 _UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
-"""SQLSTATEs of functions, operators, types, tables and schemas that aren't found."""
+"""SQLSTATEs for a function, operator, type, table or schema that is not found."""
 
 
 def describe_user_code_error(error: BaseException) -> str:
-    """Say an error of code that others wrote, as :func:`describe` does, and what to do if a name wasn't found."""
+    """Describe an error of a user's code, as :func:`describe` does, with advice if a name was not found."""
     cause = unwrap_driver_error(error)
     if is_driver_error(cause) and cause.sqlstate in _UNDEFINED:
-        return f"{describe(error)}; names outside pg_catalog need their schema, as public.name"
+        return f"{describe(error)}; names outside pg_catalog need their schema, such as public.name"
     return describe(error)
 
 
 def may_be_caused_by_an_event(error: BaseException) -> bool:
-    """Tell whether an event may be to blame for an error of a fold.
-
-    None is for what tells of the database, of the statement or of whoever runs them, by its class of SQLSTATE:
-    deadlocks, what a statement names or may do, resources, locks, an operator, the system.
-    """
+    """Return whether an event may have caused an error of a fold, judging by the class of its SQLSTATE."""
     sqlstate = error.sqlstate if is_driver_error(error) else None
-    return not (sqlstate or "").startswith(_NOT_THE_EVENTS)
+    return not (sqlstate or "").startswith(_NO_EVENTS_FAULT)

@@ -1,9 +1,9 @@
 """What a projection is: the tables it owns, the events it handles, and the statements that fold a window into them.
 
-Invariants. ``window.events`` is a fold's only source of events. A fold upserts entity rows, the latest event_id
-winning, then aggregates the touched groups anew from them; rows may also carry least and greatest accumulators, or
-values guarded by their own event_id, but never a sum of deltas. So the rows don't hang on the order in which events
-came, nor on where windows were cut, nor on events coming twice.
+Invariants. ``window.events`` is a fold's only source of events. A fold upserts entity rows (the greatest event_id
+wins), then aggregates the touched groups again from these rows. Rows may also hold least and greatest accumulators, or
+values guarded by their own event_id, but never a sum of deltas. So the rows don't depend on the order of events, on
+where windows end, or on repetition.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from eventstore.schema import events
 
 READ_MODEL_SCHEMA = "public"
-"""Where read models live; a shadow is the same tables under another schema."""
+"""The schema of read models; a shadow is the same tables in another schema."""
 
 SHADOW_POSITIONS = "shadow_positions"
-"""The table beside the shadows that says how far each is; no read model may have its name."""
+"""The table that holds the position of each shadow, beside the shadows; no read model may have its name."""
 
 LO = bindparam("lo", None, type_=BigInteger)
 HI = bindparam("hi", None, type_=BigInteger)
 SKIPPED = bindparam("skipped", None, type_=ARRAY(Text))
-"""The parameters of every fold: positions lo < p <= hi, without the event_ids skipped."""
+"""The parameters of every fold: positions lo < p <= hi, without the skipped event_ids."""
 
 
 class Window:
-    """A stretch of the log, as a fold sees it: the events of the projection's types in it, less the skipped ones.
+    """A range of the log as a fold sees it: the events of the handled types, without the skipped ones.
 
     Args:
-        handles: the wire's numbers of the types that the projection handles; None for all there are.
+        handles: the event types, by their numbers on the wire; None for all types.
 
     """
 
@@ -61,7 +61,7 @@ class Window:
         return self._events(self._handles)
 
     def only(self, *types: int) -> Subquery:
-        """Return the events of some of the types that the projection handles."""
+        """Return only the events of these types, as far as the projection handles them."""
         return self._events(frozenset(types) if self._handles is None else self._handles & set(types))
 
     def _events(self, types: frozenset[int] | None) -> Subquery:
@@ -74,11 +74,11 @@ class Window:
         return of_window.subquery("events_of_window")
 
     def touched(self, table: Table, columns: Sequence[str]) -> ColumnElement[bool]:
-        """Return the condition that the window may have touched a row's group.
+        """Return the condition that an event of the window may have touched a row's group.
 
-        It probes the table's index by arrays of the window's values, which stays fast on tables without statistics,
-        where the planner would otherwise hash whole tables. Groups whose values all occur in the window, though not
-        in one event, pass too: to aggregate them anew changes nothing.
+        It looks up the table's index by arrays of the window's values. This stays fast on tables without statistics,
+        where the planner would hash whole tables for a join. The condition also holds for groups whose values all
+        occur in the window, but in different events: aggregating them again changes nothing.
         """
         return and_(
             *(
@@ -93,15 +93,15 @@ class Projection(ABC):
     """A read model, and how it is folded from events.
 
     Attributes:
-        name: what people call it; also its checkpoint's key.
-        version: raise it when the rows would come out otherwise; the projection then waits for a rebuild.
-        handles: the wire's numbers of the event types that it folds.
-        tables: the tables it owns, in schema ``public``.
-        partition_by: the columns of events that every table has in its primary key: rows of different partitions
-            never hang on each other.
-        decided_by: by a table's name, its column that names the event that decides a row; a table where no single event
-            does, as one of counts, is left out.
-        migrations: the Alembic folder that makes the tables; None lets ``projections migrate`` create those missing.
+        name: its name for people, and the key of its checkpoint.
+        version: raise it when the same events would give other rows; the projection then waits for a rebuild.
+        handles: the event types that it folds, by their numbers on the wire.
+        tables: the tables that it owns, in schema ``public``.
+        partition_by: columns of events that every table has in its primary key; rows of different partitions never
+            depend on each other.
+        decided_by: for each table, by name, the column that holds the event_id of the event that decides a row; tables
+            without such an event (counts, for example) are left out.
+        migrations: the Alembic folder that creates the tables; None lets ``projections migrate`` create missing ones.
         absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps
             that follow one of them, since their rows stay empty.
         status_query: a query whose one row has counts, by column name. ``projections status --json`` shows them under
@@ -127,5 +127,5 @@ class Projection(ABC):
     def fold(self, window: Window) -> Sequence[Executable]:
         """Return the statements that fold a window, in order; they run in one transaction with the checkpoint.
 
-        They are built once and run for every window, live, in a rebuild and in a verification alike.
+        They are built once, and run for every window, live, in rebuilds and in verifications.
         """

@@ -1,4 +1,4 @@
-"""How projections are run, as settings: ``PROJECTIONS_<NAME>`` in the environment."""
+"""The settings of workers and rebuilds: ``PROJECTIONS_<NAME>`` in the environment."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from eventstore import settings_loader
 _KILOBYTES = {"kB": 1, "MB": 2**10, "GB": 2**20}
 _SIZE = re.compile(r"([1-9][0-9]*)(kB|MB|GB)")
 _WORK_MEM = range(64, 2**31)
-"""What Postgres takes, in kilobytes."""
-
+"""What Postgres accepts, in kilobytes."""
 
 FOLD_TIMEOUT = 120.0
-"""Seconds that a statement of a fold may take, if not set otherwise."""
+"""The default of the time budget of a fold, in seconds."""
 
 
 class WorkerSettings(BaseSettings):
-    """How a worker works. Waits are in seconds."""
+    """Settings of a worker; times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 
@@ -35,7 +34,7 @@ class WorkerSettings(BaseSettings):
         description="how long a failed projection waits before its first retry; each further wait is twice as long",
     )
     retry_cap: float = Field(60.0, gt=0, description="the longest wait before a retry")
-    # Postgres takes whole milliseconds, and 0 means for ever.
+    # Postgres counts in whole milliseconds, and 0 means no limit.
     fold_timeout: float = Field(
         FOLD_TIMEOUT,
         ge=0.002,
@@ -45,7 +44,7 @@ class WorkerSettings(BaseSettings):
 
 
 class ReplaySettings(BaseSettings):
-    """How a rebuild, a verification or an as-of rebuild works. Waits are in seconds."""
+    """Settings of a rebuild, a verification or an as-of rebuild; times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_REBUILD_", frozen=True, allow_inf_nan=False)
 
@@ -60,7 +59,7 @@ class ReplaySettings(BaseSettings):
         description="Postgres's `work_mem` for the session of the rebuild: a number and `kB`, `MB` or `GB`, "
         "from 64kB to 2147483647kB",
     )
-    # Postgres takes whole milliseconds, and 0 means for ever.
+    # Postgres counts in whole milliseconds, and 0 means no limit.
     lock_timeout: float = Field(
         5.0,
         ge=0.001,
@@ -82,7 +81,7 @@ class ReplaySettings(BaseSettings):
 
     @field_validator("work_mem")
     @classmethod
-    def _is_taken_by_postgres(cls, value: str) -> str:
+    def _check_work_mem(cls, value: str) -> str:
         size = _SIZE.fullmatch(value)
         if size is None or int(size[1]) * _KILOBYTES[size[2]] not in _WORK_MEM:
             limits = f"between {_WORK_MEM.start}kB and {_WORK_MEM.stop - 1}kB"
@@ -91,7 +90,7 @@ class ReplaySettings(BaseSettings):
 
 
 def load_settings(batch_size: int | None = None) -> WorkerSettings:
-    """Return the settings that the environment sets, and the batch size, where one is given.
+    """Load the settings from the environment; a given batch size overrides its setting.
 
     Raises:
         UsageError: one of them is not valid.
@@ -101,7 +100,7 @@ def load_settings(batch_size: int | None = None) -> WorkerSettings:
 
 
 def load_replay_settings() -> ReplaySettings:
-    """Return the settings that the environment sets.
+    """Load the settings from the environment.
 
     Raises:
         UsageError: one of them is not valid.

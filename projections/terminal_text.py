@@ -1,8 +1,8 @@
-"""Makes text safe to show on a terminal: what would control it, or hide or reorder text, is written as an escape.
+"""Makes text safe to show on a terminal: characters that control it, or hide or reorder text, are written as escapes.
 
-Error codes, poll options, file names and the like come from outside, and may hold terminal commands (ESC, C1), line
-breaks that forge a line of ours, or characters that change the direction of text. Every line that a command writes goes
-through :func:`visible`, once, where it is written. JSON keeps the exact text: see :func:`json_text`.
+Error codes, poll options, file names and other texts come from outside. They may contain terminal commands (ESC, C1),
+line breaks that fake a line of ours, or characters that change the direction of text. Every line that a command writes
+goes through :func:`visible`, once, where it is written. JSON keeps the exact text: see :func:`json_text`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-# Categories Cc, Cf, Cs, Zl and Zp, and the other characters that Unicode wants to be invisible. A test compares this
+# Categories Cc, Cf, Cs, Zl and Zp, and the other characters that Unicode defines as invisible. A test compares this
 # with the tables of unicodedata.
 UNSAFE = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
@@ -31,13 +31,13 @@ _REPLACEMENTS = {
     "’": "'",  # noqa: RUF001 - the apostrophe that is replaced
     "•": "*",
 }
-"""Characters of our own that have a plain form."""
+"""Characters of our own texts that have an ASCII form."""
 _BOXES = re.compile("[\u2500-\u257f]")
 _HANDLER = "projections_replace"
 
 
 def visible(text: str) -> str:
-    """Return one line that shows the text, with an escape for what a terminal would obey or not show."""
+    """Return the text as one line, with escapes for characters that a terminal would obey or not show."""
     return UNSAFE.sub(lambda match: _escaped(match[0]), text)
 
 
@@ -48,18 +48,18 @@ def json_text(
     indent: int | None = None,
     default: Callable[[Any], Any] = str,
 ) -> str:
-    """Return JSON of exactly this value, with an escape for what a terminal would obey or the stream can't carry."""
+    """Return JSON of exactly this value, with escapes for what a terminal would obey or the stream can't encode."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent, default=default)
-    # What is left outside of strings are line breaks and blanks of the layout.
+    # Outside of strings there are only the line breaks and spaces of the layout.
     return UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1], text)
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """Return a traceback as lines to show: what an exception says of itself is one line, whatever is in it."""
+    """Return a traceback as lines to show; the message of an exception is one line, whatever it contains."""
     lines: list[str] = []
     for part in traceback.format_exception(error):
         lines += part.rstrip("\n").split("\n") if part.startswith("  File ") else [part.strip("\n")]
@@ -67,7 +67,7 @@ def traceback_lines(error: BaseException) -> list[str]:
 
 
 def replace_unencodable(*streams: TextIO) -> None:
-    """Let these streams write another form of what their encoding doesn't have, where they would raise an error."""
+    """Let these streams write a replacement for a character that they can't encode, instead of raising an error."""
     codecs.register_error(_HANDLER, _replaced)
     for stream in streams:
         reconfigure = getattr(stream, "reconfigure", None)

@@ -1,1 +1,1 @@
-"""The read models that come along: one file each."""
+"""The built-in read models: one file each."""

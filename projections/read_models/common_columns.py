@@ -1,4 +1,4 @@
-"""What the tables of our read models share: their metadata, and the columns that they all have."""
+"""What the built-in read models share: the metadata of their tables, and functions for their columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from projections.projection import READ_MODEL_SCHEMA
 metadata = MetaData(schema=READ_MODEL_SCHEMA)
 
 VIEWS = frozenset({"consent_history", "poll_results", "read_model_freshness"})
-"""The views beside the tables; the migrations alone make them."""
+"""The views beside the tables; only the migrations create them."""
 
 
 def key(name: str, comment: str) -> Column[str]:
@@ -25,15 +25,15 @@ def text(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[s
 
 
 def event_id(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[str]:  # noqa: ANN401 - SQLAlchemy's
-    """Return a column for a ULID, which compares by bytes."""
+    """Return a column for a ULID; it compares by bytes."""
     return Column(name, Text(collation="C"), *more, nullable=nullable, comment=comment)
 
 
 def time(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[Any]:  # noqa: ANN401 - SQLAlchemy's
-    """Return a column for a moment."""
+    """Return a column for a point in time."""
     return Column(name, DateTime(timezone=True), *more, nullable=nullable, comment=comment)
 
 
 def count(name: str, comment: str, *, nullable: bool = False) -> Column[int]:
-    """Return a column for a number of things."""
+    """Return a column for a count."""
     return Column(name, Integer, nullable=nullable, comment=comment)

@@ -1,9 +1,9 @@
-"""``consent_registry`` answers: may I write to this person, and by which event do I know.
+"""``consent_registry`` answers whether I may write to a person, and which event says so.
 
-Two facts are kept for each person, each the greatest event_id of its kind: the last consent fact and the last delivery.
-The consent fact decides, unless there is none, or it isn't ``granted`` and the delivery is newer: the platform delivers
-only with consent, and under ``pcs.external.v1`` nothing else says so. What decides is computed by Postgres from the
-facts in the same row, so it can't contradict them.
+Each row keeps two facts about a person, each from the greatest event_id of its kind: the last consent fact and the last
+delivery. The consent fact decides, with two exceptions: there is none, or it is not ``granted`` and the delivery is
+newer. A delivery means consent, because the platform delivers only with consent, and ``pcs.external.v1`` has no other
+event for it. Postgres computes the deciding columns from the facts in the same row, so they can't contradict them.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ consent_registry = Table(
 )
 
 CONSENT_FAILURES = {"consent_denied": "denied", "consent_expired": "expired"}
-"""The error codes by which a failed recipient tells of consent, and what they tell."""
+"""The error codes of a failed recipient that are consent facts, and the status that they mean."""
 
 _KEY = ("app", "ppnum")
 
 
 class ConsentRegistry(Projection):
-    """Folds what tells of consent, and deliveries."""
+    """Folds consent facts and deliveries."""
 
     name: ClassVar[str] = "consent_registry"
     version: ClassVar[int] = 1
@@ -86,17 +86,17 @@ class ConsentRegistry(Projection):
     decided_by: ClassVar[Mapping[str, str]] = {"consent_registry": "event_id"}
 
     def fold(self, window: Window) -> Sequence[Executable]:
-        """Consent facts, then deliveries: each guarded by its own event_id."""
+        """Fold consent facts, then deliveries; each fact is guarded by its own event_id."""
         return _consent_facts(window), _deliveries(window)
 
 
 def _consent_facts(window: Window) -> Executable:
     e = window.only(*(ConsentRegistry.handles - {EventType.RECIPIENT_DELIVERED}))
-    says: Case[str] = case(
+    status: Case[str] = case(
         (e.c.event_type == EventType.RECIPIENT_PENDING_CONSENT, "pending"),
         (e.c.event_type == EventType.CONSENT_GRANTED, "granted"),
         (e.c.event_type == EventType.CONSENT_DENIED, "denied"),
-        *((e.c.error_code == code, says) for code, says in CONSENT_FAILURES.items()),
+        *((e.c.error_code == code, meaning) for code, meaning in CONSENT_FAILURES.items()),
     )
     asked = func.min(e.c.occurred_at).filter(e.c.event_type == EventType.RECIPIENT_PENDING_CONSENT)
     latest = (
@@ -104,7 +104,7 @@ def _consent_facts(window: Window) -> Executable:
             e.c.app,
             e.c.ppnum,
             asked.over(partition_by=(e.c.app, e.c.ppnum)),
-            says,
+            status,
             e.c.event_id,
             e.c.occurred_at,
             func.coalesce(e.c.send_request_id, ""),

@@ -1,7 +1,7 @@
-"""``poll_tallies`` answers how a poll ended: the latest answer of each respondent, and the tally of them.
+"""``poll_tallies`` answers how a poll ended: the latest answer of each respondent, and the count of each option.
 
-The documented contract names the event but no fields for the answer; where an answer can't be read, the response still
-counts, under no option (''). ``pcs.external.v1`` has no poll events.
+The documented contract names the event, but no fields for the answer. If an answer can't be decoded, the response still
+counts, under the empty option (''). ``pcs.external.v1`` has no poll events.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ poll_tallies = Table(
 )
 
 FEW = 16
-"""Options of one answer among which repetitions are found by looking through all of them."""
+"""Up to so many options of one answer, repetitions are found by comparing all of them."""
 
 _PARTITION = ("app", "send_request_id")
 _POLL = (*_PARTITION, "poll_id")
@@ -99,7 +99,7 @@ class PollTallies(Projection):
         )
 
     def fold(self, window: Window) -> Sequence[Executable]:
-        """Answers first; then the tallies of the polls touched, 0 where nobody chooses an option now; then these go."""
+        """Fold answers, then the counts of the touched polls (0 where no answer is left), then delete the zeros."""
         return _responses(window), _tallies(window), _deserted(window)
 
 
@@ -129,8 +129,8 @@ def _responses(window: Window) -> Executable:
 
 
 def _tallies(window: Window) -> Executable:
-    # Every step takes time in proportion to the number of options. Answers and tallies go through one aggregation:
-    # without a join there is no join that could be planned badly, and compare each option with each other one.
+    # Every step takes time in proportion to the number of options. Answers and stored counts go through one
+    # aggregation: a join could get a bad plan that compares each option with every other one.
     chosen, known = _chosen(window), poll_tallies.c
     deserted = select(
         *(known[name] for name in (*_POLL, "option")), null(), known.last_response_at.label("then")
@@ -150,12 +150,12 @@ def _tallies(window: Window) -> Executable:
 
 
 def _chosen(window: Window) -> Select[Any]:
-    """Return each option that each answer of the polls touched names, once."""
+    """Return every option of every answer of the touched polls; once, if an answer repeats it."""
     r = poll_responses.c
     stated = case((func.cardinality(r.options) == 0, cast(array([""]), ARRAY(Text))), else_=r.options)
     few = func.cardinality(r.options) <= FEW
-    # An option that one answer names twice counts once. Among few, it counts where it stands first: that takes no
-    # sorting or hashing, which would cost more than the rest. Among many, looking for the first place would be slow.
+    # An option that an answer names twice counts once. Among few options, it counts at its first place: that needs no
+    # sorting or hashing, which would cost more than all the rest. Among many, searching for the first place is slow.
     named_once = select(func.unnest(r.options).label("option")).distinct().correlate(poll_responses).subquery("named")
     different = func.array(select(named_once.c.option).scalar_subquery(), type_=ARRAY(Text))
     named = (
@@ -163,7 +163,7 @@ def _chosen(window: Window) -> Select[Any]:
         .table_valued("option", with_ordinality="place", name="named")
         .render_derived()
     )
-    # The place is asked first: each look at a long answer's options reads all of them from where they are stored.
+    # The place is compared first, because each access to a long answer's options reads all of them from storage.
     place = named.c.place
     first = case((place > FEW, true()), (few, func.array_position(stated, named.c.option) == place), else_=true())
     return (

@@ -1,6 +1,6 @@
-"""``request_status``: what became of each send request, and of each of its recipients.
+"""``request_status`` answers what happened to each send request, and to each of its recipients.
 
-``event_type`` decides; the status inside the recipient is ignored. Events that name no request are not folded here.
+``event_type`` decides; the status inside the recipient is ignored. Events without a request are not folded.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _KNOWN_TYPES = frozenset(int(number) for number in EventType)
 
 
 class RequestStatus(Projection):
-    """Folds everything that names a request."""
+    """Folds every event that names a request."""
 
     name: ClassVar[str] = "request_status"
     version: ClassVar[int] = 1
@@ -72,7 +72,7 @@ class RequestStatus(Projection):
     }
 
     def fold(self, window: Window) -> Sequence[Executable]:
-        """Recipients first, then what decides requests, then the counts of the requests touched."""
+        """Fold recipients, then the events that decide a request, then the counts of the touched requests."""
         return _recipients(window), _deciders(window), _requests(window)
 
 
@@ -113,7 +113,7 @@ def _deciders(window: Window) -> Executable:
         "app": e.c.app,
         "send_request_id": e.c.send_request_id,
         "state": case((failed, "failed"), else_="completed"),
-        # The counts are set by the statement that follows, which finds every request that has a row here.
+        # The next statement sets the counts; it finds every request that has a row here.
         "recipients": literal_column("0"),
         "delivered": literal_column("0"),
         "failed": literal_column("0"),
@@ -147,17 +147,17 @@ def _deciders(window: Window) -> Executable:
 
 
 def _requests(window: Window) -> Executable:
-    # Events and recipients go through one aggregation: without a join there is no join to be planned badly.
+    # Events and recipients go through one aggregation, because a join could get a bad plan.
     e, r = window.events, request_recipients
-    told = select(
+    from_events = select(
         e.c.app,
         e.c.send_request_id,
         e.c.occurred_at,
         e.c.event_id,
         cast(null(), Text).label("status"),
     ).where(e.c.send_request_id != "")
-    known = select(r.c.app, r.c.send_request_id, null(), null(), r.c.status).where(window.touched(r, _KEY))
-    both = union_all(told, known).subquery("told_and_known")
+    from_recipients = select(r.c.app, r.c.send_request_id, null(), null(), r.c.status).where(window.touched(r, _KEY))
+    both = union_all(from_events, from_recipients).subquery("told_and_known")
     values: dict[str, Any] = {
         "app": both.c.app,
         "send_request_id": both.c.send_request_id,

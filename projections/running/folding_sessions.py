@@ -1,8 +1,8 @@
-"""Who folds a projection: every worker's session holds a shared advisory lock that says so, for as long as it lives.
+"""Which sessions fold a projection: every worker's session holds a shared advisory lock for the projection.
 
-The lock keeps nobody out; it is there to be seen. ``pg_locks`` shows it to every role, whereas ``pg_stat_activity``
-hides from most roles what another role's session does. The process is read off the session's name, and when it was
-last active off its last statement: a worker that waits for events looks at the log every second or so.
+The lock keeps nobody out; it only makes the session visible. ``pg_locks`` shows it to every role, while
+``pg_stat_activity`` hides most of another role's session. The worker's process is taken from the session's name. The
+time when it was last active is that of its last statement, because a worker at the head polls about once a second.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from eventstore.postgres.session_lock import session_name
 
 _WORK = "run"
 
-# A backend that works for its worker is active now; one that waits in the middle of a message is not.
-_WHO = sql.SQL("""
+# A backend that runs a statement is active now; one that waits for the rest of its client's message is not.
+_FOLDING_SESSIONS = sql.SQL("""
 SELECT wanted.name, held.pid, activity.application_name,
        CASE WHEN activity.state = 'active' AND activity.wait_event IS DISTINCT FROM 'ClientRead'
             THEN clock_timestamp() ELSE activity.state_change END
@@ -37,8 +37,8 @@ ORDER BY wanted.name, held.pid
 class FoldingSession:
     """A worker's session.
 
-    ``backend`` is its backend's process id in Postgres; ``host`` and ``pid`` are the worker's process, and ``seen_at``
-    is when it was last active. They are None where this role may not see them.
+    ``backend`` is the process id of its backend; ``host`` and ``pid`` are the worker's process, and ``seen_at`` is when
+    it was last active. These three are None if this role may not see them.
     """
 
     backend: int
@@ -53,7 +53,7 @@ def folding_session_name(name: str) -> str:
 
 
 async def announce_folding(conn: AsyncConnection[Any], name: str) -> None:
-    """Let others see, for as long as this session lives, that it folds a projection.
+    """Show to other sessions, until this session ends, that it folds a projection.
 
     Raises:
         psycopg.Error: the database failed, or the connection.
@@ -65,21 +65,21 @@ async def announce_folding(conn: AsyncConnection[Any], name: str) -> None:
 async def find_folding_sessions(
     conn: AsyncConnection[Any], names: Sequence[str]
 ) -> dict[str, tuple[FoldingSession, ...]]:
-    """Return the sessions that fold each of these projections; a projection that nobody folds has no entry.
+    """Return the sessions that fold each of these projections; a projection without one has no entry.
 
     Raises:
         psycopg.Error: the database failed, or the connection.
 
     """
     found: dict[str, tuple[FoldingSession, ...]] = {}
-    rows = await fetch_all(conn, _WHO, [list(names), [fold_lock(name) for name in names]])
+    rows = await fetch_all(conn, _FOLDING_SESSIONS, [list(names), [fold_lock(name) for name in names]])
     for name, backend, session, seen_at in rows:
-        folder = FoldingSession(backend, *_process_of(session), seen_at)
-        found[name] = (*found.get(name, ()), folder)
+        folding = FoldingSession(backend, *_process_of(session), seen_at)
+        found[name] = (*found.get(name, ()), folding)
     return found
 
 
 def _process_of(session: str | None) -> tuple[str | None, int | None]:
-    """Return the host and the process id in a session's name, if it is one of ours."""
+    """Return the host and the process id in the name of one of our sessions; None and None for other names."""
     host, separator, pid = (session or "").rpartition(" ")[2].rpartition(":")
     return (host, int(pid)) if separator and pid.isdecimal() else (None, None)

@@ -118,7 +118,7 @@ async def test_a_fold_names_the_schema_of_a_function_of_its_own(database_url: st
     await folding.make_watched(conn)
     await conn.execute("CREATE FUNCTION public.ours(text) RETURNS integer LANGUAGE sql AS 'SELECT 7'")
     await append(conn, told())
-    advice = "names outside pg_catalog need their schema, as public.name"
+    advice = "names outside pg_catalog need their schema, such as public.name"
     async with stepped(database_url, Calling()) as step:
         assert step is Step.STOPPED
         assert str((await folding.stand(conn, "watched")).last_error).endswith(f"(SQLSTATE 42883); {advice}")

@@ -346,7 +346,7 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
     [
         (
             "DROP TABLE watched",
-            "does not exist (SQLSTATE 42P01); names outside pg_catalog need their schema, as public.name",
+            "does not exist (SQLSTATE 42P01); names outside pg_catalog need their schema, such as public.name",
         ),
         ("ALTER TABLE watched DROP COLUMN value", " does not exist (SQLSTATE 42703)"),
     ],

@@ -24,8 +24,8 @@ run: setup  ## the whole thing once, on an embedded PostgreSQL and a simulated u
 test: setup  ## all tests, by WORKERS=2 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
 	@$(BIN)/python -m pytest $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
-test-all: setup  ## every test on the newest and on the oldest PostgreSQL
-	@$(BIN)/python -m pytest --full-matrix $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
+test-all: setup  ## all tests on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there
+	@$(BIN)/python -m pytest --full-matrix --check-statements $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
 lint: setup  ## ruff, as a linter and as a formatter
 	@$(BIN)/ruff check .

@@ -7,5 +7,6 @@ pytest_plugins = [
     "tests.fix_postgres",
     "tests.fix_rerun",
     "tests.fix_simulator",
+    "tests.fix_statements",
     "tests.fix_store",
 ]

@@ -31,11 +31,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import eventstore
 import projections
 from projections.cli import main
+
+if TYPE_CHECKING:
+    from tests.statements import Recorder
 
 LARGEST_REQUEST = 2**17
 SKIPPED = ("eventstore.contracts._generated", "projections.testing", "projections.__main__", "projections._migrations")
@@ -58,12 +61,27 @@ def load_everything() -> None:
         importlib.import_module(name)
 
 
+def recorder() -> Recorder | None:
+    """Return what records the statements of children, if this test run does that."""
+    if "TESTS_RECORD_STATEMENTS" not in os.environ:
+        return None
+    root = str(Path(__file__).resolve().parents[2])
+    sys.path.insert(0, root)
+    from tests.statements import Recorder  # noqa: PLC0415 - not needed otherwise
+
+    sys.path.remove(root)
+    made = Recorder()
+    made.install()
+    return made
+
+
 class Server:
     """The loop of the parent."""
 
     def __init__(self, requests: socket.socket, program: str) -> None:
         self._requests = requests
         self._program = program
+        self._recorder = recorder()
         self._reports: dict[int, int] = {}
         # A signal that arrives wakes the selector.
         self._woken, self._wake = socket.socketpair()
@@ -95,7 +113,10 @@ class Server:
         pid = os.fork()
         if pid == 0:
             self._leave(report)
-            become(json.loads(message), streams, self._program)
+            request = json.loads(message)
+            if self._recorder is not None and request["statements"] is not None:
+                self._recorder.file = Path(request["statements"])
+            become(request, streams, self._program)
         self._reports[pid] = report
         _write(report, pid)
         for stream in streams:

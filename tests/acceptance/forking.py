@@ -14,6 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from tests.fix_statements import recorder
+from tests.statements import VARIABLE
+
 SCRIPT = Path(__file__).with_name("fork_server.py")
 GIVE_UP = 60.0
 
@@ -100,7 +103,12 @@ class ForkServer:
             limit: the longest line of its output, in bytes.
 
         """
-        request = {"arguments": [*arguments], "environment": {**environment}, "folder": str(folder)}
+        request = {
+            "arguments": [*arguments],
+            "environment": {**environment},
+            "folder": str(folder),
+            "statements": str(recorder.file) if recorder.file else None,
+        }
         with ExitStack() as given_away:
             stdin = os.open(os.devnull, os.O_RDONLY)
             given_away.callback(os.close, stdin)
@@ -118,11 +126,12 @@ class ForkServer:
 def running_fork_server(program: Path) -> Iterator[ForkServer]:
     """Run a fork server of an installed program; its children are killed at the end."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    recording = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
     with ours:
         with its:
             process = subprocess.Popen(
                 [sys.executable, str(SCRIPT), str(its.fileno()), str(program)],
-                env={"PATH": os.environ["PATH"], "GRPC_VERBOSITY": "NONE"},
+                env={"PATH": os.environ["PATH"], "GRPC_VERBOSITY": "NONE", **recording},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[its.fileno()],

@@ -1,0 +1,75 @@
+"""The check that the oldest PostgreSQL gets every statement can fail, and looks at nothing but a statement's shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg._queries import PostgresQuery
+
+from tests import statements, store
+from tests.statements import normalised, uncovered
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SELECT  a\n FROM t WHERE b = $1", "SELECT a FROM t WHERE b = $2"),
+        ("SELECT 'it''s'", "SELECT 'other'"),
+        ('DROP SCHEMA "shadow 1"', 'DROP SCHEMA "shadow 2"'),
+        ("LIMIT 100", "LIMIT 20"),
+        (
+            "AS $fold_4eb558bddddddd06$ x $fold_4eb558bddddddd06$",
+            "AS $fold_dd29b51a5f08471e$ x $fold_dd29b51a5f08471e$",
+        ),
+        ("VALUES ($1, $2), ($3, $4)", "VALUES ($1, $2), ($3, $4), ($5, $6)"),
+        ("x = ANY(ARRAY[$1::text, $2::text])", "x = ANY(ARRAY[$1::text, $2::text, $3::text])"),
+    ],
+)
+def test_values_and_made_up_names_make_no_difference(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+def test_columns_tables_and_types_do() -> None:
+    texts = [
+        "SELECT a FROM t1",
+        "SELECT b FROM t1",
+        "SELECT a FROM t2",
+        "SELECT a::int FROM t1",
+        "SELECT a::text FROM t1",
+    ]
+    assert len({normalised(text) for text in texts}) == len(texts)
+
+
+def test_what_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:
+    newest, oldest = ["SELECT 1", "SELECT a", "SELECT b"], ["SELECT 1", "SELECT c"]
+    assert uncovered(newest, oldest, {}) == ["SELECT a", "SELECT b"]
+    assert uncovered(newest, oldest, {"a$": "a reason"}) == ["SELECT b"]
+    assert uncovered(oldest, oldest, {}) == []
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> statements.Recorder:
+    monkeypatch.setattr(PostgresQuery, "convert", PostgresQuery.convert)  # is taken back
+    made = statements.Recorder()
+    made.install()
+    made.file = tmp_path / "recorded"
+    return made
+
+
+async def test_statements_of_the_product_are_recorded_and_those_of_tests_are_not(
+    recorder: statements.Recorder, database_url: str
+) -> None:
+    async with store.connection(database_url) as conn:
+        await conn.execute("SELECT 'of a test'")
+        async with store.appender(database_url) as appender:
+            await appender.append(store.made(2))
+    with psycopg.connect(database_url) as plain:
+        plain.execute(sql.SQL("SELECT {}").format(sql.Literal(1)))
+    assert recorder.file is not None
+    recorded = statements.read(recorder.file)
+    assert any("eventstore.events" in each for each in recorded)
+    assert any(each.startswith("COPY ") for each in recorded)
+    assert "SELECT ?" not in recorded

@@ -1,0 +1,107 @@
+"""Records the texts of the SQL statements that the product sends, so that a run can compare two servers' share of them.
+
+Every query goes through psycopg's ``PostgresQuery``, in this process and in the commands that the fork server starts.
+A statement counts as the product's when the nearest caller outside of libraries is in ``eventstore``, ``projections``
+or ``migrations``; what tests send themselves doesn't count. Children that are no forks of the fork server (the
+installed program, the children of tests/fault) aren't recorded: others send their statements too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from psycopg._queries import PostgresQuery
+
+VARIABLE = "TESTS_RECORD_STATEMENTS"
+"""Names the file that a process appends to."""
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = tuple(f"{ROOT / folder}{os.sep}" for folder in ("eventstore", "projections", "migrations"))
+TESTS = f"{ROOT / 'tests'}{os.sep}"
+
+_CHANGES = (
+    (re.compile(r"\$\w*_[0-9a-f]{16}\$"), "$body$"),
+    (re.compile(r"'(?:[^']|'')*'"), "?"),
+    (re.compile(r'"(?:[^"]|"")*"'), '"?"'),
+    (re.compile(r"\$\d+"), "$"),
+    (re.compile(r"(?<![\w$.])\d+(?:\.\d+)?\b"), "?"),
+    (re.compile(r"\s+"), " "),
+    (re.compile(r"([$?](?:::\w+(?:\[\])?)?)(?:, ?[$?](?:::\w+(?:\[\])?)?)+"), r"\1, …"),
+    (re.compile(r"(\([^()]*\))(?:, ?\1)+"), r"\1, …"),
+)
+
+
+def normalised(text: str) -> str:
+    """Return a statement's shape: without its values, the numbers of parameters, and the names that tests make up."""
+    for pattern, replacement in _CHANGES:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def uncovered(newest: Iterable[str], oldest: Iterable[str], exempt: Mapping[str, str]) -> list[str]:
+    """Return what was sent on the newest server and not on the oldest, in order.
+
+    Args:
+        newest: normalised statements of the newest.
+        oldest: those of the oldest.
+        exempt: regular expressions of statements that need not be sent on the oldest, each with its reason.
+
+    """
+    missing = set(newest) - set(oldest)
+    return sorted(each for each in missing if not any(re.search(pattern, each) for pattern in exempt))
+
+
+class Recorder:
+    """Appends each statement of the product to a file, once for each process.
+
+    Attributes:
+        file: where to; None records nothing.
+
+    """
+
+    def __init__(self) -> None:
+        self.file: Path | None = None
+        self._seen: set[tuple[Path, str]] = set()
+
+    def record(self, text: bytes) -> None:
+        """Record a statement, if the product sends it."""
+        if self.file is None or not _is_of_product(sys._getframe(2)):
+            return
+        entry = (self.file, normalised(text.decode(errors="replace")))
+        if entry not in self._seen:
+            self._seen.add(entry)
+            with self.file.open("a") as file:
+                file.write(json.dumps(entry[1]) + "\n")
+
+    def install(self) -> None:
+        """Record whatever psycopg sends from now on."""
+        convert = PostgresQuery.convert
+
+        def recorded(query: PostgresQuery, *arguments: Any) -> None:  # noqa: ANN401 - psycopg's own
+            convert(query, *arguments)
+            self.record(query.query)
+
+        PostgresQuery.convert = recorded  # type: ignore[assignment, method-assign]
+
+
+def read(file: Path) -> set[str]:
+    """Return the statements in a file; none if there is no file."""
+    return {json.loads(line) for line in file.read_text().splitlines()} if file.exists() else set()
+
+
+def _is_of_product(frame: FrameType | None) -> bool:
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(PRODUCT):
+            return True
+        if name.startswith(TESTS) and name != __file__:
+            return False
+        frame = frame.f_back
+    return True  # a library's own loop, on behalf of the product

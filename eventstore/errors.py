@@ -9,7 +9,7 @@
     │   ├── DatabaseUnavailable   no session can be had now; it may be later
     │   ├── AppendLockBusy        another append held the lock for too long
     │   ├── LeadershipLost        another process follows the app now
-    │   │   └── LogWentBack       the database lost what this process had committed
+    │   │   └── CommitsLost       the database lost what this process had committed
     │   ├── AlreadyAppended       an earlier attempt at the batch was committed
     │   ├── LockHeld              another process is at work on the same
     │   ├── LockLost              the connection that held a lock is gone
@@ -43,7 +43,7 @@ _QUOTED = re.compile(r'"[^"]*"')
 # first mark to the last.
 _MARKS = r"[\xab\xbb\u2018-\u201f\u2039\u203a\u300c-\u300f]"
 _QUOTED_IN_OTHER_LANGUAGES = re.compile(rf"{_MARKS}.*{_MARKS}", re.DOTALL)
-MAX_SAID = 1_000
+MAX_MESSAGE_CHARS = 1_000
 _ADVICE = ("Is the server running", "This probably means the server", "before or while processing the request")
 """How libpq begins what it guesses, on lines of their own behind the reason."""
 
@@ -88,7 +88,7 @@ class LeadershipLost(DatabaseError):
         self.app = app
 
 
-class LogWentBack(LeadershipLost):
+class CommitsLost(LeadershipLost):
     """The database lost transactions that this follower had committed, as after a failover or a restore.
 
     Nothing was written. The stream must be read again from the cursor that the database has now.
@@ -243,7 +243,7 @@ class UpstreamUnavailable(UpstreamError):
     """The upstream can't now, and may later."""
 
 
-def is_gone(error: psycopg.Error) -> bool:
+def is_connection_lost(error: psycopg.Error) -> bool:
     """Whether the connection is what failed, or the server ended it: whatever is asked next would fail as well."""
     if error.sqlstate is None:
         return isinstance(error, _loaded("psycopg", "OperationalError"))
@@ -265,7 +265,7 @@ def describe(error: BaseException) -> str:
 def storable(text: str) -> str:
     """Return a text as Postgres can keep it: without U+0000 and lone surrogates, and of a length that people read."""
     clean = text.replace("\0", "\ufffd").encode(errors="replace").decode()
-    return clean if len(clean) <= MAX_SAID else f"{clean[: MAX_SAID - 1]}…"
+    return clean if len(clean) <= MAX_MESSAGE_CHARS else f"{clean[: MAX_MESSAGE_CHARS - 1]}…"
 
 
 def unwrap_driver_error(error: BaseException) -> BaseException:

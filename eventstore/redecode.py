@@ -50,7 +50,7 @@ async def redecode(
     conn: AsyncConnection[Any],
     *,
     after: int = 0,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
     decoder: Callable[[bytes, str, Contract], Event] = decode,
     changed: Callable[[set[int], int], Awaitable[None]] | None = None,
 ) -> Redecoded:
@@ -59,7 +59,7 @@ async def redecode(
     Args:
         conn: an autocommit connection, of a role that may run ``eventstore.redecode``.
         after: the position before the first to read.
-        told: is called with the position and the head, now and then.
+        on_progress: is called with the position and the head, now and then.
         decoder: what reads an event.
         changed: is awaited in the transaction of each page that changes something, with the event types, of before and
             of now, and the first position.
@@ -86,7 +86,7 @@ async def redecode(
         if len(page.rows) == BATCH:
             await page.write()
         if result.read % BATCH == 0:
-            told(position, last)
+            on_progress(position, last)
     await page.write()
     return result
 

@@ -28,11 +28,6 @@ def resource_folder(package: str, installed: str, source: str) -> Path:
     raise FileNotFoundError(f"{package} is installed without its {source} folder: install it again")
 
 
-def proto_folder() -> Path:
-    """Return the folder of the .proto files."""
-    return resource_folder("eventstore", "_proto", "proto")
-
-
 def migrations_folder() -> Path:
     """Return the folder of the Alembic migrations."""
     return resource_folder("projections", "_migrations", "migrations")

@@ -31,7 +31,7 @@ def time_of(ulid: str) -> datetime | None:
         return None
 
 
-def first_at(moment: datetime) -> str:
+def first_ulid_at(moment: datetime) -> str:
     """Return the least ULID of a moment (cut to the millisecond; 1970 at the earliest).
 
     A cursor of this form makes a stream go on with the first event of that millisecond.

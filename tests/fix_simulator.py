@@ -21,7 +21,7 @@ Method: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 
 TOKEN = "simulator"
 LOG = build_log(World(recipients=200).events(), ends=datetime.now(UTC))
-BEGINNING = ulid.first_at(datetime.now(UTC) - timedelta(days=6, hours=12))
+BEGINNING = ulid.first_ulid_at(datetime.now(UTC) - timedelta(days=6, hours=12))
 """A cursor before all of ``LOG``, and inside the replay window."""
 
 

@@ -38,7 +38,7 @@ async def exported(conn: AsyncConnection, file: Path) -> Exported:
 
 
 async def imported(url: str, file: Path) -> Imported:
-    return await import_events(url, file, waits=QUICK, told=nothing)
+    return await import_events(url, file, waits=QUICK, on_progress=nothing)
 
 
 def a_log() -> list[Told]:

@@ -80,7 +80,7 @@ class Appender:
         Raises:
             ForeignEventId: an event_id is stored under another app.
             LeadershipLost: the cursor's epoch is no longer this follower's.
-            LogWentBack: the database lost what this follower committed before; nothing was written.
+            CommitsLost: the database lost what this follower committed before; nothing was written.
             AlreadyAppended: an earlier attempt at this batch, whose answer was lost, was committed.
             psycopg.Error: the database failed, or the connection; nothing was written, or all of it: append the same
                 batch again on a new connection to find out.

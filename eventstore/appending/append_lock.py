@@ -18,7 +18,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.appending import server_clock
 from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
-from eventstore.errors import AppendLockBusy, DatabaseError, LogWentBack
+from eventstore.errors import AppendLockBusy, CommitsLost, DatabaseError
 from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
@@ -58,7 +58,7 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
     Raises:
         AppendLockBusy: the lock was not free in time; try again after :func:`terminate_if_frozen`.
         LeadershipLost: the cursor's epoch is no longer this follower's.
-        LogWentBack: the database lost what this follower had committed.
+        CommitsLost: the database lost what this follower had committed.
         AlreadyAppended: an earlier attempt at the same batch was committed.
 
     """
@@ -78,7 +78,7 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         raise DatabaseError("the head of eventstore.events can't be read")
     now, position, previous = row
     if cursor and (position or 0) < cursor.head:
-        raise LogWentBack(cursor.app)
+        raise CommitsLost(cursor.app)
     if previous is None or previous <= now:
         return Head(position or 0, now)
     server_clock.WATCH.check(now, previous)

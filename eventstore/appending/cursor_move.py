@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
-from eventstore.errors import AlreadyAppended, DatabaseError, LeadershipLost, LogWentBack
+from eventstore.errors import AlreadyAppended, CommitsLost, DatabaseError, LeadershipLost
 from eventstore.postgres.queries import fetch_row
 
 MOVE_CURSOR = (
@@ -56,7 +56,7 @@ async def move_cursor(conn: AsyncConnection, cursor: CursorMove) -> None:
 
     Raises:
         LeadershipLost: the cursor's epoch is no longer this follower's.
-        LogWentBack: the database lost what this follower had committed.
+        CommitsLost: the database lost what this follower had committed.
         AlreadyAppended: an earlier attempt at the same batch was committed.
 
     """
@@ -75,4 +75,4 @@ async def why_not_moved(conn: AsyncConnection, cursor: CursorMove) -> DatabaseEr
         return LeadershipLost(cursor.app)
     if epoch == cursor.epoch and fence == cursor.token:
         return AlreadyAppended(cursor.app)
-    return LogWentBack(cursor.app)
+    return CommitsLost(cursor.app)

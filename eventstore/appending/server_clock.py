@@ -73,7 +73,7 @@ class AheadOfClock:
     seconds: float
 
 
-async def ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
+async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
     """Return the events whose time is more than :data:`AHEAD` ahead of the server's clock; None without any.
 
     Raises:
@@ -84,11 +84,11 @@ async def ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | None:
     if row is None or row[1] is None or row[2] - row[0] <= AHEAD:
         return None
     now, last, received_at = row
-    first = await last_received_by(conn, now, last) + 1
+    first = await find_last_received_by(conn, now, last) + 1
     return AheadOfClock(first, last, received_at, (received_at - now).total_seconds())
 
 
-async def last_received_by(conn: AsyncConnection, time: datetime, up_to: int) -> int:
+async def find_last_received_by(conn: AsyncConnection, time: datetime, up_to: int) -> int:
     """Return the last position up to ``up_to`` whose event was received by a time; 0 when none was.
 
     Times never fall as positions rise, so it is found by halving, without an index on the times; positions that are

@@ -28,7 +28,7 @@ from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_L
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
 from eventstore.postgres.queries import fetch_row, fetch_value
-from eventstore.postgres.session_lock import keep, session_name
+from eventstore.postgres.session_lock import keep_alive, session_name
 from eventstore.postgres.session_settings import SESSION_LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
@@ -66,7 +66,7 @@ class Lease:
 
         """
         try:
-            await keep(self.conn, self._waits, f"app {self.app!r}")
+            await keep_alive(self.conn, self._waits, f"app {self.app!r}")
         except LockLost as error:
             raise LeadershipLost(self.app, "the connection that held its lock is lost") from error
 

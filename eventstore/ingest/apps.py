@@ -25,7 +25,7 @@ from eventstore.locks import app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_value
-from eventstore.postgres.session_lock import held, session_name, while_held
+from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.waits import Waits
 
 # The apps of events are looked up one by one in the index on (app, position): counting all events would read them all.
@@ -173,10 +173,10 @@ async def _alone_with(
 ) -> None:
     what = f"app {app!r}"
     async with (
-        held(url, app_lock(app), name=session_name(work), what=what, waits=waits) as lock,
+        hold_lock(url, app_lock(app), name=session_name(work), what=what, waits=waits) as lock,
         await connect(url, name=session_name(work), waits=waits) as conn,
     ):
-        await while_held(lock, waits, what, change(conn))
+        await run_while_held(lock, waits, what, change(conn))
 
 
 def time_in(event_id: str) -> datetime | None:

@@ -105,7 +105,7 @@ class EventWriter:
         Raises:
             ForeignEventId: another app follows the same stream and has stored its events.
             LeadershipLost: another process follows the app now.
-            LogWentBack: the database lost events that this writer had committed.
+            CommitsLost: the database lost events that this writer had committed.
 
         """
         try:

@@ -21,7 +21,7 @@ def first_contact(contract: Contract, since: str | None, now: datetime) -> str |
     """
     if contract is Contract.CHAT_EXTERNAL:
         return since
-    return max(since or "", ulid.first_at(now - REPLAY_WINDOW))
+    return max(since or "", ulid.first_ulid_at(now - REPLAY_WINDOW))
 
 
 def second_first_contact(refused: str | None, replayed_gap: str | None, now: datetime) -> str | None:
@@ -38,5 +38,5 @@ def second_first_contact(refused: str | None, replayed_gap: str | None, now: dat
         None if there is no later event_id to try.
 
     """
-    event_id = max(ulid.first_at(now - RETRY_WINDOW), replayed_gap or "")
+    event_id = max(ulid.first_ulid_at(now - RETRY_WINDOW), replayed_gap or "")
     return event_id if event_id > (refused or "") else None

@@ -38,7 +38,7 @@ def parse_since(text: str, now: datetime) -> str:
             f"since {text!r} is neither a duration (36h, 7d) nor a time with its zone (2026-11-01T00:00:00Z)"
         )
     try:
-        cursor = ulid.first_at(moment)
+        cursor = ulid.first_ulid_at(moment)
     except OverflowError:  # a zone takes it past the calendar's end
         raise UsageError(f"since {text!r} is not a time that exists") from None
     if moment > now + TOLERANCE:

@@ -253,7 +253,7 @@ class StreamReader:
             self._history.first_contact_refused = True
             replayed_gap = cursor.gaps[-1]["upper"] if sent.replays_gap else None
             retry_from = second_first_contact(sent.event_id, replayed_gap, now)
-        gap = cursors.Gap(sent.event_id, retry_from or ulid.first_at(now - self._overlap), now, words)
+        gap = cursors.Gap(sent.event_id, retry_from or ulid.first_ulid_at(now - self._overlap), now, words)
         upper = await cursors.save_gap(self._lease.conn, cursor, gap, extends_last=sent.replays_gap)
         log.warning(
             "gap: the upstream can no longer replay these events",

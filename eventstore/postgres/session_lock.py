@@ -51,7 +51,7 @@ def session_name(work: str) -> str:
     return f"{begin}{host[:room]}{pid}"
 
 
-async def keep(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:
+async def keep_alive(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:
     """Query the connection that holds a lock, again and again.
 
     Raises:
@@ -68,8 +68,8 @@ async def keep(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:
 
 
 @asynccontextmanager
-async def held(url: str, key: int, *, name: str, what: str, waits: Waits) -> AsyncIterator[AsyncConnection[Any]]:
-    """Take a lock at once, and hold it; yields the connection that holds it, for :func:`keep`.
+async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -> AsyncIterator[AsyncConnection[Any]]:
+    """Take a lock at once, and hold it; yields the connection that holds it, for :func:`keep_alive`.
 
     Args:
         url: the database.
@@ -98,7 +98,7 @@ async def held(url: str, key: int, *, name: str, what: str, waits: Waits) -> Asy
             await conn.close()
 
 
-async def while_held(conn: AsyncConnection[Any], waits: Waits, what: str, work: Coroutine[Any, Any, T]) -> T:
+async def run_while_held(conn: AsyncConnection[Any], waits: Waits, what: str, work: Coroutine[Any, Any, T]) -> T:
     """Do some work while the lock is held; losing the lock ends the work.
 
     Raises:
@@ -107,7 +107,7 @@ async def while_held(conn: AsyncConnection[Any], waits: Waits, what: str, work: 
 
     """
     working = asyncio.create_task(work)
-    keeping = asyncio.create_task(keep(conn, waits, what))
+    keeping = asyncio.create_task(keep_alive(conn, waits, what))
     try:
         done, _ = await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
         if working in done:
@@ -120,7 +120,7 @@ async def while_held(conn: AsyncConnection[Any], waits: Waits, what: str, work: 
         await asyncio.gather(working, keeping, return_exceptions=True)
 
 
-async def while_all_held(
+async def run_under_locks(
     url: str, locks: Sequence[Lock], *, name: str, waits: Waits, work: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
     """Take locks, each at once or not at all, and do some work while all of them are held.
@@ -129,7 +129,7 @@ async def while_all_held(
         url: the database.
         locks: which; one order for all who take several, or two may keep each other out.
         name: the sessions' application_name.
-        waits: as :func:`held` takes them.
+        waits: as :func:`hold_lock` takes them.
         work: is called once all are held.
 
     Raises:
@@ -140,10 +140,10 @@ async def while_all_held(
     """
     async with AsyncExitStack() as stack:
         conns = [
-            await stack.enter_async_context(held(url, lock.key, name=name, what=lock.what, waits=waits))
+            await stack.enter_async_context(hold_lock(url, lock.key, name=name, what=lock.what, waits=waits))
             for lock in locks
         ]
         job = work()
         for conn, lock in zip(conns, locks, strict=True):
-            job = while_held(conn, waits, lock.what, job)
+            job = run_while_held(conn, waits, lock.what, job)
         return await job

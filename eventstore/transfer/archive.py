@@ -47,7 +47,7 @@ def moment(value: int) -> datetime:
     return _EPOCH + value * _MICROSECOND
 
 
-def writable(path: Path) -> Path:
+def check_output_path(path: Path) -> Path:
     """Return the file that a path means: itself, or where its symbolic links lead.
 
     Raises:
@@ -91,7 +91,7 @@ class ArchiveWriter:
         self.events = 0
 
     def __enter__(self) -> Self:
-        self._target = writable(self._path)
+        self._target = check_output_path(self._path)
         # Two that write the same file at once don't write into each other's.
         self._part = self._target.with_name(f"{self._target.name}.{secrets.token_hex(6)}.part")
         try:

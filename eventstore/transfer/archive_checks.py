@@ -16,7 +16,7 @@ from eventstore.app_name import APP_NAME
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.contracts.times import EARLIEST, LATEST
-from eventstore.errors import MAX_SAID, Undecodable, storable
+from eventstore.errors import MAX_MESSAGE_CHARS, Undecodable, storable
 from eventstore.transfer.archive import microseconds
 
 FAR_FUTURE = timedelta(days=366)
@@ -192,7 +192,7 @@ def _size(payload: bytes) -> str | None:
 def _text(name: str, text: object) -> str | None:
     if not isinstance(text, str):
         return f"{name} is not a text"
-    if len(text) > MAX_SAID:
-        return f"{name} is longer than {MAX_SAID:,} characters"
+    if len(text) > MAX_MESSAGE_CHARS:
+        return f"{name} is longer than {MAX_MESSAGE_CHARS:,} characters"
     # Lone surrogates come out of JSON, which may write them as escapes.
     return f"{name} holds what Postgres can't keep" if text != storable(text) else None

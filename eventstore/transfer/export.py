@@ -23,7 +23,7 @@ from eventstore.schema import quarantine
 from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
 
 _CURSORS = "SELECT app, contract, last_event_id, last_received_at, holes FROM eventstore.cursors ORDER BY app"
-TOLD_EVERY = 10_000
+PROGRESS_EVERY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class Exported:
 
 
 async def export_events(
-    conn: AsyncConnection, path: Path, told: Callable[[int, int], None], *, replace: bool = True
+    conn: AsyncConnection, path: Path, on_progress: Callable[[int, int], None], *, replace: bool = True
 ) -> Exported:
     """Write every event up to the head of now, the cursors, and the quarantine.
 
     Args:
         conn: an autocommit connection.
         path: the file; it is there only once it is whole.
-        told: is called with the position and the head, now and then.
+        on_progress: is called with the position and the head, now and then.
         replace: whether a file that is there is replaced.
 
     Raises:
@@ -73,8 +73,8 @@ async def export_events(
                 payload=event.payload,
             )
             file.write(Record(event=stored))
-            if file.events % TOLD_EVERY == 0:
-                told(position, last)
+            if file.events % PROGRESS_EVERY == 0:
+                on_progress(position, last)
         if before != last:
             missing.append((before + 1, last))
         quarantined = 0

@@ -28,7 +28,7 @@ from eventstore.locks import IMPORT_LOCK, app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all, fetch_row
-from eventstore.postgres.session_lock import Lock, session_name, while_all_held
+from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
 from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_holes
 from eventstore.transfer.archive_fit import check_fit
@@ -66,14 +66,14 @@ class Imported:
     stored: int
 
 
-async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Callable[[int, int], None]) -> Imported:
     """Put the events of a file where they belong.
 
     Args:
         url: the database.
         path: a file that :func:`eventstore.transfer.export.export_events` wrote.
         waits: of the event store.
-        told: is called with how many of how many events are done, now and then.
+        on_progress: is called with how many of how many events are done, now and then.
 
     Raises:
         ArchiveError: the file can't be read, is not whole, or holds what no event store writes; nothing was stored.
@@ -89,16 +89,18 @@ async def import_events(url: str, path: Path, *, waits: Waits, told: Callable[[i
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         if contents.last > await read_head(conn):
             locks.append(Lock(IMPORT_LOCK, "the end of the log, behind which the file goes on"))
-    return await while_all_held(
+    return await run_under_locks(
         url,
         locks,
         name=session_name("import"),
         waits=waits,
-        work=lambda: _import(url, path, contents, waits, told),
+        work=lambda: _import(url, path, contents, waits, on_progress),
     )
 
 
-async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: Callable[[int, int], None]) -> Imported:
+async def _import(
+    url: str, path: Path, contents: Contents, waits: Waits, on_progress: Callable[[int, int], None]
+) -> Imported:
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         await check_fit(conn, path, (events for events, _ in _batches(path) if events))
         await _fence(conn, contents.apps, waits)
@@ -107,7 +109,7 @@ async def _import(url: str, path: Path, contents: Contents, waits: Waits, told: 
             if events:
                 stored += await restore_events(conn, events, waits)
                 done += len(events)
-                told(done, contents.events)
+                on_progress(done, contents.events)
             if quarantined:
                 await _keep(conn, quarantined)
         if done != contents.events:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import psycopg
 import typer
 
-from eventstore.errors import LockHeld, LockLost, is_gone
+from eventstore.errors import LockHeld, LockLost, is_connection_lost
 from projections.cli.shared.interruptible import NOTHING_CHANGED, WHOLE_OR_NOT, run_once
 from projections.cli.shared.output import FAILED, counted, echo, say, say_error, say_left_out, says_errors
 from projections.errors import ProjectionsError, UsageError
@@ -152,7 +152,7 @@ def _each_by_itself(name: str, failed: list[str]) -> Iterator[None]:
         say_error(error)
         failed.append(name)
     except psycopg.Error as error:
-        if is_gone(error):
+        if is_connection_lost(error):
             raise
         say_error(error, of=name)
         failed.append(name)

@@ -37,12 +37,12 @@ def export_events(
     An import of the file restores the store byte for byte. Exit code 1 when positions are missing in the log; the file
     then has all others.
     """
-    from eventstore.transfer.archive import writable  # noqa: PLC0415 - loaded when it runs
+    from eventstore.transfer.archive import check_output_path  # noqa: PLC0415 - loaded when it runs
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
 
     try:
-        writable(file)
+        check_output_path(file)
     except ArchiveError as error:
         raise UsageError(str(error)) from error
     if file.exists() and not force:
@@ -70,7 +70,7 @@ def import_events(file: Annotated[Path, typer.Argument(help="A file written by p
     from projections.cli.shared.open_database import migrated_database  # noqa: PLC0415
 
     waits = load_waits()
-    work = run(migrated_database(waits), file, waits=waits, told=_every("import"))
+    work = run(migrated_database(waits), file, waits=waits, on_progress=_every("import"))
     done: Imported = run_once(work, holds=AGAIN)
     echo(f"{counted(done.events, 'event')} in {file}, {done.stored:,} of them missing here before")
 
@@ -94,8 +94,8 @@ def redecode(
     context = replay_context([])
     say_left_out(context.left_out)
     projections = list(context.projections.values())
-    told = _every("redecode")
-    work = redecode_and_mark(context.url, projections, after=start - 1, waits=context.waits, told=told)
+    report = _every("redecode")
+    work = redecode_and_mark(context.url, projections, after=start - 1, waits=context.waits, on_progress=report)
     done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
     echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names:
@@ -122,10 +122,10 @@ def _every(name: str) -> Callable[[int, int], None]:
     """Return what says, every few seconds, how far it is."""
     before = monotonic()
 
-    def told(done: int, of: int) -> None:
+    def report(done: int, of: int) -> None:
         nonlocal before
         if monotonic() - before >= SECONDS:
             before = monotonic()
             say(f"{name}: {done:,} of {of:,} ({100 * done // max(of, 1)}%)")
 
-    return told
+    return report

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
-from eventstore.appending.server_clock import AheadOfClock, ahead_of_clock
+from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock
 from eventstore.contracts.event_types import EventType
 from eventstore.event_reader import HEAD
 from eventstore.locks import app_lock
@@ -213,7 +213,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         )
     schema = [drift.sentence for drift in await find_drift(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
-    return replace(status, ahead_of_clock=await ahead_of_clock(conn), schema=schema)
+    return replace(status, ahead_of_clock=await find_events_ahead_of_clock(conn), schema=schema)
 
 
 async def _declared_counts(conn: AsyncConnection[Any], registry: Registry) -> tuple[dict[str, int], list[str]]:

@@ -24,7 +24,7 @@ from eventstore.errors import describe
 from eventstore.event_reader import read_head
 from eventstore.postgres.connection import MAX_NAME_BYTES
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
-from eventstore.postgres.session_lock import session_name, while_all_held
+from eventstore.postgres.session_lock import run_under_locks, session_name
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, UsageError
@@ -105,7 +105,7 @@ async def build_as_of(
     # What is no UTF-8 on the command line comes as something that can't be printed.
     if not 1 <= len(into.encode(errors="surrogateescape")) <= MAX_NAME_BYTES or not into.isprintable():
         raise UsageError(f"--into takes a schema's name, of 1 to {MAX_NAME_BYTES} bytes that can be printed")
-    return await while_all_held(
+    return await run_under_locks(
         url,
         rebuild_locks(projections),
         name=session_name(f"as-of {into}"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from eventstore.appending.server_clock import AheadOfClock, ahead_of_clock
+from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock
 from eventstore.postgres.queries import fetch_row
 
 _ENDS = (
@@ -43,7 +43,7 @@ async def remarks_on(conn: AsyncConnection[Any], asked: datetime | None, positio
         remarks.append(f"that is before the first event: position {first:,} was received at {_shown(first_received)}")
     elif position == last:
         remarks.append(f"that is not before the last event: position {last:,} was received at {_shown(last_received)}")
-    if (ahead := await ahead_of_clock(conn)) is not None:
+    if (ahead := await find_events_ahead_of_clock(conn)) is not None:
         remarks.append(_on_ahead(ahead, position))
     return tuple(remarks)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection, errors
 
 from eventstore.locks import rebuild_lock
-from eventstore.postgres.session_lock import held, session_name, while_held
+from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.postgres.session_settings import COMMIT_DURABLY, ONE_SNAPSHOT
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError, RebuildRefused
@@ -123,9 +123,9 @@ async def rebuild(
     """
     name = session_name(f"rebuild {projection.name}")
     what = f"projection {projection.name}"
-    async with held(url, rebuild_lock(projection.name), name=name, what=what, waits=waits) as lock:
+    async with hold_lock(url, rebuild_lock(projection.name), name=name, what=what, waits=waits) as lock:
         work = _Rebuild(projection, settings, progress, limits or Limits(), dry_run=dry_run)
-        return await while_held(lock, waits, what, work.run(url, waits, resume=resume))
+        return await run_while_held(lock, waits, what, work.run(url, waits, resume=resume))
 
 
 class _Rebuild:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, sql
 from eventstore.event_reader import read_head
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_value
-from eventstore.postgres.session_lock import session_name, while_all_held
+from eventstore.postgres.session_lock import run_under_locks, session_name
 from eventstore.redecode import Redecoded, redecode
 from eventstore.waits import Waits
 from projections.errors import UsageError
@@ -21,7 +21,7 @@ from projections.running import state_changes
 
 
 async def redecode_and_mark(
-    url: str, projections: Sequence[Projection], *, after: int, waits: Waits, told: Callable[[int, int], None]
+    url: str, projections: Sequence[Projection], *, after: int, waits: Waits, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
     """Redecode; returns what that did, and the names of the projections whose rows may come out otherwise now.
 
@@ -33,17 +33,17 @@ async def redecode_and_mark(
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
     """
-    return await while_all_held(
+    return await run_under_locks(
         url,
         rebuild_locks(projections),
         name=session_name("redecode"),
         waits=waits,
-        work=lambda: _redecode(url, projections, after, waits, told),
+        work=lambda: _redecode(url, projections, after, waits, on_progress),
     )
 
 
 async def _redecode(
-    url: str, projections: Sequence[Projection], after: int, waits: Waits, told: Callable[[int, int], None]
+    url: str, projections: Sequence[Projection], after: int, waits: Waits, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
     known = [one.name for one in projections]
     async with await connect(url, name=session_name("redecode"), waits=waits) as conn:
@@ -56,7 +56,7 @@ async def _redecode(
             await state_changes.mark_redecoded(conn, affected, known, position)
 
         await _forget_shadows(conn)
-        result = await redecode(conn, after=after, told=told, changed=changed)
+        result = await redecode(conn, after=after, on_progress=on_progress, changed=changed)
         return result, await state_changes.find_needing_rebuild(conn, known)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection, errors
 
 from eventstore.locks import rebuild_lock
-from eventstore.postgres.session_lock import held, session_name, while_held
+from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
 from eventstore.waits import Waits
 from projections.errors import ProjectionsError
@@ -53,9 +53,9 @@ async def verify(
     """
     what = f"projection {projection.name}"
     name = session_name(f"verify {projection.name}")
-    async with held(url, rebuild_lock(projection.name), name=name, what=what, waits=waits) as lock:
+    async with hold_lock(url, rebuild_lock(projection.name), name=name, what=what, waits=waits) as lock:
         work = _verify(url, projection, waits, settings, progress)
-        return await while_held(lock, waits, what, work)
+        return await run_while_held(lock, waits, what, work)
 
 
 async def _verify(

@@ -46,7 +46,7 @@ def event(  # noqa: PLR0913 - an event has that many fields
 
     """
     if event_id is None:
-        event_id = ulid.first_at(_BEGIN + timedelta(seconds=next(_SECONDS)))
+        event_id = ulid.first_ulid_at(_BEGIN + timedelta(seconds=next(_SECONDS)))
     if not ulid.is_ulid(event_id):
         raise ValueError(f"{event_id!r} is not an event_id: give an upper-case ULID")
     if ppnum is None and event_type not in DECIDERS:

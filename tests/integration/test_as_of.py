@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, errors, sql
 
 from eventstore.errors import LockHeld
 from eventstore.locks import rebuild_lock
-from eventstore.postgres.session_lock import held
+from eventstore.postgres.session_lock import hold_lock
 from projections.errors import CannotFold, ProjectionsError, UsageError
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
@@ -304,7 +304,7 @@ async def test_while_another_is_at_work_on_one_of_them_nothing_is_begun(
 ) -> None:
     for projection in READ_MODELS:
         key = rebuild_lock(projection.name)
-        async with held(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
+        async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
             said = f"projection {projection.name}: projections rebuild x at host:1 is at work on it"
             with pytest.raises(LockHeld, match=said):
                 await built(database_url, "2999-01-01T00:00:00Z")

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from eventstore.appending import server_clock
 from eventstore.appending.restore import restore_events
-from eventstore.appending.server_clock import ClockWatch, ahead_of_clock, last_received_by
+from eventstore.appending.server_clock import ClockWatch, find_events_ahead_of_clock, find_last_received_by
 from eventstore.event_reader import StoredEvent
 from projections.cli.shared import status_tables
 from projections.inspecting.status import read_status
@@ -108,9 +108,9 @@ async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
 
 
 async def test_a_clock_that_is_right_is_not_said(database_url: str, conn: AsyncConnection) -> None:
-    assert await ahead_of_clock(conn) is None
+    assert await find_events_ahead_of_clock(conn) is None
     await stored_at(database_url, timedelta(hours=1), timedelta(0))
-    assert await ahead_of_clock(conn) is None
+    assert await find_events_ahead_of_clock(conn) is None
     assert (await read_status(conn, Registry({}, {}))).as_dict()["ahead_of_clock"] is None
 
 
@@ -121,7 +121,7 @@ async def test_positions_are_found_where_some_are_missing(database_url: str, con
         await conn.execute("DELETE FROM eventstore.events WHERE position IN (1, 4, 5, 8)")
         now = datetime.now(UTC)
         for hours, among in ((10, {0, 1}), (7, {3, 4, 5}), (4, {6}), (3, {7, 8}), (0, {9})):
-            assert await last_received_by(conn, now - timedelta(hours=hours, minutes=-1), 9) in among
+            assert await find_last_received_by(conn, now - timedelta(hours=hours, minutes=-1), 9) in among
 
 
 async def test_as_of_now_says_that_positions_with_a_time_ahead_are_left_out(database_url: str) -> None:

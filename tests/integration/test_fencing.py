@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, OperationalError
 from eventstore.appending.append import Appended, Appender
 from eventstore.appending.cursor_move import CursorMove, new_token
 from eventstore.contracts import Event
-from eventstore.errors import AlreadyAppended, LeadershipLost, LogWentBack
+from eventstore.errors import AlreadyAppended, CommitsLost, LeadershipLost
 from eventstore.ingest.app_lease import Lease, hold_lease
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.context import IngestContext
@@ -66,7 +66,7 @@ async def test_a_log_without_the_last_commit_takes_nothing_more(
     await store.lose_events(conn, 1)
     await conn.execute("UPDATE eventstore.cursors SET fence = %s, last_event_id = %s", [kept, first.event_id])
     events = [third] if batch == "events" else []
-    with pytest.raises(LogWentBack, match="lost events that were committed"):
+    with pytest.raises(CommitsLost, match="lost events that were committed"):
         await appender.append(events, rejected=[garbage()], cursor=moves.to(third.event_id))
     assert await store.positions(conn) == {first.event_id: 1}
     assert await store.cursor_of(conn) == first.event_id
@@ -82,21 +82,21 @@ async def test_another_follower_of_the_same_epoch_is_not_taken_for_this_one(
     (event,) = made(1)
     await appender.append([event], cursor=moves.to(event.event_id))
     await conn.execute("UPDATE eventstore.cursors SET fence = %s", [new_token()])
-    with pytest.raises(LogWentBack):
+    with pytest.raises(CommitsLost):
         await appender.append(made(1), cursor=moves.to(None))
 
 
 async def test_an_epoch_that_fell_is_a_log_that_went_back(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
     move = CursorMove(APP, 2, None, new_token(), after=5)
-    with pytest.raises(LogWentBack):
+    with pytest.raises(CommitsLost):
         await appender.append(made(1), cursor=move)
 
 
 async def test_a_cursor_that_is_gone_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
     with pytest.raises(LeadershipLost, match="its cursor was deleted") as caught:
         await appender.append(made(1), cursor=Moves(after=5).to(None))
-    assert not isinstance(caught.value, LogWentBack)
+    assert not isinstance(caught.value, CommitsLost)
     await store.nothing_written(conn)
 
 
@@ -110,7 +110,7 @@ async def test_a_head_below_a_known_position_is_refused(
     moves.head = (await appender.append(events, cursor=moves.to(events[-1].event_id))).head
     appender.probing = probing
     await store.lose_events(conn, 2)  # and the cursor stays
-    with pytest.raises(LogWentBack):
+    with pytest.raises(CommitsLost):
         await appender.append(made(1), cursor=moves.to(None))
     assert len(await store.positions(conn)) == 2
 
@@ -185,7 +185,7 @@ async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: Asy
     await written(writer, buffer, made(2))
     assert heads.last == 2
     await conn.execute("UPDATE eventstore.cursors SET fence = 9")
-    with pytest.raises(LogWentBack):
+    with pytest.raises(CommitsLost):
         await written(writer, buffer, made(2))
     assert len(await store.positions(conn)) == 2
 

@@ -109,7 +109,7 @@ async def test_an_import_leaves_a_reset_as_it_is(
     await ingest(follower(database_url, first.address))
     await export_events(conn, tmp_path / "log", lambda _done, _of: None)
     await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
-    await import_events(database_url, tmp_path / "log", waits=QUICK, told=lambda _done, _of: None)
+    await import_events(database_url, tmp_path / "log", waits=QUICK, on_progress=lambda _done, _of: None)
     assert (await row_of(conn))["cursor"] is None
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address))

@@ -178,7 +178,7 @@ async def test_a_cursor_that_expires_again_before_anything_came_is_the_same_hole
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
-    since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
+    since = ulid.first_ulid_at(datetime.now(UTC) - timedelta(seconds=500))
     await ingest(follower(database_url, before.address, contract=PCS, since=since))
     simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, simulator.address, contract=PCS))
@@ -198,7 +198,7 @@ async def test_a_clock_that_is_behind_the_platform_s_loses_nothing(
     log = log_of(6, ago=60 - ahead.total_seconds())
     settings = SimulatorSettings(now=lambda: time.time() + ahead.total_seconds())
     simulator = await simulator_factory(log[:3], settings)
-    since = ulid.first_at(datetime.now(UTC))
+    since = ulid.first_ulid_at(datetime.now(UTC))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since))
     await simulator.append(*log[3:])
     with capture_logs() as logs:
@@ -248,7 +248,7 @@ async def test_an_expired_cursor_is_a_hole_whose_upper_end_is_sent_until_somethi
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
-    since = ulid.first_at(datetime.now(UTC) - timedelta(seconds=500))
+    since = ulid.first_ulid_at(datetime.now(UTC) - timedelta(seconds=500))
     await ingest(follower(database_url, before.address, contract=PCS, since=since))
     assert before.calls[0].after_event_id == since
 

@@ -271,16 +271,16 @@ async def test_an_import_keeps_all_of_its_file_and_counts_it(
     async with appending(TWENTY) as appender:
         await appender.append(made(2), rejected=[garbage(1), garbage(1), garbage(2)])
     path = tmp_path / "log.events"
-    await export_events(conn, path, told=lambda *_: None)
+    await export_events(conn, path, on_progress=lambda *_: None)
     await conn.execute("TRUNCATE eventstore.quarantine, eventstore.quarantine_counts, eventstore.quarantine_usage")
     for _ in range(2):  # again: nothing is counted twice
-        await import_events(database_url, path, waits=store.QUICK, told=lambda *_: None)
+        await import_events(database_url, path, waits=store.QUICK, on_progress=lambda *_: None)
         assert await counts(conn) == {garbage().reason: (3, 0)}
     await conn.execute(
         "INSERT INTO eventstore.quarantine_usage (app, kept_rows, counted_at) VALUES (%s, 0, now())", [APP]
     )
     await conn.execute("DELETE FROM eventstore.quarantine")
-    await import_events(database_url, path, waits=store.QUICK, told=lambda *_: None)
+    await import_events(database_url, path, waits=store.QUICK, on_progress=lambda *_: None)
     async with appending(QuarantineLimits(max_rows=2)) as appender:
         assert (await appender.append([], rejected=[garbage(3)])).not_kept == 1
 

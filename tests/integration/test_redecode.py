@@ -18,7 +18,7 @@ from eventstore import redecode as redecoding
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import LockHeld, Undecodable
 from eventstore.locks import rebuild_lock
-from eventstore.postgres.session_lock import held
+from eventstore.postgres.session_lock import hold_lock
 from eventstore.redecode import Redecoded, redecode
 from projections.errors import UsageError
 from projections.inspecting.status import read_status
@@ -78,9 +78,11 @@ async def change(conn: AsyncConnection, position: int, **values: object) -> None
 
 
 async def logged(
-    url: str, *, after: int = 0, told: Callable[[int, int], None] = nothing
+    url: str, *, after: int = 0, on_progress: Callable[[int, int], None] = nothing
 ) -> tuple[Redecoded, list[str]]:
-    return await redecode_and_mark(url, [one() for one in READ_MODELS], after=after, waits=QUICK, told=told)
+    return await redecode_and_mark(
+        url, [one() for one in READ_MODELS], after=after, waits=QUICK, on_progress=on_progress
+    )
 
 
 async def owed(conn: AsyncConnection) -> list[str]:
@@ -93,7 +95,7 @@ async def owed(conn: AsyncConnection) -> list[str]:
 
 async def test_a_decoder_that_learned_nothing_changes_nothing(conn: AsyncConnection) -> None:
     before = await rows(conn)
-    assert await redecode(conn, told=nothing) == Redecoded(read=9)
+    assert await redecode(conn, on_progress=nothing) == Redecoded(read=9)
     assert await rows(conn) == before
 
 
@@ -105,11 +107,11 @@ async def test_columns_that_were_read_otherwise_are_read_again(conn: AsyncConnec
     await change(conn, 4, poll_id=None, poll_options=None)
     await change(conn, 5, poll_options=["a", 'NULL, "{é}\\'])
     await change(conn, 6, summary_status=None, total_recipients=0, delivered=0, failed=0, pending_consent=0)
-    done = await redecode(conn, told=nothing)
+    done = await redecode(conn, on_progress=nothing)
     assert (done.read, done.changed, done.refused) == (9, 5, 0)
     assert done.types == {0, oracle.DELIVERED, oracle.FAILED, oracle.POLL_RESPONSE, oracle.COMPLETED}
     assert await rows(conn) == before
-    assert await redecode(conn, told=nothing) == Redecoded(read=9)
+    assert await redecode(conn, on_progress=nothing) == Redecoded(read=9)
 
 
 async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_others(conn: AsyncConnection) -> None:
@@ -140,7 +142,7 @@ async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_o
             occurred_at=event.occurred_at + timedelta(microseconds=1),
         )
 
-    done = await redecode(conn, told=nothing, decoder=learned)
+    done = await redecode(conn, on_progress=nothing, decoder=learned)
     assert (done.read, done.changed, done.types) == (9, 1, {oracle.DELIVERED, 9})
     after = await rows(conn)
     assert after[1:] == before[1:]
@@ -179,7 +181,7 @@ async def test_bytes_that_are_refused_now_are_told_and_stay(conn: AsyncConnectio
             return event._replace(event_id=store.next_ulid(), ppnum="of another")
         return event
 
-    done = await redecode(conn, told=nothing, decoder=stricter)
+    done = await redecode(conn, on_progress=nothing, decoder=stricter)
     assert (done.read, done.changed, done.refused, done.undecodable) == (9, 1, 3, [4, 5, 6])
     assert await rows(conn) == before
 
@@ -211,12 +213,12 @@ async def test_it_goes_page_by_page_and_one_that_was_killed_is_run_again(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await redecode(conn, told=dies)
+        await redecode(conn, on_progress=dies)
     assert heard == [(2, 9), (4, 9)]
     found = await rows(conn)
     assert found[:4] == before[:4]
     assert found[6]["message_id"] == "stale"
-    done = await redecode(conn, told=nothing)
+    done = await redecode(conn, on_progress=nothing)
     assert (done.read, done.changed) == (9, 3)
     assert await rows(conn) == before
 
@@ -338,7 +340,7 @@ async def test_a_role_that_may_update_events_may_not_for_all_that(
             with pytest.raises(errors.InsufficientPrivilege):
                 await other.execute("SELECT eventstore.redecode('[]')")
             with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
-                await redecode(other, told=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
+                await redecode(other, on_progress=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
             # As after GRANT ALL ON ALL TABLES: a permit that it writes itself is worth nothing.
             await conn.execute(f"GRANT ALL ON eventstore.change_permits TO {other.info.user}".encode())
             for statement in FORGING:
@@ -358,7 +360,7 @@ async def test_a_role_that_may_execute_the_function_may_redecode(
             user = other.info.user
             await conn.execute(f"REVOKE UPDATE ON eventstore.events FROM {user}".encode())
             await conn.execute(f"GRANT EXECUTE ON FUNCTION eventstore.redecode(jsonb) TO {user}".encode())
-            done = await redecode(other, told=nothing)
+            done = await redecode(other, on_progress=nothing)
             await conn.execute(f"REVOKE EXECUTE ON FUNCTION eventstore.redecode(jsonb) FROM {user}".encode())
     assert (done.changed, done.refused) == (1, 0)
     assert await rows(conn) == before
@@ -370,7 +372,7 @@ async def test_no_permit_outlives_the_function(conn: AsyncConnection) -> None:
         await conn.execute("SELECT eventstore.redecode(%s)", ['[{"position": 1}]'])  # an event needs a time
     assert await store.value(conn, "SELECT count(*) FROM eventstore.change_permits") == 0
     async with conn.transaction():
-        await redecode(conn, told=nothing)
+        await redecode(conn, on_progress=nothing)
         with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
             async with conn.transaction():
                 await conn.execute("UPDATE eventstore.events SET ppnum = 'x' WHERE position = 1")
@@ -436,7 +438,7 @@ async def test_what_a_redecoding_owes_outlives_it(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await logged(database_url, told=dies)
+        await logged(database_url, on_progress=dies)
     owing = ["elsewhere", "poll_tallies", "request_status"]
     assert await owed(conn) == owing, "of one that isn't installed here nothing can be said"
     assert await logged(database_url) == (Redecoded(read=9, changed=1, types={oracle.COMPLETED}), owing[1:])
@@ -477,7 +479,7 @@ async def test_while_a_rebuild_is_at_work_nothing_is_begun(database_url: str, co
     before = await rows(conn)
     for projection in READ_MODELS:
         key = rebuild_lock(projection.name)
-        async with held(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
+        async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
             with pytest.raises(LockHeld, match=f"projection {projection.name}: projections rebuild x at host:1 is at"):
                 await logged(database_url)
     assert await rows(conn) == before
@@ -491,7 +493,7 @@ async def test_no_rebuild_begins_while_it_is_at_work(
     async def looks(*_: object, **__: object) -> Redecoded:
         for projection in READ_MODELS:
             with pytest.raises(LockHeld, match="projections redecode"):
-                async with held(database_url, rebuild_lock(projection.name), name="x", what="it", waits=QUICK):
+                async with hold_lock(database_url, rebuild_lock(projection.name), name="x", what="it", waits=QUICK):
                     pass
             refused.append(projection.name)
         return Redecoded()

@@ -64,12 +64,12 @@ async def test_a_known_cursor_resumes_right_behind_it(simulator_factory: Simulat
 async def test_log_order_decides_behind_a_known_cursor_and_ulids_behind_an_unknown_one(
     simulator_factory: SimulatorFactory,
 ) -> None:
-    ids = [ulid.first_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (10, 30, 12, 20)]
+    ids = [ulid.first_ulid_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (10, 30, 12, 20)]
     log = [SimulatedEvent(event_id, "", {CHAT: event_id.encode()}) for event_id in ids]
     simulator = await simulator_factory(log)
     async with dial(simulator, CHAT, ids[1]) as call:
         assert await events(call, CHAT, 2) == [ids[2].encode(), ids[3].encode()]
-    async with dial(simulator, CHAT, ulid.first_at(datetime(2026, 1, 15, tzinfo=UTC))) as call:
+    async with dial(simulator, CHAT, ulid.first_ulid_at(datetime(2026, 1, 15, tzinfo=UTC))) as call:
         assert await events(call, CHAT, 2) == [ids[1].encode(), ids[3].encode()]
         await simulator.append(SimulatedEvent(ids[0], "", {CHAT: b"old, but new here"}))
         assert await events(call, CHAT, 1) == [b"old, but new here"]
@@ -125,7 +125,7 @@ async def test_at_a_rate_the_log_grows_and_then_ends(simulator_factory: Simulato
 
 async def test_pcs_says_once_that_a_cursor_expired_and_goes_on_live(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(LOG, QUICK)
-    async with dial(simulator, PCS, ulid.first_at(datetime.now(UTC) - timedelta(days=7, minutes=1))) as call:
+    async with dial(simulator, PCS, ulid.first_ulid_at(datetime.now(UTC) - timedelta(days=7, minutes=1))) as call:
         frame = read_frame(PCS, await read(call))
         assert frame.kind is FrameKind.CURSOR_EXPIRED
         assert "replay window" in frame.detail

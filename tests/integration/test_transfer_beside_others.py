@@ -20,7 +20,7 @@ from eventstore.ingest.app_lease import hold_lease
 from eventstore.ingest.context import IngestContext
 from eventstore.locks import app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
-from eventstore.postgres.session_lock import held
+from eventstore.postgres.session_lock import hold_lock
 from eventstore.transfer import importing
 from eventstore.transfer.archive import check_archive
 from eventstore.transfer.export import export_events, read_quarantine
@@ -61,11 +61,11 @@ async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
     async with looking(elsewhere) as there:
         for app in sorted((await check_archive(file)).apps):
             name = "projections ingest x at host:1"
-            async with held(elsewhere, app_lock(app), name=name, what="it", waits=QUICK):
+            async with hold_lock(elsewhere, app_lock(app), name=name, what="it", waits=QUICK):
                 with pytest.raises(LockHeld, match=f"app '{app}': {name} is at work on it"):
                     await imported(elsewhere, file)
             await is_empty(there)
-        async with held(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
+        async with hold_lock(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
             assert (await imported(elsewhere, file)).stored == 9
 
 
@@ -118,7 +118,7 @@ async def test_who_wants_to_follow_an_app_stands_by_while_the_log_goes_on_from_a
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "BATCH", 3)
         patch.setattr(importing, "restore_events", slowly)
-        done = await import_events(elsewhere, file, waits=QUICK, told=told)
+        done = await import_events(elsewhere, file, waits=QUICK, on_progress=told)
     assert (done.events, done.stored) == (9, 9)
     assert await following[0] >= 1
     async with looking(elsewhere) as there:
@@ -164,7 +164,7 @@ async def test_others_append_while_positions_are_healed(database_url: str, conn:
     await lose(conn, 3, 4)
     patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for a frozen one
     async with store.appender(database_url, waits=patient) as appender:
-        importing = import_events(database_url, file, waits=patient, told=nothing)
+        importing = import_events(database_url, file, waits=patient, on_progress=nothing)
         await asyncio.gather(importing, appender.append(store.made(20, app="another")))
     assert len(await store.positions(conn)) == 29
 
@@ -193,7 +193,7 @@ async def test_an_import_that_was_interrupted_goes_on(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await import_events(elsewhere, file, waits=QUICK, told=dies)
+        await import_events(elsewhere, file, waits=QUICK, on_progress=dies)
     async with looking(elsewhere) as there:
         found = await everything(there)
         assert found == {"events": before["events"][:4], "cursors": [], "quarantine": []}
@@ -205,7 +205,7 @@ async def test_a_lost_connection_leaves_no_file(
     database_url: str, conn: AsyncConnection, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)
-    monkeypatch.setattr("eventstore.transfer.export.TOLD_EVERY", 4)
+    monkeypatch.setattr("eventstore.transfer.export.PROGRESS_EVERY", 4)
     async with store.connection(database_url, "exporting") as own:
         pid = own.info.backend_pid
 
@@ -223,7 +223,7 @@ async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_be
 ) -> None:
     await filled(database_url, conn)
     before = await everything(conn)
-    monkeypatch.setattr("eventstore.transfer.export.TOLD_EVERY", 4)
+    monkeypatch.setattr("eventstore.transfer.export.PROGRESS_EVERY", 4)
 
     def goes_on(_position: int, _last: int) -> None:
         with psycopg.connect(database_url, autocommit=True) as other:

@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from eventstore.errors import ForeignEventId, LeadershipLost, Undecodable, describe, is_gone
+from eventstore.errors import ForeignEventId, LeadershipLost, Undecodable, describe, is_connection_lost
 
 PHONE = "12300000001"
 
@@ -112,4 +112,4 @@ def test_a_foreign_event_id_names_both_apps_and_what_to_do() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_whether_the_connection_is_gone(error: psycopg.Error, gone: bool) -> None:
-    assert is_gone(error) is gone
+    assert is_connection_lost(error) is gone

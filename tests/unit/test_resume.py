@@ -193,9 +193,9 @@ def test_first_contact_as_wished() -> None:
 
 @pytest.mark.parametrize("days", [6.99, 7, 8, 400, 30_000])
 def test_first_contact_is_moved_inside_the_replay_window_where_there_is_one(days: float) -> None:
-    wished = ulid.first_at(NOW - timedelta(days=days))
+    wished = ulid.first_ulid_at(NOW - timedelta(days=days))
     assert first_contact(Contract.CHAT_EXTERNAL, wished, NOW) == wished, "no window is known"
-    assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_at(NOW - REPLAY_WINDOW)
+    assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_ulid_at(NOW - REPLAY_WINDOW)
 
 
 def test_while_nothing_at_all_is_stored_first_contact_is_repeated_in_spite_of_a_gap() -> None:
@@ -215,7 +215,7 @@ def test_first_contact_that_was_refused_is_not_repeated_in_the_same_session() ->
 
 def test_first_contact_without_a_wish() -> None:
     assert first_contact(Contract.CHAT_EXTERNAL, None, NOW) is None
-    assert first_contact(Contract.PCS_EXTERNAL_V1, None, NOW) == ulid.first_at(NOW - timedelta(days=7, hours=-1))
+    assert first_contact(Contract.PCS_EXTERNAL_V1, None, NOW) == ulid.first_ulid_at(NOW - timedelta(days=7, hours=-1))
     assert timedelta(days=7) - REPLAY_WINDOW == timedelta(hours=1)
 
 

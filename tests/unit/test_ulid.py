@@ -73,12 +73,12 @@ def test_a_time_behind_the_year_9999_is_none() -> None:
 
 
 def test_the_first_ulid_of_a_moment_is_the_least_one() -> None:
-    assert ulid.first_at(MOMENT) == wire.ulid_at(MOMENT)
-    assert ulid.first_at(MOMENT + timedelta(microseconds=999)) == wire.ulid_at(MOMENT)
-    assert ulid.first_at(MOMENT + timedelta(milliseconds=1)) > wire.ulid_at(MOMENT, tail=2**80 - 1)
-    assert ulid.is_ulid(ulid.first_at(MOMENT))
+    assert ulid.first_ulid_at(MOMENT) == wire.ulid_at(MOMENT)
+    assert ulid.first_ulid_at(MOMENT + timedelta(microseconds=999)) == wire.ulid_at(MOMENT)
+    assert ulid.first_ulid_at(MOMENT + timedelta(milliseconds=1)) > wire.ulid_at(MOMENT, tail=2**80 - 1)
+    assert ulid.is_ulid(ulid.first_ulid_at(MOMENT))
 
 
 def test_a_moment_before_1970_begins_at_1970() -> None:
-    assert ulid.first_at(datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)) == "0" * 26
-    assert ulid.first_at(wire.EPOCH) == "0" * 26
+    assert ulid.first_ulid_at(datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)) == "0" * 26
+    assert ulid.first_ulid_at(wire.EPOCH) == "0" * 26

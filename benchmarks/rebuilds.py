@@ -24,7 +24,7 @@ from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.rebuild import Timings, rebuild
-from projections.rebuilding.replay import Silent
+from projections.rebuilding.replay_context import ReplayContext
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from projections.settings import ReplaySettings, WorkerSettings
@@ -72,8 +72,7 @@ def serial(url: str) -> str:
 def rebuilt(url: str, projection: Projection) -> tuple[float, Timings]:
     """Rebuild, serially, with the settings of everyday; returns the seconds from the call to its end, and the parts."""
     began = perf_counter()
-    work = rebuild(serial(url), projection, waits=Waits(), settings=ReplaySettings(), progress=Silent())
-    done = asyncio.run(work)
+    done = asyncio.run(rebuild(ReplayContext(serial(url), Waits(), ReplaySettings()), projection))
     seconds = perf_counter() - began
     if any(one.total for one in done.changes):
         raise RuntimeError("the tables were not equal before")

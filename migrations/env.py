@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import text
 
 from projections.migrating.metadata import OUR_SCHEMAS, target_metadata
-from projections.migrating.migrate import VERSION_SCHEMA, VERSION_TABLE
+from projections.migrating.schema_revision import VERSION_SCHEMA, VERSION_TABLE
 
 
 def include_name(name: str | None, type_: str, _parents: object) -> bool:

@@ -20,7 +20,8 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from projections.rebuilding.rebuild import Limits, Rebuilt
 from projections.rebuilding.rebuild import rebuild as run_rebuild
-from projections.rebuilding.replay import Silent
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.replay_progress import NoProgress, Progress
 from projections.rebuilding.verify import Verified
 from projections.rebuilding.verify import verify as run_verify
 from projections.settings import ReplaySettings
@@ -119,33 +120,29 @@ async def all_folded(url: str, conn: AsyncConnection, projection: type[Projectio
 # Rebuild and verify
 
 
+def replay_context(url: str, progress: Progress | None = None, **settings: float) -> ReplayContext:
+    """Return the context of a replay with short timeouts; some settings may be given."""
+    return ReplayContext(url, QUICK, SETTINGS.model_copy(update=settings), progress or NoProgress())
+
+
 async def rebuild(
     url: str,
     projection: Projection,
     *,
-    progress: Silent | None = None,
+    progress: Progress | None = None,
     limits: Limits | None = None,
     dry_run: bool = False,
     resume: bool = False,
     **settings: float,
 ) -> Rebuilt:
-    """Rebuild with quick waits, but for the settings named."""
-    return await run_rebuild(
-        url,
-        projection,
-        waits=QUICK,
-        settings=SETTINGS.model_copy(update=settings),
-        progress=progress or Silent(),
-        limits=limits,
-        dry_run=dry_run,
-        resume=resume,
-    )
+    """Rebuild with short timeouts; some settings may be given."""
+    context = replay_context(url, progress, **settings)
+    return await run_rebuild(context, projection, limits=limits, dry_run=dry_run, resume=resume)
 
 
-async def verify(url: str, projection: Projection, *, progress: Silent | None = None, **settings: float) -> Verified:
-    """Verify with quick waits, but for the settings named."""
-    chosen = SETTINGS.model_copy(update=settings)
-    return await run_verify(url, projection, waits=QUICK, settings=chosen, progress=progress or Silent())
+async def verify(url: str, projection: Projection, *, progress: Progress | None = None, **settings: float) -> Verified:
+    """Verify with short timeouts; some settings may be given."""
+    return await run_verify(replay_context(url, progress, **settings), projection)
 
 
 def total(done: Rebuilt | Verified) -> int:
@@ -153,7 +150,7 @@ def total(done: Rebuilt | Verified) -> int:
     return sum(one.total for one in done.changes)
 
 
-class Heard(Silent):
+class Heard(NoProgress):
     """Remembers what it was told."""
 
     def __init__(self) -> None:

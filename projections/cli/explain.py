@@ -14,7 +14,7 @@ from projections.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from projections.inspecting.explain import Change, Explanation
+    from projections.inspecting.explain import Explanation, RowChange
 
 
 @says_errors
@@ -31,20 +31,21 @@ def explain(
 
     Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """
-    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_targets  # noqa: PLC0415
     from projections.cli.shared.progress import showing  # noqa: PLC0415
-    from projections.inspecting import explain as explaining  # noqa: PLC0415 - loaded when it runs
+    from projections.inspecting.explain import explain as explain_row  # noqa: PLC0415 - loaded when it runs
+    from projections.inspecting.row_key import find_table  # noqa: PLC0415
     from projections.registry import find_projections  # noqa: PLC0415
 
     registry = find_projections()
     try:
-        projection, table = explaining.table_of(registry.projections, read_model)
+        projection, table = find_table(registry.projections, read_model)
     except UsageError:
         say_left_out(registry.broken)  # the table may be theirs
         raise
-    context = replay_context([projection.name])
+    targets = replay_targets([projection.name])
     with showing(read_model, only_long=True) as progress:
-        work = explaining.explain(context.url, projection, table, key, app, waits=context.waits, progress=progress)
+        work = explain_row(targets.context(progress), projection, table, key, app)
         found = run_once(work, holds=NOTHING_CHANGED)
     if as_json:
         echo_json(_as_dict(found), default=_plain)
@@ -61,8 +62,8 @@ def _tell(found: Explanation) -> None:
         _tell_change(change, found.key, decides=change.event.event_id == found.decided_by)
     if not found.changes:
         say(f"projections: no event up to position {found.position:,} produces such a row")
-    if found.silent:
-        echo(f"{counted(found.silent, 'more event')} of this {_partition(found)} changed nothing in the row")
+    if found.without_effect:
+        echo(f"{counted(found.without_effect, 'more event')} of this {_partition(found)} changed nothing in the row")
     for event_id in found.skipped:
         echo(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
@@ -71,7 +72,7 @@ def _tell(found: Explanation) -> None:
         say("projections: the table's row differs; projections verify shows it, projections rebuild repairs it")
 
 
-def _tell_change(change: Change, key: Mapping[str, Any], *, decides: bool) -> None:
+def _tell_change(change: RowChange, key: Mapping[str, Any], *, decides: bool) -> None:
     from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
 
     event = change.event
@@ -109,10 +110,10 @@ def _as_dict(found: Explanation) -> dict[str, Any]:
             }
             for change in found.changes
         ],
-        "silent": found.silent,
+        "silent": found.without_effect,
         "skipped": found.skipped,
         "row": found.row,
-        "table_row": found.there,
+        "table_row": found.table_row,
     }
 
 

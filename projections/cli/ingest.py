@@ -64,7 +64,7 @@ async def _ingest(
     from eventstore.ingest.follow_apps import Outcome, follow  # noqa: PLC0415
     from eventstore.ingest.follower import Follower  # noqa: PLC0415
     from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.migrating.migrate import require_current_schema  # noqa: PLC0415
+    from projections.migrating.schema_revision import require_current_schema  # noqa: PLC0415
 
     waits = load_waits()
     limits = load_quarantine_limits()

@@ -59,8 +59,8 @@ def status(
     something is behind, or the schema is not current, or undone in part. A paused projection is no reason.
     """
     from eventstore.ingest.config import configured_names  # noqa: PLC0415 - loaded when it runs
-    from projections.inspecting.health import problems  # noqa: PLC0415
-    from projections.inspecting.status import read_status  # noqa: PLC0415
+    from projections.inspecting.health import find_problems  # noqa: PLC0415
+    from projections.inspecting.read_status import read_status  # noqa: PLC0415
     from projections.registry import find_projections  # noqa: PLC0415
 
     if max_behind is not None and not check:
@@ -73,7 +73,7 @@ def status(
         echo_json(found.as_dict())
     else:
         _show(found)
-    wrong = problems(found, configured, max_behind) if check else []
+    wrong = find_problems(found, configured, max_behind) if check else []
     for sentence in wrong:
         say(f"projections: {sentence}", level=LogLevel.ERROR)
     if wrong:
@@ -106,7 +106,7 @@ def _show(found: Status) -> None:
         for line in app_lines(found):
             echo(line)
     for sentence in found.schema:
-        echo(f"the schema isn't as it should be: {sentence}")
+        echo(f"the schema is damaged: {sentence}")
     tables.print(projections_table(found))
     for line in [*folder_lines(found), *projection_lines(found)]:
         echo(line)

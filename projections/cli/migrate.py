@@ -32,12 +32,12 @@ def migrate(
     """
     from eventstore.waits import load_waits  # noqa: PLC0415 - loaded when it runs
     from projections.cli.shared.open_database import available_database  # noqa: PLC0415
-    from projections.migrating.lock_attempts import Patience  # noqa: PLC0415
+    from projections.lock_retry import LockPatience  # noqa: PLC0415
     from projections.migrating.migrate import upgrade  # noqa: PLC0415
 
     waits = load_waits()
-    patience = Patience(
-        waits.migrate_lock, give_up_after=give_up_after, tell=lambda sentence: say(f"projections: {sentence}")
+    patience = LockPatience(
+        waits.migrate_lock, give_up_after=give_up_after, report=lambda sentence: say(f"projections: {sentence}")
     )
     before, after = upgrade(available_database(waits, create=True), patience=patience)
     if before == after:

@@ -18,8 +18,8 @@ from projections.errors import ProjectionsError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from projections.rebuilding.difference import Changes, Sample
     from projections.rebuilding.rebuild import Limits, Rebuilt
+    from projections.rebuilding.row_changes import Changes, Sample
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projection names.")]
 
@@ -73,26 +73,18 @@ def rebuild(  # noqa: PLR0913 - one for each option
     if dry_run and max_changed is not None:
         raise UsageError("--dry-run shows what would change, however much: leave --max-changed out")
     limits = _limits(max_changed, yes=yes)
-    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.open_database import replay_targets  # noqa: PLC0415 - loaded when it runs
     from projections.cli.shared.progress import showing  # noqa: PLC0415
     from projections.rebuilding.rebuild import rebuild as run  # noqa: PLC0415
 
-    context = replay_context(names or [])
-    say_left_out(context.left_out)
-    failed = list(context.left_out)
-    for name, projection in context.projections.items():
+    targets = replay_targets(names or [])
+    say_left_out(targets.left_out)
+    failed = list(targets.left_out)
+    for name, projection in targets.projections.items():
         with _each_by_itself(name, failed):
             with showing(name) as progress:
-                work = run(
-                    context.url,
-                    projection,
-                    waits=context.waits,
-                    settings=context.settings,
-                    progress=progress,
-                    limits=limits,
-                    dry_run=dry_run,
-                    resume=resume,
-                )
+                context = targets.context(progress)
+                work = run(context, projection, limits=limits, dry_run=dry_run, resume=resume)
                 done = run_once(work, holds=NOTHING_CHANGED if dry_run else WHOLE_OR_NOT)
             _tell(done)
     if failed:
@@ -108,20 +100,19 @@ def verify(names: Names = None) -> None:
     Exit code 1 when rows differ: the first ones are shown, with the events behind them. To repair them, run projections
     rebuild NAME.
     """
-    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.open_database import replay_targets  # noqa: PLC0415 - loaded when it runs
     from projections.cli.shared.progress import showing  # noqa: PLC0415
-    from projections.inspecting.explain import events_behind  # noqa: PLC0415
+    from projections.inspecting.row_events import list_events_behind  # noqa: PLC0415
     from projections.rebuilding.rebuild import REMOVABLE  # noqa: PLC0415
     from projections.rebuilding.verify import verify as run  # noqa: PLC0415
 
-    context = replay_context(names or [])
-    say_left_out(context.left_out)
-    failed = list(context.left_out)
-    for name, projection in context.projections.items():
+    targets = replay_targets(names or [])
+    say_left_out(targets.left_out)
+    failed = list(targets.left_out)
+    for name, projection in targets.projections.items():
         with _each_by_itself(name, failed):
             with showing(name) as progress:
-                work = run(context.url, projection, waits=context.waits, settings=context.settings, progress=progress)
-                found = run_once(work, holds=NOTHING_CHANGED)
+                found = run_once(run(targets.context(progress), projection), holds=NOTHING_CHANGED)
             rows = sum(one.before for one in found.changes)
             if found.equal:
                 equal = counted(rows, "row equals", "rows equal")
@@ -132,9 +123,7 @@ def verify(names: Names = None) -> None:
             echo(f"{name}: {differing} from the log at position {found.position:,}")
             _echo_changes(found.changes, "missing", "extra", "changed")
             with showing(name, only_long=True) as progress:
-                looking = events_behind(
-                    context.url, projection, found.samples, found.position, waits=context.waits, progress=progress
-                )
+                looking = list_events_behind(targets.context(progress), projection, found.samples, found.position)
                 behind = run_once(looking, holds=NOTHING_CHANGED)
             _echo_samples(found.samples, [one.kind for one in found.samples], behind)
             yes = any(one.removed > REMOVABLE * one.before for one in found.changes)
@@ -159,23 +148,15 @@ def _each_by_itself(name: str, failed: list[str]) -> Iterator[None]:
 
 
 def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
-    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415
+    from projections.cli.shared.open_database import replay_targets  # noqa: PLC0415
     from projections.cli.shared.progress import showing  # noqa: PLC0415
     from projections.rebuilding.as_of import build_as_of  # noqa: PLC0415 - loaded when it runs
 
-    context = replay_context(names)
-    say_left_out(context.left_out)
+    targets = replay_targets(names)
+    say_left_out(targets.left_out)
     with showing("as of") as progress:
-        work = build_as_of(
-            context.url,
-            list(context.projections.values()),
-            as_of,
-            into,
-            force=force,
-            waits=context.waits,
-            settings=context.settings,
-            progress=progress,
-        )
+        projections = list(targets.projections.values())
+        work = build_as_of(targets.context(progress), projections, as_of, into, force=force)
         built = run_once(work, holds=WHOLE_OR_NOT)
     for table, rows in built.rows.items():
         echo(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
@@ -184,7 +165,7 @@ def _as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
     say(
         f"received by then: up to {built.received_at:%Y-%m-%dT%H:%M:%S.%fZ}" if built.received_at else "nothing by then"
     )
-    if context.left_out:
+    if targets.left_out:
         raise typer.Exit(FAILED)
 
 

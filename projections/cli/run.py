@@ -88,7 +88,7 @@ async def _run(
     from eventstore.waits import load_waits  # noqa: PLC0415
     from projections.cli.shared.live_view import live_view  # noqa: PLC0415
     from projections.cli.shared.open_database import refuse_named  # noqa: PLC0415
-    from projections.migrating.migrate import require_current_schema  # noqa: PLC0415
+    from projections.migrating.schema_revision import require_current_schema  # noqa: PLC0415
     from projections.registry import find_projections  # noqa: PLC0415
     from projections.running.supervisor import RunOutcome  # noqa: PLC0415
     from projections.running.supervisor import run as run_all  # noqa: PLC0415

@@ -88,14 +88,15 @@ def redecode(
     Exit code 1 when some events can no longer be decoded (their columns stay as they are), or when a projection can't
     be loaded. A projection that isn't migrated must be rebuilt if it has folded events.
     """
-    from projections.cli.shared.open_database import replay_context  # noqa: PLC0415 - loaded when it runs
+    from projections.cli.shared.open_database import replay_targets  # noqa: PLC0415 - loaded when it runs
     from projections.rebuilding.redecode_and_mark import redecode_and_mark  # noqa: PLC0415
+    from projections.rebuilding.replay_progress import NoProgress  # noqa: PLC0415
 
-    context = replay_context([])
-    say_left_out(context.left_out)
-    projections = list(context.projections.values())
-    report = _every("redecode")
-    work = redecode_and_mark(context.url, projections, after=start - 1, waits=context.waits, on_progress=report)
+    targets = replay_targets([])
+    say_left_out(targets.left_out)
+    projections = list(targets.projections.values())
+    context = targets.context(NoProgress())
+    work = redecode_and_mark(context, projections, after=start - 1, on_progress=_every("redecode"))
     done, names = run_once(work, holds="what it changed stays, and running it again does the rest")
     echo(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names:
@@ -104,7 +105,7 @@ def redecode(
         positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
         refused = counted(done.refused, "event")
         say(f"projections: {refused} can't be read any more, the columns stay as they are: positions {positions}")
-    if done.refused or context.broken:
+    if done.refused or targets.broken:
         raise typer.Exit(FAILED)
 
 

@@ -1,6 +1,6 @@
-"""Makes the tables of projections that others wrote: by their Alembic folder, or by creating those that are missing.
+"""Creates the tables of users' projections: by their Alembic folder, or by creating those that are missing.
 
-Nothing is ever altered here: a table that isn't as its projection needs it is refused, in one sentence.
+Nothing is ever altered here: a table that its projection can't use is refused, in one sentence.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def version_table(projection: Projection) -> str:
 
 
 def migrate_user_tables(connection: Connection, projections: Iterable[Projection]) -> None:
-    """Bring the tables of projections to what they need; those of ours are made anew only where somebody dropped them.
+    """Create the tables that projections need; a built-in one is created only if somebody dropped it.
 
     Args:
         connection: inside a transaction, with our schema at its head.
         projections: the registered ones.
 
     Raises:
-        MigrationRefused: a table is there, and isn't as its projection needs it.
-        InvalidProjection: a projection's Alembic folder isn't one.
+        MigrationRefused: a table exists, and its projection can't use it.
+        InvalidProjection: a projection's ``migrations`` is no Alembic folder.
         ProjectionsError: a projection's migrations failed.
 
     """
@@ -56,20 +56,21 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
             if missing:
                 names = ", ".join(table.name for table in missing)
                 log.info("created tables", projection=projection.name, tables=names)
-                _let_wait(connection, projection)
-        if isinstance(projection, READ_MODELS):  # what else became of these is seen to by the schema's promises
+                _mark_for_rebuild(connection, projection)
+        if isinstance(projection, READ_MODELS):  # schema_drift compares these
             continue
         for table in projection.tables:
-            _check_as_needed(connection, projection, table)
+            _check_usable(connection, projection, table)
 
 
-def _let_wait(connection: Connection, projection: Projection) -> None:
-    """Let a projection that has folded wait for a rebuild: its table is new, and lacks what was folded before.
+def _mark_for_rebuild(connection: Connection, projection: Projection) -> None:
+    """Let a projection that has folded wait for a rebuild: its table is new, so the rows folded before are missing.
 
-    Rows of another version wait anyway. Who has that version goes on with them: the new table need not be one of its.
+    Rows of another version wait for a rebuild anyway, and code of that version continues: the new table may not be one
+    of its tables.
     """
-    error = f"its tables were made anew: run projections rebuild {projection.name}"
-    # No version's rows: so no code takes them for its own. A pause stays one.
+    error = f"its tables were created again; run projections rebuild {projection.name}"
+    # Version 0 belongs to no code, so no code folds into these rows. A paused projection stays paused.
     waiting = text(
         "UPDATE projections.checkpoints SET version = 0, last_error = :error,"
         " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END,"
@@ -77,22 +78,22 @@ def _let_wait(connection: Connection, projection: Projection) -> None:
     )
     values = {"error": error, "name": projection.name, "version": projection.version}
     if connection.execute(waiting, values).rowcount:
-        log.warning("waits for a rebuild", projection=projection.name, error=error)
+        log.warning("needs a rebuild", projection=projection.name, error=error)
 
 
 def missing_tables(connection: Connection, projection: Projection) -> list[Table]:
-    """Return the tables of a projection that the database lacks."""
+    """Return the tables of a projection that are missing in the database."""
     inspector = inspect(connection)
     return [table for table in projection.tables if not inspector.has_table(table.name, schema=table.schema)]
 
 
 def missing_table(table: str) -> str:
-    """Say that a table is missing, and what to do."""
+    """Return the sentence that a table is missing, and what to do."""
     return f"table {table} is missing; run projections migrate"
 
 
 async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
-    """Return why a projection can't fold, for a table of it is missing; None when all are there."""
+    """Return why a projection can't fold, if one of its tables is missing; None if none is."""
     names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
     row = await fetch_row(conn, _MISSING, names)
     return missing_table(row[0]) if row else None
@@ -112,7 +113,7 @@ def _run_folder(connection: Connection, projection: Projection, folder: Path) ->
     if not versions.is_dir():
         raise InvalidProjection(f"projection {projection.name!r}: its migrations have no folder 'versions'")
     config = Config()
-    # Our own environment runs their revisions; theirs, if there is one, is for writing them.
+    # Our env.py runs their revisions; theirs, if there is one, is for writing revisions.
     config.set_main_option("script_location", _option(migrations_folder()))
     config.set_main_option("version_locations", _option(versions))
     config.set_main_option("path_separator", "newline")
@@ -121,29 +122,31 @@ def _run_folder(connection: Connection, projection: Projection, folder: Path) ->
     try:
         command.upgrade(config, "heads")
     except Exception as error:
-        said = f"projection {projection.name!r}: its migrations failed: {describe_user_code_error(error)}"
-        raise ProjectionsError(said) from error
+        why = f"projection {projection.name!r}: its migrations failed: {describe_user_code_error(error)}"
+        raise ProjectionsError(why) from error
 
 
 def _option(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def _check_as_needed(connection: Connection, projection: Projection, table: Table) -> None:
+def _check_usable(connection: Connection, projection: Projection, table: Table) -> None:
     inspector = inspect(connection)
     of_table = f"table {table.schema}.{table.name} of projection {projection.name!r}"
     if not inspector.has_table(table.name, schema=table.schema):
-        raise MigrationRefused(f"{of_table} isn't made by the projection's migrations: add a revision that makes it")
+        raise MigrationRefused(
+            f"{of_table} isn't created by the projection's migrations; add a revision that creates it"
+        )
     remedy = (
         "add a revision to its migrations"
         if projection.migrations is not None
-        else ("nothing is altered here: drop the table (a rebuild fills it again), or bring an Alembic folder")
+        else "migrate alters no table: drop it (a rebuild fills it again), or give the projection an Alembic folder"
     )
-    there = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
-    lacking = [column.name for column in table.c if column.name not in there]
-    if lacking:
-        raise MigrationRefused(f"{of_table} lacks {', '.join(lacking)}: {remedy}")
+    found = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+    missing = [column.name for column in table.c if column.name not in found]
+    if missing:
+        raise MigrationRefused(f"{of_table} is missing {', '.join(missing)}; {remedy}")
     key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
     needed = [column.name for column in table.primary_key.columns]
     if set(key) != set(needed):
-        raise MigrationRefused(f"{of_table} has another primary key than ({', '.join(needed)}): {remedy}")
+        raise MigrationRefused(f"{of_table} has another primary key than ({', '.join(needed)}); {remedy}")

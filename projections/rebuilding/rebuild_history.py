@@ -1,12 +1,13 @@
-"""The rows of ``projections.rebuilds``: what each rebuild, and each as-of, is doing or did.
+"""The rows of ``projections.rebuilds``: what each rebuild and each as-of does or did.
 
-A row is there from a run's start. A process that can still speak says how its run ended; of one that was killed the
-next run of the same projection does.
+Invariants. A row exists from a run's start. A process that can still write records how its run ended; the next run of
+the same projection does that for a killed one. Success is recorded in the transaction that makes it true.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,31 +18,46 @@ from eventstore.errors import describe
 from eventstore.postgres.queries import fetch_value
 from projections.errors import ProjectionsError, UsageError
 from projections.projection import Projection
+from projections.rebuilding.row_changes import Changes
 
 RECORD_SECONDS = 2.0
-_NEXT = "SELECT nextval(pg_get_serial_sequence('projections.rebuilds', 'id'))"
-_ABANDONED = (
+"""How long a failed run tries to record its failure, at the most."""
+
+_NEXT_ID = "SELECT nextval(pg_get_serial_sequence('projections.rebuilds', 'id'))"
+_ABANDON_KILLED = (
     "UPDATE projections.rebuilds SET state = 'abandoned', finished_at = clock_timestamp(),"
-    " error = 'its process ended in the middle' WHERE name = %s AND state = 'running'"
+    " error = 'its process was killed' WHERE name = %s AND state = 'running'"
 )
-_BEGUN = (
+_START = (
     "INSERT INTO projections.rebuilds (id, name, version, fingerprint, holder, state, dry_run, position, started_at,"
     " into_schema) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, 'running', %s, 0, clock_timestamp(), %s)"
 )
-_ENDED = (
+_READ_POSITION = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
+_RECORD_POSITION = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
+_FAIL = (
     "UPDATE projections.rebuilds SET state = %s, error = %s, finished_at = clock_timestamp()"
     " WHERE id = %s AND state IN ('running', 'abandoned')"
+)
+_DONE = (
+    "UPDATE projections.rebuilds SET state = 'done', error = NULL, finished_at = clock_timestamp(),"
+    " position = %(position)s, rows_before = %(before)s, rows_added = %(added)s,"
+    " rows_removed = %(removed)s, rows_changed = %(changed)s, fold_seconds = %(fold_seconds)s,"
+    " compare_seconds = %(compare_seconds)s, apply_seconds = %(apply_seconds)s WHERE id = %(id)s"
+)
+_AS_OF_DONE = (
+    "UPDATE projections.rebuilds SET state = 'done', finished_at = clock_timestamp(), position = %s,"
+    " into_schema_oid = %s, into_table_oids = %s WHERE id = %s"
 )
 
 
 async def next_run_id(conn: AsyncConnection[Any]) -> int:
-    """Return a number that no other replay has."""
-    return int(await fetch_value(conn, _NEXT) or 0)
+    """Return an id that no other replay has."""
+    return int(await fetch_value(conn, _NEXT_ID) or 0)
 
 
 async def record_start(
     conn: AsyncConnection[Any],
-    run: int,
+    run_id: int,
     projection: Projection,
     fingerprint: str,
     holder: str,
@@ -49,31 +65,74 @@ async def record_start(
     dry_run: bool = False,
     into: str | None = None,
 ) -> None:
-    """Note that a run begins, and of earlier ones of the projection that are not over that they are.
+    """Record that a run starts, and that earlier runs of the projection which were killed are abandoned.
 
     Args:
         conn: an autocommit connection.
-        run: a number of :func:`next_run_id`.
-        projection: whose run, under the lock that lets only one be.
+        run_id: the run's, of :func:`next_run_id`.
+        projection: whose run; its rebuild lock is held.
         fingerprint: of its code.
         holder: the session's application_name.
         dry_run: whether it only shows the difference.
-        into: the schema that an as-of makes; None for the read model itself.
+        into: the schema that an as-of creates; None for the read model itself.
 
     """
-    row = [run, projection.name, projection.version, fingerprint, holder, dry_run, into]
+    row = [run_id, projection.name, projection.version, fingerprint, holder, dry_run, into]
     async with conn.transaction():
-        await conn.execute(_ABANDONED, [projection.name])
-        await conn.execute(_BEGUN, row)
+        await conn.execute(_ABANDON_KILLED, [projection.name])
+        await conn.execute(_START, row)
 
 
-async def record_failure(conn: AsyncConnection[Any], run: int, state: str, error: BaseException) -> None:
-    """Note that a run came to nothing, and why, if the database can be told; nothing is raised."""
+async def read_position(conn: AsyncConnection[Any], run_id: int) -> int | None:
+    """Return how far a rebuild had folded; None if there was no such rebuild."""
+    position: int | None = await fetch_value(conn, _READ_POSITION, [run_id])
+    return position
+
+
+async def record_position(conn: AsyncConnection[Any], run_id: int, position: int) -> None:
+    """Record how far a rebuild has folded, inside the transaction that folds."""
+    await conn.execute(_RECORD_POSITION, [position, run_id])
+
+
+async def record_done(
+    conn: AsyncConnection[Any],
+    run_id: int,
+    position: int,
+    changes: Sequence[Changes],
+    *,
+    fold_seconds: float,
+    compare_seconds: float,
+    apply_seconds: float,
+) -> None:
+    """Record a rebuild's success, inside the transaction that applies it."""
+    row = {
+        "id": run_id,
+        "position": position,
+        "before": sum(one.before for one in changes),
+        "added": sum(one.added for one in changes),
+        "removed": sum(one.removed for one in changes),
+        "changed": sum(one.changed for one in changes),
+        "fold_seconds": fold_seconds,
+        "compare_seconds": compare_seconds,
+        "apply_seconds": apply_seconds,
+    }
+    await conn.execute(_DONE, row)
+
+
+async def record_as_of_done(
+    conn: AsyncConnection[Any], run_id: int, position: int, schema_oid: int | None, table_oids: Sequence[int]
+) -> None:
+    """Record an as-of's success, inside the transaction that creates its schema."""
+    await conn.execute(_AS_OF_DONE, [position, schema_oid, list(table_oids), run_id])
+
+
+async def record_failure(conn: AsyncConnection[Any], run_id: int, state: str, error: BaseException) -> None:
+    """Record that a run failed, and why, if the database can be reached; raises nothing."""
     if isinstance(error, asyncio.CancelledError):
-        state, said = "abandoned", "it was interrupted"
+        state, why = "abandoned", "it was interrupted"
     else:
-        said = str(error) if isinstance(error, (ProjectionsError, UsageError)) else describe(error)
-    # If not, the next one finds it running and without its session.
+        why = str(error) if isinstance(error, (ProjectionsError, UsageError)) else describe(error)
+    # If this fails, the next run finds the row still running, and marks it as abandoned.
     with suppress(psycopg.Error, TimeoutError):
         async with asyncio.timeout(RECORD_SECONDS):
-            await conn.execute(_ENDED, [state, said, run])
+            await conn.execute(_FAIL, [state, why, run_id])

@@ -1,67 +1,68 @@
-"""Redecodes the log while no rebuild, verification or as-of of any projection runs, and says which to rebuild then."""
+"""Redecodes the events while no replay of any projection runs, and marks the projections that need a rebuild after it.
+
+Invariants. The projections are marked in the transaction of each page of events, so a redecoding that is killed leaves
+no changed event behind whose projections aren't marked. No interrupted rebuild is resumed from the old columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from eventstore.event_reader import read_head
 from eventstore.postgres.connection import connect
-from eventstore.postgres.queries import fetch_value
-from eventstore.postgres.session_lock import run_under_locks, session_name
+from eventstore.postgres.session_lock import session_name
 from eventstore.redecode import Redecoded, redecode
-from eventstore.waits import Waits
 from projections.errors import UsageError
-from projections.projection import SHADOW_POSITIONS, Projection
-from projections.rebuilding.replay import rebuild_locks
-from projections.rebuilding.shadow import SHADOW_SCHEMA
+from projections.projection import Projection
+from projections.rebuilding.exclusive_run import run_exclusively
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.shadow_position import delete_all_positions
 from projections.running import state_changes
 
 
 async def redecode_and_mark(
-    url: str, projections: Sequence[Projection], *, after: int, waits: Waits, on_progress: Callable[[int, int], None]
+    context: ReplayContext, projections: Sequence[Projection], *, after: int, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
-    """Redecode; returns what that did, and the names of the projections whose rows may come out otherwise now.
+    """Redecode all events behind a position.
 
-    Those are noted with each page, so that whoever is killed in the middle owes nothing to memory.
+    Args:
+        context: the database and its timeouts.
+        projections: all that are installed.
+        after: the position before the first event to redecode.
+        on_progress: is called with the position and the head from time to time.
+
+    Returns:
+        What was redecoded, and the names of the projections that need a rebuild, from this run or an earlier one.
 
     Raises:
         UsageError: no event lies behind that position.
-        LockHeld: a rebuild, verify or as-of is at work; nothing was done.
+        LockHeld: a rebuild, verify or as-of runs; nothing was done.
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
     """
-    return await run_under_locks(
-        url,
-        rebuild_locks(projections),
-        name=session_name("redecode"),
-        waits=waits,
-        work=lambda: _redecode(url, projections, after, waits, on_progress),
-    )
+
+    async def work() -> tuple[Redecoded, list[str]]:
+        async with await connect(context.url, name=session_name("redecode"), waits=context.waits) as conn:
+            return await _redecode(conn, projections, after, on_progress)
+
+    return await run_exclusively(context, projections, "redecode", work)
 
 
 async def _redecode(
-    url: str, projections: Sequence[Projection], after: int, waits: Waits, on_progress: Callable[[int, int], None]
+    conn: AsyncConnection[Any], projections: Sequence[Projection], after: int, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
     known = [one.name for one in projections]
-    async with await connect(url, name=session_name("redecode"), waits=waits) as conn:
-        last = await read_head(conn)
-        if after and after >= last:
-            raise UsageError(f"position {after + 1:,} is beyond the last one, {last:,}: nothing is to be read again")
+    last = await read_head(conn)
+    if after and after >= last:
+        raise UsageError(f"position {after + 1:,} is beyond the last one, {last:,}; there is nothing to redecode")
 
-        async def changed(types: set[int], position: int) -> None:
-            affected = [one.name for one in projections if one.handles & types]
-            await state_changes.mark_redecoded(conn, affected, known, position)
+    async def mark(types: set[int], position: int) -> None:
+        affected = [one.name for one in projections if one.handles & types]
+        await state_changes.mark_redecoded(conn, affected, known, position)
 
-        await _forget_shadows(conn)
-        result = await redecode(conn, after=after, on_progress=on_progress, changed=changed)
-        return result, await state_changes.find_needing_rebuild(conn, known)
-
-
-async def _forget_shadows(conn: AsyncConnection[Any]) -> None:
-    """Let no interrupted rebuild go on with what it folded from the columns of before."""
-    positions = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
-    if await fetch_value(conn, "SELECT to_regclass(%s)", [positions.as_string(conn)]) is not None:
-        await conn.execute(sql.SQL("DELETE FROM {}").format(positions))
+    await delete_all_positions(conn)  # interrupted rebuilds folded the old columns
+    result = await redecode(conn, after=after, on_progress=on_progress, changed=mark)
+    return result, await state_changes.find_needing_rebuild(conn, known)

@@ -1,31 +1,28 @@
-"""Proves that a read model equals the log: a shadow is folded to the checkpoint and compared, at one moment."""
+"""Checks that a read model equals the log: folds a shadow up to the checkpoint and compares it with the tables.
+
+What verify compares: every row of every table of the projection, column by column and by its bytes, with the rows that
+the same fold makes of the log up to the checkpoint. Computed columns are left out, since they follow from the others.
+Checkpoint, tables and shadow are read in one snapshot. It is a rebuild's run without the apply: see
+:mod:`~projections.rebuilding.shadow_run`. Nothing is changed, and no table or checkpoint is locked.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from psycopg import AsyncConnection, errors
-
-from eventstore.locks import rebuild_lock
-from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
-from eventstore.postgres.session_settings import ONE_SNAPSHOT
-from eventstore.waits import Waits
 from projections.errors import ProjectionsError
 from projections.projection import Projection
-from projections.rebuilding.difference import Changes, Difference, Sample
-from projections.rebuilding.rebuild_history import next_run_id
-from projections.rebuilding.replay import Progress, checkpoint_of, refuse_ahead_of_log, replaying
-from projections.rebuilding.shadow import STAYS, Shadow
-from projections.running import checkpoint
-from projections.settings import ReplaySettings
-
-SAMPLES = 10
+from projections.rebuilding.exclusive_run import run_exclusively
+from projections.rebuilding.replay_checkpoint import read_checkpoint_in_log
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.row_changes import Changes, Sample
+from projections.rebuilding.shadow import Shadow
+from projections.rebuilding.shadow_run import ShadowRun, new_shadow
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a verification found: at ``position``, what a rebuild would change, and the first rows of it."""
+    """What a verification found at ``position``: what a rebuild would change, and the first rows that differ."""
 
     name: str
     position: int
@@ -34,77 +31,57 @@ class Verified:
 
     @property
     def equal(self) -> bool:
-        """Whether the read model is what the log says."""
+        """Whether the read model equals the log."""
         return not any(one.total for one in self.changes)
 
 
-async def verify(
-    url: str, projection: Projection, *, waits: Waits, settings: ReplaySettings, progress: Progress
-) -> Verified:
-    """Compare a projection's tables with what the log says at their checkpoint. Nothing of theirs is changed or locked.
+async def verify(context: ReplayContext, projection: Projection) -> Verified:
+    """Compare a projection's tables with the rows that the log gives at their checkpoint.
 
     Raises:
-        LockHeld: a rebuild, verify or as-of of the projection is at work; the message names it.
+        LockHeld: another rebuild, verify, as-of or redecode of the projection runs; the message names it.
         LockLost, RebuildLost: another took over meanwhile.
         CannotFold: an event can't be folded; the message says which.
         ProjectionsError: it has not run yet, or its rows are of another version than this code.
         psycopg.Error: the database failed, or the connection.
 
     """
-    what = f"projection {projection.name}"
-    name = session_name(f"verify {projection.name}")
-    async with hold_lock(url, rebuild_lock(projection.name), name=name, what=what, waits=waits) as lock:
-        work = _verify(url, projection, waits, settings, progress)
-        return await run_while_held(lock, waits, what, work)
+    session = f"verify {projection.name}"
+
+    async def work() -> Verified:
+        return await _verify(context, projection, session)
+
+    return await run_exclusively(context, [projection], session, work)
 
 
-async def _verify(
-    url: str, projection: Projection, waits: Waits, settings: ReplaySettings, progress: Progress
-) -> Verified:
-    async with replaying(url, f"verify {projection.name}", waits, settings) as conn:
-        at = await checkpoint_of(conn, projection)
-        refuse_ahead_of_log(projection, at)
-        # Of its own version's rows newer code says that they wait: for its own rebuild.
+async def _verify(context: ReplayContext, projection: Projection, session: str) -> Verified:
+    async with context.connection(session) as conn:
+        at = await read_checkpoint_in_log(conn, projection)
+        # Newer code marks rows of this version as waiting: for its own rebuild. So the version decides, not the state.
         if at.version != projection.version:
             raise ProjectionsError(
-                f"{projection.name} waits for a rebuild: its rows are of version {at.version}, this code is version"
-                f" {projection.version}: run projections rebuild {projection.name}"
+                f"{projection.name} needs a rebuild: its rows are of version {at.version}, this code is version"
+                f" {projection.version}; run projections rebuild {projection.name}"
             )
-        skipped = await checkpoint.read_skips(conn, projection.name, projection.version)
-        shadow = Shadow(conn, projection, skipped, run=await next_run_id(conn), fold_timeout=settings.fold_timeout)
-        difference = Difference(conn, shadow)
-        await shadow.begin()
-        await difference.check()
-        while at.position - shadow.position > (settings.rest if shadow.position else 0):
-            progress.phase("folding", position=shadow.position, target=at.position)
-            await shadow.fold_to(at.position, settings.window, progress.at)
-            at = await checkpoint_of(conn, projection)
-            refuse_ahead_of_log(projection, at)
-        while True:
-            progress.phase("comparing")
-            try:
-                found = await _compare(conn, projection, shadow, difference)
-                break
-            except errors.LockNotAvailable:
-                progress.note(f"{projection.name}: somebody holds a table; trying again")
-        if not await shadow.drop():
-            progress.note(f"{projection.name}: {STAYS}")
+        shadow = await new_shadow(conn, context, projection)
+        steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log)
+        await steps.start()
+        await steps.catch_up(at.position)
+
+        async def compare() -> Verified:
+            context.progress.phase("comparing")
+            return await _compare(projection, steps, shadow)
+
+        found = await steps.retry(compare, "a table")
+        await steps.end()
         return found
 
 
-async def _compare(
-    conn: AsyncConnection[Any], projection: Projection, shadow: Shadow, difference: Difference
-) -> Verified:
-    async with conn.transaction():
-        await conn.execute(ONE_SNAPSHOT)
-        await shadow.hold()
-        at = await checkpoint_of(conn, projection)
-        refuse_ahead_of_log(projection, at)
+async def _compare(projection: Projection, steps: ShadowRun, shadow: Shadow) -> Verified:
+    async with steps.snapshot() as at:
         if at.version != projection.version or at.skipped != shadow.skipped:
-            raise ProjectionsError(f"{projection.name}: its checkpoint was changed meanwhile: run it again")
-        if at.position > shadow.position:
-            await shadow.fold_within(at.position)
-        await difference.compare(at.position)
-        changes = await difference.changes()
-        samples = await difference.samples(SAMPLES)
+            raise ProjectionsError(f"{projection.name}: its checkpoint changed during the verification; run it again")
+        await steps.compare_at_checkpoint(at)
+        changes = await steps.changes()
+        samples = await steps.samples()
     return Verified(projection.name, at.position, tuple(changes), tuple(samples))

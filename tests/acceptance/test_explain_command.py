@@ -83,7 +83,7 @@ async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
     assert (ended.code, ended.out) == (2, ""), ended.said
     first, second = ended.err.splitlines()
     assert first.startswith("projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs")
-    assert second.startswith("projections: there is no read model 'their_table': there are consent_registry, ")
+    assert second.startswith("projections: no read model is named 'their_table'; the names are consent_registry, ")
 
 
 async def test_what_is_asked_wrongly_ends_with_2_and_one_sentence(
@@ -92,11 +92,11 @@ async def test_what_is_asked_wrongly_ends_with_2_and_one_sentence(
     await append(conn, told(ppnum=PPNUM), told(ppnum=PPNUM, app="shop"))
     await folding.fold_all(database_url)
     for arguments, said in (
-        (("consent", PPNUM), "there is no read model 'consent': there are consent_registry, "),
-        ((PPNUM, PPNUM), "there is no read model "),
-        (("consent_registry", PPNUM), "which app's row of consent_registry? several have it (app, shop): say --app"),
-        (("consent_registry", "4912300000003"), "none has it, and none is followed: say --app"),
-        (("consent_registry", PPNUM, PPNUM, PPNUM), "a row of consent_registry is named by ppnum"),
+        (("consent", PPNUM), "no read model is named 'consent'; the names are consent_registry, "),
+        ((PPNUM, PPNUM), "no read model is named "),
+        (("consent_registry", PPNUM), "which app's row of consent_registry? several apps have such a row (app, shop)"),
+        (("consent_registry", "4912300000003"), "no app has such a row, and none is followed; give --app"),
+        (("consent_registry", PPNUM, PPNUM, PPNUM), "the key of a row of consent_registry is ppnum"),
     ):
         with subtests.test(said):
             ended = await commands.run("explain", *arguments, DATABASE_URL=database_url)

@@ -100,7 +100,7 @@ async def test_verify_looks_at_the_others_when_one_can_not_be_verified(
     assert ended.out.startswith("poll_tallies: ")
     assert len(ended.out.splitlines()) == 1
     said = [line for line in ended.err.splitlines() if line.startswith("projections: ")]
-    assert said[0].startswith("projections: consent_registry waits for a rebuild:")
+    assert said[0].startswith("projections: consent_registry needs a rebuild:")
     rebuild = "start projections run, or run projections rebuild request_status"
     assert said[1] == f"projections: request_status has not run yet: {rebuild}"
 
@@ -135,7 +135,7 @@ async def test_limits_are_kept_until_they_are_lifted(
         for options, words in (
             (
                 [],
-                "24 of 72 rows of consent_registry would be removed: look at it with --dry-run --resume, then give --",
+                "24 of 72 rows of consent_registry would be removed; look at the changes with --dry-run --resume, then",
             ),
             (["--yes", "--max-changed", "33.3%"], "24 of 72 rows of consent_registry would change, more than --max-ch"),
         ):
@@ -244,7 +244,7 @@ async def test_a_killed_one_changed_nothing_and_is_gone_on_with(
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             running = await commands.start("rebuild", "request_status", **variables)
-            await running.says("request_status: somebody holds the checkpoint or a row; trying again")
+            await running.says("request_status: another session has locked the checkpoint or a row; trying again")
             for second in (("rebuild", "request_status"), ("verify", "request_status")):
                 ended = await commands.run(*second, **variables)
                 assert ended.code == 1
@@ -257,7 +257,7 @@ async def test_a_killed_one_changed_nothing_and_is_gone_on_with(
         assert await rebuilding.every_row(conn, RequestStatus) == before
         ended = await commands.run("rebuild", "request_status", "--resume", **variables)
         assert ended.code == 0, ended.said
-        assert ended.err.splitlines()[0] == f"request_status: goes on at position {FULL}"
+        assert ended.err.splitlines()[0] == f"request_status: resuming at position {FULL}"
         await folding.are_true(conn)
         assert [run.state for run in await rebuilding.runs(conn, "request_status")] == ["abandoned", "done"]
 
@@ -268,10 +268,10 @@ async def test_there_may_be_nothing_to_go_on_with(
     with pytest.raises(Interrupted):
         await rebuilding.rebuild(database_url, PollTallies(), progress=Interrupting(50), window=50)
     ended = await commands.run("rebuild", "poll_tallies", "--resume", **variables)
-    assert (ended.code, ended.err.splitlines()[0]) == (0, "poll_tallies: goes on at position 50"), ended.said
+    assert (ended.code, ended.err.splitlines()[0]) == (0, "poll_tallies: resuming at position 50"), ended.said
     ended = await commands.run("rebuild", "poll_tallies", "--resume", **variables)
     first = ended.err.splitlines()[0]
-    assert (ended.code, first) == (0, "poll_tallies: nothing is left of one, so from the beginning"), ended.said
+    assert (ended.code, first) == (0, "poll_tallies: no interrupted rebuild found; starting over"), ended.said
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ async def test_redecode_says_what_it_changed_and_what_to_rebuild(
     ended = await commands.run("redecode", "--from", "3", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (0, "2 events read, 0 of them changed\n"), ended.said
     ended = await commands.run("redecode", "--from", "5", DATABASE_URL=database_url)
-    said = "projections: position 5 is beyond the last one, 4: nothing is to be read again"
+    said = "projections: position 5 is beyond the last one, 4; there is nothing to redecode"
     assert (ended.code, ended.sentence) == (2, said), ended.said
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (0, "4 events read, 1 of them changed\n"), ended.said

@@ -14,8 +14,10 @@ from eventstore.postgres.session_lock import hold_lock
 from projections.errors import CannotFold, ProjectionsError, UsageError
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.rebuilding.as_of import Built, build_as_of, position_of
-from projections.rebuilding.replay import Progress, Silent
+from projections.rebuilding.as_of import AsOfResult, build_as_of
+from projections.rebuilding.as_of_position import find_position
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.replay_progress import NoProgress, Progress
 from projections.running import control
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store, stories
@@ -54,17 +56,9 @@ async def built(
     projections: Sequence[type[Projection]] = READ_MODELS,
     settings: ReplaySettings = SETTINGS,
     progress: Progress | None = None,
-) -> Built:
-    return await build_as_of(
-        url,
-        [projection() for projection in projections],
-        moment,
-        into,
-        force=force,
-        waits=QUICK,
-        settings=settings,
-        progress=progress or Silent(),
-    )
+) -> AsOfResult:
+    context = ReplayContext(url, QUICK, settings, progress or NoProgress())
+    return await build_as_of(context, [projection() for projection in projections], moment, into, force=force)
 
 
 async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema: str = "then") -> None:
@@ -126,8 +120,8 @@ async def test_a_time_stands_for_the_last_event_received_by_then(database_url: s
         times[-1]: len(times),
         times[-1] + timedelta(days=9): len(times),
     }
-    assert {time: await position_of(conn, time.isoformat()) for time in expected} == expected
-    assert await position_of(conn, f" {times[4]:%Y-%m-%d %H:%M:%S.%f}Z ") == 5
+    assert {time: await find_position(conn, time.isoformat()) for time in expected} == expected
+    assert await find_position(conn, f" {times[4]:%Y-%m-%d %H:%M:%S.%f}Z ") == 5
     assert (await built(database_url, times[-1].isoformat())).position == len(times)
     await are_those_of(conn, [*records, *more])
 
@@ -147,11 +141,11 @@ async def test_a_log_without_events(database_url: str, conn: AsyncConnection) ->
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        ("2026-11-01T00:00:00", "neither an event_id nor a time with its zone"),
-        ("2026-11-01", "neither an event_id nor a time with its zone"),
-        ("yesterday", "neither an event_id nor a time with its zone"),
-        ("", "neither an event_id nor a time with its zone"),
-        ("01hzzzzzzzzzzzzzzzzzzzzzzz", "an event_id is written in upper case"),
+        ("2026-11-01T00:00:00", "neither an event_id nor a time with a time zone"),
+        ("2026-11-01", "neither an event_id nor a time with a time zone"),
+        ("yesterday", "neither an event_id nor a time with a time zone"),
+        ("", "neither an event_id nor a time with a time zone"),
+        ("01hzzzzzzzzzzzzzzzzzzzzzzz", "write an event_id in upper case"),
         ("01HZZZZZZZZZZZZZZZZZZZZZZZ", "there is no event 01HZZZZZZZZZZZZZZZZZZZZZZZ"),
     ],
 )
@@ -169,7 +163,7 @@ async def test_a_missing_position_is_said_and_nothing_is_made(database_url: str,
     await folding.insert_at(conn, 4, late := told())
     with pytest.raises(CannotFold, match=r"positions 3\.\.3 missing"):
         await built(database_url, late.event_id)
-    with pytest.raises(ProjectionsError, match="position 3 is missing: import it"):
+    with pytest.raises(ProjectionsError, match="position 3 is missing; import it"):
         await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
     assert (await built(database_url, last.event_id)).position == 2
@@ -262,9 +256,9 @@ async def test_a_failure_at_the_end_leaves_no_schema(
 ) -> None:
     await append(conn, *a_log())
     moved: list[str] = []
-    from projections.rebuilding import as_of  # noqa: PLC0415 - to break it
+    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - to break it
 
-    move = as_of._move
+    move = as_of_schema._move
 
     async def breaks(own: AsyncConnection, table: str, into: str) -> int:
         moved.append(table)
@@ -272,7 +266,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
             raise errors.DiskFull
         return await move(own, table, into)
 
-    monkeypatch.setattr(as_of, "_move", breaks)
+    monkeypatch.setattr(as_of_schema, "_move", breaks)
     with pytest.raises(errors.DiskFull):
         await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
@@ -288,12 +282,12 @@ async def test_one_that_fails_in_replacing_leaves_the_schema_of_before(
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
-    from projections.rebuilding import as_of  # noqa: PLC0415 - to break it
+    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - to break it
 
     async def breaks(*_: object) -> int:
         raise errors.DiskFull
 
-    monkeypatch.setattr(as_of, "_move", breaks)
+    monkeypatch.setattr(as_of_schema, "_move", breaks)
     with pytest.raises(errors.DiskFull):
         await built(database_url, records[-1].event_id, force=True)
     await are_those_of(conn, records[:3])
@@ -319,7 +313,7 @@ async def test_a_schema_of_its_own_is_replaced_only_when_told(database_url: str,
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
-    with pytest.raises(UsageError, match="schema then is there: name another, or replace it with --force"):
+    with pytest.raises(UsageError, match="schema then already exists; choose another name or use --force"):
         await built(database_url, records[-1].event_id)
     await are_those_of(conn, records[:3])
     await built(database_url, records[-1].event_id, force=True)
@@ -334,18 +328,18 @@ async def test_a_schema_that_others_made_is_never_replaced(database_url: str, co
     await append(conn, *a_log())
     await conn.execute("CREATE SCHEMA theirs")
     for force in (False, True):
-        with pytest.raises(UsageError, match="schema theirs is there, and was not made by this command"):
+        with pytest.raises(UsageError, match="schema theirs already exists and was not created by this command"):
             await built(database_url, "2999-01-01T00:00:00Z", "theirs", force=force)
     await built(database_url, "2999-01-01T00:00:00Z")
     # One of the same name, another by its oid.
     await conn.execute('DROP SCHEMA "then" CASCADE')
     await conn.execute('CREATE SCHEMA "then"')
-    with pytest.raises(UsageError, match="was not made by this command"):
+    with pytest.raises(UsageError, match="was not created by this command"):
         await built(database_url, "2999-01-01T00:00:00Z", force=True)
     # One that this made, under the name of another.
     await built(database_url, "2999-01-01T00:00:00Z", "ours")
     await conn.execute("ALTER SCHEMA ours RENAME TO mine")
-    with pytest.raises(UsageError, match="was not made by this command"):
+    with pytest.raises(UsageError, match="was not created by this command"):
         await built(database_url, "2999-01-01T00:00:00Z", "mine", force=True)
     assert await tables_in(conn, "mine") == TABLES
 
@@ -368,7 +362,7 @@ async def test_a_schema_on_which_others_built_is_not_replaced(
     await built(database_url, records[2].event_id)
     await conn.execute(theirs.encode())
     progress = Heard()
-    said = r"schema then can't be replaced: others have something in it or on it: .*\bmine\b"
+    said = r"schema then can't be replaced, because it contains objects of others: .*\bmine\b"
     with pytest.raises(UsageError, match=said):
         await built(database_url, records[-1].event_id, force=True, progress=progress)
     assert progress.phases == [], "it is told before the long work"
@@ -381,7 +375,7 @@ async def test_a_table_of_others_under_a_name_of_ours_is_left(database_url: str,
     await built(database_url, records[2].event_id)
     await conn.execute('DROP TABLE "then".consent_registry')
     await conn.execute('CREATE TABLE "then".consent_registry AS SELECT 1 AS precious')
-    with pytest.raises(UsageError, match=r"others have something in it or on it: table .*consent_registry"):
+    with pytest.raises(UsageError, match=r"because it contains objects of others: table .*consent_registry"):
         await built(database_url, records[-1].event_id, force=True)
     assert await store.value(conn, 'SELECT precious FROM "then".consent_registry') == 1
 
@@ -401,14 +395,14 @@ async def test_what_was_made_before_its_tables_were_noted_is_replaced(database_u
 )
 async def test_schemas_that_are_not_for_it_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
     for force in (False, True):
-        with pytest.raises(UsageError, match=f"--into {into} is not for you to fill"):
+        with pytest.raises(UsageError, match=f"--into {into}: this schema name is reserved"):
             await built(database_url, "2999-01-01T00:00:00Z", into, force=force)
     assert not await is_there(conn, "projections_shadow")
 
 
 async def test_names_that_postgres_would_not_take_as_they_are(database_url: str) -> None:
     for into in ("", "é" * 32, "\udcff", "two\nlines"):
-        with pytest.raises(UsageError, match="a schema's name, of 1 to 63 bytes that can be printed"):
+        with pytest.raises(UsageError, match="a schema name of 1 to 63 printable bytes"):
             await built(database_url, "2999-01-01T00:00:00Z", into)
     odd = 'Odd "name"; --'
     assert (await built(database_url, "2999-01-01T00:00:00Z", odd)).position == 0

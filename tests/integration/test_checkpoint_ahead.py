@@ -10,10 +10,9 @@ from psycopg import AsyncConnection
 
 from projections.errors import ProjectionsError, RebuildLost
 from projections.inspecting.explain import explain
-from projections.inspecting.status import read_status
+from projections.inspecting.read_status import read_status
 from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus, request_status
-from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
 from projections.registry import find_projections
 from projections.running import control
@@ -121,7 +120,7 @@ async def test_verify_and_explain_refuse(database_url: str, conn: AsyncConnectio
         await verify(database_url, RequestStatus())
     key = [str(await store.value(conn, "SELECT min(send_request_id) FROM request_status"))]
     with pytest.raises(ProjectionsError, match=f"^request_status: {AHEAD}"):
-        await explain(database_url, RequestStatus(), request_status, key, None, waits=QUICK, progress=Silent())
+        await explain(rebuilding.replay_context(database_url), RequestStatus(), request_status, key, None)
 
 
 async def test_no_event_is_waited_for_in_vain(conn: AsyncConnection) -> None:

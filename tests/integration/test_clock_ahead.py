@@ -13,10 +13,10 @@ from eventstore.appending.restore import restore_events
 from eventstore.appending.server_clock import ClockWatch, find_events_ahead_of_clock, find_last_received_by
 from eventstore.event_reader import StoredEvent
 from projections.cli.shared import status_tables
-from projections.inspecting.status import read_status
+from projections.inspecting.read_status import read_status
 from projections.migrating.metadata import READ_MODELS
 from projections.rebuilding.as_of import build_as_of
-from projections.rebuilding.replay import Silent
+from projections.rebuilding.replay_context import ReplayContext
 from projections.registry import Registry
 from projections.settings import ReplaySettings
 from tests import store
@@ -36,16 +36,8 @@ async def stored_at(url: str, *ages: timedelta) -> None:
 
 
 async def remarks(url: str, moment: str) -> tuple[int, str]:
-    built = await build_as_of(
-        url,
-        [projection() for projection in READ_MODELS],
-        moment,
-        "then",
-        force=True,
-        waits=QUICK,
-        settings=ReplaySettings(),
-        progress=Silent(),
-    )
+    context = ReplayContext(url, QUICK, ReplaySettings())
+    built = await build_as_of(context, [projection() for projection in READ_MODELS], moment, "then", force=True)
     return built.position, "; ".join(built.remarks)
 
 
@@ -129,11 +121,11 @@ async def test_as_of_now_says_that_positions_with_a_time_ahead_are_left_out(data
     position, said = await remarks(database_url, after(timedelta(0)))
     assert position == 1
     assert "positions 2 to 3 have times ahead of the database server's clock" in said
-    assert "positions from 2 on are left out: name an event_id" in said
+    assert "positions from 2 on are left out: to include them, give an event_id" in said
     position, said = await remarks(database_url, after(-2 * MONTH))
     assert position == 3
     assert "when they were received is not known" in said
-    assert "still to come" in said
+    assert "in the future" in said
 
 
 async def test_as_of_before_the_first_and_not_before_the_last_event_says_so(
@@ -148,6 +140,6 @@ async def test_as_of_before_the_first_and_not_before_the_last_event_says_so(
     position, said = await remarks(database_url, after(timedelta(minutes=5)))
     assert (position, said.startswith("that is not before the last event: position 3 was received at 20")) == (3, True)
     position, said = await remarks(database_url, after(timedelta(hours=-5)))
-    assert (position, "still to come" in said, "position 3 was received" in said) == (3, True, True)
+    assert (position, "in the future" in said, "position 3 was received" in said) == (3, True, True)
     event_id = await store.value(conn, "SELECT event_id FROM eventstore.events WHERE position = 3")
     assert await remarks(database_url, str(event_id)) == (3, "")

@@ -18,15 +18,16 @@ from eventstore.contracts import Event
 from projections.cli.app import app as command
 from projections.errors import ProjectionsError, UsageError
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
-from projections.inspecting import explain
+from projections.inspecting import explain, row_events
 from projections.inspecting.explain import Explanation
+from projections.inspecting.row_key import find_table
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
-from projections.rebuilding.replay import Progress, Silent
+from projections.rebuilding.replay_progress import Progress
 from projections.running import control
 from tests import folding, oracle, rebuilding, store
-from tests.folding import DIVIDES, QUICK, NewerWatched, Watched, append, told
+from tests.folding import DIVIDES, NewerWatched, Watched, append, told
 from tests.oracle import Record
 
 PPNUM, OTHER = "12300000001", "12300000002"
@@ -89,8 +90,8 @@ async def explained(
     projections: Iterable[type[Projection]] = READ_MODELS,
     progress: Progress | None = None,
 ) -> Explanation:
-    owner, found = explain.table_of({one.name: one() for one in projections}, table)
-    return await explain.explain(url, owner, found, key, app, waits=QUICK, progress=progress or Silent())
+    owner, found = find_table({one.name: one() for one in projections}, table)
+    return await explain.explain(rebuilding.replay_context(url, progress), owner, found, key, app)
 
 
 def made_by(found: Explanation) -> list[str]:
@@ -114,7 +115,7 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
     assert made_by(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
     assert (found.key, found.position) == ({"app": "app", "ppnum": PPNUM}, 8)
-    assert (found.decided_by, found.silent, found.skipped) == (again.event_id, 1, ())
+    assert (found.decided_by, found.without_effect, found.skipped) == (again.event_id, 1, ())
     said = [(change.after or {})["status"] for change in found.changes]
     assert said == ["pending", "granted", "granted", "denied", "granted"]
     first, second, third, *_ = found.changes
@@ -124,7 +125,7 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
     assert second.columns["event_id"] == (asked.event_id, granted.event_id)
     assert set(third.columns) == {"delivery_event_id", "delivery_at", "delivery_request_id"}
     assert [change.event.type_name for change in found.changes][:2] == ["RECIPIENT_PENDING_CONSENT", "CONSENT_GRANTED"]
-    assert found.row == found.there
+    assert found.row == found.table_row
     assert found.row is not None
     assert found.row["first_asked_at"] == asked.occurred_at
 
@@ -135,10 +136,10 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
     await folded(database_url, conn, asked, failed, delivered, told(request="request 2"), completed)
     found = await explained(database_url, "request_recipients", REQUEST, PPNUM)
     assert made_by(found) == [asked.event_id, failed.event_id]
-    assert (found.decided_by, found.silent, found.row) == (failed.event_id, 2, found.there)
+    assert (found.decided_by, found.without_effect, found.row) == (failed.event_id, 2, found.table_row)
     found = await explained(database_url, "request_status", REQUEST)
     assert made_by(found) == [record.event_id for record in (asked, failed, delivered, completed)]
-    assert (found.decided_by, found.silent, found.row) == (completed.event_id, 0, found.there)
+    assert (found.decided_by, found.without_effect, found.row) == (completed.event_id, 0, found.table_row)
     assert [change.columns.get("state") for change in found.changes] == [
         (None, "in_progress"),
         None,
@@ -161,13 +162,13 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
     one, two, three, four = (vote.event_id for vote in votes)
     await folded(database_url, conn, *votes)
     found = await explained(database_url, "poll_responses", REQUEST, "poll 1", PPNUM)
-    assert (made_by(found), found.decided_by, found.silent) == ([one, three], three, 2)
+    assert (made_by(found), found.decided_by, found.without_effect) == ([one, three], three, 2)
     assert found.changes[1].columns["options"] == (["yes"], ["no"])
     found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "yes", app="app")
     assert (made_by(found), found.decided_by) == ([one, two, three, four], None)
     assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2), (2, 1), (1, None)]
     assert found.changes[-1].after is None, "nobody chooses it any more"
-    assert (found.row, found.there) == (None, None)
+    assert (found.row, found.table_row) == (None, None)
     found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "no")
     assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2)]
 
@@ -179,35 +180,35 @@ async def test_a_late_event_stands_where_its_event_id_puts_it(database_url: str,
     found = await explained(database_url, "consent_registry", PPNUM)
     assert made_by(found) == [early.event_id, middle.event_id, last.event_id]
     assert [change.event.position for change in found.changes] == [1, 3, 2]
-    assert (found.decided_by, found.row) == (last.event_id, found.there)
+    assert (found.decided_by, found.row) == (last.event_id, found.table_row)
 
 
 async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, first := told(oracle.GRANTED))
     await append(conn, told(oracle.DENIED))
     found = await explained(database_url, "consent_registry", PPNUM)
-    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.there)
+    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
 async def test_what_is_folded_in_the_meantime_is_no_difference(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await folded(database_url, conn, first := told(oracle.GRANTED))
-    events_of = explain._events_of
+    find_events = row_events.find_events
 
     async def after_more(*arguments: object) -> object:
         await folded(database_url, conn, told(oracle.DENIED))
-        return await events_of(*arguments)  # type: ignore[arg-type]
+        return await find_events(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(explain, "_events_of", after_more)
+    monkeypatch.setattr(explain, "find_events", after_more)
     found = await explained(database_url, "consent_registry", PPNUM)
-    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.there)
+    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
 async def test_the_log_is_searched_in_stretches(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain, "STRETCH", 2)
+    monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
     records = [told(oracle.GRANTED) for _ in range(5)]
     await folded(database_url, conn, *records)
     found = await explained(database_url, "consent_registry", PPNUM)
@@ -230,11 +231,11 @@ async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncC
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     found = await explained(database_url, "consent_registry", PPNUM)
     assert found.row is not None
-    assert found.there is not None
-    assert (found.row["status"], found.there["status"], found.decided_by) == ("granted", "denied", granted.event_id)
+    assert found.table_row is not None
+    assert (found.row["status"], found.table_row["status"], found.decided_by) == ("granted", "denied", granted.event_id)
     await conn.execute("DELETE FROM consent_registry")
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
-    assert (found.row is None, found.there) == (False, None)
+    assert (found.row is None, found.table_row) == (False, None)
 
 
 async def test_a_row_without_events(database_url: str, conn: AsyncConnection) -> None:
@@ -245,15 +246,15 @@ async def test_a_row_without_events(database_url: str, conn: AsyncConnection) ->
         [PPNUM],
     )
     found = await explained(database_url, "consent_registry", PPNUM)
-    assert (found.changes, found.row, found.decided_by, found.silent) == ((), None, None, 0)
-    assert found.there is not None
-    assert found.there["status"] == "granted"
+    assert (found.changes, found.row, found.decided_by, found.without_effect) == ((), None, None, 0)
+    assert found.table_row is not None
+    assert found.table_row["status"] == "granted"
 
 
 async def test_neither_row_nor_events(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(ppnum=OTHER))
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
-    assert (found.changes, found.row, found.there) == ((), None, None)
+    assert (found.changes, found.row, found.table_row) == ((), None, None)
 
 
 # Which row
@@ -261,39 +262,43 @@ async def test_neither_row_nor_events(database_url: str, conn: AsyncConnection) 
 
 async def test_several_apps_that_have_it(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(), other := told(app="shop"))
-    with pytest.raises(UsageError, match=r"which app's row of consent_registry\? several have it \(app, shop\): say"):
+    with pytest.raises(
+        UsageError, match=r"which app's row of consent_registry\? several apps have such a row \(app, shop\); give"
+    ):
         await explained(database_url, "consent_registry", PPNUM)
     for found in (
         await explained(database_url, "consent_registry", PPNUM, app="shop"),
         await explained(database_url, "consent_registry", "shop", PPNUM),
     ):
-        assert (found.key["app"], made_by(found), found.row) == ("shop", [other.event_id], found.there)
+        assert (found.key["app"], made_by(found), found.row) == ("shop", [other.event_id], found.table_row)
 
 
 async def test_an_app_that_nobody_needs_to_name(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told())
     await conn.execute("DELETE FROM consent_registry")
-    with pytest.raises(UsageError, match="none has it, and none is followed: say --app"):
+    with pytest.raises(UsageError, match="no app has such a row, and none is followed; give --app"):
         await explained(database_url, "consent_registry", PPNUM)
     await store.follow(conn)
     found = await explained(database_url, "consent_registry", PPNUM)
-    assert (found.key["app"], found.there, found.row is None) == ("app", None, False)
+    assert (found.key["app"], found.table_row, found.row is None) == ("app", None, False)
     await store.follow(conn, "shop")
-    with pytest.raises(UsageError, match=r"none has it, and these are followed \(app, shop\): say --app"):
+    with pytest.raises(UsageError, match=r"no app has such a row, and these are followed \(app, shop\); give --app"):
         await explained(database_url, "consent_registry", PPNUM)
 
 
 @pytest.mark.parametrize("key", [(), (PPNUM,), (REQUEST, PPNUM, "more", "even more")])
 async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnection, key: tuple[str, ...]) -> None:
     await folded(database_url, conn, told())
-    with pytest.raises(UsageError, match="a row of request_recipients is named by send_request_id, ppnum: give these"):
+    with pytest.raises(UsageError, match="key of a row of request_recipients is send_request_id, ppnum; give these"):
         await explained(database_url, "request_recipients", *key)
-    with pytest.raises(UsageError, match="named by send_request_id, ppnum"):
+    with pytest.raises(UsageError, match="is send_request_id, ppnum"):
         await explained(database_url, "request_recipients", "app", REQUEST, PPNUM, app="app")
 
 
 async def test_a_table_that_is_no_read_model(database_url: str) -> None:
-    with pytest.raises(UsageError, match="no read model 'nonsense': there are consent_registry, poll_responses, poll_"):
+    with pytest.raises(
+        UsageError, match="no read model is named 'nonsense'; the names are consent_registry, poll_responses, poll_"
+    ):
         await explained(database_url, "nonsense", PPNUM)
 
 
@@ -302,7 +307,7 @@ async def test_keys_that_are_no_text(database_url: str, conn: AsyncConnection) -
     await append(conn, told(), told())
     await folding.fold_all(database_url, [Numbered])
     found = await explained(database_url, "numbered", "2", projections=[Numbered])
-    assert (found.key, found.silent, found.decided_by) == ({"app": "app", "number": 2}, 1, None)
+    assert (found.key, found.without_effect, found.decided_by) == ({"app": "app", "number": 2}, 1, None)
     for key in (("two",), ("app", "two"), (str(2**40),)):
         with pytest.raises(UsageError, match="that can't be a key of numbered") as caught:
             await explained(database_url, "numbered", *key, projections=[Numbered])
@@ -313,7 +318,7 @@ async def test_keys_that_are_no_text(database_url: str, conn: AsyncConnection) -
 async def test_keys_are_never_sql(database_url: str, conn: AsyncConnection, key: str) -> None:
     await folded(database_url, conn, record := told(ppnum=key))
     found = await explained(database_url, "consent_registry", key)
-    assert (made_by(found), found.row) == ([record.event_id], found.there)
+    assert (made_by(found), found.row) == ([record.event_id], found.table_row)
 
 
 async def test_before_the_first_run_and_under_another_version(database_url: str, conn: AsyncConnection) -> None:
@@ -322,10 +327,10 @@ async def test_before_the_first_run_and_under_another_version(database_url: str,
     with pytest.raises(ProjectionsError, match="watched has not run yet: start projections run, or run projections"):
         await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
     await folding.fold_all(database_url, [Watched])
-    with pytest.raises(ProjectionsError, match="are of version 1, this code is version 2: run projections rebuild wat"):
+    with pytest.raises(ProjectionsError, match="are of version 1, this code is version 2; run projections rebuild wat"):
         await explained(database_url, "watched", record.event_id, app="app", projections=[NewerWatched])
     await conn.execute("UPDATE projections.checkpoints SET version = 2 WHERE name = 'watched'")
-    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this installation"):
+    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
         await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
 
 
@@ -341,8 +346,8 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
         await control.resume(conn, "watched")
         await folding.fold(one, own)
     found = await explained(database_url, "watched", first.event_id, app="app", projections=[Watched])
-    assert (made_by(found), found.skipped, found.silent) == ([first.event_id], (poison.event_id,), 1)
-    assert (found.position, found.row) == (2, found.there)
+    assert (made_by(found), found.skipped, found.without_effect) == ([first.event_id], (poison.event_id,), 1)
+    assert (found.position, found.row) == (2, found.table_row)
 
 
 async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) -> None:
@@ -356,7 +361,7 @@ async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) 
     said = [change.columns.get("said") for change in found.changes]
     assert said == [(None, REQUEST), (REQUEST, None), (None, "late"), ("late", None)]
     assert [(change.after or {})["deleted"] for change in found.changes] == [False, True, False, True]
-    assert (found.decided_by, found.row) == (last.event_id, found.there)
+    assert (found.decided_by, found.row) == (last.event_id, found.table_row)
 
 
 # The command
@@ -386,7 +391,7 @@ async def test_json_is_json(database_url: str, conn: AsyncConnection) -> None:
 
 
 async def test_how_far_it_is_is_told(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "STRETCH", 2)
+    monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
     await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
     await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.Heard()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
@@ -396,9 +401,9 @@ async def test_a_row_with_a_value_that_python_has_not(database_url: str, conn: A
     await folded(database_url, conn, told(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
     found = await explained(database_url, "consent_registry", PPNUM)
-    assert found.there is not None
-    assert found.there["decided_at"] == "infinity"
-    assert found.there != found.row
+    assert found.table_row is not None
+    assert found.table_row["decided_at"] == "infinity"
+    assert found.table_row != found.row
 
 
 measured = Table(

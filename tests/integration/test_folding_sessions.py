@@ -13,8 +13,9 @@ from psycopg import AsyncConnection
 
 from eventstore.locks import app_lock
 from projections.cli.shared.status_tables import folder_lines
-from projections.inspecting.health import problems
-from projections.inspecting.status import Status, read_status
+from projections.inspecting.health import find_problems
+from projections.inspecting.read_status import read_status
+from projections.inspecting.status import Status
 from projections.migrating.user_tables import missing_table
 from projections.projection import Projection
 from projections.registry import Registry
@@ -74,7 +75,7 @@ async def test_one_that_nobody_folds_is_shown_as_stopped_and_keeps_its_state_for
     (one,) = found.projections
     assert (one.state, one.shown_state, one.folded_by) == ("running", "stopped (nobody folds)", ())
     assert folder_lines(found) == ["nobody folds watched: start projections run"]
-    assert problems(found) == ["nobody folds watched: start projections run"]
+    assert find_problems(found) == ["nobody folds watched: start projections run"]
 
 
 @pytest.mark.usefixtures("conn")
@@ -101,48 +102,48 @@ async def test_all_is_well_while_everything_is_followed_folded_and_up_to_date(
     async with connected(one) as own, store.connection(database_url, "projections ingest shop host:1") as leader:
         await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
         await fold(one, own)
-        assert problems(await look(conn), {"shop"}, 0.0) == []
+        assert find_problems(await look(conn), {"shop"}, 0.0) == []
 
 
 async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnection) -> None:
     never_run = "watched has not run yet: start projections run"
-    assert problems(await look(conn), {"shop"}) == ["nobody follows app 'shop': start projections run", never_run]
+    assert find_problems(await look(conn), {"shop"}) == ["nobody follows app 'shop': start projections run", never_run]
     await store.follow(conn, "shop")
     await conn.execute("UPDATE eventstore.cursors SET last_error = 'refused: no rights'")
     said = "nobody follows app 'shop': start projections run; its last error: refused: no rights"
-    assert problems(await look(conn)) == [said, never_run]
+    assert find_problems(await look(conn)) == [said, never_run]
     async with store.connection(database_url, "projections ingest shop host:1") as leader:
         await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
-        assert problems(await look(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
+        assert find_problems(await look(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
     await conn.execute("DELETE FROM eventstore.cursors")
 
     await append(conn, poison := told(ppnum=DIVIDES))
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
         await fold(one, own)
-        (said,) = problems(await look(conn))
+        (said,) = find_problems(await look(conn))
         assert said.startswith(f"watched is failed: event {poison.event_id} at position 1: ")
-        _, behind = problems(await look(conn), max_behind=0.0)
+        _, behind = find_problems(await look(conn), max_behind=0.0)
         assert behind.startswith("watched is ")
-        assert behind.endswith(" s behind (1 events); allowed are 0 s")
+        assert behind.endswith(" s behind (1 events); the limit is 0 s")
         await control.pause(conn, "watched")
-        assert problems(await look(conn)) == [], "a pause is somebody's decision"
+        assert find_problems(await look(conn)) == [], "a pause is somebody's decision"
         await control.resume(conn, "watched")
-        assert problems(await look(conn, NewerWatched)) == [
+        assert find_problems(await look(conn, NewerWatched)) == [
             "watched: the code has version 2, its rows are older; run projections rebuild watched"
         ]
         await conn.execute("DROP TABLE public.watched")
-        assert problems(await look(conn)) == [f"watched: {missing_table('watched')}"]
+        assert find_problems(await look(conn)) == [f"watched: {missing_table('watched')}"]
 
 
 async def test_one_that_is_not_installed_here_is_a_problem_unless_another_installation_folds_it(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with connected(worker(database_url, Watched())):
-        assert problems(await read_status(conn, Registry({}, {}))) == []
+        assert find_problems(await read_status(conn, Registry({}, {}))) == []
     await nobody_folds(conn)
-    assert problems(await read_status(conn, Registry({}, {}))) == ["watched: not installed here"]
-    assert problems(await read_status(conn, Registry({}, {"watched": "it can't be loaded"}))) == [
+    assert find_problems(await read_status(conn, Registry({}, {}))) == ["watched: not installed here"]
+    assert find_problems(await read_status(conn, Registry({}, {"watched": "it can't be loaded"}))) == [
         "watched: it can't be loaded"
     ]
 

@@ -20,8 +20,8 @@ from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.waits import Waits
 from projections.cli.shared.status_tables import app_lines
-from projections.inspecting.health import problems
-from projections.inspecting.status import read_status
+from projections.inspecting.health import find_problems
+from projections.inspecting.read_status import read_status
 from projections.registry import Registry
 from tests import store, wire
 from tests.following import follower, following, ingest, quick, row_of, stored
@@ -104,7 +104,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
 
             await store.until(let_go, "the app to be let go")
             (line,) = await lines_of(conn)
-            (problem,) = problems(await read_status(conn, Registry({}, {})))
+            (problem,) = find_problems(await read_status(conn, Registry({}, {})))
             outcome = await running.stop()
     assert list(outcome.refused) == [APP]
     assert outcome.uncommitted == ()
@@ -114,7 +114,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
     await conn.execute("UPDATE eventstore.cursors SET retry_at = now() - interval '1 hour'")
     assert "is overdue: no process follows it" in (await lines_of(conn))[0]
     assert problem == f"app {APP!r} is refused since {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: {outcome.refused[APP]}"
-    (problem,) = problems(await read_status(conn, Registry({}, {})))
+    (problem,) = find_problems(await read_status(conn, Registry({}, {})))
     said = f"app {APP!r} was refused at {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} and nobody follows it: http"
     assert problem.startswith(said)
 

@@ -21,8 +21,9 @@ from eventstore.errors import UsageError
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
 from projections.cli.shared.status_tables import app_lines
-from projections.inspecting.health import problems
-from projections.inspecting.status import AppStatus, read_status
+from projections.inspecting.health import find_problems
+from projections.inspecting.read_status import read_status
+from projections.inspecting.status import AppStatus
 from projections.registry import Registry
 from tests import store, wire
 from tests.following import follower, following
@@ -309,7 +310,7 @@ async def test_a_flood_of_garbage_is_said_once_and_status_tells_the_numbers(
     assert said.startswith(f"{APP}: the quarantine is full since 20")
     assert "of 3,000 quarantined messages" in said
     assert f"the quarantine of app {APP!r} is full since" in " ".join(
-        problems(await read_status(conn, Registry({}, {})))
+        find_problems(await read_status(conn, Registry({}, {})))
     )
 
 

@@ -252,7 +252,7 @@ async def test_removing_more_than_a_tenth_wants_to_be_allowed(database_url: str,
     await rebuild(database_url, ConsentRegistry())
     await damage(conn, table, EXTRA, 0.5)
     before = await every_row(conn, ConsentRegistry)
-    with pytest.raises(RebuildRefused, match="of consent_registry would be removed: look at it with --dry-run"):
+    with pytest.raises(RebuildRefused, match="of consent_registry would be removed; look at the changes with --dry"):
         await rebuild(database_url, ConsentRegistry())
     assert await every_row(conn, ConsentRegistry) == before
     await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
@@ -355,7 +355,7 @@ async def test_a_waiting_one_runs_afterwards_under_the_new_version(database_url:
 async def test_rows_of_a_newer_version_are_left_alone(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [NewerWatched])
-    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this installation"):
+    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
         await rebuild(database_url, Watched())
     assert (await stand(conn, "watched"))[:3] == (2, 1, "running")
 
@@ -428,7 +428,7 @@ async def test_a_role_that_may_not_make_schemas_rebuilds_into_one_that_was_made_
             "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA projections, public",
             "USAGE ON ALL SEQUENCES IN SCHEMA projections",
         )
-        with pytest.raises(ProjectionsError, match="may not create the schema projections_shadow: let the"):
+        with pytest.raises(ProjectionsError, match="may not create the schema projections_shadow; ask the"):
             await rebuild(role.url, PollTallies(), limits=ANY_REMOVAL)
         name = sql.Identifier(role.name)
         await role.boss.execute(sql.SQL("CREATE SCHEMA projections_shadow AUTHORIZATION {}").format(name))

@@ -15,7 +15,7 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.as_of import build_as_of
 from projections.running.window_step import Step
 from tests import folding, rebuilding, store
-from tests.folding import DIVIDES, HALF_HOUR, QUICK, Watched, append, connected, fold, stand, told, worker
+from tests.folding import DIVIDES, HALF_HOUR, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify
 
 READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
@@ -51,14 +51,14 @@ async def test_a_rebuild_is_done_though_its_shadow_is_read(
         await rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
         assert progress.is_done
         assert progress.notes == [
-            "poll_tallies: somebody reads projections_shadow, and so what was made there stays until the next run"
+            "poll_tallies: another session reads projections_shadow, so the shadow's tables stay until the next run"
         ]
         await folding.are_true(conn)
         assert [run.state for run in await runs(conn, "poll_tallies")] == ["done"]
         assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
     resumed = Heard()
     assert total(await rebuild(database_url, PollTallies(), progress=resumed, resume=True)) == 0
-    assert resumed.notes == ["poll_tallies: nothing is left of one, so from the beginning"]
+    assert resumed.notes == ["poll_tallies: no interrupted rebuild found; starting over"]
     assert await rebuilding.shadows(conn) == []
 
 
@@ -84,7 +84,7 @@ async def test_a_shadow_that_is_left_and_read_is_told_of(database_url: str, conn
     with dump(database_url) as session:
         session.execute(READ)
         for run in (rebuild, verify):
-            with pytest.raises(ProjectionsError, match="somebody reads or makes tables in projections_shadow"):
+            with pytest.raises(ProjectionsError, match="another session reads or creates tables in projections_shadow"):
                 await run(database_url, PollTallies())
     await rebuild(database_url, PollTallies(), limits=ANY_REMOVAL)
     await folding.are_true(conn)
@@ -108,16 +108,8 @@ class Ending(Heard):
 async def as_of(url: str, *, progress: Heard | None = None, force: bool = False, into: str = "then") -> None:
     async with store.connection(url) as own:
         moment = str(await store.value(own, "SELECT max(event_id) FROM eventstore.events"))
-    await build_as_of(
-        url,
-        [PollTallies()],
-        moment,
-        into,
-        force=force,
-        waits=QUICK,
-        settings=rebuilding.SETTINGS,
-        progress=progress or Heard(),
-    )
+    context = rebuilding.replay_context(url, progress or Heard())
+    await build_as_of(context, [PollTallies()], moment, into, force=force)
 
 
 async def test_a_schema_that_is_read_is_replaced_when_it_no_longer_is(database_url: str, conn: AsyncConnection) -> None:
@@ -127,7 +119,7 @@ async def test_a_schema_that_is_read_is_replaced_when_it_no_longer_is(database_u
         session.execute('SELECT count(*) FROM "then".poll_tallies')
         progress = Ending(session)
         await as_of(database_url, progress=progress, force=True)
-    assert progress.notes == ["somebody reads then or projections_shadow; trying again"]
+    assert progress.notes == ["another session reads then or projections_shadow; trying again"]
     states = "SELECT string_agg(state, ' ' ORDER BY id) FROM projections.rebuilds"
     assert await store.value(conn, states) == "done done"
 
@@ -203,16 +195,7 @@ async def test_an_as_of_that_failed_is_a_row_too(database_url: str, conn: AsyncC
     await append(conn, told(ppnum=DIVIDES))
     moment = str(await store.value(conn, "SELECT max(event_id) FROM eventstore.events"))
     with pytest.raises(CannotFold) as caught:
-        await build_as_of(
-            database_url,
-            [Watched()],
-            moment,
-            "then",
-            force=False,
-            waits=QUICK,
-            settings=rebuilding.SETTINGS,
-            progress=Heard(),
-        )
+        await build_as_of(rebuilding.replay_context(database_url), [Watched()], moment, "then", force=False)
     (run,) = await runs(conn, "watched")
     assert (run.state, run.error, run.is_over) == ("failed", str(caught.value), True)
     query = "SELECT into_schema FROM projections.rebuilds"

@@ -127,7 +127,7 @@ async def test_it_waits_for_a_fold_under_way_and_lets_go_when_that_takes_long(
             await let_go_twice(progress)
         assert await step is Step.AT_HEAD
         await rebuilding_
-    assert set(progress.notes) == {"poll_tallies: somebody holds the checkpoint or a row; trying again"}
+    assert set(progress.notes) == {"poll_tallies: another session has locked the checkpoint or a row; trying again"}
     assert (await runs(conn, "poll_tallies"))[-1].state == "done"
     await folding.fold_all(database_url)
     await folding.are_true(conn)
@@ -178,7 +178,7 @@ class Watching(Heard):
 async def test_between_two_attempts_workers_catch_up(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.rebuilding.rebuild.WORKERS_SECONDS", 60)
+    monkeypatch.setattr("projections.rebuilding.rebuild.CATCH_UP_SECONDS", 60)
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = Watching(database_url)
@@ -226,7 +226,7 @@ async def test_a_table_that_somebody_locks_is_waited_for(database_url: str, conn
 
             await let_go_twice(progress)
         assert total(await waiting) > 0
-    assert set(progress.notes) == {"poll_tallies: somebody holds a table; trying again"}
+    assert set(progress.notes) == {"poll_tallies: another session has locked a table; trying again"}
 
 
 # Live rows that lack what the shadow comes to have

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from psycopg import AsyncConnection
@@ -19,12 +19,10 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
 from projections.rebuilding.rebuild_history import next_run_id
-from projections.rebuilding.replay import Silent
 from projections.rebuilding.shadow import Shadow
 from projections.running.control import skip
 from tests import folding, rebuilding, store
 from tests.folding import (
-    QUICK,
     append,
     stand,
     told,
@@ -79,7 +77,7 @@ async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monke
     assert (refused.state, refused.position, refused.rows_changed) == ("refused", head, None)
     assert failed == ("failed", 1, False, 50, None, None, None, None, "Interrupted", True)
     assert abandoned[:4] == ("abandoned", 1, False, 100)
-    assert abandoned[-2:] == ("its process ended in the middle", True)
+    assert abandoned[-2:] == ("its process was killed", True)
     assert done == ("done", 1, False, head, there, 0, count, 0, None, True)
 
 
@@ -92,11 +90,11 @@ async def test_of_two_at_once_the_second_is_told_who_is_at_work(database_url: st
 
     async def others() -> None:
         one = RequestStatus()
-        every: dict[str, Any] = {"waits": QUICK, "settings": rebuilding.SETTINGS, "progress": Silent()}
+        context = rebuilding.replay_context(database_url)
         for attempt in (
             rebuild(database_url, one),
             verify(database_url, one),
-            build_as_of(database_url, [PollTallies(), one], store.next_ulid(), "then", force=False, **every),
+            build_as_of(context, [PollTallies(), one], store.next_ulid(), "then", force=False),
         ):
             with pytest.raises(LockHeld) as caught:
                 await attempt
@@ -161,7 +159,7 @@ async def test_an_interrupted_run_is_gone_on_with(database_url: str, conn: Async
     assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
     progress = Heard()
     done = await rebuild(database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=head)
-    assert progress.notes == ["poll_tallies: goes on at position 40"]
+    assert progress.notes == ["poll_tallies: resuming at position 40"]
     assert progress.positions == [head]
     assert done.position == head
     await folding.are_true(conn)
@@ -174,7 +172,7 @@ async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: st
         await rebuild(database_url, ConsentRegistry())
     progress = Heard()
     await rebuild(database_url, ConsentRegistry(), progress=progress, resume=True, limits=ANY_REMOVAL)
-    assert progress.notes == [f"consent_registry: goes on at position {head}"]
+    assert progress.notes == [f"consent_registry: resuming at position {head}"]
     assert progress.positions == []
     await folding.are_true(conn)
 
@@ -182,14 +180,16 @@ async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: st
 async def test_a_refused_run_is_looked_at_and_then_gone_on_with(database_url: str, conn: AsyncConnection) -> None:
     head = await all_folded(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
-    with pytest.raises(RebuildRefused, match="look at it with --dry-run --resume, then give --resume --yes"):
+    with pytest.raises(
+        RebuildRefused, match="look at the changes with --dry-run --resume, then allow it with --resume --yes"
+    ):
         await rebuild(database_url, ConsentRegistry())
     for dry_run in (True, False):
         progress = Heard()
         options = {"dry_run": dry_run, "resume": True}
         done = await rebuild(database_url, ConsentRegistry(), progress=progress, limits=ANY_REMOVAL, **options)
         assert total(done) > 0
-        assert progress.notes[0] == f"consent_registry: goes on at position {head}"
+        assert progress.notes[0] == f"consent_registry: resuming at position {head}"
         assert progress.positions == []
     assert await rebuilding.shadows(conn) == []
     await folding.are_true(conn)
@@ -202,15 +202,15 @@ class OtherFold(Lenient):
         return [*super().fold(window), select(literal(1))]
 
 
-NOT_WHOLE = "what is left is not what a rebuild of this log noted"
-CHANGED_SINCE = "the code, a table or the skipped events changed since"
+NOT_WHOLE = "the shadow doesn't match what the interrupted rebuild recorded"
+CHANGED_SINCE = "the code, a table or the skipped events changed since the interrupted rebuild"
 WHY_ANEW = {
-    "nothing": "nothing is left of one",
+    "nothing": "no interrupted rebuild found",
     "position": NOT_WHOLE,
     "run": NOT_WHOLE,
     "table": NOT_WHOLE,
     "verify": NOT_WHOLE,
-    "version": "what is left is of version 1",
+    "version": "the interrupted rebuild was of version 1",
     "code": CHANGED_SINCE,
     "skips": CHANGED_SINCE,
 }
@@ -244,7 +244,7 @@ async def test_what_does_not_fit_is_begun_anew(database_url: str, conn: AsyncCon
                 await verify(database_url, projection, progress=Interrupting(4), window=2)
     progress = Heard()
     await rebuild(database_url, projection, progress=progress, resume=True, window=2, limits=ANY_REMOVAL)
-    assert progress.notes == [f"watched: {WHY_ANEW[what]}, so from the beginning"]
+    assert progress.notes == [f"watched: {WHY_ANEW[what]}; starting over"]
     assert progress.positions == [2, 4, 6]
     assert await folding.rows_of(conn, "watched") == (5 if what == "skips" else 6)
 
@@ -258,7 +258,7 @@ async def test_events_that_are_skipped_meanwhile_end_it(database_url: str, conn:
         async with store.connection(database_url) as own:
             await skip(own, "watched", record.event_id, "a test", 2)
 
-    with pytest.raises(ProjectionsError, match="watched: events were skipped meanwhile: run it again"):
+    with pytest.raises(ProjectionsError, match="watched: events were skipped during the rebuild; run it again"):
         await rebuild(database_url, NewerLenient(), progress=During(applying_the_difference=skipped))
     assert (await stand(conn, "watched"))[:2] == (1, 1)
 
@@ -292,8 +292,8 @@ async def test_what_the_backend_of_a_killed_process_still_holds_is_told_of(
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
     async with store.connection(database_url, "killed") as killed, killed.transaction():
         await killed.execute("SELECT FROM projections_shadow.shadow_positions FOR UPDATE")
-        with pytest.raises(ProjectionsError, match="somebody reads or makes tables in projections_shadow"):
+        with pytest.raises(ProjectionsError, match="another session reads or creates tables in projections_shadow"):
             await rebuild(database_url, PollTallies(), resume=True)
     progress = Heard()
     await rebuild(database_url, PollTallies(), progress=progress, resume=True)
-    assert progress.notes == ["poll_tallies: goes on at position 40"]
+    assert progress.notes == ["poll_tallies: resuming at position 40"]

@@ -29,7 +29,6 @@ from projections.inspecting.explain import explain
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
 from projections.read_models.request_status import RequestStatus
-from projections.rebuilding.replay import Silent
 from projections.rules import check_projection
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
@@ -371,6 +370,6 @@ async def test_how_a_table_is_stored_is_its_own_business(
     await rebuild(database_url, projection)
     assert await rebuilding.every_row(conn, projection) == before
     key = [str(before["outcomes"][0][1])]
-    waits, progress = folding.QUICK, Silent()
-    found = await explain(database_url, projection, projection.tables[0], key, None, waits=waits, progress=progress)
+    context = rebuilding.replay_context(database_url)
+    found = await explain(context, projection, projection.tables[0], key, None)
     assert found.equal

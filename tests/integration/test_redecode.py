@@ -21,13 +21,13 @@ from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import hold_lock
 from eventstore.redecode import Redecoded, redecode
 from projections.errors import UsageError
-from projections.inspecting.status import read_status
+from projections.inspecting.read_status import read_status
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.rebuild import Limits, rebuild
 from projections.rebuilding.redecode_and_mark import redecode_and_mark
-from projections.rebuilding.replay import Silent
+from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.shadow import Shadow
 from projections.registry import find_projections
 from projections.settings import ReplaySettings
@@ -80,9 +80,8 @@ async def change(conn: AsyncConnection, position: int, **values: object) -> None
 async def logged(
     url: str, *, after: int = 0, on_progress: Callable[[int, int], None] = nothing
 ) -> tuple[Redecoded, list[str]]:
-    return await redecode_and_mark(
-        url, [one() for one in READ_MODELS], after=after, waits=QUICK, on_progress=on_progress
-    )
+    context = ReplayContext(url, QUICK, ReplaySettings())
+    return await redecode_and_mark(context, [one() for one in READ_MODELS], after=after, on_progress=on_progress)
 
 
 async def owed(conn: AsyncConnection) -> list[str]:
@@ -194,7 +193,7 @@ async def test_it_begins_where_it_is_told_to(database_url: str, conn: AsyncConne
     assert (done.read, done.changed) == (8, 2)
     assert (await rows(conn))[1:] == before[1:]
     assert (await rows(conn))[0]["ppnum"] == "stale"
-    with pytest.raises(UsageError, match="position 10 is beyond the last one, 9: nothing is to be read again"):
+    with pytest.raises(UsageError, match="position 10 is beyond the last one, 9; there is nothing to redecode"):
         await logged(database_url, after=9)
 
 
@@ -396,8 +395,7 @@ async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) 
 
 
 async def rebuilt(url: str, projection: Projection) -> None:
-    settings, limits = ReplaySettings(window=3), Limits(removal=True)
-    await rebuild(url, projection, waits=QUICK, settings=settings, progress=Silent(), limits=limits)
+    await rebuild(ReplayContext(url, QUICK, ReplaySettings(window=3)), projection, limits=Limits(removal=True))
 
 
 async def test_the_projections_whose_rows_may_come_out_otherwise_are_named(
@@ -445,7 +443,7 @@ async def test_what_a_redecoding_owes_outlives_it(
     assert await logged(database_url) == (Redecoded(read=9), owing[1:])
     notes = {one.name: one.note for one in (await read_status(conn, find_projections())).projections}
     assert notes["poll_tallies"] == (
-        "events that it folded read otherwise since projections redecode: run projections rebuild poll_tallies"
+        "projections redecode changed events that it has folded; run projections rebuild poll_tallies"
     )
     assert notes["consent_registry"] is None
     await rebuilt(database_url, PollTallies())
@@ -519,7 +517,7 @@ async def test_an_interrupted_rebuild_does_not_go_on_with_what_it_folded_before(
         await shadow.fold_to(5, 2)
         assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() is None
         await logged(database_url)
-        assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() == "nothing is left of one"
+        assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() == "no interrupted rebuild found"
 
 
 async def test_rebuilt_read_models_are_those_of_the_columns_of_now(database_url: str, conn: AsyncConnection) -> None:

@@ -20,7 +20,8 @@ from projections.cli.shared.status_tables import (
     projection_lines,
     projections_table,
 )
-from projections.inspecting.status import ProjectionStatus, Status, read_status
+from projections.inspecting.read_status import read_status
+from projections.inspecting.status import ProjectionStatus, Status
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.registry import Registry
@@ -219,7 +220,7 @@ async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection
 
 async def test_one_whose_table_lacks_columns_says_which(conn: AsyncConnection) -> None:
     await conn.execute("ALTER TABLE watched DROP COLUMN value, DROP COLUMN ppnum")
-    assert (await watched(conn)).note == "table watched lacks ppnum, value; run projections migrate"
+    assert (await watched(conn)).note == "table watched is missing columns ppnum, value; run projections migrate"
 
 
 async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:

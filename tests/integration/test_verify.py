@@ -8,18 +8,17 @@ import pytest
 from psycopg import AsyncConnection
 
 from projections.errors import CannotFold, ProjectionsError
-from projections.inspecting.explain import events_behind
+from projections.inspecting.row_events import list_events_behind
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.rebuilding.replay import Silent
 from projections.rebuilding.verify import Verified
 from projections.running import checkpoint, control
 from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
-from tests.folding import DIVIDES, HALF_HOUR, QUICK, NewerWatched, Watched, append, connected, fold, stand, told, worker
+from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, stand, told, worker
 from tests.rebuilding import (
     ANY_REMOVAL,
     CHANGED,
@@ -88,7 +87,7 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
 
 
 async def behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
-    return await events_behind(url, projection, found.samples, found.position, waits=QUICK, progress=Silent())
+    return await list_events_behind(rebuilding.replay_context(url), projection, found.samples, found.position)
 
 
 async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(
@@ -121,7 +120,7 @@ async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(
             f"event {second.event_id} RECIPIENT_FAILED at position 3",
         ],
         [f"event {other.event_id} RECIPIENT_DELIVERED at position 2"],
-        ["no event is behind it"],
+        ["no event is behind this row"],
     ]
 
 
@@ -191,7 +190,7 @@ async def test_one_that_waits_for_a_rebuild_can_not_be_verified(
         async with connected(newer) as own:
             assert await fold(newer, own) is Step.STOPPED
         assert (await stand(conn, "watched")).state == "waiting"
-    expected = "watched waits for a rebuild: .* of version 1, this code is version 2: run projections rebuild watched"
+    expected = "watched needs a rebuild: .* of version 1, this code is version 2; run projections rebuild watched"
     with pytest.raises(ProjectionsError, match=expected):
         await verify(database_url, NewerWatched())
 
@@ -199,7 +198,7 @@ async def test_one_that_waits_for_a_rebuild_can_not_be_verified(
 async def test_rows_of_a_newer_version_can_not_be_verified(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [NewerWatched])
-    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this installation"):
+    with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
         await verify(database_url, Watched())
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import Boolean, Column, Executable, MetaData, Table, Text, exist
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from projections.errors import ProjectionsError
-from projections.migrating.migrate import require_current_schema, upgrade
+from projections.migrating.migrate import upgrade
+from projections.migrating.schema_revision import require_current_schema
 from projections.projection import Projection, Window
 from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
@@ -158,7 +159,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
             assert await fold(late, own) is Step.STOPPED
             assert await stand(conn, "outcomes") == before
         for attempt in (rebuild(database_url, old), verify(database_url, old)):
-            with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1: update this inst"):
+            with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this inst"):
                 await attempt
         await folding.fold_all(database_url, [New])
         assert (await verify(database_url, new)).equal

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from projections.errors import MigrationBlocked
-from projections.migrating.lock_attempts import Patience
-from projections.migrating.migrate import downgrade, head_revision, upgrade
+from projections.lock_retry import LockPatience
+from projections.migrating.migrate import downgrade, upgrade
+from projections.migrating.schema_revision import head_revision
 from tests.migration.test_migrations import shape
 
 READER = "a dashboard"
@@ -50,7 +51,7 @@ def test_it_says_who_holds_the_lock_and_goes_on_when_it_is_released(empty_databa
     told = Told()
     with ThreadPoolExecutor(1) as pool, reading(empty_database_url) as reader:
         pid = reader.info.backend_pid
-        patience = Patience(1.0, say_every=0.0, tell=told)
+        patience = LockPatience(1.0, report_every=0.0, report=told)
         migrating = pool.submit(upgrade, empty_database_url, projections=(), patience=patience)
         told.wait()
         # Whoever comes now waits for one attempt at the most.
@@ -61,21 +62,21 @@ def test_it_says_who_holds_the_lock_and_goes_on_when_it_is_released(empty_databa
         assert migrating.result(60) == (EARLIER, head_revision())
     said = next(one for one in told.sentences if READER in one)
     assert said.startswith(f"a lock that the migration needs is held by {READER} (process {pid}, since 2")
-    assert said.endswith(", and still trying")
+    assert said.endswith(", still trying")
 
 
 def test_it_gives_up_when_told_to_and_leaves_nothing(empty_database_url: str) -> None:
     at_an_earlier_revision(empty_database_url)
     before = shape(empty_database_url)
     with reading(empty_database_url), pytest.raises(MigrationBlocked, match=f"gave up after .* held by {READER} "):
-        upgrade(empty_database_url, projections=(), patience=Patience(0.8, give_up_after=0.1))
+        upgrade(empty_database_url, projections=(), patience=LockPatience(0.8, give_up_after=0.1))
     assert shape(empty_database_url) == before
     assert upgrade(empty_database_url, projections=()) == (EARLIER, head_revision())
 
 
 def test_a_schema_that_is_as_it_should_be_needs_no_lock_that_readers_hold(database_url: str) -> None:
     with reading(database_url):
-        patience = Patience(0.5, give_up_after=0.0)
+        patience = LockPatience(0.5, give_up_after=0.0)
         assert upgrade(database_url, projections=(), patience=patience) == (head_revision(), head_revision())
 
 
@@ -83,5 +84,5 @@ def test_what_is_restored_waits_for_readers_too(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE projections.checkpoints DROP CONSTRAINT checkpoints_state_check")
     with reading(database_url), pytest.raises(MigrationBlocked, match=READER):
-        upgrade(database_url, projections=(), patience=Patience(0.8, give_up_after=0.1))
+        upgrade(database_url, projections=(), patience=LockPatience(0.8, give_up_after=0.1))
     upgrade(database_url, projections=())

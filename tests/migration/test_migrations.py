@@ -15,15 +15,13 @@ from psycopg import sql
 from eventstore.resources import migrations_folder
 from projections.errors import MigrationRefused
 from projections.migrating.metadata import OUR_SCHEMAS, target_metadata
-from projections.migrating.migrate import (
+from projections.migrating.migrate import _run, downgrade, upgrade
+from projections.migrating.schema_revision import (
     VERSION_SCHEMA,
     VERSION_TABLE,
-    _run,
     current_revision,
-    downgrade,
     head_revision,
     require_current_schema,
-    upgrade,
 )
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from tests import hostile, store
@@ -164,7 +162,9 @@ def test_a_database_that_newer_code_has_migrated_is_told_apart(database_url: str
     with psycopg.connect(database_url) as conn:
         conn.execute("UPDATE projections.alembic_version SET version_num = '9999'")
     for refused in (upgrade, require_current_schema):
-        with pytest.raises(MigrationRefused, match="at schema revision 9999, which this program is too old to know"):
+        with pytest.raises(
+            MigrationRefused, match="has schema revision 9999, which this version doesn't know; upgrade this program"
+        ):
             refused(database_url)
 
 

@@ -7,7 +7,8 @@ import pytest
 from psycopg import sql
 
 from projections.errors import MigrationRefused
-from projections.migrating.migrate import READ_MODELS_SINCE, downgrade, head_revision, upgrade
+from projections.migrating.migrate import READ_MODELS_SINCE, downgrade, upgrade
+from projections.migrating.schema_revision import head_revision
 from projections.read_models.common_columns import VIEWS, metadata
 
 TABLES = [table.name for table in metadata.tables.values()]
@@ -43,7 +44,7 @@ def refused(url: str, command: str, name: str) -> None:
         conn.execute(sql.SQL(command).format(sql.Identifier(name)))
     with pytest.raises(MigrationRefused) as caught:
         upgrade(url)
-    assert str(caught.value).startswith(f"public.{name} is there already and isn't ours: rename it")
+    assert str(caught.value).startswith(f"public.{name} already exists and isn't ours; rename it")
     assert "\n" not in str(caught.value)
     with psycopg.connect(url) as conn:
         schemas = conn.execute("SELECT FROM pg_namespace WHERE nspname IN ('eventstore', 'projections')").fetchall()
@@ -54,7 +55,7 @@ def test_it_is_refused_too_where_only_the_event_store_is_there(empty_database_ur
     upgrade(empty_database_url, "0001")
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE TABLE public.poll_tallies (theirs int)")
-    with pytest.raises(MigrationRefused, match=r"^public.poll_tallies is there already"):
+    with pytest.raises(MigrationRefused, match=r"^public.poll_tallies already exists"):
         upgrade(empty_database_url)
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("ALTER TABLE public.poll_tallies RENAME TO theirs")

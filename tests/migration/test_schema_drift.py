@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from projections.errors import SchemaBroken
-from projections.inspecting.status import read_status
+from projections.inspecting.read_status import read_status
 from projections.migrating.metadata import READ_MODELS, target_metadata
 from projections.migrating.migrate import downgrade, upgrade
 from projections.migrating.schema_drift import find_drift
@@ -38,18 +38,18 @@ UNDONE = {
             "CREATE OR REPLACE TRIGGER refuse_change_row BEFORE DELETE ON eventstore.events"
             " FOR EACH ROW EXECUTE FUNCTION eventstore.refuse_change()"
         ),
-        "trigger refuse_change_row on eventstore.events isn't as it was made",
+        "trigger refuse_change_row on eventstore.events was changed",
     ),
     "function replaced": (
         (
             "CREATE OR REPLACE FUNCTION eventstore.refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
             " 'BEGIN RETURN NEW; END'"
         ),
-        "function eventstore.refuse_change() isn't as it was made",
+        "function eventstore.refuse_change() was changed",
     ),
     "function's settings reset": (
         "ALTER FUNCTION eventstore.refuse_change() RESET search_path",
-        "function eventstore.refuse_change() isn't as it was made",
+        "function eventstore.refuse_change() was changed",
     ),
     "function dropped": (
         "DROP FUNCTION eventstore.redecode(jsonb)",
@@ -72,7 +72,7 @@ UNDONE = {
         "ALTER TABLE request_recipients DROP CONSTRAINT request_recipients_pkey",
         "table public.request_recipients has lost primary key (app, send_request_id, ppnum)",
     ),
-    "not null": (EVENTS + "ALTER payload DROP NOT NULL", "column eventstore.events.payload takes NULL"),
+    "not null": (EVENTS + "ALTER payload DROP NOT NULL", "column eventstore.events.payload is no longer NOT NULL"),
     "check": (
         EVENTS + "DROP CONSTRAINT events_position_check",
         "table eventstore.events has lost CHECK events_position_check",
@@ -82,7 +82,7 @@ UNDONE = {
         + "DROP CONSTRAINT events_position_check; "
         + EVENTS
         + "ADD CONSTRAINT events_position_check CHECK (position > 0) NOT VALID",
-        "CHECK events_position_check of eventstore.events isn't proved for all rows",
+        "CHECK events_position_check of eventstore.events isn't validated yet",
     ),
     "unlogged": ("ALTER TABLE eventstore.quarantine SET UNLOGGED", "table eventstore.quarantine is UNLOGGED"),
     "view": ("DROP VIEW eventstore.event_log", "view eventstore.event_log is missing"),
@@ -91,7 +91,7 @@ UNDONE = {
             "INSERT INTO eventstore.quarantine OVERRIDING SYSTEM VALUE VALUES"
             " (7, 'app', 'chat.external', sha256(''), NULL, 'why', '', now(), now(), 1)"
         ),
-        "the numbers that eventstore.quarantine_id_seq gives are taken already in eventstore.quarantine",
+        "the next ids of sequence eventstore.quarantine_id_seq are already used in eventstore.quarantine",
     ),
 }
 
@@ -153,12 +153,10 @@ def test_what_can_not_be_restored_is_said_and_the_rest_is(database_url: str) -> 
         conn.execute("ALTER TABLE eventstore.cursors DROP CONSTRAINT cursors_epoch_check")
         conn.execute("INSERT INTO eventstore.cursors (app, epoch) VALUES ('app', -1)")
         conn.execute(UNDONE["triggers not always"][0].encode())
-    with pytest.raises(SchemaBroken, match=r"has lost CHECK cursors_epoch_check, and restoring it failed: .*23514"):
+    with pytest.raises(SchemaBroken, match=r"has lost CHECK cursors_epoch_check, and repairing it failed: .*23514"):
         upgrade(database_url, projections=())
     found = breaches(database_url)
-    assert found == [
-        "CHECK cursors_epoch_check of eventstore.cursors isn't proved for all rows; run projections migrate"
-    ]
+    assert found == ["CHECK cursors_epoch_check of eventstore.cursors isn't validated yet; run projections migrate"]
 
 
 def test_rows_from_before_the_checks_are_kept_and_said(empty_database_url: str) -> None:

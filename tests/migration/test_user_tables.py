@@ -12,7 +12,8 @@ from sqlalchemy import Column, Executable, Index, Integer, MetaData, Table, Text
 
 from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError
 from projections.migrating.metadata import READ_MODELS
-from projections.migrating.migrate import downgrade, head_revision, require_current_schema, upgrade
+from projections.migrating.migrate import downgrade, upgrade
+from projections.migrating.schema_revision import head_revision, require_current_schema
 from projections.projection import Projection, Window
 
 REVISION = """
@@ -132,10 +133,10 @@ def test_an_earlier_revision_of_ours_makes_no_tables_of_users(empty_database_url
 @pytest.mark.parametrize(
     ("there", "told"),
     [
-        ("CREATE TABLE mine (app text PRIMARY KEY)", "lacks value: nothing is altered here"),
-        ("CREATE TABLE mine (ap text PRIMARY KEY)", "lacks app, value: nothing is altered here"),
-        ("CREATE VIEW mine AS SELECT ''::text AS app", "lacks value: nothing is altered here"),
-        ("CREATE TABLE mine (app text, value int)", r"another primary key than \(app\): nothing is altered here"),
+        ("CREATE TABLE mine (app text PRIMARY KEY)", "is missing value; migrate alters no table"),
+        ("CREATE TABLE mine (ap text PRIMARY KEY)", "is missing app, value; migrate alters no table"),
+        ("CREATE VIEW mine AS SELECT ''::text AS app", "is missing value; migrate alters no table"),
+        ("CREATE TABLE mine (app text, value int)", r"another primary key than \(app\); migrate alters no table"),
         ("CREATE TABLE mine (app text, value int, PRIMARY KEY (app, value))", r"another primary key than \(app\)"),
         ("CREATE VIEW mine AS SELECT ''::text AS app, 1 AS value", r"another primary key than \(app\)"),
     ],
@@ -185,9 +186,11 @@ def test_an_environment_of_theirs_is_not_run(database_url: str, tmp_path: Path) 
 
 
 def test_a_folder_that_makes_too_little_is_refused_and_leaves_nothing(database_url: str, tmp_path: Path) -> None:
-    with pytest.raises(MigrationRefused, match=r"lacks value: add a revision to its migrations$"):
+    with pytest.raises(MigrationRefused, match=r"is missing value; add a revision to its migrations$"):
         upgrade(database_url, projections=[projection(migrations=folder(tmp_path, CREATE))])
-    with pytest.raises(MigrationRefused, match=r"public.other of projection 'mine' isn't made by .*: add a revision"):
+    with pytest.raises(
+        MigrationRefused, match=r"public.other of projection 'mine' isn't created by .*; add a revision"
+    ):
         upgrade(database_url, projections=[projection(a_table("other"), migrations=folder(tmp_path, CREATE, ADD))])
     assert columns(database_url) == []
 
@@ -246,5 +249,5 @@ def test_a_table_that_was_dropped_is_made_anew_and_its_projection_waits_for_a_re
         conn.execute("UPDATE projections.checkpoints SET position = 7")
         conn.execute("DROP TABLE public.mine")
         upgrade(database_url, projections=[projection()])
-        said = "its tables were made anew: run projections rebuild mine"
+        said = "its tables were created again; run projections rebuild mine"
         assert conn.execute(stand).fetchone() == (0, "waiting", said)

@@ -17,7 +17,8 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.output import console
 from projections.cli.shared.status_tables import projection_lines, projections_table
-from projections.inspecting.status import Status, read_status
+from projections.inspecting.read_status import read_status
+from projections.inspecting.status import Status
 from projections.registry import Registry
 from projections.terminal_text import visible
 

@@ -11,8 +11,10 @@ from eventstore.waits import Waits, load_waits
 from projections.cli.shared.output import say, wait_for_database_seconds
 from projections.database import resolve_database_url
 from projections.errors import UsageError
-from projections.migrating.migrate import require_current_schema
+from projections.migrating.schema_revision import require_current_schema
 from projections.projection import Projection
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.replay_progress import Progress
 from projections.registry import find_projections
 from projections.settings import ReplaySettings, load_replay_settings
 
@@ -21,11 +23,11 @@ WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayContext:
-    """What every replay needs.
+class ReplayTargets:
+    """The projections that a command replays, and what their replay needs.
 
-    When no projection was named, ``broken`` has by name those that can't be loaded, ``not_migrated`` those whose tables
-    are missing, and why.
+    If no projection was named, ``broken`` has those that can't be loaded, by name with the reason, and ``not_migrated``
+    those whose tables are missing.
     """
 
     url: str
@@ -37,12 +39,16 @@ class ReplayContext:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """All that don't get their turn, and why."""
+        """The projections that are left out, and why."""
         return self.broken | self.not_migrated
 
+    def context(self, progress: Progress) -> ReplayContext:
+        """Return the context of one replay, which reports its progress there."""
+        return ReplayContext(self.url, self.waits, self.settings, progress)
 
-def replay_context(names: Sequence[str]) -> ReplayContext:
-    """Return it for the named projections, or for all that work when none is named.
+
+def replay_targets(names: Sequence[str]) -> ReplayTargets:
+    """Return the named projections, or all that can be replayed when none is named.
 
     Raises:
         UsageError: a name is unknown, a setting is wrong, or the database isn't ready; the message says what to do.
@@ -56,7 +62,7 @@ def replay_context(names: Sequence[str]) -> ReplayContext:
     refuse_named(names, not_migrated)
     projections = {name: projection for name, projection in chosen.items() if name not in not_migrated}
     broken = {} if names else registry.broken
-    return ReplayContext(url, projections, broken, not_migrated, waits, settings)
+    return ReplayTargets(url, projections, broken, not_migrated, waits, settings)
 
 
 def refuse_named(names: Sequence[str], not_migrated: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from projections.rebuilding.replay import Progress
+    from projections.rebuilding.replay_progress import Progress
 
 LINE_SECONDS = 5.0
 RATE_SECONDS = 30.0

@@ -1,0 +1,55 @@
+"""Repairs the schema where a restore or a person changed it, one statement a transaction.
+
+Invariants. Each statement is a transaction of its own, so that none locks a table for longer than it must. What can't
+be repaired is reported when everything else is.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.errors import describe
+from projections.errors import SchemaBroken
+from projections.lock_retry import LockPatience
+from projections.migrating.migration_transaction import run_in_transaction
+from projections.migrating.schema_drift import Drift, find_drift_sync
+from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
+
+log = structlog.get_logger(__name__)
+
+
+def repair_schema(url: str, *, patience: LockPatience | None = None) -> None:
+    """Repair everything that differs from the schema at its head.
+
+    Raises:
+        SchemaBroken: something can't be repaired; everything else is.
+        MigrationBlocked: other sessions held a lock for too long.
+
+    """
+    with sqlalchemy_connection(url) as connection:
+        drifts = find_drift_sync(connection)
+    failed = [why for drift in drifts if (why := _repair(url, drift, patience)) is not None]
+    if failed:
+        raise SchemaBroken("; ".join(failed))
+
+
+def _repair(url: str, drift: Drift, patience: LockPatience | None) -> str | None:
+    """Repair one thing; returns what is wrong if that fails."""
+    if not drift.repair:
+        return drift.sentence
+    for statement in drift.repair:
+        try:
+            run_in_transaction(url, partial(_execute, statement=statement), patience)
+        except DBAPIError as error:
+            return f"{drift.what}, and repairing it failed: {describe(error)}"
+    if not drift.is_new:
+        log.warning("repaired the schema", what=drift.what)
+    return None
+
+
+def _execute(connection: Connection, *, statement: str) -> None:
+    connection.exec_driver_sql(statement.replace("%", "%%"))

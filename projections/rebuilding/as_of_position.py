@@ -1,0 +1,121 @@
+"""Finds the position that an event_id or a time stands for, and what a user should know about such a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore import ulid
+from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock
+from eventstore.event_reader import read_head
+from eventstore.postgres.queries import fetch_row
+from projections.errors import ProjectionsError, UsageError
+
+_POSITION = "SELECT position FROM eventstore.events WHERE event_id = %s"
+_RECEIVED = "SELECT received_at FROM eventstore.events WHERE position = %s"
+_ENDS = (
+    "SELECT clock_timestamp(), (SELECT position FROM eventstore.events ORDER BY position LIMIT 1),"
+    " (SELECT received_at FROM eventstore.events ORDER BY position LIMIT 1),"
+    " (SELECT position FROM eventstore.events ORDER BY position DESC LIMIT 1),"
+    " (SELECT received_at FROM eventstore.events ORDER BY position DESC LIMIT 1)"
+)
+
+
+async def find_position(conn: AsyncConnection[Any], moment: str) -> int:
+    """Return the position of an event_id, or the last position received by a time; 0 for none.
+
+    ``received_at`` never falls as positions rise, so a time is found by binary search, without an index on it.
+
+    Raises:
+        UsageError: there is no such event, or the text is neither.
+
+    """
+    moment = moment.strip()
+    if ulid.is_ulid(moment):
+        row = await fetch_row(conn, _POSITION, [moment])
+        if row is None:
+            raise UsageError(f"there is no event {moment}")
+        return int(row[0])
+    time = parse_time(moment)
+    low, high = 0, await read_head(conn)
+    while low < high:
+        middle = (low + high + 1) // 2
+        row = await fetch_row(conn, _RECEIVED, [middle])
+        if row is None:
+            raise ProjectionsError(f"position {middle} is missing; import it, then try again")
+        if row[0] <= time:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+async def received_at(conn: AsyncConnection[Any], position: int) -> datetime | None:
+    """Return when the event at a position was received; None for position 0."""
+    row = await fetch_row(conn, _RECEIVED, [position])
+    return row[0] if row else None
+
+
+def parse_time(text: str) -> datetime:
+    """Return a time in UTC.
+
+    Raises:
+        UsageError: it is no time with a time zone.
+
+    """
+    text = text.strip()
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    hint = "write an event_id in upper case" if ulid.is_ulid(text.upper()) else "give one or the other"
+    raise UsageError(f"{text!r} is neither an event_id nor a time with a time zone (2026-11-01T00:00:00Z); {hint}")
+
+
+async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int) -> tuple[str, ...]:
+    """Return what a user should know about the time that was asked for, each as a sentence.
+
+    Args:
+        conn: a connection.
+        moment: what was asked for; an event_id has one position, so there is nothing to say.
+        position: the last position received by then.
+
+    """
+    if ulid.is_ulid(moment.strip()):
+        return ()
+    asked = parse_time(moment)
+    row = await fetch_row(conn, _ENDS)
+    if row is None or row[1] is None:
+        return ("no event is stored yet",)
+    now, first, first_received, last, last_received = row
+    remarks = []
+    if asked > now:
+        remarks.append(
+            f"that time is in the future (the database server's clock shows {_utc(now)}); more events may be"
+            " received by then"
+        )
+    if position < first:
+        remarks.append(f"that is before the first event: position {first:,} was received at {_utc(first_received)}")
+    elif position == last:
+        remarks.append(f"that is not before the last event: position {last:,} was received at {_utc(last_received)}")
+    if (ahead := await find_events_ahead_of_clock(conn)) is not None:
+        remarks.append(_remark_on_ahead(ahead, position))
+    return tuple(remarks)
+
+
+def _remark_on_ahead(ahead: AheadOfClock, position: int) -> str:
+    remark = (
+        f"positions {ahead.first:,} to {ahead.last:,} have times ahead of the database server's clock (up to"
+        f" {_utc(ahead.received_at)}), because the clock was ahead when they were stored"
+    )
+    if position < ahead.last:
+        return f"{remark}; positions from {position + 1:,} on are left out: to include them, give an event_id"
+    return f"{remark}; when they were received is not known"
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"

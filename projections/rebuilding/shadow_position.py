@@ -1,0 +1,109 @@
+"""The position of a shadow: a row beside its tables, which also names the run that fills them.
+
+Invariants. The row is as durable as the shadow's tables, and moves with them in one transaction: after a crash of the
+server both exist or neither does. A run makes the row its own, holding the projection's rebuild lock; every later
+statement requires its id. So a run that seemed dead, and wakes up after another one took the row, changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection, sql
+
+from eventstore.postgres.queries import fetch_row
+from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
+from projections.folding.whole_window import hi_if_whole
+from projections.projection import SHADOW_POSITIONS
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, table_exists
+
+_POSITIONS = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
+_CREATE_TABLE = sql.SQL(
+    "CREATE UNLOGGED TABLE IF NOT EXISTS {} (projection text PRIMARY KEY, run bigint NOT NULL,"
+    " version integer NOT NULL, fingerprint text NOT NULL, position bigint NOT NULL)"
+).format(_POSITIONS)
+_START = sql.SQL(
+    "INSERT INTO {} VALUES (%s, %s, %s, %s, 0) ON CONFLICT (projection) DO UPDATE SET run = excluded.run,"
+    " version = excluded.version, fingerprint = excluded.fingerprint, position = 0"
+).format(_POSITIONS)
+_READ = sql.SQL("SELECT run, version, fingerprint, position FROM {} WHERE projection = %s").format(_POSITIONS)
+_TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POSITIONS)
+_DELETE = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
+_DELETE_ALL = sql.SQL("DELETE FROM {}").format(_POSITIONS)
+_LOCK = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
+_MOVE = sql.SQL(
+    "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s RETURNING {}"
+).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")), sql.SQL(STATEMENT_TIMEOUT))
+
+
+class EarlierRun(NamedTuple):
+    """The row that an earlier run left: its id, its code's version and fingerprint, and how far it folded."""
+
+    run_id: int
+    version: int
+    fingerprint: str
+    position: int
+
+
+class ShadowPosition:
+    """The row of one run.
+
+    Args:
+        conn: the connection that fills the shadow.
+        name: the projection's name.
+        run_id: the run's id.
+
+    """
+
+    def __init__(self, conn: AsyncConnection[Any], name: str, run_id: int) -> None:
+        self._conn = conn
+        self._name = name
+        self._run_id = run_id
+
+    async def create_table(self) -> None:
+        """Create the table of positions if it doesn't exist."""
+        await self._conn.execute(_CREATE_TABLE)
+
+    async def start(self, version: int, fingerprint: str) -> None:
+        """Put this run's row, at position 0, in place of any earlier one."""
+        await self._conn.execute(_START, [self._name, self._run_id, version, fingerprint])
+
+    async def read_earlier(self) -> EarlierRun | None:
+        """Return the row that an earlier run left; None if there is none."""
+        row = await fetch_row(self._conn, _READ, [self._name])
+        return EarlierRun(*row) if row else None
+
+    async def take_over(self) -> None:
+        """Make an earlier run's row this run's."""
+        await self._conn.execute(_TAKE_OVER, [self._run_id, self._name])
+
+    async def lock(self) -> bool:
+        """Lock the row for the caller's transaction; returns whether it is still this run's."""
+        return await fetch_row(self._conn, _LOCK, [self._name, self._run_id]) is not None
+
+    async def move(self, lo: int, hi: int, statement_timeout: str) -> bool:
+        """Move the position, and set the timeout of the transaction's next statements, in one round trip.
+
+        If the window has a gap, the position becomes NULL, which the NOT NULL column refuses.
+
+        Returns:
+            Whether the row is still this run's, and at ``lo``.
+
+        """
+        values = {"name": self._name, "run": self._run_id, "lo": lo, "hi": hi, "timeout": statement_timeout}
+        return (await self._conn.execute(_MOVE, values)).rowcount == 1
+
+    async def delete(self) -> bool:
+        """Delete the row; returns whether it was still this run's."""
+        return (await self._conn.execute(_DELETE, [self._name, self._run_id])).rowcount == 1
+
+
+async def positions_exist(conn: AsyncConnection[Any]) -> bool:
+    """Return whether any run has created the table of positions."""
+    return await table_exists(conn, _POSITIONS)
+
+
+async def delete_all_positions(conn: AsyncConnection[Any]) -> None:
+    """Delete the rows of all shadows, so that none of them is resumed."""
+    if await positions_exist(conn):
+        await conn.execute(_DELETE_ALL)

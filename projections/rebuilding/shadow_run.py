@@ -1,0 +1,234 @@
+"""Folds a projection's shadow and compares it with the tables: the steps that rebuild and verify share.
+
+The steps, in order. Each is a method of :class:`ShadowRun`, which alone drives the shadow and the difference.
+
+1. ``start``: create an empty shadow, or resume an interrupted one, and check that the tables can be compared.
+2. ``catch_up``: fold the log into the shadow in short committed windows, up to a target, and on to the checkpoint,
+   which moves meanwhile.
+3. ``compare``: compare whole tables in one snapshot, without a lock, and keep the keys of the rows that differ.
+4. ``narrow``: repeat step 2, and add the keys of rows that events since step 3 may have changed, until few are left.
+5. ``estimate``: in one snapshot, fold what is left and count what would change.
+6. ``finish``: in a transaction of the caller, fold what is left up to its checkpoint and complete the keys. Only then
+   are ``changes``, ``samples`` and ``apply`` exact.
+
+A rebuild runs all of them, and step 6 under the checkpoint's lock; a dry run runs 1 to 4, and step 6 in a snapshot.
+``verify`` runs 1 and 2, then ``compare_at_checkpoint``, which is steps 3 and 6 in one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any, TypeVar
+
+from psycopg import AsyncConnection
+
+from eventstore.postgres.session_settings import ONE_SNAPSHOT
+from projections.lock_retry import retry_on_lock
+from projections.projection import Projection
+from projections.rebuilding import rebuild_history
+from projections.rebuilding.difference import Difference
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.row_changes import Changes, Sample
+from projections.rebuilding.shadow import STAYS, Shadow
+from projections.running import checkpoint
+from projections.running.checkpoint import Checkpoint
+
+T = TypeVar("T")
+ReadCheckpoint = Callable[[AsyncConnection[Any], Projection], Awaitable[Checkpoint]]
+
+SAMPLES = 10
+"""Rows that differ which are shown, at the most."""
+ROUNDS = 5
+"""How often ``narrow`` looks at what was folded meanwhile."""
+
+
+async def new_shadow(
+    conn: AsyncConnection[Any],
+    context: ReplayContext,
+    projection: Projection,
+    *,
+    is_rebuild: bool = False,
+    logged: bool = False,
+) -> Shadow:
+    """Return a shadow under a run id of its own, which skips the events that the projection skips now.
+
+    Its tables don't exist yet. The arguments are those of :class:`Shadow`.
+    """
+    skipped = await checkpoint.read_skips(conn, projection.name, projection.version)
+    run = await rebuild_history.next_run_id(conn)
+    timeout = context.settings.fold_timeout
+    return Shadow(conn, projection, skipped, run=run, is_rebuild=is_rebuild, logged=logged, fold_timeout=timeout)
+
+
+class ShadowRun:
+    """One run of the steps.
+
+    Args:
+        conn: the connection that fills the shadow, in autocommit.
+        context: settings, and who receives the progress.
+        shadow: the projection's shadow.
+        read_checkpoint: reads the projection's checkpoint, and refuses those that this run can't work with.
+
+    Attributes:
+        fold_seconds: how long the log was folded in committed windows.
+        compare_seconds: how long whole tables were compared.
+
+    """
+
+    def __init__(
+        self, conn: AsyncConnection[Any], context: ReplayContext, shadow: Shadow, read_checkpoint: ReadCheckpoint
+    ) -> None:
+        self.fold_seconds = 0.0
+        self.compare_seconds = 0.0
+        self._conn = conn
+        self._projection = shadow.projection
+        self._settings = context.settings
+        self._progress = context.progress
+        self._shadow = shadow
+        self._difference = Difference(conn, shadow)
+        self._read_checkpoint = read_checkpoint
+        self._compared_at = 0
+
+    async def start(self, *, resume: bool = False) -> None:
+        """Step 1: create the shadow, or resume an interrupted one if it is still valid; check the tables.
+
+        Raises:
+            ProjectionsError: the shadow can't be created, or the tables can't be compared.
+
+        """
+        why_not = await self._shadow.resume() if resume else ""
+        if why_not is None:
+            self._note(f"resuming at position {self._shadow.position:,}")
+        else:
+            if why_not:
+                self._note(f"{why_not}; starting over")
+            await self._shadow.begin()
+        await self._difference.check()
+
+    async def catch_up(self, target: int) -> None:
+        """Step 2: fold up to a target, and on to the checkpoint, which moves meanwhile."""
+        began = perf_counter()
+        while self._shadow.position < target:
+            self._progress.phase("folding", position=self._shadow.position, target=target)
+            await self._shadow.fold_to(target, self._settings.window, self._progress.at)
+            at = await self.checkpoint()
+            if at.position - self._shadow.position > self._settings.rest:
+                target = at.position
+        self.fold_seconds += perf_counter() - began
+
+    async def compare(self) -> None:
+        """Step 3: compare whole tables in one snapshot."""
+        self._progress.phase("comparing")
+        began = perf_counter()
+        async with self.snapshot() as at:
+            await self._difference.compare(at.position)
+            self._compared_at = at.position
+        self.compare_seconds = perf_counter() - began
+
+    async def narrow(self) -> None:
+        """Step 4: leave so little to steps 5 and 6 that the checkpoint is held for a short time."""
+        for _ in range(ROUNDS):
+            at = await self.checkpoint()
+            if max(at.position, self._shadow.position) - self._difference.since <= self._settings.rest:
+                return
+            if at.position > self._shadow.position:
+                await self.catch_up(at.position)
+            before = self._difference.since
+            async with self.snapshot() as at:
+                await self._difference.narrow(at.position, self._shadow.position)
+            if self._difference.since == before:
+                return  # the checkpoint stands still, so there is nothing to wait for
+
+    @asynccontextmanager
+    async def estimate(self) -> AsyncIterator[tuple[Checkpoint, list[Changes]]]:
+        """Step 5: fold what is left, in one snapshot, and yield its checkpoint and what would change.
+
+        Whatever the block raises rolls the folding back. Everything is counted at one position, or else the rows of
+        what was folded since the comparison would count as rows to be removed.
+        """
+        async with self.snapshot() as at:
+            position = await self._add_rest(at)
+            yield at, await self._difference.changes()
+        self._shadow.advance(position)
+        self._difference.advance(at.position)
+
+    async def finish(self, at: Checkpoint) -> int:
+        """Step 6: fold up to a checkpoint, inside the caller's transaction, and complete the keys.
+
+        Older code may have folded since the comparison. This code's ``partition_by`` may be narrower than the older
+        one's, and then an event has changed rows of partitions that this code doesn't know: so all is compared again.
+
+        Returns:
+            The position that the shadow is at.
+
+        """
+        position = await self._add_rest(at)
+        if at.version != self._projection.version and at.position != self._compared_at:
+            await self._difference.compare_again()
+        return position
+
+    async def compare_at_checkpoint(self, at: Checkpoint) -> None:
+        """Take steps 3 and 6 at once, inside the caller's snapshot: fold up to its checkpoint, compare whole tables."""
+        if at.position > self._shadow.position:
+            await self._shadow.fold_within(at.position)
+        await self._difference.compare(at.position)
+
+    async def changes(self) -> list[Changes]:
+        """Count what differs, inside the caller's transaction."""
+        return await self._difference.changes()
+
+    async def samples(self) -> list[Sample]:
+        """Return the first rows that differ, inside the caller's transaction."""
+        return await self._difference.samples(SAMPLES)
+
+    async def apply(self) -> list[Changes]:
+        """Make the tables equal to the shadow, inside the caller's transaction that holds the checkpoint."""
+        return await self._difference.apply()
+
+    async def end(self) -> None:
+        """Drop the shadow, or report that it stays."""
+        if not await self._shadow.drop():
+            self._note(STAYS)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Checkpoint]:
+        """Open a transaction that is one snapshot, in which the shadow is this run's; yield its checkpoint."""
+        async with self._conn.transaction():
+            await self._conn.execute(ONE_SNAPSHOT)
+            await self._shadow.hold()
+            yield await self.checkpoint()
+
+    async def checkpoint(self) -> Checkpoint:
+        """Read the projection's checkpoint."""
+        return await self._read_checkpoint(self._conn, self._projection)
+
+    async def retry(
+        self, step: Callable[[], Awaitable[T]], locked: str, before_retry: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """Run a step, and run it again for as long as another session has locked something that it needs.
+
+        Args:
+            step: is awaited for each attempt.
+            locked: what the other session has locked, in the note to the user.
+            before_retry: is awaited before each attempt but the first.
+
+        """
+
+        async def note() -> None:
+            self._note(f"another session has locked {locked}; trying again")
+            if before_retry is not None:
+                await before_retry()
+
+        return await retry_on_lock(step, before_retry=note)
+
+    async def _add_rest(self, at: Checkpoint) -> int:
+        if at.position > self._shadow.position:
+            await self._shadow.fold_within(at.position)
+        position = max(at.position, self._shadow.position)
+        await self._difference.add_touched(position)
+        return position
+
+    def _note(self, line: str) -> None:
+        self._progress.note(f"{self._projection.name}: {line}")

@@ -1,0 +1,85 @@
+"""The schema and the tables of shadows: creating, finishing and dropping them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from psycopg import AsyncConnection, errors, sql
+from sqlalchemy import Table
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
+
+from eventstore.postgres.queries import fetch_column, fetch_value
+from projections.errors import ProjectionsError
+from projections.folding.sql_text import compile_ddl
+
+SHADOW_SCHEMA = "projections_shadow"
+
+_COMMENTED = (
+    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s)"
+    " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
+)
+
+
+async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
+    """Create the schema if it doesn't exist.
+
+    Raises:
+        ProjectionsError: this role may not create it.
+
+    """
+    # IF NOT EXISTS would need the privilege even if the schema exists.
+    if await fetch_value(conn, "SELECT to_regnamespace(%s)", [SHADOW_SCHEMA]) is not None:
+        return
+    try:
+        await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SHADOW_SCHEMA)))
+    except errors.InsufficientPrivilege as error:
+        raise ProjectionsError(
+            f"this role may not create the schema {SHADOW_SCHEMA}; ask the database's owner to run"
+            f" CREATE SCHEMA {SHADOW_SCHEMA} AUTHORIZATION (this role)"
+        ) from error
+
+
+async def create_shadow_tables(
+    conn: AsyncConnection[Any], tables: Iterable[Table], comment: str, *, logged: bool
+) -> None:
+    """Create the tables of one shadow, empty; the comment marks whose they are."""
+    for table in tables:
+        await create_fold_table(conn, table, logged=logged)
+        name = sql.Identifier(SHADOW_SCHEMA, table.name)
+        await conn.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(comment)))
+
+
+async def drop_shadow_tables(conn: AsyncConnection[Any], tables: Iterable[Table], comment: str) -> None:
+    """Drop the tables of one shadow, and all others with its comment: another version may have had other tables."""
+    names = {table.name for table in tables} | set(await fetch_column(conn, _COMMENTED, [SHADOW_SCHEMA, comment]))
+    dropped = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
+    await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(dropped)))
+
+
+async def table_exists(conn: AsyncConnection[Any], table: sql.Identifier) -> bool:
+    """Return whether there is such a table."""
+    return await fetch_value(conn, "SELECT to_regclass(%s)", [table.as_string(conn)]) is not None
+
+
+async def create_fold_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
+    """Create a table with what a fold needs: its primary key and unique indexes, no others, and no foreign keys."""
+    await conn.execute(compile_ddl(CreateTable(table, include_foreign_key_constraints=[])))
+    for index in table.indexes:
+        if index.unique:
+            await conn.execute(compile_ddl(CreateIndex(index)))
+    if not logged:
+        name = sql.Identifier(*([table.schema] if table.schema else []), table.name)
+        await conn.execute(sql.SQL("ALTER TABLE {} SET UNLOGGED").format(name))
+
+
+async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:
+    """Give a table that is kept what :func:`create_fold_table` left out: its other indexes, and its comments."""
+    for index in table.indexes:
+        if not index.unique:
+            await conn.execute(compile_ddl(CreateIndex(index)))
+    # A table without a comment of its own loses the shadow's.
+    await conn.execute(compile_ddl(DropTableComment(table) if table.comment is None else SetTableComment(table)))
+    for column in table.c:
+        if column.comment is not None:
+            await conn.execute(compile_ddl(SetColumnComment(column)))

@@ -1,0 +1,186 @@
+"""The statements that compare one table with its shadow, and make it equal to the shadow.
+
+Rows are compared by their bytes, column by column. Computed columns are left out, since they follow from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Executable,
+    FromClause,
+    MetaData,
+    Table,
+    and_,
+    cast,
+    delete,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import UserDefinedType
+
+from projections.projection import Window
+from projections.rebuilding.row_changes import Sample
+
+
+class _Record(UserDefinedType[Any]):
+    """Postgres's type of any row, which compares byte by byte."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "record"
+
+
+class TableDifference:
+    """The statements that compare one table with its shadow, and make it equal.
+
+    Args:
+        number: distinguishes its keys' table from those of the projection's other tables.
+        live: the read model's table.
+        copy: its shadow.
+
+    Attributes:
+        before: rows of the live table when it was compared.
+        key_columns: the primary key's columns.
+        columns: all columns but the computed ones.
+        keys: the temporary table of the keys of rows that may differ.
+
+    """
+
+    def __init__(self, number: int, live: Table, copy: Table) -> None:
+        self.live = live
+        self.copy = copy
+        self.before = 0
+        self.key_columns = [column.name for column in live.primary_key.columns]
+        self.columns = [column.name for column in live.c if column.computed is None]
+        self._values = [name for name in self.columns if name not in self.key_columns]
+        key = [Column(column.name, column.type, primary_key=True) for column in live.primary_key.columns]
+        # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
+        self.keys = Table(f"differing_{number}", MetaData(schema="pg_temp"), *key)
+
+    def insert_differing_keys(self) -> Executable:
+        """Compare all rows, and insert the keys of those that differ."""
+        first = self.key_columns[0]
+        keys = [func.coalesce(self.live.c[name], self.copy.c[name]) for name in self.key_columns]
+        there = self.live.join(self.copy, self._same_key(self.live, self.copy), full=True)
+        differ = or_(self.live.c[first].is_(None), self.copy.c[first].is_(None), self._differ())
+        return insert(self.keys).from_select(self.key_columns, select(*keys).select_from(there).where(differ))
+
+    def insert_touched_keys(self, window: Window, partition: Sequence[str]) -> list[Executable]:
+        """Insert the keys of the rows, in either table, of all partitions that a window's events name."""
+        return [
+            insert(self.keys)
+            .from_select(
+                self.key_columns,
+                select(*(table.c[name] for name in self.key_columns)).where(window.touched(table, partition)),
+            )
+            .on_conflict_do_nothing()
+            for table in (self.live, self.copy)
+        ]
+
+    def count(self) -> Executable:
+        """Count the rows to add, remove and change."""
+        first = self.key_columns[0]
+        old, new = self.live.c[first], self.copy.c[first]
+        return select(
+            func.count().filter(old.is_(None), new.is_not(None)).label("added"),
+            func.count().filter(old.is_not(None), new.is_(None)).label("removed"),
+            func.count().filter(old.is_not(None), new.is_not(None), self._differ()).label("changed"),
+        ).select_from(self._both_by_key())
+
+    def select_samples(self, limit: int) -> Executable:
+        """Select the first rows that differ."""
+        first = self.key_columns[0]
+        old, new = self.live.c[first], self.copy.c[first]
+        # Labels are numbers: Postgres would cut off long names, and the same beginnings would collide.
+        columns = [self.live.c[name].label(f"old_{number}") for number, name in enumerate(self.columns)]
+        columns += [self.copy.c[name].label(f"new_{number}") for number, name in enumerate(self.columns)]
+        differ = or_(
+            old.is_(None) & new.is_not(None),
+            old.is_not(None) & new.is_(None),
+            and_(old.is_not(None), new.is_not(None), self._differ()),
+        )
+        keys = [self.keys.c[name] for name in self.key_columns]
+        return select(*columns).select_from(self._both_by_key()).where(differ).order_by(*keys).limit(limit)
+
+    def sample(self, row: Mapping[str, Any]) -> Sample:
+        """Return the sample of a row of :meth:`select_samples`."""
+        old = {name: row[f"old_{number}"] for number, name in enumerate(self.columns)}
+        new = {name: row[f"new_{number}"] for number, name in enumerate(self.columns)}
+        first = self.key_columns[0]
+        if old[first] is None:
+            return Sample(self.live.name, {name: new[name] for name in self.key_columns}, None, new)
+        key = {name: old[name] for name in self.key_columns}
+        if new[first] is None:
+            return Sample(self.live.name, key, old, None)
+        differing = [name for name in self._values if repr(old[name]) != repr(new[name])] or self._values
+        return Sample(
+            self.live.name, key, {name: old[name] for name in differing}, {name: new[name] for name in differing}
+        )
+
+    def delete_extra(self) -> Executable:
+        """Delete the rows that are missing in the shadow."""
+        there = exists(literal(1)).where(self._same_key(self.copy, self.keys)).correlate(self.keys)
+        return delete(self.live).where(self._same_key(self.live, self.keys), ~there)
+
+    def delete_colliding(self, unique: Sequence[Sequence[str] | None]) -> Executable:
+        """Delete the rows whose new values collide with another row's; :meth:`insert_missing` inserts them again.
+
+        Args:
+            unique: the columns of each unique index; None for an index that columns alone don't describe. If there
+                is one, all rows that differ are deleted.
+
+        """
+        other = self.live.alias("other")
+        collisions = [
+            exists(literal(1))
+            .where(and_(*(other.c[name] == self.copy.c[name] for name in columns)), ~self._same_key(other, self.live))
+            .correlate(self.copy, self.live)
+            for columns in unique
+            if columns is not None and all(name in self.live.c for name in columns)
+        ]
+        collides = or_(*collisions) if len(collisions) == len(unique) else true()
+        there = exists(literal(1)).where(self._same_key(self.copy, self.keys), self._differ(), collides)
+        return delete(self.live).where(self._same_key(self.live, self.keys), there.correlate(self.keys, self.live))
+
+    def update_changed(self) -> Executable:
+        """Update the rows that differ from the shadow."""
+        return (
+            update(self.live)
+            .values({name: self.copy.c[name] for name in self._values or self.key_columns})
+            .where(self._same_key(self.live, self.keys), self._same_key(self.copy, self.keys), self._differ())
+        )
+
+    def insert_missing(self) -> Executable:
+        """Insert the rows that only the shadow has."""
+        there = exists(literal(1)).where(self._same_key(self.live, self.keys)).correlate(self.keys)
+        rows = select(*(self.copy.c[name] for name in self.columns)).where(self._same_key(self.copy, self.keys), ~there)
+        return insert(self.live).from_select(self.columns, rows)
+
+    def _both_by_key(self) -> FromClause:
+        return self.keys.outerjoin(self.live, self._same_key(self.live, self.keys)).outerjoin(
+            self.copy, self._same_key(self.copy, self.keys)
+        )
+
+    def _same_key(self, one: FromClause, other: FromClause) -> ColumnElement[bool]:
+        return and_(*(one.c[name] == other.c[name] for name in self.key_columns))
+
+    def _differ(self) -> ColumnElement[bool]:
+        if not self._values:
+            return false()
+        old, new = (
+            cast(func.row(*(table.c[name] for name in self._values)), _Record()) for table in (self.live, self.copy)
+        )
+        return old.op("*<>", is_comparison=True)(new)

@@ -1,4 +1,4 @@
-"""Makes events for tests, with a default for every field."""
+"""Creates events for tests, with a default for every field."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def event(  # noqa: PLR0913 - an event has that many fields
 ) -> Event:
     """Return an event.
 
-    The fields are those of :class:`eventstore.contracts.Event`. Of those that are None here, three get a value:
-    ``event_id`` one that is greater than those made before; ``occurred_at`` the time in the event_id; ``ppnum``
-    12300000001, unless the event is about a whole request (types 6 and 8). For an event that names no recipient, say
+    The fields are those of :class:`eventstore.contracts.Event`. Three of them get a value if they are None here:
+    ``event_id`` is greater than all that were created before; ``occurred_at`` is the time in the event_id; ``ppnum`` is
+    12300000001, unless the event is about a whole request (types 6 and 8). For an event without a recipient, use
     ``event(…)._replace(ppnum=None)``.
 
     Raises:
-        ValueError: the event_id is no upper-case ULID.
+        ValueError: the event_id is not an upper-case ULID.
 
     """
     if event_id is None:
         event_id = ulid.first_ulid_at(_BEGIN + timedelta(seconds=next(_SECONDS)))
     if not ulid.is_ulid(event_id):
-        raise ValueError(f"{event_id!r} is not an event_id: give an upper-case ULID")
+        raise ValueError(f"{event_id!r} is not an event_id; give an upper-case ULID")
     if ppnum is None and event_type not in DECIDERS:
         ppnum = "12300000001"
     return Event(

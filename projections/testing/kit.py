@@ -1,9 +1,8 @@
-"""Folds given events with a projection, in any order and cut, in tables of the test's own.
+"""Folds the events of a test with a projection, in any order and in windows of any size, in tables of the test's own.
 
-Invariants. The kit works in one transaction that is never committed, in schemas of its own: it neither sees nor
-touches what lies in the database, holds up nobody who works there, and leaves nothing behind, however a test ends. The
-fold is the one that workers run, as they run it; only the schemas of its tables are others, as in a
-rebuild.
+Invariants. The kit works in schemas of its own, in one transaction that is never committed. So it neither reads nor
+changes anything in the database, blocks nobody, and leaves nothing behind, however a test ends. The fold is the one that
+workers run; only the schemas of its tables differ, as in a rebuild.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rules import check_projection
 
 Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
-"""An order of events: a name, or the indices of the events in the order wanted."""
+"""An order of events: a name, or the indices of the events in that order."""
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -50,20 +49,20 @@ _RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
 _INSERT = insert(events_table).values(
     {column.name: bindparam(column.name, None, type_=column.type) for column in events_table.c}
 )
-_PATIENT = Waits(idle_in_transaction=86_400.0)  # a debugger may hold a test up
+_PATIENT = Waits(idle_in_transaction=86_400.0)  # a debugger may stop a test for long
 
 
 class ProjectionKit:
-    """Folds events with one projection, and gives back the rows; an async context manager.
+    """Folds events with one projection and returns the rows; an async context manager.
 
     Args:
-        url: a database in which the role may create schemas; migrated or not. None for the one that DATABASE_URL
-            names, or else the embedded one, which is started.
-        projection: which; it is held to the rules of registration.
+        url: a database in which the role may create schemas; it need not be migrated. None for the database in
+            DATABASE_URL, or for the embedded one, which is then started.
+        projection: the projection; it is checked against the rules for registration.
 
     Raises:
-        InvalidProjection: on entering: it breaks a rule.
-        psycopg.OperationalError: on entering: the database can't be reached.
+        InvalidProjection: on entering, if it breaks a rule.
+        psycopg.OperationalError: on entering, if the database can't be reached.
 
     """
 
@@ -105,24 +104,24 @@ class ProjectionKit:
         twice: bool = True,
         skipped: Sequence[str] = (),
     ) -> None:
-        """Forget what was given before, and fold these events.
+        """Remove the events and rows of earlier calls, and fold these events.
 
         Args:
-            events: of those with the same event_id only the first counts, as in the event store.
-            order: of arrival.
-            seed: which shuffling it is, where ``order`` says ``shuffled``.
-            batch_size: events in a window; None for all in one.
-            twice: fold each window twice, and in the end everything once more: rows must come out the same.
-            skipped: event_ids that the projection passes over.
+            events: the events; of several with the same event_id only the first counts, as in the event store.
+            order: the order in which they arrive.
+            seed: the seed of the shuffle, if ``order`` is ``shuffled``.
+            batch_size: events in a window; None for all in one window.
+            twice: fold each window twice, and in the end all events once more; the rows must be the same.
+            skipped: event_ids that the projection skips.
 
         Raises:
-            Exception: what the fold raises.
+            Exception: any error of the fold.
 
         """
         unique: dict[str, Event] = {}
         for event in events:
             unique.setdefault(event.event_id, event)
-        arrived = _ordered(list(unique.values()), order, seed)
+        arrived = _in_order(list(unique.values()), order, seed)
         await self._conn.execute("ROLLBACK TO SAVEPOINT nothing_given")
         await self._append(arrived)
         size, head = batch_size or max(len(arrived), 1), len(arrived)
@@ -134,11 +133,11 @@ class ProjectionKit:
                 await self._fold.run(self._conn, lo, hi, skipped)
 
     async def rows(self, table: Table, *, deleted: bool = False) -> Rows:
-        """Return a table's rows as dictionaries, in order of the primary key.
+        """Return a table's rows as dictionaries, ordered by primary key.
 
         Args:
-            table: one of the projection's.
-            deleted: whether to return tombstones as well, where the projection folds in Python.
+            table: one of the projection's tables.
+            deleted: whether to return tombstones too, if the projection folds in Python.
 
         """
         query = select(table).order_by(*table.primary_key.columns)
@@ -151,15 +150,15 @@ class ProjectionKit:
     async def assert_same_for_every_order(
         self, events: Sequence[Event], expected: Mapping[Table, Iterable[Mapping[str, Any]]] | None = None
     ) -> None:
-        """Fold the events in several orders, cut in several ways, once and again; the rows must be the same each time.
+        """Fold the events in several orders, window sizes and repetitions; the rows must be the same each time.
 
         Args:
-            events: at least two, or there is nothing to be put in order.
-            expected: the rows of each table named, tombstones left out, in any order. Each row names the primary key;
+            events: the events, at least two for the order to matter.
+            expected: the rows of each named table without tombstones, in any order. Each row has the primary key;
                 columns that it leaves out are not compared.
 
         Raises:
-            AssertionError: they aren't; the message says for which order, cut and repetition, and shows the rows.
+            AssertionError: the rows differ; the message has the order, window size and repetition, and shows the rows.
 
         """
         first: dict[str, Rows] | None = None
@@ -168,11 +167,13 @@ class ProjectionKit:
             how = f"order={order!r}, seed={seed}, batch_size={batch_size}, twice={twice}"
             for table, rows in (expected or {}).items():
                 _compare(table, await self.rows(table), list(rows), how)
-            came_out = {table.name: await self.rows(table, deleted=True) for table in self.projection.tables}
-            first = first or came_out
-            for name, rows in came_out.items():
+            result = {table.name: await self.rows(table, deleted=True) for table in self.projection.tables}
+            first = first or result
+            for name, rows in result.items():
                 if rows != first[name]:
-                    raise AssertionError(f"{name} depends on order, cut or repetition ({how}): {rows} != {first[name]}")
+                    raise AssertionError(
+                        f"{name} depends on order, window size or repetition ({how}): {rows} != {first[name]}"
+                    )
 
     async def _make_tables(self, opening: AsyncExitStack) -> None:
         async def conn() -> AsyncConnection[Any]:
@@ -201,16 +202,16 @@ def _make_tables(connection: Connection, schemas: dict[str, str], tables: list[T
     create_tables(connection.execution_options(schema_translate_map=schemas), tables)
 
 
-def _ordered(events: list[Event], order: Order, seed: int) -> list[Event]:
+def _in_order(events: list[Event], order: Order, seed: int) -> list[Event]:
     if order == "given":
         return events
     if order == "reversed":
         return events[::-1]
     if order == "shuffled":
-        return random.Random(seed).sample(events, len(events))  # noqa: S311 - a test's shuffling, not a secret
+        return random.Random(seed).sample(events, len(events))  # noqa: S311 - a shuffle for a test, not a secret
     indices = [index for index in order if isinstance(index, int)]
     if sorted(indices) != list(range(len(events))):
-        raise ValueError(f"order must name each of the {len(events)} events once, by its index from 0")
+        raise ValueError(f"order must have the index of each of the {len(events)} events once, from 0")
     return [events[index] for index in indices]
 
 
@@ -226,7 +227,7 @@ def _variants(count: int) -> Iterator[tuple[Order, int, int | None, bool]]:
 def _compare(table: Table, rows: Rows, expected: list[Mapping[str, Any]], how: str) -> None:
     key = [column.name for column in table.primary_key.columns]
     wanted = {tuple(row[name] for name in key): dict(row) for row in expected}
-    there = {tuple(row[name] for name in key): row for row in rows}
-    named = {at: {name: row[name] for name in wanted.get(at, row) if name in row} for at, row in there.items()}
+    found = {tuple(row[name] for name in key): row for row in rows}
+    named = {at: {name: row[name] for name in wanted.get(at, row) if name in row} for at, row in found.items()}
     if named != wanted or len(wanted) != len(expected):
         raise AssertionError(f"{table.name} ({how}): {rows} != {expected}")

@@ -68,7 +68,7 @@ class CountsWindows(Bad):
 @pytest.mark.parametrize("projection", [SumsDeltas(), LastToArriveWins(), CountsWindows()])
 async def test_a_fold_that_breaks_the_rules_is_noticed(database_url: str, projection: Projection) -> None:
     async with ProjectionKit(database_url, projection) as kit:
-        with pytest.raises(AssertionError, match="sums depends on order, cut or repetition"):
+        with pytest.raises(AssertionError, match="sums depends on order, window size or repetition"):
             await kit.assert_same_for_every_order([event(), event(), event()])
 
 

@@ -1,8 +1,8 @@
 """Folds the events of a test with a projection, in any order and in windows of any size, in tables of the test's own.
 
 Invariants. The kit works in schemas of its own, in one transaction that is never committed. So it neither reads nor
-changes anything in the database, blocks nobody, and leaves nothing behind, however a test ends. The fold is the one that
-workers run; only the schemas of its tables differ, as in a rebuild.
+changes anything in the database, blocks nobody, and leaves nothing behind, however a test ends. The fold is the one
+that workers run; only the schemas of its tables differ, as in a rebuild.
 """
 
 from __future__ import annotations

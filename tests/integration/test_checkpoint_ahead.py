@@ -44,9 +44,7 @@ async def test_a_worker_stops_and_the_projection_waits_for_a_rebuild(database_ur
     assert at.position == await store.value(conn, "SELECT max(position) FROM eventstore.events")
 
 
-async def test_a_worker_that_was_folding_one_window_after_another_notices_too(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_worker_in_the_one_round_trip_path_notices_too(database_url: str, conn: AsyncConnection) -> None:
     await rebuild(database_url, RequestStatus(), limits=ANY_REMOVAL)
     one = worker(database_url, RequestStatus())
     async with connected(one) as own:
@@ -72,7 +70,9 @@ async def test_new_events_at_lost_positions_are_not_taken_for_folded_ones(
     assert await store.value(conn, "SELECT count(*) FROM request_status WHERE app = 'new'") == 20
 
 
-async def test_a_paused_projection_stays_paused_and_waits_behind_that(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_paused_projection_stays_paused_and_waits_after_resume(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await control.pause(conn, "request_status")
     one = worker(database_url, RequestStatus())
     async with connected(one) as own:
@@ -84,7 +84,7 @@ async def test_a_paused_projection_stays_paused_and_waits_behind_that(database_u
 
 
 @pytest.mark.parametrize("marked", [True, False], ids=["a worker saw it", "no worker saw it"])
-async def test_a_rebuild_mends_it(database_url: str, conn: AsyncConnection, marked: bool) -> None:
+async def test_a_rebuild_repairs_it(database_url: str, conn: AsyncConnection, marked: bool) -> None:
     for projection in READ_MODELS:
         one = worker(database_url, projection())
         if marked:
@@ -105,7 +105,7 @@ async def test_a_rebuild_of_a_log_that_lost_everything(database_url: str, conn: 
     assert await store.value(conn, "SELECT count(*) FROM request_recipients") == 0
 
 
-async def test_status_says_it_before_any_worker_does(conn: AsyncConnection) -> None:
+async def test_status_reports_it_before_any_worker_does(conn: AsyncConnection) -> None:
     found = await read_status(conn, find_projections())
     (one,) = [one for one in found.projections if one.name == "request_status"]
     assert one.note is not None
@@ -123,21 +123,21 @@ async def test_verify_and_explain_refuse(database_url: str, conn: AsyncConnectio
         await explain(rebuilding.replay_context(database_url), RequestStatus(), request_status, key, None)
 
 
-async def test_no_event_is_waited_for_in_vain(conn: AsyncConnection) -> None:
+async def test_waiting_for_an_event_ends_with_an_error(conn: AsyncConnection) -> None:
     event_id = await store.value(conn, "SELECT max(event_id) FROM eventstore.events")
     with pytest.raises(ProjectionsError, match="is waiting: run projections rebuild request_status"):
         await wait_until_folded(conn, {"request_status": 1}, str(event_id), folding.NEVER)
 
 
 @pytest.mark.usefixtures("conn")
-async def test_a_run_until_idle_says_it(database_url: str) -> None:
+async def test_a_run_until_idle_reports_it(database_url: str) -> None:
     workers = [worker(database_url, RequestStatus())]
     async with asyncio.timeout(store.GIVE_UP):
         outcome = await run(database_url, workers, [], stop=asyncio.Event(), waits=QUICK, until_idle=0.05)
     assert "rebuild request_status" in outcome.stopped["request_status"]
 
 
-async def test_a_shadow_that_went_back_is_not_folded_any_further(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_shadow_that_went_back_is_not_folded_further(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url) as own:
         shadow = Shadow(own, RequestStatus(), [], run=1)
         await shadow.begin()
@@ -148,7 +148,7 @@ async def test_a_shadow_that_went_back_is_not_folded_any_further(database_url: s
         assert await store.value(conn, "SELECT position FROM projections_shadow.shadow_positions") == 3
 
 
-async def test_an_interrupted_rebuild_of_lost_events_begins_anew(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_interrupted_rebuild_of_lost_events_starts_over(database_url: str, conn: AsyncConnection) -> None:
     await rebuild(database_url, RequestStatus(), limits=ANY_REMOVAL)
     with pytest.raises(rebuilding.Interrupted):
         await rebuild(database_url, RequestStatus(), progress=Interrupting(8), window=4)

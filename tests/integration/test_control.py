@@ -28,7 +28,9 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def test_it_ends_when_every_projection_has_folded_the_event(database_url: str, conn: AsyncConnection) -> None:
+async def test_waiting_ends_when_every_projection_has_folded_the_event(
+    database_url: str, conn: AsyncConnection
+) -> None:
     record = told()
     async with store.connection(database_url, "waiting") as own:
         waiting = asyncio.create_task(wait_until_folded(own, VERSIONS, record.event_id, 60))
@@ -39,12 +41,12 @@ async def test_it_ends_when_every_projection_has_folded_the_event(database_url: 
         assert await waiting == 2
 
 
-async def test_an_event_that_does_not_arrive(conn: AsyncConnection) -> None:
+async def test_an_event_that_is_never_stored_ends_the_wait_with_an_error(conn: AsyncConnection) -> None:
     with pytest.raises(ProjectionsError, match=r"event 01\w+: not stored after 0 s; is projections run"):
         await wait_until_folded(conn, VERSIONS, store.next_ulid(), 0)
 
 
-async def test_an_event_that_some_have_not_folded(database_url: str, conn: AsyncConnection) -> None:
+async def test_projections_that_have_not_folded_the_event_are_named(database_url: str, conn: AsyncConnection) -> None:
     record = told()
     await append(conn, record)
     with pytest.raises(ProjectionsError, match="not folded by consent_registry, poll_tallies, request_status after"):
@@ -54,7 +56,7 @@ async def test_an_event_that_some_have_not_folded(database_url: str, conn: Async
         await wait_until_folded(conn, VERSIONS, record.event_id, 0)
 
 
-async def test_an_event_in_quarantine_is_said_at_once(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_quarantined_event_ends_the_wait_immediately(database_url: str, conn: AsyncConnection) -> None:
     event_id = store.next_ulid()
     bad = Rejected("shop", store.CHAT.value, b"\xff", "the bytes are no event", event_id)
     async with store.appender(database_url) as appender:
@@ -63,7 +65,7 @@ async def test_an_event_in_quarantine_is_said_at_once(database_url: str, conn: A
         await wait_until_folded(conn, VERSIONS, event_id, folding.NEVER)
 
 
-async def test_a_stored_event_whose_twin_is_in_quarantine_is_waited_for(
+async def test_a_stored_event_with_a_quarantined_duplicate_is_waited_for(
     database_url: str, conn: AsyncConnection
 ) -> None:
     record = told()
@@ -74,7 +76,7 @@ async def test_a_stored_event_whose_twin_is_in_quarantine_is_waited_for(
     assert await wait_until_folded(conn, VERSIONS, record.event_id, 0) == 1
 
 
-async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnection) -> None:
+async def test_stopped_projections_are_named(database_url: str, conn: AsyncConnection) -> None:
     poison = told(ppnum=DIVIDES)
     await append(conn, poison)
     await folding.fold_all(database_url)
@@ -89,7 +91,9 @@ async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnecti
     assert await wait_until_folded(conn, VERSIONS, poison.event_id, folding.NEVER) == 1
 
 
-async def test_one_that_stands_still_behind_the_event_does_no_harm(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_projection_that_stopped_after_the_event_does_not_end_the_wait(
+    database_url: str, conn: AsyncConnection
+) -> None:
     record = told()
     await append(conn, record)
     await folding.fold_all(database_url)
@@ -98,14 +102,12 @@ async def test_one_that_stands_still_behind_the_event_does_no_harm(database_url:
 
 
 @pytest.mark.parametrize("event_id", ["", "nonsense", "01hzzzzzzzzzzzzzzzzzzzzzzz", "8" + "Z" * 25])
-async def test_what_is_no_event_id(conn: AsyncConnection, event_id: str) -> None:
+async def test_waiting_for_an_invalid_event_id_is_refused(conn: AsyncConnection, event_id: str) -> None:
     with pytest.raises(UsageError, match="is not an event_id"):
         await wait_until_folded(conn, VERSIONS, event_id, folding.NEVER)
 
 
-async def test_rows_of_an_older_version_have_not_folded_it_as_this_code_would(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_rows_of_an_older_version_do_not_count_as_folded(database_url: str, conn: AsyncConnection) -> None:
     record = told()
     await append(conn, record)
     await folding.fold_all(database_url, [Watched])
@@ -114,9 +116,7 @@ async def test_rows_of_an_older_version_have_not_folded_it_as_this_code_would(
         await wait_until_folded(conn, {"watched": 2}, record.event_id, folding.NEVER)
 
 
-async def test_the_older_code_folds_and_waits_on_while_newer_code_is_there(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_older_code_still_folds_and_waits_beside_newer_code(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
     await append(conn, record := told())
     async with connected(newer := worker(database_url, NewerWatched())) as own:
@@ -128,7 +128,7 @@ async def test_the_older_code_folds_and_waits_on_while_newer_code_is_there(
         await wait_until_folded(conn, {"watched": 2}, record.event_id, folding.NEVER)
 
 
-async def test_the_last_event_can_be_asked_for(conn: AsyncConnection) -> None:
+async def test_the_last_event_id_is_found(conn: AsyncConnection) -> None:
     with pytest.raises(ProjectionsError, match="no event is stored yet"):
         await find_last_event_id(conn)
     await append(conn, told(), record := told())
@@ -138,7 +138,7 @@ async def test_the_last_event_can_be_asked_for(conn: AsyncConnection) -> None:
 # Pause and resume
 
 
-async def test_one_that_waits_for_a_rebuild_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_projection_that_waits_for_a_rebuild_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
     newer = worker(database_url, NewerWatched())
@@ -153,7 +153,7 @@ async def test_one_that_waits_for_a_rebuild_is_not_resumed(database_url: str, co
 # Skip
 
 
-async def test_what_can_not_be_skipped(database_url: str, conn: AsyncConnection) -> None:
+async def test_invalid_skips_are_refused(database_url: str, conn: AsyncConnection) -> None:
     record, later = told(), told()
     await append(conn, record)
     with pytest.raises(UsageError, match="has not run yet"):
@@ -171,7 +171,7 @@ async def test_what_can_not_be_skipped(database_url: str, conn: AsyncConnection)
     assert await skip(conn, "watched", later.event_id, "because", 1) == 2
 
 
-async def test_a_skip_lets_a_failed_one_be_tried_at_once_and_the_last_reason_stands(
+async def test_a_skip_retries_a_failed_projection_at_once_and_the_last_reason_is_kept(
     database_url: str, conn: AsyncConnection
 ) -> None:
     poison = told(ppnum=DIVIDES)
@@ -188,7 +188,7 @@ async def test_a_skip_lets_a_failed_one_be_tried_at_once_and_the_last_reason_sta
 
 
 @pytest.mark.parametrize("text", ["", "x", "01ke57a22waxdsjx6fxbcfs5dg", "1", "\udcff", "7" * 27])
-async def test_what_is_no_event_id_is_said_before_it_is_looked_for(conn: AsyncConnection, text: str) -> None:
+async def test_an_invalid_event_id_is_refused_before_any_lookup(conn: AsyncConnection, text: str) -> None:
     with pytest.raises(UsageError, match="is not an event_id; give an upper-case ULID"):
         await skip(conn, "watched", text, "why", 1)
     with pytest.raises(UsageError, match="is not an event_id; give an upper-case ULID"):

@@ -98,7 +98,7 @@ async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, 
 
 
 @both
-async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_and_skip_works(
+async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     slow = told(ppnum=SLOW)
@@ -119,9 +119,7 @@ async def test_an_event_that_takes_too_long_is_named_what_precedes_it_is_folded_
     assert await folding.rows_of(conn, "seen") == 12
 
 
-async def test_an_event_that_takes_too_long_once_is_tried_again_before_it_is_named(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_slow_event_is_retried_once_before_it_is_named(database_url: str, conn: AsyncConnection) -> None:
     """Once may have been a machine that stood still."""
     await append(conn, told(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=0.3, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
@@ -131,9 +129,7 @@ async def test_an_event_that_takes_too_long_once_is_tried_again_before_it_is_nam
         assert said == ("after position 0: folding took longer than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); retrying once")
 
 
-async def test_an_event_of_the_usual_one_message_window_that_takes_too_long_is_named_too(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_slow_event_in_a_one_round_trip_window_is_named_too(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Slow(), fold_timeout=0.3)
     async with connected(one) as own:
         for number in range(3):
@@ -144,7 +140,7 @@ async def test_an_event_of_the_usual_one_message_window_that_takes_too_long_is_n
     assert "at position 4: folding took longer" in error
 
 
-async def test_a_lock_that_others_hold_is_no_events_fault(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_lock_held_by_another_session_blames_no_event(database_url: str, conn: AsyncConnection) -> None:
     """The projection says so, and goes on once they let go."""
     await append(conn, *people(3))
     one = worker(database_url, Slow(), fold_timeout=0.6)
@@ -160,7 +156,7 @@ async def test_a_lock_that_others_hold_is_no_events_fault(database_url: str, con
         assert await fold(one, own) is Step.AT_HEAD
 
 
-async def test_a_statement_that_somebody_cancels_is_no_events_fault(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_cancelled_statement_blames_no_event(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=HALF_HOUR)
     async with connected(one) as own:
@@ -181,7 +177,7 @@ async def test_a_statement_that_somebody_cancels_is_no_events_fault(database_url
             assert said == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
 
 
-async def test_an_event_that_took_too_long_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_event_that_was_slow_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *people(1))
     one = worker(database_url, Slow(), fold_timeout=0.3)
     async with connected(one) as own:
@@ -195,7 +191,7 @@ async def test_an_event_that_took_too_long_only_once_is_folded(database_url: str
 
 
 @both
-async def test_a_rebuild_and_a_verification_name_an_event_that_takes_too_long(
+async def test_a_rebuild_and_a_verification_name_a_slow_event(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     slow = told(ppnum=SLOW)

@@ -65,7 +65,7 @@ async def written(conn: AsyncConnection) -> int:
 
 
 @pytest.mark.parametrize("projection", [*READ_MODELS, Watched])
-async def test_a_usual_window_is_one_message(
+async def test_a_usual_window_is_one_round_trip(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     async with PostgresProxy(*target_of(database_url)) as proxy:
@@ -97,9 +97,7 @@ async def test_a_usual_window_is_one_message(
         await folding.are_true(conn)
 
 
-async def test_a_window_is_what_lies_between_the_checkpoint_and_the_head(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_window_goes_from_the_checkpoint_to_the_head(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
     fold = fold_function(Watched())
     async with store.connection(database_url, "folding") as own:
@@ -115,7 +113,7 @@ async def test_a_window_is_what_lies_between_the_checkpoint_and_the_head(
 
 
 @pytest.mark.parametrize("state", ["paused", "failed"])
-async def test_a_checkpoint_that_does_not_run_is_left_alone(
+async def test_a_checkpoint_that_is_not_running_is_left_alone(
     database_url: str, conn: AsyncConnection, state: str
 ) -> None:
     await folding.fold_all(database_url, [Watched])
@@ -126,7 +124,7 @@ async def test_a_checkpoint_that_does_not_run_is_left_alone(
     assert await written(conn) == (await folding.stand(conn, "watched")).position == 0
 
 
-async def test_so_is_one_of_another_version_one_that_is_held_and_one_that_is_gone(
+async def test_a_checkpoint_of_another_version_a_locked_one_and_a_missing_one_are_left_alone(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
@@ -144,7 +142,7 @@ async def test_so_is_one_of_another_version_one_that_is_held_and_one_that_is_gon
     assert await written(conn) == 1
 
 
-async def test_a_worker_says_of_an_unusual_window_what_it_always_says(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_worker_reports_an_unusual_window_as_in_the_slow_path(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
     async with connected(one) as own:
@@ -181,7 +179,7 @@ async def test_a_worker_says_of_an_unusual_window_what_it_always_says(database_u
     assert await written(conn) == 8
 
 
-async def test_an_event_skipped_ahead_of_its_window_is_passed_over_at_once(
+async def test_an_event_skipped_before_its_window_is_skipped_in_one_round_trip(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
@@ -203,7 +201,7 @@ CREATE POLICY held_up ON projections.checkpoints USING (held_up());
 
 
 @pytest.mark.parametrize("is_usual", [False, True])
-async def test_a_skip_that_is_recorded_while_a_window_begins_holds_for_it(
+async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
     database_url: str, conn: AsyncConnection, is_usual: bool
 ) -> None:
     await append(conn, told())
@@ -234,7 +232,7 @@ class Locking(Watched):
         return [text("LOCK TABLE public.watched IN SHARE ROW EXCLUSIVE MODE"), *super().fold(window)]
 
 
-async def test_any_statement_is_run(database_url: str, conn: AsyncConnection) -> None:
+async def test_any_kind_of_statement_runs(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Locking])
     one = fold_function(Locking())
     async with store.connection(database_url, "folding") as own:
@@ -244,7 +242,7 @@ async def test_any_statement_is_run(database_url: str, conn: AsyncConnection) ->
             assert await written(conn) == number
 
 
-async def test_a_role_that_may_make_no_temporary_function_folds_in_the_general_way(
+async def test_a_role_without_temporary_functions_folds_in_the_slow_path(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
     async with rebuilding.role(postgres, database_url) as owner:
@@ -298,7 +296,7 @@ class Recounting(Watched):
 
 
 @pytest.mark.parametrize("why", ["held", "paused", "newer", "nothing new"])
-async def test_no_statement_runs_without_the_lock_or_over_nothing(
+async def test_no_fold_statement_runs_without_the_lock_or_without_handled_events(
     database_url: str, conn: AsyncConnection, why: str
 ) -> None:
     upgrade(database_url, projections=[Recounting()])
@@ -325,9 +323,7 @@ async def test_no_statement_runs_without_the_lock_or_over_nothing(
         assert await store.value(conn, "SELECT seen FROM totals") == 77
 
 
-async def test_rows_that_wait_in_the_eyes_of_newer_code_are_folded_as_usual(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_rows_marked_as_waiting_by_newer_code_are_still_folded(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
     await append(conn, told())
     async with connected(newer := worker(database_url, NewerWatched())) as others:
@@ -356,7 +352,7 @@ CONSTANTS = [
 
 
 @pytest.mark.parametrize("value", CONSTANTS, ids=lambda value: type(value).__name__)
-async def test_constants_are_written_out_as_they_are(conn: AsyncConnection, value: object) -> None:
+async def test_constants_are_literals_with_their_values(conn: AsyncConnection, value: object) -> None:
     statement, names = compile_fold_statement(
         select(literal(value).label("value"), bindparam("lo", None, type_=Integer))
     )
@@ -394,7 +390,7 @@ AS_BIG = bindparam("none", None, type_=Decorated())
         (literal(7).op("- ")(literal(-7)), 14),
     ],
 )
-async def test_constants_have_the_types_that_they_would_be_sent_with(
+async def test_literals_have_the_types_of_the_parameters_they_replace(
     conn: AsyncConnection, expression: ColumnElement[object], value: object
 ) -> None:
     statement, _ = compile_fold_statement(select(expression))
@@ -405,7 +401,7 @@ async def test_constants_have_the_types_that_they_would_be_sent_with(
     assert type(row[0]) is type(value)
 
 
-async def test_so_are_lists_null_limits_and_values(conn: AsyncConnection) -> None:
+async def test_lists_null_limits_and_values_are_literals_too(conn: AsyncConnection) -> None:
     given = ["a", "b,\"'c"]
     query = select(
         literal("b").in_(["a", "b"]), literal(given, ARRAY(Text)), literal(None, Text), null(), true()
@@ -437,7 +433,7 @@ class Mood(enum.Enum):
     GOOD = 7
 
 
-async def test_what_a_type_makes_of_a_value_is_written_out(conn: AsyncConnection) -> None:
+async def test_the_value_that_a_type_sends_is_the_literal(conn: AsyncConnection) -> None:
     statement, _ = compile_fold_statement(
         select(literal({"a": [1]}, JSONB), literal(Mood.GOOD, Enum(Mood, native_enum=False)))
     )
@@ -445,6 +441,6 @@ async def test_what_a_type_makes_of_a_value_is_written_out(conn: AsyncConnection
         assert await (await cursor.execute(statement)).fetchone() == ({"a": [1]}, "GOOD")
 
 
-def test_what_psycopg_can_not_send_is_refused_when_the_fold_is_built() -> None:
+def test_a_value_that_psycopg_cannot_send_is_refused_when_the_fold_is_built() -> None:
     with pytest.raises(ProgrammingError, match="object"):
         compile_fold_statement(select(literal(object(), Text)))

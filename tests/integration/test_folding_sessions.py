@@ -47,7 +47,7 @@ async def nobody_folds(conn: AsyncConnection) -> None:
     await store.until(gone, "that nobody folds")
 
 
-async def test_a_projection_that_is_folded_says_by_whom_and_since_when(
+async def test_a_folded_projection_shows_its_processes_and_when_they_were_active(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, Watched())
@@ -66,7 +66,7 @@ async def test_a_projection_that_is_folded_says_by_whom_and_since_when(
         assert {folder["pid"] for folder in plain["folded_by"]} == {os.getpid()}
 
 
-async def test_one_that_nobody_folds_is_shown_as_stopped_and_keeps_its_state_for_machines(
+async def test_a_projection_that_nobody_folds_is_shown_as_stopped_and_keeps_its_state_in_json(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
@@ -79,7 +79,7 @@ async def test_one_that_nobody_folds_is_shown_as_stopped_and_keeps_its_state_for
 
 
 @pytest.mark.usefixtures("conn")
-async def test_a_role_that_may_not_see_other_sessions_still_sees_that_somebody_folds(
+async def test_a_role_without_access_to_other_sessions_still_sees_that_somebody_folds(
     database_url: str, postgres: Server
 ) -> None:
     async with rebuilding.role(postgres, database_url) as looker, connected(worker(database_url, Watched())) as own:
@@ -93,7 +93,7 @@ async def test_a_role_that_may_not_see_other_sessions_still_sees_that_somebody_f
             assert folder_lines(found)[0].endswith("(last active: unknown to this role)")
 
 
-async def test_all_is_well_while_everything_is_followed_folded_and_up_to_date(
+async def test_there_are_no_problems_while_everything_is_followed_folded_and_up_to_date(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, told())
@@ -136,7 +136,7 @@ async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnect
         assert find_problems(await look(conn)) == [f"watched: {missing_table('watched')}"]
 
 
-async def test_one_that_is_not_installed_here_is_a_problem_unless_another_installation_folds_it(
+async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_installation_folds_it(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with connected(worker(database_url, Watched())):
@@ -148,7 +148,7 @@ async def test_one_that_is_not_installed_here_is_a_problem_unless_another_instal
     ]
 
 
-async def test_long_names_are_told_apart(database_url: str, conn: AsyncConnection) -> None:
+async def test_long_names_stay_distinct(database_url: str, conn: AsyncConnection) -> None:
     """A session's name is cut at 63 bytes; what a worker folds does not depend on it."""
 
     class Long(Watched):

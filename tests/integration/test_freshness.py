@@ -38,7 +38,7 @@ async def since(conn: AsyncConnection, position: int) -> float:
     return float(str(await store.value(conn, query, position)))
 
 
-async def test_nobody_is_behind_an_empty_log(database_url: str, conn: AsyncConnection) -> None:
+async def test_no_projection_is_behind_an_empty_log(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [RequestStatus])
     assert await fresh(conn) == (NAME, 0, 0, 0.0, "running")
 
@@ -59,16 +59,16 @@ async def test_seconds_are_since_the_first_unfolded_event_and_0_when_there_is_no
         assert await fresh(conn) == (NAME, 3, 0, 0.0, "running")
 
 
-async def test_a_clock_that_was_set_back_does_not_bring_it_before_the_log(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_clock_that_was_set_back_gives_no_negative_seconds(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [RequestStatus])
     await folding.insert_at(conn, 1, told(), received_in=3600)
     now = await fresh(conn)
     assert (now.events_behind, now.seconds_behind) == (1, 0.0)
 
 
-async def test_the_state_is_the_checkpoints_and_a_hole_counts(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_state_is_that_of_the_checkpoint_and_missing_positions_count(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await folding.fold_all(database_url, [RequestStatus])
     await folding.insert_at(conn, 3, told())
     await control.pause(conn, NAME)

@@ -32,14 +32,16 @@ async def run(url: str, *workers: Worker, give_up_after: float) -> RunOutcome:
         )
 
 
-async def test_an_upstream_that_is_down_is_given_up_and_named(database_url: str) -> None:
+async def test_a_run_gives_up_on_an_upstream_that_is_down_and_names_it(database_url: str) -> None:
     outcome = await ingest(follower(database_url, DOWN), until_idle=NEVER, give_up_after=SHORT)
     assert outcome.gave_up is not None
     assert outcome.gave_up.startswith("gave up after 0.3 s: app 'app' waits for its upstream")
     assert (outcome.stored, outcome.refused, outcome.uncommitted) == (0, {}, ())
 
 
-async def test_one_of_two_that_is_down_is_enough(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_one_of_two_upstreams_that_is_down_is_enough(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     simulator = await simulator_factory(log_of(3))
     up, down = follower(database_url, simulator.address, app="up"), follower(database_url, DOWN, app="down")
     async with following(up, down, until_idle=NEVER, give_up_after=1.0) as ingest:
@@ -49,7 +51,7 @@ async def test_one_of_two_that_is_down_is_enough(database_url: str, simulator_fa
     assert "app 'up'" not in outcome.gave_up
 
 
-async def test_an_upstream_that_is_up_is_not_given_up_however_long_it_brings_nothing(
+async def test_a_run_does_not_give_up_on_a_silent_upstream_that_is_up(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3))
@@ -60,7 +62,7 @@ async def test_an_upstream_that_is_up_is_not_given_up_however_long_it_brings_not
     assert outcome.gave_up is None
 
 
-async def test_an_app_that_another_process_follows_is_given_up(
+async def test_a_run_gives_up_on_an_app_that_another_process_follows(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3))
@@ -70,13 +72,13 @@ async def test_an_app_that_another_process_follows_is_given_up(
     assert outcome.gave_up == "gave up after 0.3 s: app 'app' waits for the process that follows it"
 
 
-async def test_a_database_that_is_away_is_given_up(database_url: str) -> None:
+async def test_a_run_gives_up_on_an_unavailable_database(database_url: str) -> None:
     nowhere = database_url.rpartition("/")[0] + "/there_is_no_such_database"
     outcome = await ingest(follower(nowhere, DOWN), until_idle=NEVER, give_up_after=SHORT)
     assert outcome.gave_up == "gave up after 0.3 s: app 'app' waits for the database"
 
 
-async def test_folds_that_others_hold_up_are_given_up_and_named(database_url: str) -> None:
+async def test_a_run_gives_up_on_folds_that_another_session_blocks_and_names_them(database_url: str) -> None:
     async with store.connection(database_url, "holder") as holder:
         await folding.make_watched(holder)
         await append(holder, told(), told())
@@ -89,7 +91,7 @@ async def test_folds_that_others_hold_up_are_given_up_and_named(database_url: st
         assert outcome == RunOutcome(None)
 
 
-async def test_a_database_that_goes_away_while_it_is_folded_is_given_up(database_url: str) -> None:
+async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_folding(database_url: str) -> None:
     async with (
         TcpProxy(*target_of(database_url)) as proxy,
         store.connection(database_url, "holder") as holder,

@@ -66,7 +66,7 @@ class CountsWindows(Bad):
 
 
 @pytest.mark.parametrize("projection", [SumsDeltas(), LastToArriveWins(), CountsWindows()])
-async def test_a_fold_that_breaks_the_rules_is_noticed(database_url: str, projection: Projection) -> None:
+async def test_a_fold_that_depends_on_order_fails_the_assertion(database_url: str, projection: Projection) -> None:
     async with ProjectionKit(database_url, projection) as kit:
         with pytest.raises(AssertionError, match="sums depends on order, window size or repetition"):
             await kit.assert_same_for_every_order([event(), event(), event()])
@@ -83,7 +83,7 @@ async def test_a_fold_that_breaks_the_rules_is_noticed(database_url: str, projec
         [{"option": "a", "colour": "red"}],
     ],
 )
-async def test_rows_that_arent_those_expected_are_shown(database_url: str, wrong: list[dict[str, object]]) -> None:
+async def test_unexpected_rows_are_shown(database_url: str, wrong: list[dict[str, object]]) -> None:
     poll = {"app": "app", "send_request_id": "request", "poll_id": "poll"}
     async with ProjectionKit(database_url, PollTallies()) as kit:
         events = [event(7, poll_id="poll", poll_options=["a"])]
@@ -92,7 +92,7 @@ async def test_rows_that_arent_those_expected_are_shown(database_url: str, wrong
             await kit.assert_same_for_every_order(events, {poll_tallies: [{**poll, **row} for row in wrong]})
 
 
-async def test_our_own_read_models_keep_to_the_rules(database_url: str) -> None:
+async def test_the_built_in_read_models_are_the_same_for_every_order(database_url: str) -> None:
     events = [event(number, poll_id="poll", poll_options=[f"{number}"]) for number in (7, 1, 4, 6, 2, 5, 8, 3, 7)]
     for model in READ_MODELS:
         async with ProjectionKit(database_url, model()) as kit:
@@ -102,7 +102,7 @@ async def test_our_own_read_models_keep_to_the_rules(database_url: str) -> None:
 @pytest.mark.parametrize(
     ("order", "arrived"), [("given", "abc"), ("reversed", "cba"), ([1, 2, 0], "bca"), ((0, 2, 1), "acb")]
 )
-async def test_events_arrive_in_the_order_asked_for(database_url: str, order: Order, arrived: str) -> None:
+async def test_events_arrive_in_the_given_order(database_url: str, order: Order, arrived: str) -> None:
     events = [event(send_request_id=name) for name in "abc"]
     async with ProjectionKit(database_url, PollTallies()) as kit:
         await kit.given([*events, events[0]._replace(send_request_id="again")], order=order)
@@ -112,7 +112,7 @@ async def test_events_arrive_in_the_order_asked_for(database_url: str, order: Or
 
 
 @pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [0, 1, 3], [0, 1, 2, 3], []])
-async def test_an_order_that_isnt_one_is_refused(database_url: str, order: list[int]) -> None:
+async def test_an_invalid_order_is_refused(database_url: str, order: list[int]) -> None:
     async with ProjectionKit(database_url, PollTallies()) as kit:
         with pytest.raises(ValueError, match="each of the 3 events once"):
             await kit.given([event(), event(), event()], order=order)
@@ -129,7 +129,7 @@ async def test_shuffles_differ_by_their_seed_and_repeat(database_url: str) -> No
     assert len(set(last)) > 1
 
 
-async def test_the_database_is_neither_seen_nor_touched(database_url: str) -> None:
+async def test_the_database_is_neither_read_nor_changed(database_url: str) -> None:
     vote = event(7, app="live", poll_id="poll", poll_options=["live"])
     with psycopg.connect(database_url) as look:
         async with store.appender(database_url) as appender:
@@ -145,13 +145,13 @@ async def test_the_database_is_neither_seen_nor_touched(database_url: str) -> No
         assert look.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'kit%'").fetchone() == (0,)
 
 
-async def test_a_database_that_isnt_migrated_will_do(empty_database_url: str) -> None:
+async def test_a_database_that_is_not_migrated_is_enough(empty_database_url: str) -> None:
     async with ProjectionKit(empty_database_url, PollTallies()) as kit:
         await kit.given([event(7)])
         assert len(await kit.rows(poll_responses)) == 1
 
 
-async def test_without_a_url_it_is_the_database_of_the_environment(
+async def test_without_a_url_the_database_of_the_environment_is_used(
     postgres: Server, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert postgres
@@ -161,14 +161,14 @@ async def test_without_a_url_it_is_the_database_of_the_environment(
         assert kit._conn.info.dbname == empty_database_url.rpartition("/")[2]
 
 
-async def test_a_projection_that_breaks_a_rule_of_registration_is_refused(database_url: str) -> None:
+async def test_an_invalid_projection_is_refused(database_url: str) -> None:
     projection: Projection = type("Nameless", (SumsDeltas,), {"name": None})()
     with pytest.raises(InvalidProjection, match="must define name"):
         async with ProjectionKit(database_url, projection):
             pass
 
 
-async def test_a_second_migration_does_not_mind_the_kit(database_url: str) -> None:
+async def test_a_migration_is_not_blocked_by_the_kit(database_url: str) -> None:
     async with ProjectionKit(database_url, PollTallies()):
         upgrade(database_url)
 

@@ -80,7 +80,7 @@ async def fill(conn: AsyncConnection) -> None:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["for-the-window", "for-any-window"])
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_a_fold_reads_by_index(
+async def test_a_fold_reads_through_indexes(
     database_url: str, conn: AsyncConnection, projection: type[Projection], generic: bool
 ) -> None:
     tables = {"events", *(table.name for table in projection.tables)}

@@ -51,7 +51,7 @@ async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
     assert rebuilding.total(await rebuilding.verify(database_url, PollTallies())) == 0
 
 
-async def test_what_is_folded_of_an_answer_is_limited_and_the_payload_keeps_all(
+async def test_the_folded_options_of_an_answer_are_limited_and_the_payload_keeps_all(
     database_url: str, conn: AsyncConnection
 ) -> None:
     record = vote(*(f"option {number}" for number in range(1_500)))
@@ -65,7 +65,7 @@ async def test_what_is_folded_of_an_answer_is_limited_and_the_payload_keeps_all(
 
 
 @pytest.mark.parametrize("length", [1, FEW - 1, FEW, FEW + 1, 3 * FEW])
-async def test_an_option_named_twice_counts_once_among_few_and_among_many(
+async def test_a_repeated_option_counts_once_among_few_and_among_many(
     database_url: str, conn: AsyncConnection, length: int
 ) -> None:
     options = [f"{number % max(length // 2, 1)}" for number in range(length)]
@@ -78,9 +78,7 @@ async def test_an_option_named_twice_counts_once_among_few_and_among_many(
     await folding.are_true(conn)
 
 
-async def test_the_longest_texts_that_are_kept_fit_every_table_and_index(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_the_longest_accepted_texts_fit_every_table_and_index(database_url: str, conn: AsyncConnection) -> None:
     """Texts that Postgres can't compress, in keys of several."""
     chosen = random.Random(0)  # noqa: S311 - no secrets
 

@@ -99,7 +99,7 @@ async def test_the_greatest_event_id_wins_in_every_order(database_url: str) -> N
         await kit.assert_same_for_every_order(events, {people: expected, second: []})
 
 
-async def test_a_tombstone_keeps_older_events_out_and_gives_way_to_newer_ones(database_url: str) -> None:
+async def test_a_tombstone_blocks_older_events_and_is_replaced_by_newer_ones(database_url: str) -> None:
     back = [event(GRANTED, ppnum="1"), event(DENIED, ppnum="1"), event(GRANTED, ppnum="1", send_request_id="back")]
     gone = [event(GRANTED, ppnum="2"), event(DENIED, ppnum="2")]
     never = [event(DENIED, ppnum="3")]
@@ -112,7 +112,7 @@ async def test_a_tombstone_keeps_older_events_out_and_gives_way_to_newer_ones(da
         assert rows["3"] == {"app": "app", "ppnum": "3", **empty, "event_id": never[0].event_id}
 
 
-async def test_a_row_is_written_whole_with_defaults_for_what_it_leaves_out(database_url: str) -> None:
+async def test_a_row_is_written_whole_with_defaults_for_missing_columns(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row]:
         extra = {"said": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
         yield Row(people, {"app": event.app, "ppnum": event.ppnum, **extra})
@@ -138,7 +138,7 @@ class Word(StrEnum):
     YES = "yes"
 
 
-async def test_values_of_every_sort_come_out_as_they_went_in(database_url: str) -> None:
+async def test_values_of_every_type_are_stored_unchanged(database_url: str) -> None:
     at = datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
     handle = with_values(
         said=Word.YES, at=at, more={"a": [None, 'é"%(x)s']}, options=["%s", "", "NULL"], number=Number.NINE
@@ -153,7 +153,7 @@ async def test_values_of_every_sort_come_out_as_they_went_in(database_url: str) 
         assert row["number"] == 9
 
 
-async def test_only_handled_types_come_less_the_skipped_in_order_of_position(database_url: str) -> None:
+async def test_handle_gets_only_handled_types_without_skipped_events_in_order_of_position(database_url: str) -> None:
     events = [event(number % 9) for number in range(40)]
     projection = People()
     async with ProjectionKit(database_url, projection) as kit:
@@ -162,7 +162,7 @@ async def test_only_handled_types_come_less_the_skipped_in_order_of_position(dat
         assert projection.seen == [event_id for event_id in reversed(handled) if event_id != handled[2]]
 
 
-async def test_an_event_comes_as_it_was_stored(database_url: str) -> None:
+async def test_handle_gets_an_event_as_it_was_stored(database_url: str) -> None:
     given = event(DENIED, error_code="é", poll_options=["a", ""], summary_status=4, failed=2**31 - 1, payload=b"\0\xff")
     seen: list[Event] = []
 
@@ -176,7 +176,7 @@ async def test_an_event_comes_as_it_was_stored(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * (5 * 2**20)])
-async def test_a_window_longer_than_a_page_comes_whole(database_url: str, payload: bytes) -> None:
+async def test_a_window_longer_than_a_page_is_handled_whole(database_url: str, payload: bytes) -> None:
     count = 5 if payload else 2 * PAGE_ROWS
     events = [event(GRANTED, ppnum=f"{number % 4}", payload=payload) for number in range(count)]
     projection = People()
@@ -198,7 +198,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
     assert [position for position, *_ in rows] == [2, 3]
 
 
-async def test_the_latter_of_two_rows_of_one_event_holds(database_url: str) -> None:
+async def test_the_later_of_two_rows_of_one_event_counts(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row | Tombstone]:
         yield Tombstone(people, key())
         yield Row(people, key(said=event.event_id))
@@ -236,7 +236,7 @@ def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refus
         (something_else, "handle returned a Event; it must return Row or Tombstone"),
     ],
 )
-async def test_a_row_that_cant_be_is_told_without_values(database_url: str, handle: Handle, told: str) -> None:
+async def test_an_invalid_row_is_reported_without_values(database_url: str, handle: Handle, told: str) -> None:
     async with ProjectionKit(database_url, People(handle)) as kit:
         with pytest.raises(InvalidProjection) as caught:
             await kit.given([event(GRANTED)])
@@ -253,7 +253,7 @@ async def test_an_event_without_the_partitions_value_has_no_row(database_url: st
             await kit.given([nobody])
 
 
-async def test_what_handle_raises_is_told_without_the_phone_number(database_url: str) -> None:
+async def test_an_error_of_handle_is_reported_without_the_phone_number(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row]:
         raise KeyError(event.ppnum)
 
@@ -264,7 +264,7 @@ async def test_what_handle_raises_is_told_without_the_phone_number(database_url:
         assert await kit.rows(people) == []
 
 
-async def test_what_postgres_refuses_fails_the_window_and_the_kit_goes_on(database_url: str) -> None:
+async def test_a_row_that_postgres_refuses_fails_the_window_and_the_kit_continues(database_url: str) -> None:
     async with ProjectionKit(database_url, People(with_values(number=None))) as kit:
         with pytest.raises(psycopg.errors.NotNullViolation):
             await kit.given([event(GRANTED)])
@@ -321,7 +321,7 @@ async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(datab
     assert len(stand.last_error) < 1_200
 
 
-async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
+async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transaction(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.folding.python_fold.KEEP_ALIVE_SECONDS", 0.1)
@@ -350,7 +350,7 @@ async def test_a_slow_handle_neither_holds_up_others_nor_loses_its_transaction(
     assert others >= 8
 
 
-async def test_how_far_it_is_is_told_within_a_window(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_reported_within_a_window(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     upgrade(database_url, projections=[People()])
     async with store.connection(database_url) as conn:
         await folding.append(conn, *(folding.told(GRANTED) for _ in range(3)))

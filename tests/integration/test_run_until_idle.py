@@ -29,7 +29,7 @@ async def run(url: str, workers: Sequence[Worker], until_idle: float | None = 0.
     return await running.run(url, workers, [], stop=asyncio.Event(), waits=folding.QUICK, until_idle=until_idle)
 
 
-async def test_it_ends_at_the_head_though_it_was_not_there_at_the_first_look(
+async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, *(told() for _ in range(3)))
@@ -49,7 +49,7 @@ async def test_it_ends_at_the_head_though_it_was_not_there_at_the_first_look(
     assert await folding.position(conn, "watched") == 3
 
 
-async def test_a_connection_that_is_cut_while_it_looks_does_no_harm(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_connection_lost_while_it_polls_does_not_end_the_run(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
         await append(conn, told())
         await checkpoint.create_if_missing(conn, "watched", 1)
@@ -66,7 +66,7 @@ async def test_a_connection_that_is_cut_while_it_looks_does_no_harm(database_url
         assert await ending == RunOutcome(None)
 
 
-async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnection) -> None:
+async def test_stopped_projections_are_named(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url)
     await append(conn, told(ppnum=DIVIDES))
     await control.pause(conn, "poll_tallies")
@@ -79,9 +79,7 @@ async def test_what_stands_still_is_named(database_url: str, conn: AsyncConnecti
     assert outcome.stopped["watched"].startswith("failed: event ")
 
 
-async def test_newer_code_beside_it_is_no_reason_to_say_that_it_stands_still(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_newer_code_beside_it_does_not_make_it_stopped(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
     async with folding.connected(newer := worker(database_url, NewerWatched())) as own:
@@ -109,7 +107,7 @@ async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncC
     assert newer.stopped == {"watched": "its rows have version 2, this code has version 1: upgrade this process"}
 
 
-async def test_an_error_of_ours_in_ingest_ends_the_run(
+async def test_a_programming_error_in_ingest_ends_the_run(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(conn, told())
@@ -122,7 +120,7 @@ async def test_an_error_of_ours_in_ingest_ends_the_run(
         await run(database_url, [worker(database_url, Watched())], None)
 
 
-async def test_an_error_of_ours_in_a_worker_ends_the_run(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_programming_error_in_a_worker_ends_the_run(database_url: str, conn: AsyncConnection) -> None:
     await conn.execute("DROP TABLE projections.skips")
     with pytest.raises(Exception, match="skips"):
         await run(database_url, [worker(database_url, Watched())], None)

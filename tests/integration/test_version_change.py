@@ -210,7 +210,7 @@ class ByRecipient(ByRequest):
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
-async def test_what_old_code_folds_meanwhile_in_partitions_that_the_new_code_has_not(
+async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not_have(
     database_url: str, conn: AsyncConnection, phase: str, dry_run: bool
 ) -> None:
     upgrade(database_url, projections=[ByRequest()])
@@ -252,7 +252,7 @@ class NewWithAnother(Old):
     tables: ClassVar[tuple[Table, ...]] = (*Old.tables, another)
 
 
-async def test_old_code_goes_on_while_a_table_is_made_that_only_newer_code_has(
+async def test_old_code_continues_while_a_table_is_created_that_only_newer_code_has(
     database_url: str, conn: AsyncConnection
 ) -> None:
     upgrade(database_url, projections=[Old()])

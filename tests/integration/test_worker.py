@@ -43,7 +43,7 @@ async def written(conn: AsyncConnection) -> list[str]:
     return [event_id for (event_id,) in await rows.fetchall()]
 
 
-async def test_a_new_projection_stands_at_0_and_an_empty_log_is_at_its_head(
+async def test_a_new_projection_begins_at_0_and_is_at_the_head_of_an_empty_log(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, Watched())
@@ -53,7 +53,7 @@ async def test_a_new_projection_stands_at_0_and_an_empty_log_is_at_its_head(
 
 
 @pytest.mark.parametrize(("size", "windows"), [(1, 7), (2, 4), (3, 3), (6, 2), (7, 1), (10_000, 1)])
-async def test_windows_are_as_long_as_is_said_and_follow_on_each_other(
+async def test_windows_have_the_batch_size_and_follow_each_other(
     database_url: str, conn: AsyncConnection, size: int, windows: int
 ) -> None:
     records = [told(request=None if number == 3 else "request 1") for number in range(7)]
@@ -66,7 +66,7 @@ async def test_windows_are_as_long_as_is_said_and_follow_on_each_other(
     assert await written(conn) == [record.event_id for record in records]
 
 
-async def test_events_that_a_projection_does_not_handle_move_it_on(database_url: str, conn: AsyncConnection) -> None:
+async def test_events_of_other_types_move_the_checkpoint_too(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(oracle.DENIED), told(99), told(oracle.COMPLETED))
     await folding.fold_all(database_url, [Watched, *READ_MODELS])
     for name in ("watched", "request_status", "consent_registry", "poll_tallies"):
@@ -75,7 +75,7 @@ async def test_events_that_a_projection_does_not_handle_move_it_on(database_url:
     await folding.are_true(conn)
 
 
-async def test_a_checkpoint_that_another_holds_is_passed_by(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_checkpoint_locked_by_another_session_is_skipped(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     one = worker(database_url, Watched())
     async with connected(one) as own, store.connection(database_url, "other") as other:
@@ -88,7 +88,7 @@ async def test_a_checkpoint_that_another_holds_is_passed_by(database_url: str, c
     assert one.windows == len(await written(conn)) == 1
 
 
-async def test_a_lost_checkpoint_row_is_slept_over(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_worker_sleeps_while_its_checkpoint_row_is_missing(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     one = worker(database_url, Watched())
     async with connected(one) as own:
@@ -116,7 +116,7 @@ async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncC
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_a_backend_ended_in_the_middle_of_a_fold_leaves_nothing(
+async def test_a_backend_terminated_during_a_fold_leaves_nothing(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     await append(conn, told(), told(oracle.POLL_RESPONSE, options=("yes",)))
@@ -139,7 +139,7 @@ async def test_a_backend_ended_in_the_middle_of_a_fold_leaves_nothing(
     await folding.are_true(conn)
 
 
-async def test_a_running_worker_survives_the_end_of_its_connection(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_running_worker_survives_a_lost_connection(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running(database_url, one) as (task,):
         await came_to(one, Step.AT_HEAD)
@@ -153,7 +153,7 @@ async def test_a_running_worker_survives_the_end_of_its_connection(database_url:
         assert not task.done()
 
 
-async def test_a_notification_wakes_it(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_notification_wakes_the_worker(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running(database_url, one):
         await came_to(one, Step.AT_HEAD)
@@ -162,7 +162,7 @@ async def test_a_notification_wakes_it(database_url: str, conn: AsyncConnection)
             await folding.folded(conn, "watched", number)
 
 
-async def test_a_notification_that_comes_during_a_step_is_not_lost(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_notification_during_a_step_is_not_lost(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running(database_url, one):
         await came_to(one, Step.AT_HEAD)
@@ -171,7 +171,7 @@ async def test_a_notification_that_comes_during_a_step_is_not_lost(database_url:
             await folding.folded(conn, "watched", number + 3)
 
 
-async def test_without_a_notification_it_looks_by_itself(database_url: str, conn: AsyncConnection) -> None:
+async def test_without_a_notification_the_worker_polls(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
     async with running(database_url, one):
         await came_to(one, Step.AT_HEAD)
@@ -179,9 +179,7 @@ async def test_without_a_notification_it_looks_by_itself(database_url: str, conn
         await folding.folded(conn, "watched", 1)
 
 
-async def test_a_process_that_only_stood_by_goes_on_without_a_notification(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_standby_process_takes_over_without_a_notification(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
     await append(conn, told())
     async with store.connection(database_url, "other") as other:
@@ -216,7 +214,7 @@ async def test_the_appender_and_the_workers_do_not_wait_for_each_other(
     assert (await stand(conn, "watched")).position >= 1
 
 
-async def test_it_says_now_and_then_how_far_it_is(
+async def test_progress_is_logged_while_the_worker_is_behind(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(conn, told(), told(), told())
@@ -230,7 +228,7 @@ async def test_it_says_now_and_then_how_far_it_is(
     assert [line["behind"] for line in logs if line["event"] == "folding"] == [3, 2, 1]
 
 
-async def test_a_worker_at_the_head_says_nothing_of_the_windows_that_it_folds(
+async def test_a_worker_at_the_head_logs_nothing_about_its_windows(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0.0)

@@ -58,7 +58,7 @@ async def due(conn: AsyncConnection) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 10_000])
-async def test_what_precedes_a_poison_event_is_folded_and_the_error_names_it(
+async def test_events_before_a_poison_event_are_folded_and_the_error_names_it(
     database_url: str, conn: AsyncConnection, size: int
 ) -> None:
     event_id = await poisoned(conn)
@@ -90,7 +90,7 @@ async def test_no_phone_number_is_in_the_error(
     assert ppnum not in said.out + said.err
 
 
-async def test_the_others_go_on(database_url: str, conn: AsyncConnection) -> None:
+async def test_other_projections_continue(database_url: str, conn: AsyncConnection) -> None:
     await poisoned(conn)
     workers = [worker(database_url, projection()) for projection in (Watched, *READ_MODELS)]
     async with folding.running(database_url, *workers) as tasks:
@@ -103,7 +103,7 @@ async def test_the_others_go_on(database_url: str, conn: AsyncConnection) -> Non
     assert (await stand(conn, "watched")).position == PREFIX
 
 
-async def test_the_wait_doubles_with_each_failure_up_to_its_cap(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_retry_wait_doubles_up_to_its_cap(database_url: str, conn: AsyncConnection) -> None:
     await poisoned(conn)
     one = worker(database_url, Watched(), retry_first=100.0, retry_cap=500.0)
     async with connected(one) as own:
@@ -119,7 +119,7 @@ async def test_the_wait_doubles_with_each_failure_up_to_its_cap(database_url: st
             await due(conn)
 
 
-async def test_a_failed_one_is_tried_again_by_itself_and_is_well_once_it_succeeds(
+async def test_a_failed_projection_is_retried_and_runs_once_it_succeeds(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await poisoned(conn, TOO_LONG)
@@ -133,7 +133,7 @@ async def test_a_failed_one_is_tried_again_by_itself_and_is_well_once_it_succeed
     assert await rows_of(conn, "watched") == PREFIX + SUFFIX + 1
 
 
-async def test_resume_clears_the_failure_and_its_wait(database_url: str, conn: AsyncConnection) -> None:
+async def test_resume_clears_the_failure_and_its_retry_wait(database_url: str, conn: AsyncConnection) -> None:
     await poisoned(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
@@ -148,7 +148,7 @@ async def test_resume_clears_the_failure_and_its_wait(database_url: str, conn: A
         assert (await stand(conn, "watched")).failures == 1, "it was tried at once"
 
 
-async def test_a_paused_one_folds_nothing_until_it_is_resumed(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_paused_projection_folds_nothing_until_it_is_resumed(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     one = worker(database_url, Watched())
     async with connected(one) as own:
@@ -160,7 +160,7 @@ async def test_a_paused_one_folds_nothing_until_it_is_resumed(database_url: str,
     assert (await stand(conn, "watched"))[:3] == (1, 1, "running")
 
 
-async def test_a_pause_waits_for_the_window_under_way_and_stays(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_pause_waits_for_the_current_window_and_holds(database_url: str, conn: AsyncConnection) -> None:
     """Also when that window fails."""
     await append(conn, told(ppnum=DIVIDES))
     one = worker(database_url, Watched())
@@ -188,7 +188,7 @@ async def test_a_pause_waits_for_the_window_under_way_and_stays(database_url: st
 @pytest.mark.parametrize(
     ("there", "missing"), [([2, 3], "1..1"), ([1, 2, 5], "3..4"), ([1, 4, 6], "2..3"), ([10_001], "1..10000")]
 )
-async def test_a_hole_stops_every_projection_and_filling_it_heals_them(
+async def test_missing_positions_stop_every_projection_and_storing_them_heals_it(
     database_url: str, conn: AsyncConnection, there: list[int], missing: str
 ) -> None:
     for position in there:
@@ -211,7 +211,7 @@ async def test_a_hole_stops_every_projection_and_filling_it_heals_them(
     await folding.are_true(conn)
 
 
-async def test_a_hole_behind_what_is_folded_already(database_url: str, conn: AsyncConnection) -> None:
+async def test_missing_positions_in_the_folded_part_of_the_log(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(), told())
     await folding.fold_all(database_url, [Watched])
     await insert_at(conn, 4, told())
@@ -226,7 +226,7 @@ async def test_a_hole_behind_what_is_folded_already(database_url: str, conn: Asy
 # Skips
 
 
-async def test_a_skipped_event_is_passed_over_and_the_rest_is_folded(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_skipped_event_is_not_folded_and_the_rest_is(database_url: str, conn: AsyncConnection) -> None:
     event_id = await poisoned(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
@@ -240,7 +240,7 @@ async def test_a_skipped_event_is_passed_over_and_the_rest_is_folded(database_ur
     assert skips == [("watched", event_id, 1, "it divides by zero")]
 
 
-async def test_a_skip_is_of_one_projection_and_one_version(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_skip_holds_for_one_projection_and_one_version(database_url: str, conn: AsyncConnection) -> None:
     event_id = await poisoned(conn)
     other, newer = worker(database_url, RequestStatus()), worker(database_url, NewerWatched())
     async with connected(worker(database_url, Watched())), connected(other) as others:
@@ -279,7 +279,7 @@ async def test_rows_of_an_older_version_wait_for_a_rebuild(database_url: str, co
     assert (await stand(conn, "watched"))[:4] == (1, 2, "running", None)
 
 
-async def test_older_code_beside_newer_rows_touches_nothing(
+async def test_older_code_changes_nothing_in_newer_rows(
     database_url: str, conn: AsyncConnection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await append(conn, told())
@@ -296,9 +296,7 @@ async def test_older_code_beside_newer_rows_touches_nothing(
     assert "rebuild" not in said, "a rebuild by older code is no remedy"
 
 
-async def test_code_of_the_rows_own_version_that_is_back_lets_it_wait_no_more(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_url: str, conn: AsyncConnection) -> None:
     """Also at the head, where there is nothing to fold."""
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
@@ -313,7 +311,7 @@ async def test_code_of_the_rows_own_version_that_is_back_lets_it_wait_no_more(
 # What is not the event's fault, or can't be written down
 
 
-async def test_code_that_was_mended_is_tried_at_once(database_url: str, conn: AsyncConnection) -> None:
+async def test_fixed_code_is_tried_without_waiting(database_url: str, conn: AsyncConnection) -> None:
     await poisoned(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
@@ -351,7 +349,7 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
         ("ALTER TABLE watched DROP COLUMN value", " does not exist (SQLSTATE 42703)"),
     ],
 )
-async def test_a_table_that_others_changed_names_no_event(
+async def test_a_changed_table_names_no_event(
     database_url: str, conn: AsyncConnection, done: LiteralString, said: str
 ) -> None:
     await append(conn, told())
@@ -366,7 +364,7 @@ async def test_a_table_that_others_changed_names_no_event(
     assert error.endswith(said)
 
 
-async def test_a_database_that_takes_no_writes_is_waited_for(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_worker_waits_while_the_database_takes_no_writes(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     one = worker(database_url, Watched(), poll=0.01)
     async with connected(one) as own:
@@ -380,7 +378,7 @@ async def test_a_database_that_takes_no_writes_is_waited_for(database_url: str, 
     assert (await stand(conn, "watched"))[2:5] == ("running", None, 0)
 
 
-async def test_a_session_that_froze_while_it_held_the_checkpoint_is_ended(
+async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, told())

@@ -88,7 +88,7 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
 
 @any_story
 @given(story=stories.stories(), batch_size=st.sampled_from((1, 2, 3, 7, 10_000)), at_once=st.booleans())
-async def test_any_story_by_itself(engine: Engine, story: Story, batch_size: int, at_once: bool) -> None:
+async def test_every_story_in_a_log_of_its_own(engine: Engine, story: Story, batch_size: int, at_once: bool) -> None:
     story = story.in_world(next(_worlds))
     await engine.takes(story.delivery, batch_size, at_once=at_once)
     await engine.shows(story.events)

@@ -97,7 +97,7 @@ def altered(base: type[Projection], **attributes: object) -> Projection:
 
 
 @pytest.mark.parametrize("projection", [Mine(), MineInPython(), *(model() for model in READ_MODELS)])
-def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
+def test_valid_projections_are_accepted(projection: Projection) -> None:
     check_projection(projection)
 
 
@@ -196,7 +196,7 @@ def test_those_that_keep_to_the_rules_are_taken(projection: Projection) -> None:
         ),
     ],
 )
-def test_each_rule_is_told_when_it_is_broken(attributes: dict[str, object], said: str) -> None:
+def test_each_broken_rule_is_reported(attributes: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidProjection, match=said):
         check_projection(altered(Mine, **attributes))
 
@@ -221,16 +221,16 @@ def test_a_server_default_may_be_any_constant(default: str | ColumnElement[Any] 
     check_projection(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
 
 
-def test_tables_may_refer_to_each_other_if_that_is_checked_at_the_end() -> None:
+def test_tables_may_refer_to_each_other_with_deferrable_foreign_keys() -> None:
     check_projection(altered(Mine, tables=(a_table(), referring("public.mine.app", deferrable=True))))
 
 
-def test_what_postgres_computes_from_a_row_is_no_default() -> None:
+def test_a_computed_column_is_accepted() -> None:
     computed = Column("loud", Text, Computed("upper(app)", persisted=True))
     check_projection(altered(Mine, tables=(a_table("mine", computed),)))
 
 
-def test_the_longest_name_is_taken() -> None:
+def test_the_longest_name_is_accepted() -> None:
     check_projection(altered(Mine, name="m" * 48))
 
 
@@ -262,7 +262,7 @@ LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
         ),
     ],
 )
-def test_each_rule_for_tables_folded_in_python_is_told_when_it_is_broken(table: Table, said: str) -> None:
+def test_each_broken_rule_for_tables_folded_in_python_is_reported(table: Table, said: str) -> None:
     with pytest.raises(InvalidProjection, match=said):
         check_projection(altered(MineInPython, tables=(table,)))
 
@@ -334,7 +334,7 @@ def folder(tmp_path: Path) -> Path:
 OURS = ["consent_registry", "poll_tallies", "request_status"]
 
 
-def test_ours_are_registered_like_a_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_in_projections_are_registered_like_a_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(
         folder, monkeypatch, {"registering": SOURCE}, {"second": "registering:Second", "first": "registering:First"}
     )
@@ -343,14 +343,14 @@ def test_ours_are_registered_like_a_users(folder: Path, monkeypatch: pytest.Monk
     assert list(select_projections([])) == names
 
 
-def test_those_named_are_chosen_once_and_in_the_order_named() -> None:
+def test_named_projections_are_selected_once_and_in_order() -> None:
     assert list(select_projections(["poll_tallies", "consent_registry", "poll_tallies"])) == [
         "poll_tallies",
         "consent_registry",
     ]
 
 
-def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_name_is_reported_with_the_known_names() -> None:
     with pytest.raises(UnknownProjection) as caught:
         select_projections(["request_status", "nobody"])
     said = "unknown projection 'nobody'; known projections: consent_registry, poll_tallies, request_status"
@@ -375,7 +375,7 @@ def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
         ({"taken": "registering:Taken"}, "table request_status belongs to two projections: request_status and taken"),
     ],
 )
-def test_an_entry_point_that_is_wrong_is_told(
+def test_a_broken_entry_point_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, points: dict[str, str], said: str
 ) -> None:
     install(folder, monkeypatch, {"registering": SOURCE}, points)
@@ -389,7 +389,9 @@ def test_an_entry_point_that_is_wrong_is_told(
         select_projections([name])
 
 
-def test_two_of_one_name_are_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_projections_with_one_name_are_reported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     others = tmp_path / "others"
     others.mkdir()
     install(folder, monkeypatch, {"registering": SOURCE}, {"first": "registering:First"})
@@ -417,7 +419,9 @@ class Second(Mine):
 """
 
 
-def test_two_that_share_their_migrations_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_projections_that_share_their_migrations_are_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("migrations/versions", "elsewhere"):
         (folder / name).mkdir(parents=True)
     install(folder, monkeypatch, {"sharing": SHARING}, {"first": "sharing:First", "second": "sharing:Second"})

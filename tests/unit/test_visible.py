@@ -30,12 +30,12 @@ def test_escapes_tell_which_character_it_was() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "plain", "Grüße, 世界 → ← … 😀", "C:\\new", "a  b"])
-def test_everything_else_stays(text: str) -> None:
+def test_other_characters_are_unchanged(text: str) -> None:
     assert visible(text) == text
 
 
 @given(st.text())
-def test_what_is_shown_is_one_line_without_anything_unsafe(text: str) -> None:
+def test_the_shown_text_is_one_line_without_unsafe_characters(text: str) -> None:
     assert not UNSAFE.search(visible(text))
     assert len(visible(text).splitlines()) <= 1
 
@@ -70,14 +70,14 @@ def test_json_is_exact_and_safe_on_every_stream(text: str, encoding: str) -> Non
     ],
 )
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-def test_what_a_stream_can_not_carry_is_replaced(encoding: str, shown: str, errors: str) -> None:
+def test_characters_that_a_stream_cannot_encode_are_replaced(encoding: str, shown: str, errors: str) -> None:
     stream = Stream(encoding, errors)
     replace_unencodable(stream, io.StringIO())
     stream.write("a → b ← … é 世 😀 ┌─┐")
     assert stream.written == shown
 
 
-def test_an_error_says_itself_in_one_line_of_a_traceback() -> None:
+def test_an_error_message_is_one_line_of_a_traceback() -> None:
     error = ValueError(HOSTILE)
     error.__cause__ = OSError("first\nsecond")
     lines = traceback_lines(error)

@@ -1,4 +1,4 @@
-"""What tests of the projections share: records appended as real bytes, workers stepped by hand, and a look at the rows.
+"""What tests of projections share: records appended as real bytes, workers run step by step, and reading of rows.
 
 ``Watched`` is a projection of the tests' own whose fold fails on purpose: for people whose number says so.
 """
@@ -41,11 +41,11 @@ QUICK = Waits(
 )
 SETTINGS = WorkerSettings(poll=0.02, retry_first=0.01, retry_cap=0.02)
 NEVER = 600.0
-"""A wait whose end no test lives to see."""
+"""A wait longer than any test."""
 HALF_HOUR = 1800.0
 
 DIVIDES, TOO_LONG, NO_NUMBER = "12300000666", "12300000667", "12300000668"
-"""People whom ``Watched`` can't fold: a division by zero, a constraint, and a number that is too great."""
+"""People whom ``Watched`` can't fold: a division by zero, a constraint, and a number that is too large."""
 
 watched = Table(
     "watched",
@@ -59,7 +59,7 @@ watched = Table(
 
 
 class Watched(Projection):
-    """Writes down each delivery, once: a second time would be an error."""
+    """Inserts each delivery once: a second insert would fail."""
 
     name: ClassVar[str] = "watched"
     version: ClassVar[int] = 1
@@ -85,7 +85,7 @@ class NewerWatched(Watched):
 
 
 async def make_watched(conn: AsyncConnection) -> None:
-    """Make the table of ``Watched``."""
+    """Create the table of ``Watched``."""
     await conn.execute(str(CreateTable(watched).compile(dialect=DIALECT)).encode())
 
 
@@ -103,7 +103,7 @@ def told(
     options: tuple[str, ...] | None = None,
     summary: Summary | None = None,
 ) -> Record:
-    """One new event, greater than all before it."""
+    """One new event, with a greater event_id than all before it."""
     milliseconds = next(_milliseconds)
     return Record(
         event_id=wire.ulid_of(milliseconds),
@@ -120,23 +120,23 @@ def told(
 
 
 def decoded(record: Record) -> Event:
-    """What the project reads off a record's bytes."""
+    """The event that the project decodes from a record's bytes."""
     return decode(stories.payload(record), record.app, Contract(record.contract))
 
 
 async def append(conn: AsyncConnection, *records: Record) -> Appended:
-    """Append records as they would come over the wire."""
+    """Append records as the bytes that an upstream would send."""
     return await Appender(conn, QUICK).append([decoded(record) for record in records])
 
 
 async def append_alone(url: str, *records: Record) -> Appended:
-    """The same on a connection of its own, so that several can append at once."""
+    """The same on a connection of its own, so that several appends can run at the same time."""
     async with store.connection(url, "appending") as conn:
         return await append(conn, *records)
 
 
 async def insert_at(conn: AsyncConnection, position: int, record: Record, *, received_in: float = 0) -> None:
-    """Write an event past the appender, at any position, received in so many seconds from now, and without NOTIFY."""
+    """Insert an event without the appender and without NOTIFY, at any position, received in so many seconds."""
     columns = (*Event._fields, "position", "received_at")
     statement = sql.SQL("INSERT INTO eventstore.events ({}) VALUES ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join(sql.Placeholder() * len(columns))
@@ -146,7 +146,7 @@ async def insert_at(conn: AsyncConnection, position: int, record: Record, *, rec
 
 
 async def logged(conn: AsyncConnection) -> list[Record]:
-    """Every event stored, as the oracle wants it, from the columns."""
+    """All stored events as the oracle's records, from the columns."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         rows = await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
     return [_record(row) for row in rows]
@@ -166,7 +166,7 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 
 def worker(url: str, projection: Projection, **settings: float) -> Worker:
-    """A worker with quick waits, but for the settings named."""
+    """A worker with short waits, and these settings."""
     return Worker(url, projection, waits=QUICK, settings=SETTINGS.model_copy(update=settings))
 
 
@@ -182,7 +182,7 @@ async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
 
 @asynccontextmanager
 async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Let workers run on a bell of theirs, for as long as the block does; yields their tasks."""
+    """Run workers and their listener during the block; yields the workers' tasks."""
     listener = AppendListener(url, QUICK)
     tasks = [asyncio.create_task(one.run(listener)) for one in workers]
     listening = asyncio.create_task(listener.run())
@@ -195,14 +195,14 @@ async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task
 
 
 async def fold(one: Worker, conn: AsyncConnection) -> Step:
-    """Step until there is nothing more to do; returns what the last step came to."""
+    """Step until there is nothing more to do; return the result of the last step."""
     while (step := await one.step(conn)) is Step.FOLDED:
         pass
     return step
 
 
 async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODELS, **settings: float) -> None:
-    """Fold every projection to the head, by workers that come and go."""
+    """Fold every projection to the head, each with a worker of its own."""
     for projection in projections:
         one = worker(url, projection(), **settings)
         async with connected(one) as conn:
@@ -213,7 +213,7 @@ async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODE
 
 
 async def rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
-    """Every row of every read model and view, of some apps or of all, as the oracle gives them."""
+    """All rows of all read models and views, of some apps or of all, in the form of the oracle."""
     found: dict[str, list[Row]] = {}
     for name, columns in oracle.COLUMNS.items():
         query = sql.SQL("SELECT {} FROM public.{} WHERE %s::text[] IS NULL OR app = ANY(%s)").format(
@@ -225,14 +225,14 @@ async def rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> di
 
 
 async def are_true(conn: AsyncConnection) -> None:
-    """Every read model is what the oracle makes of the events stored."""
+    """Assert that every read model has the rows that the oracle computes from the stored events."""
     found, expected = await rows(conn), oracle.read_models(await logged(conn))
     for name in oracle.COLUMNS:
         assert found[name] == expected[name], name
 
 
 class Stand(NamedTuple):
-    """A checkpoint, as SQL shows it."""
+    """A checkpoint's row."""
 
     version: int
     position: int
@@ -245,7 +245,7 @@ class Stand(NamedTuple):
 
 
 async def stand(conn: AsyncConnection, name: str) -> Stand:
-    """Where a projection stands; ``wait`` is from its error to the next attempt."""
+    """A projection's checkpoint; ``wait`` is the time from its error to the next attempt."""
     async with conn.cursor(row_factory=class_row(Stand)) as cursor:
         query = (
             "SELECT version, position, state, last_error, failures, windows, events, retry_at - last_error_at AS wait"
@@ -265,13 +265,13 @@ async def rows_of(conn: AsyncConnection, table: str) -> int:
 
 
 async def position(conn: AsyncConnection, name: str) -> int:
-    """How far a projection is; 0 before its first run."""
+    """A projection's position; 0 before its first run."""
     found = await store.value(conn, "SELECT max(position) FROM projections.checkpoints WHERE name = %s", name)
     return int(str(found or 0))
 
 
 async def folded(conn: AsyncConnection, name: str, up_to: int) -> None:
-    """Wait until a projection has come so far."""
+    """Wait until a projection has folded up to this position."""
 
     async def there() -> bool:
         return await position(conn, name) >= up_to
@@ -280,7 +280,7 @@ async def folded(conn: AsyncConnection, name: str, up_to: int) -> None:
 
 
 async def in_state(conn: AsyncConnection, name: str, state: str) -> None:
-    """Wait until a projection's checkpoint says so."""
+    """Wait until a projection is in this state."""
 
     async def there() -> Any:  # noqa: ANN401 - any truth
         query = "SELECT count(*) FROM projections.checkpoints WHERE name = %s AND state = %s"

@@ -19,7 +19,7 @@ from projections.running.worker import Worker
 from tests import folding
 
 WINDOW = 3
-"""Positions in a window: of a child's windows, all but the first go in one message each."""
+"""Positions in a window: all of a child's windows but the first are one message each."""
 
 
 async def fold(worker: Worker) -> None:
@@ -29,7 +29,7 @@ async def fold(worker: Worker) -> None:
 
 
 def main() -> None:
-    """Fork for each line; nothing here runs threads or a loop, so a fork is safe."""
+    """Fork for each line; no thread and no event loop runs here, so a fork is safe."""
     # Only answers go to stdout.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, url = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""A worker killed before any of its messages to Postgres leaves rows and checkpoint behind the same window."""
+"""A worker killed before any of its messages to Postgres leaves rows and checkpoint at the same window."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.folding import connected, fold, told, worker
 from tests.oracle import Record, Row, Summary
 
 MISSES = 3
-"""Cycles in a row that end before their kill, after which all points count as reached."""
+"""After so many cycles in a row that end before their kill, all points count as reached."""
 RETURNS = 10
 
 
 def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
-    """What is folded before, and what is when it is killed: each row of before is changed, and new ones come."""
+    """The events folded before, and those folded when it is killed: they change every old row, and add new ones."""
     one, two, poll = "12300000001", "12300000002", oracle.POLL_RESPONSE
     first = [
         told(oracle.PENDING_CONSENT, one, app=app),
@@ -57,7 +57,7 @@ def expected(projection: type[Projection], events: list[Record]) -> dict[str, li
 
 
 async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
-    """Wait until of its sessions only the test's own is left, so that nothing of the killed one is under way."""
+    """Wait until the killed worker's session has ended, so that nothing of it still runs."""
 
     async def one() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
@@ -79,7 +79,7 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
     ):
         position, number, missed, returned = 0, 1, 0, 0
         outcomes: set[int] = set()
-        # The last window goes in one message, which is followed by the goodbye only.
+        # The last window is one message; only the goodbye follows it.
         wanted = set(range(-(-len(before_and_after("")[1]) // WINDOW)))
         for attempt in count(1):
             app = f"app {attempt}"
@@ -96,7 +96,7 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
 
             def kill(n: int, kind: bytes) -> bool:
                 nonlocal killed
-                # The goodbye ends the cycle; whoever said it may be gone already.
+                # The goodbye ends the cycle; the process may have ended already.
                 if n != number or kind == GOODBYE:  # noqa: B023 - is called in this round only
                     return True
                 killed = True

@@ -1,4 +1,4 @@
-"""A checkpoint that is ahead of the log: it is said everywhere, nothing is folded on it, and a rebuild mends it."""
+"""A checkpoint ahead of the log: every command reports it, nothing is folded after it, and a rebuild repairs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """Everything is folded, and then the last third of the log is lost."""
+    """Fold everything, and then lose the last third of the log."""
     async with store.connection(database_url, "looking") as conn:
         length = await rebuilding.all_folded(database_url, conn)
         await store.lose_events(conn, 2 * length // 3)

@@ -1,4 +1,4 @@
-"""Waiting for an event, and passing over one."""
+"""What people do to a projection: wait for it, pause and resume it, and let it skip an event."""
 
 from __future__ import annotations
 

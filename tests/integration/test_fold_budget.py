@@ -1,4 +1,4 @@
-"""A fold that takes too long stops at the event that takes it, and nobody else's delay is an event's fault."""
+"""A fold that takes too long stops at the slow event; delays by other sessions blame no event."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests import folding, oracle, rebuilding, store
 from tests.folding import HALF_HOUR, append, connected, fold, stand, told, worker
 
 SLOW = "12300000777"
-"""Whom it takes very long to fold."""
+"""The person whose events are slow to fold."""
 
 seen = Table(
     "seen",
@@ -40,7 +40,7 @@ seen = Table(
 
 
 class Slow(Projection):
-    """Sleeps in Postgres over one person, for longer than any test lives."""
+    """Sleeps in Postgres for one person, longer than any test runs."""
 
     name: ClassVar[str] = "slow"
     version: ClassVar[int] = 1
@@ -57,7 +57,7 @@ class Slow(Projection):
 
 
 class SlowHandle(PythonProjection):
-    """Sleeps in Python over one person, for a little longer than the tests' budget."""
+    """Sleeps in Python for one person, a little longer than the budget of the tests."""
 
     name: ClassVar[str] = "slow_handle"
     version: ClassVar[int] = 1
@@ -86,7 +86,7 @@ def people(count: int, first: int = 1) -> list[oracle.Record]:
 
 
 async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, name: str) -> str:
-    """Fold until the error names an event; returns the error."""
+    """Fold until the error names an event; return the error."""
 
     async def named() -> bool:
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
@@ -120,7 +120,7 @@ async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
 
 
 async def test_a_slow_event_is_retried_once_before_it_is_named(database_url: str, conn: AsyncConnection) -> None:
-    """Once may have been a machine that stood still."""
+    """The first time, the machine may have stood still."""
     await append(conn, told(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=0.3, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with connected(one) as own:
@@ -141,7 +141,7 @@ async def test_a_slow_event_in_a_one_round_trip_window_is_named_too(database_url
 
 
 async def test_a_lock_held_by_another_session_blames_no_event(database_url: str, conn: AsyncConnection) -> None:
-    """The projection says so, and goes on once they let go."""
+    """The projection reports the lock, and continues once it is released."""
     await append(conn, *people(3))
     one = worker(database_url, Slow(), fold_timeout=0.6)
     async with connected(one) as own, store.connection(database_url, "holder") as holder:
@@ -213,7 +213,7 @@ async def test_a_rebuild_and_a_verification_name_a_slow_event(
     assert rebuilding.total(done) == 10
 
 
-# The rules themselves
+# The rules
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The usual window is one message to Postgres; whatever isn't usual folds nothing there."""
+"""The usual window is one round trip to Postgres; for anything unusual the function folds nothing."""
 
 from __future__ import annotations
 
@@ -191,8 +191,8 @@ async def test_an_event_skipped_before_its_window_is_skipped_in_one_round_trip(
     assert await written(conn) == 2
 
 
-# Runs where a statement looks for the checkpoint's row: after its snapshot was taken, and before it locks the row.
-_HELD_UP = """
+# Runs while a statement searches the checkpoint's row: after its snapshot was taken, and before it locks the row.
+_BLOCKED = """
 CREATE FUNCTION held_up() RETURNS boolean LANGUAGE plpgsql AS
 'BEGIN PERFORM pg_advisory_lock_shared(7); PERFORM pg_advisory_unlock_shared(7); RETURN true; END';
 ALTER TABLE projections.checkpoints ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
@@ -210,7 +210,7 @@ async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
         if is_usual:
             assert await fold(one, own) is Step.AT_HEAD
         await append(conn, poison := told())
-        await conn.execute(_HELD_UP)
+        await conn.execute(_BLOCKED)
         for each in (own, conn):
             await each.execute("SET row_security = on")  # only a policy stops a statement in the middle
         await conn.execute("SELECT pg_advisory_lock(7)")
@@ -224,7 +224,7 @@ async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
 
 
 class Locking(Watched):
-    """Has a statement that no plan is made for."""
+    """Has a statement that Postgres does not plan."""
 
     name: ClassVar[str] = "watched"
 
@@ -282,7 +282,7 @@ totals = Table("totals", seen.metadata, Column("app", Text, primary_key=True), C
 
 
 class Recounting(Watched):
-    """Counts everything anew in each window: not wise, and right."""
+    """Counts everything again in each window: slow, but correct."""
 
     name: ClassVar[str] = "recounting"
     tables: ClassVar[tuple[Table, ...]] = (seen, totals)
@@ -362,7 +362,7 @@ async def test_constants_are_literals_with_their_values(conn: AsyncConnection, v
 
 
 class Decorated(TypeDecorator[int]):
-    """A type of somebody's own."""
+    """A user's own type."""
 
     impl = BigInteger
     cache_ok = True
@@ -428,7 +428,7 @@ def test_a_parameter_without_a_value_is_refused_when_the_fold_is_built() -> None
 
 
 class Mood(enum.Enum):
-    """Stored by its members' names."""
+    """Stored by the names of its members."""
 
     GOOD = 7
 

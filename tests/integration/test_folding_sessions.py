@@ -1,4 +1,4 @@
-"""Who folds a projection, as ``status`` shows it, and what ``status --check`` finds wrong."""
+"""Which processes fold a projection, as ``status`` shows them, and the problems that ``status --check`` reports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def look(conn: AsyncConnection, projection: type[Projection] = Watched) ->
 
 
 async def nobody_folds(conn: AsyncConnection) -> None:
-    """Wait until the backends of earlier workers, which outlive their connections a little, are gone."""
+    """Wait until the backends of earlier workers have ended; they end a little later than their connections."""
 
     async def gone() -> bool:
         return not any(one.folded_by for one in (await look(conn)).projections)
@@ -149,7 +149,7 @@ async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_in
 
 
 async def test_long_names_stay_distinct(database_url: str, conn: AsyncConnection) -> None:
-    """A session's name is cut at 63 bytes; what a worker folds does not depend on it."""
+    """Postgres cuts a session's name at 63 bytes, so the projection is not taken from it."""
 
     class Long(Watched):
         name = "watched_with_a_name_that_is_as_long_as_a_name_may_be_and_ends_1"

@@ -1,4 +1,4 @@
-"""How far each read model is behind the log, as anybody can ask in SQL."""
+"""How far each read model is behind the log, as a view shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--until-idle`` with ``--give-up-after``: a run ends though what it waits for never comes, and says what that is."""
+"""``--until-idle`` with ``--give-up-after``: a run ends even if it waits in vain, and names what it waited for."""
 
 from __future__ import annotations
 

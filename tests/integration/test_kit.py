@@ -1,4 +1,4 @@
-"""The test kit notices folds that break the rules, and neither sees nor touches what lies in the database."""
+"""The test kit finds folds that break the rules, and neither reads nor changes the database."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LastToArriveWins(Bad):
 
 
 class CountsWindows(Bad):
-    """Right for whoever folds all in one window, once."""
+    """Correct only if all events are folded in one window, once."""
 
     def changes(self, new: Insert) -> dict[str, Any]:
         return {"events": new.excluded.events}
@@ -138,7 +138,7 @@ async def test_the_database_is_neither_read_nor_changed(database_url: str) -> No
             async with ProjectionKit(database_url, PollTallies()) as kit:
                 await kit.given([event(7)])
                 assert [row["app"] for row in await kit.rows(poll_responses)] == ["app"]
-                # The kit holds up nobody: neither an append nor a fold.
+                # The kit blocks neither an append nor a fold.
                 await appender.append([event(7, app="live", ppnum="2")])
                 await folding.fold_all(database_url)
         assert look.execute("SELECT DISTINCT app FROM poll_responses").fetchall() == [("live",)]

@@ -1,4 +1,4 @@
-"""How Postgres goes about a fold: by index everywhere, whatever it knows or doesn't know about the tables.
+"""The plans of folds use indexes everywhere, with and without statistics about the tables.
 
 A fold that reads a whole table is right, and slower with each day; nothing but its plan tells before it is too late.
 """
@@ -25,7 +25,7 @@ BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
         for table in ("eventstore.events", *(f"public.{one.name}" for each in READ_MODELS for one in each.tables)):
-            # Nobody gathers statistics but the test.
+            # Only the test gathers statistics.
             name = sql.Identifier(*table.split("."))
             await conn.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = false)").format(name))
         yield conn

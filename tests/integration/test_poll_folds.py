@@ -1,4 +1,4 @@
-"""Poll answers at the edges: huge ones take time in proportion to their size, and the longest texts fit the tables."""
+"""Extreme poll answers: the time for huge ones is proportional to their size, and the longest texts fit the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import folding, oracle, rebuilding, store, wire
 from tests.folding import QUICK, append, told
 
 MANY = 50_000
-"""Options of one answer. To compare each with each other one would take minutes, and hours for a few times as many."""
+"""Options of one answer. Comparing each with every other would take minutes, and hours for a few times as many."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def vote(*options: str, ppnum: str = "12300000001") -> oracle.Record:
 
 
 def as_an_older_decoder_read_it(record: oracle.Record) -> Event:
-    """With every option, however many there are."""
+    """An answer with all of these options."""
     return folding.decoded(record)._replace(poll_options=list(record.poll_options or ()), poll_options_dropped=None)
 
 
@@ -79,7 +79,7 @@ async def test_a_repeated_option_counts_once_among_few_and_among_many(
 
 
 async def test_the_longest_accepted_texts_fit_every_table_and_index(database_url: str, conn: AsyncConnection) -> None:
-    """Texts that Postgres can't compress, in keys of several."""
+    """Random texts, which Postgres can't compress in an index entry."""
     chosen = random.Random(0)  # noqa: S311 - no secrets
 
     def noise(size: int) -> str:

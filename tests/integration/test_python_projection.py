@@ -1,4 +1,4 @@
-"""A projection in Python: the greatest event_id wins, whatever the order; what handle does wrong is told."""
+"""A projection in Python: the greatest event_id wins in any order, and mistakes of handle are reported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Handle = Callable[[Event], Iterable[Row | Tombstone]]
 
 
 def said(event: Event) -> Iterable[Row | Tombstone]:
-    """A grant is a row, a denial its end."""
+    """A grant sets a row, and a denial deletes it."""
     key = {"app": event.app, "ppnum": event.ppnum}
     if event.event_type == DENIED:
         yield Tombstone(people, key)
@@ -329,7 +329,7 @@ async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transactio
     others = 0
 
     def handle(one: Event) -> Iterable[Row | Tombstone]:
-        time.sleep(0.9)  # no synchronisation: as slow as a lookup elsewhere may be
+        time.sleep(0.9)  # no synchronisation: it is as slow as a lookup in another system may be
         yield from said(one)
 
     async def other() -> None:

@@ -1,4 +1,4 @@
-"""When workers and ingest together are done, and what ends them before."""
+"""When workers and ingest are done together, and what ends them earlier."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_newer_code_beside_it_does_not_make_it_stopped(database_url: str, 
 
 @pytest.mark.parametrize("at_head", [True, False])
 async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncConnection, at_head: bool) -> None:
-    """Also when they are at the head, or newer than this code: it can do nothing for them."""
+    """Even at the head, and also if they are newer than this code."""
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
     if not at_head:

@@ -1,4 +1,4 @@
-"""A new column by migration and rebuild, old and new code side by side, as docs/writing-a-projection.md has it."""
+"""A new column by migration and rebuild, with old and new code side by side, as in docs/writing-a-projection.md."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Old(Projection):
 
 
 class New(Old):
-    """The same with a column more."""
+    """The same with one more column."""
 
     version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (a_table(Column("send_request_id", Text, comment="The request.")),)
@@ -93,7 +93,7 @@ def folder(path: Path, *steps: str) -> Path:
 
 
 async def expected(conn: AsyncConnection) -> list[tuple[str | None, ...]]:
-    """The new version's rows, worked out from the log one by one."""
+    """The new version's rows, computed from the log one by one."""
     latest = {
         (record.app, record.ppnum): (record.event_id, record.send_request_id)
         for record in sorted(await folding.logged(conn), key=lambda one: one.event_id)
@@ -132,7 +132,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 assert (await stand(conn, "outcomes")).version == 1
                 assert waiting.windows == 0
 
-                # What will change: every row, none of which goes.
+                # The difference: every row changes, and none is removed.
                 shown = await rebuild(database_url, new, dry_run=True, rest=1000)
                 (changes,) = shown.changes
                 assert (changes.added, changes.removed) == (0, 0)
@@ -142,7 +142,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 await rebuild(database_url, new, rest=1000)
                 assert (await stand(conn, "outcomes")).version == 2
 
-                # From now on the new code folds, under the same load; the old one leaves the rows alone.
+                # From now on the new code folds, under the same load; the old one leaves the rows unchanged.
                 await load.goes_on()
                 folded = waiting.windows
 
@@ -180,7 +180,7 @@ recipients = Table(
 
 
 class ByRequest(Projection):
-    """A request's end is its recipients' end."""
+    """The end of a request is the end of its recipients."""
 
     name: ClassVar[str] = "recipients"
     version: ClassVar[int] = 1
@@ -198,7 +198,7 @@ class ByRequest(Projection):
 
 
 class ByRecipient(ByRequest):
-    """Nobody's end is of interest, and so each recipient is a partition."""
+    """Ignores the ends of requests, so each recipient is a partition."""
 
     version: ClassVar[int] = 2
     handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED})
@@ -246,7 +246,7 @@ another = Table("another", MetaData(schema="public"), Column("app", Text, primar
 
 
 class NewWithAnother(Old):
-    """A version that has another table more."""
+    """A version that has one more table."""
 
     version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (*Old.tables, another)

@@ -1,4 +1,4 @@
-"""A worker: windows, the checkpoint that is its lock, and what wakes it."""
+"""A worker: its windows, the checkpoint that is its lock, and what wakes it up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def came_to(one: Worker, step: Step) -> None:
-    """Wait until a running worker's last attempt came to that."""
+    """Wait until the last attempt of a running worker has this result."""
 
     async def there() -> bool:
         return one.last is step
@@ -108,7 +108,7 @@ async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncC
         async def told_of() -> bool:
             return sum(one.windows for one in workers) >= 60
 
-        # A commit is visible a moment before who made it hears of it.
+        # A commit is visible shortly before the client gets its answer.
         await store.until(told_of, "60 windows counted")
     assert await stand(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
     assert sum(one.windows for one in workers) == 60
@@ -125,7 +125,7 @@ async def test_a_backend_terminated_during_a_fold_leaves_nothing(
     async with connected(one) as own, store.connection(database_url, "other") as other:
         pid = own.info.backend_pid
         async with other.transaction():
-            # Its last table can't be written: what it has written to others meanwhile must vanish with it.
+            # Its last table is locked; what it has written to the other tables by then must be rolled back.
             await other.execute(sql.SQL("LOCK TABLE public.{} IN SHARE MODE").format(sql.Identifier(last)))
             step = asyncio.create_task(one.step(own))
             await store.blocked(conn, pid)
@@ -198,7 +198,7 @@ async def test_a_standby_process_takes_over_without_a_notification(database_url:
 async def test_the_appender_and_the_workers_do_not_wait_for_each_other(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    """A fold that takes its time holds up neither an append nor another projection."""
+    """A slow fold blocks neither an append nor another projection."""
     await append(conn, told())
     slow, other = worker(database_url, Watched()), worker(database_url, RequestStatus())
     async with connected(slow) as own, store.connection(database_url, "holder") as holder:

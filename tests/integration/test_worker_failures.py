@@ -1,4 +1,4 @@
-"""A worker that can't go on: it stops alone, before the event that stops it, and says why in the table."""
+"""A worker that fails: only it stops, before the event that it can't fold, with the error in the table."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def poisoned(conn: AsyncConnection, ppnum: str = DIVIDES) -> str:
-    """Append good events, one that can't be folded, and good ones; returns the bad one's id."""
+    """Append good events, one that can't be folded, and more good ones; return the id of the bad one."""
     poison = told(ppnum=ppnum)
     await append(conn, *(told() for _ in range(PREFIX)), poison, *(told() for _ in range(SUFFIX)))
     return poison.event_id
 
 
 async def due(conn: AsyncConnection) -> None:
-    """Let failed projections be tried again now."""
+    """Let failed projections be retried now."""
     await conn.execute("UPDATE projections.checkpoints SET retry_at = clock_timestamp()")
 
 
@@ -161,7 +161,7 @@ async def test_a_paused_projection_folds_nothing_until_it_is_resumed(database_ur
 
 
 async def test_a_pause_waits_for_the_current_window_and_holds(database_url: str, conn: AsyncConnection) -> None:
-    """Also when that window fails."""
+    """Even if that window fails."""
     await append(conn, told(ppnum=DIVIDES))
     one = worker(database_url, Watched())
     async with (
@@ -182,7 +182,7 @@ async def test_a_pause_waits_for_the_current_window_and_holds(database_url: str,
     assert (await stand(conn, "watched")).state == "paused"
 
 
-# Holes
+# Missing positions
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ async def test_a_skip_holds_for_one_projection_and_one_version(database_url: str
     assert (await stand(conn, "request_status")).position == PREFIX + SUFFIX + 1
     await folding.fold_all(database_url)
     await folding.are_true(conn)
-    # As a rebuild under the new version leaves it.
+    # The state that a rebuild under the new version leaves.
     await conn.execute("UPDATE projections.checkpoints SET version = 2 WHERE name = 'watched'")
     async with connected(newer) as own:
         assert await fold(newer, own) is Step.STOPPED
@@ -273,7 +273,7 @@ async def test_rows_of_an_older_version_wait_for_a_rebuild(database_url: str, co
             assert (now.version, now.position, now.state) == (1, 1, "waiting")
             assert now.last_error is not None
             assert "projections rebuild watched" in now.last_error
-            await control.resume(conn, "watched")  # that is no rebuild
+            await control.resume(conn, "watched")  # a resume does not replace a rebuild
     assert await rows_of(conn, "watched") == 1
     await folding.fold_all(database_url, [Watched])  # the older code is back
     assert (await stand(conn, "watched"))[:4] == (1, 2, "running", None)
@@ -297,7 +297,7 @@ async def test_older_code_changes_nothing_in_newer_rows(
 
 
 async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_url: str, conn: AsyncConnection) -> None:
-    """Also at the head, where there is nothing to fold."""
+    """Even at the head, where there is nothing to fold."""
     await append(conn, told())
     await folding.fold_all(database_url, [Watched])
     newer = worker(database_url, NewerWatched())
@@ -308,7 +308,7 @@ async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_u
     assert (await stand(conn, "watched"))[:4] == (1, 1, "running", None)
 
 
-# What is not the event's fault, or can't be written down
+# Failures that no event causes
 
 
 async def test_fixed_code_is_tried_without_waiting(database_url: str, conn: AsyncConnection) -> None:
@@ -387,7 +387,7 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
     async with connected(one) as own, store.connection(database_url, "frozen") as frozen:
         await own.execute("SET idle_in_transaction_session_timeout = 0")
         with suppress(psycopg.OperationalError):
-            # In a pipeline that is never synced Postgres waits for its client past every timeout.
+            # In a pipeline without a sync, no timeout of Postgres ends the wait for its client.
             async with frozen.pipeline():
                 await frozen.execute("SET idle_in_transaction_session_timeout = 0")
                 await frozen.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Whatever comes, in whatever order and batches, the read models hold what the oracle says.
+"""For any events, in any order and batches, the read models have the rows that the oracle computes.
 
 Once for any story by itself, so that a failure shrinks to a few events; and for hundreds of them in one log, where
 every situation that can occur must have occurred.
@@ -26,7 +26,7 @@ from tests.oracle import Record
 from tests.stories import CHAT, PCS, Story
 
 STORIES = 300
-"""As many as it takes for every situation to occur: tests/unit/test_stories.py shows that."""
+"""Enough stories for every situation to occur; tests/unit/test_stories.py checks that."""
 
 _worlds = count(1)
 any_story = settings(
@@ -53,7 +53,7 @@ class Engine:
         self._conn = conn
 
     async def takes(self, batches: Sequence[Sequence[Record]], batch_size: int, *, at_once: bool) -> None:
-        """Append the batches, and fold after each, or all of it at once."""
+        """Append the batches; fold after each batch, or once after all of them."""
         for batch in batches:
             await self._appender.append([folding.decoded(record) for record in batch])
             if not at_once:
@@ -61,7 +61,7 @@ class Engine:
         await self._fold(batch_size)
 
     async def shows(self, events: Collection[Record]) -> None:
-        """Every row of these events' apps is the oracle's."""
+        """Assert that every row of these events' apps is the oracle's."""
         found = await folding.rows(self._conn, {event.app for event in events})
         expected = oracle.read_models(events)
         for name in oracle.COLUMNS:
@@ -120,7 +120,7 @@ async def test_hundreds_of_stories_in_one_log(
         met.update(stories.coverage(story.events, story.delivery))
     assert sorted(stories.possible(contracts) - met.keys()) == [], "never occurred"
     worlds = [story.in_world(number) for number, story in enumerate(told, 1)]
-    # The first batch of every story, then the second of every one: what is late in its story is late here.
+    # The first batch of every story, then the second of every story: an event that is late in its story is late here.
     batches = [
         list(chain.from_iterable(batch)) for batch in zip_longest(*(one.delivery for one in worlds), fillvalue=())
     ]

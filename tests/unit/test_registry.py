@@ -1,4 +1,4 @@
-"""Every rule that registration holds a projection to, and what becomes of entry points that don't keep to them."""
+"""Every rule that a projection must satisfy, and what happens to entry points that break one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def a_table(
 
 
 def referring(target: str, **options: Any) -> Table:  # noqa: ANN401 - SQLAlchemy's
-    """A table whose app refers to a column of another."""
+    """A table whose app refers to a column of another table."""
     key = Column("app", Text, ForeignKey(target, **options), primary_key=True)
     return Table("referring", MetaData(schema="public"), key)
 

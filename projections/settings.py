@@ -1,4 +1,9 @@
-"""The settings of workers and rebuilds: ``PROJECTIONS_<NAME>`` in the environment."""
+"""Settings of folding and of rebuilds: ``PROJECTIONS_<NAME>`` and ``PROJECTIONS_REBUILD_<NAME>`` in the environment.
+
+docs/configuration.md lists all settings. The others are in :mod:`eventstore.waits` (timeouts),
+:mod:`eventstore.appending.quarantine_limits`, :mod:`eventstore.ingest.config` (upstreams) and
+:mod:`projections.sandbox.embedded.timeouts`.
+"""
 
 from __future__ import annotations
 

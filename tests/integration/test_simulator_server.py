@@ -268,6 +268,7 @@ async def test_the_status_of_a_request_says_how_its_recipients_stand_now(simulat
         ("nonsense", "simulator", grpc.StatusCode.INVALID_ARGUMENT),
         (BEGINNING, "wrong", grpc.StatusCode.UNAUTHENTICATED),
     ],
+    ids=["unknown", "nonsense", "without the token"],
 )
 async def test_the_status_of_nothing_is_refused(
     simulator_factory: SimulatorFactory, send_request_id: str, token: str, code: grpc.StatusCode

@@ -1,1 +1,1 @@
-"""Follows upstreams: one reader and one writer for each app, from the wire to the event table."""
+"""Follows upstreams: for each app, one reader of its stream and one writer to the event table."""

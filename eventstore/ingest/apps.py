@@ -1,7 +1,7 @@
-"""Apps and their cursors, as people look at them and change them: list, show, reset, forget.
+"""Apps and their cursors for commands: list, show, reset, forget.
 
-Invariants. A cursor is changed only by who holds the app's lock, so while nobody follows the app, and under a new
-epoch: a follower that froze before can't move it afterwards. Events, quarantine and read models are never touched.
+Invariants. A cursor is changed only while holding the app's lock, so while no process follows the app, and under a new
+epoch: a follower that was frozen can't move it afterwards. Events, quarantine and read models are never changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.waits import Waits
 
-# The apps of events are looked up one by one in the index on (app, position): counting all events would read them all.
+# The apps of events are looked up one by one in the index on (app, position): a DISTINCT would read all events.
 _APPS = """
 WITH RECURSIVE stored AS (
     SELECT min(app) AS app FROM eventstore.events
@@ -50,10 +50,10 @@ WHERE app = %s AND epoch = %s
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An app that is followed or was, or whose events are stored.
+    """An app that is or was followed, or whose events are stored.
 
-    ``has_cursor`` is False where only events are left of it; ``followed_by`` is the session that follows it now, None
-    when none does; ``quarantined`` counts rows; the rest is as :class:`eventstore.ingest.cursor.Cursor` has it.
+    ``has_cursor`` is False if only its events are left; ``followed_by`` is the session that follows it now, or None;
+    ``quarantined`` counts rows; the other fields are those of :class:`eventstore.ingest.cursor.Cursor`.
     """
 
     app: str
@@ -71,7 +71,7 @@ class App:
 
     @property
     def cursor(self) -> cursors.Cursor:
-        """What is saved of the stream."""
+        """The saved cursor."""
         contract = Contract(self.contract) if self.contract is not None else None
         return cursors.Cursor(
             self.app, self.epoch, contract, self.last_event_id, self.gaps, self.reset_to, self.reset_position
@@ -86,7 +86,7 @@ async def read_apps(conn: AsyncConnection) -> dict[str, App]:
 
 
 async def follower_of(conn: AsyncConnection, app: str) -> str | None:
-    """Return the session that follows an app (or imports its events) now, or None."""
+    """Return the session that now follows an app or imports its events, or None."""
     holder = await find_holder(conn, app_lock(app))
     return (holder.application_name or f"backend {holder.pid}") if holder else None
 
@@ -120,7 +120,7 @@ async def refuse_followed(conn: AsyncConnection, app: str) -> None:
     """Refuse an app that is followed now.
 
     Raises:
-        LockHeld: it is; the message names the session.
+        LockHeld: it is followed; the message names the session.
 
     """
     if (follower := await follower_of(conn, app)) is not None:
@@ -128,18 +128,18 @@ async def refuse_followed(conn: AsyncConnection, app: str) -> None:
 
 
 async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> None:
-    """Make an app's stream begin again: what was received is forgotten, what is stored and recorded stays.
+    """Make an app's stream start again: the last event_id received is removed; events and recorded gaps stay.
 
     Args:
         url: the database.
-        app: one that has a cursor.
-        to: a made-up ULID to begin at; None to begin where a first contact does.
+        app: an app with a cursor.
+        to: a made-up ULID to start at; None to start where a first contact does.
         waits: of the event store.
 
     Raises:
         LockHeld: the app is followed.
-        LockLost: the connection that held its lock is gone; the reset may or may not be done.
-        psycopg.Error: the database failed, or the connection.
+        LockLost: the connection that held the lock is lost; the reset may or may not be done.
+        psycopg.Error: the database or the connection failed.
 
     """
 
@@ -151,17 +151,17 @@ async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> N
 
 
 async def forget_app(url: str, app: str, *, waits: Waits) -> None:
-    """Remove an app's cursor; its events, what is in quarantine and the rows of read models stay.
+    """Remove an app's cursor; its events, its quarantine and the rows of read models stay.
 
     Raises:
         LockHeld: the app is followed.
-        LockLost: the connection that held its lock is gone; the cursor may or may not be removed.
-        psycopg.Error: the database failed, or the connection.
+        LockLost: the connection that held the lock is lost; the cursor may or may not be removed.
+        psycopg.Error: the database or the connection failed.
 
     """
 
     async def forget(conn: AsyncConnection) -> None:
-        # The epoch first: it waits for, or ends, a frozen follower's append that has moved the cursor.
+        # Raise the epoch first: that waits for, or terminates, a frozen follower's append that has moved the cursor.
         epoch, _ = await raise_epoch(conn, app, waits)
         await conn.execute("DELETE FROM eventstore.cursors WHERE app = %s AND epoch = %s", [app, epoch])
 
@@ -180,5 +180,5 @@ async def _alone_with(
 
 
 def time_in(event_id: str) -> datetime | None:
-    """Return the time in an event_id, as a cursor has it; None for what is no ULID."""
+    """Return the time in a cursor's event_id; None if it is not a ULID."""
     return ulid.time_of(event_id) if ulid.is_ulid(event_id) else None

@@ -1,4 +1,4 @@
-"""What was received and isn't committed yet: bounded by events and by bytes, so that memory stays flat."""
+"""The messages that are received and not committed yet; their number and size are limited, so memory use is too."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MAX_EVENTS = 20_000
 MAX_BYTES = 64 * 2**20
 BATCH_EVENTS = 5_000
 
-# A flood is a stream that brings more all the while. As long as it does, the writer lingers, so that few big commits
-# are made of many small ones; a single event is committed at once.
+# While a stream keeps sending, the writer waits a moment, so that there are few large commits instead of many small
+# ones; a single event is committed at once.
 LINGER_SECONDS = 0.1
 PAUSE_SECONDS = 0.002
 
 
 class Received(NamedTuple):
-    """One message that may be an event: its contract, its bytes, and whether they are not even a frame."""
+    """One message that may be an event: its contract, its bytes, and whether the bytes are not even a frame."""
 
     contract: Contract
     data: bytes
@@ -29,7 +29,7 @@ class Received(NamedTuple):
 class Buffer:
     """A queue between one reader and one writer.
 
-    What the writer has taken counts as long as it isn't committed. The bound in bytes may be passed by one message.
+    A batch that the writer has taken counts until it is committed. One message may exceed the limit in bytes.
     """
 
     def __init__(self, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
@@ -56,11 +56,11 @@ class Buffer:
 
     @property
     def has_room(self) -> bool:
-        """Whether the reader may go on."""
+        """Whether the reader may put another message."""
         return self._room.is_set()
 
     def put(self, received: Received) -> bool:
-        """Take one message; returns False when the buffer is full now and the reader must await :meth:`room`."""
+        """Add one message; return False if the buffer is full now and the reader must await :meth:`room`."""
         queue = self._queue
         queue.append(received)
         self._bytes += len(received.data)
@@ -78,7 +78,7 @@ class Buffer:
         await self._room.wait()
 
     async def take(self) -> list[Received]:
-        """Wait for messages and return what is there, up to a batch; :meth:`committed` must follow."""
+        """Wait for messages and return up to one batch of them; :meth:`committed` must follow."""
         await self._filled.wait()
         if len(self._queue) > 1:
             await self._linger()
@@ -98,7 +98,7 @@ class Buffer:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def committed(self) -> None:
-        """Forget the batch taken last: it is in Postgres."""
+        """Remove the batch that was taken last: it is in Postgres."""
         self._bytes -= self._bytes_in_flight
         self._in_flight = self._bytes_in_flight = 0
         if len(self._queue) < self._max_events and self._bytes < self._max_bytes:
@@ -107,5 +107,5 @@ class Buffer:
             self._drained.set()
 
     async def drained(self) -> None:
-        """Wait until everything received is committed."""
+        """Wait until all received messages are committed."""
         await self._drained.wait()

@@ -1,4 +1,4 @@
-"""Which upstreams are followed, and with what: from ``projections.toml``, or one app from the environment alone."""
+"""Loads the configured upstreams: from ``projections.toml``, or one app from the environment alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIG_FILE = "projections.toml"
 
 
 class AppConfig(BaseModel):
-    """One app's upstream, as it is written in ``[apps.NAME]`` of the configuration file."""
+    """One app's upstream: the table ``[apps.NAME]`` of the configuration file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,8 +79,8 @@ class AppConfig(BaseModel):
     @field_validator("since", mode="before")
     @classmethod
     def _since_text(cls, value: object) -> object:
-        # TOML has times of its own; both ways of writing one mean the same. A date or a time alone names no moment:
-        # it is refused later on, with a sentence that says what to write.
+        # TOML has its own times; with or without quotes they mean the same. A date alone or a time alone is refused
+        # later, with a sentence that says what to write.
         return value.isoformat() if isinstance(value, date | time) else value
 
     @model_validator(mode="before")
@@ -96,15 +96,15 @@ class AppConfig(BaseModel):
         return given
 
     def upstream(self, app: str, *, waits: Waits, since: str | None = None) -> Upstream:
-        """Return what a follower needs.
+        """Return the upstream that a follower follows.
 
         Args:
             app: the app's name.
             waits: timeouts for the issuer.
-            since: overrides the configured beginning (see :func:`parse_since`).
+            since: overrides the configured ``since`` (see :func:`parse_since`).
 
         Raises:
-            UsageError: something in it can't work.
+            UsageError: a setting is not valid.
 
         """
         begin = since if since is not None else self.since
@@ -138,7 +138,7 @@ class AppConfig(BaseModel):
         return ClientCredentials(self.issuer or "", self.client_id or "", secret, self.address, waits=waits, tls=tls)
 
     def _tls_context(self) -> ssl.SSLContext | None:
-        # For the issuer; and gRPC would take files that are no PEM, and then fail on every dial.
+        # Used for the issuer, and checks the files: gRPC accepts files that are not PEM, then fails on every call.
         if self.ca_file is None and self.client_certificate_file is None:
             return None
         try:
@@ -146,12 +146,15 @@ class AppConfig(BaseModel):
             if self.client_certificate_file is not None:
                 context.load_cert_chain(self.client_certificate_file, self.client_key_file)
         except (OSError, ssl.SSLError):
-            raise UsageError("ca_file, client_certificate_file or client_key_file can't be used") from None
+            raise UsageError(
+                "ca_file, client_certificate_file or client_key_file can't be used: "
+                "each must be a PEM file, and the key must be the certificate's"
+            ) from None
         return context
 
 
 class EnvironmentApp(BaseSettings):
-    """One app from the environment alone: the vendor's names, and ours where the vendor has none."""
+    """One app from the environment alone: the vendor's variable names, and our own where the vendor has none."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
@@ -182,10 +185,10 @@ class EnvironmentApp(BaseSettings):
 
 
 def configured_names(config_file: Path | None = None) -> frozenset[str]:
-    """Return the names of the configured apps; none where no app is configured. Credentials need not be there.
+    """Return the names of the configured apps; empty if none is configured. Credentials may be missing.
 
     Raises:
-        UsageError: the configuration file can't be read, or is no such file.
+        UsageError: the configuration file can't be read or is not valid.
 
     """
     if config_file is None and not Path(CONFIG_FILE).exists():
@@ -197,10 +200,11 @@ def configured_names(config_file: Path | None = None) -> frozenset[str]:
 def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
     """Return the configured apps by name.
 
-    A configuration file that is named, or lies in the current folder, says all; else the environment may name one.
+    If a configuration file is named or exists in the current folder, only it counts; otherwise the environment may
+    configure one app.
 
     Raises:
-        UsageError: half of something is configured, or nothing; the message says what to do.
+        UsageError: no app is configured, or one is not valid; the message says what to do.
 
     """
     path = config_file or Path(CONFIG_FILE)
@@ -218,7 +222,7 @@ def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
 
 
 def reloader(config_file: Path | None, app: str, *, waits: Waits, since: str | None) -> Callable[[], Upstream]:
-    """Return what reads an app's configuration anew: the file, and the secret and certificate files that it names."""
+    """Return a function that loads an app's configuration again: the file, and the secret and certificate files."""
 
     def reload() -> Upstream:
         apps = load_apps(config_file)
@@ -241,7 +245,7 @@ def _load_file(path: Path) -> dict[str, AppConfig]:
     unknown = sorted(document.keys() - {"apps"})
     apps = document.get("apps")
     if unknown or not isinstance(apps, dict) or not apps:
-        what = _unknown_key(unknown[0], ["apps"]) if unknown else "no app is in it"
+        what = _unknown_key(unknown[0], ["apps"]) if unknown else "it contains no app"
         raise UsageError(f"{path}: {what}; write one table [apps.NAME] for each app")
     for name in apps:
         _check_name(name, str(path))
@@ -263,12 +267,13 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
 def _check_name(name: str, where: str) -> None:
     if not APP_NAME.fullmatch(name):
         raise UsageError(
-            f"{where}: an app's name has 1 to 63 letters, digits, '-', '_' or '.', and begins with one of the first two"
+            f"{where}: an app's name must have 1 to 63 letters, digits, '-', '_' or '.'"
+            " and start with a letter or digit"
         )
 
 
 def _validated(table: Any, where: str, names: Mapping[str, str] | None = None) -> AppConfig:  # noqa: ANN401 - whatever TOML holds
-    """Return the app; ``names`` are what its settings are called, where not by their own names."""
+    """Return the app's settings; ``names`` are their names for users, if they differ."""
     try:
         return AppConfig.model_validate(table, context=names)
     except ValidationError as error:

@@ -1,8 +1,9 @@
 """Where bearer tokens come from: a fixed one, a file, or OAuth2 client credentials.
 
-The token endpoint is read from the issuer's discovery document (RFC 8414); the form carries RFC 8707's ``resource``,
-the address of the API byte for byte. Whatever an issuer sends ends in a token, a refusal or "try again":
-:class:`ClientCredentials` raises nothing but :class:`CredentialsError`.
+The token endpoint is read from the issuer's discovery document (RFC 8414); the form contains RFC 8707's ``resource``,
+the API's address exactly as configured. Whatever an issuer sends, the result is a token, a refusal or a retry:
+:class:`ClientCredentials` raises only :class:`CredentialsError`. The rules for credentials are in
+``credential_rules.py``.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ from eventstore.waits import Waits
 
 DISCOVERY = "/.well-known/openid-configuration"
 DEFAULT_LIFETIME = 3600.0
-"""Seconds a token is taken to live when the issuer doesn't say: what the platform's live."""
+"""A token's lifetime in seconds if the issuer does not state it: the lifetime of the platform's tokens."""
 
-# What an issuer says when it will say the same again; anything else may pass.
+# Errors that an issuer would return again; any other error is retried.
 _REFUSALS = {"invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "invalid_target"}
 _REFUSALS |= {"unsupported_grant_type", "access_denied", "invalid_grant"}
-_PASSING = {408, 425, 429}  # of the 4xx, those that mean: later
+_RETRIED_STATUSES = {408, 425, 429}  # the 4xx statuses that mean "later"
 AUTH_METHODS = ("client_secret_basic", "client_secret_post")
-"""How a client may show its secret, the one we would rather use first."""
+"""How a client may send its secret, the preferred method first."""
 
 
 class TokenSource(Protocol):
     """Gives bearer tokens."""
 
     async def token(self) -> str:
-        """Return a token that is good now, as far as this side can know.
+        """Return a token that is valid now, as far as this side can know.
 
         Raises:
-            CredentialsError: none can be had.
+            CredentialsError: there is no token.
 
         """
         ...
 
     async def renew(self) -> bool:
-        """Forget a token that was refused; returns False when there is no other to be had."""
+        """Forget a token that was refused; return False if there can be no other."""
         ...
 
 
@@ -85,46 +86,46 @@ class FixedToken:
 
 
 class FileToken:
-    """A token that something else keeps fresh in a file, which is read on every dial."""
+    """A token in a file that another program keeps up to date; the file is read before every call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def token(self) -> str:
-        """Return what the file holds, without white space around it.
+        """Return the content of the file, without white space around it.
 
         Raises:
             CredentialsRefused: the file can't be read, or is empty.
 
         """
         try:
-            # A FIFO without a writer, or a device, would stop the event loop.
+            # To read a FIFO without a writer, or a device, would block the event loop.
             if not self._path.is_file():
-                said = f"the token file {self._path} can't be read: it does not exist, or is not a regular file"
+                said = f"the token file {self._path} can't be read: it does not exist or is not a regular file"
                 raise CredentialsRefused(said, by_issuer=False)
             token = read_small_file(self._path).decode().strip()
         except (OSError, UnicodeDecodeError):
             raise CredentialsRefused(f"the token file {self._path} can't be read", by_issuer=False) from None
         if not is_token(token):
-            raise CredentialsRefused(f"the token file {self._path} holds no token", by_issuer=False)
+            raise CredentialsRefused(f"the token file {self._path} contains no valid token", by_issuer=False)
         register_secret(token, expires=True)
         return token
 
     async def renew(self) -> bool:
-        """Return True: the file may hold another by now."""
+        """Return True: the file may contain another token by now."""
         return True
 
 
 class ClientCredentials:
-    """Tokens of an OAuth2 client, fetched when needed and shortly before they expire.
+    """The tokens of an OAuth2 client, fetched when needed and shortly before they expire.
 
     Args:
         issuer: the issuer's URL.
         client_id: the client.
         client_secret: its secret.
-        resource: the address of the API, sent as it was given.
+        resource: the API's address, sent exactly as configured.
         waits: ``issuer`` and ``token_margin`` count.
-        tls: for a custom CA or a client certificate; None for the system's trust.
+        tls: for a custom CA or a client certificate; None for the system's CAs.
 
     """
 
@@ -150,13 +151,13 @@ class ClientCredentials:
         self._good_until = 0.0
 
     async def token(self) -> str:
-        """Return the token at hand, or fetch one when there is none or it expires soon."""
+        """Return the current token, or fetch one if there is none or it expires soon."""
         if self._token is None or time.monotonic() >= self._good_until:
             self._token = await self._fetch()
         return self._token
 
     async def renew(self) -> bool:
-        """Return True: the next token is fetched anew."""
+        """Return True: the next call fetches a new token."""
         self._token = None
         return True
 
@@ -176,9 +177,9 @@ class ClientCredentials:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             reason = quoted(str(error)) or type(error).__name__
             raise IssuerUnavailable(f"the issuer {self._issuer} does not answer: {reason}") from None
-        except Exception as error:  # noqa: BLE001 - whatever the issuer sends, and whichever library it upsets
+        except Exception as error:  # noqa: BLE001 - an issuer may send anything, and any library may fail on it
             kind = type(error).__name__
-            raise IssuerUnavailable(f"the issuer {self._issuer} sends an answer that can't be read: {kind}") from None
+            raise IssuerUnavailable(f"the issuer {self._issuer} sent an unreadable response: {kind}") from None
         token = answer.get("access_token")
         if not isinstance(token, str) or not is_token(token):
             raise IssuerUnavailable(f"the issuer {self._issuer} answered without an access_token")
@@ -210,13 +211,13 @@ class ClientCredentials:
         self._check_issuer(document)
         endpoint = document.get("token_endpoint")
         if not isinstance(endpoint, str):
-            raise InvalidResponse("names no token_endpoint in its discovery document")
+            raise InvalidResponse("sent a discovery document without a token_endpoint")
         methods = document.get("token_endpoint_auth_methods_supported") or [AUTH_METHODS[0]]
         if not isinstance(methods, list):
-            raise InvalidResponse("sends a discovery document that can't be read: its methods are not a list")
+            raise InvalidResponse("sent an unreadable discovery document: its methods are not a list")
         method = next((method for method in AUTH_METHODS if method in methods), None)
         if method is None:
-            raise CredentialsRefused(f"the issuer {self._issuer} takes none of {', '.join(AUTH_METHODS)}")
+            raise CredentialsRefused(f"the issuer {self._issuer} accepts neither {' nor '.join(AUTH_METHODS)}")
         try:
             check_url(endpoint, "the token endpoint")
         except UsageError as error:
@@ -224,10 +225,10 @@ class ClientCredentials:
         return endpoint, method
 
     def _check_issuer(self, document: dict[str, Any]) -> None:
-        """Compare the document's issuer with ours (RFC 8414, section 3.3); one trailing slash does not count."""
+        """Compare the document's issuer with the configured one (RFC 8414, section 3.3), but for a trailing slash."""
         stated = document.get("issuer")
         if not isinstance(stated, str):
-            raise InvalidResponse("names no issuer in its discovery document")
+            raise InvalidResponse("sent a discovery document without an issuer")
         if stated.removesuffix("/") != self._issuer:
             raise CredentialsRefused(
                 f"the discovery document of {self._issuer} belongs to another issuer, {quoted(stated)!r}: set"
@@ -235,7 +236,7 @@ class ClientCredentials:
             )
 
     def _granted(self, answer: IssuerResponse) -> dict[str, Any]:
-        """Return the token endpoint's document; raises what it means when that is no token."""
+        """Return the token endpoint's document; raise an error if it contains no token."""
         if answer.status >= 500:
             raise self._by_status(answer.status)
         try:
@@ -249,13 +250,13 @@ class ClientCredentials:
             words = ": ".join(quoted(text) for text in (error, description) if isinstance(text, str))
             if isinstance(error, str) and error in _REFUSALS:
                 raise CredentialsRefused(f"the issuer {self._issuer} refuses the client: {words}")
-            raise IssuerUnavailable(f"the issuer {self._issuer} gives no token now{words and f': {words}'}")
+            raise IssuerUnavailable(f"the issuer {self._issuer} can't give a token now{words and f': {words}'}")
         if not answer.is_success:
             raise self._by_status(answer.status)
         return document
 
     def _by_status(self, status: int) -> CredentialsRefused | IssuerUnavailable:
-        if status >= 500 or status in _PASSING:
+        if status >= 500 or status in _RETRIED_STATUSES:
             return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
-        said = f"the issuer {self._issuer} refuses: HTTP {status}; check its address (PAS_ISSUER)"
+        said = f"the issuer {self._issuer} refused the request: HTTP {status}; check its address (PAS_ISSUER)"
         return CredentialsRefused(said, by_issuer=False)

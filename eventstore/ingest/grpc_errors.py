@@ -1,10 +1,10 @@
-"""What each gRPC status means for a follower: try again, get a new token, or end with a sentence.
+"""Turns a gRPC status into an error that says what a follower does: retry, get a new token, or give up.
 
-A status is the platform's own when it came as ``grpc-status``. When an answer has none, gRPC's client makes one up: of
-an HTTP status (401 becomes UNAUTHENTICATED, 403 PERMISSION_DENIED, 404 UNIMPLEMENTED), which proxies send, or of an
-HTTP/2 error code (INADEQUATE_SECURITY becomes PERMISSION_DENIED). Its Python API does not show whether there was a
-``grpc-status``; only the details tell, in which the client says what it saw. A test asks the client itself, so that a
-version with other words is noticed.
+A status is the platform's own if it was sent as ``grpc-status``. If a response has none, gRPC's client makes one up:
+from an HTTP status (401 becomes UNAUTHENTICATED, 403 PERMISSION_DENIED, 404 UNIMPLEMENTED), which proxies send, or from
+an HTTP/2 error code (INADEQUATE_SECURITY becomes PERMISSION_DENIED). gRPC's Python API does not show whether there was
+a ``grpc-status``; only the text of the details does. A test compares that text with what the client really writes, so
+that a version with another text is noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eventstore.ingest.address import Address
 from eventstore.redaction.redact import quoted
 
 ERROR_BY_STATUS: dict[grpc.StatusCode, type[UpstreamError]] = {
-    grpc.StatusCode.OK: UpstreamUnavailable,  # never raised by a stream; complete all the same
+    grpc.StatusCode.OK: UpstreamUnavailable,  # never raised by a stream; listed so that the table is complete
     grpc.StatusCode.UNAUTHENTICATED: TokenRefused,
     grpc.StatusCode.PERMISSION_DENIED: UpstreamRefused,
     grpc.StatusCode.NOT_FOUND: UpstreamRefused,
@@ -53,10 +53,10 @@ def upstream_error(
     address: Address,
     contract: Contract,
 ) -> UpstreamError:
-    """Return the error that a stream's end means, with the server's words redacted and cut to one line."""
+    """Return the error for the end of a stream, with the server's text redacted and cut to one line."""
     text = (details or "")[:_MAX_READ]
     words = quoted(details or "", _MAX_DETAILS)
-    said = f"{status.name}: {words}" if words else status.name
+    status_text = f"{status.name}: {words}" if words else status.name
     kind = ERROR_BY_STATUS[status]
     http = _HTTP_STATUS.fullmatch(text)
     if _CONNECTION_ERROR.match(text):
@@ -65,21 +65,21 @@ def upstream_error(
         check = ", check the path" if kind is NoSuchService else ""
         message = f"{address.url} answered HTTP {http[1]} without a gRPC status, as proxies do{check} ({contract})"
     elif kind is NoSuchService:
-        message = f"no such service under {address.url}, check the path ({contract}: {said})"
+        message = f"no such service under {address.url}, check the path ({contract}: {status_text})"
     elif kind is TokenRefused:
-        message = f"{address.url} refuses the token: {said}"
+        message = f"{address.url} refuses the token: {status_text}"
     elif kind is UpstreamRefused:
-        message = f"{address.url} refuses the stream: {said}"
+        message = f"{address.url} refuses the stream: {status_text}"
     else:
-        message = f"{address.url} can't serve the stream now: {said}"
+        message = f"{address.url} can't serve the stream now: {status_text}"
     return kind(message, status=status.name, retry_after=retry_after(trailing), by_platform=http is None)
 
 
 def retry_after(trailing: Iterable[tuple[str, str | bytes]]) -> float | None:
-    """Return the seconds that trailing metadata asks us to wait; None when it asks for none that can be read."""
-    asked = {key.lower(): value for key, value in trailing}
+    """Return the seconds to wait that trailing metadata asks for; None without a valid number."""
+    metadata = {key.lower(): value for key, value in trailing}
     for key, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = asked.get(key)
+        value = metadata.get(key)
         if value is None:
             continue
         text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)

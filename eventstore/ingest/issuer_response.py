@@ -15,21 +15,21 @@ from typing import Any, NamedTuple, NoReturn
 import httpx2
 
 MAX_BYTES = 2**20
-"""Size limit of an answer's body, decoded."""
+"""Size limit of a response's body, decompressed."""
 MAX_LIFETIME = 24 * 3600.0
-"""Seconds after which a token is fetched anew, whatever lifetime the issuer states."""
+"""Seconds after which a new token is fetched, whatever lifetime the issuer states."""
 REQUEST_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 _GZIP_OR_ZLIB = 47
-"""zlib's wbits for a stream of either kind, told apart by its first bytes."""
+"""zlib's wbits for both formats; the first bytes say which it is."""
 
 
 class InvalidResponse(Exception):
-    """The issuer sent something that can't be used; the message says what, without any of the values."""
+    """The issuer sent a response that can't be used; the message says why, without any values."""
 
 
 class IssuerResponse(NamedTuple):
-    """An issuer's HTTP answer."""
+    """An issuer's HTTP response."""
 
     status: int
     body: bytes
@@ -43,17 +43,17 @@ class IssuerResponse(NamedTuple):
         """Return the body as a JSON object.
 
         Raises:
-            InvalidResponse: it isn't one.
+            InvalidResponse: it is not a JSON object.
 
         """
         try:
-            # UTF-8 whatever the header says (RFC 8259): a charset must not change what is read.
+            # Always UTF-8 (RFC 8259): a charset in the header must not change the meaning.
             text = self.body.decode("utf-8-sig")
             found = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
         except (ValueError, RecursionError):
-            raise InvalidResponse("sends an answer that can't be read: it is not JSON") from None
+            raise InvalidResponse("sent an unreadable response: it is not JSON") from None
         if not isinstance(found, dict):
-            raise InvalidResponse("sends an answer that can't be read: it is not a JSON object")
+            raise InvalidResponse("sent an unreadable response: it is not a JSON object")
         return found
 
 
@@ -61,7 +61,7 @@ async def read_response(response: httpx2.Response) -> IssuerResponse:
     """Read a streamed response.
 
     Raises:
-        InvalidResponse: the body is too long, or encoded in a way we did not ask for and can't bound.
+        InvalidResponse: the body is too long, or in an encoding that was not requested and whose size can't be limited.
 
     """
     encoding = response.headers.get("content-encoding", "").strip().lower()
@@ -69,7 +69,7 @@ async def read_response(response: httpx2.Response) -> IssuerResponse:
         return IssuerResponse(response.status_code, await _read_plain(response))
     if encoding in {"gzip", "x-gzip", "deflate"}:
         return IssuerResponse(response.status_code, await _read_compressed(response))
-    raise InvalidResponse("sends an answer in a Content-Encoding that we did not ask for")
+    raise InvalidResponse("sent a response in a Content-Encoding that was not requested")
 
 
 async def _read_plain(response: httpx2.Response) -> bytes:
@@ -81,7 +81,7 @@ async def _read_plain(response: httpx2.Response) -> bytes:
 
 
 async def _read_compressed(response: httpx2.Response) -> bytes:
-    # Some proxies compress although we ask for identity. httpx2 would decompress a whole chunk, without a limit.
+    # Some proxies compress although "identity" is requested. httpx2 would decompress a whole chunk, without a limit.
     decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     body = bytearray()
     try:
@@ -89,17 +89,17 @@ async def _read_compressed(response: httpx2.Response) -> bytes:
             body += decompressor.decompress(chunk, MAX_BYTES + 1 - len(body))
             _check_size(body)
     except zlib.error:
-        raise InvalidResponse("sends an answer that can't be decompressed") from None
+        raise InvalidResponse("sent a response that can't be decompressed") from None
     if not decompressor.eof:
-        raise InvalidResponse("sends an answer that can't be decompressed: it is incomplete")
+        raise InvalidResponse("sent a response that can't be decompressed: it is incomplete")
     return bytes(body)
 
 
 def token_lifetime(document: dict[str, Any], default: float) -> float:
-    """Return the seconds that a token lives, by the ``expires_in`` of its answer.
+    """Return a token's lifetime in seconds, from the ``expires_in`` of the response.
 
     Raises:
-        InvalidResponse: it is no number of seconds.
+        InvalidResponse: it is not a number of seconds.
 
     """
     stated = document.get("expires_in")
@@ -111,13 +111,13 @@ def token_lifetime(document: dict[str, Any], default: float) -> float:
     except (ValueError, OverflowError):
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidResponse("sends an answer that can't be read: expires_in is not a number of seconds")
+        raise InvalidResponse("sent an unreadable response: expires_in is not a number of seconds")
     return min(seconds, MAX_LIFETIME)
 
 
 def _check_size(body: bytearray) -> None:
     if len(body) > MAX_BYTES:
-        raise InvalidResponse(f"sends an answer of more than {MAX_BYTES // 2**20} MiB")
+        raise InvalidResponse(f"sent a response of more than {MAX_BYTES // 2**20} MiB")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads where a first contact begins: how long ago, or when."""
+"""Parses the ``since`` setting: how long ago, or at which time, a first contact starts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from eventstore.errors import UsageError
 
 _DURATION = re.compile(r"(\d{1,9})\s*([smhd])", re.ASCII)
 TOLERANCE = timedelta(minutes=5)
-"""How far ahead of this machine's clock a time may be: another machine's clock wrote it."""
+"""How far ahead of this machine's clock a time may be, since another machine's clock may have written it."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_since(text: str, now: datetime) -> str:
-    """Return the cursor of a moment: a duration back from now (``36h``, ``7d``), or an ISO time with its zone.
+    """Return the first event_id of a time: a duration back from now (``36h``, ``7d``), or an ISO time with its zone.
 
-    A duration that reaches back before 1970 begins with 1970: no ULID is older.
+    A time before 1970 becomes 1970: no ULID is older.
 
     Raises:
-        UsageError: the text is neither, or a time that is yet to come.
+        UsageError: the text is neither, or a time in the future.
 
     """
     moment: datetime | None = None
@@ -30,7 +30,7 @@ def parse_since(text: str, now: datetime) -> str:
         else:
             moment = datetime.fromisoformat(text.strip())
     except OverflowError:
-        raise UsageError(f"since {text!r} is too long ago: no calendar has that time") from None
+        raise UsageError(f"since {text!r} is too long ago: there is no such date") from None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
@@ -39,8 +39,8 @@ def parse_since(text: str, now: datetime) -> str:
         )
     try:
         cursor = ulid.first_ulid_at(moment)
-    except OverflowError:  # a zone takes it past the calendar's end
+    except OverflowError:  # the time zone moves it past the last possible date
         raise UsageError(f"since {text!r} is not a time that exists") from None
     if moment > now + TOLERANCE:
-        raise UsageError(f"since {text!r} is yet to come: a stream can only begin at a time that has passed")
+        raise UsageError(f"since {text!r} is in the future: a stream can only start at a time that has passed")
     return cursor

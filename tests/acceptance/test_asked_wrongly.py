@@ -68,7 +68,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
         (WHOLE | {"PROJECTIONS_OVERLAP": "nan"}, ["PROJECTIONS_OVERLAP must be a number of seconds"]),
         (WHOLE | {"PROJECTIONS_LOCK": "1e9"}, ["PROJECTIONS_LOCK must be between 0.001 and 2,147,483 seconds"]),
         (WHOLE | {"PROJECTIONS_LEADER_TIMEOUT": "0.0001"}, ["PROJECTIONS_LEADER_TIMEOUT must be between 0.001 and "]),
-        (WHOLE | {"PROJECTIONS_SINCE": "2999-01-01T00:00:00Z"}, ["since '2999-01-01T00:00:00Z' is yet to come"]),
+        (WHOLE | {"PROJECTIONS_SINCE": "2999-01-01T00:00:00Z"}, ["since '2999-01-01T00:00:00Z' is in the future"]),
         (WHOLE | {"PROJECTIONS_SINCE": "999999999d"}, ["since '999999999d' is too long ago"]),
         (WHOLE | {"PROJECTIONS_CONFIG": "absent.toml"}, ["absent.toml", "No such file"]),
         (WHOLE | {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, ["DATABASE_URL", "postgresql://", "'mysql'"]),

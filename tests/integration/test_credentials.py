@@ -112,7 +112,7 @@ async def test_the_secret_is_shown_as_the_issuer_wants_it(
 async def test_an_issuer_that_takes_no_secret_is_final(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory(methods=["private_key_jwt"])
     said = await refusal(client_of(issuer), CredentialsRefused)
-    assert "takes none of client_secret_basic, client_secret_post" in said
+    assert "accepts neither client_secret_basic nor client_secret_post" in said
     assert issuer.forms == []
 
 
@@ -154,21 +154,21 @@ async def test_a_renewed_token_is_fetched_anew(issuer: Issuer) -> None:
         (Answer(401, {"error": "invalid_client"}), CredentialsRefused, "refuses the client: invalid_client"),
         (Answer(400, {"error": "invalid_target"}), CredentialsRefused, "refuses the client: invalid_target"),
         (Answer(200, {"error": "access_denied"}), CredentialsRefused, "refuses the client: access_denied"),
-        (Answer(400, {"error": "temporarily_unavailable"}), IssuerUnavailable, "gives no token now: temporarily"),
-        (Answer(400, {"error": {"code": 7}}), IssuerUnavailable, "gives no token now"),
-        (Answer(400, {"error": None}), IssuerUnavailable, "gives no token now"),
+        (Answer(400, {"error": "temporarily_unavailable"}), IssuerUnavailable, "can't give a token now: temporarily"),
+        (Answer(400, {"error": {"code": 7}}), IssuerUnavailable, "can't give a token now"),
+        (Answer(400, {"error": None}), IssuerUnavailable, "can't give a token now"),
         (Answer(401, b"<html>"), CredentialsRefused, "HTTP 401; check its address"),
         (Answer(404, b"<html>"), CredentialsRefused, "HTTP 404; check its address"),
         (Answer(302, b"", (("Location", "https://other"),)), CredentialsRefused, "HTTP 302"),
         (Answer(429, b"slower"), IssuerUnavailable, "HTTP 429"),
         (Answer(500, {"error": "invalid_client"}), IssuerUnavailable, "HTTP 500"),
         (Answer(503, b""), IssuerUnavailable, "HTTP 503"),
-        (Answer(200, b"\xff\x00garbage"), IssuerUnavailable, "sends an answer that can't be read"),
-        (Answer(200, []), IssuerUnavailable, "sends an answer that can't be read"),
-        (Answer(200, 7), IssuerUnavailable, "sends an answer that can't be read"),
-        (Answer(200, {"access_token": "a", "expires_in": "soon"}), IssuerUnavailable, "can't be read"),
-        (Answer(200, b'{"access_token": "a", "expires_in": 1e999}'), IssuerUnavailable, "can't be read"),
-        (Answer(200, {"access_token": "a", "expires_in": [1]}), IssuerUnavailable, "can't be read"),
+        (Answer(200, b"\xff\x00garbage"), IssuerUnavailable, "sent an unreadable response"),
+        (Answer(200, []), IssuerUnavailable, "sent an unreadable response"),
+        (Answer(200, 7), IssuerUnavailable, "sent an unreadable response"),
+        (Answer(200, {"access_token": "a", "expires_in": "soon"}), IssuerUnavailable, "sent an unreadable response"),
+        (Answer(200, b'{"access_token": "a", "expires_in": 1e999}'), IssuerUnavailable, "sent an unreadable response"),
+        (Answer(200, {"access_token": "a", "expires_in": [1]}), IssuerUnavailable, "sent an unreadable response"),
         (Answer(200, {}), IssuerUnavailable, "without an access_token"),
         (Answer(200, {"access_token": 7}), IssuerUnavailable, "without an access_token"),
         (Answer(200, {"access_token": "a\nb"}), IssuerUnavailable, "without an access_token"),
@@ -190,9 +190,9 @@ async def test_what_the_token_endpoint_says_is_final_or_may_pass(
         (Answer(404, b""), CredentialsRefused, "HTTP 404; check its address (PAS_ISSUER)"),
         (Answer(301, b"", (("Location", "https://other"),)), CredentialsRefused, "HTTP 301"),
         (Answer(502, b""), IssuerUnavailable, "HTTP 502"),
-        (Answer(200, b"<html>"), IssuerUnavailable, "sends an answer that can't be read"),
+        (Answer(200, b"<html>"), IssuerUnavailable, "sent an unreadable response"),
         (Answer(200, []), IssuerUnavailable, "it is not a JSON object"),
-        (Answer(200, {"token_endpoint": 7}), IssuerUnavailable, "names no token_endpoint"),
+        (Answer(200, {"token_endpoint": 7}), IssuerUnavailable, "without a token_endpoint"),
         (Answer(200, {"token_endpoint": "http://id.example.com/"}), CredentialsRefused, "secrets in the clear"),
         (
             Answer(200, {"token_endpoint": "https://me:word@id.example.com/"}),

@@ -231,7 +231,7 @@ async def test_a_file_without_a_token_is_final(tmp_path: Path, content: bytes | 
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(CredentialsRefused, match=r"token file .*token (can't be read|holds no token)"):
+    with pytest.raises(CredentialsRefused, match=r"token file .*token (can't be read|contains no valid token)"):
         await FileToken(file).token()
 
 

@@ -1,7 +1,7 @@
-"""What the read models ought to hold, worked out from a list of events in the most obvious way.
+"""The rows that the read models should have, computed from a list of events in the most obvious way.
 
-Imports nothing of the project and knows no SQL. Events are sorted by event_id and gone through one by one; rows are
-plain tuples in the order of ``COLUMNS``. The order in which events are given, and giving one twice, change nothing.
+It imports nothing of the project and uses no SQL. Events are sorted by event_id and processed one by one; rows are
+plain tuples in the order of ``COLUMNS``. The order of the given events, and repetitions, change nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from datetime import datetime
 from typing import TypeAlias
 
 DELIVERED, FAILED, PENDING_CONSENT, GRANTED, DENIED, COMPLETED, POLL_RESPONSE, REQUEST_FAILED = range(1, 9)
-"""The wire's numbers; anything else is a type that nobody knows and that folds nowhere."""
+"""The event types' numbers on the wire; any other number is an unknown type, which no read model folds."""
 
 SUMMARY_FAILED = 4
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A request as its last event reports it; ``status`` is the wire's number."""
+    """A request as its last event reports it; ``status`` is the number on the wire."""
 
     status: int
     total: int
@@ -31,7 +31,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Record:
-    """One event, as far as read models look at it.
+    """One event, with the fields that read models use.
 
     ``ppnum`` is None without a recipient and '' when the recipient has no number: neither is a recipient.
     ``poll_options`` is None when there is no readable answer.
@@ -67,7 +67,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "poll_results": "app send_request_id poll_id option responses total share",
     }.items()
 }
-"""The tables and views, and the columns that they promise."""
+"""The tables and views, and their documented columns."""
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "request_recipients": ("app", "send_request_id", "ppnum"),
@@ -78,11 +78,11 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "poll_tallies": ("app", "send_request_id", "poll_id", "option"),
     "poll_results": ("app", "send_request_id", "poll_id", "option"),
 }
-"""What a row is found by."""
+"""The columns that identify a row."""
 
 
 def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
-    """Every row of every table and view after these events, in the order of ``KEYS``."""
+    """All rows of all tables and views after these events, in the order of ``KEYS``."""
     log = _in_order(events)
     responses = _poll_responses(log)
     tallies = _poll_tallies(responses)
@@ -99,7 +99,7 @@ def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
 
 
 def arranged(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
-    """Bring a table's rows, wherever they come from, into the form and order in which ``read_models`` gives them.
+    """Bring a table's rows from any source into the form and order of ``read_models``.
 
     Each row must have the table's ``COLUMNS``. None is dropped: a row that is there twice stays there twice.
     """
@@ -109,7 +109,7 @@ def arranged(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
 
 
 def consent_fact(event: Record) -> str | None:
-    """What an event says of the recipient's consent; None when it says nothing, or of nobody."""
+    """The consent status that an event states; None if it states none, or has no recipient."""
     if not event.ppnum:
         return None
     if event.event_type == FAILED:
@@ -118,7 +118,7 @@ def consent_fact(event: Record) -> str | None:
 
 
 def is_delivery(event: Record) -> bool:
-    """Tell whether a message reached somebody."""
+    """Whether the event is a delivery to a recipient."""
     return event.event_type == DELIVERED and bool(event.ppnum)
 
 
@@ -130,7 +130,7 @@ def recipient_key(event: Record) -> tuple[str, str, str] | None:
 
 
 def decider_key(event: Record) -> tuple[str, str] | None:
-    """The request whose end an event tells, if any."""
+    """The request whose end an event states, if any."""
     if event.event_type in (COMPLETED, REQUEST_FAILED) and event.send_request_id:
         return event.app, event.send_request_id
     return None
@@ -168,7 +168,7 @@ def _request_status(log: list[Record]) -> list[Row]:
 
 
 def _request(events: list[Record]) -> Row:
-    """Everything behind the key, from one request's events in order."""
+    """All columns after the key, from one request's events in order."""
     latest: dict[str, int] = {}
     decider = None
     for event in events:
@@ -202,7 +202,7 @@ def _consent_registry(log: list[Record]) -> list[Row]:
 
 
 def _person(events: list[Record]) -> Row:
-    """Everything behind the key, from the consent facts and deliveries of one person in order."""
+    """All columns after the key, from one person's consent facts and deliveries in order."""
     fact = delivery = None
     asked = []
     for event in events:

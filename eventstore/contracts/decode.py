@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 from eventstore import ulid
 from eventstore.contracts._generated.eventstore import reading_pb2 as reading
 from eventstore.contracts.contract import Contract
+from eventstore.contracts.event_types import KNOWN_TYPES
 from eventstore.contracts.times import EARLIEST, LATEST, read_time
 from eventstore.errors import Undecodable
 
-KNOWN_TYPES = range(1, 9)
 MAX_ID_BYTES = 256
 MAX_ERROR_BYTES = 4096
 MAX_OPTION_BYTES = 2000

@@ -18,6 +18,8 @@ class EventType(IntEnum):
     REQUEST_FAILED = 8
 
 
+KNOWN_TYPES = frozenset(int(known) for known in EventType)
+"""The numbers of all known types; events of other types are stored too, and no read model folds them."""
 ABOUT_RECIPIENT = (
     EventType.RECIPIENT_DELIVERED,
     EventType.RECIPIENT_FAILED,

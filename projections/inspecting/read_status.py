@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
 from eventstore.appending.server_clock import find_events_ahead_of_clock
-from eventstore.contracts.event_types import EventType
+from eventstore.contracts.event_types import KNOWN_TYPES
 from eventstore.event_reader import HEAD
 from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder
@@ -41,7 +41,7 @@ _COUNTS = sql.SQL("""
 SELECT {head},
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
        (SELECT count(*) FROM eventstore.events WHERE event_type < {first} OR event_type > {last})
-""").format(head=sql.SQL(HEAD), first=sql.Literal(int(min(EventType))), last=sql.Literal(int(max(EventType))))
+""").format(head=sql.SQL(HEAD), first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES)))
 _PROJECTIONS = """
 SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
        c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,

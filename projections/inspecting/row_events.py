@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 from sqlalchemy import Text, func, literal, select
 
-from eventstore.contracts.event_types import EventType
+from eventstore.contracts.event_types import KNOWN_TYPES, EventType
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import SEARCHING
 from eventstore.schema import events
@@ -40,7 +40,7 @@ class RowEvent(NamedTuple):
     @property
     def type_name(self) -> str:
         """The type's name; UNKNOWN_n for a number that this code doesn't know."""
-        return EventType(self.event_type).name if self.event_type in set(EventType) else f"UNKNOWN_{self.event_type}"
+        return EventType(self.event_type).name if self.event_type in KNOWN_TYPES else f"UNKNOWN_{self.event_type}"
 
 
 async def find_events(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Executable, Index, Table, Text, case, cast, func, literal_column, null, or_, select, union_all
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
-from eventstore.contracts.event_types import ABOUT_RECIPIENT, DECIDERS, SUMMARY_FAILED, EventType
+from eventstore.contracts.event_types import ABOUT_RECIPIENT, DECIDERS, KNOWN_TYPES, SUMMARY_FAILED, EventType
 from projections.projection import Projection, Window
 from projections.read_models.common_columns import count, event_id, key, metadata, text, time
 
@@ -55,7 +55,6 @@ request_status = Table(
 )
 
 _KEY = ("app", "send_request_id")
-_KNOWN_TYPES = frozenset(int(number) for number in EventType)
 
 
 class RequestStatus(Projection):
@@ -63,7 +62,7 @@ class RequestStatus(Projection):
 
     name: ClassVar[str] = "request_status"
     version: ClassVar[int] = 1
-    handles: ClassVar[frozenset[int]] = _KNOWN_TYPES
+    handles: ClassVar[frozenset[int]] = KNOWN_TYPES
     tables: ClassVar[tuple[Table, ...]] = (request_recipients, request_status)
     partition_by: ClassVar[tuple[str, ...]] = _KEY
     decided_by: ClassVar[Mapping[str, str]] = {

@@ -1,4 +1,4 @@
-"""The oracle is right: each rule by a case worked out by hand, so that what agrees with it is right too."""
+"""The oracle is right: each rule is shown by a case computed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def at(minutes: int) -> datetime:
 
 
 def told(number: int, event_type: int, **more: Any) -> Record:  # noqa: ANN401 - a Record's fields
-    """Event ``number`` of app ``a`` and request ``r``, that many minutes after noon, unless said otherwise."""
+    """Event ``number`` of app ``a`` and request ``r``, that many minutes after noon, unless given."""
     defaults: dict[str, Any] = {"app": "a", "contract": "chat.external", "send_request_id": "r"}
     defaults["occurred_at"] = at(number)
     return Record(event_id=f"E{number}", event_type=event_type, **(defaults | more))
@@ -46,7 +46,7 @@ def only(table: str, *events: Record) -> dict[str, object]:
 
 
 def deciding(*events: Record) -> tuple[object, ...]:
-    """What consent_registry says of the one person there is."""
+    """The consent_registry row of the only person."""
     row = only("consent_registry", *events)
     return row["status"], row["basis"], row["event_id"]
 
@@ -66,7 +66,7 @@ def test_imports_nothing_but_the_standard_library() -> None:
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_every_key_is_among_the_columns_and_leads_to_one_row() -> None:
+def test_every_key_is_among_the_columns_and_identifies_one_row() -> None:
     assert oracle.KEYS.keys() == oracle.COLUMNS.keys()
     for table, key in oracle.KEYS.items():
         assert set(key) <= set(oracle.COLUMNS[table])
@@ -98,7 +98,7 @@ def test_the_contract_changes_nothing() -> None:
     assert read_models(under("pcs.external.v1")) == read_models(under("chat.external"))
 
 
-def test_apps_are_kept_apart() -> None:
+def test_apps_are_separate() -> None:
     for table, found in read_models([told(1, 1, ppnum=ANN), told(2, 1, ppnum=ANN, app="b")]).items():
         expected = [] if table.startswith("poll") else ["a", "b"]
         assert [row[0] for row in found] == expected
@@ -110,7 +110,7 @@ def test_unknown_types_fold_nowhere(number: int) -> None:
     assert read_models([event]) == read_models([])
 
 
-def test_arranged_gives_rows_of_a_database_the_oracles_form_and_keeps_what_is_there_twice() -> None:
+def test_arranged_brings_database_rows_into_the_oracles_form_and_keeps_duplicates() -> None:
     events = [voted(1, BOB, "x", "y"), voted(2, ANN)]
     first: list[object] = ["a", "r", "p", BOB, ["x", "y"], "E1", at(1)]
     second: Row = ("a", "r", "p", ANN, [], "E2", at(2))
@@ -124,7 +124,7 @@ def test_arranged_gives_rows_of_a_database_the_oracles_form_and_keeps_what_is_th
 @pytest.mark.parametrize(
     ("event_type", "status"), [(1, "delivered"), (2, "failed"), (3, "pending_consent")], ids=["1", "2", "3"]
 )
-def test_the_type_says_what_became_of_a_recipient(event_type: int, status: str) -> None:
+def test_the_type_decides_the_status_of_a_recipient(event_type: int, status: str) -> None:
     event = told(1, event_type, ppnum=ANN, error_code="why", message_id="m")
     assert rows("request_recipients", event) == [("a", "r", ANN, status, "why", "m", "E1", at(1))]
 
@@ -140,7 +140,7 @@ def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> Non
 
 
 @pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
-def test_other_types_make_no_recipient_and_count_none(event_type: int) -> None:
+def test_other_types_create_and_count_no_recipient(event_type: int) -> None:
     assert rows("request_recipients", told(1, event_type, ppnum=ANN)) == []
     assert only("request_status", told(1, event_type, ppnum=ANN))["recipients"] == 0
     counted = only("request_status", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN))
@@ -148,12 +148,12 @@ def test_other_types_make_no_recipient_and_count_none(event_type: int) -> None:
 
 
 @pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
-def test_other_types_do_not_touch_a_recipient(event_type: int) -> None:
+def test_other_types_do_not_change_a_recipient(event_type: int) -> None:
     before = rows("request_recipients", told(1, 1, ppnum=ANN))
     assert rows("request_recipients", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN)) == before
 
 
-def test_recipients_are_told_apart_by_request_and_number() -> None:
+def test_recipients_are_identified_by_request_and_number() -> None:
     events = [told(1, 1, ppnum=ANN), told(2, 2, ppnum=BOB), told(3, 3, ppnum=ANN, send_request_id="s")]
     assert [row[:4] for row in rows("request_recipients", *events)] == [
         ("a", "r", ANN, "delivered"),
@@ -164,7 +164,7 @@ def test_recipients_are_told_apart_by_request_and_number() -> None:
 
 @pytest.mark.parametrize("ppnum", [None, ""])
 @pytest.mark.parametrize("event_type", range(1, 9))
-def test_without_a_recipient_an_event_counts_for_its_request_alone(event_type: int, ppnum: str | None) -> None:
+def test_an_event_without_a_recipient_counts_only_for_its_request(event_type: int, ppnum: str | None) -> None:
     found = read_models(
         [told(1, event_type, ppnum=ppnum, error_code="consent_denied", poll_id="p", poll_options=("x",))]
     )
@@ -176,7 +176,7 @@ def test_without_a_recipient_an_event_counts_for_its_request_alone(event_type: i
 
 
 @pytest.mark.parametrize("request_id", [None, ""])
-def test_an_event_without_a_request_is_folded_for_the_person_alone(request_id: str | None) -> None:
+def test_an_event_without_a_request_is_folded_only_for_the_person(request_id: str | None) -> None:
     events = [
         told(number, number, ppnum=ANN, send_request_id=request_id, poll_id="p", poll_options=("x",))
         for number in range(1, 9)
@@ -226,12 +226,12 @@ def test_a_completed_request_reports_what_its_summary_says() -> None:
         (8, 4, "failed"),
     ],
 )
-def test_type_and_summary_say_how_a_request_ended(event_type: int, summary_status: int | None, state: str) -> None:
+def test_type_and_summary_decide_how_a_request_ended(event_type: int, summary_status: int | None, state: str) -> None:
     summary = None if summary_status is None else Summary(summary_status, 1, 1, 0, 0)
     assert only("request_status", told(1, event_type, summary=summary))["state"] == state
 
 
-def test_of_6_and_8_the_greater_decides_with_all_that_it_reports() -> None:
+def test_of_types_6_and_8_the_greater_event_id_decides_with_all_its_numbers() -> None:
     six, eight = Summary(3, 4, 3, 2, 1), Summary(4, 8, 7, 6, 5)
     assert rows("request_status", told(1, 6, summary=six), told(2, 8, summary=eight)) == [
         ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2")
@@ -241,7 +241,7 @@ def test_of_6_and_8_the_greater_decides_with_all_that_it_reports() -> None:
     ]
 
 
-def test_a_decider_without_a_summary_leaves_nothing_of_the_one_before() -> None:
+def test_a_deciding_event_without_a_summary_clears_the_earlier_summary() -> None:
     assert rows("request_status", told(1, 6, summary=Summary(4, 4, 3, 2, 1)), told(2, 6)) == [
         ("a", "r", "completed", 0, 0, 0, 0, None, None, None, None, at(1), at(2), at(2), "E2", "E2")
     ]
@@ -260,7 +260,7 @@ def test_a_summary_on_another_type_reports_nothing(event_type: int) -> None:
     assert [row[name] for name in row if name.startswith("reported_")] == [None] * 4
 
 
-def test_unknown_types_move_none_of_a_requests_times() -> None:
+def test_unknown_types_change_no_times_of_a_request() -> None:
     before = rows("request_status", told(3, 1, ppnum=ANN))
     assert rows("request_status", told(1, 0), told(3, 1, ppnum=ANN), told(9, 9)) == before
 
@@ -278,7 +278,7 @@ def test_unknown_types_move_none_of_a_requests_times() -> None:
         (told(1, 2, ppnum=ANN, error_code="consent_expired"), "expired"),
     ],
 )
-def test_a_consent_fact_decides_where_nothing_else_is_known(event: Record, status: str) -> None:
+def test_a_consent_fact_alone_decides(event: Record, status: str) -> None:
     first_asked_at = at(1) if event.event_type == 3 else None
     expected = ("a", ANN, status, "consent", at(1), "E1", "r", first_asked_at)
     assert rows("consent_registry", event) == [expected]
@@ -287,19 +287,19 @@ def test_a_consent_fact_decides_where_nothing_else_is_known(event: Record, statu
 
 @pytest.mark.parametrize("event_type", [2, 6, 7, 8])
 @pytest.mark.parametrize("error_code", [None, "", "unreachable", "CONSENT_DENIED"])
-def test_other_events_say_nothing_of_consent(event_type: int, error_code: str | None) -> None:
+def test_other_events_state_no_consent(event_type: int, error_code: str | None) -> None:
     event = told(1, event_type, ppnum=ANN, error_code=error_code)
     assert rows("consent_registry", event) == rows("consent_history", event) == []
 
 
 @pytest.mark.parametrize("event_type", [6, 7, 8])
-def test_the_error_code_counts_on_failed_recipients_alone(event_type: int) -> None:
+def test_the_error_code_counts_only_on_failed_recipients(event_type: int) -> None:
     assert rows("consent_registry", told(1, event_type, ppnum=ANN, error_code="consent_denied")) == []
     assert deciding(told(1, 1, ppnum=ANN, error_code="consent_denied")) == ("granted", "delivery", "E1")
     assert deciding(told(1, 4, ppnum=ANN, error_code="consent_denied")) == ("granted", "consent", "E1")
 
 
-def test_a_delivery_alone_tells_of_consent() -> None:
+def test_a_delivery_alone_means_consent() -> None:
     event = told(1, 1, ppnum=ANN)
     assert rows("consent_registry", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r", None)]
     assert rows("consent_history", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r")]
@@ -309,7 +309,7 @@ def test_a_delivery_alone_tells_of_consent() -> None:
     ("event_type", "error_code", "status"),
     [(3, None, "pending"), (5, None, "denied"), (2, "consent_denied", "denied"), (2, "consent_expired", "expired")],
 )
-def test_of_a_fact_that_is_no_grant_and_a_delivery_the_newer_decides(
+def test_of_a_fact_other_than_a_grant_and_a_delivery_the_newer_decides(
     event_type: int, error_code: str | None, status: str
 ) -> None:
     def fact(number: int) -> Record:
@@ -344,7 +344,7 @@ def test_the_event_id_decides_on_consent_and_not_the_time() -> None:
     )
 
 
-def test_first_asked_is_the_least_time_whatever_the_ids_say_and_outlives_every_decision() -> None:
+def test_first_asked_is_the_earliest_time_in_any_order_of_ids_and_survives_every_decision() -> None:
     events = [
         told(1, 3, ppnum=ANN, occurred_at=at(9)),
         told(2, 3, ppnum=ANN, occurred_at=at(5), send_request_id="s"),
@@ -353,7 +353,7 @@ def test_first_asked_is_the_least_time_whatever_the_ids_say_and_outlives_every_d
     assert rows("consent_registry", *events) == [("a", ANN, "granted", "consent", at(1), "E3", "r", at(5))]
 
 
-def test_consent_is_the_persons_and_not_the_requests() -> None:
+def test_consent_belongs_to_the_person_and_not_to_the_request() -> None:
     events = [told(1, 3, ppnum=ANN), told(2, 5, ppnum=ANN, send_request_id="s"), told(3, 1, ppnum=BOB)]
     assert rows("consent_registry", *events) == [
         ("a", ANN, "denied", "consent", at(2), "E2", "s", at(1)),
@@ -379,14 +379,14 @@ def test_the_history_keeps_every_fact_and_delivery_in_order_of_the_ids() -> None
 # poll_responses, poll_tallies, poll_results
 
 
-def test_an_answer_is_kept_as_it_was_given_and_each_option_counts_once() -> None:
+def test_an_answer_is_kept_unchanged_and_each_option_counts_once() -> None:
     events = [voted(1, ANN, "y", "x", "y")]
     assert rows("poll_responses", *events) == [("a", "r", "p", ANN, ("y", "x", "y"), "E1", at(1))]
     assert rows("poll_tallies", *events) == [("a", "r", "p", "x", 1, at(1)), ("a", "r", "p", "y", 1, at(1))]
     assert rows("poll_results", *events) == [("a", "r", "p", "x", 1, 1, 1.0), ("a", "r", "p", "y", 1, 1, 1.0)]
 
 
-def test_a_changed_answer_moves_the_tally_and_leaves_no_row_of_nothing() -> None:
+def test_a_changed_answer_moves_the_tally_and_leaves_no_empty_row() -> None:
     events = [voted(1, ANN, "x", "y"), voted(2, BOB, "y"), voted(3, ANN, "z")]
     assert rows("poll_responses", *events) == [
         ("a", "r", "p", ANN, ("z",), "E3", at(3)),
@@ -407,7 +407,7 @@ def test_the_latest_answer_is_that_of_the_greatest_id_and_the_last_time_is_the_g
 
 @pytest.mark.parametrize("options", [None, ()])
 @pytest.mark.parametrize("poll_id", [None, ""])
-def test_an_answer_that_states_nothing_counts_under_nothing(
+def test_an_answer_without_options_counts_under_the_empty_option(
     poll_id: str | None, options: tuple[str, ...] | None
 ) -> None:
     event = told(1, 7, ppnum=ANN, poll_id=poll_id, poll_options=options)
@@ -421,12 +421,12 @@ def test_an_empty_option_and_no_option_are_one_tally() -> None:
     assert rows("poll_tallies", *events) == [("a", "r", "p", "", 3, at(3)), ("a", "r", "p", "x", 1, at(3))]
 
 
-def test_answers_to_a_poll_not_stated_replace_each_other_however_they_do_not_state_it() -> None:
+def test_answers_without_a_poll_id_replace_each_other_whether_it_is_missing_or_empty() -> None:
     events = [voted(1, ANN, "x", poll_id=None), voted(2, ANN, "y", poll_id="")]
     assert rows("poll_responses", *events) == [("a", "r", "", ANN, ("y",), "E2", at(2))]
 
 
-def test_polls_are_told_apart_by_request_and_id() -> None:
+def test_polls_are_identified_by_request_and_id() -> None:
     events = [voted(1, ANN, "x"), voted(2, ANN, "x", poll_id="q"), voted(3, ANN, "x", send_request_id="s")]
     assert [row[:5] for row in rows("poll_tallies", *events)] == [
         ("a", "r", "p", "x", 1),
@@ -442,7 +442,7 @@ def test_shares_are_of_respondents_and_may_sum_above_one() -> None:
 
 
 @pytest.mark.parametrize("event_type", [1, 2, 3, 4, 5, 6, 8])
-def test_an_answer_on_another_type_is_none(event_type: int) -> None:
+def test_an_answer_on_another_type_is_ignored(event_type: int) -> None:
     found = read_models([told(1, event_type, ppnum=ANN, poll_id="p", poll_options=("x",))])
     assert not any(found[table] for table in found if table.startswith("poll"))
 
@@ -450,7 +450,7 @@ def test_an_answer_on_another_type_is_none(event_type: int) -> None:
 # What tests ask of single events
 
 
-def test_the_keys_name_the_rows_an_event_is_about() -> None:
+def test_the_keys_identify_the_rows_of_an_event() -> None:
     asks: list[Callable[[Record], object]] = [oracle.recipient_key, oracle.decider_key, oracle.answer_key]
     named = {number: [ask(told(1, number, ppnum=ANN)) for ask in asks] for number in range(10)}
     recipient, decider, answer = ("a", "r", ANN), ("a", "r"), ("a", "r", "", ANN)

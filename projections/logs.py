@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, TextIO, cast
 
@@ -76,12 +75,6 @@ def catch_everything() -> None:
     sys.excepthook = uncaught
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable
-
-
-def json_line(level: str, event: str, **fields: str) -> str:
-    """Return a line as :func:`configure` writes them with style ``json``."""
-    line = {"event": event, "level": level, "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **fields}
-    return json_text(line, stream=sys.stderr) + "\n"
 
 
 class _Logger(structlog.WriteLogger):

@@ -8,12 +8,10 @@ from projections import signals
 
 
 def main() -> None:
-    """Run the command; exit code 0 (done), 1 (it failed), 2 (asked wrongly), or 130 and 143 (SIGINT, SIGTERM)."""
+    """Run the command; exit code 0 (success), 1 (failure), 2 (usage error), 130 or 143 (SIGINT, SIGTERM)."""
     signals.install()
-    # Its lines would come in between, in a form of its own; what fails is said by those who called.
+    # gRPC's own lines would stand between ours, in another format; our code reports what fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from projections import logs  # noqa: PLC0415 - after the signals' handlers, as all that takes long to load
-    from projections.cli.app import app  # noqa: PLC0415
+    from projections.cli.app import app  # noqa: PLC0415 - loading takes time, so the signal handlers come first
 
-    logs.catch_everything()
     app()

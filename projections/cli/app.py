@@ -1,4 +1,7 @@
-"""The commands of ``projections``: each has a module of its own here, and loads what it needs when it runs."""
+"""The top of the command line: the options of every command, help, and usage errors. Commands are loaded when needed.
+
+Every command has a module of its own here; :mod:`projections.cli.lazy_commands` lists them.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,53 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from projections.cli import apps, cursor, db, explain, ingest, manage, migrate, rebuild, run, simulate, transfer
+from projections.cli.lazy_commands import SUMMARIES, LazyCommands
 from projections.cli.shared.argument_checks import seconds
-from projections.cli.shared.output import ASKED_WRONGLY, FAILED, LogFormat, LogLevel, echo, say, set_up_output
+from projections.cli.shared.output import (
+    FAILED,
+    USAGE_ERROR,
+    LogFormat,
+    LogLevel,
+    print_data,
+    print_error,
+    print_message,
+    remember_output_options,
+)
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
 
 _WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
 
 
-class Commands(TyperGroup):
-    """Says what is wrong with a command line as every other error is said: in the log's format, and safe to show."""
+class CommandGroup(TyperGroup):
+    """The group of all commands, which are loaded lazily. Reports usage errors like every other error."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - Typer's settings of a group
+        super().__init__(**settings)
+        # Nobody adds commands to it, and its keys are known without loading anything.
+        self.commands = cast("dict[str, Command]", LazyCommands())
+
+    def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002 - Typer's signature
+        """Return the names of all commands, without loading them."""
+        return list(SUMMARIES)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002 - Typer's signature
+        """Write the list of commands, without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+    def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - what a command returns
+        """Run the command that was asked for; its module and what that loads may already log."""
+        options = dict(ctx.params)
+        options.pop("_", None)
+        _configure_logging(**options)
+        return super().invoke(ctx)
 
     def main(
         self,
@@ -31,29 +67,31 @@ class Commands(TyperGroup):
         windows_expand_args: bool = True,  # noqa: FBT001, FBT002
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """Run a command; exit code 2 when it was asked wrongly."""
-        arguments = common_first(sys.argv[1:] if args is None else args)
+        """Run a command; exit code 2 after a usage error."""
+        arguments = common_options_first(sys.argv[1:] if args is None else args)
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, standalone_mode, windows_expand_args, **extra)
-        # What is wrong with the options may have to be said before they are read.
-        style = _last_of(arguments, "--log-format") or os.environ.get("PROJECTIONS_LOG_FORMAT")
-        set_up_output(verbose=False, level=LogLevel.INFO, style=LogFormat("json" if style == "json" else "text"))
+        # The options themselves may be wrong, so the format of errors can't wait until they are parsed.
+        style = _last_value(arguments, "--log-format") or os.environ.get("PROJECTIONS_LOG_FORMAT")
+        remember_output_options(style=LogFormat.JSON if style == "json" else LogFormat.TEXT)
         try:
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)  # noqa: FBT003
         except typer.Abort:
-            say("projections: aborted", level=LogLevel.ERROR)
+            print_message("projections: aborted", level=LogLevel.ERROR)
             code = FAILED
-        except Exception as error:
-            if not hasattr(error, "format_message"):  # as every error about a command line has, of whatever class
-                raise
-            _say_wrong(error)
-            code = ASKED_WRONGLY
+        except Exception as error:  # noqa: BLE001 - Python would print its values, phone numbers and tokens among them
+            if hasattr(error, "format_message"):  # as all of Typer's errors about a command line have
+                _print_usage_error(error)
+                code = USAGE_ERROR
+            else:
+                print_error(error)
+                code = FAILED
         sys.exit(code if isinstance(code, int) else 0)
 
 
 app = typer.Typer(
     name="projections",
-    cls=Commands,
+    cls=CommandGroup,
     help="Store a messaging platform's events in Postgres, and keep query tables up to date.",
     no_args_is_help=True,
     add_completion=False,
@@ -66,12 +104,12 @@ app = typer.Typer(
 
 def _version(*, wanted: bool) -> None:
     if wanted:
-        echo(f"projections {version('projections')}")
+        print_data(f"projections {version('projections')}")
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def common_options(
     *,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -96,38 +134,24 @@ def options(
         ),
     ] = None,
 ) -> None:
-    """Options of every command, before its name or behind it."""
-    set_up_output(verbose=verbose, level=log_level, style=log_format, wait_for_database=wait_for_database)
+    """Options of every command, before its name or after it. :meth:`CommandGroup.invoke` obeys them."""
 
 
-app.command()(migrate.migrate)
-app.command()(run.run)
-app.command()(ingest.ingest)
-app.command()(manage.status)
-app.command("list")(manage.list_)
-app.command()(manage.pause)
-app.command()(manage.resume)
-app.command()(manage.wait)
-app.command()(manage.skip)
-app.command()(rebuild.rebuild)
-app.command()(rebuild.verify)
-app.command()(explain.explain)
-app.command()(transfer.redecode)
-app.add_typer(transfer.exporting, name="export")
-app.add_typer(transfer.importing, name="import")
-app.command()(simulate.simulate)
-app.add_typer(cursor.app, name="cursor")
-app.add_typer(apps.app, name="apps")
-app.add_typer(db.app, name="db")
+def _configure_logging(*, verbose: bool, log_level: str, log_format: str, wait_for_database: float | None) -> None:
+    from projections import logs  # noqa: PLC0415 - takes as long to load as all that help and --version need
+
+    remember_output_options(verbose=verbose, style=LogFormat(log_format), wait_for_database=wait_for_database)
+    logs.configure(LogLevel(log_level).value, LogFormat(log_format).value)
+    logs.catch_everything()
 
 
-def common_first(arguments: Iterable[str]) -> list[str]:
-    """Move the options of every command to where they are read, which is before its name."""
+def common_options_first(arguments: Iterable[str]) -> list[str]:
+    """Move the options of every command to where Typer reads them: before the command's name."""
     common: list[str] = []
     rest: list[str] = []
     left = iter(arguments)
     for argument in left:
-        if argument == "--" or rest == ["db", "psql"]:  # the rest is others'
+        if argument == "--" or rest == ["db", "psql"]:  # the rest is for psql
             rest += [argument, *left]
         elif argument in ("-v", "--verbose") or argument.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
             common.append(argument)
@@ -138,7 +162,7 @@ def common_first(arguments: Iterable[str]) -> list[str]:
     return common + rest
 
 
-def _last_of(arguments: Sequence[str], option: str) -> str | None:
+def _last_value(arguments: Sequence[str], option: str) -> str | None:
     found = None
     for number, argument in enumerate(arguments):
         if argument.startswith(f"{option}="):
@@ -148,11 +172,11 @@ def _last_of(arguments: Sequence[str], option: str) -> str | None:
     return found
 
 
-def _say_wrong(error: Any) -> None:  # noqa: ANN401 - of a private class of Typer's
+def _print_usage_error(error: Any) -> None:  # noqa: ANN401 - of a private class of Typer's
     context, message = error.ctx, error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help())
         return
-    say(f"projections: {message}", level=LogLevel.ERROR)
+    print_message(f"projections: {message}", level=LogLevel.ERROR)
     if context is not None:
-        say(f"{context.get_usage()} (see {context.command_path} --help)", level=LogLevel.ERROR)
+        print_message(f"{context.get_usage()} (see {context.command_path} --help)", level=LogLevel.ERROR)

@@ -1,179 +1,163 @@
-"""``projections cursor``: where each stream goes on, and how to make one begin elsewhere."""
+"""``projections cursor``: shows where each app's stream resumes, or resets it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from psycopg import AsyncConnection
 
+from eventstore.contracts import Contract
+from eventstore.errors import UsageError
+from eventstore.ingest.apps import App, next_resume_point, read_apps, refuse_followed, reset_cursor, time_in
+from eventstore.ingest.config import load_apps
+from eventstore.ingest.resume import ResumePoint
+from eventstore.ingest.since_setting import parse_since
+from eventstore.postgres.connection import connect
+from eventstore.waits import Waits
+from projections.cli.shared.common_options import AppArgument, ConfigOption, JsonOption, SinceOption, YesOption
 from projections.cli.shared.confirm import confirm
-from projections.cli.shared.interruptible import run_once
-from projections.cli.shared.long_running import ConfigOption, SinceOption
-from projections.cli.shared.output import echo, echo_json, say, says_errors
-from projections.errors import UsageError
+from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
+from projections.cli.shared.open_database import migrated_database_and_waits
+from projections.cli.shared.output import print_data, print_json, print_message
+from projections.cli.shared.typer_app import new_app
+from projections.cli.shared.value_text import format_value
 
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection
+app = new_app(no_args_is_help=True, help="Show or reset where each app's stream resumes.")
 
-    from eventstore.contracts import Contract
-    from eventstore.ingest.apps import App
-    from eventstore.ingest.resume import ResumePoint
-    from eventstore.waits import Waits
-
-app = typer.Typer(no_args_is_help=True, help="Show or reset where each app's stream resumes.")
-
-UNSURE = "the command was interrupted: projections cursor show tells what holds"
+IF_INTERRUPTED = "the cursor may have been reset: see projections cursor show"
 
 
-class Shown(NamedTuple):
-    """An app, the contract of its next dial, and what that sends."""
+class AppCursor(NamedTuple):
+    """An app, the contract of its next call to the upstream, and where that call resumes."""
 
     app: App
     contract: Contract
-    dial: ResumePoint
+    resume: ResumePoint
 
 
 @app.command()
-@says_errors
+@handles_errors
 def show(
     name: Annotated[str | None, typer.Argument(metavar="APP", help="The app; default: all.")] = None,
     *,
     config: ConfigOption = None,
     since: SinceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show where each app's stream resumes.
 
-    That is the last event received, what the next dial sends and why, and recorded gaps.
+    That is the last event received, the event_id that is sent on the next connect and why, and recorded gaps.
     """
-    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415 - loaded when it runs
-
-    url, waits = plain_context(writes=False)
-    found = run_once(_look(url, waits, name, config, since), holds="nothing was changed")
+    url, waits = migrated_database_and_waits(writes=False)
+    found = run_interruptible(_read_cursors(url, waits, name, config, since), if_interrupted=NOTHING_CHANGED)
     if as_json:
-        echo_json([_as_dict(one) for one in found])
+        print_json([_as_dict(one) for one in found])
         return
     for number, one in enumerate(found):
         for line in [*([""] if number else []), *_lines(one)]:
-            echo(line)
+            print_data(line)
     if not found:
-        say("no app has been followed yet")
+        print_message("no app has been followed yet")
 
 
 @app.command()
-@says_errors
+@handles_errors
 def reset(
-    name: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
+    name: AppArgument,
     *,
     config: ConfigOption = None,
     since: Annotated[
         str | None,
         typer.Option(help="Where the stream starts: a duration back from now (36h) or a time with its zone."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Make an app's stream start again.
 
     It starts at --since, or where a new app starts. Nothing stored is removed; events that are received again are
-    recognised as duplicates. The app must not be followed meanwhile (exit code 1 names who
-    follows it). Without --yes: asks on a terminal; elsewhere says what would happen, and exits with 2.
+    recognised as duplicates. The app must not be followed meanwhile (exit code 1 names who follows it). Without --yes:
+    asks on a terminal; elsewhere prints what would happen, and exits with 2.
     """
-    from datetime import UTC, datetime  # noqa: PLC0415 - loaded when it runs
-
-    from eventstore.ingest.apps import reset_cursor  # noqa: PLC0415
-    from eventstore.ingest.since_setting import parse_since  # noqa: PLC0415
-    from projections.cli.shared.open_database import plain_context  # noqa: PLC0415
-
     to = parse_since(since, datetime.now(UTC)) if since is not None else None
-    url, waits = plain_context(writes=True)
-    (before,) = run_once(_look(url, waits, name, config, None, to_change=True), holds="nothing was changed")
-    where = f"at {_at(to)}" if to is not None else "where a first contact begins (the configured since, or the default)"
+    url, waits = migrated_database_and_waits(writes=True)
+    reading = _read_cursors(url, waits, name, config, None, to_change=True)
+    (before,) = run_interruptible(reading, if_interrupted=NOTHING_CHANGED)
+    where = f"at {_time_of(to)}" if to is not None else "where a new app starts (the configured since, or the default)"
     confirm(
         [
-            f"the stream of app {name!r} would begin again {where};",
+            f"the stream of app {name!r} would start again {where};",
             f"the last event_id received ({before.app.last_event_id or 'none yet'}) would be forgotten;",
-            "stored events, quarantine, read models and recorded gaps stay; events that come again are duplicates",
+            "stored events, quarantine, read models and recorded gaps stay; events received again are duplicates",
         ],
         yes=yes,
     )
-    run_once(reset_cursor(url, name, to, waits=waits), holds=UNSURE)
-    (after,) = run_once(_look(url, waits, name, config, None), holds=UNSURE)
-    echo(f"{name}: the next dial sends {_sent(after.dial)}")
+    run_interruptible(reset_cursor(url, name, to, waits=waits), if_interrupted=IF_INTERRUPTED)
+    (after,) = run_interruptible(_read_cursors(url, waits, name, config, None), if_interrupted=IF_INTERRUPTED)
+    print_data(f"{name}: the next connect sends {_sent(after.resume)}")
 
 
-async def _look(
+async def _read_cursors(
     url: str, waits: Waits, name: str | None, config: Path | None, since: str | None, *, to_change: bool = False
-) -> list[Shown]:
-    from eventstore.ingest.apps import read_apps, refuse_followed  # noqa: PLC0415
-    from eventstore.postgres.connection import connect  # noqa: PLC0415 - loaded when it runs
-
+) -> list[AppCursor]:
     async with await connect(url, name="projections cursor", waits=waits) as conn:
         apps = {key: one for key, one in (await read_apps(conn)).items() if one.has_cursor}
         if name is not None and name not in apps:
-            known = f"known are {', '.join(apps)}" if apps else "none has been followed yet"
-            raise UsageError(f"no app {name!r} has a cursor here: {known}")
+            known = f"apps with a cursor: {', '.join(apps)}" if apps else "no app has been followed yet"
+            raise UsageError(f"app {name!r} has no cursor here; {known}")
         if name is not None and to_change:
             await refuse_followed(conn, name)
         chosen = apps.values() if name is None else [apps[name]]
-        return [await _shown(conn, one, waits, config, since) for one in chosen]
+        return [await _read_cursor(conn, one, waits, config, since) for one in chosen]
 
 
-async def _shown(conn: AsyncConnection, one: App, waits: Waits, config: Path | None, since: str | None) -> Shown:
-    from eventstore.ingest.apps import next_resume_point  # noqa: PLC0415 - loaded when it runs
-
-    contract, begin = _configured(one.app, config, since)
-    return Shown(one, *await next_resume_point(conn, one, contract=contract, since=begin, waits=waits))
+async def _read_cursor(
+    conn: AsyncConnection, one: App, waits: Waits, config: Path | None, since: str | None
+) -> AppCursor:
+    contract, start = _configured(one.app, config, since)
+    return AppCursor(one, *await next_resume_point(conn, one, contract=contract, since=start, waits=waits))
 
 
 def _configured(name: str, config: Path | None, since: str | None) -> tuple[Contract | None, str | None]:
-    """Return the contract and the first contact's cursor that are configured here; None for what isn't."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - loaded when it runs
-
-    from eventstore.contracts import Contract  # noqa: PLC0415
-    from eventstore.ingest.config import load_apps  # noqa: PLC0415
-    from eventstore.ingest.since_setting import parse_since  # noqa: PLC0415
-
+    """Return the contract and the cursor of a first connect as configured here; None for what isn't configured."""
     try:
         found = load_apps(config).get(name)
     except UsageError:
         if config is not None:
             raise
-        found = None  # one may look at cursors where nothing is followed
-    begin = since or (found.since if found else None)
+        found = None  # cursors can be looked at where nothing is configured
+    start = since or (found.since if found else None)
     contract = Contract(found.contract) if found and found.contract != "auto" else None
-    return contract, parse_since(begin, datetime.now(UTC)) if begin is not None else None
+    return contract, parse_since(start, datetime.now(UTC)) if start is not None else None
 
 
-def _at(event_id: str) -> str:
-    from eventstore.ingest.apps import time_in  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.shared.cell_text import shown  # noqa: PLC0415
-
+def _time_of(event_id: str) -> str:
     moment = time_in(event_id)
-    return shown(moment) if moment is not None else "a time after the year 9999"
+    return format_value(moment) if moment is not None else "a time after the year 9999"
 
 
 def _with_time(event_id: str | None) -> str:
-    return f"{event_id} ({_at(event_id)})" if event_id else "none"
+    return f"{event_id} ({_time_of(event_id)})" if event_id else "none"
 
 
-def _sent(dial: ResumePoint) -> str:
-    return f"{_with_time(dial.event_id) if dial.event_id else 'no event_id'}: {dial.why}"
+def _sent(resume: ResumePoint) -> str:
+    return f"{_with_time(resume.event_id) if resume.event_id else 'no event_id'}: {resume.why}"
 
 
-def _lines(one: Shown) -> list[str]:
-    from projections.cli.shared.cell_text import shown  # noqa: PLC0415 - loaded when it runs
-
-    app, contract, dial = one
-    received = f", received at {shown(app.last_received_at)}" if app.last_received_at else ""
-    decided = f"{app.contract}" if app.contract else f"not yet known; {contract.value} is dialled"
+def _lines(one: AppCursor) -> list[str]:
+    app, contract, resume = one
+    received = f", received at {format_value(app.last_received_at)}" if app.last_received_at else ""
+    decided = f"{app.contract}" if app.contract else f"not yet known; the next connect uses {contract.value}"
     follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
     lines = [
         f"{app.app}",
         f"  contract        {decided}",
         f"  last event_id   {_with_time(app.last_event_id)}{received}",
         f"  followed by     {follower}",
-        f"  next dial       {_sent(dial)}",
+        f"  next connect    {_sent(resume)}",
         f"  gaps            {len(app.gaps) or 'none'}",
     ]
     for gap in app.gaps:
@@ -184,15 +168,15 @@ def _lines(one: Shown) -> list[str]:
     return lines
 
 
-def _as_dict(one: Shown) -> dict[str, Any]:
-    app, contract, dial = one
+def _as_dict(one: AppCursor) -> dict[str, Any]:
+    app, contract, resume = one
     return {
         "app": app.app,
         "contract": app.contract,
         "last_event_id": app.last_event_id,
         "last_received_at": app.last_received_at.isoformat() if app.last_received_at else None,
         "followed_by": app.followed_by,
-        "next_dial": {"contract": contract.value, "event_id": dial.event_id, "why": dial.why},
+        "next_dial": {"contract": contract.value, "event_id": resume.event_id, "why": resume.why},
         "gaps": app.gaps,
         "reset": None if app.reset_position is None else {"to": app.reset_to, "position": app.reset_position},
         "last_error": app.last_error,

@@ -1,31 +1,37 @@
-"""``projections ingest``: follow the configured upstreams."""
+"""``projections ingest``: follows the configured upstreams."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.ingest.config import load_apps, reloader
+from eventstore.ingest.context import IngestContext
+from eventstore.ingest.follow_apps import Outcome, follow
+from eventstore.ingest.follower import Follower
+from eventstore.waits import load_waits
 from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
+from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.interruptible import run_until_signalled
 from projections.cli.shared.long_running import (
-    ConfigOption,
-    GiveUpOption,
-    SinceOption,
-    available,
-    check_give_up,
-    run_until_told,
-    said_outcome,
+    available_database_or_stop,
+    print_ingest_outcome,
     stop_on_signals,
 )
-from projections.cli.shared.output import FAILED, says_errors
+from projections.cli.shared.output import FAILED
+from projections.cli.shared.typer_app import new_app
+from projections.migrating.schema_revision import require_current_schema
 
-if TYPE_CHECKING:
-    from eventstore.ingest.follow_apps import Outcome
+app = new_app()
 
 
-@says_errors
+@app.command()
+@handles_errors
 def ingest(
     *,
     config: ConfigOption = None,
@@ -51,26 +57,18 @@ def ingest(
     when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    if not said_outcome(run_until_told(_ingest(config, until_idle, give_up_after, since))):
+    if not print_ingest_outcome(run_until_signalled(_ingest(config, until_idle, give_up_after, since))):
         raise typer.Exit(FAILED)
 
 
 async def _ingest(
     config: Path | None, until_idle: float | None, give_up_after: float | None, since: str | None
 ) -> Outcome:
-    from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
-    from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
-    from eventstore.ingest.context import IngestContext  # noqa: PLC0415
-    from eventstore.ingest.follow_apps import Outcome, follow  # noqa: PLC0415
-    from eventstore.ingest.follower import Follower  # noqa: PLC0415
-    from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.migrating.schema_revision import require_current_schema  # noqa: PLC0415
-
     waits = load_waits()
     limits = load_quarantine_limits()
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
     stop = stop_on_signals(waits)
-    url = await available(stop, waits)
+    url = await available_database_or_stop(stop, waits)
     if url is None:
         return Outcome(0, 0, 0)
     await asyncio.to_thread(require_current_schema, url)

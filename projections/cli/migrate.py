@@ -1,4 +1,4 @@
-"""``projections migrate``: bring the database's schema to what this version needs."""
+"""``projections migrate``: brings the database's schema to what this version needs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from typing import Annotated
 
 import typer
 
-from projections.cli.shared.output import say, says_errors
+from eventstore.waits import load_waits
+from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.open_database import available_database
+from projections.cli.shared.output import print_message
+from projections.cli.shared.typer_app import new_app
+from projections.lock_retry import LockPatience
+from projections.migrating.migrate import upgrade
+
+app = new_app()
 
 
-@says_errors
+@app.command()
+@handles_errors
 def migrate(
     *,
     give_up_after: Annotated[
@@ -25,22 +34,17 @@ def migrate(
     """Create, update or repair the schema in the database.
 
     The database is DATABASE_URL (or PGHOST and libpq's other variables); without them, an embedded PostgreSQL is
-    started in this folder. Whatever a restore or a person changed in the schema is set right again. Locks are waited
-    for in short attempts, since other sessions queue behind a waiting one.
+    started in this folder. Repairs whatever a restore or a person changed in the schema. Tries each lock for a short
+    time only, again and again, because other sessions queue behind a waiting one.
 
     Exit code 1 when it gave up, or when something can't be repaired.
     """
-    from eventstore.waits import load_waits  # noqa: PLC0415 - loaded when it runs
-    from projections.cli.shared.open_database import available_database  # noqa: PLC0415
-    from projections.lock_retry import LockPatience  # noqa: PLC0415
-    from projections.migrating.migrate import upgrade  # noqa: PLC0415
-
     waits = load_waits()
     patience = LockPatience(
-        waits.migrate_lock, give_up_after=give_up_after, report=lambda sentence: say(f"projections: {sentence}")
+        waits.migrate_lock, give_up_after=give_up_after, report=lambda line: print_message(f"projections: {line}")
     )
     before, after = upgrade(available_database(waits, create=True), patience=patience)
     if before == after:
-        say(f"the schema is already at revision {after}")
+        print_message(f"the schema is already at revision {after}")
     else:
-        say(f"migrated the schema from {before or 'nothing'} to revision {after}")
+        print_message(f"migrated the schema from {before or 'nothing'} to revision {after}")

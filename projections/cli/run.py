@@ -1,32 +1,44 @@
-"""``projections run``: follow the configured upstreams, and keep the read models true."""
+"""``projections run``: follows the configured upstreams and keeps the read models up to date."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.ingest.config import load_apps, reloader
+from eventstore.ingest.context import IngestContext
+from eventstore.ingest.follower import Follower
+from eventstore.waits import load_waits
 from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
+from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.live_view import live_view
 from projections.cli.shared.long_running import (
-    ConfigOption,
-    GiveUpOption,
-    SinceOption,
-    available,
-    check_give_up,
-    run_until_told,
-    said_outcome,
+    available_database_or_stop,
+    print_ingest_outcome,
     stop_on_signals,
 )
-from projections.cli.shared.output import FAILED, LogLevel, is_shown_to_people, say, say_left_out, says_errors
+from projections.cli.shared.open_database import refuse_named
+from projections.cli.shared.output import FAILED, LogLevel, print_left_out, print_message, stderr_is_interactive
+from projections.cli.shared.typer_app import new_app
+from projections.migrating.schema_revision import require_current_schema
+from projections.registry import find_projections
+from projections.running.supervisor import RunOutcome
+from projections.running.supervisor import run as run_all
+from projections.running.worker import Worker
+from projections.settings import load_settings
 
-if TYPE_CHECKING:
-    from projections.running.supervisor import RunOutcome
+app = new_app()
 
 
-@says_errors
+@app.command()
+@handles_errors
 def run(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projections to run; default: all.")] = None,
     *,
@@ -60,52 +72,38 @@ def run(
     a projection is paused, waiting or failed, or the run gave up; 2 when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    outcome = run_until_told(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
-    well = True
+    outcome = run_until_signalled(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
+    succeeded = True
     if outcome.ingest is not None:
-        well = said_outcome(outcome.ingest)
+        succeeded = print_ingest_outcome(outcome.ingest)
     for name, why in outcome.stopped.items():
-        say(f"projections: {name} is {why}", level=LogLevel.ERROR)
+        print_message(f"projections: {name} is {why}", level=LogLevel.ERROR)
     if outcome.gave_up is not None:
-        say(f"projections: {outcome.gave_up}", level=LogLevel.ERROR)
-    if not well or outcome.stopped or outcome.gave_up is not None:
+        print_message(f"projections: {outcome.gave_up}", level=LogLevel.ERROR)
+    if not succeeded or outcome.stopped or outcome.gave_up is not None:
         raise typer.Exit(FAILED)
 
 
 async def _run(
     names: list[str],
-    ingest: bool,  # noqa: FBT001 - handed on
+    ingest: bool,  # noqa: FBT001 - passed on
     until_idle: float | None,
     give_up_after: float | None,
     batch_size: int | None,
     config: Path | None,
     since: str | None,
 ) -> RunOutcome:
-    from eventstore.appending.quarantine_limits import load_quarantine_limits  # noqa: PLC0415
-    from eventstore.ingest.config import load_apps, reloader  # noqa: PLC0415 - loaded when it runs
-    from eventstore.ingest.context import IngestContext  # noqa: PLC0415
-    from eventstore.ingest.follower import Follower  # noqa: PLC0415
-    from eventstore.waits import load_waits  # noqa: PLC0415
-    from projections.cli.shared.live_view import live_view  # noqa: PLC0415
-    from projections.cli.shared.open_database import refuse_named  # noqa: PLC0415
-    from projections.migrating.schema_revision import require_current_schema  # noqa: PLC0415
-    from projections.registry import find_projections  # noqa: PLC0415
-    from projections.running.supervisor import RunOutcome  # noqa: PLC0415
-    from projections.running.supervisor import run as run_all  # noqa: PLC0415
-    from projections.running.worker import Worker  # noqa: PLC0415
-    from projections.settings import load_settings  # noqa: PLC0415
-
     waits = load_waits()
     limits = load_quarantine_limits()
     settings = load_settings(batch_size)
     registry = find_projections()
     projections = registry.select(names)
     broken = {} if names else registry.broken
-    say_left_out(broken)
+    print_left_out(broken)
     apps = load_apps(config) if ingest else {}
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in apps.items()]
     stop = stop_on_signals(waits)
-    url = await available(stop, waits)
+    url = await available_database_or_stop(stop, waits)
     if url is None:
         return RunOutcome(None)
     refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
@@ -115,7 +113,7 @@ async def _run(
         Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
-    view = live_view(url, waits, registry, followers) if is_shown_to_people() else nullcontext()
+    view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
     async with view:
         outcome = await run_all(
             url,

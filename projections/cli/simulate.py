@@ -1,4 +1,4 @@
-"""``projections simulate``: serve a made-up app's events over gRPC until told to stop."""
+"""``projections simulate``: serves a made-up app's events over gRPC until it is stopped."""
 
 from __future__ import annotations
 
@@ -8,76 +8,80 @@ import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from eventstore.contracts import Contract
 from eventstore.errors import UsageError
-from projections.cli.shared.long_running import run_until_told
-from projections.cli.shared.output import echo, say, says_errors
+from eventstore.ingest.credential_rules import check_certificate_and_key
+from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.output import print_data, print_message
+from projections.cli.shared.typer_app import new_app
+from projections.sandbox.simulator import (
+    ALL_CONTRACTS,
+    Fault,
+    ServerTls,
+    Simulator,
+    SimulatorSettings,
+    World,
+    build_log,
+)
 
-if TYPE_CHECKING:
-    from projections.sandbox.simulator import ServerTls, Simulator
+app = new_app()
 
 _ENV = "PROJECTIONS_SIMULATOR_"
 _TOKEN = "simulator"  # noqa: S105 - guards made-up events only, and the help shows it
 
 
-class Served(StrEnum):
-    """Which contracts are served."""
+def _option(variable: str, *names: str, **settings: Any) -> Any:  # noqa: ANN401 - an option of Typer's
+    """Return an option that is also an environment variable; the help says so once, for all of them."""
+    return typer.Option(*names, envvar=f"{_ENV}{variable}", show_envvar=False, **settings)
+
+
+class ServedContracts(StrEnum):
+    """Which contracts to serve."""
 
     CHAT_EXTERNAL = "chat.external"
     PCS_EXTERNAL_V1 = "pcs.external.v1"
     BOTH = "both"
 
 
-@says_errors
+@app.command()
+@handles_errors
 def simulate(  # noqa: PLR0913 - every option is an argument
     *,
-    port: Annotated[
-        int, typer.Option(envvar=_ENV + "PORT", show_envvar=False, help="Port on 127.0.0.1; 0 picks a free one.")
-    ] = 0,
+    port: Annotated[int, _option("PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
     contract: Annotated[
-        Served,
-        typer.Option(
-            envvar=_ENV + "CONTRACT", show_envvar=False, help="What to serve; calls of the other get UNIMPLEMENTED."
-        ),
-    ] = Served.BOTH,
-    token: Annotated[
-        str, typer.Option(envvar=_ENV + "TOKEN", show_envvar=False, help="The bearer token that every call must bring.")
-    ] = _TOKEN,
+        ServedContracts,
+        _option("CONTRACT", help="What to serve; calls of the other get UNIMPLEMENTED."),
+    ] = ServedContracts.BOTH,
+    token: Annotated[str, _option("TOKEN", help="The bearer token that every call must bring.")] = _TOKEN,
     seed: Annotated[
         int,
-        typer.Option(
-            envvar=_ENV + "SEED", show_envvar=False, help="The same seed and --epoch give the same log, byte for byte."
-        ),
+        _option("SEED", help="The same seed and --epoch give the same log, byte for byte."),
     ] = 1,
-    recipients: Annotated[
-        int, typer.Option(envvar=_ENV + "RECIPIENTS", show_envvar=False, help="Recipients in all requests.")
-    ] = 2_000,
+    recipients: Annotated[int, _option("RECIPIENTS", help="Recipients in all requests.")] = 2_000,
     recipients_per_request: Annotated[
         int,
-        typer.Option(
-            envvar=_ENV + "RECIPIENTS_PER_REQUEST", show_envvar=False, help="Recipients of one request, 1 to 1000."
-        ),
+        _option("RECIPIENTS_PER_REQUEST", help="Recipients of one request, 1 to 1000."),
     ] = 50,
     polls: Annotated[
         float,
-        typer.Option(envvar=_ENV + "POLLS", show_envvar=False, help="Share of requests that carry a poll, 0 to 1."),
+        _option("POLLS", help="Share of requests that carry a poll, 0 to 1."),
     ] = 0.3,
     rate: Annotated[
         float | None,
-        typer.Option(
-            envvar=_ENV + "RATE",
-            show_envvar=False,
+        _option(
+            "RATE",
             help="Events per second, added as time passes. Default: all at once.",
         ),
     ] = None,
     epoch: Annotated[
         datetime | None,
-        typer.Option(
-            envvar=_ENV + "EPOCH",
-            show_envvar=False,
+        _option(
+            "EPOCH",
             formats=["%Y-%m-%dT%H:%M:%SZ"],
             metavar="TIME",
             help="The simulated time (UTC, as 2026-01-05T12:00:00Z): the last event happens then, or with --rate the "
@@ -86,9 +90,8 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(
-            envvar=_ENV + "FAULT",
-            show_envvar=False,
+        _option(
+            "FAULT",
             metavar="FAULT",
             help="A fault to inject, repeatable (in the variable: separated by spaces). Write KIND, KIND=VALUE, "
             "KIND@AFTER_EVENTS, KINDxTIMES, or all together: KIND=VALUE@AFTER_EVENTSxTIMES. KIND is one of end, "
@@ -99,42 +102,32 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     ] = None,
     end_at_log_end: Annotated[
         bool,
-        typer.Option(
+        _option(
+            "END_AT_LOG_END",
             "--end-at-log-end",
-            envvar=_ENV + "END_AT_LOG_END",
-            show_envvar=False,
             help="End each stream normally after the last event.",
         ),
     ] = False,
     keep_alive: Annotated[
         float,
-        typer.Option(
-            envvar=_ENV + "KEEP_ALIVE", show_envvar=False, help="Seconds between keep-alives (pcs.external.v1)."
-        ),
+        _option("KEEP_ALIVE", help="Seconds between keep-alives (pcs.external.v1)."),
     ] = 20.0,
     replay_window: Annotated[
         float,
-        typer.Option(
-            envvar=_ENV + "REPLAY_WINDOW",
-            show_envvar=False,
+        _option(
+            "REPLAY_WINDOW",
             help="Days after which a cursor expires (pcs.external.v1).",
         ),
     ] = 7.0,
-    prefix: Annotated[
-        str, typer.Option(envvar=_ENV + "PREFIX", show_envvar=False, help="A path before the methods', such as /ext.")
-    ] = "",
+    prefix: Annotated[str, _option("PREFIX", help="A path before the methods', such as /ext.")] = "",
     cert: Annotated[
         Path | None,
-        typer.Option(envvar=_ENV + "CERT", show_envvar=False, help="Serve TLS with this certificate (PEM)."),
+        _option("CERT", help="Serve TLS with this certificate (PEM)."),
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option(envvar=_ENV + "KEY", show_envvar=False, help="The certificate's key (PEM).")
-    ] = None,
+    key: Annotated[Path | None, _option("KEY", help="The certificate's key (PEM).")] = None,
     client_ca: Annotated[
         Path | None,
-        typer.Option(
-            envvar=_ENV + "CLIENT_CA", show_envvar=False, help="Require client certificates signed by this CA (PEM)."
-        ),
+        _option("CLIENT_CA", help="Require client certificates signed by this CA (PEM)."),
     ] = None,
 ) -> None:
     """Serve a made-up app's events over gRPC, for demos and tests.
@@ -144,14 +137,11 @@ def simulate(  # noqa: PLR0913 - every option is an argument
 
     Each option is also an environment variable: PROJECTIONS_SIMULATOR_PORT for --port, and so on.
     """
-    from eventstore.contracts import Contract  # noqa: PLC0415 - loaded when it runs
-    from projections.sandbox.simulator import ALL_CONTRACTS, Fault, Simulator, SimulatorSettings, World, build_log  # noqa: PLC0415
-
     world = World(seed=seed, recipients=recipients, recipients_per_request=recipients_per_request, polls=polls)
     now = datetime.now(UTC)
     began = epoch.replace(tzinfo=UTC) if epoch else now
     settings = SimulatorSettings(
-        contracts=ALL_CONTRACTS if contract is Served.BOTH else frozenset({Contract(contract.value)}),
+        contracts=ALL_CONTRACTS if contract is ServedContracts.BOTH else frozenset({Contract(contract.value)}),
         port=port,
         prefix=prefix,
         token=token,
@@ -168,17 +158,14 @@ def simulate(  # noqa: PLR0913 - every option is an argument
         ends = began + timedelta(seconds=len(story) / rate if rate else 0)
         log = build_log(story, ends=ends, rate=rate, contracts=settings.contracts)
     except OverflowError:
-        raise UsageError("--epoch and --rate lead to times that no calendar has") from None
+        raise UsageError("--epoch and --rate lead to times beyond the year 9999") from None
     simulator = Simulator(log, settings, seed=seed)
     simulator.inject(*faults)
     counts = {each: sum(each in entry.payloads for entry in log) for each in sorted(settings.contracts)}
-    run_until_told(_serve(simulator, " and ".join(f"{count:,} of {each}" for each, count in counts.items())))
+    run_until_signalled(_serve(simulator, " and ".join(f"{count:,} of {each}" for each, count in counts.items())))
 
 
 def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    from eventstore.ingest.credential_rules import check_certificate_and_key  # noqa: PLC0415 - loaded when it runs
-    from projections.sandbox.simulator import ServerTls  # noqa: PLC0415
-
     check_certificate_and_key(cert, key, names=("--cert", "--key"))
     if cert is None or key is None:
         if client_ca is not None:
@@ -199,8 +186,8 @@ async def _serve(simulator: Simulator, events: str) -> None:
         settings = simulator.settings
         pace = f"at {settings.rate:g} a second" if settings.rate else "all at once"
         token = _TOKEN if settings.token == _TOKEN else "..."
-        say(f"events: {events}, {pace}; Ctrl-C ends it. To follow them:")
+        print_message(f"events: {events}, {pace}; Ctrl-C stops the simulator. To follow them:")
         follow = f"  PCS_EXTERNAL_API_URL={simulator.address} PROJECTIONS_TOKEN={token} projections run"
-        say(follow, keep_secrets=True)
-        echo(simulator.address)
+        print_message(follow, keep_secrets=True)
+        print_data(simulator.address)
         await stop.wait()

@@ -18,8 +18,10 @@ from rich.table import Table
 
 from eventstore.postgres.connection import connect_sync
 from eventstore.waits import Waits
-from projections import database, signals
-from projections.cli.shared.output import LogFormat, LogLevel, console, errors_said, say, set_up_output
+from projections import database, logs, signals
+from projections.cli.shared.console import new_console
+from projections.cli.shared.error_handling import errors_handled
+from projections.cli.shared.output import print_message, remember_output_options
 from projections.errors import ProjectionsError, UsageError
 from projections.terminal_text import visible
 
@@ -77,12 +79,13 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
 def main() -> None:
     """Run the demo; exit code 1 with a sentence when a part of it fails."""
     signals.install()
-    set_up_output(verbose=False, level=LogLevel.INFO, style=LogFormat.TEXT)
-    with errors_said(), _database() as url:
-        say("projections migrate")
+    remember_output_options()
+    logs.configure()
+    with errors_handled(), _database() as url:
+        print_message("projections migrate")
         _projections("migrate", url=url)
         with _simulator() as address:
-            say(f"projections {' '.join(RUN)}    # from {address}, over gRPC")
+            print_message(f"projections {' '.join(RUN)}    # from {address}, over gRPC")
             _projections(*RUN, url=url, address=address)
         _show(url)
 
@@ -96,21 +99,21 @@ def _database() -> Iterator[str]:
         )
     server = database.embedded()
     ran_before = server.url() is not None
-    say("projections db start         # the embedded PostgreSQL of this folder")
+    print_message("projections db start         # the embedded PostgreSQL of this folder")
     url = server.start()
     try:
         yield url
     finally:
         if ran_before:
-            say("the embedded PostgreSQL ran before and still runs; stop it with: projections db stop")
+            print_message("the embedded PostgreSQL ran before and still runs; stop it with: projections db stop")
         else:
             server.stop()
-            say("stopped the embedded PostgreSQL; its data stays, and the next command starts it again")
+            print_message("stopped the embedded PostgreSQL; its data stays, and the next command starts it again")
 
 
 @contextmanager
 def _simulator() -> Iterator[str]:
-    say(f"projections {' '.join(SIMULATE)}    # a process of its own")
+    print_message(f"projections {' '.join(SIMULATE)}    # a process of its own")
     with subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "projections", *SIMULATE], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -138,7 +141,7 @@ def _projections(*arguments: str, url: str, address: str | None = None) -> None:
 
 
 def _show(url: str) -> None:
-    tables = console()
+    tables = new_console()
     with connect_sync(url, name="projections demo", waits=Waits()) as connection:
         for title, query in QUERIES:
             cursor = connection.execute(query, [APP] * query.count("%s"))

@@ -95,7 +95,7 @@ async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
     found = status.ahead_of_clock
     assert found is not None
     assert (found.first, found.last) == (3, 6)
-    assert "positions 3 to 6" in status_tables.ahead_of_clock(found)
+    assert "positions 3 to 6" in status_tables.clock_behind_sentence(found)
     assert status.as_dict()["ahead_of_clock"]["first"] == 3
 
 

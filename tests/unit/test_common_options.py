@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from projections.cli.app import app, common_first
+from projections.cli.app import app, common_options_first
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from projections.cli.app import app, common_first
     ],
 )
 def test_they_are_read_wherever_they_stand(given: str, read: str) -> None:
-    assert common_first(given.split()) == read.split()
+    assert common_options_first(given.split()) == read.split()
 
 
 def test_the_version_is_said() -> None:

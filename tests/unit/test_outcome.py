@@ -6,14 +6,14 @@ import pytest
 
 from eventstore.errors import ForeignEventId
 from eventstore.ingest.follow_apps import Outcome
-from projections.cli.shared.long_running import said_outcome
+from projections.cli.shared.long_running import print_ingest_outcome
 
 EVENT = "01KE57A22WAXDSJX6FXBCFS5DG"
 
 
 def test_an_app_that_ended_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     refused = {"shop": str(ForeignEventId("shop", "clinic", EVENT)), "bad": "the issuer refuses the client"}
-    assert not said_outcome(Outcome(1, 2, 3, refused))
+    assert not print_ingest_outcome(Outcome(1, 2, 3, refused))
     counted, shop, bad = capsys.readouterr().err.splitlines()
     assert counted == "1 new event, 2 duplicates, 3 quarantined"
     assert shop.startswith(f"projections: app 'shop' is refused: event {EVENT} is already stored under app 'clinic'; ")
@@ -21,6 +21,6 @@ def test_an_app_that_ended_is_named_once(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_could_not_be_committed_is_no_good_end(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said_outcome(Outcome(1_000, 0, 0))
-    assert not said_outcome(Outcome(0, 0, 0, {}, ("shop",)))
+    assert print_ingest_outcome(Outcome(1_000, 0, 0))
+    assert not print_ingest_outcome(Outcome(0, 0, 0, {}, ("shop",)))
     assert "app 'shop': some received events were not stored" in capsys.readouterr().err.splitlines()[-1]

@@ -8,7 +8,7 @@ import pytest
 
 from projections.cli.shared import progress
 from projections.cli.shared.output import counted
-from projections.cli.shared.progress import Lines, duration, told
+from projections.cli.shared.progress import ProgressLines, duration_text, progress_text
 
 
 @dataclass
@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_phase_is_said_and_then_how_far_it_is_every_few_seconds(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = Lines("consent_registry")
+    lines = ProgressLines("consent_registry")
     lines.phase("folding", position=1_000, target=3_000)
     assert capsys.readouterr().err == "consent_registry: folding 2,000 events\n"
     clock.now += 2
@@ -46,7 +46,7 @@ def test_a_phase_is_said_and_then_how_far_it_is_every_few_seconds(
 
 
 def test_what_is_mostly_short_is_said_only_when_it_is_long(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines("consent_registry", only_long=True)
+    lines = ProgressLines("consent_registry", only_long=True)
     lines.phase("searching", target=3_000)
     clock.now += 4
     lines.at(3_000)
@@ -65,7 +65,7 @@ def test_what_is_mostly_short_is_said_only_when_it_is_long(clock: Clock, capsys:
 
 
 def test_the_rate_is_that_of_late(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines("consent_registry")
+    lines = ProgressLines("consent_registry")
     lines.phase("folding", target=100_000)
     for step in range(70):
         clock.now += 1
@@ -74,7 +74,7 @@ def test_the_rate_is_that_of_late(clock: Clock, capsys: pytest.CaptureFixture[st
 
 
 def test_without_a_rate_nothing_is_promised() -> None:
-    assert told(0, 10, None) == "0 of 10 events (0%)"
+    assert progress_text(0, 10, None) == "0 of 10 events (0%)"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_without_a_rate_nothing_is_promised() -> None:
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min")],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert duration_text(seconds) == said
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 rows were"), (1, "1 row was"), (1_000, "1,000 rows were")])

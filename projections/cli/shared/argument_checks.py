@@ -1,9 +1,10 @@
-"""Checks of what is asked on the command line, where nonsense would otherwise be noticed late or never."""
+"""Checks of values on the command line that would otherwise fail late, or never."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -12,10 +13,10 @@ LONGEST_SECONDS = 3_153_600_000.0
 
 
 def seconds(value: float | None) -> float | None:
-    """Return a number of seconds that a clock can count.
+    """Return a number of seconds that timers can use.
 
     Raises:
-        typer.BadParameter: it is no number (``nan``), or longer than a hundred years.
+        typer.BadParameter: it is not a number (``nan``), or longer than a hundred years.
 
     """
     if value is not None and not (math.isfinite(value) and value <= LONGEST_SECONDS):
@@ -24,7 +25,7 @@ def seconds(value: float | None) -> float | None:
 
 
 def text(value: str | None) -> str | None:
-    """Return a text that Postgres can keep.
+    """Return a text that Postgres can store.
 
     Raises:
         typer.BadParameter: its bytes are not UTF-8.
@@ -36,7 +37,7 @@ def text(value: str | None) -> str | None:
 
 
 def texts(values: Sequence[str]) -> Sequence[str]:
-    """Return texts that Postgres can keep; as :func:`text`."""
+    """Return texts that Postgres can store; see :func:`text`."""
     for value in values:
         text(value)
     return values
@@ -48,3 +49,15 @@ def _is_utf8(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def file_not_stdio(value: Path) -> Path:
+    """Return a path that names a file; ``-`` often means standard input or output, which these commands don't use.
+
+    Raises:
+        typer.BadParameter: the path is ``-``.
+
+    """
+    if str(value) == "-":
+        raise typer.BadParameter("standard input and output are not supported: give a path (./- for a file named -)")
+    return value

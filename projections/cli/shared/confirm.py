@@ -1,4 +1,4 @@
-"""Commands that take something away say what will happen, and do it only when told so."""
+"""Confirmation before a command removes something."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import typer
 
-from projections.cli.shared.output import FAILED, say
-from projections.errors import UsageError
+from eventstore.errors import UsageError
+from projections.cli.shared.output import FAILED, print_message
 
 
 def confirm(consequences: Sequence[str], *, yes: bool) -> None:
@@ -22,9 +22,9 @@ def confirm(consequences: Sequence[str], *, yes: bool) -> None:
     if yes:
         return
     for line in consequences:
-        say(line)
+        print_message(line)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError("nothing was changed; give --yes to do it")
     if not typer.confirm("Do it?", err=True):
-        say("nothing was changed")
+        print_message("nothing was changed")
         raise typer.Exit(FAILED)

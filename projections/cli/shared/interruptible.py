@@ -1,4 +1,4 @@
-"""Commands that do one thing and end: SIGINT and SIGTERM let them tidy up, and they say what holds."""
+"""Runs a command's work so that SIGINT and SIGTERM let it clean up, and the user learns what was changed."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, TypeVar
 import typer
 
 from projections import signals
-from projections.cli.shared.output import LogLevel, say
+from projections.cli.shared.output import LogLevel, print_message
 
 T = TypeVar("T")
 
 NOTHING_CHANGED = "nothing was changed"
-WHOLE_OR_NOT = "nothing was changed by what was not finished"
+UNFINISHED_CHANGED_NOTHING = "unfinished work changed nothing"
 
 
-def run_once(work: Coroutine[Any, Any, T], *, holds: str) -> T:
+def run_interruptible(work: Coroutine[Any, Any, T], *, if_interrupted: str) -> T:
     """Run a command's work as ``asyncio.run`` does; SIGINT or SIGTERM cancels it, so that it leaves nothing behind.
 
     A second signal ends the process at once.
 
     Args:
-        work: what there is to do.
-        holds: what people may rely on when it was interrupted.
+        work: what to do.
+        if_interrupted: what the user may rely on after an interrupt.
 
     Raises:
-        typer.Exit: it was interrupted, which is said; with exit code 130 (SIGINT) or 143 (SIGTERM).
+        typer.Exit: it was interrupted; exit code 130 (SIGINT) or 143 (SIGTERM), and a message is printed.
         Exception: whatever the work raises.
 
     """
@@ -37,11 +37,19 @@ def run_once(work: Coroutine[Any, Any, T], *, holds: str) -> T:
     try:
         return asyncio.run(_interruptible(work, received))
     finally:
-        # Whatever it came to: of several projections, none is begun after a signal.
+        # Even if the work succeeded or failed: after a signal the next projection must not begin.
         signals.renew()
         if received:
-            say(f"{signals.SENTENCE}; {holds}", level=LogLevel.ERROR)
+            print_message(f"{signals.SENTENCE}; {if_interrupted}", level=LogLevel.ERROR)
             raise typer.Exit(128 + received[0])
+
+
+def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
+    """Run work that handles SIGINT and SIGTERM itself ; afterwards signals end the process again."""
+    try:
+        return asyncio.run(work)
+    finally:
+        signals.renew()
 
 
 async def _interruptible(work: Coroutine[Any, Any, T], received: list[signal.Signals]) -> T:
@@ -55,7 +63,7 @@ async def _interruptible(work: Coroutine[Any, Any, T], received: list[signal.Sig
         working.cancel()
 
     loop = asyncio.get_running_loop()
-    if threading.current_thread() is threading.main_thread():  # no other is told of signals
+    if threading.current_thread() is threading.main_thread():  # only the main thread receives signals
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt, number)
     return await working

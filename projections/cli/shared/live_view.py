@@ -15,7 +15,7 @@ from rich.text import Text
 from eventstore.ingest.follower import Follower
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
-from projections.cli.shared.output import console
+from projections.cli.shared.console import new_console
 from projections.cli.shared.status_tables import projection_lines, projections_table
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
@@ -23,23 +23,23 @@ from projections.registry import Registry
 from projections.terminal_text import visible
 
 REFRESH_SECONDS = 0.5
-LAST_LOOK_SECONDS = 3.0
+FINAL_READ_SECONDS = 3.0
 _NAME = "projections run view"
 
 
 @asynccontextmanager
 async def live_view(url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> AsyncIterator[None]:
-    """Show, while the block runs, what the followers and the projections do; log lines appear above it."""
-    with Live(console=console(stderr=True), auto_refresh=False, transient=False) as live:
+    """Show the state of followers and projections while the block runs; log lines appear above it."""
+    with Live(console=new_console(stderr=True), auto_refresh=False, transient=False) as live:
         showing = asyncio.create_task(_show(live, url, waits, registry, followers))
         try:
             yield
         finally:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
-            # What stays on the terminal is how it ended, not how it was half a second before.
+            # The last state stays on the terminal, so it must be the final one.
             with suppress(psycopg.Error, OSError, TimeoutError):
-                async with asyncio.timeout(LAST_LOOK_SECONDS), await connect(url, name=_NAME, waits=waits) as conn:
+                async with asyncio.timeout(FINAL_READ_SECONDS), await connect(url, name=_NAME, waits=waits) as conn:
                     live.update(_render(await read_status(conn, registry), followers), refresh=True)
 
 

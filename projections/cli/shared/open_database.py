@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eventstore.errors import UsageError
 from eventstore.postgres.availability import wait_for_database
 from eventstore.waits import Waits, load_waits
-from projections.cli.shared.output import say, wait_for_database_seconds
+from projections.cli.shared.output import print_message, wait_for_database_seconds
 from projections.database import resolve_database_url
-from projections.errors import UsageError
 from projections.migrating.schema_revision import require_current_schema
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
@@ -115,14 +115,14 @@ async def wait_until_available(url: str, waits: Waits, *, writes: bool = True, p
     """Wait as :func:`available_database` does, inside a running event loop."""
     given = wait_for_database_seconds()
     seconds = patience if given is None else given
-    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, report=_tell)
+    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, report=_print_wait)
 
 
-def _tell(sentence: str) -> None:
-    say(f"projections: {sentence}")
+def _print_wait(sentence: str) -> None:
+    print_message(f"projections: {sentence}")
 
 
-def plain_context(*, writes: bool) -> tuple[str, Waits]:
+def migrated_database_and_waits(*, writes: bool) -> tuple[str, Waits]:
     """Return the database's URL and the waits, for commands that need no projection.
 
     Raises:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from eventstore.appending.server_clock import AheadOfClock
-from projections.cli.shared.cell_text import shown
+from projections.cli.shared.value_text import format_value
 from projections.inspecting.status import NEW, AppStatus, Status
 from projections.running.checkpoint import State
 from projections.running.folding_sessions import FoldingSession
@@ -43,8 +43,8 @@ def projection_lines(status: Status) -> list[str]:
     lines = []
     for one in status.projections:
         if one.last_error:
-            since = f" since {shown(one.last_error_at)}" if one.last_error_at else ""
-            again = f", tried again at {shown(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
+            since = f" since {format_value(one.last_error_at)}" if one.last_error_at else ""
+            again = f", tried again at {format_value(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
             lines.append(f"{one.name} is {one.state}{since}{again}: {one.last_error}")
         if one.note:
             lines.append(f"{one.name}: {one.note}")
@@ -70,7 +70,7 @@ def folder_lines(status: Status) -> list[str]:
             lines.append(f"nobody folds {what}: start projections run")
             continue
         process = f"backend {who.backend} of Postgres" if isinstance(who, FoldingSession) else f"{who[0]}:{who[1]}"
-        when = f"last active {shown(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
+        when = f"last active {format_value(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
         lines.append(f"{what}: folded by {process} ({when})")
     return lines
 
@@ -113,7 +113,7 @@ def app_lines(status: Status) -> list[str]:
 
 def _about_quarantine(app: AppStatus) -> str:
     """Say that an app's quarantine is or was full, with the numbers and what to do."""
-    state = f"is full since {shown(app.quarantine_full_since)}" if app.quarantine_full_since else "was full"
+    state = f"is full since {format_value(app.quarantine_full_since)}" if app.quarantine_full_since else "was full"
     reasons = ", ".join(f"{count:,} because {reason}" for reason, count in sorted(app.quarantine_reasons.items()))
     return (
         f"{app.app}: the quarantine {state}: of {app.quarantined_messages:,} quarantined messages, "
@@ -131,16 +131,17 @@ def _trouble(app: AppStatus) -> str:
     if app.retry_at is None:
         again = "trying again now" if app.followed_by else "tried again when a process starts to follow it"
     elif app.retry_at > datetime.now(UTC):
-        again = f"next attempt at {shown(app.retry_at)}"
+        again = f"next attempt at {format_value(app.retry_at)}"
     else:
-        again = f"the attempt of {shown(app.retry_at)} is overdue: no process follows it"
-    return f"; refused since {shown(app.refused_at)}, {again}: {app.last_error}"
+        again = f"the attempt of {format_value(app.retry_at)} is overdue: no process follows it"
+    return f"; refused since {format_value(app.refused_at)}, {again}: {app.last_error}"
 
 
-def ahead_of_clock(ahead: AheadOfClock) -> str:
+def clock_behind_sentence(ahead: AheadOfClock) -> str:
     """Return a sentence about events whose times are ahead of the database server's clock."""
     return (
         f"The database server's clock is {ahead.seconds:,.0f} s behind the time of the last event"
-        f" ({shown(ahead.received_at)}): it was ahead when positions {ahead.first:,} to {ahead.last:,} were stored."
+        f" ({format_value(ahead.received_at)}): it was ahead when positions {ahead.first:,} to {ahead.last:,} were"
+        " stored."
         " New events get that same time until the clock has caught up; rebuild --as-of a time can't tell them apart."
     )

@@ -1,4 +1,4 @@
-"""Work that is done once: interrupted, it tidies up, says what holds, and ends with the signal's exit code."""
+"""Interrupted work cleans up, prints what was changed, and exits with the signal's exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from projections.cli.shared.interruptible import run_once
+from projections.cli.shared.interruptible import run_interruptible
 
 Ends = Callable[["Work"], Coroutine[Any, Any, object]]
 NEVER = 600.0
@@ -66,7 +66,7 @@ def test_a_signal_lets_it_tidy_up_and_what_holds_is_said(
 ) -> None:
     work = Work(number)
     with pytest.raises(typer.Exit) as caught:
-        run_once(ends(work), holds="all is as it was")
+        run_interruptible(ends(work), if_interrupted="all is as it was")
     assert caught.value.exit_code == code
     assert work.tidied == [signal.SIG_DFL], "a second signal ends it at once"
     assert capsys.readouterr() == ("", "projections: interrupted; all is as it was\n")
@@ -82,10 +82,10 @@ async def raised() -> None:
 
 def test_without_a_signal_it_is_as_if_it_were_run(capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(number) for number, _ in SIGNALS]
-    assert run_once(returned(7), holds="nothing") == 7
+    assert run_interruptible(returned(7), if_interrupted="nothing") == 7
     with pytest.raises(ZeroDivisionError):
-        run_once(raised(), holds="nothing")
+        run_interruptible(raised(), if_interrupted="nothing")
     assert [signal.getsignal(number) for number, _ in SIGNALS] == before
     with ThreadPoolExecutor(1) as other:  # which is told of no signals
-        assert other.submit(lambda: run_once(returned(8), holds="nothing")).result() == 8
+        assert other.submit(lambda: run_interruptible(returned(8), if_interrupted="nothing")).result() == 8
     assert capsys.readouterr() == ("", "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
-def shown(value: object) -> str:
-    """Write a value: NULL, times in UTC, texts in quotes where they would be nothing or look like another thing."""
+def format_value(value: object) -> str:
+    """Return a value as text: NULL, times in UTC, and quotes around texts that would be invisible or ambiguous."""
     if value is None:
         return "NULL"
     if isinstance(value, datetime):

@@ -1,10 +1,12 @@
-"""``python -m benchmarks [NAME … | --large]``: run the benchmarks, print a table, and write .projections/bench.json."""
+"""``python -m benchmarks [NAME … | --large]``: runs the benchmarks, prints a table, writes .projections/bench.json."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from benchmarks import append, ingest, live
 from benchmarks.folds import FOLDS
 from benchmarks.harness import Benchmark, Result, server
 from benchmarks.rebuilds import LARGE_ONES, REBUILDS
+from benchmarks.startup import STARTUP
 
 BENCHMARKS: dict[str, Benchmark] = {
     "append": append.append,
@@ -26,37 +29,48 @@ BENCHMARKS: dict[str, Benchmark] = {
     **REBUILDS,
 }
 REPORT = Path(".projections") / "bench.json"
-_CONDITIONS = ("events", "mix", "batch", "window", "rebuild_settings", "rebuild_session", "rebuild_tables", "settings")
-"""Of a result's detail: what it was measured of, and with which settings on both sides."""
+_CONDITIONS = (
+    "command",
+    "events",
+    "mix",
+    "batch",
+    "window",
+    "rebuild_settings",
+    "rebuild_session",
+    "rebuild_tables",
+    "settings",
+)
+"""The parts of a result's detail that say what was measured, with which settings on both sides."""
 
 
 def main(names: list[str]) -> int:
-    """Run the named benchmarks, or all; 2 for a name that is none."""
-    every = BENCHMARKS | LARGE_ONES
-    names = [*LARGE_ONES] if names == ["--large"] else names
+    """Run the named benchmarks, or all; returns 2 for an unknown name. ``startup`` means all that begin with it."""
+    every = BENCHMARKS | LARGE_ONES | STARTUP
+    names = [*LARGE_ONES] if names == ["--large"] else [*STARTUP] if names == ["startup"] else names
     unknown = [name for name in names if name not in every]
     if unknown:
-        print(f"no benchmark {unknown[0]!r}: there are {', '.join(every)}", file=sys.stderr)
+        print(f"no benchmark {unknown[0]!r}; the names are startup, {', '.join(every)}", file=sys.stderr)
         return 2
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     results: list[Result] = []
-    with server() as postgres:
-        for name in names or BENCHMARKS:
+    with ExitStack() as stack:
+        postgres = cache(lambda: stack.enter_context(server()))  # started for the first benchmark that needs it
+        for name in names or [*STARTUP, *BENCHMARKS]:
             print(f"{name} …", file=sys.stderr)
-            results.append(every[name](postgres))
+            results.append(STARTUP[name]() if name in STARTUP else (BENCHMARKS | LARGE_ONES)[name](postgres()))
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n")
     _print(results)
     return 0
 
 
-def shown(value: float) -> str:
-    """Return a number with the digits that say something."""
+def format_number(value: float) -> str:
+    """Return a number with its significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
 
 
 def conditions(detail: dict[str, Any]) -> str:
-    """Return in a line what a measurement was taken of and with."""
+    """Return one line: what was measured, and with which settings."""
     return "; ".join(f"{key.replace('_', ' ')}: {_plain(detail[key])}" for key in _CONDITIONS if key in detail)
 
 
@@ -75,10 +89,10 @@ def _print(results: list[Result]) -> None:
     for result in results:
         table.add_row(
             result.name,
-            shown(result.value),
+            format_number(result.value),
             result.unit,
             result.reference,
-            shown(result.reference_value),
+            format_number(result.reference_value),
             f"{result.ratio:.2f}",
         )
     Console(width=130).print(table)

@@ -1,4 +1,4 @@
-"""What benchmarks share: a server of their own, fresh databases, and the form of a result."""
+"""What benchmarks share: a server of their own, new databases, and the form of a result."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
-"""Of the server, for both sides alike: no checkpoint falls into one of two runs. fsync and commits are Postgres's
-defaults."""
+"""The server's settings, the same for both sides: no checkpoint falls into one of two runs. fsync and commits are
+Postgres's defaults."""
 
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the report: ours against the reference, in the unit said, and how both came about."""
+    """One line of the report: our value, the reference's in the same unit, and how both were measured."""
 
     name: str
     value: float
@@ -40,11 +40,11 @@ class Result:
     detail: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as JSON takes it, with numbers rounded to what they can say."""
+        """Return the result for JSON, with rounded numbers."""
         fields = asdict(self)
         return fields | {
-            "value": round(self.value, 1),
-            "reference_value": round(self.reference_value, 1),
+            "value": round(self.value, 3),
+            "reference_value": round(self.reference_value, 3),
             "ratio": round(self.ratio, 3),
         }
 
@@ -127,5 +127,5 @@ def result(
 ) -> Result:
     """Make a result of interleaved runs: medians, and their ratio."""
     value, reference_value = statistics.median(ours), statistics.median(theirs)
-    rounds = {"runs": [round(run, 1) for run in ours], "reference_runs": [round(run, 1) for run in theirs]}
+    rounds = {"runs": [round(run, 3) for run in ours], "reference_runs": [round(run, 3) for run in theirs]}
     return Result(name, value, unit, reference, reference_value, value / reference_value, detail | rounds)

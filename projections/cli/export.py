@@ -14,7 +14,6 @@ from eventstore.transfer.archive import check_output_path
 from eventstore.transfer.export import Exported
 from eventstore.transfer.export import export_events as write_archive
 from eventstore.waits import Waits, load_waits
-from projections.cli.shared.argument_checks import file_not_stdio
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import run_interruptible
 from projections.cli.shared.open_database import migrated_database
@@ -33,9 +32,7 @@ def export() -> None:
 @app.command("events")
 @handles_errors
 def export_events(
-    file: Annotated[
-        Path, typer.Argument(callback=file_not_stdio, help="The file to create; only its owner may read it.")
-    ],
+    file: Annotated[Path, typer.Argument(help="The file to create; only its owner may read it.")],
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from eventstore.errors import UsageError
 from eventstore.transfer.importing import import_events as read_archive
 from eventstore.waits import load_waits
-from projections.cli.shared.argument_checks import file_not_stdio
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import run_interruptible
 from projections.cli.shared.open_database import migrated_database
@@ -30,7 +30,7 @@ def import_() -> None:
 @app.command("events")
 @handles_errors
 def import_events(
-    file: Annotated[Path, typer.Argument(callback=file_not_stdio, help="A file written by projections export events.")],
+    file: Annotated[Path, typer.Argument(help="A file written by projections export events.")],
 ) -> None:
     """Store the events of an exported file at their positions.
 
@@ -38,6 +38,8 @@ def import_events(
     Events that are already stored are left out, so an interrupted import can be run again. Refused while one of the
     file's apps is followed, or any app if the file goes beyond the end of the log.
     """
+    if str(file) == "-":
+        raise UsageError("- is not a file, and an archive can't be read from standard input: give a path")
     waits = load_waits()
     work = read_archive(migrated_database(waits), file, waits=waits, on_progress=progress_lines("import"))
     done = run_interruptible(work, if_interrupted=IF_INTERRUPTED)

@@ -47,6 +47,6 @@ def redecode(
     if done.refused:
         positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
         refused = counted(done.refused, "event")
-        print_message(f"projections: {refused} can no longer be decoded and keep their columns: positions {positions}")
+        print_message(f"projections: {refused} can no longer be decoded (columns unchanged): positions {positions}")
     if done.refused or targets.broken:
         raise typer.Exit(FAILED)

@@ -45,8 +45,8 @@ async def test_cursor_show_says_what_the_next_dial_sends_and_why(commands: Comma
     ended = await commands.run("cursor", "show", DATABASE_URL=database_url)
     assert (ended.code, ended.err) == (0, ""), ended.said
     clinic, shop = ended.out.split("\n\n")
-    assert "next dial       no event_id: nothing is stored, so all events that the upstream has" in clinic
-    assert "contract        not yet known; chat.external is dialled" in clinic
+    assert "next connect    no event_id: nothing is stored, so all events that the upstream has" in clinic
+    assert "contract        not yet known; the next connect uses chat.external" in clinic
     assert "a stored event, if possible 5 s before the last event_id received" in shop
     assert "received at 2026-01-02T03:04:05Z" in shop
     assert "noticed at 2026-01-02T03:04:05+00:00: too old" in shop
@@ -61,7 +61,7 @@ async def test_cursor_reset_says_what_would_happen_and_then_does_it(commands: Co
     command = ("cursor", "reset", "shop", "--since", "2d")
     ended = await commands.run(*command, DATABASE_URL=database_url)
     assert (ended.code, ended.out, ended.err.splitlines()[-1]) == (2, "", SENTENCE), ended.said
-    assert "would begin again at 20" in ended.err
+    assert "would start again at 20" in ended.err
     assert "recorded gaps stay" in ended.err
     ended = await commands.run(*command, "--yes", DATABASE_URL=database_url)
     assert (ended.code, ended.err) == (0, ""), ended.said
@@ -81,7 +81,7 @@ async def test_apps_are_listed_and_forgotten(commands: Commands, database_url: s
     ended = await commands.run("apps", "forget", "shop", DATABASE_URL=database_url)
     assert (ended.code, ended.err.splitlines()[-1]) == (2, SENTENCE), ended.said
     ended = await commands.run("apps", "forget", "shop", "--yes", DATABASE_URL=database_url)
-    stays = "2 events of 'shop', 0 messages in quarantine and its rows in read models stay"
+    stays = "2 events and 0 quarantined messages of 'shop' and its rows in read models stay"
     assert (ended.code, ended.sentence) == (0, f"app 'shop' is forgotten: {stays}"), ended.said
     found = json.loads((await commands.run("apps", "--json", DATABASE_URL=database_url)).out)
     assert [(one["app"], one["has_cursor"]) for one in found] == [("clinic", True), ("old", False), ("shop", False)]
@@ -102,6 +102,6 @@ async def test_an_app_that_is_followed_or_unknown_is_said(
                 assert (ended.code, ended.sentence) == (1, said), ended.said
     for group, name in (("cursor", "show"), ("cursor", "reset"), ("apps", "forget")):
         ended = await commands.run(group, name, "shopp", DATABASE_URL=database_url)
-        said = "projections: no app 'shopp' has a cursor here: known are clinic, shop"
+        said = "projections: app 'shopp' has no cursor here; apps with a cursor: clinic, shop"
         assert (ended.code, ended.sentence) == (2, said), ended.said
     assert await store.cursor_of(conn, "shop") is not None

@@ -18,7 +18,7 @@ AT_WORK = (
     " AND datname = current_database() AND wait_event_type = 'Lock'"
 )
 LEFT = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections %%' AND datname = %s"
-NOTHING, NOT_FINISHED = "nothing was changed", "nothing was changed by what was not finished"
+NOTHING, NOT_FINISHED = "nothing was changed", "unfinished work changed nothing"
 EVENT_ID = "an event_id"
 
 
@@ -26,12 +26,12 @@ EVENT_ID = "an event_id"
 @pytest.mark.parametrize(
     ("arguments", "holds"),
     [
-        (["export", "events", "log"], "no unfinished file is left"),
+        (["export", "events", "log"], "the unfinished file was removed"),
         (
             ["import", "events", "whole"],
-            "what it stored stays; import the file again before anything is followed",
+            "the events stored so far stay; import the file again before anything is followed",
         ),
-        (["redecode"], "what it changed stays, and running it again does the rest"),
+        (["redecode"], "the events decoded so far stay; run it again for the rest"),
         (["rebuild", "--all"], NOT_FINISHED),
         (["rebuild", "poll_tallies", "--dry-run"], NOTHING),
         (["rebuild", "--all", "--as-of", EVENT_ID, "--into", "then"], NOT_FINISHED),

@@ -63,12 +63,12 @@ async def test_a_store_goes_into_a_file_and_comes_out_elsewhere(
     commands: Commands, database_url: str, conn: AsyncConnection, elsewhere: str
 ) -> None:
     ended = await exported(commands, database_url)
-    assert (ended.out, ended.err) == ("log: 4 events up to position 4, 0 from quarantine\n", "")
+    assert (ended.out, ended.err) == ("log: 4 events up to position 4, 0 quarantined messages\n", "")
     assert mode_of(commands.folder / "log") == 0o600
     for missing in (4, 0):
         ended = await commands.run("import", "events", "log", DATABASE_URL=elsewhere)
         assert (ended.code, ended.err) == (0, ""), ended.said
-        assert ended.out == f"4 events in log, {missing} of them missing here before\n"
+        assert ended.out == f"log: 4 events, {missing} of them new\n"
     assert await events(elsewhere) == await events(database_url)
     assert len(await store.positions(conn)) == 4
 
@@ -94,10 +94,10 @@ async def test_missing_positions_are_said_and_healed(
     before = await events(database_url)
     await lose(conn, 2)
     ended = await commands.run("export", "events", "less", DATABASE_URL=database_url)
-    assert (ended.code, ended.out) == (1, "less: 3 events up to position 4, 0 from quarantine\n"), ended.said
+    assert (ended.code, ended.out) == (1, "less: 3 events up to position 4, 0 quarantined messages\n"), ended.said
     assert ended.err == "projections: positions 2..2 are missing in this log, and so in the file\n"
     ended = await commands.run("import", "events", "log", DATABASE_URL=database_url)
-    assert (ended.code, ended.out) == (0, "4 events in log, 1 of them missing here before\n"), ended.said
+    assert (ended.code, ended.out) == (0, "log: 4 events, 1 of them new\n"), ended.said
     assert await events(database_url) == before
 
 
@@ -229,7 +229,7 @@ async def test_redecode_says_what_it_changed_and_what_to_rebuild(
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (0, "4 events read, 1 of them changed\n"), ended.said
     names = "consent_registry request_status"
-    assert ended.err == f"their rows may come out otherwise now: projections rebuild {names}\n"
+    assert ended.err == f"these projections need a rebuild now: projections rebuild {names}\n"
     assert await events(database_url) == before
 
 
@@ -245,7 +245,7 @@ async def test_bytes_that_redecode_can_not_read_end_with_1(
     before = await events(database_url)
     ended = await commands.run("redecode", DATABASE_URL=database_url)
     assert (ended.code, ended.out) == (1, "5 events read, 0 of them changed\n"), ended.said
-    assert ended.err == "projections: 1 event can't be read any more, the columns stay as they are: positions 5\n"
+    assert ended.err == "projections: 1 event can no longer be decoded (columns unchanged): positions 5\n"
     assert await events(database_url) == before
 
 
@@ -269,3 +269,8 @@ async def test_redecode_waits_for_no_rebuild(commands: Commands, database_url: s
     said = "projections: projection poll_tallies: projections rebuild poll_tallies host:1 is at work on it"
     assert (ended.code, ended.sentence) == (1, said), ended.said
     assert len(await folding.logged(conn)) == 4
+
+
+async def test_an_import_from_standard_input_is_a_usage_error(commands: Commands) -> None:
+    ended = await commands.run("import", "events", "-", DATABASE_URL="postgresql://u@127.0.0.1:1/d")
+    assert (ended.code, "standard input: give a path" in ended.sentence) == (2, True), ended.said

@@ -79,7 +79,7 @@ def test_a_given_database_leaves_the_embedded_one_alone(run: Run, home: Path, gi
     for command in ("start", "stop"):
         refused = run("db", command, **given)
         assert refused.returncode == 2
-        assert "a database is given" in refused.stderr
+        assert "another database is configured" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     assert run("db", "url", **given).returncode == 0
     assert not home.exists()

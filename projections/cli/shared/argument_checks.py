@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
@@ -49,15 +48,3 @@ def _is_utf8(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def file_not_stdio(value: Path) -> Path:
-    """Return a path that names a file; ``-`` often means standard input or output, which these commands don't use.
-
-    Raises:
-        typer.BadParameter: the path is ``-``.
-
-    """
-    if str(value) == "-":
-        raise typer.BadParameter("standard input and output are not supported: give a path (./- for a file named -)")
-    return value

@@ -119,7 +119,7 @@ class LockHeld(DatabaseError):
     """
 
     def __init__(self, what: str, holder: str) -> None:
-        super().__init__(f"{what}: {holder} is at work on it")
+        super().__init__(f"{what}: held by {holder}; try again later")
         self.what = what
         self.holder = holder
 
@@ -133,7 +133,7 @@ class LockLost(DatabaseError):
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: the connection that held its lock is gone; run it again")
+        super().__init__(f"{what}: the connection that held its lock was lost; run the command again")
         self.what = what
 
 
@@ -150,7 +150,7 @@ class ForeignEventId(DatabaseError):
     def __init__(self, app: str, other: str, event_id: str) -> None:
         super().__init__(
             f"app {app!r}: event {event_id} is already stored under app {other!r}; "
-            f"two apps follow the same stream: give each its own credentials, or follow it once"
+            f"two apps follow the same stream; give each app its own credentials, or follow the stream only once"
         )
         self.app = app
         self.other = other

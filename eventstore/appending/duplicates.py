@@ -12,8 +12,8 @@ from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.postgres.queries import fetch_all
 
-OTHER_BYTES = "other bytes under an event_id that is already stored"
-OTHER_VALUES = "other values under an event_id that is already stored from the other contract"
+OTHER_BYTES = "different bytes under an event_id that is already stored"
+OTHER_VALUES = "different values under an event_id that is already stored from the other contract"
 
 _PROBE = "SELECT event_id, app, contract, payload FROM eventstore.events WHERE event_id = ANY(%b)"
 _AT = "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
@@ -117,7 +117,7 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
         if found is None:
             missing.append(one)
         elif found != (one.event.event_id, one.event.app, one.event.contract, one.event.payload, one.received_at):
-            raise OtherLog(f"position {one.position:,} holds another event than in the file: that is another log")
+            raise OtherLog(f"position {one.position:,} has a different event in the file: the file is of another log")
     return missing
 
 

@@ -89,7 +89,7 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         total, delivered = summary.total_recipients, summary.delivered
         failed, pending = summary.failed, summary.pending_consent
         if min(total, delivered, failed, pending) < 0 or max(total, delivered, failed, pending) > MAX_COUNT:
-            raise Undecodable(f"a count of the summary lies outside 0..{MAX_COUNT}", event_id)
+            raise Undecodable(f"a count of the summary is outside 0..{MAX_COUNT}", event_id)
     poll = _poll(message.poll_response) if message.HasField("poll_response") else _NO_POLL
     return Event(
         event_id,
@@ -130,7 +130,7 @@ def _check_texts(
         ("message_id", message_id, MAX_ID_BYTES),
     ):
         if text and ("\0" in text or len(text.encode()) > limit):
-            raise Undecodable(f"{name} is longer than {limit} bytes or holds U+0000", event_id)
+            raise Undecodable(f"{name} is longer than {limit} bytes or contains U+0000", event_id)
 
 
 class _Poll(NamedTuple):
@@ -179,5 +179,5 @@ def _occurred_at(raw: bytes, event_type: int, event_id: str) -> datetime:
                 raise Undecodable(str(error), event_id) from None
     moment = ulid.time_of(event_id)
     if moment is None or not EARLIEST <= moment < LATEST:
-        raise Undecodable("occurred_at is missing, and the ULID's time lies behind 9999-12-30", event_id)
+        raise Undecodable("occurred_at is missing, and the ULID's time is after 9999-12-30", event_id)
     return moment

@@ -34,7 +34,7 @@ def read_time(raw: bytes) -> datetime:
             return datetime.fromisoformat(raw.decode("ascii"))
     moment = _read_text(raw) if b"0" <= raw[:1] <= b"9" else _read_message(raw)
     if not EARLIEST <= moment < LATEST:
-        raise ValueError("occurred_at lies outside 0001-01-02..9999-12-30 UTC")
+        raise ValueError("occurred_at is outside 0001-01-02..9999-12-30 UTC")
     return moment
 
 
@@ -70,4 +70,4 @@ def _read_message(raw: bytes) -> datetime:
     try:
         return _EPOCH + timedelta(seconds=time.seconds, microseconds=time.nanos // 1000)
     except OverflowError:
-        raise ValueError("occurred_at lies outside 0001-01-02..9999-12-30 UTC") from None
+        raise ValueError("occurred_at is outside 0001-01-02..9999-12-30 UTC") from None

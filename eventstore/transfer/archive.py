@@ -55,7 +55,7 @@ def check_output_path(path: Path) -> Path:
 
     """
     if str(path) == "-":
-        raise ArchiveError("- is not a file, and the archive doesn't go to stdout: name a file")
+        raise ArchiveError("- is not a file; the events can't be written to stdout, so give a file name")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -63,9 +63,9 @@ def check_output_path(path: Path) -> Path:
     except OSError as error:
         raise ArchiveError(f"{path} can't be written: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        raise ArchiveError(f"{path} is a folder: name a file")
+        raise ArchiveError(f"{path} is a folder; give a file name")
     if not stat.S_ISREG(mode):
-        raise ArchiveError(f"{path} is a pipe, a device or the like: name a file")
+        raise ArchiveError(f"{path} is a pipe or a device, not a regular file; give another file name")
     return path.resolve()
 
 
@@ -113,7 +113,7 @@ class ArchiveWriter:
                     os.fsync(self._file.fileno())
                     self._give_name()
         except FileExistsError as taken:
-            raise ArchiveError(f"{self._path} is there: name another file, or replace it with --force") from taken
+            raise ArchiveError(f"{self._path} already exists; choose another name or use --force") from taken
         except OSError as failed:
             if error is None:
                 raise ArchiveError(f"{self._path} can't be written: {failed.strerror}") from failed
@@ -179,7 +179,7 @@ async def check_archive(path: Path, fault: Callable[[archive.Record], str | None
         tally.add(record, digest)
         number += 1
         if wrong is None and (why := fault(record)):
-            wrong = f"record {number} of {path} is wrong: {why}"
+            wrong = f"record {number} of {path} is invalid: {why}"
     contents = tally.contents()
     if wrong is not None:  # only now: what is wrong with a file that was damaged is that it was
         raise ArchiveError(wrong)
@@ -199,12 +199,12 @@ class _Tally:
     def add(self, record: archive.Record, digest: bytes) -> None:
         kind = record.WhichOneof("record")
         if self._ended or (self._header is None) != (kind == "header"):
-            raise ArchiveError(f"{self._path} is not what projections export events writes")
+            raise ArchiveError(f"{self._path} is not a file written by projections export events")
         if kind == "header":
             self._header = record.header
             if record.header.version > VERSION:
                 version = record.header.version
-                raise ArchiveError(f"{self._path} was written by a newer version (format {version}): update this one")
+                raise ArchiveError(f"{self._path} was written by a newer version (format {version}); upgrade this one")
             self._apps |= {cursor.app for cursor in record.header.cursors}
         elif kind == "event":
             self._events += 1
@@ -214,12 +214,12 @@ class _Tally:
             self._apps.add(record.quarantined.app)
         elif kind == "end":
             if record.end.events != self._events or record.end.sha256 != digest:
-                raise ArchiveError(f"{self._path} was changed since it was written: its digest is another")
+                raise ArchiveError(f"{self._path} was changed after it was written: its digest doesn't match")
             self._ended = True
 
     def contents(self) -> Contents:
         if self._header is None or not self._ended:
-            raise ArchiveError(f"{self._path} is cut short, or not what projections export events writes")
+            raise ArchiveError(f"{self._path} is incomplete, or not a file written by projections export events")
         return Contents(self._header, self._events, self._last, frozenset(self._apps))
 
 
@@ -241,18 +241,18 @@ def _records(path: Path) -> Iterator[tuple[archive.Record, bytes]]:
     """Yield each record, with the digest of all that lies before it."""
     digest = hashlib.sha256()
     if path.exists() and not path.is_file():
-        raise ArchiveError(f"{path} is not a file, which can be read more than once")
+        raise ArchiveError(f"{path} is not a regular file; an import reads it more than once")
     try:
         with path.open("rb") as file:
             while head := _length(file, path):
                 length, prefix = head
                 data = file.read(length)
                 if len(data) < length:
-                    raise ArchiveError(f"{path} is cut short")
+                    raise ArchiveError(f"{path} is incomplete")
                 try:
                     record = Record.FromString(data)
                 except DecodeError as error:
-                    raise ArchiveError(f"{path} is not what projections export events writes") from error
+                    raise ArchiveError(f"{path} is not a file written by projections export events") from error
                 before = digest.digest() if record.HasField("end") else b""
                 digest.update(prefix)
                 digest.update(data)
@@ -276,7 +276,7 @@ def _length(file: BinaryIO, path: Path) -> tuple[int, bytes] | None:
             break
     if not prefix:
         return None
-    raise ArchiveError(f"{path} is cut short, or not what projections export events writes")
+    raise ArchiveError(f"{path} is incomplete, or not a file written by projections export events")
 
 
 def _delimited(record: archive.Record) -> bytes:

@@ -56,7 +56,7 @@ class RecordCheck:
         if kind == "quarantined":
             why = self._quarantined(record.quarantined)
             return f"a message in quarantine: {why}" if why else None
-        return None if kind == "end" else "it is of no known kind"
+        return None if kind == "end" else "it is of an unknown kind"
 
     def _event(self, one: archive.StoredEvent) -> str | None:
         why = next(filter(None, self._event_faults(one)), None)
@@ -66,8 +66,9 @@ class RecordCheck:
 
     def _event_faults(self, one: archive.StoredEvent) -> Iterator[str | None]:
         yield "positions begin at 1" if one.position < 1 else None
-        yield f"it comes after position {self._position}; positions rise" if one.position <= self._position else None
-        yield f"the header says that {self._head} is the last position" if one.position > self._head else None
+        rises = one.position > self._position
+        yield None if rises else f"it follows position {self._position}, but positions must rise"
+        yield f"it is beyond the head of the file, {self._head}" if one.position > self._head else None
         yield self._time("received_at", one.received_at)
         fell = one.received_at < self._received_at
         yield "received_at is earlier than that of the event before it" if fell else None
@@ -76,7 +77,7 @@ class RecordCheck:
         try:
             decode(one.payload, one.app, Contract(one.contract))
         except Undecodable as error:
-            yield f"it can't be read: {error}"
+            yield f"it can't be decoded: {error}"
 
     def _quarantined(self, one: archive.Quarantined) -> str | None:
         return next(filter(None, self._quarantine_faults(one)), None)
@@ -87,23 +88,23 @@ class RecordCheck:
         if one.HasField("event_id"):
             yield _event_id("event_id", one.event_id)
         yield _text("reason", one.reason) if one.reason else "reason is empty"
-        yield f"count is {one.count}; it is 1 at the least" if one.count < 1 else None
+        yield f"count is {one.count}, but must be at least 1" if one.count < 1 else None
         yield self._time("first_seen", one.first_seen)
         yield self._time("last_seen", one.last_seen)
         yield "last_seen is earlier than first_seen" if one.last_seen < one.first_seen else None
 
     def _header(self, header: archive.Header) -> str | None:
         if header.version < 1:
-            return f"the header: there is no format {header.version}"
+            return f"the header: unknown format {header.version}"
         if header.head < 0:
-            return f"the header: the last position is {header.head}"
+            return f"the header: the head is {header.head}"
         self._head = header.head
         known: set[str] = set()
         for cursor in header.cursors:
             if why := self._cursor(cursor):
                 return f"the cursor of app {cursor.app[:63]!r}: {why}"
             if cursor.app in known:
-                return f"the cursor of app {cursor.app!r}: the app has two"
+                return f"the cursor of app {cursor.app!r}: the app has two cursors"
             known.add(cursor.app)
         return None
 
@@ -142,31 +143,31 @@ def read_holes(text: str) -> list[dict[str, Any]]:
     try:
         holes = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("holes are not JSON") from None
+        raise ValueError("holes is not JSON") from None
     if not isinstance(holes, list) or not all(isinstance(hole, dict) for hole in holes):
-        raise ValueError("holes are not a list of objects")
+        raise ValueError("holes is not a list of objects")
     if len(holes) > MAX_HOLES:
-        raise ValueError(f"there are more than {MAX_HOLES:,} holes")
+        raise ValueError(f"holes has more than {MAX_HOLES:,} gaps")
     for number, hole in enumerate(holes, 1):
         if why := next(filter(None, _hole_faults(hole)), None):
-            raise ValueError(f"hole {number}: {why}")
+            raise ValueError(f"gap {number}: {why}")
     return holes
 
 
 def _hole_faults(hole: dict[str, Any]) -> Iterator[str | None]:
     if not _HOLE - _OPTIONAL <= hole.keys() <= _HOLE:
-        yield f"its keys are not {', '.join(sorted(_HOLE))}"
+        yield f"its keys must be {', '.join(sorted(_HOLE))}"
         return
     yield None if hole["lower"] is None else _event_id("lower", hole["lower"])
     yield _event_id("upper", hole["upper"])
     yield _text("detail", hole["detail"])
     position = hole.get("position", 0)
-    yield None if type(position) is int and 0 <= position < 2**63 else "position is not a position"
+    yield None if type(position) is int and 0 <= position < 2**63 else "position is not valid"
     try:
         moment = datetime.fromisoformat(hole["noticed_at"])
     except (TypeError, ValueError):
         moment = None
-    yield None if moment is not None and moment.tzinfo is not None else "noticed_at is not a time with its zone"
+    yield None if moment is not None and moment.tzinfo is not None else "noticed_at is not a time with its time zone"
 
 
 def _origin(app: str, contract: str) -> str | None:
@@ -174,11 +175,11 @@ def _origin(app: str, contract: str) -> str | None:
 
 
 def _app(name: str) -> str | None:
-    return None if APP_NAME.fullmatch(name) else f"{name[:63]!r} can't be the name of an app"
+    return None if APP_NAME.fullmatch(name) else f"{name[:63]!r} is not a valid name of an app"
 
 
 def _contract(name: str) -> str | None:
-    return None if name in _CONTRACTS else f"contract {name[:63]!r} is not known"
+    return None if name in _CONTRACTS else f"unknown contract {name[:63]!r}"
 
 
 def _event_id(name: str, value: object) -> str | None:
@@ -186,13 +187,13 @@ def _event_id(name: str, value: object) -> str | None:
 
 
 def _size(payload: bytes) -> str | None:
-    return f"it is longer than {MAX_PAYLOAD_BYTES:,} bytes" if len(payload) > MAX_PAYLOAD_BYTES else None
+    return f"its payload is longer than {MAX_PAYLOAD_BYTES:,} bytes" if len(payload) > MAX_PAYLOAD_BYTES else None
 
 
 def _text(name: str, text: object) -> str | None:
     if not isinstance(text, str):
-        return f"{name} is not a text"
+        return f"{name} is not text"
     if len(text) > MAX_MESSAGE_CHARS:
         return f"{name} is longer than {MAX_MESSAGE_CHARS:,} characters"
     # Lone surrogates come out of JSON, which may write them as escapes.
-    return f"{name} holds what Postgres can't keep" if text != storable(text) else None
+    return f"{name} has characters that Postgres can't store" if text != storable(text) else None

@@ -74,5 +74,6 @@ async def _check_times(conn: AsyncConnection, missing: Sequence[StoredEvent]) ->
     for one, (before, after) in zip(missing, rows, strict=True):
         if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
             raise OtherLog(
-                f"position {one.position:,} of the file was not received between its neighbours here: another log"
+                f"position {one.position:,} of the file was not received between its neighbours here:"
+                " the file is of another log"
             )

@@ -88,7 +88,7 @@ async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Call
     locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         if contents.last > await read_head(conn):
-            locks.append(Lock(IMPORT_LOCK, "the end of the log, behind which the file goes on"))
+            locks.append(Lock(IMPORT_LOCK, "the head of the log, after which the file continues"))
     return await run_under_locks(
         url,
         locks,
@@ -113,7 +113,7 @@ async def _import(
             if quarantined:
                 await _keep(conn, quarantined)
         if done != contents.events:
-            raise ArchiveError(f"{path} was changed while it was read")
+            raise ArchiveError(f"{path} was changed during the import; import it again")
         async with conn.transaction():
             for cursor in contents.header.cursors:
                 await _move(conn, cursor, contents.header.head)
@@ -164,7 +164,7 @@ def _stored(record: archive.StoredEvent) -> StoredEvent:
     try:
         event = decode(record.payload, record.app, Contract(record.contract))
     except (Undecodable, ValueError) as error:
-        raise OtherLog(f"the event at position {record.position:,} of the file can't be read: {error}") from error
+        raise OtherLog(f"the event at position {record.position:,} of the file can't be decoded: {error}") from error
     return StoredEvent(record.position, moment(record.received_at), event)
 
 

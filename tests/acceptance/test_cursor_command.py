@@ -98,7 +98,7 @@ async def test_an_app_that_is_followed_or_unknown_is_said(
         for command in (("cursor", "reset", "shop"), ("apps", "forget", "shop")):
             for options in ((), ("--yes",)):
                 ended = await commands.run(*command, *options, DATABASE_URL=database_url)
-                said = "projections: app 'shop': projections ingest shop host:1 is at work on it"
+                said = "projections: app 'shop': held by projections ingest shop host:1; try again later"
                 assert (ended.code, ended.sentence) == (1, said), ended.said
     for group, name in (("cursor", "show"), ("cursor", "reset"), ("apps", "forget")):
         ended = await commands.run(group, name, "shopp", DATABASE_URL=database_url)

@@ -249,8 +249,8 @@ async def test_a_killed_one_changed_nothing_and_is_gone_on_with(
                 ended = await commands.run(*second, **variables)
                 assert ended.code == 1
                 assert re.fullmatch(
-                    rf"projections: projection request_status: projections rebuild request_status .*:{running.pid}"
-                    " is at work on it",
+                    r"projections: projection request_status: held by projections rebuild request_status"
+                    rf" .*:{running.pid}; try again later",
                     ended.sentence,
                 )
             assert (await running.kill()).code == -9

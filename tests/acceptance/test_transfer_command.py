@@ -114,10 +114,10 @@ async def test_what_can_not_be_imported_ends_with_1_and_one_sentence(
 
     await exported(commands, database_url)
     await refused("nowhere", "nowhere can't be read: No such file or directory")
-    await refused(".", ". is not a file, which can be read more than once")
+    await refused(".", ". is not a regular file; an import reads it more than once")
     async with store.connection(elsewhere, "projections ingest shop at host:1") as follower:
         await follower.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
-        await refused("log", "app 'shop': projections ingest shop at host:1 is at work on it")
+        await refused("log", "app 'shop': held by projections ingest shop at host:1; try again later")
     async with store.connection(elsewhere) as there:  # Postgres quotes the whole row in its DETAIL
         await there.execute("ALTER TABLE eventstore.events ADD CONSTRAINT no CHECK (ppnum <> '12300000003')")
         await refused("log", 'violates check constraint "no" (SQLSTATE 23514)')
@@ -125,9 +125,9 @@ async def test_what_can_not_be_imported_ends_with_1_and_one_sentence(
         assert await events(elsewhere) == []
         await there.execute("ALTER TABLE eventstore.events DROP CONSTRAINT no")
         await append(there, told(ppnum=PPNUM))
-    await refused("log", "position 1 holds another event than in the file: that is another log")
+    await refused("log", "position 1 has a different event in the file: the file is of another log")
     changed_in(commands.folder / "log", PPNUM.encode())
-    await refused("log", "log was changed since it was written: its digest is another", database_url)
+    await refused("log", "log was changed after it was written: its digest doesn't match", database_url)
 
 
 @pytest.mark.usefixtures("conn")
@@ -166,10 +166,10 @@ async def test_what_is_no_file_is_not_replaced(commands: Commands) -> None:
     os.mkfifo(commands.folder / "pipe")
     (commands.folder / "link").symlink_to("pipe")
     for place, why in (
-        (".", ". is a folder: name a file"),
-        ("-", "- is not a file, and the archive doesn't go to stdout: name a file"),
-        ("pipe", "pipe is a pipe, a device or the like: name a file"),
-        ("link", "link is a pipe, a device or the like: name a file"),
+        (".", ". is a folder; give a file name"),
+        ("-", "- is not a file; the events can't be written to stdout, so give a file name"),
+        ("pipe", "pipe is a pipe or a device, not a regular file; give another file name"),
+        ("link", "link is a pipe or a device, not a regular file; give another file name"),
     ):
         for options in ((), ("--force",)):
             # No such database is there: it is said before any is asked.
@@ -266,7 +266,7 @@ async def test_redecode_waits_for_no_rebuild(commands: Commands, database_url: s
     async with store.connection(database_url, "projections rebuild poll_tallies host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [rebuild_lock("poll_tallies")])
         ended = await commands.run("redecode", DATABASE_URL=database_url)
-    said = "projections: projection poll_tallies: projections rebuild poll_tallies host:1 is at work on it"
+    said = "projections: projection poll_tallies: held by projections rebuild poll_tallies host:1; try again later"
     assert (ended.code, ended.sentence) == (1, said), ended.said
     assert len(await folding.logged(conn)) == 4
 

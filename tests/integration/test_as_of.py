@@ -299,7 +299,7 @@ async def test_while_another_is_at_work_on_one_of_them_nothing_is_begun(
     for projection in READ_MODELS:
         key = rebuild_lock(projection.name)
         async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
-            said = f"projection {projection.name}: projections rebuild x at host:1 is at work on it"
+            said = f"projection {projection.name}: held by projections rebuild x at host:1; try again later"
             with pytest.raises(LockHeld, match=said):
                 await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)

@@ -74,45 +74,65 @@ def falling(record: archive.Record) -> None:
 WRONG: list[tuple[str, str, Change, str]] = [
     ("position 0", "event", setting("event", position=0), "the event at position 0: positions begin at 1"),
     ("position -3", "event", setting("event", position=-3), "positions begin at 1"),
-    ("a position twice", "event", setting("event", position=1), "it comes after position 1; positions rise"),
-    ("beyond the head", "event", setting("event", position=10), "the header says that 9 is the last position"),
+    ("a position twice", "event", setting("event", position=1), "it follows position 1, but positions must rise"),
+    ("beyond the head", "event", setting("event", position=10), "it is beyond the head of the file, 9"),
     ("a falling time", "event", falling, "received_at is earlier than that of the event before it"),
     ("the year 9999", "event", setting("event", received_at=FAR), "received_at is after 20.*, far in the future"),
     ("no time at all", "event", setting("event", received_at=2**63 - 1), "far in the future"),
     ("before all times", "event", setting("event", received_at=-(2**63)), "received_at is before 0?0?0?1-01-02"),
-    ("an app's name", "event", setting("event", app="my app"), "'my app' can't be the name of an app"),
-    ("no app", "event", setting("event", app=""), "'' can't be the name of an app"),
-    ("a contract", "event", setting("event", contract="chat.internal"), "contract 'chat.internal' is not known"),
-    ("bytes", "event", setting("event", payload=b"\xff"), "it can't be read: the bytes are not a SendRequestEvent"),
-    ("version 0", "header", setting("header", version=0), "there is no format 0"),
-    ("head -1", "header", setting("header", head=-1), "the last position is -1"),
+    ("an app's name", "event", setting("event", app="my app"), "'my app' is not a valid name of an app"),
+    ("no app", "event", setting("event", app=""), "'' is not a valid name of an app"),
+    ("a contract", "event", setting("event", contract="chat.internal"), "unknown contract 'chat.internal'"),
+    ("bytes", "event", setting("event", payload=b"\xff"), "it can't be decoded: the bytes are not a SendRequestEvent"),
+    ("version 0", "header", setting("header", version=0), "unknown format 0"),
+    ("head -1", "header", setting("header", head=-1), "the head is -1"),
     ("a cursor", "header", cursor(last_event_id="later"), "the cursor of app 'shop': last_event_id is not an"),
-    ("a cursor's contract", "header", cursor(contract="x"), "contract 'x' is not known"),
-    ("a cursor's app", "header", cursor(app="../etc"), "can't be the name of an app"),
-    ("a cursor twice", "header", cursor(app="new"), "the cursor of app 'new': the app has two"),
+    ("a cursor's contract", "header", cursor(contract="x"), "unknown contract 'x'"),
+    ("a cursor's app", "header", cursor(app="../etc"), "is not a valid name of an app"),
+    ("a cursor twice", "header", cursor(app="new"), "the cursor of app 'new': the app has two cursors"),
     ("a cursor's time", "header", cursor(last_received_at=FAR), "last_received_at is after"),
-    ("holes = 7", "header", cursor(holes="7"), "holes are not a list of objects"),
-    ("no holes", "header", cursor(holes=""), "holes are not JSON"),
-    ("deep holes", "header", cursor(holes="[" * 100_000), "holes are not JSON"),
-    ("a hole of numbers", "header", holes(7), "holes are not a list of objects"),
-    ("a hole's keys", "header", holes({"lower": None}), "hole 1: its keys are not detail, lower"),
-    ("more keys", "header", holes(HOLE, HOLE | {"more": 1}), "hole 2: its keys"),
+    ("holes = 7", "header", cursor(holes="7"), "holes is not a list of objects"),
+    ("no holes", "header", cursor(holes=""), "holes is not JSON"),
+    ("deep holes", "header", cursor(holes="[" * 100_000), "holes is not JSON"),
+    ("a hole of numbers", "header", holes(7), "holes is not a list of objects"),
+    ("a hole's keys", "header", holes({"lower": None}), "gap 1: its keys must be detail, lower"),
+    ("more keys", "header", holes(HOLE, HOLE | {"more": 1}), "gap 2: its keys"),
     ("a hole's lower", "header", holes(HOLE | {"lower": "x"}), "lower is not an upper-case ULID"),
     ("a hole's upper", "header", holes(HOLE | {"upper": None}), "upper is not an upper-case ULID"),
-    ("a hole's position", "header", holes(HOLE | {"position": -1}), "position is not a position"),
-    ("a hole's true", "header", holes(HOLE | {"position": True}), "position is not a position"),
-    ("a hole's fraction", "header", holes(HOLE | {"position": 1.5}), "position is not a position"),
-    ("a hole's time", "header", holes(HOLE | {"noticed_at": "2026-01-02"}), "noticed_at is not a time with its zone"),
-    ("a hole's words", "header", holes(HOLE | {"detail": "a\0b"}), "detail holds what Postgres can't keep"),
-    ("a hole's surrogate", "header", holes(HOLE | {"detail": "\ud800"}), "detail holds what Postgres can't keep"),
+    ("a hole's position", "header", holes(HOLE | {"position": -1}), "position is not valid"),
+    ("a hole's true", "header", holes(HOLE | {"position": True}), "position is not valid"),
+    ("a hole's fraction", "header", holes(HOLE | {"position": 1.5}), "position is not valid"),
+    (
+        "a hole's time",
+        "header",
+        holes(HOLE | {"noticed_at": "2026-01-02"}),
+        "noticed_at is not a time with its time zone",
+    ),
+    (
+        "a hole's words",
+        "header",
+        holes(HOLE | {"detail": "a\0b"}),
+        "detail has characters that Postgres can't store",
+    ),
+    (
+        "a hole's surrogate",
+        "header",
+        holes(HOLE | {"detail": "\ud800"}),
+        "detail has characters that Postgres can't store",
+    ),
     ("a hole's length", "header", holes(HOLE | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
-    ("count 0", "quarantined", setting("quarantined", count=0), "count is 0; it is 1 at the least"),
+    ("count 0", "quarantined", setting("quarantined", count=0), "count is 0, but must be at least 1"),
     ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
     ("a reason", "quarantined", setting("quarantined", reason=""), "reason is empty"),
-    ("U+0000", "quarantined", setting("quarantined", reason="a\0b"), "reason holds what Postgres can't keep"),
+    (
+        "U+0000",
+        "quarantined",
+        setting("quarantined", reason="a\0b"),
+        "reason has characters that Postgres can't store",
+    ),
     ("an event_id", "quarantined", setting("quarantined", event_id="x"), "event_id is not an upper-case ULID"),
-    ("an origin", "quarantined", setting("quarantined", app="\0"), "can't be the name of an app"),
-    ("a kind", "quarantined", lambda record: record.Clear(), "it is of no known kind"),
+    ("an origin", "quarantined", setting("quarantined", app="\0"), "is not a valid name of an app"),
+    ("a kind", "quarantined", lambda record: record.Clear(), "it is of an unknown kind"),
 ]
 
 
@@ -129,7 +149,7 @@ async def test_what_no_event_store_writes_is_refused_in_one_sentence(
             with pytest.raises(ArchiveError) as caught:
                 await imported(elsewhere, file)
             sentence = str(caught.value)
-            assert re.fullmatch(rf"record \d+ of .*events is wrong: .*{said}.*", sentence), f"{what}: {sentence}"
+            assert re.fullmatch(rf"record \d+ of .*events is invalid: .*{said}.*", sentence), f"{what}: {sentence}"
             await is_empty(there)
 
 
@@ -140,7 +160,7 @@ async def test_a_payload_longer_than_any_message_is_refused(
     await append(conn, told())
     await exported(conn, file)
     monkeypatch.setattr(archive_checks, "MAX_PAYLOAD_BYTES", 10)
-    with pytest.raises(ArchiveError, match="the event at position 1: it is longer than 10 bytes"):
+    with pytest.raises(ArchiveError, match="the event at position 1: its payload is longer than 10 bytes"):
         await imported(elsewhere, file)
 
 

@@ -34,7 +34,7 @@ async def test_a_position_that_another_event_has_is_refused(
     async with looking(elsewhere) as there:
         await append(there, told())
         before = await everything(there)
-        with pytest.raises(OtherLog, match="position 1 holds another event than in the file: that is another log"):
+        with pytest.raises(OtherLog, match="position 1 has a different event in the file: the file is of another log"):
             await imported(elsewhere, file)
         assert await everything(there) == before
 
@@ -50,7 +50,7 @@ async def test_an_event_that_lies_at_another_position_is_refused(
         await lose(there, 1, 2, 3)
         await folding.insert_at(there, 2, third)
         before = await everything(there)
-        with pytest.raises(OtherLog, match="position 2 holds another event"):
+        with pytest.raises(OtherLog, match="position 2 has a different event"):
             await imported(elsewhere, file)
         await lose(there, 2)
         await folding.insert_at(there, 4, third)
@@ -70,7 +70,7 @@ async def test_the_same_events_received_at_other_times_are_another_log(
     await exported(conn, file)
     async with looking(elsewhere) as there:
         await append(there, *records[:2])
-        with pytest.raises(OtherLog, match="position 1 holds another event"):
+        with pytest.raises(OtherLog, match="position 1 has a different event"):
             await imported(elsewhere, file)
         assert len(await store.positions(there)) == 2
 
@@ -85,7 +85,7 @@ async def test_an_event_that_cant_be_read_is_refused(
         one = archive.StoredEvent(position=1, app="app", contract=contract, received_at=1, payload=content)
         out.write(Record(event=one))
     with pytest.raises(
-        ArchiveError, match=r"record 2 of .* is wrong: the event at position 1: .*(not known|can't be read)"
+        ArchiveError, match=r"record 2 of .* is invalid: the event at position 1: .*(unknown|can't be decoded)"
     ):
         await imported(database_url, file)
     await is_empty(conn)
@@ -122,7 +122,7 @@ async def test_a_file_that_is_changed_after_it_was_checked_moves_no_cursor(
         yield from (record for record in read_archive(path) if record.event.position < 8)
 
     monkeypatch.setattr(importing, "read_archive", without_the_last)
-    with pytest.raises(ArchiveError, match="was changed while it was read"):
+    with pytest.raises(ArchiveError, match="was changed during the import; import it again"):
         await imported(elsewhere, file)
     async with looking(elsewhere) as there:
         found = await everything(there)

@@ -172,7 +172,7 @@ async def test_an_app_that_is_followed_is_left_alone(database_url: str, conn: As
     async with store.connection(database_url, "projections ingest app host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [app_lock(APP)])
         for change in (reset_cursor(database_url, APP, None, waits=QUICK), forget_app(database_url, APP, waits=QUICK)):
-            with pytest.raises(LockHeld, match="app 'app': projections ingest app host:1 is at work on it"):
+            with pytest.raises(LockHeld, match="app 'app': held by projections ingest app host:1; try again later"):
                 await change
     assert (await row_of(conn))["epoch"] == 1
 

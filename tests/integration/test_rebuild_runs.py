@@ -107,8 +107,8 @@ async def test_of_two_at_once_the_second_is_told_who_is_at_work(database_url: st
         await first(database_url, RequestStatus(), progress=During(comparing=others))
         assert len(met) == 3
         for said in met:
-            assert said.startswith(f"projection request_status: projections {first.__name__} request_status ")
-            assert said.endswith(" is at work on it")
+            assert said.startswith(f"projection request_status: held by projections {first.__name__} request_status ")
+            assert said.endswith("; try again later")
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "applying_the_difference"])

@@ -62,7 +62,7 @@ async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
         for app in sorted((await check_archive(file)).apps):
             name = "projections ingest x at host:1"
             async with hold_lock(elsewhere, app_lock(app), name=name, what="it", waits=QUICK):
-                with pytest.raises(LockHeld, match=f"app '{app}': {name} is at work on it"):
+                with pytest.raises(LockHeld, match=f"app '{app}': held by {name}; try again later"):
                     await imported(elsewhere, file)
             await is_empty(there)
         async with hold_lock(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
@@ -74,9 +74,7 @@ async def test_while_any_app_is_followed_nothing_goes_behind_the_head(
 ) -> None:
     await filled(database_url, conn)
     await exported(conn, file)
-    said = (
-        r"the end of the log, behind which the file goes on: projections ingest (another|one more) .* is at work on it"
-    )
+    said = r"the head of the log, after which the file continues: held by projections ingest (another|one more) .*"
     async with looking(elsewhere) as there:
         async with (
             hold_lease(IngestContext(elsewhere, QUICK), "another"),

@@ -84,7 +84,7 @@ def test_a_file_cut_short_at_any_byte_is_refused(path: Path) -> None:
     whole = written(path, header(), event(1), event(2), quarantined())
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(ArchiveError, match=r"cut short|not what projections export events writes"):
+        with pytest.raises(ArchiveError, match=r"incomplete|not a file written by projections export events"):
             checked(path)
 
 
@@ -119,7 +119,7 @@ async def test_others_get_their_turn_while_a_file_is_checked(path: Path) -> None
 
 def test_two_files_one_behind_the_other_are_refused(path: Path) -> None:
     path.write_bytes(written(path, header(), event(1)) * 2)
-    with pytest.raises(ArchiveError, match="not what projections export events writes"):
+    with pytest.raises(ArchiveError, match="not a file written by projections export events"):
         checked(path)
 
 
@@ -131,7 +131,7 @@ def test_records_that_are_exchanged_or_left_out_are_refused(path: Path) -> None:
     first, second = whole[start : start + size], whole[start + size : start + 2 * size]
     for middle in (second + first, first, first + first + second, b""):
         path.write_bytes(whole[:start] + middle + whole[start + 2 * size :])
-        with pytest.raises(ArchiveError, match="changed since it was written"):
+        with pytest.raises(ArchiveError, match="changed after it was written"):
             checked(path)
 
 
@@ -141,13 +141,13 @@ NO_FILES_OF_OURS = [b"", b"\0", b"{}", b"\xff" * 99, b"\xff\xff\xff\xff\x7f", b"
 @pytest.mark.parametrize("content", NO_FILES_OF_OURS)
 def test_what_is_no_such_file_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ArchiveError, match=f"{path} is (cut short|not what)"):
+    with pytest.raises(ArchiveError, match=f"{path} is (incomplete|not a file written by)"):
         checked(path)
 
 
 def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
     written(path, header(version=2))
-    with pytest.raises(ArchiveError, match=r"written by a newer version \(format 2\): update this one"):
+    with pytest.raises(ArchiveError, match=r"written by a newer version \(format 2\); upgrade this one"):
         checked(path)
 
 
@@ -155,11 +155,11 @@ def test_a_file_that_is_not_there_and_a_folder(path: Path) -> None:
     with pytest.raises(ArchiveError, match="can't be read: No such file or directory"):
         checked(path)
     path.mkdir()
-    with pytest.raises(ArchiveError, match="is not a file, which can be read more than once"):
+    with pytest.raises(ArchiveError, match="is not a regular file; an import reads it more than once"):
         checked(path)
-    with pytest.raises(ArchiveError, match="is a folder: name a file"), ArchiveWriter(path):
+    with pytest.raises(ArchiveError, match="is a folder; give a file name"), ArchiveWriter(path):
         pass
-    with pytest.raises(ArchiveError, match="is a folder: name a file"), ArchiveWriter(Path()):
+    with pytest.raises(ArchiveError, match="is a folder; give a file name"), ArchiveWriter(Path()):
         pass
     with pytest.raises(ArchiveError, match="can't be written: No such file"), ArchiveWriter(path / "no" / "events"):
         pass
@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there_and_a_folder(path: Path) -> None:
 
 def test_a_pipe_can_not_be_read_twice_and_is_refused(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(ArchiveError, match="is not a file, which can be read more than once"):
+    with pytest.raises(ArchiveError, match="is not a regular file; an import reads it more than once"):
         checked(path)
 
 
@@ -177,11 +177,11 @@ def test_what_is_no_file_is_never_replaced(path: Path, monkeypatch: pytest.Monke
     (circle := path.with_name("circle")).symlink_to(circle)
     monkeypatch.chdir(path.parent)
     for place, why in (
-        (path, "is a pipe, a device or the like: name a file"),
-        (link, "is a pipe, a device or the like: name a file"),
+        (path, "is a pipe or a device, not a regular file; give another file name"),
+        (link, "is a pipe or a device, not a regular file; give another file name"),
         (circle, "can't be written: Too many levels of symbolic links"),
         (circle / "events", "can't be written: Too many levels of symbolic links"),
-        (Path("-"), "is not a file, and the archive doesn't go to stdout: name a file"),
+        (Path("-"), "is not a file; the events can't be written to stdout, so give a file name"),
     ):
         with pytest.raises(ArchiveError, match=f"{place} {why}"), ArchiveWriter(place):
             pass
@@ -240,7 +240,7 @@ def test_a_file_that_came_meanwhile_is_replaced_only_when_told(
     assert checked(path).events == 0
     path.unlink()
     file = ArchiveWriter(path, replace=False)
-    with pytest.raises(ArchiveError, match="is there: name another file"), file:
+    with pytest.raises(ArchiveError, match="already exists; choose another name or use --force"), file:
         path.write_bytes(b"precious")
     assert path.read_bytes() == b"precious"
     assert list(path.parent.iterdir()) == [path]

@@ -183,7 +183,7 @@ def test_a_text_of_up_to_256_bytes_is_taken_as_it_is(field: str, text: str) -> N
 @pytest.mark.parametrize("field", sorted(TEXT_FIELDS.keys() - {"error_code"}))
 def test_an_id_of_257_bytes_or_with_a_nul_is_refused_and_its_id_told(field: str, text: str) -> None:
     error = refusal(TEXT_FIELDS[field](text))
-    assert error.reason == f"{field} is longer than 256 bytes or holds U+0000"
+    assert error.reason == f"{field} is longer than 256 bytes or contains U+0000"
     assert error.event_id == ID
 
 
@@ -195,7 +195,7 @@ def test_an_error_text_of_up_to_4_kib_is_taken_as_it_is(text: str) -> None:
 @pytest.mark.parametrize("text", ["a" * 4097, "é" * 2048 + "a", "\0", "a\0"])
 def test_an_error_text_beyond_4_kib_or_with_a_nul_is_refused(text: str) -> None:
     error = refusal(TEXT_FIELDS["error_code"](text))
-    assert (error.reason, error.event_id) == ("error_code is longer than 4096 bytes or holds U+0000", ID)
+    assert (error.reason, error.event_id) == ("error_code is longer than 4096 bytes or contains U+0000", ID)
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"a\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"])
@@ -229,7 +229,7 @@ def test_a_count_from_nought_to_the_last_int32_is_taken(field: str, count: int) 
 @pytest.mark.parametrize("field", COUNTS)
 def test_a_count_outside_is_refused_and_never_wraps(field: str, count: int) -> None:
     error = refusal(COUNTS[field](count))
-    assert error.reason == f"a count of the summary lies outside 0..{INT32_MAX}"
+    assert error.reason == f"a count of the summary is outside 0..{INT32_MAX}"
     assert error.event_id == ID
 
 
@@ -319,7 +319,7 @@ def test_the_time_of_a_ulid_has_the_same_edge() -> None:
     )
     for event_id in (outside, "7" + "Z" * 25):
         error = refusal(wire.event(event_id, occurred_at=None))
-        assert error.reason == "occurred_at is missing, and the ULID's time lies behind 9999-12-30"
+        assert error.reason == "occurred_at is missing, and the ULID's time is after 9999-12-30"
         assert error.event_id == event_id
 
 

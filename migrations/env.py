@@ -1,4 +1,4 @@
-"""Alembic's way in: runs the migrations on the connection that ``projections.migrating.migrate`` hands over."""
+"""Alembic's environment: runs the migrations on the connection that ``projections.migrating.migrate`` passes in."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from projections.migrating.schema_revision import VERSION_SCHEMA, VERSION_TABLE
 
 
 def include_name(name: str | None, type_: str, _parents: object) -> bool:
-    """Compare our schemas only; others' tables are none of our business."""
+    """Compare our schemas only."""
     return name in OUR_SCHEMAS if type_ == "schema" else True
 
 
 def include_object(item: object, _name: str | None, type_: str, reflected: bool, other: object) -> bool:  # noqa: FBT001 - Alembic passes it so
-    """Leave out the tables of others that share a schema with ours, as ``public`` is shared."""
+    """Leave out other tables in ``public``, which we share."""
     return not (type_ == "table" and reflected and other is None and getattr(item, "schema", None) == "public")
 
 
 connection = context.config.attributes["connection"]
-# The version table lives in a schema of ours, which must be there before the first migration.
+# The version table is in one of our schemas, which must exist before the first migration.
 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA}"))
-# Alembic takes the default schema's tables to have no schema, and ours in public say theirs; so none is the default.
+# Alembic treats tables of the default schema as having no schema, but ours in public name theirs. So none is default.
 connection.dialect.default_schema_name = None
 context.configure(
     connection=connection,
     target_metadata=target_metadata,
-    # A projection's own folder is run by this environment too, with a version table of its own.
+    # This environment also runs the folders of users' projections, each with its own version table.
     version_table=context.config.attributes.get("version_table", VERSION_TABLE),
     version_table_schema=VERSION_SCHEMA,
     include_schemas=True,

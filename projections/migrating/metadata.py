@@ -1,4 +1,4 @@
-"""All tables of ours in one place, for migrations and for the test that holds them equal to a database."""
+"""All our tables in one place, for migrations, and for the test that compares them with a migrated database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.read_models.common_columns import metadata as read_model_metada
 OUR_SCHEMAS = (EVENTSTORE_SCHEMA, ENGINE_SCHEMA, READ_MODEL_SCHEMA)
 
 READ_MODELS = (request_status.RequestStatus, consent_registry.ConsentRegistry, poll_tallies.PollTallies)
-"""The projections that come along; their modules make their tables known to the metadata."""
+"""The built-in projections; importing their modules adds their tables to the metadata."""
 
 target_metadata: list[MetaData] = [eventstore_metadata, engine_metadata, read_model_metadata]
-"""Every table that our migrations make."""
+"""Every table that our migrations create."""

@@ -1,4 +1,4 @@
-"""Connections of SQLAlchemy, for Alembic: libpq opens them from the URL, as those of all other commands are."""
+"""SQLAlchemy connections for Alembic, opened by libpq from the URL, like those of all other commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from eventstore.postgres.session_lock import session_name
 from eventstore.waits import load_waits
 
 
-def engine_of(url: str) -> Engine:
-    """Return an engine of a database."""
+def _create_engine(url: str) -> Engine:
     waits = load_waits()
 
     def connect() -> psycopg.Connection:
@@ -28,13 +27,13 @@ def engine_of(url: str) -> Engine:
 
 @contextmanager
 def sqlalchemy_connection(url: str) -> Iterator[Connection]:
-    """Open a connection.
+    """Open a connection to a database.
 
     Raises:
-        DatabaseUnavailable: no session can be had.
+        DatabaseUnavailable: the database can't be reached.
 
     """
-    engine = engine_of(url)
+    engine = _create_engine(url)
     try:
         try:
             connection = engine.connect()

@@ -1,4 +1,4 @@
-"""A digest of what decides how a projection's rows come out: a shadow that other code began is not gone on with."""
+"""A digest of what a projection's rows depend on besides the log, so that no shadow of other code is resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from projections.folding.sql_text import compile_ddl, compile_fold_statement
 from projections.projection import Projection, Window
 
 
-def fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
-    """Return the digest of a projection's tables, of its fold, and of the event_ids that it passes over."""
+def compute_fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
+    """Return the digest of a projection's tables, its fold, and the event_ids that it skips."""
     parts = [projection.name, str(projection.version), *sorted(skipped)]
     parts += [compile_ddl(CreateTable(table)) for table in projection.tables]
     parts += [repr(compile_fold_statement(statement)) for statement in projection.fold(Window(projection.handles))]
@@ -27,7 +27,7 @@ def fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
 
 
 def _sources(of: type[PythonProjection]) -> list[str]:
-    """Return the source of the modules that a fold written in Python is made of, as far as they are of its package."""
+    """Return the source of the modules that a Python fold uses, as far as they are in its package."""
     package = of.__module__.partition(".")[0]
     names = [base.__module__ for base in of.__mro__]
     found: dict[str, str] = {}
@@ -36,14 +36,14 @@ def _sources(of: type[PythonProjection]) -> list[str]:
         if name in found or name.partition(".")[0] != package:
             continue
         source = _source(name)
-        # Without a source, as in a program that was frozen into one file, there is nothing to follow.
+        # Without a source, as in a program that was packed into one file, imports can't be followed.
         found[name] = repr(of.handle.__code__.co_code) if source is None else source
         names += _imported(name, source or "")
     return [found[name] for name in sorted(found)]
 
 
 def _source(module: str) -> str | None:
-    """Return a module's source, as its file has it now; the empty text for what is no module."""
+    """Return a module's source, as its file is now; empty if it is no module, None if it has no source."""
     try:
         spec = find_spec(module)
         if spec is None:
@@ -54,16 +54,15 @@ def _source(module: str) -> str | None:
 
 
 def _imported(module: str, source: str) -> Iterator[str]:
-    """Name what a module imports, anywhere in it: modules, and names that may be modules.
+    """Yield the names that a module imports, anywhere in it: modules, and names that may be modules.
 
-    What stands in the source counts, not what the module holds: of a constant of another module nothing tells any more
-    where it came from.
+    They are read from the source, not from the loaded module: a constant doesn't show where it was imported from.
     """
     loaded = sys.modules.get(module)
     package = getattr(loaded, "__package__", None) or module.rpartition(".")[0] or module
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # it was changed since it was loaded, and is no module any more
+    except SyntaxError:  # the file was changed since it was loaded, and is no valid module now
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

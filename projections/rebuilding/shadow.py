@@ -27,7 +27,7 @@ from projections.folding.window_fold import build_fold
 from projections.folding.window_size import Cause, WindowFailure, WindowSize
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rebuilding import rebuild_history
-from projections.rebuilding.fingerprint import fingerprint
+from projections.rebuilding.fingerprint import compute_fingerprint
 from projections.rebuilding.shadow_position import ShadowPosition, positions_exist
 from projections.rebuilding.shadow_tables import (
     SHADOW_SCHEMA,
@@ -230,7 +230,7 @@ class Shadow:
     @property
     def fingerprint(self) -> str:
         """A digest of what the rows depend on besides the log: the fold's code, the tables, and the skipped events."""
-        return fingerprint(self.projection, self.skipped)
+        return compute_fingerprint(self.projection, self.skipped)
 
     async def _fold_window(self, hi: int, on_progress: OnProgress | None) -> None:
         lo = self.position

@@ -69,7 +69,7 @@ async def killings(url: str, projection: type[Projection]) -> AsyncIterator[tupl
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_the_tables_are_as_they_were_or_completely_new(database_url: str, projection: type[Projection]) -> None:
+async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
     async with killings(database_url, projection) as (killing, conn):
         await folding.append(conn, *happenings(2, 2))
         await folding.fold_all(database_url)
@@ -117,7 +117,7 @@ async def test_the_tables_are_as_they_were_or_completely_new(database_url: str, 
         await folding.are_true(conn)
 
 
-async def test_one_that_resumes_may_be_killed_in_turn(database_url: str) -> None:
+async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
     projection = ConsentRegistry
     async with killings(database_url, projection) as (killing, conn):
         await folding.append(conn, *happenings(4, 4))

@@ -88,7 +88,7 @@ async def received(conn: AsyncConnection) -> list[datetime]:
 # Up to where
 
 
-async def test_an_event_id_stands_for_the_log_up_to_and_including_its_position(
+async def test_an_event_id_means_the_log_up_to_and_including_its_position(
     database_url: str, conn: AsyncConnection, subtests: pytest.Subtests
 ) -> None:
     records = a_log()
@@ -102,7 +102,7 @@ async def test_an_event_id_stands_for_the_log_up_to_and_including_its_position(
             await are_those_of(conn, records[:number], f"at {number}")
 
 
-async def test_a_time_stands_for_the_last_event_received_by_then(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_time_means_the_last_event_received_by_then(database_url: str, conn: AsyncConnection) -> None:
     records = a_log()
     first = records[0]
     await append(conn, first)
@@ -126,7 +126,7 @@ async def test_a_time_stands_for_the_last_event_received_by_then(database_url: s
     await are_those_of(conn, [*records, *more])
 
 
-async def test_before_the_first_event_the_tables_are_there_and_empty(database_url: str, conn: AsyncConnection) -> None:
+async def test_before_the_first_event_the_tables_are_empty(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *a_log())
     done = await built(database_url, "2001-01-01T00:00:00+02:00")
     assert (done.position, done.received_at, set(done.rows.values())) == (0, None, {0})
@@ -149,7 +149,7 @@ async def test_a_log_without_events(database_url: str, conn: AsyncConnection) ->
         ("01HZZZZZZZZZZZZZZZZZZZZZZZ", "there is no event 01HZZZZZZZZZZZZZZZZZZZZZZZ"),
     ],
 )
-async def test_what_is_no_moment_is_said_and_nothing_is_made(
+async def test_an_invalid_moment_is_refused_and_nothing_is_created(
     database_url: str, conn: AsyncConnection, moment: str, said: str
 ) -> None:
     await append(conn, told())
@@ -158,7 +158,7 @@ async def test_what_is_no_moment_is_said_and_nothing_is_made(
     assert not await is_there(conn)
 
 
-async def test_a_missing_position_is_said_and_nothing_is_made(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_missing_position_is_reported_and_nothing_is_created(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(), last := told())
     await folding.insert_at(conn, 4, late := told())
     with pytest.raises(CannotFold, match=r"positions 3\.\.3 missing"):
@@ -172,9 +172,7 @@ async def test_a_missing_position_is_said_and_nothing_is_made(database_url: str,
 # What it is of
 
 
-async def test_the_live_tables_are_left_alone_and_need_not_be_there_yet(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_url: str, conn: AsyncConnection) -> None:
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[-1].event_id, "early")  # before any worker ran
@@ -187,7 +185,7 @@ async def test_the_live_tables_are_left_alone_and_need_not_be_there_yet(
     assert await store.value(conn, "SELECT count(*) FROM projections_shadow.shadow_positions") == 0
 
 
-async def test_only_the_tables_of_those_named(database_url: str, conn: AsyncConnection) -> None:
+async def test_only_the_named_projections_are_built(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *a_log())
     done = await built(database_url, "2999-01-01T00:00:00Z", projections=READ_MODELS[1:])
     assert sorted(done.rows) == await tables_in(conn) == ["consent_registry", "poll_responses", "poll_tallies"]
@@ -195,7 +193,7 @@ async def test_only_the_tables_of_those_named(database_url: str, conn: AsyncConn
     assert await tables_in(conn, "rest") == ["request_recipients", "request_status"]
 
 
-async def test_skipped_events_are_passed_over(database_url: str, conn: AsyncConnection) -> None:
+async def test_skipped_events_are_skipped(database_url: str, conn: AsyncConnection) -> None:
     await folding.make_watched(conn)
     await append(conn, told(), poison := told(ppnum=DIVIDES), told())
     with pytest.raises(CannotFold, match=f"event {poison.event_id} at position 2: division by zero"):
@@ -208,7 +206,7 @@ async def test_skipped_events_are_passed_over(database_url: str, conn: AsyncConn
     assert (done.position, done.rows) == (3, {"watched": 2})
 
 
-async def test_tables_have_keys_indexes_and_comments_and_outlive_a_crash(
+async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, *a_log())
@@ -237,7 +235,7 @@ async def test_tables_have_keys_indexes_and_comments_and_outlive_a_crash(
     assert "as of position 8" in said
 
 
-async def test_a_run_is_written_down(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_as_of_is_recorded(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *a_log())
     await built(database_url, "2999-01-01T00:00:00Z")
     rows = await conn.execute(
@@ -276,7 +274,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
     assert await tables_in(conn) == TABLES
 
 
-async def test_one_that_fails_in_replacing_leaves_the_schema_of_before(
+async def test_a_failure_while_replacing_leaves_the_old_schema(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = a_log()
@@ -293,7 +291,7 @@ async def test_one_that_fails_in_replacing_leaves_the_schema_of_before(
     await are_those_of(conn, records[:3])
 
 
-async def test_while_another_is_at_work_on_one_of_them_nothing_is_begun(
+async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
     database_url: str, conn: AsyncConnection
 ) -> None:
     for projection in READ_MODELS:
@@ -309,7 +307,7 @@ async def test_while_another_is_at_work_on_one_of_them_nothing_is_begun(
 # Whose schema
 
 
-async def test_a_schema_of_its_own_is_replaced_only_when_told(database_url: str, conn: AsyncConnection) -> None:
+async def test_its_own_schema_is_replaced_only_with_force(database_url: str, conn: AsyncConnection) -> None:
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
@@ -324,7 +322,7 @@ async def test_a_schema_of_its_own_is_replaced_only_when_told(database_url: str,
     assert await is_there(conn, "new")
 
 
-async def test_a_schema_that_others_made_is_never_replaced(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_schema_that_others_created_is_never_replaced(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *a_log())
     await conn.execute("CREATE SCHEMA theirs")
     for force in (False, True):
@@ -354,7 +352,7 @@ async def test_a_schema_that_others_made_is_never_replaced(database_url: str, co
         "CREATE TYPE \"then\".mine AS ENUM ('one')",
     ],
 )
-async def test_a_schema_on_which_others_built_is_not_replaced(
+async def test_a_schema_that_other_objects_depend_on_is_not_replaced(
     database_url: str, conn: AsyncConnection, theirs: str
 ) -> None:
     records = a_log()
@@ -369,7 +367,7 @@ async def test_a_schema_on_which_others_built_is_not_replaced(
     await are_those_of(conn, records[:3])
 
 
-async def test_a_table_of_others_under_a_name_of_ours_is_left(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_users_table_with_one_of_our_names_is_kept(database_url: str, conn: AsyncConnection) -> None:
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
@@ -380,7 +378,9 @@ async def test_a_table_of_others_under_a_name_of_ours_is_left(database_url: str,
     assert await store.value(conn, 'SELECT precious FROM "then".consent_registry') == 1
 
 
-async def test_what_was_made_before_its_tables_were_noted_is_replaced(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_schema_created_before_table_oids_were_recorded_is_replaced(
+    database_url: str, conn: AsyncConnection
+) -> None:
     records = a_log()
     await append(conn, *records)
     await built(database_url, records[2].event_id)
@@ -393,14 +393,14 @@ async def test_what_was_made_before_its_tables_were_noted_is_replaced(database_u
     "into",
     ["public", "Public", "eventstore", "projections", "projections_shadow", "information_schema", "pg_x", "pg_x\ny"],
 )
-async def test_schemas_that_are_not_for_it_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
+async def test_reserved_schema_names_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
     for force in (False, True):
         with pytest.raises(UsageError, match=f"--into {into}: this schema name is reserved"):
             await built(database_url, "2999-01-01T00:00:00Z", into, force=force)
     assert not await is_there(conn, "projections_shadow")
 
 
-async def test_names_that_postgres_would_not_take_as_they_are(database_url: str) -> None:
+async def test_schema_names_that_postgres_would_change_are_refused(database_url: str) -> None:
     for into in ("", "é" * 32, "\udcff", "two\nlines"):
         with pytest.raises(UsageError, match="a schema name of 1 to 63 printable bytes"):
             await built(database_url, "2999-01-01T00:00:00Z", into)
@@ -409,7 +409,7 @@ async def test_names_that_postgres_would_not_take_as_they_are(database_url: str)
     assert (await built(database_url, "2999-01-01T00:00:00Z", odd, force=True)).position == 0
 
 
-async def test_a_role_that_may_not_create_schemas_is_told_before_anything_is_folded(
+async def test_a_role_that_may_not_create_schemas_is_refused_before_folding(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
     await append(conn, *a_log())

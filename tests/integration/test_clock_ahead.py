@@ -64,7 +64,7 @@ async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
     assert len(set(times[1:])) == 1, "which is what is warned of"
 
 
-def test_it_is_said_again_only_after_long_and_not_for_a_little() -> None:
+def test_the_warning_repeats_only_after_long_and_not_for_small_differences() -> None:
     uptimes = iter(
         [
             0.0,
@@ -85,9 +85,7 @@ def test_it_is_said_again_only_after_long_and_not_for_a_little() -> None:
     assert len(logs) == 2
 
 
-async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_the_status_names_the_positions_whose_time_is_ahead(database_url: str, conn: AsyncConnection) -> None:
     await stored_at(database_url, timedelta(hours=2), timedelta(hours=1), -MONTH, -MONTH)
     async with store.appender(database_url) as appender:
         await appender.append(store.made(2))
@@ -99,14 +97,14 @@ async def test_the_status_says_which_positions_have_a_time_that_is_ahead(
     assert status.as_dict()["ahead_of_clock"]["first"] == 3
 
 
-async def test_a_clock_that_is_right_is_not_said(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_correct_clock_is_not_reported(database_url: str, conn: AsyncConnection) -> None:
     assert await find_events_ahead_of_clock(conn) is None
     await stored_at(database_url, timedelta(hours=1), timedelta(0))
     assert await find_events_ahead_of_clock(conn) is None
     assert (await read_status(conn, Registry({}, {}))).as_dict()["ahead_of_clock"] is None
 
 
-async def test_positions_are_found_where_some_are_missing(database_url: str, conn: AsyncConnection) -> None:
+async def test_positions_ahead_are_found_although_some_are_missing(database_url: str, conn: AsyncConnection) -> None:
     await stored_at(database_url, *(timedelta(hours=hours) for hours in range(9, 0, -1)))
     async with conn.transaction(force_rollback=True):
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")

@@ -148,7 +148,7 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
     ]
 
 
-async def test_a_request_in_progress_is_decided_by_none(database_url: str, conn: AsyncConnection) -> None:
+async def test_no_event_decides_a_request_in_progress(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, record := told())
     found = await explained(database_url, "request_status", REQUEST)
     assert (made_by(found), found.decided_by) == ([record.event_id], None)
@@ -173,7 +173,7 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
     assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2)]
 
 
-async def test_a_late_event_stands_where_its_event_id_puts_it(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: AsyncConnection) -> None:
     early, middle, last = told(oracle.PENDING_CONSENT), told(oracle.DENIED), told(oracle.GRANTED)
     await folded(database_url, conn, early, last)
     await folded(database_url, conn, middle)
@@ -190,7 +190,7 @@ async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: A
     assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
-async def test_what_is_folded_in_the_meantime_is_no_difference(
+async def test_events_folded_meanwhile_are_no_difference(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await folded(database_url, conn, first := told(oracle.GRANTED))
@@ -205,7 +205,7 @@ async def test_what_is_folded_in_the_meantime_is_no_difference(
     assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
-async def test_the_log_is_searched_in_stretches(
+async def test_the_log_is_searched_in_windows(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
@@ -215,7 +215,7 @@ async def test_the_log_is_searched_in_stretches(
     assert made_by(found) == [record.event_id for record in records]
 
 
-async def test_nothing_is_written_and_nothing_left(database_url: str, conn: AsyncConnection) -> None:
+async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(oracle.GRANTED), told())
     before = await folding.rows(conn)
     await explained(database_url, "consent_registry", PPNUM)
@@ -251,7 +251,7 @@ async def test_a_row_without_events(database_url: str, conn: AsyncConnection) ->
     assert found.table_row["status"] == "granted"
 
 
-async def test_neither_row_nor_events(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(ppnum=OTHER))
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
     assert (found.changes, found.row, found.table_row) == ((), None, None)
@@ -260,7 +260,7 @@ async def test_neither_row_nor_events(database_url: str, conn: AsyncConnection) 
 # Which row
 
 
-async def test_several_apps_that_have_it(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(), other := told(app="shop"))
     with pytest.raises(
         UsageError, match=r"which app's row of consent_registry\? several apps have such a row \(app, shop\); give"
@@ -273,7 +273,7 @@ async def test_several_apps_that_have_it(database_url: str, conn: AsyncConnectio
         assert (found.key["app"], made_by(found), found.row) == ("shop", [other.event_id], found.table_row)
 
 
-async def test_an_app_that_nobody_needs_to_name(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told())
     await conn.execute("DELETE FROM consent_registry")
     with pytest.raises(UsageError, match="no app has such a row, and none is followed; give --app"):
@@ -302,7 +302,7 @@ async def test_a_table_that_is_no_read_model(database_url: str) -> None:
         await explained(database_url, "nonsense", PPNUM)
 
 
-async def test_keys_that_are_no_text(database_url: str, conn: AsyncConnection) -> None:
+async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Numbered()])
     await append(conn, told(), told())
     await folding.fold_all(database_url, [Numbered])
@@ -371,7 +371,7 @@ def shown(url: str, *arguments: str) -> Result:
     return CliRunner().invoke(command, ["explain", *arguments], env={"DATABASE_URL": url}, prog_name="projections")
 
 
-async def test_json_is_json(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None:
     asked, granted = told(oracle.PENDING_CONSENT), told(oracle.GRANTED)
     await folded(database_url, conn, asked, granted, told(oracle.FAILED))
     result = await asyncio.to_thread(shown, database_url, "consent_registry", PPNUM, "--json")
@@ -390,14 +390,14 @@ async def test_json_is_json(database_url: str, conn: AsyncConnection) -> None:
     assert found["row"]["decided_at"] == granted.occurred_at.isoformat().replace("+00:00", "Z")
 
 
-async def test_how_far_it_is_is_told(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
     await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
     await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.Heard()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
 
 
-async def test_a_row_with_a_value_that_python_has_not(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_row_with_a_value_without_a_python_equivalent(database_url: str, conn: AsyncConnection) -> None:
     await folded(database_url, conn, told(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
     found = await explained(database_url, "consent_registry", PPNUM)

@@ -93,7 +93,7 @@ async def test_equal_tables_are_not_changed(
 
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_damage_of_each_kind_is_healed(
+async def test_each_kind_of_damage_is_repaired(
     database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
 ) -> None:
     await all_folded(database_url, conn)
@@ -108,7 +108,7 @@ async def test_damage_of_each_kind_is_healed(
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_tables_that_were_emptied_are_filled(
+async def test_emptied_tables_are_filled_again(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     await all_folded(database_url, conn)
@@ -119,7 +119,7 @@ async def test_tables_that_were_emptied_are_filled(
     await folding.are_true(conn)
 
 
-async def test_other_projections_are_left_as_they_are(database_url: str, conn: AsyncConnection) -> None:
+async def test_other_projections_are_not_changed(database_url: str, conn: AsyncConnection) -> None:
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
     before = await every_row(conn, PollTallies)
@@ -127,7 +127,9 @@ async def test_other_projections_are_left_as_they_are(database_url: str, conn: A
     assert await every_row(conn, PollTallies) == before
 
 
-async def test_a_dry_run_tells_counts_and_samples_and_changes_nothing(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_dry_run_returns_counts_and_samples_and_changes_nothing(
+    database_url: str, conn: AsyncConnection
+) -> None:
     head = await all_folded(database_url, conn)
     damaged = await damage_all(conn, ConsentRegistry, 0.05)
     before, stood = await every_row(conn, ConsentRegistry), await stand(conn, "consent_registry")
@@ -148,7 +150,7 @@ async def test_a_dry_run_tells_counts_and_samples_and_changes_nothing(database_u
     assert done.changes == shown.changes
 
 
-async def test_each_table_has_its_share_of_the_samples(database_url: str, conn: AsyncConnection) -> None:
+async def test_each_table_gets_its_share_of_the_samples(database_url: str, conn: AsyncConnection) -> None:
     await all_folded(database_url, conn)
     await conn.execute("UPDATE request_recipients SET status = 'damaged'")
     await conn.execute("UPDATE request_status SET delivered = -1 WHERE send_request_id IN ('request 0', 'request 1')")
@@ -156,7 +158,9 @@ async def test_each_table_has_its_share_of_the_samples(database_url: str, conn: 
     assert [one.table for one in shown.samples] == ["request_recipients"] * 8 + ["request_status"] * 2
 
 
-async def test_a_dry_run_of_one_that_never_ran_leaves_no_checkpoint(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_dry_run_of_a_projection_that_never_ran_leaves_no_checkpoint(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await append(conn, *happenings())
     with pytest.raises(ProjectionsError, match="consent_registry has not run yet"):
         await rebuild(database_url, ConsentRegistry(), dry_run=True)
@@ -199,7 +203,7 @@ class Places(Projection):
         return [pg.insert(places).from_select(["app", "ppnum", "place"], rows).on_conflict_do_nothing()]
 
 
-async def test_rows_that_swapped_unique_values_are_healed(database_url: str, conn: AsyncConnection) -> None:
+async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Places()])
     await append(conn, *(told(ppnum=str(number)) for number in range(6)))
     await folding.fold_all(database_url, [Places])
@@ -214,7 +218,7 @@ async def test_rows_that_swapped_unique_values_are_healed(database_url: str, con
     assert await every_row(conn, Places) == expected
 
 
-async def test_somebodys_table_of_whatever_name_is_left_alone(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_users_table_is_left_alone_whatever_its_name(database_url: str, conn: AsyncConnection) -> None:
     """The keys that differ lie in temporary tables, which are sought nowhere else."""
     await all_folded(database_url, conn)
     await conn.execute("CREATE TABLE public.differing_0 AS SELECT 'mine' AS whose")
@@ -245,7 +249,7 @@ async def test_more_than_max_changed_is_refused_and_nothing_is_applied(
     await folding.are_true(conn)
 
 
-async def test_removing_more_than_a_tenth_wants_to_be_allowed(database_url: str, conn: AsyncConnection) -> None:
+async def test_removing_more_than_a_tenth_needs_permission(database_url: str, conn: AsyncConnection) -> None:
     await all_folded(database_url, conn)
     (table,) = ConsentRegistry.tables
     await damage(conn, table, EXTRA, 0.1)
@@ -259,7 +263,7 @@ async def test_removing_more_than_a_tenth_wants_to_be_allowed(database_url: str,
     await folding.are_true(conn)
 
 
-async def test_under_a_new_version_any_number_of_rows_goes(database_url: str, conn: AsyncConnection) -> None:
+async def test_under_a_new_version_any_number_of_rows_may_be_removed(database_url: str, conn: AsyncConnection) -> None:
     class Later(ConsentRegistry):
         version: ClassVar[int] = 2
 
@@ -270,7 +274,7 @@ async def test_under_a_new_version_any_number_of_rows_goes(database_url: str, co
     await folding.are_true(conn)
 
 
-async def test_what_is_folded_meanwhile_is_no_change_of_the_rebuilds(database_url: str, conn: AsyncConnection) -> None:
+async def test_what_is_folded_meanwhile_does_not_count_as_a_change(database_url: str, conn: AsyncConnection) -> None:
     """New live rows that the shadow lacks as yet would be removed, if the two were counted at different positions."""
     await all_folded(database_url, conn)
 
@@ -291,7 +295,7 @@ async def test_what_is_folded_meanwhile_is_no_change_of_the_rebuilds(database_ur
 # Where it stands
 
 
-async def test_one_that_never_ran_is_rebuilt_to_the_head(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_projection_that_never_ran_is_rebuilt_to_the_head(database_url: str, conn: AsyncConnection) -> None:
     records = happenings()
     await append(conn, *records)
     for projection in READ_MODELS:
@@ -301,13 +305,13 @@ async def test_one_that_never_ran_is_rebuilt_to_the_head(database_url: str, conn
     await folding.are_true(conn)
 
 
-async def test_an_empty_log_is_rebuilt_too(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_rebuild_from_an_empty_log(database_url: str, conn: AsyncConnection) -> None:
     done = await rebuild(database_url, PollTallies())
     assert (done.position, total(done)) == (0, 0)
     assert (await stand(conn, "poll_tallies"))[:3] == (1, 0, "running")
 
 
-async def test_a_failed_one_is_rebuilt_to_the_head_and_runs(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_failed_projection_is_rebuilt_to_the_head_and_runs(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(), told(ppnum=DIVIDES), told(), told())
     failing = worker(database_url, Watched(), retry_first=HALF_HOUR)
     async with connected(failing) as own:
@@ -323,7 +327,7 @@ async def test_a_failed_one_is_rebuilt_to_the_head_and_runs(database_url: str, c
 
 
 @pytest.mark.parametrize("projection", [Watched, NewerWatched])
-async def test_a_paused_one_stays_paused(
+async def test_a_paused_projection_stays_paused(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     await append(conn, told(), told())
@@ -337,7 +341,9 @@ async def test_a_paused_one_stays_paused(
     assert await folding.rows_of(conn, "watched") == expected[1]
 
 
-async def test_a_waiting_one_runs_afterwards_under_the_new_version(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_waiting_projection_runs_afterwards_under_the_new_version(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await append(conn, told(), told())
     await folding.fold_all(database_url, [Watched])
     newer = worker(database_url, NewerWatched())
@@ -352,7 +358,7 @@ async def test_a_waiting_one_runs_afterwards_under_the_new_version(database_url:
     assert await folding.rows_of(conn, "watched") == 4
 
 
-async def test_rows_of_a_newer_version_are_left_alone(database_url: str, conn: AsyncConnection) -> None:
+async def test_rows_of_a_newer_version_are_not_changed(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [NewerWatched])
     with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
@@ -374,7 +380,7 @@ async def test_a_missing_position_is_named(database_url: str, conn: AsyncConnect
     assert (await runs(conn, "watched"))[-1].error == "watched: positions 3..4 missing"
 
 
-async def test_an_event_that_cant_be_folded_is_named_and_a_recorded_skip_passes_over_it(
+async def test_an_event_that_cant_be_folded_is_named_and_can_be_skipped(
     database_url: str, conn: AsyncConnection
 ) -> None:
     records = [told(), told(), told(ppnum=DIVIDES), told(), told()]
@@ -396,7 +402,9 @@ async def test_an_event_that_cant_be_folded_is_named_and_a_recorded_skip_passes_
 
 
 @pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
-async def test_one_that_comes_late_is_named_too(database_url: str, conn: AsyncConnection, phase: str) -> None:
+async def test_an_event_that_cant_be_folded_is_named_when_it_comes_late(
+    database_url: str, conn: AsyncConnection, phase: str
+) -> None:
     """The old code folds an event that the new one can't, after the new one has folded all that was there."""
     await append(conn, told())
     await folding.fold_all(database_url, [Lenient])
@@ -416,7 +424,7 @@ async def test_one_that_comes_late_is_named_too(database_url: str, conn: AsyncCo
 # Roles
 
 
-async def test_a_role_that_may_not_make_schemas_rebuilds_into_one_that_was_made_for_it(
+async def test_a_role_that_may_not_create_schemas_uses_one_created_for_it(
     postgres: Server, database_url: str, conn: AsyncConnection
 ) -> None:
     await all_folded(database_url, conn)

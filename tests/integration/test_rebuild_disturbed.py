@@ -38,7 +38,7 @@ def dump(url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
-async def test_a_rebuild_is_done_though_its_shadow_is_read(
+async def test_a_rebuild_succeeds_while_its_shadow_is_read(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
     await given(database_url, conn)
@@ -62,7 +62,7 @@ async def test_a_rebuild_is_done_though_its_shadow_is_read(
     assert await rebuilding.shadows(conn) == []
 
 
-async def test_a_verification_tells_what_it_found_though_its_shadow_is_read(
+async def test_a_verification_returns_its_result_while_its_shadow_is_read(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await given(database_url, conn)
@@ -77,7 +77,7 @@ async def test_a_verification_tells_what_it_found_though_its_shadow_is_read(
         assert len(progress.notes) == 1
 
 
-async def test_a_shadow_that_is_left_and_read_is_told_of(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn)
     with pytest.raises(rebuilding.Interrupted):
         await rebuild(database_url, PollTallies(), progress=rebuilding.Interrupting(50), window=50)
@@ -112,7 +112,7 @@ async def as_of(url: str, *, progress: Heard | None = None, force: bool = False,
     await build_as_of(context, [PollTallies()], moment, into, force=force)
 
 
-async def test_a_schema_that_is_read_is_replaced_when_it_no_longer_is(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_schema_is_replaced_once_nobody_reads_it(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn)
     await as_of(database_url)
     with dump(database_url) as session:
@@ -163,7 +163,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
 # What is noted of a run that came to nothing
 
 
-async def test_a_run_that_lost_its_lock_is_over(
+async def test_a_run_that_lost_its_lock_ends_as_abandoned(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
@@ -190,7 +190,7 @@ async def test_a_run_that_lost_its_lock_is_over(
     assert await rebuilding.every_row(conn, PollTallies) == before
 
 
-async def test_an_as_of_that_failed_is_a_row_too(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_failed_as_of_is_recorded(database_url: str, conn: AsyncConnection) -> None:
     await folding.make_watched(conn)
     await append(conn, told(ppnum=DIVIDES))
     moment = str(await store.value(conn, "SELECT max(event_id) FROM eventstore.events"))

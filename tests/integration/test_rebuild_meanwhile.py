@@ -64,7 +64,7 @@ async def let_go_twice(progress: Heard) -> None:
 
 @pytest.mark.parametrize("rest", [0, 1000])
 @pytest.mark.parametrize("first", ["folding", "comparing"])
-async def test_a_row_that_comes_and_goes_during_a_rebuild_leaves_nothing_behind(
+async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     database_url: str, conn: AsyncConnection, first: str, rest: int
 ) -> None:
     await all_folded(database_url, conn)
@@ -88,7 +88,7 @@ async def test_a_row_that_comes_and_goes_during_a_rebuild_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_whatever_is_folded_between_any_two_steps_ends_up_right(
+async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     await all_folded(database_url, conn)
@@ -107,7 +107,7 @@ async def test_whatever_is_folded_between_any_two_steps_ends_up_right(
     await folding.are_true(conn)
 
 
-async def test_it_waits_for_a_fold_under_way_and_lets_go_when_that_takes_long(
+async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await all_folded(database_url, conn)
@@ -133,7 +133,7 @@ async def test_it_waits_for_a_fold_under_way_and_lets_go_when_that_takes_long(
     await folding.are_true(conn)
 
 
-async def test_rows_that_somebody_holds_are_waited_for_without_the_checkpoint(
+async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await all_folded(database_url, conn)
@@ -175,7 +175,7 @@ class Watching(Heard):
             self.fresh.append(bool(row and row[0]))
 
 
-async def test_between_two_attempts_workers_catch_up(
+async def test_workers_catch_up_between_two_attempts(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild.CATCH_UP_SECONDS", 60)
@@ -201,7 +201,7 @@ async def test_between_two_attempts_workers_catch_up(
 
 
 @pytest.mark.parametrize("work", ["rebuild", "dry run", "verify"])
-async def test_a_table_that_somebody_locks_is_waited_for(database_url: str, conn: AsyncConnection, work: str) -> None:
+async def test_it_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = Heard()
@@ -254,7 +254,7 @@ def one_of(which: str) -> Record:
 
 @pytest.mark.parametrize("which", ANSWERS)
 @pytest.mark.parametrize("rest", [0, 1000])
-async def test_events_that_the_rows_missed_after_the_shadow_was_folded(
+async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
     database_url: str, conn: AsyncConnection, which: str, rest: int
 ) -> None:
     await all_folded(database_url, conn)
@@ -283,7 +283,7 @@ class WhileNarrowing(During):
 
 
 @pytest.mark.parametrize("which", ANSWERS)
-async def test_events_that_the_rows_missed_after_the_difference_was_narrowed(
+async def test_events_missing_in_the_rows_after_the_difference_was_narrowed(
     database_url: str, conn: AsyncConnection, which: str
 ) -> None:
     await all_folded(database_url, conn)

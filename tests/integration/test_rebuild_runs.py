@@ -57,7 +57,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 # A row for each run
 
 
-async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
     head = await all_folded(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
@@ -84,7 +84,7 @@ async def test_each_run_is_a_row(database_url: str, conn: AsyncConnection, monke
 # Two at once
 
 
-async def test_of_two_at_once_the_second_is_told_who_is_at_work(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: str, conn: AsyncConnection) -> None:
     await all_folded(database_url, conn)
     met: list[str] = []
 
@@ -112,7 +112,7 @@ async def test_of_two_at_once_the_second_is_told_who_is_at_work(database_url: st
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "applying_the_difference"])
-async def test_a_run_whose_shadow_another_took_applies_nothing(
+async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
     await all_folded(database_url, conn)
@@ -132,7 +132,7 @@ async def test_a_run_whose_shadow_another_took_applies_nothing(
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
-async def test_a_look_at_a_shadow_that_another_took_is_given_up(
+async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
     await all_folded(database_url, conn)
@@ -151,7 +151,7 @@ async def test_a_look_at_a_shadow_that_another_took_is_given_up(
 # Going on
 
 
-async def test_an_interrupted_run_is_gone_on_with(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_interrupted_run_is_resumed(database_url: str, conn: AsyncConnection) -> None:
     head = await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
     with pytest.raises(Interrupted):
@@ -165,7 +165,7 @@ async def test_an_interrupted_run_is_gone_on_with(database_url: str, conn: Async
     await folding.are_true(conn)
 
 
-async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_refused_run_is_resumed_with_permission(database_url: str, conn: AsyncConnection) -> None:
     head = await all_folded(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(RebuildRefused):
@@ -177,7 +177,7 @@ async def test_a_refused_run_is_gone_on_with_when_it_is_allowed(database_url: st
     await folding.are_true(conn)
 
 
-async def test_a_refused_run_is_looked_at_and_then_gone_on_with(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, conn: AsyncConnection) -> None:
     head = await all_folded(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(
@@ -217,7 +217,7 @@ WHY_ANEW = {
 
 
 @pytest.mark.parametrize("what", WHY_ANEW)
-async def test_what_does_not_fit_is_begun_anew(database_url: str, conn: AsyncConnection, what: str) -> None:
+async def test_a_shadow_that_does_not_fit_is_not_resumed(database_url: str, conn: AsyncConnection, what: str) -> None:
     records = [told() for _ in range(6)]
     await append(conn, *records)
     await folding.fold_all(database_url, [Lenient])
@@ -249,7 +249,7 @@ async def test_what_does_not_fit_is_begun_anew(database_url: str, conn: AsyncCon
     assert await folding.rows_of(conn, "watched") == (5 if what == "skips" else 6)
 
 
-async def test_events_that_are_skipped_meanwhile_end_it(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_skip_during_a_rebuild_ends_it(database_url: str, conn: AsyncConnection) -> None:
     record = told()
     await append(conn, record)
     await folding.fold_all(database_url, [Lenient])
@@ -272,7 +272,7 @@ class WithMore(folding.Watched):
     tables: ClassVar[tuple[Table, ...]] = (*folding.Watched.tables, more)
 
 
-async def test_a_table_that_a_version_has_no_more_is_cleared_away(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_shadow_of_a_removed_table_is_dropped(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[WithMore()])
     await append(conn, *(told() for _ in range(3)))
     await folding.fold_all(database_url, [WithMore])
@@ -284,9 +284,7 @@ async def test_a_table_that_a_version_has_no_more_is_cleared_away(database_url: 
     assert await rebuilding.shadows(conn) == ["somebodys"]
 
 
-async def test_what_the_backend_of_a_killed_process_still_holds_is_told_of(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_locks_of_a_killed_process_are_reported(database_url: str, conn: AsyncConnection) -> None:
     await all_folded(database_url, conn)
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)

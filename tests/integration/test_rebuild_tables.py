@@ -81,9 +81,7 @@ class FewerTypes(Outcomes):
     handles: ClassVar[frozenset[int]] = frozenset({oracle.FAILED})
 
 
-async def test_what_the_old_code_folds_of_a_type_that_the_new_does_not_handle(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_old_code_folds_a_type_that_new_code_does_not_handle(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Outcomes()])
     await append(conn, failed := told(oracle.FAILED, "1"), told(oracle.FAILED, "2"))
     await folding.fold_all(database_url, [Outcomes])
@@ -131,7 +129,7 @@ class OddNames(Outcomes):
 
 
 @pytest.mark.parametrize("projection", [LongNames(), OddNames()])
-async def test_names_of_every_kind(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
+async def test_odd_column_names(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
     await given(database_url, conn, projection)
     (table,) = projection.tables
     damage = sql.SQL("UPDATE {0} SET event_id = 'x' WHERE ctid IN (SELECT ctid FROM {0} LIMIT 2)")
@@ -155,7 +153,7 @@ class Widened(Numbered):
     tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes", Column("number", BigInteger)),)
 
 
-async def test_a_column_of_another_type_than_the_code_s_is_named_before_the_long_work(
+async def test_a_column_with_another_type_than_in_the_code_is_refused_before_folding(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await given(database_url, conn, Numbered())
@@ -169,7 +167,7 @@ async def test_a_column_of_another_type_than_the_code_s_is_named_before_the_long
     assert (await verify(database_url, Widened())).equal
 
 
-async def test_a_role_that_may_make_no_temporary_tables_is_told_before_the_long_work(
+async def test_a_role_without_temporary_tables_is_refused_before_folding(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
     await given(database_url, conn, Outcomes())
@@ -210,7 +208,7 @@ async def swap(conn: AsyncConnection, table: str, column: str) -> None:
 
 @pytest.mark.parametrize("unique", ["(last)", "(lower(last))", "(last) WHERE last <> ''", "(last) NULLS NOT DISTINCT"])
 @pytest.mark.parametrize("projection", [Unique(), Outcomes()], ids=["of the code", "of the owner's"])
-async def test_rows_that_swapped_values_which_are_unique(
+async def test_rows_that_swapped_values_of_a_unique_column(
     database_url: str, conn: AsyncConnection, projection: Projection, unique: str
 ) -> None:
     column = "last" if "last" in projection.tables[0].c else "event_id"
@@ -223,7 +221,9 @@ async def test_rows_that_swapped_values_which_are_unique(
     assert await rebuilding.every_row(conn, projection) == before
 
 
-async def test_rows_that_keep_their_unique_values_stay_where_they_are(database_url: str, conn: AsyncConnection) -> None:
+async def test_rows_that_keep_their_unique_values_are_updated_in_place(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await given(database_url, conn, Unique())
     await conn.execute(
         "CREATE TABLE public.notes (app text, ppnum text, note text,"
@@ -238,7 +238,7 @@ async def test_rows_that_keep_their_unique_values_stay_where_they_are(database_u
     assert await folding.rows_of(conn, "notes") == notes
 
 
-async def test_an_exclusion_constraint_of_the_owner_s(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_exclusion_constraint_added_by_the_owner(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, RequestStatus())
     await conn.execute("ALTER TABLE request_recipients ADD EXCLUDE USING btree (last_event_id WITH =)")
     await swap(conn, "request_recipients", "last_event_id")
@@ -296,7 +296,7 @@ class ChildrenFirst(Family):
 
 
 @pytest.mark.parametrize("projection", [Family(), ChildrenFirst()], ids=["parents first", "children first"])
-async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
+async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
     await given(database_url, conn, projection)
     before = await rebuilding.every_row(conn, projection)
     await conn.execute("UPDATE parents SET event_id = 'x' WHERE send_request_id = 'request 1'")
@@ -311,9 +311,7 @@ async def test_rows_that_others_refer_to(database_url: str, conn: AsyncConnectio
         await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
 
 
-async def test_rows_that_others_refer_to_and_that_swapped_values_which_are_unique(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_referenced_rows_that_swapped_unique_values(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, Family())
     before = await rebuilding.every_row(conn, Family())
     (one, its), (other, others) = await (
@@ -353,7 +351,7 @@ PARTITIONED = (
     ],
     ids=["partitions", "storage parameters", "access method"],
 )
-async def test_how_a_table_is_stored_is_its_own_business(
+async def test_tables_with_other_storage_are_rebuilt(
     database_url: str, conn: AsyncConnection, tmp_path: Path, options: dict[str, object], statements: tuple[str, ...]
 ) -> None:
     class Stored(Outcomes):

@@ -110,7 +110,9 @@ async def again_and_again(act: Callable[[], Awaitable[object]]) -> AsyncIterator
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_nobody_notices(postgres: Server, database_url: str, projection: type[Projection]) -> None:
+async def test_readers_and_dependent_objects_see_no_disturbance(
+    postgres: Server, database_url: str, projection: type[Projection]
+) -> None:
     names = [table.name for table in projection.tables]
     async with (
         rebuilding.role(postgres, database_url) as role,

@@ -98,7 +98,7 @@ async def test_a_decoder_that_learned_nothing_changes_nothing(conn: AsyncConnect
     assert await rows(conn) == before
 
 
-async def test_columns_that_were_read_otherwise_are_read_again(conn: AsyncConnection) -> None:
+async def test_columns_that_an_older_decoder_read_differently_are_decoded_again(conn: AsyncConnection) -> None:
     before = await rows(conn)
     day = timedelta(days=1)
     await change(conn, 1, ppnum=None, send_request_id="other", occurred_at=before[0]["occurred_at"] + day)
@@ -168,7 +168,7 @@ async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redeco
     assert option in [row[3] for row in (await folding.rows(conn))["poll_tallies"]]
 
 
-async def test_bytes_that_are_refused_now_are_told_and_stay(conn: AsyncConnection) -> None:
+async def test_payloads_that_can_no_longer_be_decoded_are_reported_and_kept(conn: AsyncConnection) -> None:
     before = await rows(conn)
     await change(conn, 1, ppnum="stale")
 
@@ -185,7 +185,7 @@ async def test_bytes_that_are_refused_now_are_told_and_stay(conn: AsyncConnectio
     assert await rows(conn) == before
 
 
-async def test_it_begins_where_it_is_told_to(database_url: str, conn: AsyncConnection) -> None:
+async def test_it_starts_after_a_given_position(database_url: str, conn: AsyncConnection) -> None:
     before = await rows(conn)
     for position in (1, 2, 3):
         await change(conn, position, ppnum="stale")
@@ -197,7 +197,7 @@ async def test_it_begins_where_it_is_told_to(database_url: str, conn: AsyncConne
         await logged(database_url, after=9)
 
 
-async def test_it_goes_page_by_page_and_one_that_was_killed_is_run_again(
+async def test_it_works_page_by_page_and_is_run_again_after_a_kill(
     conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await rows(conn)
@@ -250,7 +250,7 @@ PERMIT = "INSERT INTO eventstore.change_permits SELECT pg_current_xact_id()::tex
         "TRUNCATE eventstore.events",
     ],
 )
-async def test_even_under_its_name_nothing_else_changes(conn: AsyncConnection, statement: str) -> None:
+async def test_a_replaced_function_can_change_nothing_else(conn: AsyncConnection, statement: str) -> None:
     """The owner may write the function anew; what stands on guard then is the trigger."""
     before = await rows(conn)
     await conn.execute(
@@ -330,7 +330,7 @@ def a_role_that_may_update(server: Server, url: str) -> Iterator[str]:
         server.execute("DROP ROLE {}", role)
 
 
-async def test_a_role_that_may_update_events_may_not_for_all_that(
+async def test_a_role_with_update_on_events_still_cannot_change_them(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
     before = await rows(conn)
@@ -377,7 +377,7 @@ async def test_no_permit_outlives_the_function(conn: AsyncConnection) -> None:
                 await conn.execute("UPDATE eventstore.events SET ppnum = 'x' WHERE position = 1")
 
 
-async def test_no_function_of_ours_reads_the_text_of_messages(conn: AsyncConnection) -> None:
+async def test_no_function_of_ours_depends_on_message_texts(conn: AsyncConnection) -> None:
     """Postgres translates its messages, by a setting that only superusers can change."""
     query = (
         "SELECT p.proname FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'eventstore'::regnamespace"
@@ -398,9 +398,7 @@ async def rebuilt(url: str, projection: Projection) -> None:
     await rebuild(ReplayContext(url, QUICK, ReplaySettings(window=3)), projection, limits=Limits(removal=True))
 
 
-async def test_the_projections_whose_rows_may_come_out_otherwise_are_named(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_the_projections_that_need_a_rebuild_are_named(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 4, message_id="stale")
     assert (await logged(database_url))[1] == [], "none has folded it"
     await folding.fold_all(database_url)
@@ -420,7 +418,7 @@ async def test_the_projections_whose_rows_may_come_out_otherwise_are_named(
     assert (await logged(database_url))[1] == ["poll_tallies", "request_status"]
 
 
-async def test_what_a_redecoding_owes_outlives_it(
+async def test_marks_for_a_rebuild_survive_a_killed_redecode(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redecoding, "BATCH", 1)
@@ -450,7 +448,7 @@ async def test_what_a_redecoding_owes_outlives_it(
     assert await owed(conn) == ["elsewhere", "request_status"]
 
 
-async def test_a_window_that_read_the_columns_of_before_is_waited_for(database_url: str, conn: AsyncConnection) -> None:
+async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 4, message_id="stale")
     one = folding.worker(database_url, PollTallies())
     async with folding.connected(one) as own, store.connection(database_url, "holder") as holder:
@@ -472,7 +470,7 @@ async def test_a_window_that_read_the_columns_of_before_is_waited_for(database_u
         assert (await redecodes)[1] == ["poll_tallies"]
 
 
-async def test_while_a_rebuild_is_at_work_nothing_is_begun(database_url: str, conn: AsyncConnection) -> None:
+async def test_nothing_is_begun_while_a_rebuild_runs(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 1, ppnum="stale")
     before = await rows(conn)
     for projection in READ_MODELS:
@@ -483,7 +481,7 @@ async def test_while_a_rebuild_is_at_work_nothing_is_begun(database_url: str, co
     assert await rows(conn) == before
 
 
-async def test_no_rebuild_begins_while_it_is_at_work(
+async def test_no_rebuild_begins_while_a_redecode_runs(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []
@@ -502,9 +500,7 @@ async def test_no_rebuild_begins_while_it_is_at_work(
     assert len(await rows(conn)) == 9
 
 
-async def test_an_interrupted_rebuild_does_not_go_on_with_what_it_folded_before(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_rebuild_interrupted_before_a_redecode_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
     await folding.make_watched(conn)
     await conn.execute(
         "INSERT INTO projections.rebuilds"
@@ -520,7 +516,7 @@ async def test_an_interrupted_rebuild_does_not_go_on_with_what_it_folded_before(
         assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() == "no interrupted rebuild found"
 
 
-async def test_rebuilt_read_models_are_those_of_the_columns_of_now(database_url: str, conn: AsyncConnection) -> None:
+async def test_rebuilt_read_models_use_the_new_columns(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 2, ppnum="12300000009")
     await folding.fold_all(database_url)
     done, names = await logged(database_url)

@@ -52,7 +52,7 @@ def printed(*tables: object) -> str:
     return console.export_text()
 
 
-async def test_before_anything_ran(conn: AsyncConnection) -> None:
+async def test_the_status_before_anything_ran(conn: AsyncConnection) -> None:
     await append(conn, told())
     found = await status(conn, *READ_MODELS)
     assert (found.head, found.apps) == (1, [])
@@ -175,7 +175,7 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
     assert "no rows for shop: contract pcs.external.v1" in shown
 
 
-async def test_it_is_plain_data_too(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_status_as_plain_data(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn, "shop")
     await append(conn, told(ppnum=DIVIDES))
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
@@ -189,7 +189,7 @@ async def test_it_is_plain_data_too(database_url: str, conn: AsyncConnection) ->
     assert projection["retry_at"] > projection["last_error_at"]
 
 
-async def test_events_passed_over_are_shown_with_the_reason(database_url: str, conn: AsyncConnection) -> None:
+async def test_skipped_events_are_shown_with_the_reason(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, poison := told(ppnum=DIVIDES))
     one = worker(database_url, Watched())
     async with connected(one) as own:
@@ -203,7 +203,7 @@ async def test_events_passed_over_are_shown_with_the_reason(database_url: str, c
     assert projection_lines(found) == [f"watched passes over event {poison.event_id}: it divides by zero"]
 
 
-async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_code(
+async def test_rows_of_an_older_version_are_reported_before_the_new_code_has_run(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, told())
@@ -213,17 +213,17 @@ async def test_rows_of_an_older_version_are_noted_before_anybody_ran_the_new_cod
     ).note == "the code has version 2, its rows are older; run projections rebuild watched"
 
 
-async def test_one_without_its_tables_says_what_makes_them(conn: AsyncConnection) -> None:
+async def test_a_missing_table_is_reported_with_what_to_do(conn: AsyncConnection) -> None:
     await conn.execute("DROP TABLE watched")
     assert (await watched(conn)).note == "table watched is missing; run projections migrate"
 
 
-async def test_one_whose_table_lacks_columns_says_which(conn: AsyncConnection) -> None:
+async def test_missing_columns_are_reported(conn: AsyncConnection) -> None:
     await conn.execute("ALTER TABLE watched DROP COLUMN value, DROP COLUMN ppnum")
     assert (await watched(conn)).note == "table watched is missing columns ppnum, value; run projections migrate"
 
 
-async def test_a_broken_one_is_shown_with_what_is_wrong(conn: AsyncConnection) -> None:
+async def test_a_projection_that_cannot_be_loaded_is_shown_with_the_reason(conn: AsyncConnection) -> None:
     await append(conn, told())
     found = await read_status(conn, Registry({}, {"theirs": "it can't be loaded"}))
     (one,) = found.projections

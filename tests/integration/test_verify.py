@@ -53,7 +53,7 @@ async def given(url: str, conn: AsyncConnection, projection: type[Projection] | 
 
 
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
-async def test_what_equals_the_log_is_said_to(
+async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     upgrade(database_url, projections=[OptOuts()])
@@ -90,9 +90,7 @@ async def behind(url: str, projection: Projection, found: Verified) -> list[list
     return await list_events_behind(rebuilding.replay_context(url), projection, found.samples, found.position)
 
 
-async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_samples_show_what_differs_and_the_events_behind_it(database_url: str, conn: AsyncConnection) -> None:
     first, second = told(oracle.PENDING_CONSENT, "12300000001"), told(oracle.FAILED, "12300000001")
     other = told(oracle.DELIVERED, "12300000002")
     await append(conn, first, other, second)
@@ -124,14 +122,14 @@ async def test_the_rows_are_named_with_what_differs_and_the_events_behind_them(
     ]
 
 
-async def test_of_many_rows_the_first_are_named(database_url: str, conn: AsyncConnection) -> None:
+async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn)
     damaged = await damage_all(conn, PollTallies, 0.3)
     found = await verify(database_url, PollTallies())
     assert total(found) == damaged > len(found.samples) == 10
 
 
-async def test_a_view_of_the_log_at_another_position_is_no_difference(database_url: str, conn: AsyncConnection) -> None:
+async def test_events_folded_during_a_verification_are_no_difference(database_url: str, conn: AsyncConnection) -> None:
     """What is folded while it verifies is verified too."""
     head = await given(database_url, conn)
 
@@ -150,7 +148,7 @@ async def test_a_view_of_the_log_at_another_position_is_no_difference(database_u
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
-async def test_under_load_equal_is_equal_and_damage_is_found_and_healed(
+async def test_verification_and_repair_under_load(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     await given(database_url, conn)
@@ -171,7 +169,7 @@ async def test_under_load_equal_is_equal_and_damage_is_found_and_healed(
     await folding.are_true(conn)
 
 
-async def test_one_that_never_ran_can_not_be_verified(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_projection_that_never_ran_cannot_be_verified(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     said = r"^watched has not run yet: start projections run, or run projections rebuild watched$"
     with pytest.raises(ProjectionsError, match=said):
@@ -180,7 +178,7 @@ async def test_one_that_never_ran_can_not_be_verified(database_url: str, conn: A
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-async def test_one_that_waits_for_a_rebuild_can_not_be_verified(
+async def test_a_projection_that_needs_a_rebuild_cannot_be_verified(
     database_url: str, conn: AsyncConnection, noticed: bool
 ) -> None:
     await append(conn, told())
@@ -195,16 +193,14 @@ async def test_one_that_waits_for_a_rebuild_can_not_be_verified(
         await verify(database_url, NewerWatched())
 
 
-async def test_rows_of_a_newer_version_can_not_be_verified(database_url: str, conn: AsyncConnection) -> None:
+async def test_rows_of_a_newer_version_cannot_be_verified(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told())
     await folding.fold_all(database_url, [NewerWatched])
     with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
         await verify(database_url, Watched())
 
 
-async def test_one_that_stands_still_is_verified_up_to_where_it_stands(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_stopped_projection_is_verified_up_to_its_checkpoint(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, told(), told(ppnum=DIVIDES), told())
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
     async with connected(one) as own:
@@ -216,7 +212,7 @@ async def test_one_that_stands_still_is_verified_up_to_where_it_stands(
     assert (await stand(conn, "watched")).state == "paused"
 
 
-async def test_an_event_that_cant_be_folded_any_more_is_named(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_event_that_can_no_longer_be_folded_is_named(database_url: str, conn: AsyncConnection) -> None:
     record = told(ppnum=DIVIDES)
     await append(conn, told(), record)
     await checkpoint.create_if_missing(conn, "watched", 1)
@@ -226,7 +222,7 @@ async def test_an_event_that_cant_be_folded_any_more_is_named(database_url: str,
 
 
 @pytest.mark.parametrize("value", ["infinity", "-infinity", "20000-01-01Z", "0044-03-15Z BC"])
-async def test_values_that_python_has_not_are_shown_as_postgres_writes_them(
+async def test_values_without_a_python_equivalent_are_shown_as_postgres_writes_them(
     database_url: str, conn: AsyncConnection, value: str
 ) -> None:
     await append(conn, told())

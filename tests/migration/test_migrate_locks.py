@@ -46,7 +46,7 @@ def reading(url: str) -> psycopg.Connection:
     return conn
 
 
-def test_it_says_who_holds_the_lock_and_goes_on_when_it_is_released(empty_database_url: str) -> None:
+def test_it_names_who_holds_the_lock_and_continues_once_it_is_released(empty_database_url: str) -> None:
     at_an_earlier_revision(empty_database_url)
     told = Told()
     with ThreadPoolExecutor(1) as pool, reading(empty_database_url) as reader:
@@ -65,7 +65,7 @@ def test_it_says_who_holds_the_lock_and_goes_on_when_it_is_released(empty_databa
     assert said.endswith(", still trying")
 
 
-def test_it_gives_up_when_told_to_and_leaves_nothing(empty_database_url: str) -> None:
+def test_it_gives_up_after_the_given_time_and_changes_nothing(empty_database_url: str) -> None:
     at_an_earlier_revision(empty_database_url)
     before = shape(empty_database_url)
     with reading(empty_database_url), pytest.raises(MigrationBlocked, match=f"gave up after .* held by {READER} "):
@@ -74,13 +74,13 @@ def test_it_gives_up_when_told_to_and_leaves_nothing(empty_database_url: str) ->
     assert upgrade(empty_database_url, projections=()) == (EARLIER, head_revision())
 
 
-def test_a_schema_that_is_as_it_should_be_needs_no_lock_that_readers_hold(database_url: str) -> None:
+def test_a_current_schema_needs_no_lock_that_readers_hold(database_url: str) -> None:
     with reading(database_url):
         patience = LockPatience(0.5, give_up_after=0.0)
         assert upgrade(database_url, projections=(), patience=patience) == (head_revision(), head_revision())
 
 
-def test_what_is_restored_waits_for_readers_too(database_url: str) -> None:
+def test_repairs_wait_for_readers_too(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE projections.checkpoints DROP CONSTRAINT checkpoints_state_check")
     with reading(database_url), pytest.raises(MigrationBlocked, match=READER):

@@ -86,13 +86,13 @@ def test_each_single_step_goes_up_and_down_and_up(empty_database_url: str) -> No
         assert shape(empty_database_url) == once
 
 
-def test_migrating_what_is_migrated_changes_nothing(database_url: str) -> None:
+def test_migrating_a_current_schema_changes_nothing(database_url: str) -> None:
     before = shape(database_url)
     assert upgrade(database_url) == (head_revision(), head_revision())
     assert shape(database_url) == before
 
 
-def test_the_revision_can_be_asked_for(database_url: str, empty_database_url: str) -> None:
+def test_the_revision_of_a_database_can_be_read(database_url: str, empty_database_url: str) -> None:
     with sqlalchemy_connection(database_url) as connection:
         assert current_revision(connection) == head_revision()
     with sqlalchemy_connection(empty_database_url) as connection:
@@ -131,7 +131,7 @@ def test_autogenerate_would_find_a_difference_of_each_sort(database_url: str) ->
     assert "theirs" not in found
 
 
-def test_what_autogenerate_does_not_compare_is_the_same_too(database_url: str, empty_database_url: str) -> None:
+def test_what_autogenerate_does_not_compare_is_equal_too(database_url: str, empty_database_url: str) -> None:
     with sqlalchemy_connection(empty_database_url) as connection:
         for schema in OUR_SCHEMAS:
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
@@ -158,7 +158,7 @@ def test_every_table_view_and_column_of_ours_has_a_comment(database_url: str) ->
     assert [row[2] for row in columns if not row[4]] == []
 
 
-def test_a_database_that_newer_code_has_migrated_is_told_apart(database_url: str) -> None:
+def test_a_database_that_newer_code_migrated_is_refused(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("UPDATE projections.alembic_version SET version_num = '9999'")
     for refused in (upgrade, require_current_schema):
@@ -203,7 +203,7 @@ def test_a_database_of_another_encoding_is_refused_in_one_sentence(postgres: Ser
         postgres.drop(name)
 
 
-def test_migrations_that_run_at_once_wait_for_each_other(empty_database_url: str) -> None:
+def test_concurrent_migrations_wait_for_each_other(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(upgrade, [empty_database_url] * 4))
     head = head_revision()
@@ -218,7 +218,7 @@ def test_they_wait_outside_any_snapshot_whatever_isolation_is_preferred(empty_da
     assert {after for _, after in results} == {head_revision()}
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_database_url: str) -> None:
+def test_a_failed_migration_changes_nothing(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE SCHEMA eventstore")
         conn.execute("CREATE TABLE eventstore.quarantine (mine int)")
@@ -230,7 +230,7 @@ def test_a_migration_that_fails_leaves_nothing(empty_database_url: str) -> None:
         assert current_revision(connection) is None
 
 
-def test_a_view_that_uses_an_operator_of_somebody_else_is_made_again(empty_database_url: str) -> None:
+def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: str) -> None:
     """While public was searched, a view could come to use an operator that anybody had created there."""
     upgrade(empty_database_url, "0004")
     operators = "SELECT oid FROM pg_operator WHERE oprnamespace = 'public'::regnamespace"
@@ -252,7 +252,7 @@ def test_a_view_that_uses_an_operator_of_somebody_else_is_made_again(empty_datab
         assert conn.execute(users).fetchall() == []
 
 
-def test_others_tables_are_left_alone(empty_database_url: str) -> None:
+def test_tables_of_others_are_left_alone(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE TABLE theirs (a int)")
     upgrade(empty_database_url)

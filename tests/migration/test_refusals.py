@@ -14,7 +14,7 @@ from projections.read_models.common_columns import VIEWS, metadata
 TABLES = [table.name for table in metadata.tables.values()]
 
 
-def test_the_names_are_all_that_lies_in_public(database_url: str) -> None:
+def test_the_names_are_all_that_we_have_in_public(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         rows = conn.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'").fetchall()
     assert {name for (name,) in rows} == {*TABLES, *VIEWS}
@@ -35,7 +35,7 @@ def test_a_table_of_that_name_is_refused_in_one_sentence(empty_database_url: str
         "CREATE TYPE public.{} AS (theirs int)",
     ],
 )
-def test_so_is_whatever_else_takes_the_name(empty_database_url: str, command: str) -> None:
+def test_other_objects_with_that_name_are_refused(empty_database_url: str, command: str) -> None:
     refused(empty_database_url, command, "request_status")
 
 
@@ -51,7 +51,7 @@ def refused(url: str, command: str, name: str) -> None:
     assert schemas == []
 
 
-def test_it_is_refused_too_where_only_the_event_store_is_there(empty_database_url: str) -> None:
+def test_it_is_refused_if_only_the_event_store_exists(empty_database_url: str) -> None:
     upgrade(empty_database_url, "0001")
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE TABLE public.poll_tallies (theirs int)")
@@ -62,14 +62,14 @@ def test_it_is_refused_too_where_only_the_event_store_is_there(empty_database_ur
     assert upgrade(empty_database_url) == ("0001", head_revision())
 
 
-def test_the_same_name_in_another_schema_is_none_of_our_business(empty_database_url: str) -> None:
+def test_the_same_name_in_another_schema_is_allowed(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("CREATE SCHEMA theirs")
         conn.execute("CREATE TABLE theirs.request_status (a int)")
     upgrade(empty_database_url)
 
 
-def test_ours_are_not_refused_and_what_a_downgrade_removed_can_come_again(database_url: str) -> None:
+def test_our_own_tables_are_not_refused_and_can_be_created_again_after_a_downgrade(database_url: str) -> None:
     upgrade(database_url)
     downgrade(database_url, "0001")
     assert upgrade(database_url) == ("0001", head_revision())

@@ -106,7 +106,7 @@ def breaches(url: str) -> list[str]:
 
 @pytest.mark.oldest
 @pytest.mark.parametrize("undone", UNDONE)
-def test_what_is_undone_is_said_and_restored(database_url: str, undone: str) -> None:
+def test_a_change_is_reported_and_repaired(database_url: str, undone: str) -> None:
     before = shape(database_url)
     statement, said = UNDONE[undone]
     with psycopg.connect(database_url) as conn:
@@ -123,11 +123,11 @@ def test_what_is_undone_is_said_and_restored(database_url: str, undone: str) -> 
 
 
 @pytest.mark.oldest
-def test_of_a_schema_as_it_was_made_there_is_nothing_to_say(database_url: str) -> None:
+def test_an_unchanged_schema_has_no_drift(database_url: str) -> None:
     assert breaches(database_url) == []
 
 
-def test_all_tables_of_ours_are_looked_at(database_url: str) -> None:
+def test_all_our_tables_are_checked(database_url: str) -> None:
     named = {table.fullname for metadata in target_metadata for table in metadata.tables.values()}
     with psycopg.connect(database_url) as conn:
         for name in sorted(named):
@@ -141,14 +141,14 @@ def test_all_tables_of_ours_are_looked_at(database_url: str) -> None:
     assert [view for view in VIEWS if not any(f"view public.{view} is missing" in one for one in found)] == []
 
 
-def test_a_table_of_events_that_is_gone_is_not_made_anew(database_url: str) -> None:
+def test_a_missing_table_of_the_event_store_is_not_created_again(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("DROP TABLE eventstore.cursors")
     with pytest.raises(SchemaBroken, match=r"^table eventstore.cursors is missing; restore it from a backup$"):
         upgrade(database_url, projections=())
 
 
-def test_what_can_not_be_restored_is_said_and_the_rest_is(database_url: str) -> None:
+def test_what_cannot_be_repaired_is_reported_and_the_rest_is_repaired(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("ALTER TABLE eventstore.cursors DROP CONSTRAINT cursors_epoch_check")
         conn.execute("INSERT INTO eventstore.cursors (app, epoch) VALUES ('app', -1)")
@@ -159,7 +159,7 @@ def test_what_can_not_be_restored_is_said_and_the_rest_is(database_url: str) -> 
     assert found == ["CHECK cursors_epoch_check of eventstore.cursors isn't validated yet; run projections migrate"]
 
 
-def test_rows_from_before_the_checks_are_kept_and_said(empty_database_url: str) -> None:
+def test_rows_that_violate_a_new_check_are_kept_and_reported(empty_database_url: str) -> None:
     upgrade(empty_database_url, projections=())
     downgrade(empty_database_url, BEFORE_CHECKS)
     with psycopg.connect(empty_database_url) as conn:
@@ -197,7 +197,7 @@ EVENT = (
         ),
     ],
 )
-def test_what_can_not_be_is_refused(database_url: str, statement: str) -> None:
+def test_impossible_values_are_refused(database_url: str, statement: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("INSERT INTO eventstore.cursors (app) VALUES ('app')")
         conn.execute(CHECKPOINT, ["p", 0])
@@ -205,7 +205,7 @@ def test_what_can_not_be_is_refused(database_url: str, statement: str) -> None:
             conn.execute(statement.encode())
 
 
-async def test_status_says_it(database_url: str) -> None:
+async def test_status_reports_drift(database_url: str) -> None:
     async with store.connection(database_url) as conn:
         await conn.execute(UNDONE["trigger disabled"][0].encode())
         status = await read_status(conn, Registry({}, {}))
@@ -213,7 +213,7 @@ async def test_status_says_it(database_url: str) -> None:
     assert json.loads(json.dumps(status.as_dict()))["schema"] == status.schema
 
 
-async def test_a_read_model_that_was_dropped_is_made_anew_and_waits_for_a_rebuild(database_url: str) -> None:
+async def test_a_dropped_read_model_is_created_again_and_needs_a_rebuild(database_url: str) -> None:
     ours = [model() for model in READ_MODELS]
     async with store.connection(database_url) as conn:
         await folding.append(conn, *(folding.told() for _ in range(3)))

@@ -105,7 +105,9 @@ def test_missing_tables_are_created_with_indexes_and_comments(empty_database_url
 
 
 @pytest.mark.parametrize(("state", "then"), [("running", "waiting"), ("failed", "waiting"), ("paused", "paused")])
-def test_a_table_made_anew_is_nobody_s_version_and_a_pause_stays_one(database_url: str, state: str, then: str) -> None:
+def test_rows_of_a_table_created_again_have_no_version_and_a_pause_stays(
+    database_url: str, state: str, then: str
+) -> None:
     upgrade(database_url, projections=[projection()])
     query = "INSERT INTO projections.checkpoints (name, version, position, state) VALUES ('mine', 1, 7, %s)"
     with psycopg.connect(database_url) as conn:
@@ -116,7 +118,7 @@ def test_a_table_made_anew_is_nobody_s_version_and_a_pause_stays_one(database_ur
         assert conn.execute("SELECT version, state FROM projections.checkpoints").fetchall() == [(0, then)]
 
 
-def test_a_second_migration_changes_nothing_and_makes_only_what_is_new(database_url: str) -> None:
+def test_a_second_migration_creates_only_what_is_new(database_url: str) -> None:
     upgrade(database_url, projections=[projection()])
     execute(database_url, "INSERT INTO mine VALUES ('kept')")
     upgrade(database_url, projections=[projection(a_table(), a_table("more"))])
@@ -125,7 +127,7 @@ def test_a_second_migration_changes_nothing_and_makes_only_what_is_new(database_
         assert conn.execute("SELECT app FROM mine").fetchall() == [("kept",)]
 
 
-def test_an_earlier_revision_of_ours_makes_no_tables_of_users(empty_database_url: str) -> None:
+def test_an_earlier_revision_of_ours_creates_no_users_tables(empty_database_url: str) -> None:
     upgrade(empty_database_url, "0001", projections=[projection()])
     assert columns(empty_database_url) == []
 
@@ -141,7 +143,7 @@ def test_an_earlier_revision_of_ours_makes_no_tables_of_users(empty_database_url
         ("CREATE VIEW mine AS SELECT ''::text AS app, 1 AS value", r"another primary key than \(app\)"),
     ],
 )
-def test_a_table_that_isnt_as_needed_is_refused_and_left(database_url: str, there: str, told: str) -> None:
+def test_a_table_that_cannot_be_used_is_refused_and_kept(database_url: str, there: str, told: str) -> None:
     execute(database_url, there)
     before = columns(database_url)
     with pytest.raises(MigrationRefused, match=told) as caught:
@@ -152,7 +154,7 @@ def test_a_table_that_isnt_as_needed_is_refused_and_left(database_url: str, ther
     assert columns(database_url, "another") == []
 
 
-def test_a_table_with_more_than_is_needed_is_taken(database_url: str) -> None:
+def test_a_table_with_more_than_is_needed_is_accepted(database_url: str) -> None:
     execute(database_url, "CREATE TABLE mine (more int, value int, app text PRIMARY KEY)")
     upgrade(database_url, projections=[projection()])
     assert columns(database_url) == ["more", "value", "app"]
@@ -178,14 +180,14 @@ def test_new_revisions_of_a_folder_run_where_the_last_ones_ended(database_url: s
         assert conn.execute("SELECT app, value FROM mine").fetchall() == [("kept", None)]
 
 
-def test_an_environment_of_theirs_is_not_run(database_url: str, tmp_path: Path) -> None:
+def test_a_users_env_is_not_run(database_url: str, tmp_path: Path) -> None:
     theirs = folder(tmp_path, CREATE, ADD)
     (theirs / "env.py").write_text("raise RuntimeError")
     upgrade(database_url, projections=[projection(migrations=theirs)])
     assert columns(database_url) == ["app", "value"]
 
 
-def test_a_folder_that_makes_too_little_is_refused_and_leaves_nothing(database_url: str, tmp_path: Path) -> None:
+def test_a_folder_that_creates_too_little_is_refused_and_changes_nothing(database_url: str, tmp_path: Path) -> None:
     with pytest.raises(MigrationRefused, match=r"is missing value; add a revision to its migrations$"):
         upgrade(database_url, projections=[projection(migrations=folder(tmp_path, CREATE))])
     with pytest.raises(
@@ -202,7 +204,7 @@ def test_a_folder_that_makes_too_little_is_refused_and_leaves_nothing(database_u
         ("raise KeyError('x')", "KeyError: 'x'"),
     ],
 )
-def test_a_folder_that_fails_names_its_projection_and_leaves_nothing(
+def test_a_folder_that_fails_names_its_projection_and_changes_nothing(
     empty_database_url: str, tmp_path: Path, step: str, told: str
 ) -> None:
     good, bad = projection(a_table("good"), name="good"), projection(migrations=folder(tmp_path, CREATE, step))
@@ -213,12 +215,12 @@ def test_a_folder_that_fails_names_its_projection_and_leaves_nothing(
         assert conn.execute("SELECT FROM pg_namespace WHERE nspname = 'eventstore'").fetchall() == []
 
 
-def test_a_folder_that_is_none_is_told(database_url: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_alembic_folder_is_refused(database_url: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidProjection, match="its migrations have no folder 'versions'"):
         upgrade(database_url, projections=[projection(migrations=tmp_path)])
 
 
-def test_our_schema_can_go_and_come_with_users_tables_about(database_url: str, tmp_path: Path) -> None:
+def test_our_schema_can_be_dropped_and_created_beside_users_tables(database_url: str, tmp_path: Path) -> None:
     ours = [projection(migrations=folder(tmp_path, CREATE, ADD))]
     upgrade(database_url, projections=ours)
     downgrade(database_url, "base")
@@ -237,7 +239,7 @@ def test_a_projection_whose_table_is_missing_is_named(database_url: str) -> None
     assert require_current_schema(database_url, [*ours, projection()]) == {}
 
 
-def test_a_table_that_was_dropped_is_made_anew_and_its_projection_waits_for_a_rebuild(database_url: str) -> None:
+def test_a_dropped_table_is_created_again_and_its_projection_needs_a_rebuild(database_url: str) -> None:
     upgrade(database_url, projections=[projection()])
     with psycopg.connect(database_url, autocommit=True) as conn:
         insert = "INSERT INTO projections.checkpoints (name, version, position, state) VALUES (%s, 1, %s, 'running')"

@@ -101,7 +101,7 @@ plays = st.builds(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(story=stories.stories(), play=plays)
-async def test_live_is_rebuilt_is_verified_is_the_oracles(postgres: Server, story: Story, play: Play) -> None:
+async def test_live_rebuilt_verified_and_expected_rows_are_equal(postgres: Server, story: Story, play: Play) -> None:
     projection, delivery = play.projection, story.delivery
     with postgres.database() as url:
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import Table
 
-from projections.rebuilding.fingerprint import fingerprint
+from projections.rebuilding.fingerprint import compute_fingerprint
 from tests import rebuilding
 
 FOLD = """
@@ -53,7 +53,7 @@ def of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
             partition_by: ClassVar[Iterable[str]] = rebuilding.OptOuts.partition_by
 
         Mine.__module__ = module.__name__
-        return fingerprint(Mine(), [])
+        return compute_fingerprint(Mine(), [])
 
     return made
 
@@ -71,7 +71,9 @@ def of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
         ("from . import between", "pass"),
     ],
 )
-def test_a_module_that_a_fold_uses_counts_however_it_is_imported(of: Fingerprint, imports: str, lazily: str) -> None:
+def test_a_module_that_a_fold_imports_in_any_way_changes_the_fingerprint(
+    of: Fingerprint, imports: str, lazily: str
+) -> None:
     between = "from .words import WORDS"
     first, again, changed = (
         of(imports, lazily, words=f"WORDS = {words!r}", between=between) for words in ("a", "a", "b")
@@ -80,9 +82,9 @@ def test_a_module_that_a_fold_uses_counts_however_it_is_imported(of: Fingerprint
     assert again != changed
 
 
-def test_what_a_fold_does_not_use_does_not_count(of: Fingerprint) -> None:
+def test_a_module_that_a_fold_does_not_import_changes_nothing(of: Fingerprint) -> None:
     assert of("import json", other="NUMBER = 1") == of("import json", other="NUMBER = 2")
 
 
-def test_the_fold_itself_counts(of: Fingerprint) -> None:
+def test_the_fold_itself_changes_the_fingerprint(of: Fingerprint) -> None:
     assert of("", result="[]") != of("", result="[1]")

@@ -1,4 +1,4 @@
-"""A rebuild killed before any of its messages to Postgres leaves the tables as they were, or completely new."""
+"""A rebuild that is killed before any of its messages to Postgres leaves the old tables, or the new ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.rebuilding import ANY_REMOVAL, damage_all, every_row, happenings
 
 
 class Killing:
-    """Starts rebuilds, and kills them before they say their n-th message."""
+    """Starts rebuilds, and kills each before it sends its n-th message."""
 
     def __init__(self, proxy: PostgresProxy, process: asyncio.subprocess.Process, conn: AsyncConnection) -> None:
         self.said = 0
@@ -37,7 +37,7 @@ class Killing:
         pid = self.said = 0
 
         def before(_: int, kind: bytes) -> bool:
-            # A goodbye ends a connection; whoever said it may be gone already.
+            # A Terminate message ends a connection; its sender may have ended already.
             self.said += kind != GOODBYE
             if self.said == number:
                 os.kill(pid, signal.SIGKILL)
@@ -59,7 +59,7 @@ class Killing:
 
 @asynccontextmanager
 async def killings(url: str, projection: type[Projection]) -> AsyncIterator[tuple[Killing, AsyncConnection[Any]]]:
-    """What kills rebuilds of a projection, and a connection to look with."""
+    """Yield what kills rebuilds of a projection, and a connection to look with."""
     async with (
         PostgresProxy(*target_of(url)) as proxy,
         forking("tests.fault.rebuilding", projection, through(url, proxy.port)) as process,
@@ -79,7 +79,7 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
             await damage_all(conn, projection)
             return await every_row(conn, projection)
 
-        for _ in range(2):  # the first one makes the schema
+        for _ in range(2):  # the first one creates the schema
             old = await damaged()
             assert old != new
             assert await killing.run() == 0
@@ -123,19 +123,19 @@ async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
         await folding.append(conn, *happenings(4, 4))
         await folding.fold_all(database_url)
         new = await every_row(conn, projection)
-        assert await killing.run() == 0  # it makes the schema
+        assert await killing.run() == 0  # it creates the schema
         await damage_all(conn, projection)
         old = await every_row(conn, projection)
         assert old != new
         reached, number = [0], 60
         while await killing.run(number, RESUME) != 0:
-            number += 3  # enough to get a little further, and not to the end
+            number += 3  # enough to get a little further, but not to the end
             found = await every_row(conn, projection)
             assert found in (old, new), f"killed before message {number}"
             if found == old:
                 query = "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"
                 reached.append(int(str(await store.value(conn, query))))
-        assert reached == sorted(reached), "one began anew"
+        assert reached == sorted(reached), "one of them started over"
         assert len(set(reached)) > 3, "they were killed before they got anywhere"
         assert await every_row(conn, projection) == new
         assert (await rebuilding.verify(database_url, projection())).equal

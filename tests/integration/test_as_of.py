@@ -1,4 +1,4 @@
-"""Read models as they were known at a moment: of the log's prefix, whole, in a schema that is nobody else's."""
+"""Read models as of a moment: of the log up to it, all tables or none, in a schema that nobody else uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TABLES = sorted(table.name for projection in READ_MODELS for table in projection
 
 
 def a_log() -> list[Record]:
-    """Events of every read model, of which the third comes late, after greater ones."""
+    """Events for every read model; the third is late: its event_id is lower than the ones before."""
     records = [
         told(oracle.PENDING_CONSENT, "12300000001"),
         told(oracle.DELIVERED, "12300000002"),
@@ -62,7 +62,7 @@ async def built(
 
 
 async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema: str = "then") -> None:
-    """The tables of a schema are what the oracle makes of these events."""
+    """Check that a schema's tables equal what the oracle expects of these events."""
     expected = oracle.read_models(records)
     for name in TABLES:
         columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
@@ -85,7 +85,7 @@ async def received(conn: AsyncConnection) -> list[datetime]:
     return [row[0] for row in await rows.fetchall()]
 
 
-# Up to where
+# Which position
 
 
 async def test_an_event_id_means_the_log_up_to_and_including_its_position(
@@ -108,7 +108,7 @@ async def test_a_time_means_the_last_event_received_by_then(database_url: str, c
     await append(conn, first)
     for record in records[1:]:
         await append(conn, record)
-    await append(conn, *(more := [told(), told()]))  # two that were received at one moment
+    await append(conn, *(more := [told(), told()]))  # two events received at the same time
     times = await received(conn)
     assert times[-1] == times[-2]
     tick = timedelta(microseconds=1)
@@ -169,7 +169,7 @@ async def test_a_missing_position_is_reported_and_nothing_is_created(database_ur
     assert (await built(database_url, last.event_id)).position == 2
 
 
-# What it is of
+# Which tables
 
 
 async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_url: str, conn: AsyncConnection) -> None:
@@ -246,7 +246,7 @@ async def test_an_as_of_is_recorded(database_url: str, conn: AsyncConnection) ->
     assert await rows.fetchall() == [(name, "done", False, 8, "then", True, True) for name in names]
 
 
-# Whole or absent
+# All or nothing
 
 
 async def test_a_failure_at_the_end_leaves_no_schema(
@@ -268,7 +268,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
     with pytest.raises(errors.DiskFull):
         await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
-    assert await rebuilding.shadows(conn) == [], "nobody goes on with it"
+    assert await rebuilding.shadows(conn) == [], "a failed as-of is never resumed"
     monkeypatch.undo()
     await built(database_url, "2999-01-01T00:00:00Z")
     assert await tables_in(conn) == TABLES
@@ -301,7 +301,7 @@ async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
             with pytest.raises(LockHeld, match=said):
                 await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
-    assert (await built(database_url, "2999-01-01T00:00:00Z")).position == 0  # all locks are free again
+    assert (await built(database_url, "2999-01-01T00:00:00Z")).position == 0  # all locks are released
 
 
 # Whose schema
@@ -329,12 +329,12 @@ async def test_a_schema_that_others_created_is_never_replaced(database_url: str,
         with pytest.raises(UsageError, match="schema theirs already exists and was not created by this command"):
             await built(database_url, "2999-01-01T00:00:00Z", "theirs", force=force)
     await built(database_url, "2999-01-01T00:00:00Z")
-    # One of the same name, another by its oid.
+    # The same name, but another oid.
     await conn.execute('DROP SCHEMA "then" CASCADE')
     await conn.execute('CREATE SCHEMA "then"')
     with pytest.raises(UsageError, match="was not created by this command"):
         await built(database_url, "2999-01-01T00:00:00Z", force=True)
-    # One that this made, under the name of another.
+    # A schema that an as-of created, renamed.
     await built(database_url, "2999-01-01T00:00:00Z", "ours")
     await conn.execute("ALTER SCHEMA ours RENAME TO mine")
     with pytest.raises(UsageError, match="was not created by this command"):

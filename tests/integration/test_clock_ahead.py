@@ -1,4 +1,4 @@
-"""The database server's clock was ahead for a moment: said with the next append, in the status, and in as-of."""
+"""The database server's clock was ahead for a while: reported by the next append, by the status, and by an as-of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a row came about: the events in order, what each changed, which one decides; and a table that says otherwise."""
+"""The history of a row: the events in order, what each changed, which one decides; and tables that differ from it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ people = Table(
 
 
 class People(PythonProjection):
-    """A grant is a row, a denial its end."""
+    """A grant adds a row, a denial removes it."""
 
     name: ClassVar[str] = "people"
     version: ClassVar[int] = 1
@@ -69,7 +69,7 @@ numbered = Table(
 
 
 class Numbered(Projection):
-    """Rows of which a number is part of the key."""
+    """Rows with a number in the key."""
 
     name: ClassVar[str] = "numbered"
     version: ClassVar[int] = 1
@@ -223,7 +223,7 @@ async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: A
     assert await store.value(conn, "SELECT to_regnamespace('projections_shadow') IS NULL")
 
 
-# Tables that say otherwise
+# Tables that differ
 
 
 async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncConnection) -> None:
@@ -419,7 +419,7 @@ measured = Table(
 
 
 class Measured(PythonProjection):
-    """Rows with values that aren't equal to themselves in Python, or equal to others."""
+    """Rows with values that in Python differ from themselves, or equal other ones."""
 
     name: ClassVar[str] = "measured"
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""A rebuild: the tables become what the log says, whatever they were."""
+"""A rebuild makes the tables equal to the log, whatever they contained."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_equal_tables_are_not_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], window: int
 ) -> None:
     head = await all_folded(database_url, conn, projection)
-    # A row that is written anew lies elsewhere.
+    # A row that is written again moves to another place.
     query = "SELECT array_agg((ctid, xmin::text) ORDER BY ctid) FROM public."
     before = [await store.value(conn, query + table.name) for table in projection.tables]
     done = await rebuild(database_url, projection(), window=window, limits=Limits(max_changed=0))
@@ -189,7 +189,7 @@ places = Table(
 
 
 class Places(Projection):
-    """To each person a place that nobody else has."""
+    """Gives each person a place that nobody else has."""
 
     name: ClassVar[str] = "places"
     version: ClassVar[int] = 1
@@ -208,7 +208,7 @@ async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, c
     await append(conn, *(told(ppnum=str(number)) for number in range(6)))
     await folding.fold_all(database_url, [Places])
     expected = await every_row(conn, Places)
-    # 0 and 1 swap theirs, 2 to 4 pass theirs on; 5 is gone, and somebody else has its place.
+    # 0 and 1 swap places, 2 to 4 rotate theirs; 5 is deleted, and another person has its place.
     await conn.execute("UPDATE places SET place = 'new ' || (ppnum::int + CASE ppnum WHEN '1' THEN -1 ELSE 1 END)")
     await conn.execute("UPDATE places SET ppnum = '6', place = '5' WHERE ppnum = '5'")
     await conn.execute("UPDATE places SET place = replace(replace(place, 'new 5', '2'), 'new ', '')")
@@ -219,7 +219,7 @@ async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, c
 
 
 async def test_a_users_table_is_left_alone_whatever_its_name(database_url: str, conn: AsyncConnection) -> None:
-    """The keys that differ lie in temporary tables, which are sought nowhere else."""
+    """The keys that differ are in temporary tables, which are looked up by their schema."""
     await all_folded(database_url, conn)
     await conn.execute("CREATE TABLE public.differing_0 AS SELECT 'mine' AS whose")
     await rebuild(database_url, RequestStatus())
@@ -275,7 +275,7 @@ async def test_under_a_new_version_any_number_of_rows_may_be_removed(database_ur
 
 
 async def test_what_is_folded_meanwhile_does_not_count_as_a_change(database_url: str, conn: AsyncConnection) -> None:
-    """New live rows that the shadow lacks as yet would be removed, if the two were counted at different positions."""
+    """New live rows that the shadow doesn't have yet would count as removed, if positions differed."""
     await all_folded(database_url, conn)
 
     async def more() -> None:
@@ -335,7 +335,7 @@ async def test_a_paused_projection_stays_paused(
     await control.pause(conn, "watched")
     await append(conn, told())
     await rebuild(database_url, projection())
-    # Up to the checkpoint; to the head when its rows told nothing of how far to go.
+    # Up to the checkpoint; or to the head, where the position of the rows doesn't say how far to fold.
     expected = (1, 2, "paused") if projection is Watched else (2, 3, "paused")
     assert (await stand(conn, "watched"))[:3] == expected
     assert await folding.rows_of(conn, "watched") == expected[1]
@@ -395,7 +395,7 @@ async def test_an_event_that_cant_be_folded_is_named_and_can_be_skipped(
     done = await rebuild(database_url, Watched())
     assert (done.position, await folding.rows_of(conn, "watched")) == (5, 4)
     assert (await verify(database_url, Watched())).equal
-    # A new version may well know what to do, and this one does.
+    # A new version may be able to fold the event, as this one is.
     await rebuild(database_url, NewerLenient())
     assert await folding.rows_of(conn, "watched") == 5
     assert await store.value(conn, "SELECT count(*) FROM projections.skips") == 0
@@ -405,7 +405,7 @@ async def test_an_event_that_cant_be_folded_is_named_and_can_be_skipped(
 async def test_an_event_that_cant_be_folded_is_named_when_it_comes_late(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
-    """The old code folds an event that the new one can't, after the new one has folded all that was there."""
+    """Old code folds an event that new code can't, after new code has folded everything before it."""
     await append(conn, told())
     await folding.fold_all(database_url, [Lenient])
     poison = told(ppnum=DIVIDES)

@@ -1,4 +1,4 @@
-"""What others do to a replay: they read its shadow, fill the disk, end its lock. What is done stays, and is told."""
+"""Disturbed replays: others read the shadow, fill the disk, or end the lock's session."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dump(url: str) -> Iterator[psycopg.Connection]:
         yield session
 
 
-# Readers of what a replay makes
+# Readers of a replay's tables
 
 
 @pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
@@ -91,7 +91,7 @@ async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, con
 
 
 class Ending(Heard):
-    """Ends a reader's session once it was told of it."""
+    """Ends a reader's session once the rebuild has reported it."""
 
     def __init__(self, session: psycopg.Connection) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Ending(Heard):
 
     def note(self, line: str) -> None:
         super().note(line)
-        # Not only hung up: its locks are gone when this returns.
+        # Rolled back, not only closed: its locks are released when this returns.
         if not self._session.closed:
             self._session.rollback()
             self._session.close()
@@ -160,7 +160,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
     assert str(caught.value) == f"watched: {said}"
 
 
-# What is noted of a run that came to nothing
+# What is recorded of a failed run
 
 
 async def test_a_run_that_lost_its_lock_ends_as_abandoned(
@@ -180,7 +180,7 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
             super().phase(name, position=position, target=target)
             with psycopg.connect(database_url, autocommit=True) as session:
                 session.execute(end)
-                # Whatever it does next waits, so that the loss is noticed first.
+                # Its next step waits, so that the lost lock is noticed first.
                 blocker.execute("LOCK TABLE projections.checkpoints")
 
     with psycopg.connect(database_url) as blocker, pytest.raises(LockLost):

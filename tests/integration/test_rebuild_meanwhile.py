@@ -49,7 +49,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
-    """Somebody answers a poll that nobody else answers, and the answer is folded."""
+    """Append an answer to a poll that nobody else answers, and fold it."""
     async with store.connection(url) as own:
         await append(own, told(oracle.POLL_RESPONSE, ppnum, request="a poll", options=options))
     await folding.fold_all(url, [PollTallies])
@@ -115,7 +115,7 @@ async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
     one, progress = worker(database_url, PollTallies()), Heard()
     async with connected(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
-            # The worker holds the checkpoint, and can't write; whoever reads is not held up.
+            # The worker has locked the checkpoint and can't write; readers are not blocked.
             await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
             await append(conn, *happenings(5))
             step = asyncio.create_task(one.step(own))
@@ -152,7 +152,7 @@ async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
 
 
 class Watching(Heard):
-    """Appends an event whenever a rebuild let go, and notes whether it was folded before the next attempt."""
+    """Appends an event when a rebuild releases its locks, and records whether it is folded before the next attempt."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Watching(Heard):
 
     def note(self, line: str) -> None:
         super().note(line)
-        with ThreadPoolExecutor(1) as other:  # in a loop of its own, so that this one stands still
+        with ThreadPoolExecutor(1) as other:  # in a loop of its own, while this one is blocked
             other.submit(lambda: asyncio.run(folding.append_alone(self._url, told()))).result()
 
     def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
@@ -229,11 +229,11 @@ async def test_it_retries_while_a_table_is_locked(database_url: str, conn: Async
     assert set(progress.notes) == {"poll_tallies: another session has locked a table; trying again"}
 
 
-# Live rows that lack what the shadow comes to have
+# Live rows that miss events which the shadow has
 
 
 async def missed(url: str, *records: Record) -> None:
-    """Events that the checkpoint moves past, and the rows don't know of: what a rebuild is there to mend."""
+    """Append events and move the checkpoint past them without folding: what a rebuild must repair."""
     async with store.connection(url) as own:
         await append(own, *records)
         await own.execute(
@@ -247,7 +247,7 @@ ANSWERS = {"a new row": ("another poll", "yes"), "a row less": ("a poll", "no")}
 
 
 def one_of(which: str) -> Record:
-    """An answer to a poll of its own, or another of the one who answered before."""
+    """Return an answer to a new poll, or another answer of the same person."""
     request, option = ANSWERS[which]
     return told(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
 
@@ -268,7 +268,7 @@ async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
 
 
 class WhileNarrowing(During):
-    """Does one more thing when what came during the comparison is folded."""
+    """Does one more thing while the events of during the comparison are folded."""
 
     def __init__(self, last: Act, **acts: Act) -> None:
         super().__init__(**acts)

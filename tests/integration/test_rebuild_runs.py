@@ -1,4 +1,4 @@
-"""Runs of a rebuild: each is a row, one works at a time, and an interrupted one is gone on with."""
+"""Runs of a rebuild: each is recorded, one runs at a time, and an interrupted one can be resumed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, mo
         await rebuild(database_url, ConsentRegistry(), progress=Interrupting(100, asyncio.CancelledError()), window=50)
     interrupted = (await runs(conn, "consent_registry"))[-1]
     assert (interrupted.state, interrupted.error, interrupted.is_over) == ("abandoned", "it was interrupted", True)
-    # As a killed one leaves it.
+    # As a killed run leaves its row.
     await conn.execute("UPDATE projections.rebuilds SET state = 'running', error = NULL WHERE state = 'abandoned'")
     await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
     refused, failed, abandoned, done = await runs(conn, "consent_registry")
@@ -81,7 +81,7 @@ async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, mo
     assert done == ("done", 1, False, head, there, 0, count, 0, None, True)
 
 
-# Two at once
+# Concurrent runs
 
 
 async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: str, conn: AsyncConnection) -> None:
@@ -99,7 +99,7 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
             with pytest.raises(LockHeld) as caught:
                 await attempt
             met.append(str(caught.value))
-        await rebuild(database_url, PollTallies())  # another one's is nobody's business
+        await rebuild(database_url, PollTallies())  # other projections are not affected
         await verify(database_url, PollTallies())
 
     for first in (rebuild, verify):
@@ -148,7 +148,7 @@ async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
             await verify(database_url, PollTallies(), progress=During(**{phase: anew}))
 
 
-# Going on
+# Resuming
 
 
 async def test_an_interrupted_run_is_resumed(database_url: str, conn: AsyncConnection) -> None:
@@ -196,7 +196,7 @@ async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, co
 
 
 class OtherFold(Lenient):
-    """Another fold under the same version."""
+    """Another fold with the same version."""
 
     def fold(self, window: Window) -> Sequence[Executable]:
         return [*super().fold(window), select(literal(1))]
@@ -267,7 +267,7 @@ more = Table("watched_more", MetaData(schema="public"), Column("app", Text, prim
 
 
 class WithMore(folding.Watched):
-    """A version with a table that the next one hasn't any more."""
+    """A version with a table that the next one no longer has."""
 
     tables: ClassVar[tuple[Table, ...]] = (*folding.Watched.tables, more)
 

@@ -1,4 +1,4 @@
-"""Whatever tables a projection has, and whatever others built on them, a rebuild mends the rows and nothing else."""
+"""Whatever tables a projection has, and whatever depends on them, a rebuild changes only the rows that differ."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Outcomes(Projection):
     partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
 
     def more(self, event: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
-        """The columns besides."""
+        """Return the additional columns."""
         assert event
         return {}
 
@@ -180,7 +180,7 @@ async def test_a_role_without_temporary_tables_is_refused_before_folding(
         await verify(database_url, Outcomes())
 
 
-# Values that only one row may have
+# Unique values
 
 
 class Unique(Outcomes):
@@ -193,7 +193,7 @@ class Unique(Outcomes):
 
 
 async def swap(conn: AsyncConnection, table: str, column: str) -> None:
-    """Let the first three rows have each other's values, in a circle."""
+    """Rotate the values of the first three rows."""
     query = sql.SQL("SELECT ppnum, {} FROM {} ORDER BY ppnum LIMIT 3").format(
         sql.Identifier(column), sql.Identifier(table)
     )
@@ -323,7 +323,7 @@ async def test_referenced_rows_that_swapped_unique_values(database_url: str, con
     assert await rebuilding.every_row(conn, Family()) == before
 
 
-# Tables that are stored in some way
+# How tables are stored
 
 
 def stored(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's

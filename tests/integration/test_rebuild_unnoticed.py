@@ -1,4 +1,4 @@
-"""Who reads, or built something on a read model, doesn't notice that it is rebuilt, but for better rows."""
+"""Readers of a read model, and objects that depend on it, see nothing of a rebuild but the repaired rows."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ALLOWED = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
 
 
 async def facts(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
-    """What the catalogue says about everything in ``public``."""
+    """Everything in ``public``, as the catalog describes it."""
     return {name: await (await conn.execute(query.encode())).fetchall() for name, query in _FACTS.items()}
 
 
 def reading(projection: type[Projection]) -> sql.Composed:
-    """A query that reads every row but the live ones, of all tables at one moment, through views that others made."""
+    """A query that reads, in one snapshot and through users' views, every row but those that the load changes."""
     parts = [
         sql.SQL("SELECT {}, v::text FROM public.{} AS v WHERE app IN ({}, {})").format(
             table.name, sql.Identifier(f"bi_{table.name}"), store.APP, NOBODY
@@ -67,7 +67,7 @@ def reading(projection: type[Projection]) -> sql.Composed:
 
 
 class Reader:
-    """Reads again and again, and remembers each state that it saw, in order."""
+    """Reads again and again, and remembers each state that it has seen, in order."""
 
     def __init__(self, conn: AsyncConnection, query: sql.Composed) -> None:
         self.states: list[list[tuple[str, str]]] = []
@@ -82,7 +82,7 @@ class Reader:
             self.states.append(rows)
 
     async def reads_on(self) -> None:
-        """Wait until a whole reading began and ended since."""
+        """Wait until a reading has begun and ended since now."""
         wanted = self.times + 2
 
         async def there() -> bool:
@@ -93,7 +93,7 @@ class Reader:
 
 @asynccontextmanager
 async def again_and_again(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Do something for as long as the block runs, and once more."""
+    """Repeat something while the block runs, and once more after it."""
     is_over = False
 
     async def acting() -> None:
@@ -154,7 +154,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
             await reader.read()
             async with again_and_again(watch), again_and_again(reader.read):
                 async with holder.transaction():
-                    # The last table's rows are changed when others are deleted already: there it is held up.
+                    # The last table's rows are changed after rows of others were deleted: the rebuild is blocked there.
                     rows = sql.SQL("SELECT FROM public.{} WHERE app = {} FOR UPDATE")
                     await holder.execute(rows.format(sql.Identifier(names[-1]), store.APP))
                     task = asyncio.create_task(
@@ -169,7 +169,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                     )
                     await store.until(is_held_up, "the rebuild held up")
                     modes.update(await (await conn.execute(_MODES.encode())).fetchall())
-                    # In the middle of it, readers read and appenders append.
+                    # While it is blocked, readers read and appenders append.
                     await reader.reads_on()
                     await load.goes_on()
                 done = await task

@@ -1,4 +1,4 @@
-"""Columns read off the payloads again: only these may change, only through one function, and no rebuild meanwhile."""
+"""Redecode: only decoded columns may change, only through one function, and not during a rebuild."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COLUMNS = [column for column in Event._fields if column not in ("event_id", "app
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection of the tables' owner, and nine events that have every column."""
+    """Yield a connection of the tables' owner to nine events that use every column."""
     async with store.connection(database_url, "looking") as conn:
         await append(
             conn,
@@ -61,7 +61,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def nothing(_position: int, _head: int) -> None:
-    """Hear of progress."""
+    """Ignore the progress."""
 
 
 async def rows(conn: AsyncConnection) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ async def rows(conn: AsyncConnection) -> list[dict[str, Any]]:
 
 
 async def change(conn: AsyncConnection, position: int, **values: object) -> None:
-    """Change decoded columns by the function, as an older decoder might have read them."""
+    """Change decoded columns through the function, as an older decoder might have decoded them."""
     before = (await rows(conn))[position - 1]
     wanted = {name: before[name] for name in COLUMNS} | values | {"position": position}
     await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([wanted], default=str)])
@@ -117,7 +117,7 @@ async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_o
     before = await rows(conn)
 
     def learned(payload: bytes, app: str, contract: Contract) -> Event:
-        """Reads other values into every column, and would change what may not change."""
+        """Decode other values into every column, also into those that may not change."""
         event = decode(payload, app, contract)
         if event.event_type != oracle.DELIVERED:
             return event
@@ -159,7 +159,7 @@ async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redeco
     await append(conn, vote)
     read = {"poll_id": "poll 1", "poll_options": [option], "poll_options_dropped": 1}
     assert (await rows(conn))[-1].items() >= read.items()
-    await change(conn, 10, poll_id=None, poll_options=None, poll_options_dropped=None)  # as read by 0.1
+    await change(conn, 10, poll_id=None, poll_options=None, poll_options_dropped=None)  # as decoded by version 0.1
     await folding.fold_all(database_url)
     _, rebuild = await logged(database_url)
     assert rebuild == ["poll_tallies", "request_status"]
@@ -234,7 +234,7 @@ async def test_the_function_has_no_way_to_change_anything_else(conn: AsyncConnec
 
 
 PERMIT = "INSERT INTO eventstore.change_permits SELECT pg_current_xact_id()::text::bigint, 'redecode'"
-"""What the function writes before it changes anything."""
+"""The permit that the function writes before it changes anything."""
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ PERMIT = "INSERT INTO eventstore.change_permits SELECT pg_current_xact_id()::tex
     ],
 )
 async def test_a_replaced_function_can_change_nothing_else(conn: AsyncConnection, statement: str) -> None:
-    """The owner may write the function anew; what stands on guard then is the trigger."""
+    """The owner may replace the function; the trigger then still refuses changes."""
     before = await rows(conn)
     await conn.execute(
         "CREATE OR REPLACE FUNCTION eventstore.redecode(decoded jsonb) RETURNS bigint LANGUAGE plpgsql AS"
@@ -313,7 +313,7 @@ FORGING = (
 
 @contextmanager
 def a_role_that_may_update(server: Server, url: str) -> Iterator[str]:
-    """Yield the URL of a role that was granted UPDATE on events, but not the function."""
+    """Yield the URL of a role that has UPDATE on events, but may not execute the function."""
     role = sql.Identifier(f"{server.owner}_updates")
     server.execute("CREATE ROLE {} LOGIN PASSWORD 'word'", role)
     try:
@@ -340,7 +340,7 @@ async def test_a_role_with_update_on_events_still_cannot_change_them(
                 await other.execute("SELECT eventstore.redecode('[]')")
             with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
                 await redecode(other, on_progress=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
-            # As after GRANT ALL ON ALL TABLES: a permit that it writes itself is worth nothing.
+            # As after GRANT ALL ON ALL TABLES: a permit that the role writes itself is not accepted.
             await conn.execute(f"GRANT ALL ON eventstore.change_permits TO {other.info.user}".encode())
             for statement in FORGING:
                 with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
@@ -407,14 +407,14 @@ async def test_the_projections_that_need_a_rebuild_are_named(database_url: str, 
         (4, ["poll_tallies", "request_status"]),
         (6, ["request_status"]),
         (3, ["consent_registry", "request_status"]),
-        (8, []),  # a type that nobody knows
+        (8, []),  # a type that no projection handles
     ):
         await change(conn, position, message_id="stale")
         assert (await logged(database_url))[1] == names
         for projection in READ_MODELS:
             if projection.name in names:
                 await rebuilt(database_url, projection())
-    await change(conn, 8, event_type=oracle.POLL_RESPONSE)  # it was known as another
+    await change(conn, 8, event_type=oracle.POLL_RESPONSE)  # it was decoded as another type before
     assert (await logged(database_url))[1] == ["poll_tallies", "request_status"]
 
 

@@ -1,4 +1,4 @@
-"""The status: everything at one moment, for people and for machines."""
+"""The status, for people and as JSON."""
 
 from __future__ import annotations
 

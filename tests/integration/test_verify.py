@@ -1,4 +1,4 @@
-"""A verification says whether a read model equals the log, and what differs; and it changes nothing."""
+"""A verification finds whether a read model equals the log, and what differs; it changes nothing."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
         assert await rebuilding.shadows(conn) == []
         await rebuild(database_url, projection(), limits=ANY_REMOVAL)
         assert (await verify(database_url, projection())).equal
-    assert len(await rebuilding.runs(conn, projection.name)) == len(projection.tables), "a verification is no rebuild"
+    assert len(await rebuilding.runs(conn, projection.name)) == len(projection.tables), (
+        "a verification is not recorded as a rebuild"
+    )
 
 
 async def behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
@@ -130,7 +132,7 @@ async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncCon
 
 
 async def test_events_folded_during_a_verification_are_no_difference(database_url: str, conn: AsyncConnection) -> None:
-    """What is folded while it verifies is verified too."""
+    """Events that are folded during the verification are verified too."""
     head = await given(database_url, conn)
 
     async def more() -> None:
@@ -158,7 +160,7 @@ async def test_verification_and_repair_under_load(
             await load.goes_on()
         for kind in DAMAGES:
             for table in projection.tables:
-                # Not of the rows that the load goes on with: those may be right again by then.
+                # Not rows that the load changes: a fold may have repaired them by then.
                 count = await damage(conn, table, kind, 0.001)
                 found = await verify(database_url, projection(), rest=50)
                 assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}

@@ -1,4 +1,4 @@
-"""A migration that needs a lock which others hold: nobody queues behind it for long, and it says whom it waits for."""
+"""A migration that needs a lock of another session: nobody queues behind it for long, and it names the holder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.migration.test_migrations import shape
 
 READER = "a dashboard"
 EARLIER = "0003"
-"""From here on, a revision needs the lock on a table of checkpoints, which a reader of a view holds too."""
+"""The next revision needs a lock on the table of checkpoints, which a reader of a view holds."""
 
 
 class Told:
-    """Collects the sentences, and can be waited for."""
+    """Collects the reported sentences, and can wait for one."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -54,7 +54,7 @@ def test_it_names_who_holds_the_lock_and_continues_once_it_is_released(empty_dat
         patience = LockPatience(1.0, report_every=0.0, report=told)
         migrating = pool.submit(upgrade, empty_database_url, projections=(), patience=patience)
         told.wait()
-        # Whoever comes now waits for one attempt at the most.
+        # A new session waits for one attempt at the most.
         with psycopg.connect(empty_database_url, options="-c lock_timeout=30s") as another:
             another.execute("SELECT * FROM read_model_freshness")
         assert not migrating.done()

@@ -1,4 +1,4 @@
-"""What migrate refuses: a database in which something bears the name of a read model that isn't ours."""
+"""Migrate refuses a database where an object that isn't ours has the name of a read model."""
 
 from __future__ import annotations
 

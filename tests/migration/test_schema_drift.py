@@ -1,4 +1,4 @@
-"""What the schema promises is restored by migrate after somebody undid it, and until then status says so."""
+"""Migrate repairs a schema that somebody changed, and until then status reports it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_change_is_reported_and_repaired(database_url: str, undone: str) -> No
     assert any(one.startswith(said) and one.endswith("; run projections migrate") for one in found), found
     upgrade(database_url, projections=())
     assert breaches(database_url) == []
-    # Comments of a view that was dropped are gone for good.
+    # A dropped view's comments are not repaired.
     if undone != "view":
         assert shape(database_url) == before
     upgrade(database_url, projections=())

@@ -1,4 +1,4 @@
-"""Tables of projections that others wrote: created when missing or made by their revisions, and never altered."""
+"""Tables of users' projections: created if missing, or by their revisions, and never altered."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def versions(url: str) -> list[tuple[object, ...]]:
         return conn.execute("SELECT version_num FROM projections.version_mine").fetchall()
 
 
-# Created when missing
+# Created if missing
 
 
 def test_missing_tables_are_created_with_indexes_and_comments(empty_database_url: str) -> None:
@@ -228,7 +228,7 @@ def test_our_schema_can_be_dropped_and_created_beside_users_tables(database_url:
     assert upgrade(database_url, projections=ours) == (None, head_revision())
 
 
-# Before they are run
+# Before they run
 
 
 def test_a_projection_whose_table_is_missing_is_named(database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""Whatever comes, in whatever order, batches and windows: live rows, rebuilt, verified and the oracle's are the same.
+"""For any events, order, batches and windows: live rows, rebuilt rows, verified rows and the oracle's are equal.
 
 Each story is a log of its own, in a database of its own: a part of it comes before a rebuild, and the rest while it is
 folding, comparing and applying. The rows may have been damaged before, and a rebuild ended at a position, or cut off
@@ -29,7 +29,7 @@ WINDOWS = (1, 2, 3, 7, 1000)
 
 
 async def are_right(conn: AsyncConnection, projection: Projection) -> None:
-    """The projection's tables are what the oracle makes of the events up to its checkpoint."""
+    """Check that the projection's tables equal what the oracle expects of the events up to its checkpoint."""
     log = await folding.logged(conn)
     expected = oracle.read_models(log[: await folding.position(conn, projection.name)])
     found = await folding.rows(conn)
@@ -47,7 +47,7 @@ async def damage(conn: AsyncConnection, projection: Projection, kind: str) -> No
 
 
 async def killed(url: str, number: int, projection: Projection, **how: Any) -> None:  # noqa: ANN401 - passed on
-    """Run a rebuild of which Postgres hears nothing from its n-th message on, and wait for the end of its sessions."""
+    """Run a rebuild whose n-th and later messages don't reach Postgres, and wait for the end of its sessions."""
     async with PostgresProxy(*target_of(url), before=lambda said, _: said < number) as proxy:
         with suppress(psycopg.Error, OSError, LockLost):
             await rebuild(through(url, proxy.port), projection, **how)
@@ -55,14 +55,14 @@ async def killed(url: str, number: int, projection: Projection, **how: Any) -> N
 
         async def are_gone() -> bool:
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
-            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other one
+            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
 
         await store.until(are_gone, "the end of its sessions")
 
 
 @dataclass(frozen=True)
 class Play:
-    """How a story is told.
+    """How the events of a story are replayed.
 
     Attributes:
         projection: who folds it.
@@ -95,7 +95,7 @@ plays = st.builds(
     rest=st.sampled_from((0, 3, 1000)),
     damage=st.sampled_from((None, *rebuilding.DAMAGES)),
     interrupted_at=st.sampled_from((None, 1, 5)),
-    killed_at=st.sampled_from((*range(1, 201), *[None] * 50)),  # a short rebuild says about two hundred
+    killed_at=st.sampled_from((*range(1, 201), *[None] * 50)),  # a short rebuild sends about two hundred messages
 )
 
 
@@ -137,7 +137,7 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(postgres: Serve
                     await are_right(conn, projection)
             await rebuild(url, projection, progress=meanwhile(), limits=limits, resume=is_resumed, **how)
             await are_right(conn, projection)
-            await take(0, None)  # what no phase took, and all of it once more
+            await take(0, None)  # what no phase took, and everything once more
             await are_right(conn, projection)
             found = await verify(url, projection, **how)
             assert found.equal

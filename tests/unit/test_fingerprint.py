@@ -1,4 +1,4 @@
-"""What a fold in Python is made of: other code, wherever in its package, has another fingerprint."""
+"""The fingerprint of a Python fold: other code anywhere in its package changes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Fingerprint = Callable[..., str]
 
 @pytest.fixture
 def of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fingerprint:
-    """Makes a package of a fold and other modules, and returns the fold's fingerprint."""
+    """Return a function that writes a package of a fold and other modules, and returns the fold's fingerprint."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 

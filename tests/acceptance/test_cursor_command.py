@@ -1,4 +1,4 @@
-"""``projections cursor`` and ``projections apps``, run as people run them."""
+"""``projections cursor`` and ``projections apps`` as processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
         last = told(app="shop")
         await append(conn, told(app="shop"), last, told(app="old"))
-        hole = {
+        gap = {
             "lower": last.event_id,
             "upper": store.next_ulid(),
             "noticed_at": "2026-01-02T03:04:05+00:00",
@@ -35,13 +35,13 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         await conn.execute(
             "UPDATE eventstore.cursors SET contract = 'pcs.external.v1', last_event_id = %s,"
             " last_received_at = '2026-01-02T03:04:05Z', holes = %s WHERE app = 'shop'",
-            [last.event_id, Jsonb([hole])],
+            [last.event_id, Jsonb([gap])],
         )
         yield conn
 
 
 @pytest.mark.usefixtures("conn")
-async def test_cursor_show_says_what_the_next_dial_sends_and_why(commands: Commands, database_url: str) -> None:
+async def test_cursor_show_prints_what_the_next_call_sends_and_why(commands: Commands, database_url: str) -> None:
     ended = await commands.run("cursor", "show", DATABASE_URL=database_url)
     assert (ended.code, ended.err) == (0, ""), ended.said
     clinic, shop = ended.out.split("\n\n")
@@ -57,7 +57,7 @@ async def test_cursor_show_says_what_the_next_dial_sends_and_why(commands: Comma
 
 
 @pytest.mark.usefixtures("conn")
-async def test_cursor_reset_says_what_would_happen_and_then_does_it(commands: Commands, database_url: str) -> None:
+async def test_cursor_reset_prints_what_would_happen_and_then_does_it(commands: Commands, database_url: str) -> None:
     command = ("cursor", "reset", "shop", "--since", "2d")
     ended = await commands.run(*command, DATABASE_URL=database_url)
     assert (ended.code, ended.out, ended.err.splitlines()[-1]) == (2, "", SENTENCE), ended.said
@@ -90,7 +90,7 @@ async def test_apps_are_listed_and_forgotten(commands: Commands, database_url: s
     assert len(await store.positions(conn)) == 3
 
 
-async def test_an_app_that_is_followed_or_unknown_is_said(
+async def test_an_app_that_is_followed_or_unknown_is_reported(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     async with store.connection(database_url, "projections ingest shop host:1") as other:

@@ -1,4 +1,4 @@
-"""``projections ingest``, run as people run it: from the environment, from a file, beside another process."""
+"""``projections ingest`` as a process: configured by the environment or a file, and next to another process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPECTED = payloads(bearing(CHAT), CHAT)
 ALL_STORED = f"{len(EXPECTED):,} new events, 0 duplicates, 0 quarantined"
 
 
-async def test_the_vendors_four_variables_are_all_it_needs(
+async def test_the_vendor_s_four_variables_are_enough(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, issuer: Issuer
 ) -> None:
     simulator = await simulator_factory(LOG, SimulatorSettings(prefix="/ext", token="token-of-the-issuer-1"))
@@ -41,7 +41,7 @@ async def test_the_vendors_four_variables_are_all_it_needs(
 
 
 @pytest.mark.parametrize("kind", ["PROJECTIONS_TOKEN", "PROJECTIONS_TOKEN_FILE"])
-async def test_a_token_in_hand_will_do(
+async def test_a_token_is_enough(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, tmp_path: Path, kind: str
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -83,7 +83,7 @@ async def test_two_apps_from_a_file(commands: Commands, database_url: str, simul
     assert f"{len(EXPECTED) + 30:,} new events" in ended.err
 
 
-async def test_a_refused_app_is_said_and_the_other_is_followed_to_its_end(
+async def test_a_refused_app_is_reported_and_the_other_is_followed_to_its_end(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     refusing = await simulator_factory(log_of(30))
@@ -99,7 +99,7 @@ async def test_a_refused_app_is_said_and_the_other_is_followed_to_its_end(
     assert (await stored(database_url, "clinic")).payloads == []
 
 
-async def test_an_app_that_was_refused_goes_on_once_the_platform_takes_it(
+async def test_a_refused_app_continues_once_the_platform_accepts_it(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -115,7 +115,7 @@ async def test_an_app_that_was_refused_goes_on_once_the_platform_takes_it(
     assert ended.code == 0, ended.said
 
 
-async def test_one_whose_apps_are_all_refused_keeps_running_and_reads_the_mended_configuration(
+async def test_an_ingest_with_only_refused_apps_keeps_running_and_loads_the_corrected_configuration(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     refusing = await simulator_factory(log_of(3), SimulatorSettings(token="another"))

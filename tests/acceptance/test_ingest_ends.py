@@ -51,7 +51,7 @@ async def test_a_signal_in_a_flood_commits_what_was_received(
     assert f"{len(found.payloads):,} new events" in ended.err
 
 
-async def test_without_a_database_it_ends_with_1_and_the_next_start_goes_on(
+async def test_without_a_database_it_ends_with_1_and_the_next_start_continues(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -74,7 +74,7 @@ async def test_without_a_database_it_ends_with_1_and_the_next_start_goes_on(
     assert (await stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)
 
 
-async def test_a_frozen_database_does_not_hold_up_the_end(
+async def test_a_frozen_database_does_not_delay_the_end(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -94,7 +94,7 @@ async def test_a_frozen_database_does_not_hold_up_the_end(
     assert await stored(database_url) == before
 
 
-async def test_a_database_that_does_not_answer_at_the_start_does_not_hold_up_the_end(commands: Commands) -> None:
+async def test_a_database_that_does_not_answer_at_the_start_does_not_delay_the_end(commands: Commands) -> None:
     came = asyncio.Event()
 
     def swallow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

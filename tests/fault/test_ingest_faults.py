@@ -1,4 +1,4 @@
-"""Whatever fails on the way, what lies in the table at the end is everything that was sent, once, byte for byte."""
+"""Whatever fails, the table in the end has every event that was sent, exactly once, byte for byte."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_the_connection_to_the_upstream_is_cut(
     await everything(conn, simulator, contract)
 
 
-async def test_the_upstream_s_server_is_killed_and_comes_back_later(
+async def test_the_upstream_s_server_is_killed_and_restarted_later(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(COUNT)
@@ -152,7 +152,7 @@ async def test_the_connection_is_cut_in_the_middle_of_a_batch(
     await everything(conn, simulator)
 
 
-async def test_the_backends_are_ended_by_an_administrator(
+async def test_the_backends_are_terminated_by_an_administrator(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(COUNT), FLOW)
@@ -201,7 +201,7 @@ async def test_the_database_is_killed_and_restarted(simulator_factory: Simulator
             await everything(conn, simulator)
 
 
-async def test_an_append_lets_go_of_a_lock_that_does_not_come_and_tries_again(
+async def test_an_append_that_can_not_get_a_lock_is_rolled_back_and_retried(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(10)

@@ -1,4 +1,4 @@
-"""Two processes for one app: a frozen or killed one is succeeded, and what it does when it wakes changes nothing."""
+"""Two processes for one app: one takes over when the other is frozen or killed; waking up changes nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def frozen(conn: AsyncConnection, process: Child, trap: Trap, simulator: S
 
 
 @pytest.mark.parametrize("kind", [COPY_DATA, COPY_DONE], ids=["before the data", "before its end"])
-async def test_a_frozen_process_is_succeeded_and_changes_nothing_when_it_wakes(
+async def test_a_frozen_process_is_replaced_and_changes_nothing_when_it_wakes_up(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, kind: bytes
 ) -> None:
     simulator = await simulator_factory(LOG[:10])
@@ -116,7 +116,7 @@ async def test_a_frozen_process_is_succeeded_and_changes_nothing_when_it_wakes(
     assert await stored(conn) == payloads(LOG, CHAT)
 
 
-async def test_a_killed_process_is_succeeded_at_once(
+async def test_a_killed_process_is_replaced_at_once(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(LOG[:10])
@@ -136,7 +136,7 @@ async def test_a_killed_process_is_succeeded_at_once(
     assert await stored(conn) == payloads(LOG[:20], CHAT)
 
 
-async def test_an_append_under_an_epoch_of_the_past_is_refused_whole(
+async def test_an_append_under_an_old_epoch_writes_nothing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(LOG[:10])
@@ -151,7 +151,7 @@ async def test_an_append_under_an_epoch_of_the_past_is_refused_whole(
     assert await stored(conn) == payloads(LOG[:10], CHAT)
 
 
-async def test_a_follower_whose_app_was_taken_reads_and_writes_no_more(
+async def test_a_follower_that_lost_its_app_stops_reading_and_writing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(LOG[:10])

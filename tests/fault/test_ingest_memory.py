@@ -1,4 +1,4 @@
-"""Ingest while the database is slow or away: what is held in memory is bounded, and nothing is lost over it."""
+"""Ingest while the database is slow or unavailable: memory is limited, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_a_slow_database_fills_the_buffer_to_its_bound_and_the_stream_waits(
+async def test_a_slow_database_fills_the_buffer_to_its_limit_and_the_stream_waits(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak, contract: Contract
 ) -> None:
     log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))  # far more than sockets and libraries hold as well
@@ -70,7 +70,7 @@ async def test_a_slow_database_fills_the_buffer_to_its_bound_and_the_stream_wait
     assert await stored(conn) == payloads(log, contract)
 
 
-async def test_many_small_events_fill_it_by_their_number(
+async def test_many_small_events_fill_the_buffer_by_their_number(
     database_url: str,
     conn: AsyncConnection,
     simulator_factory: SimulatorFactory,
@@ -91,7 +91,7 @@ async def test_many_small_events_fill_it_by_their_number(
     assert await stored(conn) == payloads(log, CHAT)
 
 
-async def test_a_database_that_is_away_keeps_nothing_in_memory_and_loses_nothing(
+async def test_while_the_database_is_unavailable_nothing_is_kept_in_memory_and_nothing_is_lost(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak
 ) -> None:
     log = log_of(60, more=wire.bytes_field(500, bytes(2**16)))
@@ -112,7 +112,7 @@ async def test_a_database_that_is_away_keeps_nothing_in_memory_and_loses_nothing
     assert await stored(conn) == payloads(log, CHAT)
 
 
-async def test_a_stream_s_normal_end_does_not_disturb_an_append_that_takes_long(
+async def test_a_normal_end_of_the_stream_does_not_disturb_a_long_append(
     database_url: str, conn: AsyncConnection
 ) -> None:
     messages = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(50), strict=False)]

@@ -1,4 +1,4 @@
-"""Where tokens come from, against a real issuer: what it is asked, how long its answer is good, and its refusals."""
+"""Tokens of a real issuer: what it is asked for, how long a token is used, and its refusals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def refusal(client: ClientCredentials, kind: type[CredentialsError]) -> st
 
 
 @pytest.mark.parametrize("resource", ODD_ADDRESSES)
-async def test_the_form_carries_the_address_byte_for_byte(issuer: Issuer, resource: str) -> None:
+async def test_the_form_contains_the_address_byte_for_byte(issuer: Issuer, resource: str) -> None:
     assert await client_of(issuer, resource=resource).token() == issuer.tokens[0]
     (asked,) = issuer.forms
     assert asked.pairs == {"grant_type": "client_credentials", "resource": resource}
@@ -62,7 +62,7 @@ async def test_the_form_carries_the_address_byte_for_byte(issuer: Issuer, resour
 
 
 @pytest.mark.parametrize("resource", ODD_ADDRESSES)
-async def test_so_does_that_of_a_configured_app(issuer: Issuer, resource: str) -> None:
+async def test_the_form_of_a_configured_app_contains_the_address_too(issuer: Issuer, resource: str) -> None:
     config = AppConfig.model_validate(
         {"address": resource, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
     )
@@ -95,7 +95,7 @@ async def test_the_token_endpoint_is_read_from_the_discovery_document(
         (None, True),
     ],
 )
-async def test_the_secret_is_shown_as_the_issuer_wants_it(
+async def test_the_secret_is_sent_by_a_method_that_the_issuer_supports(
     issuer_factory: IssuerFactory, methods: list[str] | None, is_basic: bool
 ) -> None:
     issuer = await issuer_factory(methods=methods)
@@ -109,7 +109,7 @@ async def test_the_secret_is_shown_as_the_issuer_wants_it(
         assert asked.pairs["client_secret"] == CLIENT_SECRET
 
 
-async def test_an_issuer_that_takes_no_secret_is_final(issuer_factory: IssuerFactory) -> None:
+async def test_an_issuer_without_a_supported_method_is_a_refusal(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory(methods=["private_key_jwt"])
     said = await refusal(client_of(issuer), CredentialsRefused)
     assert "accepts neither client_secret_basic nor client_secret_post" in said
@@ -122,7 +122,7 @@ async def test_an_issuer_that_takes_no_secret_is_final(issuer_factory: IssuerFac
 @pytest.mark.parametrize(
     ("lifetime", "good_for"), [(3600, 3540), ("600", 540), (None, 3540), (0, 3540), (60, 0), (5, 0), (10**30, 86340)]
 )
-async def test_a_token_is_kept_until_the_margin_before_its_expiry(
+async def test_a_token_is_used_until_the_margin_before_its_expiry(
     issuer_factory: IssuerFactory, monkeypatch: pytest.MonkeyPatch, lifetime: object, good_for: float
 ) -> None:
     clock = SimpleNamespace(now=1000.0)
@@ -138,7 +138,7 @@ async def test_a_token_is_kept_until_the_margin_before_its_expiry(
     assert await client.token() == issuer.tokens[1]
 
 
-async def test_a_renewed_token_is_fetched_anew(issuer: Issuer) -> None:
+async def test_after_renew_a_new_token_is_fetched(issuer: Issuer) -> None:
     client = client_of(issuer)
     await client.token()
     assert await client.renew() is True
@@ -175,7 +175,7 @@ async def test_a_renewed_token_is_fetched_anew(issuer: Issuer) -> None:
         (HANGS, IssuerUnavailable, "does not answer within 2 s"),
     ],
 )
-async def test_what_the_token_endpoint_says_is_final_or_may_pass(
+async def test_responses_of_the_token_endpoint_are_refusals_or_retried(
     issuer: Issuer, answer: Answer, kind: type[CredentialsError], words: str
 ) -> None:
     issuer.answers.append(answer)
@@ -203,7 +203,7 @@ async def test_what_the_token_endpoint_says_is_final_or_may_pass(
         (HANGS, IssuerUnavailable, "does not answer within 2 s"),
     ],
 )
-async def test_what_the_discovery_document_says_is_final_or_may_pass(
+async def test_responses_with_the_discovery_document_are_refusals_or_retried(
     issuer: Issuer, answer: Answer, kind: type[CredentialsError], words: str
 ) -> None:
     if isinstance(answer.body, dict):
@@ -236,19 +236,19 @@ async def test_a_discovery_document_of_another_issuer_is_refused(
 
 
 @pytest.mark.parametrize(("configured", "stated"), [("", "/"), ("/", ""), ("/", "/")])
-async def test_one_slash_at_the_end_of_an_issuer_does_not_count(issuer: Issuer, configured: str, stated: str) -> None:
+async def test_a_slash_at_the_end_of_an_issuer_does_not_count(issuer: Issuer, configured: str, stated: str) -> None:
     issuer.discovery = Answer(body={"issuer": issuer.url + stated, "token_endpoint": issuer.url + TOKEN_PATH})
     client = ClientCredentials(issuer.url + configured, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())
     assert await client.token() == issuer.tokens[0]
 
 
-async def test_no_issuer_there_may_pass(issuer_factory: IssuerFactory) -> None:
+async def test_an_issuer_that_does_not_listen_is_retried(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory()
     issuer.port = 1
     assert "does not answer: All connection attempts failed" in await refusal(client_of(issuer), IssuerUnavailable)
 
 
-async def test_what_an_issuer_repeats_of_secrets_is_not_told(issuer: Issuer) -> None:
+async def test_secrets_that_an_issuer_repeats_are_not_in_the_message(issuer: Issuer) -> None:
     client = client_of(issuer)
     token = await client.token()
     await client.renew()
@@ -271,6 +271,6 @@ async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certi
 
 
 @pytest.mark.parametrize("issuer_url", ["http://id.example.com", "http://10.0.0.1:8080", "id.example.com", "ftp://id"])
-def test_a_secret_goes_in_the_clear_to_this_machine_only(issuer_url: str) -> None:
+def test_a_secret_is_sent_unencrypted_to_this_machine_only(issuer_url: str) -> None:
     with pytest.raises(UsageError, match="the issuer"):
         ClientCredentials(issuer_url, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())

@@ -1,4 +1,4 @@
-"""An issuer that sends anything at all: memory and time stay bounded, and the app tries again."""
+"""An issuer that sends anything at all: memory and time stay limited, and the app retries."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ places = pytest.mark.parametrize("place", ["discovery", "token"])
 
 
 @places
-async def test_a_compressed_answer_is_decompressed_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
+async def test_a_compressed_response_is_decompressed_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
     answer = Answer(body=bomb(), headers=(("Content-Encoding", "gzip"),))
     assert "more than 1 MiB" in await unavailable(issuer, place, answer)
 
 
 @places
-async def test_a_long_answer_is_read_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
+async def test_a_long_response_is_read_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
     assert "more than 1 MiB" in await unavailable(issuer, place, Answer(body=b" " * (MAX_BYTES + 1)))
 
 
 @places
-async def test_an_answer_as_long_as_the_limit_is_read(issuer: Issuer, place: str) -> None:
+async def test_a_response_as_long_as_the_limit_is_read(issuer: Issuer, place: str) -> None:
     raw = json.dumps(document_of(issuer)).encode()
     put(issuer, place, Answer(body=raw + b" " * (MAX_BYTES - len(raw))))
     assert await client_of(issuer).token()
@@ -82,7 +82,7 @@ async def test_an_answer_as_long_as_the_limit_is_read(issuer: Issuer, place: str
 
 @places
 @pytest.mark.parametrize("how", ["gzip", "deflate"])
-async def test_a_compressed_answer_within_the_limit_is_read(issuer: Issuer, place: str, how: str) -> None:
+async def test_a_compressed_response_within_the_limit_is_read(issuer: Issuer, place: str, how: str) -> None:
     raw = json.dumps(document_of(issuer)).encode()
     compress: Callable[[bytes], bytes] = gzip.compress if how == "gzip" else zlib.compress
     put(issuer, place, Answer(body=compress(raw), headers=(("Content-Encoding", how),)))
@@ -117,7 +117,7 @@ async def test_a_compressed_answer_within_the_limit_is_read(issuer: Issuer, plac
     ],
     ids=range(20),
 )
-async def test_an_answer_that_cannot_be_read_may_pass(
+async def test_an_unreadable_response_is_retried(
     issuer: Issuer, place: str, body: bytes, headers: tuple[tuple[str, str], ...]
 ) -> None:
     await unavailable(issuer, place, Answer(body=body, headers=headers))
@@ -128,7 +128,7 @@ ODD = [None, True, 7, -1, 1.5, "", "text", [], [1], {}, {"a": 1}, "\ud800", "\x0
 
 @pytest.mark.parametrize("key", ["issuer", "token_endpoint", "token_endpoint_auth_methods_supported"])
 @pytest.mark.parametrize("value", ODD, ids=repr)
-async def test_any_value_in_a_discovery_document_is_a_token_a_refusal_or_may_pass(
+async def test_any_value_in_a_discovery_document_is_a_token_a_refusal_or_retried(
     issuer: Issuer, key: str, value: object
 ) -> None:
     issuer.discovery = Answer(body=document_of(issuer) | {key: value})
@@ -138,25 +138,27 @@ async def test_any_value_in_a_discovery_document_is_a_token_a_refusal_or_may_pas
 
 @pytest.mark.parametrize("key", ["access_token", "expires_in", "expires_at", "token_type", "error"])
 @pytest.mark.parametrize("value", ODD, ids=repr)
-async def test_any_value_in_the_answer_of_the_token_endpoint_too(issuer: Issuer, key: str, value: object) -> None:
+async def test_any_value_in_a_response_of_the_token_endpoint_is_a_token_a_refusal_or_retried(
+    issuer: Issuer, key: str, value: object
+) -> None:
     issuer.answers.append(Answer(400 if key == "error" else 200, document_of(issuer) | {key: value}))
     with suppress(IssuerUnavailable, CredentialsRefused):
         assert await client_of(issuer).token()
 
 
 @pytest.mark.parametrize("lifetime", [True, False, -1, "nan", "-inf", "inf", "soon", [1], {"a": 1}])
-async def test_a_lifetime_that_is_no_number_of_seconds_may_pass(issuer: Issuer, lifetime: object) -> None:
+async def test_a_lifetime_that_is_not_a_number_of_seconds_is_retried(issuer: Issuer, lifetime: object) -> None:
     answer = Answer(body=document_of(issuer) | {"expires_in": lifetime})
     assert "expires_in" in await unavailable(issuer, "token", answer)
 
 
-async def test_a_token_that_no_server_takes_in_a_header_may_pass(issuer: Issuer) -> None:
+async def test_a_token_that_no_server_accepts_in_a_header_is_retried(issuer: Issuer) -> None:
     answer = Answer(body=document_of(issuer) | {"access_token": "a" * 100_000})
     assert "without an access_token" in await unavailable(issuer, "token", answer)
 
 
 @places
-async def test_an_answer_that_comes_byte_by_byte_is_given_up(issuer: Issuer, place: str) -> None:
+async def test_a_response_that_arrives_byte_by_byte_times_out(issuer: Issuer, place: str) -> None:
     answer = Answer(drips=True)
     assert "does not answer within 2 s" in await unavailable(issuer, place, answer, seconds=2)
 

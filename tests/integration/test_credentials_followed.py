@@ -1,4 +1,4 @@
-"""Tokens on the wire: those that are refused, renewed once, or final, as an app's follower goes through them."""
+"""Tokens of a follower: refused, renewed once, or a final refusal."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def last_error(url: str) -> object:
 # A client's tokens
 
 
-async def test_a_refused_token_is_fetched_anew_and_nothing_is_missed(
+async def test_after_a_refused_token_a_new_one_is_fetched_and_no_event_is_missed(
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
@@ -102,7 +102,7 @@ async def test_a_refused_token_is_fetched_anew_and_nothing_is_missed(
     assert {asked.pairs["resource"] for asked in issuer.forms} == {simulator.address}
 
 
-async def test_one_token_serves_many_dials(database_url: str, simulator: Simulator, issuer: Issuer) -> None:
+async def test_one_token_is_used_for_many_calls(database_url: str, simulator: Simulator, issuer: Issuer) -> None:
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=10, times=3))
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
         await stored(follower, EVENTS)
@@ -121,7 +121,7 @@ async def test_a_token_refused_again_after_its_renewal_is_final(
     assert await last_error(database_url) == said
 
 
-async def test_a_renewal_counts_anew_once_a_token_was_taken(
+async def test_a_token_may_be_renewed_again_once_one_was_accepted(
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
@@ -135,7 +135,7 @@ async def test_a_renewal_counts_anew_once_a_token_was_taken(
     assert len(issuer.forms) == 4
 
 
-async def test_a_renewal_counts_anew_on_a_stream_that_brings_nothing_too(
+async def test_a_token_may_be_renewed_again_after_a_stream_without_events_too(
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
     waits = QUICK.model_copy(update={"healthy_after": 0.05})
@@ -164,7 +164,7 @@ async def settled(url: str) -> None:
         await until(clear, "a stream without an error")
 
 
-async def test_an_issuer_that_is_down_is_waited_for(
+async def test_an_issuer_that_is_down_is_retried(
     database_url: str, simulator: Simulator, issuer_factory: IssuerFactory
 ) -> None:
     down = await issuer_factory()
@@ -197,7 +197,7 @@ async def test_a_fixed_token_that_is_refused_is_final_at_once(database_url: str,
     assert len(simulator.calls) == 1
 
 
-async def test_a_refused_token_of_a_file_is_read_anew_once(
+async def test_after_a_refused_token_the_file_is_read_again_once(
     database_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
@@ -242,7 +242,7 @@ async def test_a_fixed_token_can_not_be_renewed() -> None:
 
 
 @pytest.mark.parametrize("token", ["", " ", "one\n", " one", "two words", "two\nlines", "tök"])
-def test_what_can_not_be_a_token_is_a_configuration_error(token: str) -> None:
+def test_a_text_that_can_not_be_a_token_is_a_usage_error(token: str) -> None:
     with pytest.raises(UsageError, match="the token is not valid") as caught:
         FixedToken(token)
     assert not token.strip() or token not in str(caught.value)

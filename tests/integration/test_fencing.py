@@ -1,4 +1,4 @@
-"""A follower moves its cursor only from what it committed last itself, in a log that still has it."""
+"""A follower moves its cursor only from its own last commit, in a log that still has it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Moves:
 
 
 @both_ways
-async def test_each_move_goes_on_from_the_one_before(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
+async def test_each_move_starts_from_the_last_one(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
     await store.follow(conn)
     moves = Moves()
     for number in range(1, 4):
@@ -52,7 +52,7 @@ async def test_each_move_goes_on_from_the_one_before(appender: Appender, conn: A
 
 @both_ways
 @pytest.mark.parametrize("batch", ["events", "garbage alone"])
-async def test_a_log_without_the_last_commit_takes_nothing_more(
+async def test_a_log_without_the_last_commit_accepts_nothing_more(
     appender: Appender, conn: AsyncConnection, probing: bool, batch: str
 ) -> None:
     await store.follow(conn)
@@ -73,9 +73,7 @@ async def test_a_log_without_the_last_commit_takes_nothing_more(
     assert await store.kept(conn) == []
 
 
-async def test_another_follower_of_the_same_epoch_is_not_taken_for_this_one(
-    appender: Appender, conn: AsyncConnection
-) -> None:
+async def test_another_follower_of_the_same_epoch_is_told_apart(appender: Appender, conn: AsyncConnection) -> None:
     """After a failover another process may get the epoch that this one had: only the tokens tell them apart."""
     await store.follow(conn)
     moves = Moves()
@@ -86,14 +84,14 @@ async def test_another_follower_of_the_same_epoch_is_not_taken_for_this_one(
         await appender.append(made(1), cursor=moves.to(None))
 
 
-async def test_an_epoch_that_fell_is_a_log_that_went_back(appender: Appender, conn: AsyncConnection) -> None:
+async def test_a_lower_epoch_means_that_the_database_lost_events(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
     move = CursorMove(APP, 2, None, new_token(), after=5)
     with pytest.raises(CommitsLost):
         await appender.append(made(1), cursor=move)
 
 
-async def test_a_cursor_that_is_gone_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
+async def test_a_removed_cursor_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
     with pytest.raises(LeadershipLost, match="its cursor was deleted") as caught:
         await appender.append(made(1), cursor=Moves(after=5).to(None))
     assert not isinstance(caught.value, CommitsLost)
@@ -176,7 +174,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
     assert len(await store.positions(conn)) == 5
 
 
-async def test_a_writer_ends_when_the_log_went_back(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_writer_ends_when_the_database_lost_its_events(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
     buffer, heads = Buffer(), KnownHeads()
     held = await lease_of(conn)
@@ -201,14 +199,14 @@ async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
     return heads
 
 
-async def test_a_log_that_is_whole_is_not_recorded(appender: Appender, conn: AsyncConnection) -> None:
+async def test_nothing_is_recorded_while_no_event_is_lost(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
     assert await KnownHeads().find_lost(conn, APP) is None
     assert await (await remembered(appender, 3, 2)).find_lost(conn, APP) is None
     assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
 
 
-async def test_what_was_lost_is_recorded_once_with_its_positions(appender: Appender, conn: AsyncConnection) -> None:
+async def test_lost_events_are_recorded_once_with_their_positions(appender: Appender, conn: AsyncConnection) -> None:
     await store.follow(conn)
     heads = await remembered(appender, 3, 2, 4, 1)
     await store.lose_events(conn, 6)  # inside the third batch
@@ -229,7 +227,7 @@ async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appende
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=5, last_kept=3)
 
 
-async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
+async def test_a_database_without_any_remembered_event_lost_everything(
     appender: Appender, conn: AsyncConnection
 ) -> None:
     heads = await remembered(appender, 3)
@@ -238,7 +236,7 @@ async def test_a_database_without_any_of_it_has_gone_back_to_the_beginning(
     assert await store.value(conn, "SELECT jsonb_array_length(went_back) FROM eventstore.cursors") == 1
 
 
-async def test_a_process_that_committed_nothing_notices_what_it_saw_stored(
+async def test_a_process_that_committed_nothing_notices_lost_events_that_it_saw(
     appender: Appender, conn: AsyncConnection
 ) -> None:
     await appender.append(made(20))
@@ -249,7 +247,7 @@ async def test_a_process_that_committed_nothing_notices_what_it_saw_stored(
     assert heads.last == 14
 
 
-async def test_it_is_noticed_before_the_app_is_taken(
+async def test_lost_events_are_noticed_before_the_lease_is_acquired(
     database_url: str, appender: Appender, conn: AsyncConnection
 ) -> None:
     """Also by a process that stands by: another may have taken the app over, and knows nothing of what was lost."""

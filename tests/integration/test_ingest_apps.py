@@ -1,4 +1,4 @@
-"""Several apps: one refused and the others going on, one stream given to two, and two processes for one."""
+"""Several apps in one process, two apps of one stream, and two processes for one app."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.following import follower, following, ingest, log_of, payloads, quick
 from tests.store import CHAT, PCS
 
 
-async def test_several_apps_are_followed_at_once_and_one_that_is_refused_ends_alone(
+async def test_several_apps_are_followed_at_once_and_a_refused_one_ends_alone(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     logs = [log_of(20, ago=3600 * hours) for hours in (1, 2, 3)]
@@ -39,7 +39,9 @@ async def test_several_apps_are_followed_at_once_and_one_that_is_refused_ends_al
     assert await stored(conn, "bad") == payloads(logs[2][:5], CHAT)
 
 
-async def test_it_is_idle_when_all_that_live_are(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_an_ingest_is_idle_when_all_running_apps_are(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     good, bad = await simulator_factory(log_of(5)), await simulator_factory()
     bad.inject(Fault(FaultKind.NOT_FOUND))
     outcome = await ingest(
@@ -48,7 +50,7 @@ async def test_it_is_idle_when_all_that_live_are(database_url: str, simulator_fa
     assert (outcome.stored, list(outcome.refused)) == (5, ["bad"])
 
 
-async def test_until_idle_it_ends_by_itself_once_all_are_refused(
+async def test_until_idle_ends_once_all_apps_are_refused(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory()
@@ -59,7 +61,7 @@ async def test_until_idle_it_ends_by_itself_once_all_are_refused(
     assert sorted(outcome.refused) == ["a", "b"]
 
 
-async def test_one_stream_given_to_two_apps_ends_the_second_and_writes_nothing_for_it(
+async def test_of_two_apps_of_one_stream_the_second_is_refused_and_writes_nothing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(10)
@@ -104,9 +106,7 @@ async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
     assert sum(line["event"] == "standing by" for line in logs) == 1
 
 
-async def test_one_that_stands_by_ends_when_it_is_told_to(
-    database_url: str, simulator_factory: SimulatorFactory
-) -> None:
+async def test_a_follower_that_stands_by_can_be_stopped(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     first, second = (follower(database_url, simulator.address) for _ in range(2))
     with capture_logs() as logs:
@@ -118,7 +118,7 @@ async def test_one_that_stands_by_ends_when_it_is_told_to(
     assert (outcome.stored, outcome.uncommitted, outcome.refused) == (0, (), {})
 
 
-async def test_an_error_of_ours_in_one_app_ends_that_app_alone(
+async def test_a_bug_that_hits_one_app_ends_that_app_alone(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     class Broken:
@@ -139,7 +139,7 @@ async def test_an_error_of_ours_in_one_app_ends_that_app_alone(
     assert any("test_ingest_apps.py" in place for place in line["where"])
 
 
-async def test_what_was_received_and_lost_with_the_database_is_said(
+async def test_apps_with_uncommitted_events_are_named_when_the_database_is_lost(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     """Also when the app's lock went with it: nobody else follows it, as far as is known."""

@@ -1,4 +1,4 @@
-"""Before anything is stored: where a stream begins, and what is made of an upstream that can't replay from there."""
+"""First contact: where a stream starts, and what happens if the upstream can't replay from there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def days_old(*days: float) -> list[SimulatedEvent]:
     return [log_of(1, ago=days_ago * DAY)[0] for days_ago in days]
 
 
-async def holes_of(conn: AsyncConnection) -> list[dict[str, Any]]:
+async def gaps_of(conn: AsyncConnection) -> list[dict[str, Any]]:
     found = (await row_of(conn))["holes"]
     assert isinstance(found, list)
     return found
@@ -46,7 +46,7 @@ def sent_to(simulator: Simulator) -> list[str | None]:
     return [call.after_event_id for call in simulator.calls]
 
 
-async def test_since_7d_brings_what_the_window_still_has(
+async def test_since_7d_receives_what_the_replay_window_still_has(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = days_old(6.9, 3, 0.1)
@@ -54,14 +54,14 @@ async def test_since_7d_brings_what_the_window_still_has(
     with capture_logs() as logs:
         await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
     assert await stored(conn) == payloads(log, PCS)
-    assert await holes_of(conn) == []
+    assert await gaps_of(conn) == []
     assert lies_back(sent_to(simulator)[0], REPLAY_WINDOW)
     (said,) = [line for line in logs if "since" in line["event"]]
     assert (said["log_level"], said["app"]) == ("warning", APP)
     assert said["asked"] < said["starting_at"]
 
 
-async def test_a_since_beyond_the_window_is_sent_as_it_is_where_no_window_is_known(
+async def test_a_since_of_any_age_is_sent_unchanged_to_a_contract_without_a_replay_window(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = days_old(300, 3)
@@ -74,7 +74,7 @@ async def test_a_since_beyond_the_window_is_sent_as_it_is_where_no_window_is_kno
     assert not [line for line in logs if "since" in line["event"]]
 
 
-async def test_where_the_contract_is_found_out_each_is_asked_within_its_own_window(
+async def test_while_the_contract_is_unknown_each_is_called_within_its_own_window(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = days_old(6.9, 3)
@@ -84,7 +84,7 @@ async def test_where_the_contract_is_found_out_each_is_asked_within_its_own_wind
     assert lies_back(sent_to(simulator)[-1], REPLAY_WINDOW)
 
 
-async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_recorded_once(
+async def test_if_the_platform_s_clock_is_ahead_a_later_event_id_is_sent_and_one_gap_is_recorded(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     """Its window begins two hours after ours does: only what lies before that is lost."""
@@ -95,18 +95,18 @@ async def test_a_platform_whose_clock_is_ahead_is_asked_for_less_and_the_gap_is_
     first, second = sent_to(simulator)
     assert lies_back(first, REPLAY_WINDOW)
     assert lies_back(second, RETRY_WINDOW)
-    (hole,) = await holes_of(conn)
-    assert (hole["lower"], hole["upper"]) == (first, second)
+    (gap,) = await gaps_of(conn)
+    assert (gap["lower"], gap["upper"]) == (first, second)
 
 
-async def test_a_window_that_is_much_shorter_costs_one_gap_and_goes_on_at_the_live_edge(
+async def test_a_much_shorter_window_makes_one_gap_and_the_stream_continues_at_the_live_edge(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(days_old(0.5), SimulatorSettings(replay_window=60))
 
     async def is_at_the_live_edge() -> bool:
-        holes = await holes_of(conn)
-        return bool(holes) and lies_back(holes[-1]["upper"], timedelta(0))
+        gaps = await gaps_of(conn)
+        return bool(gaps) and lies_back(gaps[-1]["upper"], timedelta(0))
 
     for start in range(1, 4):
         one = follower(database_url, simulator.address, contract=PCS, since=since("7d"))
@@ -114,19 +114,19 @@ async def test_a_window_that_is_much_shorter_costs_one_gap_and_goes_on_at_the_li
             await simulator.wait_for_calls(2 * start)
             await store.until(is_at_the_live_edge, "the live edge")
             await running.stop()
-        assert len(await holes_of(conn)) == 1
+        assert len(await gaps_of(conn)) == 1
     sent = sent_to(simulator)
     assert [lies_back(event_id, REPLAY_WINDOW) for event_id in sent] == [True, False] * 3
     assert lies_back(sent[1], RETRY_WINDOW)
-    assert sent[3] == sent[5] == (await holes_of(conn))[0]["upper"]
+    assert sent[3] == sent[5] == (await gaps_of(conn))[0]["upper"]
     (new,) = log_of(1, ago=0)
     await simulator.append(new)
     await ingest(follower(database_url, simulator.address, contract=PCS))
     assert await stored(conn) == payloads([new], PCS)
-    assert len(await holes_of(conn)) == 1
+    assert len(await gaps_of(conn)) == 1
 
 
-async def test_first_contact_is_made_anew_at_every_start_while_nothing_is_stored(
+async def test_first_contact_is_repeated_at_every_start_while_nothing_is_stored(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     empty = await simulator_factory()
@@ -141,27 +141,27 @@ async def test_a_gap_that_an_older_version_recorded_before_anything_was_stored_i
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     lower, upper = (wire.ulid_at(datetime.now(UTC) - timedelta(days=days)) for days in (8, 1))
-    hole = {"lower": lower, "upper": upper, "noticed_at": datetime.now(UTC).isoformat(), "detail": "old", "position": 0}
+    gap = {"lower": lower, "upper": upper, "noticed_at": datetime.now(UTC).isoformat(), "detail": "old", "position": 0}
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, contract, epoch, holes) VALUES (%s, %s, 1, %s)",
-        [APP, PCS.value, Jsonb([hole])],
+        [APP, PCS.value, Jsonb([gap])],
     )
     log = days_old(5, 0.5)
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
     assert await stored(conn) == payloads(log, PCS)
-    (left,) = await holes_of(conn)
-    assert left == {**hole, "upper": sent_to(simulator)[0]}
+    (left,) = await gaps_of(conn)
+    assert left == {**gap, "upper": sent_to(simulator)[0]}
 
 
-async def test_a_gap_before_which_something_is_stored_is_not_asked_for_again(
+async def test_a_gap_after_stored_events_is_not_requested_again(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(days_old(0.1))
     await ingest(follower(database_url, before.address, contract=PCS))
     simulator = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
-    (hole,) = await holes_of(conn)
+    (gap,) = await gaps_of(conn)
     again = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, again.address, contract=PCS, since=since("7d")))
-    assert sent_to(again) == [hole["upper"]]
+    assert sent_to(again) == [gap["upper"]]

@@ -1,4 +1,4 @@
-"""``--until-idle``: what time counts, what doesn't, and how it ends."""
+"""``--until-idle``: which time counts as idle, and how the run ends."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ async def still_runs(running: Running) -> bool:
     return not running._task.done()
 
 
-async def test_a_stream_on_which_nothing_ever_comes_is_idle(
-    database_url: str, simulator_factory: SimulatorFactory
-) -> None:
+async def test_a_stream_without_any_event_is_idle(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory([], SimulatorSettings(keep_alive=0.01))
     outcome = await ingest(follower(database_url, simulator.address, contract=PCS), until_idle=SHORT)
     assert (outcome.stored, outcome.refused, outcome.uncommitted) == (0, {}, ())
 
 
-async def test_all_that_is_there_is_stored_before_it_counts(
+async def test_all_events_of_the_upstream_are_stored_before_the_idle_time_counts(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3_000))
@@ -42,7 +40,7 @@ async def test_all_that_is_there_is_stored_before_it_counts(
     assert (outcome.stored, outcome.uncommitted) == (3_000, ())
 
 
-async def test_duplicates_don_t_hold_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_duplicates_do_not_delay_the_end(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(5), SimulatorSettings(keep_alive=0.01))
     one = follower(database_url, simulator.address, contract=PCS)
 
@@ -60,7 +58,7 @@ async def test_duplicates_don_t_hold_it_up(database_url: str, simulator_factory:
     assert outcome.duplicates > 0
 
 
-async def test_a_stream_that_ended_normally_counts_as_there(
+async def test_a_stream_that_ended_normally_counts_as_open(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3), SimulatorSettings(end_at_log_end=True))
@@ -70,7 +68,7 @@ async def test_a_stream_that_ended_normally_counts_as_there(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
-async def test_time_without_a_connection_doesn_t_count(
+async def test_time_without_a_connection_does_not_count(
     database_url: str, simulator_factory: SimulatorFactory, seconds: float
 ) -> None:
     simulator = await simulator_factory()
@@ -85,7 +83,9 @@ async def test_time_without_a_connection_doesn_t_count(
     assert (outcome.refused, outcome.uncommitted) == ({}, ())
 
 
-async def test_a_stream_that_failed_is_not_there(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_a_stream_that_failed_does_not_count_as_open(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     simulator = await simulator_factory(log_of(3))
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=3, times=1))
     waits = quick(backoff_first=60, backoff_cap=60)
@@ -97,7 +97,7 @@ async def test_a_stream_that_failed_is_not_there(database_url: str, simulator_fa
             assert await still_runs(running)
 
 
-async def test_a_database_outage_doesn_t_count(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_a_database_outage_does_not_count(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     async with TcpProxy(*target_of(database_url)) as proxy:
         one = follower(through(database_url, proxy.port), simulator.address, waits=quick(leader_heartbeat=0.02))
@@ -115,7 +115,7 @@ async def test_a_database_outage_doesn_t_count(database_url: str, simulator_fact
     assert (outcome.stored, outcome.uncommitted) == (3, ())
 
 
-async def test_what_is_not_committed_yet_holds_it_up(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_uncommitted_events_delay_the_end(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
     async with store.connection(database_url) as conn:
@@ -131,7 +131,7 @@ async def test_what_is_not_committed_yet_holds_it_up(database_url: str, simulato
     assert (outcome.stored, outcome.uncommitted) == (3, ())
 
 
-async def test_a_stop_while_the_database_is_away_says_whose_events_are_uncommitted(
+async def test_a_stop_while_the_database_is_unavailable_names_the_apps_with_uncommitted_events(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3))
@@ -144,7 +144,7 @@ async def test_a_stop_while_the_database_is_away_says_whose_events_are_uncommitt
             assert (await running.stop()).uncommitted == ("app",)
 
 
-async def test_what_was_received_is_committed_before_a_stop(
+async def test_received_events_are_committed_before_a_stop(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(2_000), SimulatorSettings(rate=4_000))

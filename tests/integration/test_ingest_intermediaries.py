@@ -1,4 +1,4 @@
-"""Intermediaries that answer instead of the platform: after a stream has worked, nothing they say ends an app."""
+"""Proxies that answer instead of the platform: once a stream has worked, none of their answers ends an app."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPLIES: dict[str, list[Reply]] = {
 
 
 @pytest.mark.parametrize("kind", REPLIES)
-async def test_once_a_stream_has_worked_it_is_dialled_again(
+async def test_once_a_stream_has_worked_their_answers_are_retried(
     database_url: str, conn: AsyncConnection, kind: str
 ) -> None:
     tokens = Tokens("only", renewable=False)
@@ -66,7 +66,7 @@ async def test_once_a_stream_has_worked_it_is_dialled_again(
         (404, "answered HTTP 404 without a gRPC status"),
     ],
 )
-async def test_at_first_contact_they_are_a_refusal(database_url: str, status: int, words: str) -> None:
+async def test_at_first_contact_their_answers_are_a_refusal(database_url: str, status: int, words: str) -> None:
     async with scripted(stays(*MESSAGES)) as upstream, in_front_of(upstream.port) as front:
         front.replies = [http2(status)] * 3
         outcome = await ingest(follower(database_url, front.address), until_idle=60)
@@ -113,7 +113,7 @@ async def test_a_token_is_renewed_once_when_a_gateway_refuses_it_by_http(
 
 
 @pytest.mark.parametrize("by_issuer", [True, False])
-async def test_an_http_status_of_the_issuer_s_proxy_passes_too_once_a_stream_has_worked(
+async def test_an_http_status_of_the_issuer_s_proxy_is_retried_too_once_a_stream_has_worked(
     database_url: str, by_issuer: bool
 ) -> None:
     tokens = Tokens("first")

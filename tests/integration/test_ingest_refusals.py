@@ -1,4 +1,4 @@
-"""Ingest, refused or put off: what ends an app for good, what is tried again, and after how long."""
+"""Refusals and retries: what ends an app, what is retried, and after how long."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Tokens:
 
 
 @pytest.mark.parametrize("code", FINAL, ids=lambda code: code.name)
-async def test_a_final_status_ends_the_app_with_a_sentence_and_what_came_before_is_committed(
+async def test_a_final_status_ends_the_app_with_a_sentence_and_earlier_events_are_committed(
     database_url: str, conn: AsyncConnection, code: grpc.StatusCode
 ) -> None:
     async with scripted(ends(code, *MESSAGES[:3], said="because of 12300000001")) as upstream:
@@ -81,7 +81,7 @@ async def test_a_final_status_ends_the_app_with_a_sentence_and_what_came_before_
     assert (await row_of(conn))["error"] == sentence
 
 
-async def test_every_transient_status_is_dialled_again(database_url: str, conn: AsyncConnection, slept: Slept) -> None:
+async def test_every_transient_status_is_retried(database_url: str, conn: AsyncConnection, slept: Slept) -> None:
     scripts = [ends(code) for code in sorted(TRANSIENT, key=str)]
     async with scripted(*scripts, stays(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address))
@@ -101,7 +101,7 @@ async def test_every_transient_status_is_dialled_again(database_url: str, conn: 
         (("retry-after", "0"), None),
     ],
 )
-async def test_what_the_upstream_asks_to_wait_is_waited(
+async def test_the_wait_that_the_upstream_asks_for_is_respected(
     database_url: str, slept: Slept, trailing: tuple[str, str], waited: float | None
 ) -> None:
     async with scripted(ends(Status.RESOURCE_EXHAUSTED, trailing=[trailing]), stays(*MESSAGES)) as upstream:
@@ -111,7 +111,7 @@ async def test_what_the_upstream_asks_to_wait_is_waited(
     assert wait == waited or (waited is None and wait <= 0.004)
 
 
-async def test_back_off_doubles_to_its_cap_while_dials_fail_and_begins_anew_after_a_new_event(
+async def test_the_back_off_doubles_to_its_cap_while_calls_fail_and_starts_over_after_a_new_event(
     database_url: str, slept: Slept
 ) -> None:
     waits = quick(backoff_first=1, backoff_cap=16)
@@ -125,7 +125,7 @@ async def test_back_off_doubles_to_its_cap_while_dials_fail_and_begins_anew_afte
     assert all(most / 2 <= wait <= most for wait, most in zip(slept.waits, longest, strict=True))
 
 
-async def test_a_dial_that_takes_its_time_to_fail_is_no_healthy_connection(database_url: str, slept: Slept) -> None:
+async def test_a_call_that_fails_slowly_is_not_a_healthy_connection(database_url: str, slept: Slept) -> None:
     async with scripted(stays()) as upstream:
         address = upstream.address
     waits = quick(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
@@ -135,14 +135,14 @@ async def test_a_dial_that_takes_its_time_to_fail_is_no_healthy_connection(datab
     assert all(later > earlier for earlier, later in pairwise(slept.waits[:6]))
 
 
-async def test_a_stream_that_stood_for_long_enough_was_healthy(database_url: str, slept: Slept) -> None:
+async def test_a_stream_that_was_open_long_enough_was_healthy(database_url: str, slept: Slept) -> None:
     waits = quick(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
     async with scripted(*[ends(Status.UNAVAILABLE)] * 6, stays(*MESSAGES)) as upstream:
         await ingest(follower(database_url, upstream.address, waits=waits))
     assert all(wait <= 1 for wait in slept.waits)
 
 
-async def test_normal_ends_are_backed_off_too_but_not_for_long(database_url: str, slept: Slept) -> None:
+async def test_there_is_a_short_back_off_after_normal_ends_too(database_url: str, slept: Slept) -> None:
     waits = quick(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
     async with scripted(*[ends(Status.OK)] * 5, stays(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
@@ -151,7 +151,7 @@ async def test_normal_ends_are_backed_off_too_but_not_for_long(database_url: str
     assert [wait <= 2 for wait in slept.waits] == [True] * 5
 
 
-async def test_a_refused_token_is_renewed_once_and_taken(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_refused_token_is_renewed_once_and_accepted(database_url: str, conn: AsyncConnection) -> None:
     tokens = Tokens("old", "new")
     async with scripted(ends(Status.UNAUTHENTICATED), stays(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, tokens=tokens))
@@ -169,7 +169,7 @@ async def test_a_token_refused_twice_ends_the_app(database_url: str, conn: Async
     assert (await row_of(conn))["error"] == outcome.refused[APP]
 
 
-async def test_a_token_that_can_t_be_renewed_is_not_tried_twice(database_url: str) -> None:
+async def test_a_token_that_can_not_be_renewed_is_not_sent_twice(database_url: str) -> None:
     async with scripted(ends(Status.UNAUTHENTICATED)) as upstream:
         outcome = await ingest(
             follower(database_url, upstream.address, tokens=Tokens("only", renewable=False)), until_idle=60
@@ -178,7 +178,7 @@ async def test_a_token_that_can_t_be_renewed_is_not_tried_twice(database_url: st
     assert len(upstream.asked) == 1
 
 
-async def test_a_transient_failure_in_between_gives_no_further_try(database_url: str) -> None:
+async def test_a_transient_failure_in_between_allows_no_further_renewal(database_url: str) -> None:
     tokens = Tokens("a", "b", "c")
     refused = ends(Status.UNAUTHENTICATED)
     async with scripted(refused, ends(Status.UNAVAILABLE), refused) as upstream:
@@ -187,7 +187,7 @@ async def test_a_transient_failure_in_between_gives_no_further_try(database_url:
     assert [asked.token for asked in upstream.asked][-1] == "b"
 
 
-async def test_each_token_that_was_taken_may_be_refused_later(database_url: str, conn: AsyncConnection) -> None:
+async def test_each_token_that_was_accepted_may_be_refused_later(database_url: str, conn: AsyncConnection) -> None:
     cut_at_once = [ends(Status.UNAUTHENTICATED, message) for message in MESSAGES[:4]]
     tokens = Tokens(*"abcde")
     async with scripted(*cut_at_once, stays(*MESSAGES)) as upstream:
@@ -196,7 +196,7 @@ async def test_each_token_that_was_taken_may_be_refused_later(database_url: str,
     assert sorted(await stored(conn)) == sorted(MESSAGES)
 
 
-async def test_an_issuer_that_refuses_ends_the_app_and_one_that_is_away_is_waited_for(database_url: str) -> None:
+async def test_an_issuer_that_refuses_ends_the_app_and_an_unavailable_one_is_retried(database_url: str) -> None:
     async with scripted(stays(*MESSAGES)) as upstream:
         away = Tokens(IssuerUnavailable("away"), IssuerUnavailable("away"), "token")
         assert (await ingest(follower(database_url, upstream.address, tokens=away))).stored == len(MESSAGES)
@@ -205,7 +205,7 @@ async def test_an_issuer_that_refuses_ends_the_app_and_one_that_is_away_is_waite
     assert outcome.refused == {APP: "the issuer refuses the client"}
 
 
-async def test_a_message_beyond_what_grpc_takes_is_no_end(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_message_above_grpc_s_size_limit_does_not_end_the_app(database_url: str, conn: AsyncConnection) -> None:
     large = wire.event(MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20)))  # gRPC's own limit is 4 MiB
     async with scripted(ends(Status.OK, wire.frame(large)), stays()) as upstream:
         await ingest(follower(database_url, upstream.address, contract=PCS), until_idle=3)

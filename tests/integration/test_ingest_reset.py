@@ -1,4 +1,4 @@
-"""A cursor that people reset: the stream begins where they say, what is stored comes again and changes nothing."""
+"""``cursor reset``: the stream starts where the reset says; stored events are received again and change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cursor_at(seconds_ago: float) -> str:
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_a_reset_brings_what_was_passed_over_and_stores_nothing_twice(
+async def test_a_reset_receives_events_that_were_missed_and_stores_nothing_twice(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     log = log_of(40, spacing_ms=60_000, ago=2 * HOUR)
@@ -48,7 +48,7 @@ async def test_a_reset_brings_what_was_passed_over_and_stores_nothing_twice(
     assert (await row_of(conn))["cursor"] == log[-1].event_id
 
 
-async def test_a_reset_without_a_time_begins_where_a_first_contact_does(
+async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3))
@@ -64,7 +64,7 @@ async def test_a_reset_without_a_time_begins_where_a_first_contact_does(
     assert await count_of(conn) == 3
 
 
-async def test_a_replay_that_is_cut_on_every_dial_gets_to_its_end(
+async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(30, spacing_ms=10_000, ago=HOUR)
@@ -83,7 +83,7 @@ async def test_a_replay_that_is_cut_on_every_dial_gets_to_its_end(
 
 
 @pytest.mark.parametrize("among", ["a late event", "an id that can't be stored"])
-async def test_a_process_that_starts_during_a_replay_passes_over_nothing(
+async def test_a_process_that_starts_during_a_replay_misses_nothing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, among: str
 ) -> None:
     """The replay brings the last event early, or a message with an id of now; then another process goes on."""
@@ -101,7 +101,7 @@ async def test_a_process_that_starts_during_a_replay_passes_over_nothing(
     assert set(await stored(conn)) == set(payloads(log, CHAT))
 
 
-async def test_an_import_leaves_a_reset_as_it_is(
+async def test_an_import_does_not_change_a_reset(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, tmp_path: Path
 ) -> None:
     log = log_of(40, spacing_ms=10_000, ago=HOUR)
@@ -116,7 +116,7 @@ async def test_an_import_leaves_a_reset_as_it_is(
     assert await count_of(conn) == 40
 
 
-async def test_once_something_new_is_stored_the_stream_goes_on_from_there(
+async def test_once_a_new_event_is_stored_the_stream_resumes_there(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(4, ago=HOUR)
@@ -131,7 +131,7 @@ async def test_once_something_new_is_stored_the_stream_goes_on_from_there(
     assert await count_of(conn) == 5
 
 
-async def test_a_reset_beyond_the_replay_window_is_moved_inside_it(
+async def test_a_reset_before_the_replay_window_is_moved_into_it(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(3, ago=HOUR)
@@ -143,7 +143,7 @@ async def test_a_reset_beyond_the_replay_window_is_moved_inside_it(
     assert (await row_of(conn))["holes"] == []
 
 
-async def test_gaps_stay_and_one_that_comes_later_ends_the_reset(
+async def test_gaps_stay_and_a_later_gap_ends_the_reset(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300))
@@ -167,7 +167,7 @@ async def test_gaps_stay_and_one_that_comes_later_ends_the_reset(
     assert len((await row_of(conn))["holes"]) == 2
 
 
-async def test_an_app_that_is_followed_is_left_alone(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_cursor_of_a_followed_app_is_not_reset(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
     async with store.connection(database_url, "projections ingest app host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [app_lock(APP)])
@@ -188,7 +188,7 @@ async def test_a_follower_that_froze_before_a_reset_can_not_move_the_cursor_afte
     assert await count_of(conn) == 0
 
 
-async def test_what_a_forgotten_app_leaves_and_how_it_comes_back(
+async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(5, spacing_ms=10_000)
@@ -205,7 +205,7 @@ async def test_what_a_forgotten_app_leaves_and_how_it_comes_back(
     assert (await read_apps(conn))[APP].has_cursor
 
 
-async def test_what_is_planned_is_what_is_sent(
+async def test_the_shown_resume_point_is_the_one_that_is_sent(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(5, spacing_ms=10_000))

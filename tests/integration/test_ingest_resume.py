@@ -1,4 +1,4 @@
-"""Ingest, taken up again: streams cut again and again, duplicates, late and bogus ULIDs, garbage, expired cursors."""
+"""Resuming a stream: repeated cuts, duplicates, late and bogus ULIDs, garbage, expired cursors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END_AT_END = SimulatorSettings(end_at_log_end=True)
 @pytest.mark.parametrize("contract", Contract)
 @pytest.mark.parametrize("kind", [FaultKind.END, FaultKind.UNAVAILABLE])
 @pytest.mark.parametrize("disorder", [1, 7])
-async def test_a_stream_cut_on_every_dial_gets_to_its_end(
+async def test_a_stream_cut_on_every_call_gets_to_its_end(
     database_url: str,
     conn: AsyncConnection,
     simulator_factory: SimulatorFactory,
@@ -57,7 +57,7 @@ async def test_duplicates_are_counted_and_change_nothing(
     assert await stored(conn) == payloads(log, contract)
 
 
-async def test_a_second_run_takes_up_an_overlap_and_stores_only_what_is_new(
+async def test_a_second_run_resumes_with_an_overlap_and_stores_only_new_events(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(20, spacing_ms=1_000)
@@ -83,7 +83,7 @@ async def test_late_ulids_are_stored_where_they_arrive(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_other_bytes_under_a_known_id_go_to_quarantine_and_the_first_stays(
+async def test_other_bytes_under_a_stored_id_are_quarantined_and_the_first_event_stays(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     log = log_of(10)
@@ -97,7 +97,7 @@ async def test_other_bytes_under_a_known_id_go_to_quarantine_and_the_first_stays
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_garbage_goes_to_quarantine_as_it_came_and_does_not_move_the_cursor(
+async def test_garbage_is_quarantined_unchanged_and_does_not_move_the_cursor(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     log = log_of(5)
@@ -148,7 +148,7 @@ def refused(item: SimulatedEvent) -> SimulatedEvent:
     )
 
 
-async def test_a_run_of_quarantined_messages_does_not_hold_up_a_stream_that_is_cut_on_every_dial(
+async def test_a_run_of_quarantined_messages_does_not_block_a_stream_that_is_cut_on_every_call(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(20)
@@ -161,7 +161,7 @@ async def test_a_run_of_quarantined_messages_does_not_hold_up_a_stream_that_is_c
     assert {item.event_id for item in await store.kept(conn)} == {item.event_id for item in log[5:12]}
 
 
-async def test_dials_that_fail_in_between_do_not_hold_it_up_either(
+async def test_failed_calls_in_between_do_not_block_it_either(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(12)
@@ -174,7 +174,7 @@ async def test_dials_that_fail_in_between_do_not_hold_it_up_either(
     assert await stored(conn) == payloads(log, CHAT)
 
 
-async def test_a_cursor_that_expires_again_before_anything_came_is_the_same_hole(
+async def test_a_cursor_that_expires_again_before_any_event_extends_the_same_gap(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
@@ -210,7 +210,7 @@ async def test_a_clock_that_is_behind_the_platform_s_loses_nothing(
 
 @pytest.mark.parametrize("contract", Contract)
 @pytest.mark.parametrize("after", [1, 4])
-async def test_a_bogus_future_ulid_is_stored_and_nothing_behind_it_is_missed(
+async def test_a_bogus_future_ulid_is_stored_and_no_event_after_it_is_missed(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract, after: int
 ) -> None:
     log = log_of(8)
@@ -228,7 +228,7 @@ async def test_a_bogus_future_ulid_is_stored_and_nothing_behind_it_is_missed(
     assert bogus.event_id not in {call.after_event_id for call in simulator.calls}
 
 
-async def test_a_bogus_future_ulid_that_comes_first_of_all_is_not_sent_either(
+async def test_a_bogus_future_ulid_as_the_first_event_is_not_sent_either(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     bogus = entry(wire.ulid_at(datetime(9000, 1, 1, tzinfo=UTC)))
@@ -244,7 +244,7 @@ async def test_a_bogus_future_ulid_that_comes_first_of_all_is_not_sent_either(
     assert await stored(conn) == payloads([bogus, *log], CHAT)
 
 
-async def test_an_expired_cursor_is_a_hole_whose_upper_end_is_sent_until_something_newer_is_stored(
+async def test_an_expired_cursor_makes_a_gap_whose_end_is_sent_until_a_newer_event_is_stored(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     before = await simulator_factory(log_of(3, ago=300), SimulatorSettings(replay_window=600))
@@ -257,25 +257,25 @@ async def test_an_expired_cursor_is_a_hole_whose_upper_end_is_sent_until_somethi
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
         await simulator.wait_for_calls(4)
-        (hole,) = (await row_of(conn))["holes"]
+        (gap,) = (await row_of(conn))["holes"]
         sent = [call.after_event_id for call in simulator.calls]
-        assert sent == [hole["lower"], *[hole["upper"]] * 3]
-        assert hole["lower"] == before.entries(PCS)[0].event_id
-        upper = ulid.time_of(hole["upper"])
+        assert sent == [gap["lower"], *[gap["upper"]] * 3]
+        assert gap["lower"] == before.entries(PCS)[0].event_id
+        upper = ulid.time_of(gap["upper"])
         assert upper is not None
-        noticed = datetime.fromisoformat(hole["noticed_at"])
+        noticed = datetime.fromisoformat(gap["noticed_at"])
         assert timedelta(0) <= noticed - timedelta(seconds=5) - upper <= timedelta(milliseconds=1)
-        assert "replay window" in hole["detail"]
+        assert "replay window" in gap["detail"]
 
         (newer,) = log_of(1, ago=0)
         await simulator.append(newer)
-        await running.until(lambda: one.stored == 1, "what is newer than the hole")
+        await running.until(lambda: one.stored == 1, "what is newer than the gap")
         simulator.inject(Fault(FaultKind.END))
         assert (await simulator.wait_for_calls(5)).after_event_id == newer.event_id
-    assert (await row_of(conn))["holes"] == [hole]
+    assert (await row_of(conn))["holes"] == [gap]
 
 
-async def test_a_hole_is_marked_behind_what_the_same_stream_brought_before_it(
+async def test_a_gap_s_position_is_after_the_events_that_the_same_stream_brought_before_it(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(500))
@@ -287,13 +287,13 @@ async def test_a_hole_is_marked_behind_what_the_same_stream_brought_before_it(
         async def recorded() -> bool:
             return bool((await row_of(conn))["holes"])
 
-        await store.until(recorded, "the hole")
-    (hole,) = (await row_of(conn))["holes"]
-    assert hole["position"] == 500
+        await store.until(recorded, "the gap")
+    (gap,) = (await row_of(conn))["holes"]
+    assert gap["position"] == 500
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_first_contact_begins_where_it_is_wished_or_as_far_back_as_can_be(
+async def test_first_contact_starts_at_since_or_as_far_back_as_possible(
     database_url: str, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     simulator = await simulator_factory()
@@ -310,7 +310,7 @@ async def test_first_contact_begins_where_it_is_wished_or_as_far_back_as_can_be(
         assert timedelta(days=6, hours=22) < datetime.now(UTC) - moment < timedelta(days=7)
 
 
-async def test_a_stream_that_says_more_than_once_that_its_cursor_expired_has_one_hole(
+async def test_a_stream_that_reports_an_expired_cursor_twice_has_one_gap(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(4)

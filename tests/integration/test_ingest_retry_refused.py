@@ -1,4 +1,4 @@
-"""A refused app is tried again now and then: it goes on once the platform, or the configuration, is mended."""
+"""A refused app is retried every few minutes: it continues once the platform or the configuration is corrected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def lines_of(conn: AsyncConnection) -> list[str]:
     return app_lines(await read_status(conn, Registry({}, {})))
 
 
-async def test_an_app_goes_on_once_the_platform_takes_it(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_app_continues_once_the_platform_accepts_it(database_url: str, conn: AsyncConnection) -> None:
     async with scripted(*[REFUSES] * 3, stays(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=SOON)
         with capture_logs() as logs:
@@ -67,7 +67,7 @@ async def test_an_app_goes_on_once_the_platform_takes_it(database_url: str, conn
     assert await refusal_of(conn) == (None, None)
 
 
-async def test_so_does_one_whose_first_events_were_stored_before(database_url: str, conn: AsyncConnection) -> None:
+async def test_an_app_with_stored_events_continues_too(database_url: str, conn: AsyncConnection) -> None:
     async with scripted(ends(Status.NOT_FOUND, *MESSAGES[:3]), REFUSES, stays(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=SOON)
         async with following(one, waits=SOON) as running:
@@ -75,7 +75,7 @@ async def test_so_does_one_whose_first_events_were_stored_before(database_url: s
     assert await stored(conn) == MESSAGES
 
 
-async def test_since_when_it_is_refused_and_when_it_is_tried_again_is_kept(
+async def test_the_times_of_the_refusal_and_of_the_next_attempt_are_saved(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with scripted(REFUSES) as upstream:
@@ -89,7 +89,9 @@ async def test_since_when_it_is_refused_and_when_it_is_tried_again_is_kept(
     assert since == first
 
 
-async def test_status_says_since_when_and_the_next_attempt(database_url: str, conn: AsyncConnection) -> None:
+async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
+    database_url: str, conn: AsyncConnection
+) -> None:
     async with scripted(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=LATER)
         async with following(one, waits=LATER) as running:
@@ -119,7 +121,7 @@ async def test_status_says_since_when_and_the_next_attempt(database_url: str, co
     assert problem.startswith(said)
 
 
-async def test_without_a_wait_for_it_a_refusal_is_the_end(database_url: str, conn: AsyncConnection) -> None:
+async def test_with_refused_retry_0_a_refusal_ends_the_app(database_url: str, conn: AsyncConnection) -> None:
     waits = quick(refused_retry=0)
     async with scripted(REFUSES) as upstream:
         async with following(follower(database_url, upstream.address, waits=waits), waits=waits) as running:
@@ -130,14 +132,16 @@ async def test_without_a_wait_for_it_a_refusal_is_the_end(database_url: str, con
     assert "tried again when a process starts to follow it" in (await lines_of(conn))[0]
 
 
-async def test_until_idle_a_refusal_is_the_end(database_url: str) -> None:
+async def test_until_idle_a_refusal_ends_the_app(database_url: str) -> None:
     async with scripted(REFUSES, stays(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, waits=SOON), waits=SOON, until_idle=60)
         assert len(upstream.asked) == 1
     assert list(outcome.refused) == [APP]
 
 
-async def test_another_process_may_take_over_while_it_waits(database_url: str, conn: AsyncConnection) -> None:
+async def test_another_process_may_take_over_while_a_refused_app_waits(
+    database_url: str, conn: AsyncConnection
+) -> None:
     async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
         first = follower(database_url, refusing.address, waits=LATER)
         second = follower(database_url, upstream.address)
@@ -150,7 +154,7 @@ async def test_another_process_may_take_over_while_it_waits(database_url: str, c
     assert (await row_of(conn))["error"] is None
 
 
-async def test_a_refused_one_whose_app_was_taken_over_stands_by(database_url: str) -> None:
+async def test_a_refused_follower_whose_app_was_taken_over_stands_by(database_url: str) -> None:
     waits = quick(refused_retry=0.3)
     async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
         first = follower(database_url, refusing.address, waits=waits)
@@ -167,7 +171,7 @@ async def test_a_refused_one_whose_app_was_taken_over_stands_by(database_url: st
                     await running.until(lambda: first.state is State.STANDING_BY, "standing by again")
 
 
-async def test_the_other_apps_of_the_process_go_on(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_other_apps_of_the_process_continue(database_url: str, conn: AsyncConnection) -> None:
     async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
         bad = follower(database_url, refusing.address, app="bad", waits=SOON)
         good = follower(database_url, upstream.address, app="good", waits=SOON)
@@ -180,7 +184,7 @@ async def test_the_other_apps_of_the_process_go_on(database_url: str, conn: Asyn
     assert await stored(conn, "good") == MESSAGES
 
 
-async def test_two_apps_of_one_stream_go_on_once_each_has_its_own(database_url: str, conn: AsyncConnection) -> None:
+async def test_two_apps_of_one_stream_continue_once_each_has_its_own(database_url: str, conn: AsyncConnection) -> None:
     async with scripted(stays(*MESSAGES)) as upstream, scripted(stays(*OTHERS)) as own:
         first = follower(database_url, upstream.address, app="first")
         configured = [upstream.address]
@@ -200,7 +204,7 @@ async def test_two_apps_of_one_stream_go_on_once_each_has_its_own(database_url: 
     assert await stored(conn, "first") == MESSAGES
 
 
-async def test_the_configuration_is_read_again_and_a_mistake_in_it_is_a_refusal(database_url: str) -> None:
+async def test_the_configuration_is_loaded_again_and_an_error_in_it_is_a_refusal(database_url: str) -> None:
     mistakes: list[Exception] = [UsageError("projections.toml is not TOML"), LookupError("a mistake of ours")]
     said: list[str | None] = []
     async with scripted(REFUSES) as refusing, scripted(stays(*MESSAGES)) as upstream:
@@ -223,7 +227,7 @@ async def test_the_configuration_is_read_again_and_a_mistake_in_it_is_a_refusal(
     ]
 
 
-async def test_an_issuer_that_refused_is_asked_again(database_url: str) -> None:
+async def test_an_issuer_that_refused_is_called_again(database_url: str) -> None:
     refusal = CredentialsRefused("the issuer refuses the client")
     tokens = Tokens(refusal, refusal, "token")
     async with scripted(stays(*MESSAGES)) as upstream:
@@ -247,7 +251,7 @@ async def test_a_transient_error_after_a_refusal_is_no_refusal(database_url: str
 
 
 @pytest.mark.parametrize("waits", [SOON, LATER], ids=["soon", "later"])
-async def test_it_stops_at_once(database_url: str, waits: Waits) -> None:
+async def test_a_refused_follower_stops_at_once(database_url: str, waits: Waits) -> None:
     async with scripted(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         async with following(one, waits=waits) as running:

@@ -1,4 +1,4 @@
-"""Ingest on a stream that is silent: dialled anew under one contract, no more than a warning under the other."""
+"""Silent streams: reconnected under one contract, only a warning under the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.store import CHAT, PCS
 SILENT = quick(silence=0.06)
 
 
-async def test_a_silent_pcs_stream_is_dialled_anew(
+async def test_a_silent_pcs_stream_is_reconnected(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(6)
@@ -31,7 +31,7 @@ async def test_a_silent_pcs_stream_is_dialled_anew(
     assert await stored(conn) == payloads(log, PCS)
 
 
-async def test_keep_alives_are_life_enough(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_keep_alives_keep_a_stream_open(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(1), SimulatorSettings(keep_alive=0.04))
     waits = quick(silence=1)
     one = follower(database_url, simulator.address, contract=PCS, waits=waits)
@@ -40,7 +40,7 @@ async def test_keep_alives_are_life_enough(database_url: str, simulator_factory:
     assert len(simulator.calls) == 1
 
 
-async def test_time_in_which_the_process_stood_still_is_no_silence(
+async def test_time_in_which_the_process_was_frozen_is_not_silence(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(1), SimulatorSettings(keep_alive=0.04))
@@ -58,7 +58,7 @@ async def test_time_in_which_the_process_stood_still_is_no_silence(
     assert len(simulator.calls) == 1
 
 
-async def test_a_silent_chat_stream_is_warned_of_once_and_kept(
+async def test_a_silent_chat_stream_is_kept_with_one_warning(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(3)
@@ -77,7 +77,7 @@ async def test_a_silent_chat_stream_is_warned_of_once_and_kept(
     assert await stored(conn) == payloads(log, CHAT)
 
 
-async def test_a_chat_stream_whose_server_is_gone_without_a_word_is_noticed_by_its_ping(
+async def test_a_chat_stream_whose_server_vanished_is_noticed_by_the_ping(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(4)

@@ -1,4 +1,4 @@
-"""Ingest, from a stream to the table: both contracts, byte for byte, and the contract that is found out."""
+"""From a stream to the table: both contracts, byte for byte, and finding out the contract."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_every_payload_is_stored_byte_for_byte_in_the_order_of_the_stream(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_what_is_appended_upstream_comes_while_the_stream_is_open(
+async def test_events_appended_upstream_are_received_while_the_stream_is_open(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     log = log_of(6)
@@ -55,7 +55,9 @@ async def test_what_is_appended_upstream_comes_while_the_stream_is_open(
     assert (outcome.stored, outcome.uncommitted, len(simulator.calls)) == (6, (), 1)
 
 
-async def test_it_says_whether_the_upstream_is_there(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_the_state_text_shows_whether_the_upstream_is_connected(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
@@ -75,7 +77,7 @@ async def test_a_path_prefix_comes_before_the_method(
 
 
 @pytest.mark.parametrize("served", Contract)
-async def test_auto_finds_the_contract_out_and_keeps_it(
+async def test_auto_finds_out_the_contract_and_saves_it(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, served: Contract
 ) -> None:
     log = log_of(3)
@@ -89,7 +91,7 @@ async def test_auto_finds_the_contract_out_and_keeps_it(
     assert [call.contract for call in both.calls] == [served]
 
 
-async def test_of_a_server_with_both_contracts_auto_takes_the_first(
+async def test_auto_uses_the_first_contract_of_a_server_with_both(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3))
@@ -111,7 +113,7 @@ async def test_a_server_with_neither_contract_is_refused_with_what_to_check(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_a_contract_that_is_wished_for_and_not_served_is_refused(
+async def test_a_configured_contract_that_is_not_served_is_refused(
     database_url: str, simulator_factory: SimulatorFactory, contract: Contract
 ) -> None:
     (other,) = set(Contract) - {contract}
@@ -122,7 +124,7 @@ async def test_a_contract_that_is_wished_for_and_not_served_is_refused(
 
 
 @pytest.mark.parametrize("wished", [None, PCS])
-async def test_a_service_that_was_there_and_is_gone_is_waited_for(
+async def test_a_service_that_worked_before_and_is_missing_now_is_retried(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, wished: Contract | None
 ) -> None:
     log = log_of(4)
@@ -146,7 +148,7 @@ async def test_a_service_that_was_there_and_is_gone_is_waited_for(
     assert (await row_of(conn))["error"] is None
 
 
-async def test_a_stream_cut_before_it_settles_has_decided_the_contract_all_the_same(
+async def test_a_stream_that_is_cut_early_still_decides_the_contract(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(4)
@@ -157,7 +159,7 @@ async def test_a_stream_cut_before_it_settles_has_decided_the_contract_all_the_s
     assert await stored(conn) == payloads(log, PCS)
 
 
-async def test_frames_that_are_no_events_move_nothing_and_are_no_trouble(
+async def test_frames_that_are_not_events_do_not_move_the_cursor_and_do_no_harm(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(2), SimulatorSettings(keep_alive=0.01))
@@ -171,7 +173,7 @@ async def test_frames_that_are_no_events_move_nothing_and_are_no_trouble(
     assert await store.kept(conn) == []
 
 
-async def test_a_call_that_stands_unanswered_and_is_refused_later_decides_no_contract(
+async def test_a_call_that_is_open_without_an_answer_and_refused_later_decides_no_contract(
     database_url: str, conn: AsyncConnection
 ) -> None:
     waits = quick(healthy_after=0.05)
@@ -188,7 +190,7 @@ async def test_a_call_that_stands_unanswered_and_is_refused_later_decides_no_con
     assert (await row_of(conn))["contract"] is None
 
 
-async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
+async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
     database_url: str, conn: AsyncConnection
 ) -> None:
     waits = quick(append_lock=0.1)
@@ -217,13 +219,13 @@ async def test_the_contract_is_kept_also_while_an_append_holds_the_cursor(
     assert (await row_of(conn))["contract"] == CHAT
 
 
-async def test_megabytes_of_words_about_a_hole_are_cut(database_url: str, conn: AsyncConnection) -> None:
+async def test_megabytes_of_detail_about_a_gap_are_cut(database_url: str, conn: AsyncConnection) -> None:
     event = wire.event(store.next_ulid(), occurred_at=wire.timestamp_of(store.OCCURRED))
     words = "gone 12300000001 " * 1_000_000
     async with scripted(stays(wire.cursor_expired(words), wire.frame(event))) as upstream:
         one = follower(database_url, upstream.address, contract=PCS)
         async with following(one) as running:
-            await running.until(lambda: one.stored == 1, "the event behind the hole")
-    ((hole,)) = (await row_of(conn))["holes"]
-    assert hole["detail"].startswith("gone [hidden] gone [hidden]")
-    assert len(hole["detail"]) <= 300
+            await running.until(lambda: one.stored == 1, "the event behind the gap")
+    ((gap,)) = (await row_of(conn))["holes"]
+    assert gap["detail"].startswith("gone [hidden] gone [hidden]")
+    assert len(gap["detail"]) <= 300

@@ -1,4 +1,4 @@
-"""Ingest over TLS: a custom authority, a client certificate, and no way around either."""
+"""Ingest over TLS: a custom CA, a client certificate, and no way around either."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def never_gets_through(url: str, address: str, tls: Tls) -> None:
     assert (outcome.stored, outcome.refused) == (0, {})
 
 
-async def test_a_server_of_a_custom_authority_is_trusted_when_it_is_given(
+async def test_a_server_with_a_certificate_of_the_given_ca_is_trusted(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     address = await serve(simulator_factory)
@@ -47,18 +47,20 @@ async def test_a_server_of_a_custom_authority_is_trusted_when_it_is_given(
 
 
 @pytest.mark.parametrize("tls", [NO_TLS, Tls(ca=OTHERS.certificate)], ids=["the system's trust", "another authority"])
-async def test_a_server_of_an_unknown_authority_is_not(
+async def test_a_server_with_a_certificate_of_an_unknown_ca_is_not_trusted(
     database_url: str, simulator_factory: SimulatorFactory, tls: Tls
 ) -> None:
     await never_gets_through(database_url, await serve(simulator_factory), tls)
 
 
-async def test_a_server_of_another_name_is_not(database_url: str, simulator_factory: SimulatorFactory) -> None:
+async def test_a_server_with_another_name_is_not_trusted(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
     address = await serve(simulator_factory, OURS.sign("server", "127.0.0.2"))
     await never_gets_through(database_url, address, Tls(ca=OURS.certificate))
 
 
-async def test_a_client_certificate_is_shown(
+async def test_the_client_certificate_is_sent(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     address = await serve(simulator_factory, client_ca=THEIRS.certificate)
@@ -67,14 +69,14 @@ async def test_a_client_certificate_is_shown(
 
 
 @pytest.mark.parametrize("client", [(None, None), STRANGER], ids=["none", "another authority's"])
-async def test_without_the_client_certificate_that_is_wanted_nothing_comes(
+async def test_without_the_required_client_certificate_nothing_is_received(
     database_url: str, simulator_factory: SimulatorFactory, client: tuple[bytes | None, bytes | None]
 ) -> None:
     address = await serve(simulator_factory, client_ca=THEIRS.certificate)
     await never_gets_through(database_url, address, Tls(OURS.certificate, *client))
 
 
-async def test_plaintext_to_a_server_of_tls_brings_nothing(
+async def test_plaintext_to_a_tls_server_receives_nothing(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     address = await serve(simulator_factory)

@@ -1,4 +1,4 @@
-"""Each fault of the simulator, as a client sees it, and the record that is kept of it."""
+"""Each fault of the simulator as a client sees it, and the record of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = SimulatorSettings(keep_alive=0.02)
         (FaultKind.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED),
     ],
 )
-async def test_a_stream_ends_as_asked_after_so_many_events_and_so_many_times(
+async def test_a_stream_ends_after_the_given_number_of_events_and_as_often_as_given(
     simulator_factory: SimulatorFactory, contract: Contract, kind: FaultKind, code: grpc.StatusCode
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -53,7 +53,7 @@ async def test_a_stream_ends_as_asked_after_so_many_events_and_so_many_times(
         (Fault(FaultKind.RESOURCE_EXHAUSTED, retry_after_ms=250), ("retry-after-ms", "250")),
     ],
 )
-async def test_exhaustion_says_how_long_to_wait(
+async def test_resource_exhausted_states_how_long_to_wait(
     simulator_factory: SimulatorFactory, fault: Fault, metadata: tuple[str, str]
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -63,7 +63,9 @@ async def test_exhaustion_says_how_long_to_wait(
         assert metadata in {(name, value) for name, value in await call.trailing_metadata()}
 
 
-async def test_a_fault_reaches_a_stream_that_waits_at_the_log_s_end(simulator_factory: SimulatorFactory) -> None:
+async def test_a_fault_happens_on_a_stream_that_waits_at_the_end_of_the_log(
+    simulator_factory: SimulatorFactory,
+) -> None:
     simulator = await simulator_factory(LOG)
     async with dial(simulator, CHAT, LOG[-1].event_id) as call:
         await simulator.wait_for_calls(1)
@@ -122,7 +124,9 @@ async def test_a_late_ulid_is_older_than_one_sent_and_stays_in_the_log(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_other_bytes_come_under_a_known_id(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_other_bytes_are_sent_under_the_id_of_a_sent_event(
+    simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.OTHER_BYTES, after=10))
     async with dial(simulator, contract, BEGINNING) as call:
@@ -150,7 +154,7 @@ async def test_a_future_ulid_is_an_event_and_not_in_the_log(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_garbage_is_no_message(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_garbage_can_not_be_decoded(simulator_factory: SimulatorFactory, contract: Contract) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.GARBAGE, times=2), Fault(FaultKind.GARBAGE, data=b"\x1a\x00"))
     async with dial(simulator, contract, BEGINNING) as call:

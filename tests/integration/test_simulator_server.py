@@ -1,4 +1,4 @@
-"""The simulator as a client sees it: replay, cursor, filter, token, keep-alives, refusals, status."""
+"""The simulator as a client sees it: replay, cursor, filter, token, keep-alives, refusals, request status."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_chat_external_replays_everything_without_a_cursor_byte_for_byte(
         assert await events(call, CHAT, len(expected)) == expected
 
 
-async def test_pcs_gives_the_live_edge_only_without_a_cursor(simulator_factory: SimulatorFactory) -> None:
+async def test_without_a_cursor_pcs_sends_later_events_only(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(LOG, QUICK)
     async with dial(simulator, PCS) as call:
         assert read_frame(PCS, await read(call)).kind is FrameKind.KEEP_ALIVE
@@ -54,14 +54,16 @@ async def test_pcs_replays_from_a_made_up_cursor_byte_for_byte(simulator_factory
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_a_known_cursor_resumes_right_behind_it(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_a_cursor_in_the_log_resumes_after_its_event(
+    simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
     simulator = await simulator_factory(LOG)
     log = bearing(contract)
     async with dial(simulator, contract, log[99].event_id) as call:
         assert await events(call, contract, len(log) - 100) == payloads(log[100:], contract)
 
 
-async def test_log_order_decides_behind_a_known_cursor_and_ulids_behind_an_unknown_one(
+async def test_a_cursor_in_the_log_resumes_by_log_order_and_another_one_by_ulid(
     simulator_factory: SimulatorFactory,
 ) -> None:
     ids = [ulid.first_ulid_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (10, 30, 12, 20)]
@@ -123,7 +125,9 @@ async def test_at_a_rate_the_log_grows_and_then_ends(simulator_factory: Simulato
 # Expired cursors, keep-alives
 
 
-async def test_pcs_says_once_that_a_cursor_expired_and_goes_on_live(simulator_factory: SimulatorFactory) -> None:
+async def test_pcs_reports_once_that_a_cursor_expired_and_continues_with_later_events(
+    simulator_factory: SimulatorFactory,
+) -> None:
     simulator = await simulator_factory(LOG, QUICK)
     async with dial(simulator, PCS, ulid.first_ulid_at(datetime.now(UTC) - timedelta(days=7, minutes=1))) as call:
         frame = read_frame(PCS, await read(call))
@@ -178,7 +182,7 @@ async def test_a_new_token_refuses_the_old_one(simulator_factory: SimulatorFacto
 
 @pytest.mark.parametrize("contract", Contract)
 @pytest.mark.parametrize("raw", [encode_request("nonsense"), encode_request(None, "x"), encode_request(""), b"\xff"])
-async def test_what_is_no_ulid_is_an_invalid_argument(
+async def test_a_text_that_is_not_a_ulid_is_an_invalid_argument(
     simulator_factory: SimulatorFactory, contract: Contract, raw: bytes
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -205,7 +209,7 @@ async def test_behind_a_prefix_only_the_prefixed_path_is_served(simulator_factor
         assert await ending(call) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_taken_port_is_said_in_one_sentence(simulator_factory: SimulatorFactory) -> None:
+async def test_a_port_in_use_is_reported_in_one_sentence(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory()
     with pytest.raises(UsageError, match=f"port {simulator.port}: Address already in use"):
         await Simulator((), SimulatorSettings(port=simulator.port)).start()
@@ -229,7 +233,7 @@ def self_signed() -> tuple[bytes, bytes]:
     return builder.sign(key, hashes.SHA256()).public_bytes(pem), private
 
 
-async def test_tls_and_a_client_certificate_when_one_is_wanted(simulator_factory: SimulatorFactory) -> None:
+async def test_tls_works_with_and_without_a_required_client_certificate(simulator_factory: SimulatorFactory) -> None:
     certificate, key = self_signed()
     simulator = await simulator_factory(LOG, SimulatorSettings(tls=ServerTls(certificate, key, client_ca=certificate)))
     assert simulator.address == f"https://127.0.0.1:{simulator.port}"
@@ -250,7 +254,9 @@ async def get_status(simulator: Simulator, send_request_id: str, token: str = TO
         return await method(request, metadata=(("authorization", f"Bearer {token}"),))
 
 
-async def test_the_status_of_a_request_says_how_its_recipients_stand_now(simulator_factory: SimulatorFactory) -> None:
+async def test_the_status_of_a_request_has_the_current_states_of_its_recipients(
+    simulator_factory: SimulatorFactory,
+) -> None:
     simulator = await simulator_factory(LOG)
     answer = pcs.GetSendRequestStatusResponse.FromString(await get_status(simulator, LOG[0].send_request_id))
     states = {recipient.ppnum: recipient.status for recipient in answer.recipients}
@@ -270,7 +276,7 @@ async def test_the_status_of_a_request_says_how_its_recipients_stand_now(simulat
     ],
     ids=["unknown", "nonsense", "without the token"],
 )
-async def test_the_status_of_nothing_is_refused(
+async def test_the_status_of_an_unknown_request_is_refused(
     simulator_factory: SimulatorFactory, send_request_id: str, token: str, code: grpc.StatusCode
 ) -> None:
     simulator = await simulator_factory(LOG)

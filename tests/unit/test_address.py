@@ -1,4 +1,4 @@
-"""Addresses: what is dialled, in front of which path, and that no token goes over a network in the clear."""
+"""Addresses: host, port and path for gRPC, and no token is sent unencrypted over a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ METHOD = "/pcs.external.v1.MessageService/StreamSendRequestEvents"
         ("http://[::1]:3203", "[::1]:3203", "", False),
     ],
 )
-def test_an_address_says_what_is_dialled_and_how(url: str, target: str, prefix: str, secure: bool) -> None:
+def test_an_address_has_a_target_a_prefix_and_says_whether_to_use_tls(
+    url: str, target: str, prefix: str, secure: bool
+) -> None:
     address = Address.parse(url)
     assert (address.target, address.prefix, address.secure) == (target, prefix, secure)
     assert address.method(Contract.PCS_EXTERNAL_V1) == prefix + METHOD
@@ -78,7 +80,7 @@ def test_plaintext_is_for_loopback_only(url: str) -> None:
         "https://user:hunter2@api.example",
     ],
 )
-def test_what_is_no_address_is_refused_in_one_sentence_that_tells_nothing_secret(url: str) -> None:
+def test_an_invalid_address_is_refused_in_one_sentence_without_secrets(url: str) -> None:
     with pytest.raises(UsageError) as refused:
         Address.parse(url)
     assert "\n" not in str(refused.value)
@@ -98,5 +100,5 @@ def test_what_is_no_address_is_refused_in_one_sentence_that_tells_nothing_secret
         ("", False),
     ],
 )
-def test_loopback_is_told_by_the_name_alone(host: str, loopback: bool) -> None:
+def test_loopback_is_recognised_by_the_name_alone(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

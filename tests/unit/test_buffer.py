@@ -1,4 +1,4 @@
-"""The buffer between reader and writer: bounded by events and by bytes, counting what is under way."""
+"""The buffer between reader and writer: limited by events and bytes, counting the batch that is being written."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_the_bounds() -> None:
+def test_the_limits() -> None:
     assert (MAX_EVENTS, MAX_BYTES, BATCH_EVENTS) == (20_000, 64 * 2**20, 5_000)
 
 
-def test_empty_it_is_drained_and_has_room() -> None:
+def test_an_empty_buffer_is_drained_and_has_room() -> None:
     buffer = Buffer()
     assert (len(buffer), buffer.size, buffer.has_room) == (0, 0, True)
 
 
 @pytest.mark.parametrize(("max_events", "max_bytes"), [(3, 1_000), (1_000, 30)])
-async def test_it_takes_up_to_its_bound_and_has_room_again_once_a_batch_is_committed(
+async def test_it_accepts_messages_up_to_its_limit_and_has_room_again_once_a_batch_is_committed(
     max_events: int, max_bytes: int
 ) -> None:
     buffer = Buffer(max_events, max_bytes)
@@ -47,14 +47,14 @@ async def test_it_takes_up_to_its_bound_and_has_room_again_once_a_batch_is_commi
     assert (len(buffer), buffer.size, buffer.has_room) == (0, 0, True)
 
 
-async def test_the_bound_in_bytes_is_passed_by_one_message_at_most() -> None:
+async def test_the_limit_in_bytes_is_exceeded_by_one_message_at_most() -> None:
     buffer = Buffer(1_000, 100)
     assert buffer.put(message(99))
     assert not buffer.put(message(10_000))
     assert buffer.size == 10_099
 
 
-async def test_what_comes_while_a_batch_is_under_way_counts_with_it() -> None:
+async def test_messages_received_while_a_batch_is_written_count_with_it() -> None:
     buffer = Buffer(4, 1_000)
     buffer.put(message(1))
     assert len(await buffer.take()) == 1
@@ -66,7 +66,7 @@ async def test_what_comes_while_a_batch_is_under_way_counts_with_it() -> None:
     assert (len(buffer), buffer.size, buffer.has_room) == (3, 14, True)
 
 
-async def test_it_stays_full_while_what_is_left_fills_it() -> None:
+async def test_it_stays_full_while_the_remaining_messages_fill_it() -> None:
     buffer = Buffer(BATCH_EVENTS + 1, 1_000_000)
     while buffer.put(message()):
         pass
@@ -129,7 +129,7 @@ async def test_a_flood_is_taken_in_big_batches_in_order() -> None:
     assert (len(buffer), buffer.size) == (0, 0)
 
 
-async def test_the_writer_does_not_linger_over_a_full_buffer() -> None:
+async def test_the_writer_does_not_wait_when_the_buffer_is_full() -> None:
     buffer = Buffer(3)
     for _ in range(3):
         buffer.put(message())
@@ -138,7 +138,7 @@ async def test_the_writer_does_not_linger_over_a_full_buffer() -> None:
     assert taking.done()
 
 
-async def test_a_flood_that_pauses_is_taken_after_a_moment_and_one_that_goes_on_too() -> None:
+async def test_a_flood_is_taken_after_a_moment_whether_it_pauses_or_continues() -> None:
     buffer = Buffer()
 
     async def pour() -> None:

@@ -1,4 +1,4 @@
-"""What each gRPC status means, what is said of it, and how long the other side asks to wait."""
+"""What a follower does for each gRPC status, the message, and how long the upstream asks to wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(status: Status, details: str | None = "no", *trailing: tuple[str, str |
     return upstream_error(status, details, trailing, address=ADDRESS, contract=Contract.PCS_EXTERNAL_V1)
 
 
-def test_every_status_has_a_meaning() -> None:
+def test_every_status_has_an_error() -> None:
     assert set(ERROR_BY_STATUS) == set(Status)
 
 
@@ -40,7 +40,7 @@ def test_only_five_statuses_are_not_transient(status: Status) -> None:
 
 
 @pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
-def test_a_status_of_the_client_s_own_making_is_told_from_the_platform_s(status: Status) -> None:
+def test_a_status_made_up_by_the_client_is_told_apart_from_the_platform_s(status: Status) -> None:
     assert said(status).by_platform
     http = said(status, "Received http2 header with status: 403")
     assert type(http) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
@@ -50,7 +50,7 @@ def test_a_status_of_the_client_s_own_making_is_told_from_the_platform_s(status:
     assert type(cut) is UpstreamUnavailable
 
 
-def test_words_around_a_status_of_the_client_s_making_are_the_platform_s() -> None:
+def test_text_around_the_client_s_wording_means_that_the_platform_sent_it() -> None:
     assert said(Status.PERMISSION_DENIED, "no: Received http2 header with status: 403").by_platform
 
 
@@ -59,11 +59,11 @@ def test_a_missing_service_says_what_to_check() -> None:
 
 
 @pytest.mark.parametrize("details", [None, "", " \n "])
-def test_a_status_without_words_is_a_sentence_all_the_same(details: str | None) -> None:
+def test_a_status_without_details_still_makes_a_sentence(details: str | None) -> None:
     assert str(said(Status.PERMISSION_DENIED, details)).endswith(": PERMISSION_DENIED")
 
 
-def test_the_server_s_words_are_one_redacted_line_of_bounded_length() -> None:
+def test_the_server_s_details_are_one_redacted_line_of_limited_length() -> None:
     text = str(said(Status.PERMISSION_DENIED, "for\n 12300000001\twith Bearer abc.def " + "x" * 10_000))
     assert "\n" not in text
     assert "12300000001" not in text
@@ -86,7 +86,7 @@ def test_the_server_s_words_are_one_redacted_line_of_bounded_length() -> None:
         ([("other", "1"), ("retry-after", "3")], 3.0),
     ],
 )
-def test_what_the_other_side_asks_for(trailing: list[tuple[str, str | bytes]], seconds: float) -> None:
+def test_the_seconds_that_the_upstream_asks_to_wait(trailing: list[tuple[str, str | bytes]], seconds: float) -> None:
     assert retry_after(trailing) == seconds
     assert said(Status.RESOURCE_EXHAUSTED, "no", *trailing).retry_after == seconds
 
@@ -95,5 +95,5 @@ def test_what_the_other_side_asks_for(trailing: list[tuple[str, str | bytes]], s
     "value", ["", "soon", "-1", "nan", "inf", "-inf", "1e400", "Wed, 21 Oct 2026 07:28:00 GMT", b"\xff\xfe", "1\x002"]
 )
 @pytest.mark.parametrize("key", ["retry-after", "retry-after-ms"])
-def test_garbage_asks_for_nothing(key: str, value: str | bytes) -> None:
+def test_invalid_values_ask_for_no_wait(key: str, value: str | bytes) -> None:
     assert retry_after([(key, value)]) is None

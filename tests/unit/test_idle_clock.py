@@ -1,4 +1,4 @@
-"""What counts as idle: time with a stream and nothing new, and no other."""
+"""What counts as idle: only time with an open stream and without new events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_new_event_starts_the_count_over(standing: Standing) -> None:
     assert clock.seconds == 0.25
 
 
-def test_duplicates_and_quarantine_don_t(standing: Standing) -> None:
+def test_duplicates_and_quarantined_messages_do_not_start_the_count_over(standing: Standing) -> None:
     clock = IdleClock(standing)
     clock.tick(1)
     standing.duplicates += 100
@@ -59,7 +59,7 @@ def test_duplicates_and_quarantine_don_t(standing: Standing) -> None:
     assert clock.seconds == 2
 
 
-def test_time_that_is_not_quiet_is_left_out_and_does_not_start_it_over(standing: Standing) -> None:
+def test_time_that_is_not_quiet_is_left_out_and_does_not_start_the_count_over(standing: Standing) -> None:
     clock = IdleClock(standing)
     clock.tick(1)
     standing.quiet = False
@@ -69,7 +69,7 @@ def test_time_that_is_not_quiet_is_left_out_and_does_not_start_it_over(standing:
     assert clock.seconds == 2
 
 
-def test_events_that_were_stored_before_it_began_are_not_new(standing: Standing) -> None:
+def test_events_stored_before_the_clock_started_are_not_new(standing: Standing) -> None:
     standing.stored = 7
     clock = IdleClock(standing)
     clock.tick(1)

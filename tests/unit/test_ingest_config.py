@@ -1,4 +1,4 @@
-"""What is configured by halves is one clear sentence that names what is missing, and never a secret."""
+"""An incomplete configuration is reported in one sentence that names what is missing, and never a secret."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_address_with_a_token_file_is_an_app(monkeypatch: pytest.MonkeyPatch
     assert isinstance(load_apps()["default"].upstream("default", waits=Waits()).tokens, FileToken)
 
 
-def test_nothing_at_all_says_what_there_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_environment_is_reported_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal({}, monkeypatch)
     assert all(name in said for name in (*WHOLE, TOKEN, "projections.toml"))
 
@@ -115,9 +115,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         {URL: WHOLE[URL], TOKEN: "hunter2", TOKEN_FILE: "file"},
     ],
 )
-def test_two_kinds_of_credentials_are_one_too_many(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
+def test_two_kinds_of_credentials_are_refused(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     said = refusal(environment, monkeypatch)
     assert all(name in said for name in environment if name != URL)
     assert "keep one" in said
@@ -160,7 +158,7 @@ def test_a_token_that_no_header_can_carry_is_refused_before_it_is_sent(
 
 
 @pytest.mark.parametrize("ca", [b"", b"no PEM"])
-def test_a_ca_that_is_none_is_refused_whatever_the_credentials(
+def test_an_invalid_ca_file_is_refused_whatever_the_credentials(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ca: bytes
 ) -> None:
     (tmp_path / "ca.pem").write_bytes(ca)
@@ -190,7 +188,7 @@ def test_since_is_a_duration_back_or_a_time(text: str, ulid: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "7", "d", "-7d", "7w", "1.5h", "yesterday", "2026-05-01", "2026-05-01T00:00:00", "99999999999d"]
 )
-def test_what_is_no_since_is_refused_and_repeated(text: str) -> None:
+def test_an_invalid_since_is_refused_and_repeated(text: str) -> None:
     with pytest.raises(UsageError, match="neither a duration"):
         parse_since(text, NOW)
 
@@ -203,12 +201,12 @@ def test_what_is_no_since_is_refused_and_repeated(text: str) -> None:
         ("9999-12-31T23:59:59-23:59", "not a time|in the future"),
     ],
 )
-def test_a_since_that_no_stream_can_begin_at_is_refused(text: str, why: str) -> None:
+def test_a_since_that_no_stream_can_start_at_is_refused(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=f"^since '{text}' is.*({why})"):
         parse_since(text, NOW)
 
 
-def test_a_since_of_another_machine_s_clock_is_taken() -> None:
+def test_a_since_from_another_machine_s_clock_is_accepted() -> None:
     assert parse_since("2026-06-01T12:04:59Z", NOW) == wire.ulid_at(NOW + timedelta(seconds=299))
 
 

@@ -73,17 +73,17 @@ def test_the_overlap_to_the_millisecond(before: float, sent: float) -> None:
     assert resume([ago(30), ago(10 + before), ago(10)]) == ago(sent)
 
 
-def test_the_overlap_is_reckoned_from_the_last_received_not_from_the_greatest() -> None:
+def test_the_overlap_starts_at_the_last_received_id_not_at_the_greatest() -> None:
     stored = [ago(100), ago(60), ago(30), ago(2)]
     assert resume(stored, received=ago(50)) == ago(60)
     assert resume(stored, received=ago(2)) == ago(30)
 
 
-def test_a_received_id_counts_even_when_it_was_not_stored_but_is_not_sent() -> None:
+def test_a_received_id_that_was_not_stored_counts_for_the_overlap_but_is_not_sent() -> None:
     assert resume([ago(100), ago(60)], received=ago(10)) == ago(60)
 
 
-def test_a_burst_within_the_overlap_is_taken_up_at_its_oldest() -> None:
+def test_a_burst_within_the_overlap_is_resumed_at_its_oldest_event() -> None:
     assert resume([ago(3), ago(2), ago(1)]) == ago(3)
 
 
@@ -95,11 +95,11 @@ def test_only_stored_ids_are_sent_once_something_is_stored() -> None:
     assert resume([ago(1)]) == ago(1)
 
 
-def test_a_thousand_events_are_looked_at() -> None:
+def test_a_thousand_stored_events_are_read() -> None:
     assert RECENT_EVENTS == 1_000
 
 
-def test_a_bogus_future_id_is_never_sent_and_nothing_is_reckoned_from_it() -> None:
+def test_a_bogus_future_id_is_never_sent_and_never_used_for_the_overlap() -> None:
     stored = [ago(20), ago(10), ago(1)]
     for bogus in (FUTURE, wire.ulid_at(NOW + timedelta(minutes=5, seconds=1))):
         assert resume([*stored, bogus]) == ago(10)
@@ -109,33 +109,33 @@ def test_a_bogus_future_id_is_never_sent_and_nothing_is_reckoned_from_it() -> No
             assert resume([*stored, bogus], without_new=without_new) in stored
 
 
-def test_where_only_bogus_ids_are_stored_it_is_the_first_contact_still() -> None:
+def test_while_only_bogus_ids_are_stored_first_contact_is_repeated() -> None:
     for without_new in range(3):
         assert resume([FUTURE, FUTURE[:-1] + "1"], without_new=without_new) == SINCE
         assert resume([FUTURE], since=None, without_new=without_new) is None
         assert resume([FUTURE], gaps=(GAP,), without_new=without_new) == GAP["upper"]
 
 
-def test_an_id_within_the_skew_of_clocks_is_as_good_as_any() -> None:
+def test_an_id_within_the_clock_skew_is_believed() -> None:
     ahead = wire.ulid_at(NOW + timedelta(minutes=4))
     assert resume([ago(20), ago(1), ahead]) == ago(1)
     assert resume([ago(20), ago(1), ahead], without_new=1) == ahead
 
 
-def test_in_vain_goes_on_right_behind_what_came_last_stored_or_not() -> None:
+def test_after_a_stream_without_new_events_the_last_received_id_is_sent_stored_or_not() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
     assert [resume(stored, without_new=without_new) for without_new in range(4)] == [ago(9), ago(3), ago(3), ago(3)]
     assert resume(stored, received=ago(2.5), without_new=1) == ago(2.5)
 
 
-def test_in_vain_goes_on_where_it_was_before_the_overlap_then_right_behind_what_came_last() -> None:
+def test_the_second_attempt_is_before_the_overlap_and_the_third_after_the_last_received_id() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
     sent = [resume(stored, received=ago(2), before_overlap=ago(1), without_new=without_new) for without_new in range(4)]
     assert sent == [ago(9), ago(1), ago(2), ago(2)]
     assert resume(stored, received=ago(2), before_overlap=FUTURE, without_new=1) == ago(1), "the greatest"
 
 
-def test_in_vain_behind_a_bogus_id_goes_behind_the_greatest_then_behind_the_last_stored_then_back() -> None:
+def test_after_a_bogus_id_the_attempts_are_greatest_stored_then_last_stored_then_overlap_again() -> None:
     stored = [ago(9), ago(2), ago(1), ago(3)]
     assert [resume(stored, received=FUTURE, without_new=without_new) for without_new in range(7)] == [
         *(ago(9), ago(1), ago(3)),
@@ -152,7 +152,7 @@ HOURS_BEHIND = [
 
 
 @pytest.mark.parametrize("behind", HOURS_BEHIND, ids=str)
-def test_a_clock_that_is_behind_costs_no_cursor(behind: timedelta) -> None:
+def test_a_clock_that_is_behind_does_not_lose_the_cursor(behind: timedelta) -> None:
     stored = [ago(20), ago(10), ago(8), ago(1)]
     assert resume(stored, now=NOW - behind) == ago(8)
     assert is_clock_behind(stored, NOW - behind)
@@ -160,7 +160,7 @@ def test_a_clock_that_is_behind_costs_no_cursor(behind: timedelta) -> None:
     assert not is_clock_behind([], NOW)
 
 
-def test_many_that_agree_are_believed_whatever_the_clock_says() -> None:
+def test_many_ids_that_agree_are_believed_whatever_the_clock_says() -> None:
     stored = [ago(2 * second) for second in range(AGREEING_EVENTS, 0, -1)]
     years_ago = NOW - timedelta(days=4000)
     sent = resume(stored, now=years_ago)
@@ -170,29 +170,29 @@ def test_many_that_agree_are_believed_whatever_the_clock_says() -> None:
     assert resume(stored[1:], now=years_ago) == SINCE, "too few to tell them from bogus ones"
 
 
-def test_where_all_that_came_for_long_is_in_quarantine_the_cursor_is_sent_before_it_becomes_a_hole() -> None:
+def test_if_everything_was_quarantined_for_days_the_last_received_id_is_sent_and_no_older_stored_one() -> None:
     days = 24 * 3600.0
     pcs = Contract.PCS_EXTERNAL_V1
     assert resume([ago(8 * days)], received=ago(60), contract=pcs) == ago(60)
     assert resume([ago(8 * days)], received=ago(60)) == ago(8 * days), "the other contract knows no window"
     assert resume([ago(6 * days)], received=ago(60), contract=pcs) == ago(6 * days)
-    assert resume([ago(9 * days)], received=ago(8 * days), contract=pcs) == ago(9 * days), "a hole either way"
+    assert resume([ago(9 * days)], received=ago(8 * days), contract=pcs) == ago(9 * days), "a gap either way"
     assert resume([ago(8 * days)], received=FUTURE, contract=pcs) == ago(8 * days)
 
 
-def test_a_hole_s_upper_end_is_sent_until_something_is_stored_behind_it() -> None:
+def test_the_end_of_a_gap_is_sent_until_an_event_after_it_is_stored() -> None:
     assert resume([], received=ago(1), gaps=(GAP,)) == GAP["upper"]
     assert resume([], gaps=({**GAP, "upper": SINCE}, GAP)) == GAP["upper"], "the last gap's"
     assert resume([ago(1)], gaps=(GAP,)) == ago(1)
 
 
-def test_first_contact_as_wished() -> None:
+def test_first_contact_is_at_since() -> None:
     for contract in Contract:
         assert first_contact(contract, SINCE, NOW) == SINCE
 
 
 @pytest.mark.parametrize("days", [6.99, 7, 8, 400, 30_000])
-def test_first_contact_is_moved_inside_the_replay_window_where_there_is_one(days: float) -> None:
+def test_first_contact_is_moved_into_the_replay_window_if_there_is_one(days: float) -> None:
     wished = ulid.first_ulid_at(NOW - timedelta(days=days))
     assert first_contact(Contract.CHAT_EXTERNAL, wished, NOW) == wished, "no window is known"
     assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_ulid_at(NOW - REPLAY_WINDOW)
@@ -213,13 +213,13 @@ def test_first_contact_that_was_refused_is_not_repeated_in_the_same_session() ->
     assert choose_resume_point(Saved(cursor, [], is_log_empty=True), settings, history, NOW).event_id == GAP["upper"]
 
 
-def test_first_contact_without_a_wish() -> None:
+def test_first_contact_without_since() -> None:
     assert first_contact(Contract.CHAT_EXTERNAL, None, NOW) is None
     assert first_contact(Contract.PCS_EXTERNAL_V1, None, NOW) == ulid.first_ulid_at(NOW - timedelta(days=7, hours=-1))
     assert timedelta(days=7) - REPLAY_WINDOW == timedelta(hours=1)
 
 
-def test_before_anything_is_stored_the_first_contact_s_is_sent() -> None:
+def test_before_anything_is_stored_first_contact_is_repeated() -> None:
     assert resume([]) == SINCE
     assert resume([], since=None) is None
     assert resume([], received=ago(1)) == SINCE, "what was received is in quarantine, all of it"

@@ -1,4 +1,4 @@
-"""The simulated world: repeatable, and true to what the vendor says of its sandbox."""
+"""The simulated world: repeatable, and like the vendor's description of its sandbox."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def log() -> list[SimulatedEvent]:
     return log_of(WORLD)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(log: list[SimulatedEvent]) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others(log: list[SimulatedEvent]) -> None:
     assert log_of(World(seed=7, recipients=3_000, recipients_per_request=40, polls=0.5)) == log
     other = log_of(World(seed=8, recipients=3_000, recipients_per_request=40, polls=0.5))
     assert {entry.event_id for entry in other}.isdisjoint(entry.event_id for entry in log)
 
 
-def test_one_contract_alone_has_the_same_bytes_as_beside_the_other(log: list[SimulatedEvent]) -> None:
+def test_a_contract_has_the_same_bytes_alone_and_with_the_other(log: list[SimulatedEvent]) -> None:
     for contract in Contract:
         alone = build_log(WORLD.events(), ends=ENDS, contracts=[contract])
         assert [entry.payloads[contract] for entry in alone] == [
@@ -63,7 +63,7 @@ def test_the_days_end_at_the_epoch_and_fit_into_the_replay_window(log: list[Simu
     assert (ENDS - moments[0]).days < 6
 
 
-def test_at_a_rate_events_lie_evenly_apart() -> None:
+def test_at_a_rate_events_are_evenly_apart() -> None:
     log = log_of(World(recipients=200), rate=10)
     moments = [ulid.milliseconds(entry.event_id) for entry in log]
     first = moments[-1] - 100 * (len(moments) - 1)
@@ -101,7 +101,7 @@ def test_sandbox_numbers_do_what_the_vendor_says(
     assert all(seen == course for request, seen in courses.items() if request not in stopped)
 
 
-def test_numbers_are_digits_eleven_or_more_and_no_request_has_one_twice(log: list[SimulatedEvent]) -> None:
+def test_phone_numbers_have_eleven_or_more_digits_and_no_request_has_one_twice(log: list[SimulatedEvent]) -> None:
     seen = set()
     for event in events_of(log, PCS):
         if event.ppnum is not None:
@@ -118,7 +118,7 @@ def test_each_contract_has_only_its_own_types(log: list[SimulatedEvent]) -> None
 
 
 @pytest.mark.parametrize("contract", Contract)
-def test_summaries_add_up_with_what_the_recipients_were_told(log: list[SimulatedEvent], contract: Contract) -> None:
+def test_summaries_match_the_events_of_the_recipients(log: list[SimulatedEvent], contract: Contract) -> None:
     latest: dict[str | None, dict[str | None, int]] = defaultdict(dict)
     summaries = 0
     for event in events_of(log, contract):
@@ -138,7 +138,7 @@ def test_summaries_add_up_with_what_the_recipients_were_told(log: list[Simulated
     assert summaries > 60
 
 
-def test_under_pcs_every_held_recipient_gets_an_outcome(log: list[SimulatedEvent]) -> None:
+def test_under_pcs_every_recipient_that_waits_for_consent_gets_an_outcome(log: list[SimulatedEvent]) -> None:
     held, codes = set(), set()
     for event in events_of(log, PCS):
         recipient = (event.send_request_id, event.ppnum)
@@ -151,7 +151,7 @@ def test_under_pcs_every_held_recipient_gets_an_outcome(log: list[SimulatedEvent
     assert codes == {None, "consent_denied", "consent_expired"}
 
 
-def test_polls_have_answers_of_several_options_and_changed_minds(log: list[SimulatedEvent]) -> None:
+def test_polls_have_answers_with_several_options_and_changed_answers(log: list[SimulatedEvent]) -> None:
     answers = defaultdict(list)
     for event in events_of(log, CHAT):
         if event.event_type == 7:
@@ -190,11 +190,11 @@ def test_a_world_outside_its_limits_is_refused(wrong: dict[str, int]) -> None:
         ("resource-exhausted=250ms", Fault(FaultKind.RESOURCE_EXHAUSTED, retry_after_ms=250)),
     ],
 )
-def test_faults_are_read(text: str, fault: Fault) -> None:
+def test_faults_are_parsed(text: str, fault: Fault) -> None:
     assert Fault.parse(text) == fault
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "end@", "end=2s", "duplicates=2s", "resource-exhausted=2", "end x2"])
-def test_what_is_no_fault_is_refused(text: str) -> None:
+def test_an_invalid_fault_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Fault.parse(text)

@@ -89,7 +89,7 @@ class WindowStep:
         """
         is_usual, self._is_usual = self._is_usual, False
         try:
-            step = await self._fold_in_one_round_trip(conn, self._fold_function) if is_usual else None
+            step = await self._fold_in_one_round_trip(conn) if is_usual else None
             step = step or await self._fold_step_by_step(conn)
         except _WindowFailed as failed:
             await conn.rollback()
@@ -101,15 +101,13 @@ class WindowStep:
         self._is_usual = step in (Step.FOLDED, Step.AT_HEAD)
         return step
 
-    async def _fold_in_one_round_trip(
-        self, conn: AsyncConnection[Any], fold_function: FoldFunction | None
-    ) -> Step | None:
+    async def _fold_in_one_round_trip(self, conn: AsyncConnection[Any]) -> Step | None:
         """Fold the usual window; None if it isn't usual, and then nothing was done."""
-        if fold_function is None:
+        if self._fold_function is None:
             return None
         began = monotonic()
         try:
-            window = await fold_function.fold(conn, self._window_size.positions)
+            window = await self._fold_function.fold(conn, self._window_size.positions)
         except psycopg.Error as error:
             if conn.broken or conn.closed:
                 raise

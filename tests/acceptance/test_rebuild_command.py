@@ -306,7 +306,7 @@ async def test_a_setting_that_can_not_be_is_said(commands: Commands, database_ur
         variables = {f"PROJECTIONS_REBUILD_{name}": value, "DATABASE_URL": database_url}
         ended = await commands.run("rebuild", "--all", **variables)
         assert ended.code == 2, ended.said
-        assert f"PROJECTIONS_REBUILD_{name} takes " in ended.sentence
+        assert f"PROJECTIONS_REBUILD_{name} must be " in ended.sentence
 
 
 async def test_a_database_that_is_away_is_a_sentence(commands: Commands) -> None:

@@ -1,4 +1,4 @@
-"""Waits between attempts: exponential, jittered, capped, and begun anew after health."""
+"""Back-off between attempts: exponential, with jitter, capped, and reset after a success."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ MAX_DOUBLINGS = 32
 
 
 class Backoff:
-    """The waits of one thing that is tried again and again.
+    """The waits between the attempts at one thing.
 
-    The n-th wait lies between half of and the whole of ``first * 2**n`` seconds, and never above the cap: the jitter
-    keeps many clients from coming back at one moment, the lower half keeps one client from coming back at once.
+    The n-th wait is between half of and the whole of ``first * 2**n`` seconds, and never above the cap. The jitter
+    keeps many clients from retrying at the same moment; the minimum of one half keeps a client from retrying
+    immediately.
 
     Args:
         first: seconds of the first wait, before jitter.
         cap: the longest wait, in seconds.
-        jitter: gives a number in [0, 1); tests put a fixed one here.
+        jitter: returns a number in [0, 1); tests pass a fixed one.
 
     """
 
@@ -28,7 +29,7 @@ class Backoff:
         self.attempts = 0
 
     def reset(self) -> None:
-        """Begin anew: it went well."""
+        """Start over with the shortest wait, after a success."""
         self.attempts = 0
 
     def next(self, *, cap: float | None = None, at_least: float = 0.0) -> float:
@@ -36,7 +37,7 @@ class Backoff:
 
         Args:
             cap: a lower cap for this wait.
-            at_least: what the other side asked for; it is obeyed even above the cap.
+            at_least: the wait that the other side asked for; it is obeyed even above the cap.
 
         """
         limit = self._cap if cap is None else min(cap, self._cap)

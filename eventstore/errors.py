@@ -1,30 +1,30 @@
-"""What can go wrong in the event store.
+"""The errors of the event store, and how an error is described in one safe line.
 
 ::
 
     EventStoreError
     ├── UsageError                the command line, a setting or a configuration file is wrong; exit code 2
-    ├── EmbeddedError             the embedded PostgreSQL can't be started, or asked
-    ├── DatabaseError             Postgres said no, or did not answer
-    │   ├── DatabaseUnavailable   no session can be had now; it may be later
+    ├── EmbeddedError             the embedded PostgreSQL can't be started or queried
+    ├── DatabaseError             Postgres refused something, or did not answer
+    │   ├── DatabaseUnavailable   no connection is possible now; a later attempt may succeed
     │   ├── AppendLockBusy        another append held the lock for too long
     │   ├── LeadershipLost        another process follows the app now
-    │   │   └── CommitsLost       the database lost what this process had committed
-    │   ├── AlreadyAppended       an earlier attempt at the batch was committed
-    │   ├── LockHeld              another process is at work on the same
-    │   ├── LockLost              the connection that held a lock is gone
+    │   │   └── CommitsLost       the database lost events that this process had committed
+    │   ├── AlreadyAppended       an earlier attempt to append the batch was committed
+    │   ├── LockHeld              another process holds the lock that is needed
+    │   ├── LockLost              the connection that held a lock was lost
     │   └── ForeignEventId        an event_id is stored under another app
-    ├── ArchiveError              a file of events can't be written, or is not whole
-    ├── OtherLog                  a file of events is of another log than this one
+    ├── ArchiveError              a file of events can't be read or written, or is damaged
+    ├── OtherLog                  a file of events is from another log
     ├── Undecodable               bytes that can't be an event
-    ├── CredentialsError          no token could be had
-    │   ├── CredentialsRefused    the issuer refused, and will again
-    │   └── IssuerUnavailable     the issuer did not answer, and may later
-    └── UpstreamError             a stream ended otherwise than normally
-        ├── UpstreamRefused       the upstream refuses, and will again
+    ├── CredentialsError          no token could be obtained
+    │   ├── CredentialsRefused    the issuer refused; a retry would be refused too
+    │   └── IssuerUnavailable     the issuer did not answer; a retry may succeed
+    └── UpstreamError             a stream ended with an error
+        ├── UpstreamRefused       the upstream refuses; a retry would be refused too
         ├── TokenRefused          the upstream refuses the token
         ├── NoSuchService         the upstream has no such method under that path
-        └── UpstreamUnavailable   the upstream can't now, and may later
+        └── UpstreamUnavailable   the upstream is unavailable; a retry may succeed
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     import psycopg
 
 _QUOTED = re.compile(r'"[^"]*"')
-# Translated messages have the quotation marks of their language (angle, curved or corner ones): all goes from the
-# first mark to the last.
+# Translated messages have the quotation marks of their language (angle, curved or corner ones). Everything from the
+# first mark to the last is removed.
 _MARKS = r"[\xab\xbb\u2018-\u201f\u2039\u203a\u300c-\u300f]"
 _QUOTED_IN_OTHER_LANGUAGES = re.compile(rf"{_MARKS}.*{_MARKS}", re.DOTALL)
 MAX_MESSAGE_CHARS = 1_000
 _ADVICE = ("Is the server running", "This probably means the server", "before or while processing the request")
-"""How libpq begins what it guesses, on lines of their own behind the reason."""
+"""How the lines begin in which libpq guesses at a cause; they follow the reason."""
 
 
 class EventStoreError(Exception):
@@ -60,23 +60,23 @@ class UsageError(EventStoreError):
 
 
 class EmbeddedError(EventStoreError):
-    """The embedded PostgreSQL can't be started, or asked."""
+    """The embedded PostgreSQL can't be started or queried."""
 
 
 class DatabaseError(EventStoreError):
-    """Postgres said no, or did not answer."""
+    """Postgres refused something, or did not answer."""
 
 
 class DatabaseUnavailable(DatabaseError):
-    """No session of the database can be had now; a later attempt may succeed. The message says why."""
+    """No connection to the database is possible now; a later attempt may succeed. The message says why."""
 
 
 class AppendLockBusy(DatabaseError):
-    """Another append held the append lock for longer than we wait; nothing was written."""
+    """Other appends held the append lock for the whole wait; nothing was written."""
 
 
 class LeadershipLost(DatabaseError):
-    """Another process follows this app now, or may, so this one may not move its cursor; nothing was written.
+    """Another process follows this app now, or may, so this one must not move its cursor; nothing was written.
 
     Attributes:
         app: whose stream it is.
@@ -103,18 +103,18 @@ class CommitsLost(LeadershipLost):
 
 
 class AlreadyAppended(DatabaseError):
-    """An earlier attempt at this batch was committed, though its answer was lost; nothing was written again."""
+    """An earlier attempt to append this batch was committed, but its answer was lost; nothing was written twice."""
 
     def __init__(self, app: str) -> None:
         super().__init__(f"app {app!r}: the batch is stored already")
 
 
 class LockHeld(DatabaseError):
-    """Another process is at work on the same; nothing was done.
+    """Another process holds the lock that is needed; nothing was done.
 
     Attributes:
-        what: what it is at work on.
-        holder: its session's application_name.
+        what: what the lock is for.
+        holder: the application_name of the session that holds it.
 
     """
 
@@ -125,10 +125,10 @@ class LockHeld(DatabaseError):
 
 
 class LockLost(DatabaseError):
-    """The connection that held a lock is gone, so the work under it was given up.
+    """The connection that held a lock was lost, so the work under the lock was stopped.
 
     Attributes:
-        what: what the work was on.
+        what: what the lock is for.
 
     """
 
@@ -138,10 +138,10 @@ class LockLost(DatabaseError):
 
 
 class ForeignEventId(DatabaseError):
-    """An event_id that arrived for one app is stored under another; nothing was written.
+    """An event_id that was received for one app is stored under another; nothing was written.
 
     Attributes:
-        app: whose stream brought it.
+        app: the app for which it was received.
         other: the app under which it is stored.
         event_id: the id.
 
@@ -158,11 +158,11 @@ class ForeignEventId(DatabaseError):
 
 
 class ArchiveError(EventStoreError):
-    """A file of events can't be written or read, or is not whole; the message says which."""
+    """A file of events can't be read or written, or is damaged; the message says which."""
 
 
 class OtherLog(EventStoreError):
-    """A file of events does not fit this log; what of it was stored is right, and the message says where it ends."""
+    """A file of events is from another log, or doesn't continue this one; the message says where they differ."""
 
 
 class Undecodable(EventStoreError):
@@ -170,7 +170,7 @@ class Undecodable(EventStoreError):
 
     Attributes:
         reason: why, in words that carry none of the values.
-        event_id: the ULID that could be read off them all the same, or None.
+        event_id: the ULID, if it could be decoded nevertheless; else None.
 
     """
 
@@ -181,11 +181,11 @@ class Undecodable(EventStoreError):
 
 
 class CredentialsError(EventStoreError):
-    """No token could be had."""
+    """No token could be obtained."""
 
 
 class CredentialsRefused(CredentialsError):
-    """The issuer refused the client, and will again.
+    """The issuer refused the client; a retry would be refused too.
 
     Attributes:
         by_issuer: whether the issuer itself said so; False for a bare HTTP status, which a proxy may have sent, and for
@@ -199,11 +199,11 @@ class CredentialsRefused(CredentialsError):
 
 
 class IssuerUnavailable(CredentialsError):
-    """The issuer did not answer, and may later."""
+    """The issuer did not answer; a retry may succeed."""
 
 
 class UpstreamError(EventStoreError):
-    """A stream ended otherwise than normally.
+    """A stream ended with an error.
 
     Attributes:
         status: the name of the gRPC status, or None when there was none.
@@ -228,7 +228,7 @@ class UpstreamError(EventStoreError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream refuses this call, and will again."""
+    """The upstream refuses this call; a retry would be refused too."""
 
 
 class TokenRefused(UpstreamError):
@@ -240,30 +240,30 @@ class NoSuchService(UpstreamError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The upstream can't now, and may later."""
+    """The upstream is unavailable; a retry may succeed."""
 
 
 def is_connection_lost(error: psycopg.Error) -> bool:
-    """Whether the connection is what failed, or the server ended it: whatever is asked next would fail as well."""
+    """Return whether the connection failed, or the server ended it: the next statement would fail too."""
     if error.sqlstate is None:
         return isinstance(error, _loaded("psycopg", "OperationalError"))
     return error.sqlstate.startswith(("08", "57P0"))
 
 
 def describe(error: BaseException) -> str:
-    """Say an error in one line that carries no row values, secrets or phone numbers.
+    """Describe an error in one line without row values, secrets or phone numbers.
 
-    Postgres puts values in DETAIL and CONTEXT, so of its errors only the SQLSTATE and the primary message are told; for
-    data exceptions (class 22) that message quotes the value too, which is left out. SQLAlchemy adds the statement's
-    parameters, so of its errors only the driver's. Text of others is redacted strictly; in sentences of ours the parts
-    that came from outside are redacted already, and numbers are positions.
+    Postgres puts values into DETAIL and CONTEXT, so only its SQLSTATE and primary message are used; for data exceptions
+    (class 22) the primary message quotes the value too, and the quoted part is removed. SQLAlchemy adds the parameters
+    of the statement, so only the driver's error inside is used. Text from others is redacted strictly. In our own
+    sentences the parts from outside are redacted already, and numbers are positions.
     """
     words = _words(error)
     return storable(hide_secrets(words) if isinstance(error, EventStoreError) else words)
 
 
 def storable(text: str) -> str:
-    """Return a text as Postgres can keep it: without U+0000 and lone surrogates, and of a length that people read."""
+    """Return a text that Postgres can store: without U+0000 and lone surrogates, and not longer than people read."""
     clean = text.replace("\0", "\ufffd").encode(errors="replace").decode()
     return clean if len(clean) <= MAX_MESSAGE_CHARS else f"{clean[: MAX_MESSAGE_CHARS - 1]}…"
 

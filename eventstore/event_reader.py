@@ -25,7 +25,7 @@ LAST_EVENT: LiteralString = (
 
 
 class StoredEvent(NamedTuple):
-    """An event as it lies in the table: its position, when it was appended (UTC), and the event."""
+    """An event as it is stored: its position, when it was appended (UTC), and the event."""
 
     position: int
     received_at: datetime

@@ -1,9 +1,9 @@
-"""Reads the decoded columns of stored events off their payloads again, for when the decoder has learned something.
+"""Decodes the columns of stored events again from their payloads, after an update of the decoder.
 
-Invariants. The payload is the truth and stays as it came, and so do identity, position and times of receipt: the
-database's function ``eventstore.redecode`` is the only way past the triggers that refuse change (for one transaction it
-writes a permit, which the triggers look up), and they let it change nothing else. Each page is a transaction; what was
-killed in the middle is run again.
+Invariants. The payload is the truth. It never changes, and neither do identity, position and times of receipt. Triggers
+refuse every change of an event. The database's function ``eventstore.redecode`` is the only exception: it writes a
+permit for its transaction, which the triggers look up, and it can change nothing but decoded columns. Each page is one
+transaction, so a run that was killed can be repeated.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Redecoded:
 
     Attributes:
         read: events read.
-        changed: events whose columns came out otherwise.
-        types: their event types, of before and of now.
-        undecodable: positions whose bytes the decoder refuses now, the first hundred of them; their columns stay.
-        refused: how many these are in all.
+        changed: events whose columns changed.
+        types: their event types, before and after.
+        undecodable: the first hundred positions whose payload can no longer be decoded; their columns stay as they are.
+        refused: how many such positions there are.
 
     """
 
@@ -54,18 +54,18 @@ async def redecode(
     decoder: Callable[[bytes, str, Contract], Event] = decode,
     changed: Callable[[set[int], int], Awaitable[None]] | None = None,
 ) -> Redecoded:
-    """Read the columns of all events behind a position off their payloads again.
+    """Decode all events after a position again, and save the columns that changed.
 
     Args:
         conn: an autocommit connection, of a role that may run ``eventstore.redecode``.
         after: the position before the first to read.
-        on_progress: is called with the position and the head, now and then.
-        decoder: what reads an event.
-        changed: is awaited in the transaction of each page that changes something, with the event types, of before and
-            of now, and the first position.
+        on_progress: is called with the position and the head, once in a thousand events.
+        decoder: the function that decodes an event.
+        changed: is awaited in the transaction of each page that changes something, with the event types before and
+            after, and the first position.
 
     Raises:
-        psycopg.Error: the database failed, or the connection, or the role may not do it.
+        psycopg.Error: the database or the connection failed, or the role may not redecode.
 
     """
     result = Redecoded()
@@ -98,7 +98,7 @@ def _refuse(result: Redecoded, position: int) -> None:
 
 
 class _Page:
-    """Events that read otherwise now, written together with what hangs on it."""
+    """Events whose columns changed, to be saved in one transaction."""
 
     def __init__(
         self,

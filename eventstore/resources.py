@@ -1,4 +1,4 @@
-"""Finds the folders that a wheel carries under another name than the checkout does."""
+"""Finds folders that have one name in an installed wheel and another in a checkout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def resource_folder(package: str, installed: str, source: str) -> Path:
     """Return a folder of this project, in an installed wheel or in a checkout.
 
     Args:
-        package: the package that carries it in the wheel.
+        package: the package that contains it in the wheel.
         installed: its name there.
         source: its name beside the package in a checkout.
 

@@ -1,7 +1,7 @@
 """The event store's tables, as the migrations make them.
 
-Alembic is the only source of the schema in a database; these definitions are what statements are built from, and a
-test holds both equal.
+Alembic alone creates the schema in a database. Statements are built from these definitions, and a test checks that both
+are equal.
 """
 
 from __future__ import annotations

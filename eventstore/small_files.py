@@ -1,4 +1,4 @@
-"""Reads small local files within a size limit, so that a wrong path can't fill the memory."""
+"""Reads small local files with a size limit, so that a wrong path can't fill the memory."""
 
 from __future__ import annotations
 

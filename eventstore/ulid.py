@@ -1,4 +1,4 @@
-"""ULIDs as text: their shape, the time in them, and made-up ones to begin a stream at."""
+"""ULIDs as text: their form, the time in them, and made-up ULIDs from which a stream can start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def milliseconds(ulid: str) -> int:
 
 
 def time_of(ulid: str) -> datetime | None:
-    """Return the time in a ULID; None when it lies behind what a ``datetime`` can say (year 9999)."""
+    """Return the time in a ULID; None when it is after the year 9999, where ``datetime`` ends."""
     try:
         return _EPOCH + timedelta(milliseconds=milliseconds(ulid))
     except OverflowError:
@@ -32,9 +32,9 @@ def time_of(ulid: str) -> datetime | None:
 
 
 def first_ulid_at(moment: datetime) -> str:
-    """Return the least ULID of a moment (cut to the millisecond; 1970 at the earliest).
+    """Return the smallest ULID of a moment (cut to the millisecond; 1970 at the earliest).
 
-    A cursor of this form makes a stream go on with the first event of that millisecond.
+    With this cursor a stream starts with the first event of that millisecond.
     """
     since = max((moment - _EPOCH) // timedelta(milliseconds=1), 0)
     return str(ULID.from_bytes(since.to_bytes(6, "big") + bytes(10)))

@@ -1,4 +1,4 @@
-"""Every wait of the event store, in seconds, as a setting: ``PROJECTIONS_<NAME>`` in the environment."""
+"""Timeouts and intervals of the event store, in seconds, as settings: ``PROJECTIONS_<NAME>`` in the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORTEST, LONGEST = 0.001, 2_147_483
 
 
 class Waits(BaseSettings):
-    """How long each thing is waited for (seconds). Tests make them small; one test holds the defaults."""
+    """Timeouts and intervals in seconds. Tests use small ones; one test checks the defaults."""
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 

@@ -1,1 +1,1 @@
-"""Appends events to the event table, and keeps what can't be an event in quarantine."""
+"""Appends events to the event table, and quarantines messages that can't be events."""

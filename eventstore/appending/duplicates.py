@@ -1,4 +1,8 @@
-"""Tells what is new from what came before: an event_id is an identity, and the first event under it stays."""
+"""Finds duplicates: an event_id is an identity, and the first event stored under it stays.
+
+An event with an id that is stored already is a duplicate if it is the same event, and is dropped. If its bytes differ
+(or its values, when it was received under the other contract), it is quarantined.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,10 @@ _READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%
 
 
 def split_repeats(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
-    """Split a batch into the first event of each event_id, and what comes again under the same id.
+    """Split a batch into the first event of each event_id, and those that repeat an id.
 
     Raises:
-        ForeignEventId: one id comes for two apps.
+        ForeignEventId: one id was received for two apps.
 
     """
     if len({event.event_id for event in events}) == len(events):
@@ -46,9 +50,11 @@ def split_repeats(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]
 
 
 def compare_repeats(first: Sequence[Event], again: Sequence[Event]) -> tuple[int, list[Rejected]]:
-    """Compare what comes again in a batch with the first of its id (all of which are there, and stored).
+    """Compare the events that repeat an id of their batch with the first event of that id, which must be in ``first``.
 
-    Returns the number of plain repetitions, and those that contradict the first.
+    Returns:
+        How many are duplicates, and the others as rejected.
+
     """
     if not again:
         return 0, []
@@ -65,7 +71,9 @@ def compare_repeats(first: Sequence[Event], again: Sequence[Event]) -> tuple[int
 async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tuple[set[str], list[Rejected]]:
     """Find which of these events are stored, under the append lock of the caller.
 
-    Returns the ids that are stored, and those of the events that contradict what is stored.
+    Returns:
+        The ids that are stored, and the events that differ from what is stored under their id, as rejected.
+
 
     Raises:
         ForeignEventId: one is stored under another app.
@@ -103,10 +111,10 @@ def _decoded(event: Event) -> tuple[object, ...]:
 
 
 async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """Find which of these positions are empty, under the append lock of the caller.
+    """Find which of these events are missing at their positions, under the append lock of the caller.
 
     Raises:
-        OtherLog: another event lies at one of the others.
+        OtherLog: a different event is stored at one of the positions.
 
     """
     rows = await fetch_all(conn, _AT, [[one.position for one in stored]], binary=True)
@@ -122,9 +130,9 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
 
 
 def _compare(event: Event, contract: str, payload: bytes, decoded: tuple[object, ...]) -> Rejected | None:
-    """Return None for a plain duplicate of what came first, else the newcomer as rejected.
+    """Return None for a duplicate of the first event, else the new event as rejected.
 
-    The two contracts write one event in different bytes, so across them the decoded columns are compared.
+    The two contracts encode the same event in different bytes, so between contracts the decoded columns are compared.
     """
     if event.contract == contract:
         same, reason = event.payload == payload, OTHER_BYTES

@@ -1,14 +1,14 @@
-"""Keeps the bytes that can't be an event, with the reason, in the transaction that moves the cursor past them.
+"""Quarantines messages that can't be events, with the reason, in the transaction that moves the cursor past them.
 
 Invariants. Every quarantined message is counted, by app and reason, in ``quarantine_counts``; these numbers never fall.
-What is kept of an app stays within its limits: first come, first kept, until nine tenths of a limit are used; the rest
-is for samples, at most one a minute for each reason, of which the oldest make room for new ones. Repetitions of kept
-bytes are counted on their row and need no room.
+The bytes that are kept for an app stay within its limits. Messages are kept in the order in which they are received,
+until nine tenths of a limit are used; the rest is for samples, at most one a minute for each reason, and new samples
+replace the oldest. Repetitions of kept bytes are counted on their row and need no room.
 
 The table ``quarantine`` itself is the truth about what is kept. ``quarantine_usage`` has the numbers that the limits
-are compared with, so that no batch counts rows. Its row is locked first, so writers of an app's quarantine take turns.
-When something doesn't fit, the rows are counted again (a bounded scan), at most once a minute: rows that people deleted
-make room then.
+are compared with, so that no batch counts rows. Its row is locked first, so only one transaction at a time writes an
+app's quarantine. When a message doesn't fit, the rows are counted again (a bounded scan), at most once a minute, so
+that rows that people deleted make room.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLim
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row
 
 RECOUNT_AFTER = timedelta(minutes=1)
-"""How old a count of the kept rows may be when something doesn't fit any more."""
+"""The maximum age of the count of kept rows when a message doesn't fit."""
 SAMPLE_EVERY = timedelta(minutes=1)
-"""How far apart two samples of one reason are."""
+"""The time between two samples of one reason."""
 
 
 class Rejected(NamedTuple):
     """Bytes that can't be an event.
 
-    ``reason`` is in words that carry none of the values; ``event_id`` is their ULID where one could be read.
+    ``reason`` contains none of the values; ``event_id`` is the ULID, if it could be decoded.
     """
 
     app: str
@@ -44,7 +44,7 @@ class Rejected(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """One of an app's different messages in a batch, and how often it came."""
+    """One distinct message of an app in a batch, and how often it was received."""
 
     item: Rejected
     sha256: bytes
@@ -52,7 +52,7 @@ class _Message(NamedTuple):
 
 
 class _Usage(NamedTuple):
-    """What an app's quarantine holds, samples left out; ``is_recent`` is whether that was counted a short while ago."""
+    """What an app's quarantine contains without samples; ``is_recent`` tells whether it was counted recently."""
 
     rows: int
     size: int
@@ -71,12 +71,12 @@ FROM (SELECT count(*) AS kept_rows, coalesce(sum(size), 0)::bigint AS kept_bytes
             WHERE app = %(app)s AND NOT is_sample LIMIT %(limit)s) AS kept) AS found
 WHERE u.app = %(app)s RETURNING u.kept_rows, u.kept_bytes
 """
-_COUNT_KNOWN = """
+_COUNT_REPETITIONS = """
 UPDATE eventstore.quarantine AS q
-SET last_seen = statement_timestamp(), count = q.count + came.times, reason = came.reason
+SET last_seen = statement_timestamp(), count = q.count + received.times, reason = received.reason
 FROM unnest(%(contracts)s::text[], %(digests)b::bytea[], %(times)s::bigint[], %(reasons)s::text[])
-     AS came (contract, sha256, times, reason)
-WHERE q.app = %(app)s AND q.contract = came.contract AND q.sha256 = came.sha256
+     AS received (contract, sha256, times, reason)
+WHERE q.app = %(app)s AND q.contract = received.contract AND q.sha256 = received.sha256
 RETURNING q.contract, q.sha256
 """
 _KEEP = """
@@ -118,26 +118,28 @@ async def quarantine(
     """Count these messages, and keep their bytes within the limits, inside the caller's transaction.
 
     Returns:
-        How many of the messages were counted only.
+        How many of the messages were only counted, not kept.
 
     """
     by_app: dict[str, list[Rejected]] = {}
     for item in rejected:
         by_app.setdefault(item.app, []).append(item)
-    # In one order, so that no two transactions lock each other out.
-    return sum([await _of_app(conn, app, by_app[app], limits) for app in sorted(by_app)])
+    # In one order, so that two transactions can't deadlock.
+    return sum([await _quarantine_of_app(conn, app, by_app[app], limits) for app in sorted(by_app)])
 
 
-async def _of_app(conn: AsyncConnection, app: str, items: Sequence[Rejected], limits: QuarantineLimits) -> int:
-    messages = _different(items)
+async def _quarantine_of_app(
+    conn: AsyncConnection, app: str, items: Sequence[Rejected], limits: QuarantineLimits
+) -> int:
+    messages = _distinct_messages(items)
     usage = await _lock_usage(conn, app, limits)
-    known = await _count_known(conn, app, messages)
+    known = await _count_repetitions(conn, app, messages)
     new = [message for message in messages if (message.item.contract, message.sha256) not in known]
-    fitting, left = _fit(new, usage, limits)
+    fitting, left = _split_by_room(new, usage, limits)
     if left and not usage.is_recent:
         usage = await _recount(conn, app, limits)
-        fitting, left = _fit(new, usage, limits)
-    samples = await _sample(conn, app, left, limits) if left else []
+        fitting, left = _split_by_room(new, usage, limits)
+    samples = await _choose_samples(conn, app, left, limits) if left else []
     await _keep(conn, fitting, is_sample=False)
     await _keep(conn, samples, is_sample=True)
     not_kept = Counter[str]()
@@ -159,8 +161,8 @@ async def _of_app(conn: AsyncConnection, app: str, items: Sequence[Rejected], li
     return not_kept.total()
 
 
-def _different(items: Sequence[Rejected]) -> list[_Message]:
-    """Return the different messages among these, in the order in which each first came, as each last came."""
+def _distinct_messages(items: Sequence[Rejected]) -> list[_Message]:
+    """Return the distinct messages, in the order of their first copies; of each the last copy."""
     found: dict[tuple[str, bytes], tuple[Rejected, int]] = {}
     for item in items:
         key = (item.contract, hashlib.sha256(item.payload).digest())
@@ -168,10 +170,10 @@ def _different(items: Sequence[Rejected]) -> list[_Message]:
     return [_Message(item, digest, times) for (_, digest), (item, times) in found.items()]
 
 
-def _fit(
+def _split_by_room(
     messages: Sequence[_Message], usage: _Usage, limits: QuarantineLimits
 ) -> tuple[list[_Message], list[_Message]]:
-    """Split messages into those for which there is room, and the others."""
+    """Split messages into those that fit and those that don't."""
     rows = limits.max_rows - limits.sample_rows - usage.rows
     size = limits.max_bytes - limits.sample_bytes - usage.size
     fitting: list[_Message] = []
@@ -198,33 +200,33 @@ async def _recount(conn: AsyncConnection, app: str, limits: QuarantineLimits) ->
     return _Usage(rows, size, is_recent=True)
 
 
-async def _count_known(conn: AsyncConnection, app: str, messages: Sequence[_Message]) -> set[tuple[str, bytes]]:
-    """Count what is kept already; returns contract and SHA-256 of each."""
-    came = {
+async def _count_repetitions(conn: AsyncConnection, app: str, messages: Sequence[_Message]) -> set[tuple[str, bytes]]:
+    """Count the messages that are kept already; return contract and SHA-256 of each."""
+    received = {
         "app": app,
         "contracts": [message.item.contract for message in messages],
         "digests": [message.sha256 for message in messages],
         "times": [message.times for message in messages],
         "reasons": [message.item.reason for message in messages],
     }
-    return {(contract, digest) for contract, digest in await fetch_all(conn, _COUNT_KNOWN, came, binary=True)}
+    return {(contract, digest) for contract, digest in await fetch_all(conn, _COUNT_REPETITIONS, received, binary=True)}
 
 
-async def _sample(
+async def _choose_samples(
     conn: AsyncConnection, app: str, left: Sequence[_Message], limits: QuarantineLimits
 ) -> list[_Message]:
-    """Choose samples among the messages that don't fit, and make room for them."""
+    """Choose samples among the messages that don't fit, and delete the oldest samples to make room."""
     latest = {message.item.reason: message for message in left}
     recent = set(await fetch_column(conn, _RECENTLY_SAMPLED, [app, list(latest), SAMPLE_EVERY]))
     due = [message for reason, message in latest.items() if reason not in recent]
-    samples = list(_within(due, limits.sample_rows, limits.sample_bytes))
+    samples = list(_take_while_room(due, limits.sample_rows, limits.sample_bytes))
     if samples:
         room = limits.sample_bytes - sum(len(message.item.payload) for message in samples)
         await conn.execute(_MAKE_ROOM_FOR_SAMPLES, [app, limits.sample_rows - len(samples), room])
     return samples
 
 
-def _within(messages: Sequence[_Message], rows: int, size: int) -> Iterator[_Message]:
+def _take_while_room(messages: Sequence[_Message], rows: int, size: int) -> Iterator[_Message]:
     for message in messages:
         if rows > 0 and len(message.item.payload) <= size:
             rows, size = rows - 1, size - len(message.item.payload)

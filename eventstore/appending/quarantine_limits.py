@@ -1,4 +1,4 @@
-"""How much of what can't be an event is kept, as settings: ``PROJECTIONS_QUARANTINE_<NAME>`` in the environment."""
+"""How many quarantined messages are kept, as settings: ``PROJECTIONS_QUARANTINE_<NAME>`` in the environment."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _LARGEST = 2**62
 
 
 class QuarantineLimits(BaseSettings):
-    """How much of an app's quarantined messages is kept, at the most; all of them are counted.
+    """The most that is kept of an app's quarantined messages; all of them are counted.
 
-    A tenth of both is set aside for samples of what comes once the rest is full.
+    A tenth of both is reserved for samples of messages that are received when the rest is full.
     """
 
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_QUARANTINE_", frozen=True)
@@ -35,17 +35,17 @@ class QuarantineLimits(BaseSettings):
 
     @property
     def sample_rows(self) -> int:
-        """How many of the rows are set aside for samples."""
+        """How many of the rows are reserved for samples."""
         return self.max_rows // 10
 
     @property
     def sample_bytes(self) -> int:
-        """How many of the bytes are set aside for samples."""
+        """How many of the bytes are reserved for samples."""
         return self.max_bytes // 10
 
 
 DEFAULT_LIMITS = QuarantineLimits.model_construct()
-"""The defaults, whatever the environment says."""
+"""The defaults, independent of the environment."""
 
 
 def load_quarantine_limits() -> QuarantineLimits:

@@ -1,7 +1,7 @@
-"""The database server's clock against the times of stored events: a time ahead of it is not when an event came.
+"""Compares the database server's clock with the times of stored events, and warns when these are ahead.
 
-``received_at`` never falls as positions rise. So after the clock was ahead for a moment, every later event gets the
-time that was reached then, until the clock has caught up.
+``received_at`` never falls as positions rise. So if the clock was ahead for a moment, every later event gets the time
+from then until the clock has caught up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eventstore.postgres.queries import fetch_row
 log = structlog.get_logger(__name__)
 
 AHEAD = timedelta(seconds=10)
-"""So far ahead a stored time is said to be wrong; less may come of a clock that is being set right."""
+"""How far ahead a stored time is reported as wrong; less can happen when a clock is adjusted."""
 WARN_AGAIN = 3600.0
 """Seconds between two warnings of a process."""
 
@@ -30,7 +30,7 @@ _AT_OR_BEFORE = (
 
 
 class ClockWatch:
-    """Warns when the last event's time is ahead of the clock: once, and then rarely.
+    """Warns when the last event's time is ahead of the clock, at most once an hour.
 
     Args:
         clock: seconds that only rise.
@@ -57,12 +57,12 @@ class ClockWatch:
 
 
 WATCH = ClockWatch()
-"""The one of this process."""
+"""The only one of this process."""
 
 
 @dataclass(frozen=True)
 class AheadOfClock:
-    """Events whose ``received_at`` is ahead of the database server's clock, so that it can't be when they came.
+    """Events whose ``received_at`` is ahead of the database server's clock, so it can't be the time they were received.
 
     ``first`` and ``last`` are their positions; ``received_at`` is the last one's, ``seconds`` ahead of the clock.
     """
@@ -91,8 +91,8 @@ async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | No
 async def find_last_received_by(conn: AsyncConnection, time: datetime, up_to: int) -> int:
     """Return the last position up to ``up_to`` whose event was received by a time; 0 when none was.
 
-    Times never fall as positions rise, so it is found by halving, without an index on the times; positions that are
-    missing don't matter.
+    Times never fall as positions rise, so a binary search finds it without an index on the times; missing positions
+    don't matter.
     """
     low, high = 0, up_to
     while low < high:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Contract(StrEnum):
-    """A published form of ``StreamSendRequestEvents``."""
+    """A published contract of ``StreamSendRequestEvents``."""
 
     CHAT_EXTERNAL = "chat.external"
     PCS_EXTERNAL_V1 = "pcs.external.v1"

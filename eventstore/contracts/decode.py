@@ -1,4 +1,4 @@
-"""Reads an event's columns off its bytes, with the one check that every message gets before it is stored."""
+"""Decodes an event from its bytes, with the checks that every message must pass before it is stored."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ MAX_OPTION_BYTES = 2000
 """An option is part of the primary key of ``poll_tallies``, beside an app and two ids, and Postgres refuses index
 entries of more than 2,704 bytes."""
 MAX_OPTIONS = 1000
-"""Options of one answer that are kept in columns, and so folded. The payload keeps all of them."""
+"""How many options of one answer are stored in columns, and so folded. The payload has all of them."""
 MAX_OPTIONS_READ = 10 * MAX_OPTIONS
-"""Options of one answer that are looked at, kept or not: a message may hold millions that can't be kept."""
+"""How many options of one answer are examined: a message may contain millions that can't be stored."""
 MAX_COUNT = 2**31 - 1
 
 
 class Event(NamedTuple):
-    """One event: what was read off its bytes, and the bytes.
+    """One event: its decoded columns, and its bytes.
 
-    Source: the wire, through :func:`decode`. Fields the event doesn't have are None. ``event_type`` and
-    ``summary_status`` are the wire's numbers; ``occurred_at`` is in UTC, cut to the microsecond; ``payload`` is the
-    bytes of the ``SendRequestEvent`` as they came (for ``pcs.external.v1`` without the frame around them).
+    Source: the wire, through :func:`decode`. Fields that the event doesn't have are None. ``event_type`` and
+    ``summary_status`` are the numbers on the wire; ``occurred_at`` is in UTC, cut to the microsecond; ``payload`` is
+    the unchanged bytes of the ``SendRequestEvent`` (for ``pcs.external.v1`` without the frame around them).
 
-    ``poll_options_dropped`` counts the options of the answer that could not be kept in ``poll_options``; None when none
-    is missing. If ``poll_options`` is None too, the whole answer could not be kept (0: not even its options counted).
+    ``poll_options_dropped`` counts the options of the answer that could not be stored in ``poll_options``; None when
+    none is missing. If ``poll_options`` is None too, the whole answer could not be stored (0: its options could not
+    even be counted).
     """
 
     event_id: str
@@ -59,10 +60,10 @@ class Event(NamedTuple):
 
 
 def decode(payload: bytes, app: str, contract: Contract) -> Event:
-    """Read an event's columns off its bytes.
+    """Decode an event from its bytes.
 
     Raises:
-        Undecodable: the bytes can't be an event; they belong in quarantine, with the reason.
+        Undecodable: the bytes can't be an event, and must be quarantined with the reason.
 
     """
     try:
@@ -112,7 +113,7 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
 
 
 def _identity(payload: bytes) -> str | None:
-    # The whole can't be read, for one bad text in it perhaps; the cursor moves past it if its id can.
+    # The message can't be decoded, perhaps because of one bad text. If its id can, the cursor moves past it.
     try:
         event_id = reading.Identity.FromString(payload).event_id
     except DecodeError:
@@ -145,7 +146,7 @@ _NO_POLL = _Poll(None, None, None)
 
 
 def _poll(raw: bytes) -> _Poll:
-    # The event stands without an answer that can't be read, and an answer without an option that can't be kept.
+    # An event is stored without an answer that can't be decoded, and an answer without an option that can't be stored.
     try:
         poll = reading.PollResponse.FromString(raw)
     except DecodeError:
@@ -159,7 +160,7 @@ def _poll(raw: bytes) -> _Poll:
 
 
 def _kept(raw: bytes, limit: int) -> str | None:
-    """Return a text as a column can hold it; None when it is too long, not UTF-8, or holds U+0000."""
+    """Return a text that a column can store; None when it is too long, not UTF-8, or contains U+0000."""
     if len(raw) > limit or b"\0" in raw:
         return None
     try:
@@ -169,8 +170,8 @@ def _kept(raw: bytes, limit: int) -> str | None:
 
 
 def _occurred_at(raw: bytes, event_type: int, event_id: str) -> datetime:
-    # An event without a time took place when its ULID was made. A type we don't know may say its time in a way we
-    # don't know either; that is no reason to refuse it.
+    # Without a time, the ULID's time is used. An event of an unknown type may write its time in an unknown way; that is
+    # no reason to refuse it.
     if raw:
         try:
             return read_time(raw)

@@ -1,4 +1,4 @@
-"""The event types that read models know, by the wire's numbers; they mean the same in both contracts."""
+"""The known event types, by their numbers on the wire; they mean the same in both contracts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class EventType(IntEnum):
-    """What an event says."""
+    """The type of an event."""
 
     RECIPIENT_DELIVERED = 1
     RECIPIENT_FAILED = 2

@@ -23,15 +23,15 @@ class FrameKind(Enum):
     EVENT = auto()
     KEEP_ALIVE = auto()
     CURSOR_EXPIRED = auto()
-    UNKNOWN = auto()  # proof of life, nothing else
-    GARBAGE = auto()  # not a frame at all
+    UNKNOWN = auto()  # a frame of a kind that we don't know; it shows that the stream is alive
+    GARBAGE = auto()  # not a frame
 
 
 class Frame(NamedTuple):
     """One message on a stream.
 
-    ``data`` is the event's bytes for EVENT, the whole message for GARBAGE, else empty; ``detail`` is the server's
-    words for CURSOR_EXPIRED, else empty.
+    ``data`` is the event's bytes for EVENT, the whole message for GARBAGE, else empty; ``detail`` is the server's text
+    for CURSOR_EXPIRED, else empty.
     """
 
     kind: FrameKind
@@ -69,5 +69,5 @@ def read_frame(contract: Contract, message: bytes) -> Frame:
 
 
 def _words(raw: bytes) -> str:
-    # What Postgres can't keep is shown as a replacement character; a sentence that long says no more.
+    # Characters that Postgres can't store are replaced; a sentence needs no more than this length.
     return raw[:MAX_DETAIL_BYTES].decode(errors="replace").replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""Reads ``occurred_at``, which is RFC 3339 text in one contract and a Timestamp message in the other."""
+"""Decodes ``occurred_at``, which is RFC 3339 text in one contract and a Timestamp message in the other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from eventstore.contracts._generated.eventstore.reading_pb2 import Time
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # exclusive: the last day taken is 9999-12-30
-"""A day inside what a ``datetime`` can say, so that no time zone pushes a value over the edge."""
+"""One day inside the range of ``datetime``, so that no time zone moves a value out of it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# How nearly every time is written: what the standard library reads by itself, well inside the limits.
+# How nearly every time is written. The standard library reads it, and it is well inside the limits.
 _CANONICAL = re.compile(rb"[12]\d{3}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z")
 _RFC3339 = re.compile(
     rb"(\d{4}-\d\d-\d\d)[Tt ]((?:[01]\d|2[0-3]):[0-5]\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
@@ -26,7 +26,7 @@ def read_time(raw: bytes) -> datetime:
     """Return the time, cut to the microsecond, in UTC.
 
     Raises:
-        ValueError: the bytes are neither form, or a time outside 0001-01-02..9999-12-30 UTC.
+        ValueError: the bytes have neither form, or the time is outside 0001-01-02..9999-12-30 UTC.
 
     """
     if _CANONICAL.fullmatch(raw):
@@ -44,7 +44,7 @@ def _read_text(raw: bytes) -> datetime:
         raise ValueError("occurred_at is not an RFC 3339 time")
     day, minute, second, fraction, zulu, sign, hours, minutes = match.groups()
     micros = (fraction or b"").ljust(6, b"0")[:6]
-    if second == b"60":  # a leap second; Postgres has none, and the order of events is the ULID's affair
+    if second == b"60":  # a leap second; Postgres has none, and the ULID decides the order of events
         second, micros = b"59", b"999999"
     text = b"%bT%b:%b.%b+00:00" % (day, minute, second, micros)
     try:

@@ -1,8 +1,8 @@
-"""Waits, at a command's start, for a database that will be there soon, and refuses one that waiting can't help.
+"""Waits at a command's start for a database that is not available yet; fails at once if waiting can't help.
 
-Invariants. Nothing is decided by the text of a message, which the server translates: libpq doesn't pass on the SQLSTATE
-of a refused login, so it is read from libpq's trace of one more login. A login without startup options that succeeds
-where ours fails means that somebody in between refuses the options, as PgBouncer does by default.
+Invariants. Nothing depends on the text of a message, because servers translate messages. libpq doesn't pass on the
+SQLSTATE of a refused login, so it is read from libpq's trace of another login. If a login without startup options
+succeeds where ours fails, something in between refuses the options, as PgBouncer does by default.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _ERROR_RESPONSE = re.compile(rb'\tB\t\d+\tErrorResponse\t .*? C "([0-9A-Z]{5})"'
 class Login(NamedTuple):
     """How a login without startup options ended.
 
-    ``refused_by_libpq`` is True when a parameter can't be read, or a password is needed and none was given;
-    ``sqlstates`` are those that the servers sent.
+    ``refused_by_libpq`` is True when a parameter is invalid, or a password is needed and none was given; ``sqlstates``
+    are those that the servers sent.
     """
 
     succeeded: bool
@@ -50,7 +50,7 @@ class Login(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether the next attempt would be refused as well."""
+        """Whether the next attempt would be refused too."""
         if self.succeeded:
             return False
         return self.refused_by_libpq or (bool(self.sqlstates) and all(map(_FINAL.fullmatch, self.sqlstates)))
@@ -59,18 +59,18 @@ class Login(NamedTuple):
 async def wait_for_database(
     url: str, *, waits: Waits, seconds: float, writes: bool, report: Callable[[str], None]
 ) -> None:
-    """Return once a database takes our sessions.
+    """Return once the database accepts our sessions.
 
     Args:
         url: the database.
         waits: ``database_connect`` and ``database_backoff_cap`` count.
         seconds: how long to wait; 0 for one attempt.
-        writes: whether a standby, which takes no writes, has to be promoted first.
+        writes: whether the session must accept writes, so that a standby has to be promoted first.
         report: is called with a sentence when the wait begins, every 10 s while it lasts, and when it ends.
 
     Raises:
         UsageError: waiting can't help; the message says why.
-        DatabaseUnavailable: time is up.
+        DatabaseUnavailable: the database was not available in time.
 
     """
     began = monotonic()
@@ -103,7 +103,7 @@ class _Sentences(Report):
 
 
 async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:
-    """Open a session; return None when all is well, or what may pass."""
+    """Open a session; return None if it works, else why the database is unavailable."""
     try:
         async with await connect(url, name=NAME, waits=waits) as conn:
             is_standby = await fetch_value(conn, "SELECT pg_catalog.pg_is_in_recovery()")
@@ -119,12 +119,12 @@ async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:
 
 
 async def _check_refusal(url: str, waits: Waits, error: Exception) -> None:
-    """Raise what the next attempt would end with as well."""
+    """Raise an error if the next attempt would be refused too."""
     login = await asyncio.to_thread(log_in, url)
     if login.is_final:
         raise _unusable(describe(error), *login.sqlstates) from error
     if login.succeeded:
-        try:  # again, for the database may have become available in between
+        try:  # again, because the database may have become available in between
             await (await connect(url, name=NAME, waits=waits)).close()
         except (psycopg.OperationalError, OSError) as again:
             raise _options_refused(describe(again)) from again
@@ -146,7 +146,7 @@ def log_in(url: str) -> Login:
 
 @contextmanager
 def _traced(conn: pq.abc.PGconn) -> Iterator[bytearray]:
-    """Yield what holds, when the block is over, libpq's trace; nothing where libpq can't write one."""
+    """Yield a buffer that has libpq's trace when the block ends; it stays empty where libpq can't write one."""
     recorded = bytearray()
     if not hasattr(os, "memfd_create"):
         yield recorded
@@ -156,14 +156,14 @@ def _traced(conn: pq.abc.PGconn) -> Iterator[bytearray]:
         with suppress(psycopg.Error):
             conn.trace(memory)
         yield recorded
-        conn.untrace()  # which writes what libpq still holds
+        conn.untrace()  # which flushes libpq's buffer
         recorded += os.pread(memory, 2**20, 0)
     finally:
         os.close(memory)
 
 
 def _is_unreadable(conninfo: str) -> bool:
-    """Tell whether libpq didn't try to connect, because it can't read a parameter."""
+    """Return whether libpq didn't try to connect, because a parameter is invalid."""
     return pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT
 
 

@@ -1,6 +1,6 @@
 """Finds the system's certificate authorities for ``sslrootcert=system``.
 
-The OpenSSL inside psycopg's wheel looks for them in a folder of its own that no system has, so every server would be
+The OpenSSL in psycopg's wheel looks for them in a folder that doesn't exist on any system, so every server would be
 refused. OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR first.
 """
 
@@ -21,9 +21,9 @@ _SET_BY_USER = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def find_system_certificates(parameters: Mapping[str, str]) -> None:
-    """Point OpenSSL to the system's list when a connection's parameters may ask for it.
+    """Point OpenSSL to the system's certificates if a connection's parameters may ask for them.
 
-    A service file may say ``sslrootcert=system`` too, and only libpq reads it, so naming a service is enough.
+    A service file may set ``sslrootcert=system`` too. Only libpq reads it, so a named service is enough.
     """
     service = parameters.get("service") or os.environ.get("PGSERVICE")
     wanted = parameters.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")

@@ -1,4 +1,4 @@
-"""Connections to Postgres with settings of their own, on which each side notices when the other is gone."""
+"""Opens connections to Postgres with our own settings, on which each side notices when the other one is lost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from eventstore.postgres.session_settings import pin, startup_settings
 from eventstore.waits import Waits
 
 MAX_NAME_BYTES = 63
-"""Where Postgres cuts an application_name."""
+"""Postgres cuts a longer application_name."""
 
 BLANK = "\\ "
-"""A blank within a setting, in startup options."""
+"""A blank inside a setting in the startup options."""
 
 _NAMES = re.compile(r"(?:^|\s)(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=")
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
@@ -45,7 +45,7 @@ async def connect(
         autocommit: False begins a transaction with the first statement.
         idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
         lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
-        settings: what this session needs besides the settings of all sessions, as ``session_settings.FOLDING``.
+        settings: settings in addition to those of all sessions, such as ``session_settings.FOLDING``.
 
     Raises:
         psycopg.OperationalError: no connection within ``waits.database_connect``.
@@ -66,7 +66,7 @@ async def connect(
 
 
 def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | None = None) -> Connection:
-    """Open a connection as :func:`connect` does, for code that can't be asynchronous; it isn't in autocommit.
+    """Open a connection as :func:`connect` does, for code that can't be asynchronous; autocommit is off.
 
     Raises:
         psycopg.OperationalError: no connection within ``waits.database_connect``.
@@ -86,7 +86,7 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
 
 
 def _given(url: str) -> dict[str, str]:
-    """Return libpq's parameters as the URL has them; ``options`` as the environment has them if the URL has none."""
+    """Return libpq's parameters in the URL; ``options`` from the environment if the URL has none."""
     given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     find_system_certificates(given)
     return {**given, "options": given.get("options") or os.environ.get("PGOPTIONS", "")}
@@ -94,7 +94,7 @@ def _given(url: str) -> dict[str, str]:
 
 def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mapping[str, str]) -> str:
     ours = (f"-c {key}={value.replace(' ', BLANK)}" for key, value in startup.items())
-    # Defaults first: what the URL says wins.
+    # Defaults first, so that the URL overrides them.
     parameters = {
         "connect_timeout": str(max(2, round(waits.database_connect))),  # libpq takes whole seconds, 2 at the least
         "keepalives": "1",
@@ -104,7 +104,7 @@ def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mappin
         "tcp_user_timeout": "30000",
         **given,
         "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
-        # A server in SQL_ASCII would otherwise answer in bytes.
+        # Otherwise a server with encoding SQL_ASCII would answer in bytes.
         "client_encoding": "UTF8",
         "options": " ".join((*ours, given["options"])).strip(),
     }
@@ -112,15 +112,15 @@ def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mappin
 
 
 def _pinned(given: Mapping[str, str], startup: Mapping[str, str], settings: Mapping[str, str]) -> sql.Composed:
-    """Return the statement that sets what this session needs, and once more what a pooler may have dropped at startup.
+    """Return the statement that sets the session's settings; also those of startup, which a pooler may have dropped.
 
-    What the URL sets itself stays.
+    Settings in the URL are not changed.
     """
     theirs = {name.replace("-", "_").lower() for name in _NAMES.findall(given["options"])}
     return pin({**{name: value for name, value in startup.items() if name not in theirs}, **settings})
 
 
 def _check_encoding(conn: psycopg.Connection[Any] | AsyncConnection[Any]) -> None:
-    """Make sure that texts are neither changed nor refused on their way; a pooler in between may decide otherwise."""
+    """Check that texts are neither converted nor refused; a pooler may have ignored the encoding."""
     if conn.info.encoding != "utf-8":
         raise psycopg.OperationalError(f"the session's client_encoding is {conn.info.encoding}, although UTF8 was set")

@@ -49,19 +49,22 @@ _CURSOR_HOLDER = (
 
 
 async def find_cursor_holder(conn: AsyncConnection, app: str) -> Holder | None:
-    """Return whose unfinished transaction moved an app's cursor, or None.
+    """Return the unfinished transaction that moved an app's cursor, or None.
 
-    It need not hold the append lock: a follower may freeze after the one and before the other, in the middle of a
-    pipeline, where none of Postgres's timeouts ends it. Only the holder of the app's lock may end it.
+    It need not hold the append lock: a follower may freeze after it moved the cursor and before it acquired the append
+    lock, in the middle of a pipeline, where none of Postgres's timeouts ends it. Only the holder of the app's lock may
+    terminate it.
     """
     row = await fetch_row(conn, _CURSOR_HOLDER, [app])
     return Holder(*row) if row else None
 
 
 async def terminate_holder(conn: AsyncConnection, holder: Holder, older_than: timedelta) -> bool:
-    """End the backend of a frozen transaction, if it is still the same one and older than that.
+    """Terminate the backend of a frozen transaction, if it is still in that transaction and the transaction is older.
 
-    Returns whether a backend was told to end. A role that may not end the backend gets Postgres's own error.
+    Returns:
+        Whether a backend was signalled. A role that may not terminate it gets Postgres's own error.
+
     """
     return bool(
         await fetch_value(

@@ -1,10 +1,10 @@
-"""Recognises a connection pooler that gives each transaction another session of Postgres.
+"""Detects a connection pooler that gives each transaction another session of Postgres.
 
-Locks of sessions, LISTEN, temporary tables and settings belong to a session. In PgBouncer's transaction mode they stay
-with a session that the next client gets. A session lock would then be held by nobody who works under it.
+Session locks, LISTEN, temporary tables and settings belong to a session. In PgBouncer's transaction mode they stay with
+the session, which the next client gets. The process that works under a session lock would then no longer hold it.
 
-A pooler tells its clients a process id of its own for cancelling; that differs from what the session itself says, so a
-direct connection is recognised without another query or connection.
+A pooler sends its clients its own process id, for cancelling. It differs from the one that the session reports, so a
+direct connection is recognised with one query.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PID = "SELECT pg_catalog.pg_backend_pid()"
 async def check_session_is_ours(
     conn: AsyncConnection[Any], another: Callable[[], Awaitable[AsyncConnection[Any]]]
 ) -> None:
-    """Make sure that a connection keeps its session of Postgres between statements.
+    """Check that a connection keeps its session of Postgres between statements.
 
     Args:
         conn: the connection, in autocommit.
-        another: opens one more connection; called only when a pooler is in between.
+        another: opens another connection; called only if there is a pooler.
 
     Raises:
-        UsageError: it doesn't, or the pooler has no second session to give.
+        UsageError: it doesn't, or the pooler has no second session.
 
     """
     first = await _pid(conn)
@@ -59,14 +59,14 @@ async def check_session_is_ours(
 
 
 async def _has_changed(conn: AsyncConnection[Any], other: AsyncConnection[Any], first: int) -> bool:
-    """Tell whether a connection has another session than at first while another client's transaction is open."""
+    """Return whether a connection changed its session while another client's transaction was open."""
     try:
-        # The transaction keeps the session that was last in use, if it was given back to the pool.
+        # If the session was returned to the pool, this transaction gets it.
         async with asyncio.timeout(ANSWER_SECONDS), other.transaction():
             await _pid(other)
             return await _pid(conn) != first
     except (TimeoutError, psycopg.Error):
-        # No session is left for the first connection, or there are no transactions at all (statement mode).
+        # No session is left for the first connection, or there are no transactions (statement mode).
         return True
 
 

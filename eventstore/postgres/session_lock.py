@@ -1,9 +1,9 @@
-"""A lock that one process holds for as long as it lives, and that a frozen one loses.
+"""Session locks: a process holds one for as long as it lives, and loses it when it freezes.
 
-Invariants. It is a session's advisory lock on a connection of its own, which is queried every few seconds and which
-Postgres ends when it is not. Whoever loses the connection has lost the lock, and stops its work. What such a process
-had under way may still reach the database when it wakes up: its work must be fenced by something that the next holder
-changes.
+Invariants. The lock is a session's advisory lock on its own connection. The holder queries the connection every few
+seconds; if it doesn't, Postgres ends the session. A process that loses the connection has lost the lock and stops its
+work. When a frozen process wakes up, statements that it had already sent may still reach the database. So the work must
+be fenced: it must fail once the next holder has changed something, such as an epoch.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ T = TypeVar("T")
 
 UNLOCK_SECONDS = 5.0
 HOST_BYTES = 12
-"""Of the host's name, at the least, in a session's name that is cut short."""
+"""How much of the host's name is kept when a session's name is too long."""
 
 
 class Lock(NamedTuple):
-    """A lock to hold: its number, and what it is for, in messages."""
+    """A lock: its number, and what it is for, in messages."""
 
     key: int
     what: str
 
 
 def session_name(work: str) -> str:
-    """Return the application_name of a session that does some work, by which people find the process."""
+    """Return the application_name for a session that does some work; people find the process by it."""
     host, pid = socket.gethostname(), f":{os.getpid()}"
     begin = f"projections {work} "
     # Postgres cuts a long name at its end, where the process's number is.
@@ -52,7 +52,7 @@ def session_name(work: str) -> str:
 
 
 async def keep_alive(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:
-    """Query the connection that holds a lock, again and again.
+    """Query the connection that holds a lock, every ``waits.leader_heartbeat`` seconds.
 
     Raises:
         LockLost: it did not answer.
@@ -69,7 +69,7 @@ async def keep_alive(conn: AsyncConnection[Any], waits: Waits, what: str) -> Nev
 
 @asynccontextmanager
 async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -> AsyncIterator[AsyncConnection[Any]]:
-    """Take a lock at once, and hold it; yields the connection that holds it, for :func:`keep_alive`.
+    """Acquire a lock without waiting, and hold it; yields its connection, for :func:`keep_alive`.
 
     Args:
         url: the database.
@@ -79,8 +79,8 @@ async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -
         waits: ``leader_heartbeat`` and ``leader_timeout`` count.
 
     Raises:
-        LockHeld: another session has it; the message names that session.
-        psycopg.Error: the database is away.
+        LockHeld: another session holds it; the message names that session.
+        psycopg.Error: the database is unavailable.
 
     """
     conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout)
@@ -91,7 +91,7 @@ async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -
         yield conn
     finally:
         with suppress(psycopg.Error, TimeoutError):
-            # Postgres notices a session's end a moment later, and the next one may come at once.
+            # Postgres notices the end of a session a moment later, and the next process may try immediately.
             async with asyncio.timeout(UNLOCK_SECONDS):
                 await conn.execute(RELEASE_SESSION_LOCKS)
         with suppress(psycopg.Error):
@@ -99,7 +99,7 @@ async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -
 
 
 async def run_while_held(conn: AsyncConnection[Any], waits: Waits, what: str, work: Coroutine[Any, Any, T]) -> T:
-    """Do some work while the lock is held; losing the lock ends the work.
+    """Do some work while the lock is held; if the lock is lost, the work is cancelled.
 
     Raises:
         LockLost: the lock's connection did not answer; the work was cancelled.
@@ -123,17 +123,17 @@ async def run_while_held(conn: AsyncConnection[Any], waits: Waits, what: str, wo
 async def run_under_locks(
     url: str, locks: Sequence[Lock], *, name: str, waits: Waits, work: Callable[[], Coroutine[Any, Any, T]]
 ) -> T:
-    """Take locks, each at once or not at all, and do some work while all of them are held.
+    """Acquire locks without waiting, and do some work while all of them are held.
 
     Args:
         url: the database.
-        locks: which; one order for all who take several, or two may keep each other out.
+        locks: in the order of :mod:`eventstore.locks`.
         name: the sessions' application_name.
-        waits: as :func:`hold_lock` takes them.
-        work: is called once all are held.
+        waits: as for :func:`hold_lock`.
+        work: is called once all locks are held.
 
     Raises:
-        LockHeld: another session has one of them; nothing was begun.
+        LockHeld: another session holds one of them; the work was not started.
         LockLost: the connection of one did not answer; the work was cancelled.
         Exception: whatever the work raises.
 

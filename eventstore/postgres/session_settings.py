@@ -1,10 +1,9 @@
 """The Postgres settings of every session that we open: which ones are ours, and which are left to others.
 
 Invariants. What a session reads, writes, casts or waits for never depends on settings of the role, the database, the
-environment or the URL. Ours are set by one statement that every new connection sends (:func:`pin`). That statement
-names each function with its schema, because until it has run, the search path belongs to somebody else. Settings that
-have to hold for that statement too are sent at startup (:func:`startup_settings`), where the options of the URL may
-override some of them.
+environment or the URL. Every new connection sends one statement that sets ours (:func:`pin`). It names each function
+with its schema, because until it has run, the search path is not ours. Settings that are needed by that statement too
+are sent at startup (:func:`startup_settings`), where the options of the URL may override some of them.
 
 Every setting that an ordinary role can change is either set here or named in ``LEFT``; a test compares both with the
 list of settings that a server has.
@@ -20,7 +19,7 @@ from psycopg import sql
 from eventstore.waits import Waits
 
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""Only what comes with Postgres. Temporary objects come last, or else they would hide the catalog's tables."""
+"""Only the catalog. Temporary objects come last, or else they would hide the catalog's tables."""
 
 _TEXT_FORMS = {
     "client_encoding": "UTF8",
@@ -45,7 +44,7 @@ _MEANING = {
     "escape_string_warning": "on",
     "array_nulls": "on",
     "transform_null_equals": "off",
-    # An error, where a policy would otherwise hide rows from a fold or from a comparison.
+    # Raises an error where a policy would otherwise hide rows from a fold or from a comparison.
     "row_security": "off",
     "restrict_nonsystem_relation_kind": "",
     "gin_fuzzy_search_limit": "0",
@@ -57,7 +56,7 @@ _MEANING = {
     "plpgsql.variable_conflict": "error",
 }
 _TRANSACTIONS = {
-    # An append reads the head again after it has the lock, which a snapshot of the whole transaction would prevent.
+    # An append reads the head after it acquires the lock; a snapshot of the whole transaction would prevent that.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "transaction_timeout": "0",
@@ -118,17 +117,17 @@ _PLANS = {
 }
 
 OURS: Mapping[str, str] = MappingProxyType({**_TEXT_FORMS, **_MEANING, **_TRANSACTIONS, **_MESSAGES, **_PLANS})
-"""Settings that every session has, whatever anybody prefers; ``synchronous_commit`` comes to these, see :func:`pin`."""
+"""The settings of every session. ``synchronous_commit`` is set too, see :func:`pin`."""
 
 _PRIVILEGED = ("session_replication_role", "plpgsql.variable_conflict")
-"""Settings that only a superuser can change, for a role too, unless the right was granted: set where we may."""
+"""Settings that only a superuser can change, unless the right was granted; they are set where we may."""
 
 FOLDING: Mapping[str, str] = MappingProxyType({"synchronous_commit": "off", "enable_seqscan": "off"})
 """For sessions that fold.
 
-Rows that are derived are committed together with their position: after a crash of the server both are there or neither
-is, so waiting for the disk would make nothing safer. Folds find their rows by index; a plan that was made while a table
-was empty must not scan it when it is large.
+Derived rows are committed together with their position. After a crash of the server both are there or neither is, so
+waiting for the disk would make nothing safer. Folds find their rows by index; a plan that was made while a table was
+empty must not scan it when it is large.
 """
 
 SEARCHING: Mapping[str, str] = MappingProxyType({"enable_seqscan": "off"})
@@ -230,7 +229,7 @@ LEFT: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""Settings that stay as the role, the database and the URL have them, and why that is right."""
+"""Settings that are left to the role, the database and the URL, each with the reason."""
 
 
 def startup_settings(
@@ -267,8 +266,8 @@ def startup_settings(
 def pin(settings: Mapping[str, str]) -> sql.Composed:
     """Return the statement that gives a new session our settings, and those that its work needs.
 
-    A setting that the server doesn't have is passed over; so is a privileged one that the role may not change.
-    Nobody's data waits for ``synchronous_commit`` less than for ``on``; ``remote_apply``, which is more, stays.
+    Settings that the server doesn't know are skipped, and so are privileged ones that the role may not change.
+    ``synchronous_commit`` is at least ``on``; ``remote_apply``, which is stronger, stays.
     """
     rows = [
         sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
@@ -283,7 +282,7 @@ COMMIT_DURABLY = (
     "SELECT pg_catalog.set_config('synchronous_commit', CASE (SELECT reset_val FROM pg_catalog.pg_settings"
     " WHERE name = 'synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"
 )
-"""Makes the commit of the current transaction durable, in a session whose other commits need not be."""
+"""Makes the commit of the current transaction durable, in a session that otherwise commits asynchronously."""
 
 ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 """As the first statement of a transaction: all of its statements see the same state of the database."""

@@ -1,7 +1,7 @@
-"""The file that holds a whole event store: length-delimited records, and at the end how many, with a digest.
+"""The file format of an exported event store: length-delimited records, then their number and a digest.
 
-proto/eventstore/archive.proto says what the records are. A file that was cut short, or changed on the way, is found out
-before anything is read from it in earnest.
+The records are defined in proto/eventstore/archive.proto. A file that is incomplete or was changed is detected before
+anything of it is used.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from eventstore.errors import ArchiveError
 
 VERSION = 1
 MAX_RECORD_BYTES = 2**28
-"""A length beyond it is none: no message of the wire is longer than a quarter of that."""
-TURN = 100
-"""Records that are checked before others get their turn."""
+"""A greater length can't be right: no message on the wire is longer than a quarter of that."""
+PAUSE_EVERY = 100
+"""How many records are checked before other tasks run."""
 
 Record = archive.Record
 
@@ -38,20 +38,20 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(moment: datetime) -> int:
-    """Return a time as the file has it."""
+    """Return a time as it is written in the file."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment(value: int) -> datetime:
-    """Return the time that the file has."""
+    """Return a time that is written in the file."""
     return _EPOCH + value * _MICROSECOND
 
 
 def check_output_path(path: Path) -> Path:
-    """Return the file that a path means: itself, or where its symbolic links lead.
+    """Return the file that a path names, after its symbolic links.
 
     Raises:
-        ArchiveError: something is there that is no regular file, and would be lost; the message says what to do.
+        ArchiveError: it exists and is not a regular file, so it would be lost; the message says what to do.
 
     """
     if str(path) == "-":
@@ -70,14 +70,14 @@ def check_output_path(path: Path) -> Path:
 
 
 class ArchiveWriter:
-    """Writes a file beside its name, readable by its owner only, and gives it the name once it is whole.
+    """Writes a temporary file that only its owner can read, and renames it once it is complete.
 
-    A context manager; left by an error it leaves no file. Where the name is a symbolic link, it is the file that the
-    link leads to.
+    A context manager; after an error no file is left. If the name is a symbolic link, the file that it leads to is
+    written.
 
     Args:
         path: the file's name.
-        replace: whether a file that is there goes, also one that came there while this one was written.
+        replace: whether an existing file is replaced, also one that was created while this one was written.
 
     """
 
@@ -92,7 +92,7 @@ class ArchiveWriter:
 
     def __enter__(self) -> Self:
         self._target = check_output_path(self._path)
-        # Two that write the same file at once don't write into each other's.
+        # A random name, so that two exports to the same file don't write into each other's temporary file.
         self._part = self._target.with_name(f"{self._target.name}.{secrets.token_hex(6)}.part")
         try:
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -111,7 +111,7 @@ class ArchiveWriter:
                     self._file.write(_delimited(Record(end=end)))
                     self._file.flush()
                     os.fsync(self._file.fileno())
-                    self._give_name()
+                    self._rename()
         except FileExistsError as taken:
             raise ArchiveError(f"{self._path} already exists; choose another name or use --force") from taken
         except OSError as failed:
@@ -120,15 +120,15 @@ class ArchiveWriter:
         finally:
             self._part.unlink(missing_ok=True)
 
-    def _give_name(self) -> None:
+    def _rename(self) -> None:
         if self._replace:
             self._part.replace(self._target)
             return
         try:
-            self._target.hardlink_to(self._part)  # which a file that is there refuses
+            self._target.hardlink_to(self._part)  # which fails if the file exists
         except FileExistsError:
             raise
-        except OSError:  # a file system without links, on which nothing can be taken and given at once
+        except OSError:  # a file system without hard links: check, then rename
             if self._target.exists():
                 raise FileExistsError from None
             self._part.replace(self._target)
@@ -137,7 +137,7 @@ class ArchiveWriter:
         """Write one record.
 
         Raises:
-            ArchiveError: the disk is full, or the like.
+            ArchiveError: it can't be written, for example because the disk is full.
 
         """
         data = _delimited(record)
@@ -152,7 +152,7 @@ class ArchiveWriter:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds: its header, how many events, whose, and up to which position."""
+    """What a file contains: its header, the number of events, the last position, and the apps."""
 
     header: archive.Header
     events: int
@@ -161,33 +161,33 @@ class Contents:
 
 
 async def check_archive(path: Path, fault: Callable[[archive.Record], str | None] = lambda _: None) -> Contents:
-    """Read a file to its end, and make sure that it is whole; others get their turn now and then.
+    """Read a whole file and check that it is complete and unchanged; other tasks run in between.
 
     Args:
         path: the file.
-        fault: returns what is wrong with a record, None for one that is right.
+        fault: returns what is wrong with a record, None if nothing is.
 
     Raises:
-        ArchiveError: it is no such file, of a newer version, cut short, or changed, or one of its records is wrong; the
-            message says which.
+        ArchiveError: it is not such a file, or of a newer version, incomplete, or changed, or one of its records is
+            invalid; the message says which.
 
     """
     tally = _Tally(path)
     wrong: str | None = None
     number = 0
-    async for record, digest in _in_turns(path):
+    async for record, digest in _records_with_pauses(path):
         tally.add(record, digest)
         number += 1
         if wrong is None and (why := fault(record)):
             wrong = f"record {number} of {path} is invalid: {why}"
     contents = tally.contents()
-    if wrong is not None:  # only now: what is wrong with a file that was damaged is that it was
+    if wrong is not None:  # only now: if the file is damaged, that is what is reported
         raise ArchiveError(wrong)
     return contents
 
 
 class _Tally:
-    """Counts what is in a file, and makes sure that it begins, ends and adds up as it should."""
+    """Counts the records of a file, and checks its header, its end and its digest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -229,16 +229,16 @@ def read_archive(path: Path) -> Iterator[archive.Record]:
         yield record
 
 
-async def _in_turns(path: Path) -> AsyncIterator[tuple[archive.Record, bytes]]:
-    """Yield what :func:`_records` does; without a turn for others no signal would be heard while a file is long."""
+async def _records_with_pauses(path: Path) -> AsyncIterator[tuple[archive.Record, bytes]]:
+    """Yield what :func:`_records` yields, and let other tasks run, such as the handling of signals."""
     for number, found in enumerate(_records(path)):
-        if number % TURN == 0:
+        if number % PAUSE_EVERY == 0:
             await asyncio.sleep(0)
         yield found
 
 
 def _records(path: Path) -> Iterator[tuple[archive.Record, bytes]]:
-    """Yield each record, with the digest of all that lies before it."""
+    """Yield each record; the last one, ``end``, with the digest of everything before it."""
     digest = hashlib.sha256()
     if path.exists() and not path.is_file():
         raise ArchiveError(f"{path} is not a regular file; an import reads it more than once")

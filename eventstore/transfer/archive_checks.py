@@ -1,7 +1,7 @@
-"""Checks what is in a file of events, record by record, with the checks that what arrives passes.
+"""Checks each record of a file of events, with the same checks that received messages pass.
 
-A digest only tells that a file is as it was written. What it says is not believed: a position, a time, a cursor or a
-text that this event store could never have written is refused, before anything of the file is stored.
+The digest only proves that the file is as it was written. Its contents are not trusted: a position, a time, a cursor or
+a text that an event store could never have written is refused before anything of the file is stored.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from eventstore.errors import MAX_MESSAGE_CHARS, Undecodable, storable
 from eventstore.transfer.archive import microseconds
 
 FAR_FUTURE = timedelta(days=366)
-"""No clock is so far ahead by accident and put right again unnoticed."""
+"""A time further ahead than that is refused: no clock is so wrong unnoticed."""
 MAX_PAYLOAD_BYTES = 64 * 2**20
-"""The longest message that can be received."""
+"""The size limit of a message that can be received."""
 MAX_HOLES = 10_000
 
 _CONTRACTS = {contract.value for contract in Contract}
@@ -31,7 +31,7 @@ _OPTIONAL = {"position"}
 
 
 class RecordCheck:
-    """Checks the records of one file, in their order.
+    """Checks the records of one file, in order.
 
     Args:
         latest: the greatest time that anything in the file may have been received at.
@@ -46,7 +46,7 @@ class RecordCheck:
         self._received_at = self._bounds[0]
 
     def fault(self, record: archive.Record) -> str | None:
-        """Return what is wrong with a record, and which it is; None for one that is right."""
+        """Return which record is invalid and why; None for a valid one."""
         kind = record.WhichOneof("record")
         if kind == "event":
             why = self._event(record.event)
@@ -134,10 +134,10 @@ class RecordCheck:
 
 
 def read_holes(text: str) -> list[dict[str, Any]]:
-    """Return the holes that a cursor's text lists.
+    """Return the gaps that the ``holes`` of a cursor list.
 
     Raises:
-        ValueError: it is no such list; the message says why.
+        ValueError: the text is not such a list; the message says why.
 
     """
     try:

@@ -1,7 +1,7 @@
-"""Checks, before anything is stored, whether the events of a file fit the log that is here.
+"""Checks, before anything is stored, whether the events of a file fit this log.
 
-Invariants. The caller holds the locks that keep the file's positions free: what is found to fit still fits when it is
-stored. Nothing grows with the file but a temporary table in the database.
+Invariants. The caller holds the locks that keep the file's positions free, so events that fit now still fit when they
+are stored. Only a temporary table in the database grows with the file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
     Args:
         conn: an autocommit connection.
         path: the file, for messages.
-        batches: its events, each a record that is right by itself; none is empty.
+        batches: its events, each of them valid by itself; no batch is empty.
 
     Raises:
         ArchiveError: an event is in the file twice.
-        OtherLog: the file is of another log, or positions between the log and the file are missing.
+        OtherLog: the file is of another log, or positions between this log and the file are missing.
         psycopg.Error: the database failed, or the connection.
 
     """
@@ -60,7 +60,7 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
 
 
 def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
-    """Return the last position after these events are stored behind ``last`` without a gap."""
+    """Return the last position once these events are stored; they must follow ``last`` without a missing position."""
     for one in missing:
         if one.position > last:
             if one.position != last + 1:

@@ -1,7 +1,7 @@
-"""Writes the whole event store into a file, page by page: neither memory nor a snapshot grows with the log.
+"""Exports the whole event store to a file, page by page, so that neither memory nor a snapshot grows with the log.
 
-Invariants. The cursors are read before the events, in one snapshot with the head: whatever a cursor has moved past is
-in the file, as an event or in quarantine.
+Invariants. The cursors and the head are read in one snapshot before the events. So everything that a cursor has moved
+past is in the file, as an event or in quarantine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROGRESS_EVERY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a file holds; ``missing`` are the runs of positions that the store lacks, first to last."""
+    """What was exported; ``missing`` are the ranges of positions that are missing in the log, first to last."""
 
     events: int
     quarantined: int
@@ -39,17 +39,17 @@ class Exported:
 async def export_events(
     conn: AsyncConnection, path: Path, on_progress: Callable[[int, int], None], *, replace: bool = True
 ) -> Exported:
-    """Write every event up to the head of now, the cursors, and the quarantine.
+    """Write all events up to the current head, the cursors, and the quarantine.
 
     Args:
         conn: an autocommit connection.
-        path: the file; it is there only once it is whole.
-        on_progress: is called with the position and the head, now and then.
-        replace: whether a file that is there is replaced.
+        path: the file; it appears only when it is complete.
+        on_progress: is called with the position and the head, once in ten thousand events.
+        replace: whether an existing file is replaced.
 
     Raises:
-        ArchiveError: the file can't be written, or is there.
-        psycopg.Error: the database failed, or the connection; there is no file.
+        ArchiveError: the file can't be written, or exists already.
+        psycopg.Error: the database or the connection failed; no file is left.
 
     """
     with ArchiveWriter(path, replace=replace) as file:
@@ -87,7 +87,7 @@ async def export_events(
 async def read_quarantine(
     conn: AsyncConnection, *, page_rows: int = PAGE_ROWS, page_bytes: int = PAGE_BYTES
 ) -> AsyncIterator[archive.Quarantined]:
-    """Yield what lies in quarantine, as the file has it, in the order in which it came.
+    """Yield the quarantined messages as records of the file, in the order in which they were quarantined.
 
     A page holds at most ``page_rows`` rows and ends with the one that brings its payloads to ``page_bytes`` bytes.
 

@@ -1,10 +1,12 @@
-"""Puts the events of a file back: into an empty store, behind what a store has, or where positions are missing.
+"""Imports the events of a file: into an empty store, after the head of a store, or where positions are missing.
 
-Invariants. Everything in the file is checked before anything of it is stored: each record by itself, then the events
-against what is here. The file is of one log: an event goes to the position that it had, or nowhere. Its columns are
-read off its bytes again. Nobody follows the file's apps meanwhile, nor any app if the file goes on behind the head: who
-appended there would take positions that are the file's. Each batch is one append; a process killed in the middle leaves
-whole batches, and the same import goes on with the rest. Cursors come last, so none ever stands behind what isn't here.
+Invariants. The whole file is checked before anything of it is stored: each record by itself, then the events against
+this log. An event is stored at the position that it had, or not at all. Its columns are decoded again from its payload.
+
+Nobody follows the file's apps during an import, nor any app if the file continues after the head, because appends would
+use positions that belong to the file. Each batch is one transaction: a process that is killed leaves whole batches, and
+the same import can be run again for the rest. Cursors are saved last, so a cursor never moves past events that are not
+stored.
 """
 
 from __future__ import annotations
@@ -55,35 +57,36 @@ VALUES (%s, %s, %s, 0, %s, %s)
 ON CONFLICT (app, reason) DO UPDATE SET messages = c.messages + excluded.messages,
     first_seen = least(c.first_seen, excluded.first_seen), last_seen = greatest(c.last_seen, excluded.last_seen)
 """
-_COUNT_ANEW = "UPDATE eventstore.quarantine_usage SET counted_at = NULL WHERE app = ANY(%s)"
+_RECOUNT_USAGE = "UPDATE eventstore.quarantine_usage SET counted_at = NULL WHERE app = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: events in the file, and how many of them were missing here."""
+    """What an import did: the number of events in the file, and how many of them were stored."""
 
     events: int
     stored: int
 
 
 async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Callable[[int, int], None]) -> Imported:
-    """Put the events of a file where they belong.
+    """Store the events of a file at their positions.
 
     Args:
         url: the database.
         path: a file that :func:`eventstore.transfer.export.export_events` wrote.
         waits: of the event store.
-        on_progress: is called with how many of how many events are done, now and then.
+        on_progress: is called after each batch with the number of events done, and of all events.
 
     Raises:
-        ArchiveError: the file can't be read, is not whole, or holds what no event store writes; nothing was stored.
-        LockHeld: one of the file's apps is followed, or any and the file goes on behind the head; nothing was stored.
+        ArchiveError: the file can't be read, is damaged, or contains what no event store writes; nothing was stored.
+        LockHeld: one of the file's apps is followed, or any app and the file continues after the head; nothing was
+            stored.
         OtherLog: the file does not fit this log; nothing was stored.
-        psycopg.Error: the database failed, or the connection; import the file again.
+        psycopg.Error: the database or the connection failed; import the file again.
 
     """
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
-        latest = await _latest(conn)
+        latest = await _latest_possible_time(conn)
     contents = await check_archive(path, RecordCheck(latest).fault)
     locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
@@ -103,7 +106,7 @@ async def _import(
 ) -> Imported:
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         await check_fit(conn, path, (events for events, _ in _batches(path) if events))
-        await _fence(conn, contents.apps, waits)
+        await _fence_followers(conn, contents.apps, waits)
         done = stored = 0
         for events, quarantined in _batches(path):
             if events:
@@ -111,26 +114,26 @@ async def _import(
                 done += len(events)
                 on_progress(done, contents.events)
             if quarantined:
-                await _keep(conn, quarantined)
+                await _keep_quarantined(conn, quarantined)
         if done != contents.events:
             raise ArchiveError(f"{path} was changed during the import; import it again")
         async with conn.transaction():
             for cursor in contents.header.cursors:
-                await _move(conn, cursor, contents.header.head)
+                await _save_cursor(conn, cursor, contents.header.head)
     return Imported(contents.events, stored)
 
 
-async def _fence(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> None:
-    """Let no follower that froze, and wakes up in the middle, go on; without a cursor nobody has followed an app."""
+async def _fence_followers(conn: AsyncConnection, apps: Iterable[str], waits: Waits) -> None:
+    """Stop followers that are frozen now and may wake up during the import; an app without a cursor has none."""
     rows = await fetch_all(conn, _FOLLOWED, [list(apps)])
     for (app,) in rows:
         await raise_epoch(conn, app, waits)
 
 
-async def _latest(conn: AsyncConnection) -> datetime:
-    """Return the greatest time that anything in the file may have been received at.
+async def _latest_possible_time(conn: AsyncConnection) -> datetime:
+    """Return the latest time at which anything in the file may have been received.
 
-    What is here already is not doubted: a store whose clock was far ahead can be healed with its own file.
+    Times in this log are accepted, so a store whose clock was far ahead can be repaired from its own export.
     """
     row = await fetch_row(conn, LAST_EVENT)
     now: datetime = row[0] if row else datetime.now(UTC)
@@ -139,9 +142,9 @@ async def _latest(conn: AsyncConnection) -> datetime:
 
 
 def _batches(path: Path) -> Iterator[tuple[list[StoredEvent], list[archive.Quarantined]]]:
-    """Yield what is in the file, in its order, a little at a time: the locks are kept and the database asked between.
+    """Yield the events and quarantined messages of the file in batches.
 
-    Nothing is read inside a transaction, which Postgres would end if a long file kept it idle.
+    The file is never read inside a transaction, because Postgres would end a transaction that is idle for too long.
     """
     events: list[StoredEvent] = []
     quarantined: list[archive.Quarantined] = []
@@ -168,7 +171,7 @@ def _stored(record: archive.StoredEvent) -> StoredEvent:
     return StoredEvent(record.position, moment(record.received_at), event)
 
 
-async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined]) -> None:
+async def _keep_quarantined(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined]) -> None:
     rows = [
         [
             kept.app,
@@ -183,17 +186,17 @@ async def _keep(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined
         ]
         for kept in quarantined
     ]
-    # All that the file has is kept, whatever the limits: it was asked for. What arrives after that must fit.
+    # Everything in the file is kept, regardless of the limits, since a person asked for it. Later messages must fit.
     async with conn.transaction(), conn.cursor() as cursor:
         await cursor.executemany(_QUARANTINE, rows, returning=True)
         added = [row async for result in cursor.results() for row in await result.fetchall()]
         if added:
             await cursor.executemany(_COUNT_QUARANTINED, added)
-            await cursor.execute(_COUNT_ANEW, [sorted({row[0] for row in added})])
+            await cursor.execute(_RECOUNT_USAGE, [sorted({row[0] for row in added})])
 
 
-async def _move(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:
-    # No hole lies behind the file's own end: what is stored from there on is behind the hole.
+async def _save_cursor(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:
+    # No gap is after the file's own head: events that are stored later come after the gap.
     holes = [
         hole | {"position": min(hole["position"], head)} if "position" in hole else hole
         for hole in read_holes(cursor.holes)

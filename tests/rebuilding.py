@@ -1,4 +1,4 @@
-"""What tests of rebuild and verify share: both in a few words, rows damaged by hand, and something done in between."""
+"""Shared by tests of rebuild and verify: short calls of both, damaged rows, and actions during a phase."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ opt_outs = Table(
 
 
 class OptOuts(PythonProjection):
-    """A denial is a row, a grant its end."""
+    """A denial adds a row, a grant removes it."""
 
     name: ClassVar[str] = "opt_outs"
     version: ClassVar[int] = 1
@@ -74,7 +74,7 @@ class OptOuts(PythonProjection):
 
 
 class Lenient(Watched):
-    """The same rows without the failures, as when the fold was corrected."""
+    """The same rows without the failures, like a corrected fold."""
 
     def fold(self, window: Window) -> Sequence[Executable]:
         e = window.events
@@ -90,7 +90,7 @@ class NewerLenient(Lenient):
 
 
 def happenings(requests: int = 12, people: int = 4, *, app: str = store.APP) -> list[Record]:
-    """Something for every read model: each person is asked, answers, and is told by more than one event."""
+    """Return events for every read model; more than one event decides about each person."""
     found: list[Record] = []
     for number in range(requests):
         request = f"request {number}"
@@ -110,7 +110,7 @@ def happenings(requests: int = 12, people: int = 4, *, app: str = store.APP) -> 
 
 
 async def all_folded(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
-    """A log of everything, folded; returns its length."""
+    """Append events for every read model and fold them; returns their number."""
     records = happenings()
     await append(conn, *records)
     await folding.fold_all(url, [projection] if projection else READ_MODELS)
@@ -146,12 +146,12 @@ async def verify(url: str, projection: Projection, *, progress: Progress | None 
 
 
 def total(done: Rebuilt | Verified) -> int:
-    """Rows that were otherwise."""
+    """Return the number of rows that differed."""
     return sum(one.total for one in done.changes)
 
 
-class Heard(NoProgress):
-    """Remembers what it was told."""
+class RecordedProgress(NoProgress):
+    """Remembers the progress that was reported."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
@@ -169,8 +169,8 @@ class Heard(NoProgress):
         self.notes.append(line)
 
 
-class During(Heard):
-    """Does things at the beginning of phases, each once; the rebuild stands still until they are done.
+class During(RecordedProgress):
+    """Runs actions when phases begin, each once; the rebuild waits until they have ended.
 
     Args:
         acts: by the phase's name.
@@ -185,22 +185,22 @@ class During(Heard):
         super().phase(name, position=position, target=target)
         act = self._acts.pop(name, None)
         if act is not None:
-            # A loop of its own, so that this one stands still.
+            # A loop of its own, while this one is blocked.
             with ThreadPoolExecutor(1) as other:
                 other.submit(lambda: asyncio.run(act())).result()
 
     @property
     def is_done(self) -> bool:
-        """Whether everything came to pass."""
+        """Whether every action has run."""
         return not self._acts
 
 
 class Interrupted(Exception):
-    """What a test ends a rebuild with."""
+    """The error with which a test ends a rebuild."""
 
 
-class Interrupting(Heard):
-    """Ends a rebuild when it has folded so far."""
+class Interrupting(RecordedProgress):
+    """Ends a rebuild when it has folded up to a position."""
 
     def __init__(self, at: int, error: BaseException | None = None) -> None:
         super().__init__()
@@ -217,12 +217,12 @@ class Interrupting(Heard):
 
 
 async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: float = 0.1) -> int:
-    """Change, remove or make up at least so large a share of a table's rows; returns how many."""
+    """Change, delete or invent at least a share of a table's rows; returns how many."""
     name = sql.Identifier("public", table.name)
     key = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns)
     there = await folding.rows_of(conn, table.name)
     count = max(1, -int(-there * share // 1))
-    # Those that are changed are not those that are removed.
+    # Changed rows and deleted rows are different ones.
     offset = {CHANGED: 0, MISSING: count, EXTRA: 0}[kind]
     chosen = sql.SQL("SELECT ctid FROM {} WHERE app <> {} ORDER BY {} LIMIT {} OFFSET {}").format(
         name, NOBODY, key, count, offset
@@ -235,7 +235,7 @@ async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: flo
     else:
         columns = [column.name for column in table.c if column.name != "app" and column.computed is None]
         rest = sql.SQL(", ").join(map(sql.Identifier, columns))
-        # Rows of two apps may be the same but for that.
+        # Rows of two apps may be equal but for the app.
         words = "INSERT INTO {} (app, {}) SELECT {}, {} FROM {} WHERE ctid IN ({}) ON CONFLICT DO NOTHING"
         statement = sql.SQL(words).format(name, rest, NOBODY, rest, name, chosen)
     done = (await conn.execute(statement)).rowcount
@@ -244,29 +244,29 @@ async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: flo
 
 
 async def damage_all(conn: AsyncConnection[Any], projection: type[Projection], share: float = 0.1) -> int:
-    """Do every kind of damage to every table of a projection; returns how many rows that were."""
+    """Do every kind of damage to every table of a projection; returns how many rows are damaged."""
     return sum([await damage(conn, table, kind, share) for table in projection.tables for kind in DAMAGES])
 
 
-# Roles, and a log that goes on
+# Roles, and appends during a test
 
 
 class Role(NamedTuple):
-    """A role that may do what it is granted, its URL, and a superuser's connection to the same database."""
+    """A role without privileges, its URL, and a superuser's connection to the same database."""
 
     name: str
     url: str
     boss: AsyncConnection[Any]
 
     async def granted(self, *privileges: LiteralString) -> None:
-        """Grant what is left of TO."""
+        """Grant privileges; each is what precedes TO in a GRANT statement."""
         for each in privileges:
             await self.boss.execute(sql.SQL("GRANT " + each + " TO {}").format(sql.Identifier(self.name)))
 
 
 @asynccontextmanager
 async def role(postgres: Server, url: str) -> AsyncIterator[Role]:
-    """Make a role for a test's database; it goes with all its rights."""
+    """Create a role for a test's database; it is dropped afterwards."""
     parts, superuser = urlsplit(url), urlsplit(postgres.superuser_url)
     name = f"role_{secrets.token_hex(4)}"
     place = parts.netloc.rpartition("@")[2]
@@ -281,13 +281,13 @@ async def role(postgres: Server, url: str) -> AsyncIterator[Role]:
 
 
 class Load:
-    """What has come to pass of a load."""
+    """What a load has appended so far."""
 
     def __init__(self) -> None:
         self.batches = 0
 
-    async def goes_on(self, by: int = 2) -> None:
-        """Wait until so many more batches were appended."""
+    async def continues(self, by: int = 2) -> None:
+        """Wait until some more batches are appended."""
         wanted = self.batches + by
 
         async def there() -> bool:
@@ -298,7 +298,7 @@ class Load:
 
 @asynccontextmanager
 async def live_load(url: str, projection: Projection, app: str = "live") -> AsyncIterator[Load]:
-    """Append to one app, and fold, for as long as the block runs."""
+    """Append events of one app, and fold them, while the block runs."""
     load = Load()
 
     async def appending() -> None:
@@ -306,13 +306,13 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
             while True:
                 await folding.append(conn, *happenings(1, 2, app=app))
                 load.batches += 1
-                # Each replay under load begins anew: at full speed, what there is to fold would multiply.
+                # Each replay under load folds the whole log: at full speed, the log would become too long.
                 await asyncio.sleep(0.02)
 
     async with folding.running(url, folding.worker(url, projection)) as (folds,):
         appends = asyncio.create_task(appending())
         try:
-            await load.goes_on(1)
+            await load.continues(1)
             yield load
             assert not folds.done()
             assert not appends.done()
@@ -321,7 +321,7 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
             await asyncio.gather(appends, return_exceptions=True)
 
 
-# What is left
+# What a run leaves behind
 
 
 class Run(NamedTuple):
@@ -340,7 +340,7 @@ class Run(NamedTuple):
 
 
 async def runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
-    """What each rebuild of a projection came to, in order."""
+    """Return the rows of a projection's rebuilds, in order."""
     async with conn.cursor(row_factory=class_row(Run)) as cursor:
         query = (
             "SELECT state, version, dry_run, position, rows_before, rows_added, rows_removed, rows_changed, error,"
@@ -350,7 +350,7 @@ async def runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
 
 
 async def shadows(conn: AsyncConnection[Any]) -> list[str]:
-    """The tables in the shadows' schema, without the one of positions."""
+    """Return the tables in the shadows' schema, without the table of positions."""
     query = (
         "SELECT tablename FROM pg_tables WHERE schemaname = 'projections_shadow' AND tablename <> 'shadow_positions'"
         " ORDER BY 1"
@@ -359,7 +359,7 @@ async def shadows(conn: AsyncConnection[Any]) -> list[str]:
 
 
 async def every_row(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
-    """Every row of a projection's tables, with all columns, by table."""
+    """Return every row of a projection's tables, with all columns, by table."""
     found = {}
     for table in projection.tables:
         query = sql.SQL("SELECT * FROM public.{} ORDER BY {}").format(

@@ -24,7 +24,7 @@ from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
 from tests.folding import DIVIDES, QUICK, Watched, append, told
 from tests.oracle import Record
-from tests.rebuilding import Heard
+from tests.rebuilding import RecordedProgress
 
 SETTINGS = ReplaySettings(window=3, lock_timeout=0.5)
 SUMMARY = oracle.Summary(3, 2, 2, 0, 0)
@@ -359,7 +359,7 @@ async def test_a_schema_that_other_objects_depend_on_is_not_replaced(
     await append(conn, *records)
     await built(database_url, records[2].event_id)
     await conn.execute(theirs.encode())
-    progress = Heard()
+    progress = RecordedProgress()
     said = r"schema then can't be replaced, because it contains objects of others: .*\bmine\b"
     with pytest.raises(UsageError, match=said):
         await built(database_url, records[-1].event_id, force=True, progress=progress)

@@ -393,7 +393,7 @@ async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None
 async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
     await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
-    await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.Heard()))
+    await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
 
 

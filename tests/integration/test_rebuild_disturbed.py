@@ -16,7 +16,7 @@ from projections.rebuilding.as_of import build_as_of
 from projections.running.window_step import Step
 from tests import folding, rebuilding, store
 from tests.folding import DIVIDES, HALF_HOUR, Watched, append, connected, fold, stand, told, worker
-from tests.rebuilding import ANY_REMOVAL, During, Heard, damage_all, happenings, rebuild, runs, total, verify
+from tests.rebuilding import ANY_REMOVAL, During, RecordedProgress, damage_all, happenings, rebuild, runs, total, verify
 
 READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
 
@@ -56,7 +56,7 @@ async def test_a_rebuild_succeeds_while_its_shadow_is_read(
         await folding.are_true(conn)
         assert [run.state for run in await runs(conn, "poll_tallies")] == ["done"]
         assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
-    resumed = Heard()
+    resumed = RecordedProgress()
     assert total(await rebuild(database_url, PollTallies(), progress=resumed, resume=True)) == 0
     assert resumed.notes == ["poll_tallies: no interrupted rebuild found; starting over"]
     assert await rebuilding.shadows(conn) == []
@@ -90,7 +90,7 @@ async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, con
     await folding.are_true(conn)
 
 
-class Ending(Heard):
+class Ending(RecordedProgress):
     """Ends a reader's session once the rebuild has reported it."""
 
     def __init__(self, session: psycopg.Connection) -> None:
@@ -105,10 +105,10 @@ class Ending(Heard):
             self._session.close()
 
 
-async def as_of(url: str, *, progress: Heard | None = None, force: bool = False, into: str = "then") -> None:
+async def as_of(url: str, *, progress: RecordedProgress | None = None, force: bool = False, into: str = "then") -> None:
     async with store.connection(url) as own:
         moment = str(await store.value(own, "SELECT max(event_id) FROM eventstore.events"))
-    context = rebuilding.replay_context(url, progress or Heard())
+    context = rebuilding.replay_context(url, progress or RecordedProgress())
     await build_as_of(context, [PollTallies()], moment, into, force=force)
 
 
@@ -149,7 +149,7 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
                 "CREATE TRIGGER boom BEFORE INSERT ON projections_shadow.watched FOR EACH ROW EXECUTE FUNCTION boom()"
             )
 
-    class Filling(Heard):
+    class Filling(RecordedProgress):
         def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
             super().phase(name, position=position, target=target)
             if name == "folding":
@@ -175,7 +175,7 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
         " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
 
-    class Losing(Heard):
+    class Losing(RecordedProgress):
         def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
             super().phase(name, position=position, target=target)
             with psycopg.connect(database_url, autocommit=True) as session:

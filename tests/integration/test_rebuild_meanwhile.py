@@ -27,7 +27,7 @@ from tests.oracle import Record
 from tests.rebuilding import (
     ANY_REMOVAL,
     During,
-    Heard,
+    RecordedProgress,
     all_folded,
     damage_all,
     happenings,
@@ -55,7 +55,7 @@ async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
     await folding.fold_all(url, [PollTallies])
 
 
-async def let_go_twice(progress: Heard) -> None:
+async def let_go_twice(progress: RecordedProgress) -> None:
     async def has() -> bool:
         return len(progress.notes) >= 2
 
@@ -112,7 +112,7 @@ async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
 ) -> None:
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
-    one, progress = worker(database_url, PollTallies()), Heard()
+    one, progress = worker(database_url, PollTallies()), RecordedProgress()
     async with connected(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             # The worker has locked the checkpoint and can't write; readers are not blocked.
@@ -138,7 +138,7 @@ async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
 ) -> None:
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
-    progress = Heard()
+    progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("SELECT FROM public.poll_responses FOR UPDATE")
@@ -151,7 +151,7 @@ async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
     await folding.are_true(conn)
 
 
-class Watching(Heard):
+class Watching(RecordedProgress):
     """Appends an event when a rebuild releases its locks, and records whether it is folded before the next attempt."""
 
     def __init__(self, url: str) -> None:
@@ -204,7 +204,7 @@ async def test_workers_catch_up_between_two_attempts(
 async def test_it_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
     await all_folded(database_url, conn)
     await damage_all(conn, PollTallies)
-    progress = Heard()
+    progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("LOCK TABLE public.poll_responses")

@@ -31,11 +31,11 @@ from tests.rebuilding import (
     ANY_REMOVAL,
     EXTRA,
     During,
-    Heard,
     Interrupted,
     Interrupting,
     Lenient,
     NewerLenient,
+    RecordedProgress,
     all_folded,
     damage,
     damage_all,
@@ -157,7 +157,7 @@ async def test_an_interrupted_run_is_resumed(database_url: str, conn: AsyncConne
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
     assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
-    progress = Heard()
+    progress = RecordedProgress()
     done = await rebuild(database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=head)
     assert progress.notes == ["poll_tallies: resuming at position 40"]
     assert progress.positions == [head]
@@ -170,7 +170,7 @@ async def test_a_refused_run_is_resumed_with_permission(database_url: str, conn:
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(RebuildRefused):
         await rebuild(database_url, ConsentRegistry())
-    progress = Heard()
+    progress = RecordedProgress()
     await rebuild(database_url, ConsentRegistry(), progress=progress, resume=True, limits=ANY_REMOVAL)
     assert progress.notes == [f"consent_registry: resuming at position {head}"]
     assert progress.positions == []
@@ -185,7 +185,7 @@ async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, co
     ):
         await rebuild(database_url, ConsentRegistry())
     for dry_run in (True, False):
-        progress = Heard()
+        progress = RecordedProgress()
         options = {"dry_run": dry_run, "resume": True}
         done = await rebuild(database_url, ConsentRegistry(), progress=progress, limits=ANY_REMOVAL, **options)
         assert total(done) > 0
@@ -242,7 +242,7 @@ async def test_a_shadow_that_does_not_fit_is_not_resumed(database_url: str, conn
         case "verify":
             with pytest.raises(Interrupted):
                 await verify(database_url, projection, progress=Interrupting(4), window=2)
-    progress = Heard()
+    progress = RecordedProgress()
     await rebuild(database_url, projection, progress=progress, resume=True, window=2, limits=ANY_REMOVAL)
     assert progress.notes == [f"watched: {WHY_ANEW[what]}; starting over"]
     assert progress.positions == [2, 4, 6]
@@ -292,6 +292,6 @@ async def test_locks_of_a_killed_process_are_reported(database_url: str, conn: A
         await killed.execute("SELECT FROM projections_shadow.shadow_positions FOR UPDATE")
         with pytest.raises(ProjectionsError, match="another session reads or creates tables in projections_shadow"):
             await rebuild(database_url, PollTallies(), resume=True)
-    progress = Heard()
+    progress = RecordedProgress()
     await rebuild(database_url, PollTallies(), progress=progress, resume=True)
     assert progress.notes == ["poll_tallies: resuming at position 40"]

@@ -158,9 +158,9 @@ async def test_a_column_with_another_type_than_in_the_code_is_refused_before_fol
 ) -> None:
     await given(database_url, conn, Numbered())
     await conn.execute("ALTER TABLE outcomes ALTER number TYPE bigint")
-    said = "outcomes.number is bigint in the database and integer in the code: make them the same"
+    said = "outcomes.number is bigint in the database and integer in the code; change one of them"
     for run in (rebuild, verify):
-        progress = rebuilding.Heard()
+        progress = rebuilding.RecordedProgress()
         with pytest.raises(ProjectionsError, match=said):
             await run(database_url, Numbered(), progress=progress)
         assert progress.phases == []

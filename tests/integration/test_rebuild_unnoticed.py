@@ -171,9 +171,9 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                     modes.update(await (await conn.execute(_MODES.encode())).fetchall())
                     # While it is blocked, readers read and appenders append.
                     await reader.reads_on()
-                    await load.goes_on()
+                    await load.continues()
                 done = await task
-            await load.goes_on()
+            await load.continues()
 
         assert reader.states == [damaged, true]
         assert rebuilding.total(done) > 0

@@ -223,12 +223,12 @@ async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_be
     before = await everything(conn)
     monkeypatch.setattr("eventstore.transfer.export.PROGRESS_EVERY", 4)
 
-    def goes_on(_position: int, _last: int) -> None:
+    def continues(_position: int, _last: int) -> None:
         with psycopg.connect(database_url, autocommit=True) as other:
             other.execute("UPDATE eventstore.cursors SET last_event_id = repeat('7', 26)")
 
     async with store.connection(database_url, "exporting") as own:
-        assert (await export_events(own, file, goes_on)).events == 9
+        assert (await export_events(own, file, continues)).events == 9
     await imported(elsewhere, file)
     async with looking(elsewhere) as there:
         assert await everything(there) == before

@@ -157,7 +157,7 @@ async def test_verification_and_repair_under_load(
     async with rebuilding.live_load(database_url, projection()) as load:
         for _ in range(3):
             assert (await verify(database_url, projection(), rest=50)).equal
-            await load.goes_on()
+            await load.continues()
         for kind in DAMAGES:
             for table in projection.tables:
                 # Not rows that the load changes: a fold may have repaired them by then.

@@ -118,14 +118,14 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
             if not has_folder:
                 await conn.execute(BY_HAND)
             await asyncio.to_thread(upgrade, database_url, projections=[new])
-            await load.goes_on()
+            await load.continues()
             await asyncio.to_thread(require_current_schema, database_url, [old])
 
             # The new code waits; the old one keeps the rows fresh.
             waiting = worker(database_url, new)
             async with folding.running(database_url, waiting):
                 await folding.in_state(conn, "outcomes", "waiting")
-                await load.goes_on()
+                await load.continues()
                 await folding.folded(
                     conn, "outcomes", int(str(await store.value(conn, "SELECT max(position) FROM eventstore.events")))
                 )
@@ -143,14 +143,14 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 assert (await stand(conn, "outcomes")).version == 2
 
                 # From now on the new code folds, under the same load; the old one leaves the rows unchanged.
-                await load.goes_on()
+                await load.continues()
                 folded = waiting.windows
 
-                async def goes_on() -> bool:
+                async def continues() -> bool:
                     return waiting.windows > folded
 
-                await store.until(goes_on, "the new code folding")
-                await load.goes_on()
+                await store.until(continues, "the new code folding")
+                await load.continues()
 
         late = worker(database_url, old)
         async with connected(late) as own:

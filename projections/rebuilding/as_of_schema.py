@@ -80,7 +80,7 @@ async def move_tables(
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(into)))
         oid = await _schema_oid(conn, into)
         for shadow in shadows:
-            await shadow.hold()
+            await shadow.lock()
             for table in shadow.tables:
                 rows[table.name] = await _move(conn, table.name, into)
                 await finish_table(conn, table.to_metadata(table.metadata, schema=into))

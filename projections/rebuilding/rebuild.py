@@ -207,7 +207,7 @@ class _Rebuild:
             self._refuse_beyond_limits(at, changes)
         async with self._conn.transaction():
             await self._conn.execute(COMMIT_DURABLY)
-            await self._shadow.hold()
+            await self._shadow.lock()
             locked = await self._lock_checkpoint()
             began = perf_counter()
             position = await self._steps.finish(locked)

@@ -38,7 +38,7 @@ from projections.rebuilding.shadow_tables import (
 )
 from projections.settings import FOLD_TIMEOUT
 
-STAYS = f"another session reads {SHADOW_SCHEMA}, so the shadow's tables stay until the next run"
+SHADOW_STAYS = f"another session reads {SHADOW_SCHEMA}, so the shadow's tables stay until the next run"
 """The note to the user when :meth:`Shadow.drop` returns False."""
 
 
@@ -144,7 +144,7 @@ class Shadow:
         self.position = earlier.position
         return None
 
-    async def hold(self) -> None:
+    async def lock(self) -> None:
         """Lock the shadow for the caller's transaction, and make sure that it is this run's.
 
         Raises:

@@ -31,7 +31,7 @@ from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Difference
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.row_changes import Changes, Sample
-from projections.rebuilding.shadow import STAYS, Shadow
+from projections.rebuilding.shadow import SHADOW_STAYS, Shadow
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint
 
@@ -190,14 +190,14 @@ class ShadowRun:
     async def end(self) -> None:
         """Drop the shadow, or report that it stays."""
         if not await self._shadow.drop():
-            self._note(STAYS)
+            self._note(SHADOW_STAYS)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Checkpoint]:
         """Open a transaction that is one snapshot, in which the shadow is this run's; yield its checkpoint."""
         async with self._conn.transaction():
             await self._conn.execute(ONE_SNAPSHOT)
-            await self._shadow.hold()
+            await self._shadow.lock()
             yield await self.checkpoint()
 
     async def checkpoint(self) -> Checkpoint:

@@ -20,7 +20,7 @@ from projections.errors import describe_user_code_error
 from projections.folding.run_statement import fetch_rows
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus, Skip, Status
 from projections.migrating.schema_drift import find_drift
-from projections.migrating.user_tables import missing_table
+from projections.migrating.user_tables import describe_missing_table
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.running.folding_sessions import find_folding_sessions
@@ -165,7 +165,7 @@ def _describe_problem(
         if table.name in missing:
             columns = missing[table.name]
             if columns is None:
-                return missing_table(table.name)
+                return describe_missing_table(table.name)
             return f"table {table.name} is missing columns {columns}; run projections migrate"
     return _describe_stale_rows(row, projection, head) if row is not None else None
 

@@ -1,1 +1,1 @@
-"""Brings a database to the schema that this version needs."""
+"""Migrates a database to the schema that this version needs, and repairs it."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from eventstore.resources import migrations_folder
 from projections.errors import MigrationRefused, UsageError
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
-from projections.migrating.user_tables import missing_table, missing_tables
+from projections.migrating.user_tables import describe_missing_table, find_missing_tables
 from projections.projection import Projection
 
 VERSION_SCHEMA = "projections"
@@ -52,13 +52,13 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
     """
     with sqlalchemy_connection(url) as connection:
         revision = current_revision(connection)
-        missing = {projection.name: missing_tables(connection, projection) for projection in projections}
+        missing = {projection.name: find_missing_tables(connection, projection) for projection in projections}
     needed = head_revision()
     refuse_unknown(revision)
     if revision != needed:
         has = "has no schema yet" if revision is None else f"has schema revision {revision}"
         raise UsageError(f"the database {has}, this version needs {needed}; run projections migrate")
-    return {name: missing_table(tables[0].name) for name, tables in missing.items() if tables}
+    return {name: describe_missing_table(tables[0].name) for name, tables in missing.items() if tables}
 
 
 def refuse_unknown(revision: str | None) -> None:

@@ -51,7 +51,7 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
         if projection.migrations is not None:
             _run_folder(connection, projection, projection.migrations)
         else:
-            missing = missing_tables(connection, projection)
+            missing = find_missing_tables(connection, projection)
             create_tables(connection, missing)
             if missing:
                 names = ", ".join(table.name for table in missing)
@@ -81,13 +81,13 @@ def _mark_for_rebuild(connection: Connection, projection: Projection) -> None:
         log.warning("needs a rebuild", projection=projection.name, error=error)
 
 
-def missing_tables(connection: Connection, projection: Projection) -> list[Table]:
+def find_missing_tables(connection: Connection, projection: Projection) -> list[Table]:
     """Return the tables of a projection that are missing in the database."""
     inspector = inspect(connection)
     return [table for table in projection.tables if not inspector.has_table(table.name, schema=table.schema)]
 
 
-def missing_table(table: str) -> str:
+def describe_missing_table(table: str) -> str:
     """Return the sentence that a table is missing, and what to do."""
     return f"table {table} is missing; run projections migrate"
 
@@ -96,7 +96,7 @@ async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> st
     """Return why a projection can't fold, if one of its tables is missing; None if none is."""
     names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
     row = await fetch_row(conn, _MISSING, names)
-    return missing_table(row[0]) if row else None
+    return describe_missing_table(row[0]) if row else None
 
 
 def create_tables(connection: Connection, tables: Sequence[Table]) -> None:

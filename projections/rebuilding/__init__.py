@@ -1,1 +1,1 @@
-"""Replays the log: rebuild, verify and as-of."""
+"""Replays the log: rebuild, verify, as-of and redecode."""

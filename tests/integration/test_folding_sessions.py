@@ -16,7 +16,7 @@ from projections.cli.shared.status_tables import folder_lines
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
-from projections.migrating.user_tables import missing_table
+from projections.migrating.user_tables import describe_missing_table
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.running import control
@@ -133,7 +133,7 @@ async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnect
             "watched: the code has version 2, its rows are older; run projections rebuild watched"
         ]
         await conn.execute("DROP TABLE public.watched")
-        assert find_problems(await look(conn)) == [f"watched: {missing_table('watched')}"]
+        assert find_problems(await look(conn)) == [f"watched: {describe_missing_table('watched')}"]
 
 
 async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_installation_folds_it(

@@ -1,8 +1,8 @@
 """Settings of folding and of rebuilds: ``PROJECTIONS_<NAME>`` and ``PROJECTIONS_REBUILD_<NAME>`` in the environment.
 
 docs/configuration.md lists all settings. The others are in :mod:`eventstore.waits` (timeouts),
-:mod:`eventstore.appending.quarantine_limits`, :mod:`eventstore.ingest.config` (upstreams) and
-:mod:`projections.sandbox.embedded.timeouts`.
+:mod:`eventstore.appending.quarantine_limits`, :mod:`eventstore.ingest.app_config` and :mod:`eventstore.ingest.config`
+(upstreams), and :mod:`projections.sandbox.embedded.timeouts`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.ingest.config import AppConfig, EnvironmentApp
+from eventstore.ingest.app_config import AppConfig
+from eventstore.ingest.config import EnvironmentApp
 from eventstore.waits import Waits
 from projections.cli.app import app
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts

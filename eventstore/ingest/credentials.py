@@ -101,8 +101,8 @@ class FileToken:
         try:
             # To read a FIFO without a writer, or a device, would block the event loop.
             if not self._path.is_file():
-                said = f"the token file {self._path} can't be read: it does not exist or is not a regular file"
-                raise CredentialsRefused(said, by_issuer=False)
+                sentence = f"the token file {self._path} can't be read: it does not exist or is not a regular file"
+                raise CredentialsRefused(sentence, by_issuer=False)
             token = read_small_file(self._path).decode().strip()
         except (OSError, UnicodeDecodeError):
             raise CredentialsRefused(f"the token file {self._path} can't be read", by_issuer=False) from None
@@ -258,5 +258,5 @@ class ClientCredentials:
     def _by_status(self, status: int) -> CredentialsRefused | IssuerUnavailable:
         if status >= 500 or status in _RETRIED_STATUSES:
             return IssuerUnavailable(f"the issuer {self._issuer} can't answer now: HTTP {status}")
-        said = f"the issuer {self._issuer} refused the request: HTTP {status}; check its address (PAS_ISSUER)"
-        return CredentialsRefused(said, by_issuer=False)
+        sentence = f"the issuer {self._issuer} refused the request: HTTP {status}; check its address (PAS_ISSUER)"
+        return CredentialsRefused(sentence, by_issuer=False)

@@ -1,4 +1,4 @@
-"""Reads an app's last stored event_ids, and tells which of them can be believed.
+"""Reads an app's last stored event_ids, and decides which of them can be believed.
 
 Invariant. An event_id that lies in the future is never sent to an upstream, and no position is computed from it: one
 bogus id would make the upstream skip everything that follows.

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
-from eventstore.ingest.config import AppConfig
+from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from eventstore.errors import CredentialsRefused, UsageError
-from eventstore.ingest.config import AppConfig, load_apps
+from eventstore.ingest.app_config import AppConfig
+from eventstore.ingest.config import load_apps
 from eventstore.ingest.credentials import FileToken
 from eventstore.small_files import MAX_FILE_BYTES, read_small_file
 from eventstore.waits import Waits

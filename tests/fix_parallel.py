@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("fault", "acceptance", "property", "migration", "integration", "unit")
+TIERS = ("fault", "property", "acceptance", "migration", "integration", "unit")
 """From the longest tests to the shortest, so that no process is left with a long one at the end."""
 
 SERVERS_OF_THEIR_OWN = {

@@ -74,13 +74,16 @@ async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
             PCS_EXTERNAL_CLIENT_SECRET=CLIENT_SECRET,
         )
         await at_least(database_url, 21)  # so many only the last call brings
+        proxy.refuse()  # so that the next connection fails too, whichever notices the cut
         proxy.cut()  # errors of the driver
+        await running.says("database unavailable")
+        proxy.accept()
         ended = await running.ended()
     assert (ended.code, ended.out) == (0, ""), ended.said
     found = await stored(database_url)
     assert len(found.payloads) >= len(PPNUMS) - 1
     assert issuer.tokens[:2] == [TOKEN, SECOND_TOKEN]
-    for words in ("slow_down", "UNAUTHENTICATED", "quarantined", "the database is", "[hidden]"):
+    for words in ("slow_down", "UNAUTHENTICATED", "quarantined", "database unavailable", "[hidden]"):
         assert words in ended.err, words
     with psycopg.connect(database_url) as connection:
         reasons = connection.execute("SELECT reason FROM eventstore.quarantine").fetchall()

@@ -1,5 +1,5 @@
-# Everything a developer does; each target builds .venv first when it isn't there or isn't current.
-# It needs Python (3.11 or later) and make. PYTHON=... names the Python to build .venv with.
+# What a developer runs; each target builds .venv first if it is missing or not current.
+# You need Python (3.11 or later) and make. PYTHON=... names the Python to build .venv with.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,13 +12,13 @@ WORKERS ?= 2
 NAME ?=
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup
 
-help:  ## show this
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup:  ## build .venv from the lock, unless it is current
+setup:  ## build .venv from requirements.lock, unless it is current
 	@PYTHON='$(PYTHON)' sh tools/setup.sh
 
-run: setup  ## the whole thing once, on an embedded PostgreSQL and a simulated upstream
+run: setup  ## run everything once, on an embedded PostgreSQL and a simulated upstream
 	@$(BIN)/python -m projections.sandbox.demo
 
 test: setup  ## all tests, by WORKERS=2 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
@@ -27,18 +27,18 @@ test: setup  ## all tests, by WORKERS=2 processes; or some in one: T=tests/unit,
 test-all: setup  ## all tests on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there
 	@$(BIN)/python -m pytest --full-matrix --check-statements $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
-lint: setup  ## ruff, as a linter and as a formatter
+lint: setup  ## check with ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: setup  ## let ruff repair what it can
+format: setup  ## repair what ruff can repair
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
 
-docs: setup  ## generate what is generated in docs/: tables of settings, module map, licences
+docs: setup  ## generate tables in docs/: settings, module map, licences
 	@$(BIN)/python tools/settings_tables.py
 	@$(BIN)/python tools/module_map.py
 	@$(BIN)/python tools/licences.py
@@ -46,19 +46,19 @@ docs: setup  ## generate what is generated in docs/: tables of settings, module 
 stubs: setup  ## generate the protobuf stubs from proto/
 	@$(BIN)/python tools/stubs.py
 
-check-stubs: setup  ## are the stubs what proto/ says?
+check-stubs: setup  ## check that the stubs match proto/
 	@$(BIN)/python tools/stubs.py --check
 
 wheel-check: setup  ## build the wheel, install it elsewhere, migrate an empty database with it
 	@$(BIN)/python tools/wheel_check.py
 
-bench: setup  ## measure against references; NAME=append for one
+bench: setup  ## measure against references; NAME=append for one benchmark
 	@$(BIN)/python -m benchmarks $(NAME)
 
-bench-large: setup  ## the measurements that take their time: how a rebuild's cost grows with the log
+bench-large: setup  ## the long measurement: how a rebuild's cost grows with the log
 	@$(BIN)/python -m benchmarks --large
 
-lock: setup  ## resolve the dependencies anew, as little as needed; UPGRADE=1 for the newest
+lock: setup  ## resolve the dependencies again, with few changes; UPGRADE=1 for the newest
 	@$(BIN)/uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --system-certs --quiet \
 		$(if $(UPGRADE),--upgrade) -o requirements.lock

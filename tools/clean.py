@@ -1,4 +1,4 @@
-"""Stop the embedded database of this checkout and remove its data, wherever it lies."""
+"""Stops the embedded database of this checkout and removes its data, in whatever folder it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOME = Path(__file__).resolve().parent.parent / ".projections"
 
 
 def main() -> int:
-    """Remove it; 1 when it can't be removed."""
+    """Remove it; return 1 if it can't be removed."""
     try:
         EmbeddedPostgres(HOME).destroy()
     except EventStoreError as error:

@@ -1,4 +1,4 @@
-"""Generate the protobuf stubs from proto/, or check that the committed ones are what proto/ says.
+"""Generates the protobuf stubs from proto/, or checks that the committed ones match proto/.
 
 The stubs live in a descriptor pool of their own, below ``eventstore.contracts._generated``: a process may
 hold the vendor's SDK, whose messages have the same names, in protobuf's default pool.
@@ -50,7 +50,7 @@ def generate(into: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the stubs, or with ``--check`` compare them; 1 when they differ."""
+    """Write the stubs, or with ``--check`` compare them; return 1 if they differ."""
     check = sys.argv[1:] == ["--check"]
     with tempfile.TemporaryDirectory() as folder:
         files = generate(Path(folder))
@@ -63,7 +63,7 @@ def main() -> int:
     ]
     if check:
         for name in sorted({*stale, *differing}):
-            print(f"{name} is not what proto/ says: run make stubs", file=sys.stderr)
+            print(f"{name} doesn't match proto/; run make stubs", file=sys.stderr)
         return 1 if stale or differing else 0
     for name in stale:
         (TARGET / name).unlink()

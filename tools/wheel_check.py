@@ -1,4 +1,4 @@
-"""Build the wheel, look inside, install it in an empty virtualenv outside the checkout, and migrate a database with it.
+"""Builds the wheel, checks its files, installs it in an empty virtualenv elsewhere, and migrates a database with it.
 
 Its dependencies are the locked ones: those that the wheel declares, and theirs, are copied from the environment that
 this runs in (made from the lock, with hashes); a dependency that the wheel forgets to declare is missing there.
@@ -34,7 +34,7 @@ DESTROY = (
 
 
 def main() -> int:
-    """Check; a failure ends with its reason."""
+    """Run the check; a failure ends it with the reason."""
     with tempfile.TemporaryDirectory(prefix="wheel-check-") as name:
         folder = Path(name)
         wheel = build(folder)
@@ -118,7 +118,7 @@ def copy_distribution(name: str, target: Path) -> None:
 
 
 def use(python: Path, folder: Path) -> None:
-    """Migrate an empty embedded database with the installed command, from a folder that has nothing to do with us."""
+    """Migrate an empty embedded database with the installed command, from a folder outside the checkout."""
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     home = folder / "home"
@@ -138,7 +138,7 @@ def use(python: Path, folder: Path) -> None:
 def run(
     command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; a failure ends the check with what it said."""
+    """Run a command; a failure ends the check and prints its output."""
     done = subprocess.run(  # noqa: S603 - commands of ours
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )

@@ -1,1 +1,1 @@
-"""Keeps tokens, secrets and phone numbers out of everything that is written for people to read."""
+"""Hides tokens, secrets and phone numbers in logs, messages and errors."""

@@ -1,8 +1,8 @@
-"""Views of a text with its escapes resolved, each character mapped back to where it stands in the original.
+"""Views of a text with its escapes resolved; each character is mapped back to its place in the original.
 
 An upstream that repeats what it was sent may write it percent-encoded, HTML-escaped, JSON-escaped, as a Python or
-protobuf literal, or several of these on top of each other. A search in every view finds a value in any of these forms
-and in any mix of them, and the map tells which part of the original to hide.
+protobuf literal, or in several of these ways at once. A search in all views finds a value in any of these forms and any
+mix of them, and the map gives the part of the original to hide.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from html.entities import html5
 from typing import NamedTuple
 
 MAX_LAYERS = 5
-"""Escapes on top of each other that are resolved."""
+"""How many layers of escapes are resolved."""
 MAX_VIEWS = 40
 
 _PERCENT = re.compile(r"(?P<percent>(?:%[0-9A-Fa-f]{2})+)")
@@ -36,14 +36,14 @@ _WRAPPED = re.compile(r"\S{40}\s+\S")
 
 
 class View(NamedTuple):
-    """A text, and for each of its characters where in the original it begins and ends."""
+    """A text, and for each of its characters where it begins and ends in the original."""
 
     text: str
     starts: Sequence[int]
     ends: Sequence[int]
 
     def original(self, begin: int, end: int) -> tuple[int, int]:
-        """Return the span of the original that a span of this view stands for."""
+        """Return the span of the original for a span of this view."""
         return self.starts[begin], self.ends[end - 1]
 
 
@@ -71,7 +71,7 @@ def views(text: str) -> Iterator[View]:
 
 
 def without_blanks(view: View) -> View | None:
-    """Return the view without white space, for words that go over several lines; None when no line is long enough."""
+    """Return the view without white space, for words broken over several lines; None when no line is long enough."""
     if not _WRAPPED.search(view.text):
         return None
     kept = [number for number, char in enumerate(view.text) if not char.isspace()]
@@ -108,7 +108,7 @@ def _resolved(view: View, escape: re.Pattern[str]) -> View | None:
 
 
 def _meaning(match: re.Match[str]) -> list[_Char]:
-    """Return the characters that an escape stands for; none when it isn't one."""
+    """Return the characters of an escape; none if it isn't a valid escape."""
     kind, written, begin = match.lastgroup or 0, match[0], match.start()
     if kind == "percent":
         return _of_bytes(bytes.fromhex(written.replace("%", "")), begin, 3)
@@ -130,7 +130,7 @@ def _meaning(match: re.Match[str]) -> list[_Char]:
 
 def _of_bytes(data: bytes, begin: int, width: int) -> list[_Char]:
     chars = []
-    # A byte that isn't UTF-8 stands for itself.
+    # A byte that isn't UTF-8 is kept as it is.
     for char in data.decode(errors="surrogateescape"):
         length = 1 if "\udc80" <= char <= "\udcff" else len(char.encode())
         end = begin + length * width

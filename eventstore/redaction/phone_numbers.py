@@ -1,10 +1,10 @@
-r"""Finds phone numbers in texts that others wrote: 8 to 15 digits, as E.164 has them, with separators in any place.
+r"""Finds phone numbers in text from others: 8 to 15 digits, as in E.164, with separators in any place.
 
-What has as many digits and is no phone number stays: ULIDs, UUIDs, times, dates, IP addresses, and numbers with a unit
-of size or time. Digits are those of any script, and a separator may be an invisible character. A longer run of digits
-is taken for a number as well: it may be two of them.
+Other things with as many digits are not hidden: ULIDs, UUIDs, times, dates, IP addresses, and numbers with a unit of
+size or time. Digits may be of any script, and a separator may be an invisible character. A longer run of digits is
+treated as a phone number too, because it may be two of them.
 
-The pattern has no nested repetition that could match a text in two ways, so its cost grows with the text's length only.
+The pattern has no nested repetition that could match a text in two ways, so its cost grows only with the text's length.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _NO_NUMBER = re.compile(
 
 
 def phone_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of what may be phone numbers."""
+    """Yield the spans that may be phone numbers."""
     if not _NUMBER.search(text):
         return
     begin = 0

@@ -1,14 +1,14 @@
-"""Keeps tokens, secrets and phone numbers out of everything that is written for people to read.
+"""Hides tokens, secrets and phone numbers in logs, messages and errors.
 
 Two strengths, by where a text comes from:
 
-- :func:`redact` is for text from outside: gRPC details, an issuer's words, Postgres's messages, texts of exceptions
-  that are not ours. It hides secrets and whatever may be a phone number. Apply it where the text enters.
-- :func:`hide_secrets` is for our own sentences, whose outside parts went through :func:`redact` already. Positions and
-  counts in them are no phone numbers, however many digits they have.
+- :func:`redact` is for text from outside: gRPC details, an issuer's answers, Postgres's messages, texts of exceptions
+  that are not ours. It hides secrets and everything that may be a phone number. Call it where the text enters.
+- :func:`hide_secrets` is for our own sentences, in which the parts from outside are redacted already. Positions and
+  counts in them are never phone numbers, however many digits they have.
 
-A registered secret is found in any form in which it may be repeated: as it is, percent-encoded (any number of times),
-HTML-escaped, JSON-escaped, as a Python or protobuf literal, in hexadecimal, and inside base64 at any alignment.
+A registered secret is found in any encoding in which it may be repeated: unchanged, percent-encoded (any number of
+times), HTML-escaped, JSON-escaped, as a Python or protobuf literal, in hexadecimal, and inside base64 at any alignment.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from eventstore.redaction.phone_numbers import phone_numbers
 
 MASK = "[hidden]"
 MAX_LENGTH = 50_000
-"""Characters that are redacted; what follows is left out, for nobody reads it."""
+"""How many characters are redacted; the rest of a text is left out, because nobody reads it."""
 MAX_QUOTED = 10_000
-"""Characters of a text that are read for :func:`quoted`."""
+"""How many characters of a text :func:`quoted` reads."""
 MAX_TOKENS = 256
-"""Issued tokens that are remembered; older ones have expired long since."""
+"""How many issued tokens are remembered; older ones have expired."""
 
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?!token\b)[A-Za-z0-9._~+/=-]+")
 _URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")
@@ -48,7 +48,7 @@ _tokens: dict[str, None] = {}
 
 
 def register_secret(value: str, *, expires: bool = False) -> None:
-    """Never let this text through from now on. One or two characters are no secret.
+    """Hide this text from now on. One or two characters are not a secret.
 
     Args:
         value: the secret.
@@ -73,13 +73,13 @@ def redact(text: str) -> str:
 
 
 def quoted(text: str, at_most: int = 300) -> str:
-    """Return what others said in one line to repeat, redacted, and of bounded length however long the text is."""
-    # Cut twice: first so that a long text costs little, and only then, when nothing secret is left, to the length.
+    """Return text from others as one line: redacted, and of bounded length however long the text is."""
+    # Cut twice: first so that a long text costs little, and, when nothing secret is left, to the final length.
     return " ".join(redact(_bounded(text, MAX_QUOTED)).split())[:at_most]
 
 
 def hide_secrets(text: str) -> str:
-    """Return a sentence of ours with secrets and credentials hidden; its numbers stay."""
+    """Return one of our own sentences with secrets and credentials hidden; its numbers stay."""
     text = _bounded(text)
     if _secrets or _tokens:
         text = _masked(text, _secret_spans(text))
@@ -90,7 +90,7 @@ def hide_secrets(text: str) -> str:
 
 
 def redact_value(value: Any, clean: Callable[[str], str] = redact) -> Any:  # noqa: ANN401 - log fields are of any type
-    """Return a log field's value with everything textual in it redacted; numbers are counts, positions or times."""
+    """Return a log field's value with all texts in it redacted; numbers are counts, positions or times, and stay."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -142,7 +142,8 @@ def _found(view: View, plain: Iterable[str], coded: Iterable[str] = ()) -> Itera
         begin = view.text.find(needle)
         while begin >= 0:
             end = begin + len(needle)
-            # What surrounds it is of the same word: a client's id before, padding behind, bits of the secret in both.
+            # The surrounding characters are of the same word: a client's id before, padding after, bits of the secret
+            # in both.
             while begin and view.text[begin - 1] in _BASE64_CHARS and view.text[begin - 1] != "=":
                 begin -= 1
             while end < len(view.text) and view.text[end] in _BASE64_CHARS:
@@ -153,14 +154,14 @@ def _found(view: View, plain: Iterable[str], coded: Iterable[str] = ()) -> Itera
 
 @lru_cache(maxsize=2 * MAX_TOKENS)
 def _needles(secret: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what a secret looks like: as text, and coded, where more of the same word belongs to it."""
+    """Return the forms of a secret: as text, and encoded, where the whole word around it has to be hidden."""
     data = secret.encode(errors="surrogatepass")
     plain = {secret, secret.replace(" ", "+")}
     coded = {data.hex(), data.hex().upper()}
     # Basic authentication encodes a client and its secret before it joins them (RFC 6749, 2.3.1).
     for written in {data, quote_plus(data).encode()}:
         for before in range(3):
-            # Only the characters that don't depend on what stands before or behind.
+            # Only the characters that don't depend on what comes before or after.
             whole = base64.b64encode(bytes(before) + written).decode()
             inner = whole[(0, 2, 3)[before] : (before + len(written)) * 8 // 6]
             coded |= {inner, inner.replace("+", "-").replace("/", "_")}

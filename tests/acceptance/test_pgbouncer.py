@@ -1,4 +1,4 @@
-"""PgBouncer in front of the database: session mode works, and what can't work is said at once, in one sentence."""
+"""PgBouncer in front of the database: session mode works, and what can't work is refused at once in one sentence."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_session_has_its_timeouts_though_the_startup_options_are_dropped
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("run", "--no-ingest"), ("verify",), ("status",)])
-async def test_refused_startup_options_are_not_taken_for_an_unavailable_database(
+async def test_refused_startup_options_are_not_mistaken_for_an_unavailable_database(
     commands: Commands, database_url: str, command: tuple[str, ...]
 ) -> None:
     with bouncer(database_url, pool_mode="session") as url:
@@ -96,14 +96,14 @@ async def test_a_pool_of_a_single_session_is_refused(commands: Commands, databas
         assert "gives this process a single session" in ended.sentence
 
 
-async def test_a_pooler_whose_server_is_not_there_yet_is_waited_for(commands: Commands, database_url: str) -> None:
+async def test_a_pooler_whose_server_is_not_available_yet_is_waited_for(commands: Commands, database_url: str) -> None:
     with bouncer(database_url.replace("127.0.0.1:", "127.0.0.2:"), pool_mode="session", **IGNORED) as url:
         ended = await commands.run("run", "--no-ingest", "--wait-for-database", "0.1", DATABASE_URL=url)
         assert ended.code == 1, ended.said
         assert "database unavailable" in ended.err
 
 
-async def test_sslrootcert_system_means_the_systems_list_of_authorities(
+async def test_sslrootcert_system_uses_the_systems_authorities(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, others = Authority("ours"), Authority("others'")

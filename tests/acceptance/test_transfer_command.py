@@ -1,4 +1,4 @@
-"""``projections export events``, ``import events`` and ``redecode``, run as people run them."""
+"""The commands ``export events``, ``import events`` and ``redecode``, run as processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def exported(commands: Commands, url: str) -> Ended:
     return ended
 
 
-async def test_a_store_goes_into_a_file_and_comes_out_elsewhere(
+async def test_a_store_is_exported_and_imported_elsewhere(
     commands: Commands, database_url: str, conn: AsyncConnection, elsewhere: str
 ) -> None:
     ended = await exported(commands, database_url)
@@ -73,7 +73,7 @@ async def test_a_store_goes_into_a_file_and_comes_out_elsewhere(
     assert len(await store.positions(conn)) == 4
 
 
-async def test_a_file_that_is_there_wants_force(
+async def test_an_existing_file_needs_force(
     commands: Commands, database_url: str, conn: AsyncConnection, elsewhere: str
 ) -> None:
     await exported(commands, database_url)
@@ -87,7 +87,7 @@ async def test_a_file_that_is_there_wants_force(
     assert len(await events(elsewhere)) == 5
 
 
-async def test_missing_positions_are_said_and_healed(
+async def test_missing_positions_are_reported_and_filled(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     await exported(commands, database_url)
@@ -102,7 +102,7 @@ async def test_missing_positions_are_said_and_healed(
 
 
 @pytest.mark.usefixtures("conn")
-async def test_what_can_not_be_imported_ends_with_1_and_one_sentence(
+async def test_a_refused_import_exits_with_1_and_one_sentence(
     commands: Commands, database_url: str, elsewhere: str
 ) -> None:
     async def refused(file: str, words: str, url: str = elsewhere, *options: str) -> None:
@@ -131,7 +131,7 @@ async def test_what_can_not_be_imported_ends_with_1_and_one_sentence(
 
 
 @pytest.mark.usefixtures("conn")
-async def test_an_import_that_was_killed_is_run_again(commands: Commands, database_url: str, elsewhere: str) -> None:
+async def test_a_killed_import_can_be_run_again(commands: Commands, database_url: str, elsewhere: str) -> None:
     await exported(commands, database_url)
     async with store.connection(elsewhere, "holding") as holding, store.connection(elsewhere) as there:
         await holding.execute("BEGIN")
@@ -152,7 +152,7 @@ async def test_an_import_that_was_killed_is_run_again(commands: Commands, databa
     assert await events(elsewhere) == await events(database_url)
 
 
-async def test_an_export_that_can_not_write_leaves_nothing(
+async def test_an_export_that_cannot_write_leaves_no_file(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     ended = await commands.run("export", "events", "no/log", "--force", DATABASE_URL=database_url)
@@ -162,7 +162,7 @@ async def test_an_export_that_can_not_write_leaves_nothing(
     assert len(await store.positions(conn)) == 4
 
 
-async def test_what_is_no_file_is_not_replaced(commands: Commands) -> None:
+async def test_a_pipe_or_a_folder_is_not_replaced(commands: Commands) -> None:
     os.mkfifo(commands.folder / "pipe")
     (commands.folder / "link").symlink_to("pipe")
     for place, why in (
@@ -198,7 +198,7 @@ async def test_a_symbolic_link_stays_and_its_file_is_replaced(
     assert (ended.code, await events(elsewhere)) == (0, await events(database_url)), ended.said
 
 
-async def test_a_database_that_is_not_ready_and_wrong_arguments_end_with_2(
+async def test_an_unmigrated_database_and_wrong_arguments_exit_with_2(
     commands: Commands, empty_database_url: str
 ) -> None:
     unready: list[tuple[str, ...]] = [("export", "events", "log"), ("import", "events", "log"), ("redecode",)]
@@ -211,7 +211,7 @@ async def test_a_database_that_is_not_ready_and_wrong_arguments_end_with_2(
         assert (ended.code, ended.out, "Traceback" in ended.err) == (2, "", False), ended.said
 
 
-async def test_redecode_says_what_it_changed_and_what_to_rebuild(
+async def test_redecode_reports_what_it_changed_and_what_to_rebuild(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url)
@@ -233,7 +233,7 @@ async def test_redecode_says_what_it_changed_and_what_to_rebuild(
     assert await events(database_url) == before
 
 
-async def test_bytes_that_redecode_can_not_read_end_with_1(
+async def test_events_that_redecode_cannot_decode_exit_with_1(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     await conn.execute(
@@ -262,7 +262,9 @@ async def test_redecode_says_which_projection_it_can_not_speak_for(
     assert second.endswith("projections rebuild consent_registry request_status")
 
 
-async def test_redecode_waits_for_no_rebuild(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+async def test_redecode_does_not_wait_for_a_rebuild(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
     async with store.connection(database_url, "projections rebuild poll_tallies host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [rebuild_lock("poll_tallies")])
         ended = await commands.run("redecode", DATABASE_URL=database_url)

@@ -1,4 +1,4 @@
-"""A database that will be there soon is waited for at the start; what waiting can't help is said at once."""
+"""Commands wait at their start for an unavailable database; what waiting can't help is reported at once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_server_that_recovers_is_waited_for(commands: Commands, standby:
     assert "projections: database available" in ended.err
 
 
-async def test_time_is_up_with_exit_code_1_and_reading_needs_no_promotion(commands: Commands) -> None:
+async def test_the_wait_ends_with_exit_code_1_and_reading_needs_no_promotion(commands: Commands) -> None:
     with Standby(hot=True) as url:
         # Until the standby takes sessions at all.
         status = await commands.run("status", "--wait-for-database", "30", DATABASE_URL=url)
@@ -129,7 +129,7 @@ async def test_a_signal_ends_the_wait(commands: Commands) -> None:
     ],
     ids=["password", "role", "database"],
 )
-async def test_what_will_not_pass_is_said_at_once(
+async def test_a_permanent_refusal_is_reported_at_once(
     commands: Commands, database_url: str, change: dict[str, str], sqlstate: str
 ) -> None:
     ended = await commands.run("migrate", DATABASE_URL=changed(database_url, **change))
@@ -139,13 +139,13 @@ async def test_what_will_not_pass_is_said_at_once(
 
 
 @pytest.mark.parametrize("query", ["sslmode=bogus", "options=-c%20no_such_setting%3D1"])
-async def test_so_is_what_libpq_or_the_server_can_not_read(commands: Commands, database_url: str, query: str) -> None:
+async def test_so_is_an_invalid_parameter(commands: Commands, database_url: str, query: str) -> None:
     ended = await commands.run("migrate", DATABASE_URL=f"{database_url}?{query}")
     assert ended.code == 2, ended.said
     assert "bogus" in ended.sentence or "no_such_setting" in ended.sentence
 
 
-async def test_a_role_that_may_not_connect_is_told_at_once(
+async def test_a_role_that_may_not_connect_is_reported_at_once(
     commands: Commands, postgres: Server, database_url: str
 ) -> None:
     database = urlsplit(database_url).path.lstrip("/")

@@ -1,4 +1,4 @@
-"""An appender that freezes before any of its messages to Postgres holds up neither its app nor any other for long."""
+"""An appender that freezes before any of its messages to Postgres blocks neither its app nor another one for long."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCHES = 3
 """Of the appender's: one probed, one copied, one copied in vain."""
 
 
-async def test_a_freeze_before_any_message_lets_the_others_go_on(database_url: str) -> None:
+async def test_others_continue_after_a_freeze_before_any_message(database_url: str) -> None:
     async with PostgresProxy(*target_of(database_url)) as proxy, store.connection(database_url, "looking") as conn:
         url = through(database_url, proxy.port)
         appender = Appender(conn, SHORT)
@@ -78,7 +78,7 @@ async def test_a_freeze_before_any_message_lets_the_others_go_on(database_url: s
         assert frozen_at == number - 1 > 50
 
 
-async def test_a_stopped_process_is_ended_and_writes_nothing_when_it_goes_on(database_url: str) -> None:
+async def test_a_frozen_process_is_terminated_and_writes_nothing_when_it_wakes_up(database_url: str) -> None:
     async with PostgresProxy(*target_of(database_url)) as proxy, store.connection(database_url, "looking") as conn:
         number, app = 1, name_of(1)
         await store.follow(conn, app)

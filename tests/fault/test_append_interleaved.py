@@ -1,4 +1,4 @@
-"""Whatever another appender commits between any two messages of an append, both end up in the log, without a gap."""
+"""Another appender may commit between any two messages of an append: both batches are stored, and gapless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
 PATIENT = Waits(append_lock=30)
 
 
-async def test_another_append_may_come_between_any_two_messages(database_url: str) -> None:
+async def test_another_append_may_commit_between_any_two_messages(database_url: str) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
         store.connection(database_url, "looking") as conn,

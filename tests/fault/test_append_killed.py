@@ -1,4 +1,4 @@
-"""An appender that is killed before any of its messages to Postgres leaves each batch whole, or nothing of it."""
+"""An appender that is killed before any of its messages to Postgres leaves whole batches or nothing of them."""
 
 from __future__ import annotations
 

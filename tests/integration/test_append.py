@@ -1,4 +1,4 @@
-"""An append: as it came, in commit order, with the cursor of its stream."""
+"""Appends: events are stored unchanged, in commit order, together with the cursor of their stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.store import (
 # As it came, in order
 
 
-async def test_positions_are_given_out_in_the_order_of_the_batch(appender: Appender, conn: AsyncConnection) -> None:
+async def test_positions_are_assigned_in_the_order_of_the_batch(appender: Appender, conn: AsyncConnection) -> None:
     first, second = made(3), made(2)
     backwards = [*reversed(first)]
     assert await appender.append(backwards) == Appended(stored=3, duplicates=0, quarantined=0, head=3)
@@ -41,7 +41,7 @@ async def test_positions_are_given_out_in_the_order_of_the_batch(appender: Appen
     assert list(await positions(conn)) == [event.event_id for event in (*backwards, *second)]
 
 
-async def test_every_column_and_every_byte_comes_back_as_it_was(appender: Appender, conn: AsyncConnection) -> None:
+async def test_every_column_and_every_byte_is_stored_unchanged(appender: Appender, conn: AsyncConnection) -> None:
     top = 2**31 - 1
     payloads = [
         wire.event(next_ulid(), None, send_request_id=None),
@@ -78,7 +78,7 @@ async def test_a_batch_of_thousands_is_stored_whole(appender: Appender, conn: As
 
 
 @pytest.mark.parametrize("event_type", [0, 9, -1, 2**31 - 1])
-async def test_a_type_that_we_do_not_know_is_stored(appender: Appender, conn: AsyncConnection, event_type: int) -> None:
+async def test_an_unknown_type_is_stored(appender: Appender, conn: AsyncConnection, event_type: int) -> None:
     event = decode(wire.event(next_ulid(), event_type, occurred_at="some day"), APP, CHAT)
     assert (await appender.append([event])).stored == 1
     assert await stored(conn) == [event]
@@ -99,9 +99,7 @@ async def test_received_at_never_falls_even_when_the_clock_does(appender: Append
     assert received[2:] == [ahead] * 3
 
 
-async def test_listeners_are_told_of_new_events_only(
-    appender: Appender, conn: AsyncConnection, database_url: str
-) -> None:
+async def test_only_new_events_are_notified(appender: Appender, conn: AsyncConnection, database_url: str) -> None:
     await conn.execute(LISTEN)
     first = made(2)
     await appender.append(first)
@@ -171,7 +169,7 @@ async def test_a_batch_without_any_id_leaves_the_cursor_where_it_is(appender: Ap
 @both_ways
 @pytest.mark.parametrize("app", [APP, "never followed"])
 @pytest.mark.parametrize("count", [2, 0])
-async def test_a_follower_whose_epoch_is_over_writes_nothing(
+async def test_a_follower_of_an_older_epoch_writes_nothing(
     appender: Appender, conn: AsyncConnection, probing: bool, app: str, count: int
 ) -> None:
     await store.follow(conn, APP, epoch=2)

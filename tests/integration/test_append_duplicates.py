@@ -1,4 +1,4 @@
-"""What comes again: recognised within a batch and across batches; other bytes under a known id are kept."""
+"""Duplicates are found in a batch and across batches; different bytes under a stored id are quarantined."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.store import (
 # Duplicates in one batch
 
 
-async def test_of_a_batchs_repetitions_the_first_is_stored(appender: Appender, conn: AsyncConnection) -> None:
+async def test_the_first_of_repeated_events_in_a_batch_is_stored(appender: Appender, conn: AsyncConnection) -> None:
     a, b = made(2)
     for probing in (True, False):
         appender.probing = probing
@@ -46,7 +46,7 @@ async def test_of_a_batchs_repetitions_the_first_is_stored(appender: Appender, c
 
 
 @both_ways
-async def test_of_a_batchs_contradictions_the_first_is_stored_and_the_others_kept(
+async def test_the_first_of_different_events_under_one_id_is_stored_and_the_others_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
@@ -58,7 +58,7 @@ async def test_of_a_batchs_contradictions_the_first_is_stored_and_the_others_kep
 
 
 @both_ways
-async def test_one_batch_may_bring_an_event_in_both_contracts(
+async def test_one_batch_may_contain_an_event_in_both_contracts(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
@@ -70,7 +70,7 @@ async def test_one_batch_may_bring_an_event_in_both_contracts(
 
 
 @both_ways
-async def test_one_batch_may_not_bring_one_id_for_two_apps(
+async def test_one_batch_may_not_contain_one_id_for_two_apps(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
@@ -81,7 +81,7 @@ async def test_one_batch_may_not_bring_one_id_for_two_apps(
 
 
 @both_ways
-async def test_what_a_batch_repeats_is_compared_with_what_is_stored(
+async def test_repeated_events_in_a_batch_are_compared_with_the_stored_one(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     first = made(1)[0]
@@ -100,7 +100,9 @@ async def test_what_a_batch_repeats_is_compared_with_what_is_stored(
 
 
 @both_ways
-async def test_what_is_stored_already_is_a_duplicate(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
+async def test_an_event_that_is_stored_already_is_a_duplicate(
+    appender: Appender, conn: AsyncConnection, probing: bool
+) -> None:
     events = made(4)
     await appender.append(events[:3])
     appender.probing = probing
@@ -112,7 +114,7 @@ async def test_what_is_stored_already_is_a_duplicate(appender: Appender, conn: A
 
 
 @both_ways
-async def test_other_bytes_under_a_known_id_are_kept_and_the_first_stays(
+async def test_different_bytes_under_a_stored_id_are_quarantined_and_the_first_stays(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     first, *new = made(3)
@@ -125,7 +127,7 @@ async def test_other_bytes_under_a_known_id_are_kept_and_the_first_stays(
 
 
 @both_ways
-async def test_other_bytes_that_read_the_same_are_other_bytes(
+async def test_different_bytes_with_equal_values_are_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     payload = wire.event(next_ulid())
@@ -154,7 +156,7 @@ async def test_the_other_contracts_bytes_with_equal_values_are_a_duplicate(
 
 
 @both_ways
-async def test_the_other_contracts_bytes_with_other_values_are_kept(
+async def test_the_other_contracts_bytes_with_different_values_are_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     event_id = next_ulid()
@@ -178,7 +180,7 @@ async def test_the_same_bytes_under_the_other_contract_are_a_duplicate(
 
 
 @both_ways
-async def test_an_id_of_another_app_is_that_apps_and_nothing_is_written(
+async def test_an_id_that_is_stored_under_another_app_is_refused_and_nothing_is_written(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     theirs = made(1, app="theirs")[0]
@@ -195,7 +197,7 @@ async def test_an_id_of_another_app_is_that_apps_and_nothing_is_written(
     assert (await appender.append(made(1))).stored == 1
 
 
-async def test_a_batch_whose_fate_is_unknown_is_appended_again(
+async def test_a_batch_whose_commit_is_unknown_is_appended_again(
     appender: Appender, conn: AsyncConnection, database_url: str
 ) -> None:
     batch = made(5)
@@ -258,7 +260,7 @@ async def test_batches_are_probed_until_one_is_clean_and_again_after_a_copy_that
     assert steps.since() == ["copy 1"]
 
 
-async def test_a_batch_that_contradicts_what_is_stored_is_not_clean(
+async def test_a_batch_that_differs_from_what_is_stored_is_not_clean(
     appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch)

@@ -1,4 +1,4 @@
-"""The append lock: a frozen holder is ended once it held the lock for a whole wait, and nobody else is."""
+"""The append lock: a holder that is frozen for a whole wait is terminated, and nobody else is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterato
         await conn.close()
 
 
-async def test_a_client_that_stops_in_the_middle_of_a_copy_is_ended_and_the_waiter_appends(
+async def test_a_client_that_freezes_in_the_middle_of_a_copy_is_terminated_and_the_waiter_appends(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
@@ -56,7 +56,9 @@ async def test_a_client_that_stops_in_the_middle_of_a_copy_is_ended_and_the_wait
     assert list(await positions(conn)) == [event.event_id for event in events]
 
 
-async def test_several_that_wait_for_a_frozen_holder_all_append(database_url: str, conn: AsyncConnection) -> None:
+async def test_several_appends_that_wait_for_a_frozen_holder_all_succeed(
+    database_url: str, conn: AsyncConnection
+) -> None:
     async with (
         frozen_in_copy(database_url),
         store.appender(database_url, "one", PATIENT) as one,
@@ -69,7 +71,9 @@ async def test_several_that_wait_for_a_frozen_holder_all_append(database_url: st
     assert len(await positions(conn)) == 6
 
 
-async def test_a_holder_that_is_idle_in_its_transaction_is_ended_too(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_holder_that_is_idle_in_its_transaction_is_terminated_too(
+    database_url: str, conn: AsyncConnection
+) -> None:
     holder = await connect(database_url, name="idle", waits=QUICK, autocommit=False)
     await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
     async with store.appender(database_url) as appender:
@@ -78,9 +82,7 @@ async def test_a_holder_that_is_idle_in_its_transaction_is_ended_too(database_ur
     await holder.close()
 
 
-async def test_a_frozen_follower_keeps_neither_its_app_nor_its_cursor_row(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_a_frozen_follower_loses_its_app_and_its_cursor_row(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
     async with (
         frozen_in_copy(database_url, with_cursor=True),
@@ -92,7 +94,7 @@ async def test_a_frozen_follower_keeps_neither_its_app_nor_its_cursor_row(
         assert await store.cursor_of(conn) == events[-1].event_id
 
 
-async def test_a_holder_that_changes_is_not_ended(
+async def test_nobody_is_terminated_while_the_holder_changes(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[type[AppendLockBusy]] = []
@@ -138,7 +140,7 @@ async def test_a_holder_that_changes_is_not_ended(
     assert ended == []
 
 
-async def test_a_backend_is_ended_only_in_the_transaction_that_held_the_lock(
+async def test_a_backend_is_terminated_only_in_the_transaction_that_held_the_lock(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with store.connection(database_url, "holder") as holder:
@@ -167,9 +169,7 @@ async def test_a_backend_is_ended_only_in_the_transaction_that_held_the_lock(
             await holder.execute("SELECT 1")
 
 
-async def test_who_moved_a_cursor_and_has_not_committed_is_found_by_its_row(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_the_transaction_that_moved_a_cursor_is_found(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
     await store.follow(conn, "other")
     async with store.connection(database_url, "mover") as mover:
@@ -183,7 +183,7 @@ async def test_who_moved_a_cursor_and_has_not_committed_is_found_by_its_row(
         assert not await terminate_holder(conn, holder, ALREADY)
 
 
-async def test_the_wait_says_which_of_the_two_it_was(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_frozen_holder_is_named_in_the_error(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url, "holder") as holder, holder.transaction():
         await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
         with pytest.raises(FrozenHolder) as caught:
@@ -193,7 +193,7 @@ async def test_the_wait_says_which_of_the_two_it_was(database_url: str, conn: As
         assert str(holder.info.backend_pid) in str(caught.value)
 
 
-async def test_the_lock_of_another_database_or_of_another_sort_is_somebody_elses(
+async def test_locks_of_another_database_or_kind_are_not_the_append_lock(
     conn: AsyncConnection, database_url: str
 ) -> None:
     async with store.connection(database_url, "other") as other, other.transaction():
@@ -205,7 +205,7 @@ async def test_the_lock_of_another_database_or_of_another_sort_is_somebody_elses
         assert await find_holder(conn, app_lock("another")) is None
 
 
-async def test_what_the_waiter_had_to_write_is_written_once(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_waiting_append_writes_its_batch_once(database_url: str, conn: AsyncConnection) -> None:
     await store.follow(conn)
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
         events = made(2)
@@ -216,7 +216,7 @@ async def test_what_the_waiter_had_to_write_is_written_once(database_url: str, c
     assert await store.cursor_of(conn) == events[1].event_id
 
 
-async def test_the_wait_for_the_lock_does_not_outlast_its_transaction(database_url: str) -> None:
+async def test_the_lock_timeout_ends_with_its_transaction(database_url: str) -> None:
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
         await appender.append(made(1))
         assert await store.value(appender._conn, "SHOW lock_timeout") == "0"

@@ -1,4 +1,4 @@
-"""Commit order: positions become visible in turn and without a hole, whoever is slow, rolled back or killed."""
+"""Commit order: positions become visible in order and gapless, also when writers are slow, rolled back or killed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def slowed(count: int = 3) -> list[Event]:
     return [*made(count - 1), *made(1, ppnum="slow")]
 
 
-async def test_a_slow_writer_that_began_first_comes_first(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_slow_append_that_began_first_gets_the_first_positions(
+    database_url: str, conn: AsyncConnection
+) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
         await quick.append(made(2))
         first, second = slowed(), made(2)
@@ -76,7 +78,7 @@ async def test_a_slow_writer_that_began_first_comes_first(database_url: str, con
     assert list(await positions(conn))[2:] == [event.event_id for event in (*first, *second)]
 
 
-async def test_a_rolled_back_append_leaves_no_hole(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_rolled_back_append_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
         lost, kept = slowed(), made(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
@@ -90,7 +92,7 @@ async def test_a_rolled_back_append_leaves_no_hole(database_url: str, conn: Asyn
         assert (await quick.append(lost)).head == 5
 
 
-async def test_a_killed_backend_leaves_no_hole(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_killed_backend_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
         lost, kept = slowed(), made(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
@@ -104,9 +106,7 @@ async def test_a_killed_backend_leaves_no_hole(database_url: str, conn: AsyncCon
         assert (await quick.append(lost)).head == 5
 
 
-async def test_appends_take_turns_whatever_isolation_the_database_prefers(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_appends_take_turns_under_any_default_isolation(database_url: str, conn: AsyncConnection) -> None:
     name = str(await store.value(conn, "SELECT current_database()"))
     for level in ("serializable", "repeatable read"):
         await conn.execute(
@@ -186,7 +186,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_reader_sees_every_event_once_and_in_order_whatever_the_writers_suffer(
+async def test_a_reader_sees_every_event_once_and_in_order_while_writers_are_killed(
     database_url: str, seed: int
 ) -> None:
     pool = made(150)
@@ -247,7 +247,7 @@ async def test_concurrent_appends_of_the_same_events_store_each_once(database_ur
         assert await store.kept(conn) == []
 
 
-async def test_two_apps_that_append_do_not_lock_each_other_out(database_url: str) -> None:
+async def test_appends_of_two_apps_do_not_deadlock(database_url: str) -> None:
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(store.connection(database_url))
         for app in (APP, "other"):

@@ -1,4 +1,4 @@
-"""What can't be an event, or what Postgres refuses, lies in the quarantine; the rest of the batch is stored."""
+"""Messages that can't be events, and events that Postgres refuses, are quarantined; the rest of a batch is stored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.store import (
 # The quarantine
 
 
-async def test_rejected_messages_are_kept_beside_the_events_of_their_batch(
+async def test_rejected_messages_are_quarantined_with_the_events_of_their_batch_stored(
     appender: Appender, conn: AsyncConnection
 ) -> None:
     for probing in (True, False):
@@ -46,7 +46,7 @@ async def test_rejected_messages_are_kept_beside_the_events_of_their_batch(
     ]
 
 
-async def test_bytes_that_come_again_are_counted_and_not_kept_again(appender: Appender, conn: AsyncConnection) -> None:
+async def test_repeated_bytes_are_counted_and_kept_once(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append([], rejected=[garbage(), garbage(), garbage(1)])
     seen = "SELECT first_seen, last_seen FROM eventstore.quarantine ORDER BY id LIMIT 1"
     before = await (await conn.execute(seen)).fetchone()
@@ -60,9 +60,7 @@ async def test_bytes_that_come_again_are_counted_and_not_kept_again(appender: Ap
     assert after[0] == before[0] == before[1] < after[1]
 
 
-async def test_bytes_that_came_once_were_first_and_last_seen_at_the_same_moment(
-    appender: Appender, conn: AsyncConnection
-) -> None:
+async def test_bytes_received_once_have_equal_first_and_last_seen(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append([], rejected=[garbage(number) for number in range(200)])
     seen = "SELECT count(*), count(*) FILTER (WHERE first_seen = last_seen) FROM eventstore.quarantine"
     assert await (await conn.execute(seen)).fetchone() == (200, 200)
@@ -113,7 +111,7 @@ def with_culprits(count: int, culprits: Sequence[int]) -> list[Event]:
 
 @both_ways
 @pytest.mark.parametrize("refusal", [CHECK, RAISING % "22003", RAISING % "23502"], ids=["check", "22003", "23502"])
-async def test_the_one_event_that_postgres_refuses_is_kept_and_the_others_stored(
+async def test_the_event_that_postgres_refuses_is_quarantined_and_the_others_stored(
     appender: Appender, conn: AsyncConnection, refusal: str, probing: bool
 ) -> None:
     await conn.execute(refusal.encode())
@@ -134,7 +132,7 @@ async def test_the_one_event_that_postgres_refuses_is_kept_and_the_others_stored
 
 
 @pytest.mark.parametrize("culprits", [[0], [0, 1], [6], [0, 3, 6], [1, 2, 3, 4, 5], range(7)])
-async def test_several_that_postgres_refuses_are_each_kept_wherever_they_stand(
+async def test_several_events_that_postgres_refuses_are_all_quarantined(
     appender: Appender, conn: AsyncConnection, culprits: Sequence[int]
 ) -> None:
     await conn.execute(CHECK)
@@ -147,7 +145,7 @@ async def test_several_that_postgres_refuses_are_each_kept_wherever_they_stand(
 
 
 @both_ways
-async def test_an_event_whose_text_can_t_be_encoded_is_kept_alone(
+async def test_only_the_event_whose_text_cannot_be_encoded_is_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     """No message decodes to such a text; if one did, neither the connection nor this code would be to blame."""
@@ -161,7 +159,7 @@ async def test_an_event_whose_text_can_t_be_encoded_is_kept_alone(
 
 
 @both_ways
-async def test_a_session_that_can_t_hold_a_text_is_at_fault_and_not_the_event(
+async def test_a_session_of_another_encoding_is_an_error_of_the_database(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     """A pooler may give a session another encoding than was asked for; a new connection is to be tried then."""
@@ -177,7 +175,7 @@ async def test_a_session_that_can_t_hold_a_text_is_at_fault_and_not_the_event(
 
 @both_ways
 @pytest.mark.parametrize("sqlstate", ["53100", "57014", "40001", "XX000"])
-async def test_an_error_of_another_class_is_the_databases_and_nothing_is_written(
+async def test_an_error_of_another_class_quarantines_nothing_and_writes_nothing(
     appender: Appender, conn: AsyncConnection, sqlstate: str, probing: bool
 ) -> None:
     await conn.execute((RAISING % sqlstate).encode())
@@ -215,7 +213,7 @@ async def test_an_append_that_is_cancelled_in_the_middle_of_its_copy_writes_noth
     assert await appender.append(batch) == Appended(7, 0, 0, 7)
 
 
-async def test_a_writer_that_ignores_the_append_lock_costs_an_error_and_no_event(
+async def test_a_writer_that_ignores_the_append_lock_causes_an_error_and_loses_no_event(
     appender: Appender, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = copying.copy_events

@@ -1,4 +1,4 @@
-"""Connections have the settings that the project counts on, whatever a role or a database has as its own."""
+"""Connections have the settings that we need, whatever a role or a database sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on
 
 
 @pytest.mark.parametrize("profile", [{}, FOLDING, SEARCHING, {"work_mem": "1MB"}])
-async def test_a_session_has_our_settings_whatever_its_role_prefers(database_url: str, profile: dict[str, str]) -> None:
+async def test_a_session_has_our_settings_despite_its_role(database_url: str, profile: dict[str, str]) -> None:
     theirs = hostile.make_hostile(database_url)
     with psycopg.connect(database_url) as person:
         assert person.execute("SHOW enable_indexscan").fetchone() == ("off",), "the role's settings are in force"
@@ -41,7 +41,7 @@ async def test_a_session_has_our_settings_whatever_its_role_prefers(database_url
     assert len(found) > 50
 
 
-def test_a_migration_s_session_has_them_too(database_url: str) -> None:
+def test_so_has_the_session_of_a_migration(database_url: str) -> None:
     hostile.make_hostile(database_url)
     with connect_sync(database_url, name="looking", waits=QUICK) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
@@ -78,7 +78,7 @@ async def test_a_commit_waits_for_the_disk_or_for_whatever_takes_longer(database
             assert await store.value(conn, "SHOW synchronous_commit") == ours
 
 
-async def test_a_superuser_s_session_applies_triggers_whatever_its_role_prefers(postgres: Server) -> None:
+async def test_a_superusers_session_fires_triggers_despite_its_role(postgres: Server) -> None:
     name = postgres.create()
     url = urlsplit(postgres.superuser_url)._replace(path=f"/{name}").geturl()
     try:
@@ -89,7 +89,7 @@ async def test_a_superuser_s_session_applies_triggers_whatever_its_role_prefers(
         postgres.drop(name)
 
 
-async def test_no_transaction_is_cut_short_by_a_role(database_url: str) -> None:
+async def test_no_setting_of_a_role_ends_a_transaction(database_url: str) -> None:
     async with store.connection(database_url, "owner") as owner:
         if owner.info.server_version < 170_000:
             pytest.skip("this server has no transaction_timeout")
@@ -109,7 +109,7 @@ async def test_no_transaction_is_cut_short_by_a_role(database_url: str) -> None:
         ("PGOPTIONS", "-c statement_timeout=7s", "statement_timeout", "7s"),
     ],
 )
-async def test_the_environment_decides_on_no_more_than_the_url(
+async def test_the_environment_can_set_no_more_than_the_url(
     database_url: str, monkeypatch: pytest.MonkeyPatch, variable: str, theirs: str, setting: str, ours: str
 ) -> None:
     monkeypatch.setenv(variable, theirs)
@@ -133,7 +133,7 @@ async def test_a_pooler_that_drops_startup_options_changes_no_setting(
     assert interval == f"{QUICK.leader_heartbeat:g}s"
 
 
-async def test_the_url_decides_on_timeouts_and_on_being_read_only_and_nothing_else(database_url: str) -> None:
+async def test_the_url_can_set_timeouts_and_read_only_and_nothing_else(database_url: str) -> None:
     theirs = "-c timezone=Asia/Kathmandu -c search_path=public -c statement_timeout=7s"
     url = make_conninfo(database_url, options=f"{theirs} -c default_transaction_read_only=on")
     async with await connect(url, name="looking", waits=QUICK) as conn:

@@ -1,4 +1,4 @@
-"""The event table refuses every change, also one that would touch no row, to its owner and to replication."""
+"""The event table refuses every change, even one that matches no row, to its owner and to replication."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_row_by_row_changes_are_refused_by_a_trigger_of_their_own(filled: 
     ]
 
 
-async def test_what_is_new_is_still_appended(filled: AsyncConnection, database_url: str) -> None:
+async def test_new_events_are_still_appended(filled: AsyncConnection, database_url: str) -> None:
     async with store.appender(database_url) as appender:
         assert (await appender.append(store.made(1))).head == 3
     assert len(await rows(filled)) == 3

@@ -1,4 +1,4 @@
-"""A store put into a file and back: byte-equal elsewhere, and healed where it lacks something."""
+"""Export and import: byte-equal in another database, and missing positions are filled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 # Elsewhere
 
 
-async def test_the_store_elsewhere_is_byte_equal(
+async def test_an_imported_store_is_byte_equal(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -48,14 +48,14 @@ async def test_the_store_elsewhere_is_byte_equal(
         assert times == sorted(times)
 
 
-async def test_an_empty_store(conn: AsyncConnection, elsewhere: str, file: Path) -> None:
+async def test_an_empty_store_is_exported_and_imported(conn: AsyncConnection, elsewhere: str, file: Path) -> None:
     assert await exported(conn, file) == Exported(0, 0, 0, ())
     assert await imported(elsewhere, file) == Imported(0, 0)
     async with looking(elsewhere) as there:
         await is_empty(there)
 
 
-async def test_an_import_again_stores_nothing(
+async def test_a_second_import_stores_nothing(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -70,7 +70,7 @@ async def test_an_import_again_stores_nothing(
     assert await everything(conn) == before
 
 
-async def test_what_is_new_goes_behind_what_is_there(
+async def test_new_events_are_stored_after_the_head(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -102,7 +102,7 @@ async def test_a_cursor_that_is_newer_here_is_not_moved_back(
     assert await everything(conn) == before
 
 
-async def test_a_cursor_that_is_lost_here_comes_back(database_url: str, conn: AsyncConnection, file: Path) -> None:
+async def test_a_lost_cursor_is_restored(database_url: str, conn: AsyncConnection, file: Path) -> None:
     await filled(database_url, conn)
     before = await everything(conn)
     await exported(conn, file)
@@ -117,7 +117,7 @@ async def test_a_cursor_that_is_lost_here_comes_back(database_url: str, conn: As
 
 
 @pytest.mark.parametrize("lost", [(1,), (4, 5), (9,), (2, 4, 8, 9), tuple(range(1, 10))])
-async def test_missing_positions_are_healed(
+async def test_missing_positions_are_filled(
     database_url: str, conn: AsyncConnection, file: Path, lost: tuple[int, ...]
 ) -> None:
     await filled(database_url, conn)
@@ -128,7 +128,7 @@ async def test_missing_positions_are_healed(
     assert await everything(conn) == before
 
 
-async def test_a_projection_that_failed_for_a_missing_position_goes_on(
+async def test_a_projection_that_failed_for_a_missing_position_continues(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -152,7 +152,7 @@ async def test_a_projection_that_failed_for_a_missing_position_goes_on(
     await folding.are_true(conn)
 
 
-async def test_a_log_that_lacks_positions_says_so_and_gives_the_rest(
+async def test_an_export_reports_missing_positions_and_has_the_others(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -165,7 +165,7 @@ async def test_a_log_that_lacks_positions_says_so_and_gives_the_rest(
         await is_empty(there)
 
 
-async def test_nothing_of_a_file_with_a_gap_is_stored(
+async def test_nothing_is_stored_of_a_file_that_leaves_positions_missing(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)

@@ -1,4 +1,4 @@
-"""A file with a right digest is not believed: what no event store writes is refused before anything of it is stored."""
+"""A file with a correct digest is not trusted: invalid contents are refused before anything of it is stored."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ async def test_an_event_at_two_positions_is_refused_before_any_is_stored(
 
 
 @pytest.mark.parametrize("hours", [-1, 9])
-async def test_a_time_that_does_not_lie_between_its_neighbours_here_is_another_log(
+async def test_a_time_that_is_not_between_its_neighbours_is_refused(
     database_url: str, conn: AsyncConnection, file: Path, hours: int
 ) -> None:
     now = datetime.now(UTC) - timedelta(days=1)
@@ -202,7 +202,7 @@ async def test_a_time_that_does_not_lie_between_its_neighbours_here_is_another_l
     assert await everything(conn) == before
 
 
-async def test_a_store_whose_clock_was_far_ahead_is_healed_with_its_own_file(
+async def test_a_store_whose_clock_was_far_ahead_is_repaired_from_its_own_export(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     ahead = datetime.now(UTC) + timedelta(days=3000)
@@ -215,7 +215,7 @@ async def test_a_store_whose_clock_was_far_ahead_is_healed_with_its_own_file(
         await imported(elsewhere, file)
 
 
-async def test_a_hole_behind_the_file_s_end_is_put_at_its_end(
+async def test_a_gap_after_the_head_of_the_file_is_moved_to_the_head(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)

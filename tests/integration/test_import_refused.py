@@ -1,4 +1,4 @@
-"""A file of another log, or one that was damaged: nothing of it is stored."""
+"""Nothing is stored of a file that is from another log or damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 # Other logs
 
 
-async def test_a_position_that_another_event_has_is_refused(
+async def test_a_position_with_a_different_event_is_refused(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -39,7 +39,7 @@ async def test_a_position_that_another_event_has_is_refused(
         assert await everything(there) == before
 
 
-async def test_an_event_that_lies_at_another_position_is_refused(
+async def test_an_event_that_is_stored_at_another_position_is_refused(
     conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     first, second, third = told(), told(), told()
@@ -62,7 +62,7 @@ async def test_an_event_that_lies_at_another_position_is_refused(
         assert await everything(there) == before
 
 
-async def test_the_same_events_received_at_other_times_are_another_log(
+async def test_the_same_events_received_at_other_times_are_refused(
     conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     records = [told(), told(), told()]
@@ -76,7 +76,7 @@ async def test_the_same_events_received_at_other_times_are_another_log(
 
 
 @pytest.mark.parametrize(("contract", "payload"), [("chat.internal", None), ("chat.external", b"\xff")])
-async def test_an_event_that_cant_be_read_is_refused(
+async def test_an_event_that_cannot_be_decoded_is_refused(
     conn: AsyncConnection, file: Path, database_url: str, contract: str, payload: bytes | None
 ) -> None:
     with ArchiveWriter(file) as out:
@@ -94,7 +94,7 @@ async def test_an_event_that_cant_be_read_is_refused(
 # Damaged files
 
 
-async def test_of_a_damaged_file_nothing_is_stored(
+async def test_nothing_is_stored_of_a_damaged_file(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)

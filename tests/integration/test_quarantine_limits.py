@@ -1,4 +1,4 @@
-"""Garbage can't fill the disk: an app's quarantine is limited, a sample is kept, and every message is counted."""
+"""Garbage can't fill the disk: the quarantine of an app is limited, samples are kept, every message is counted."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def app_status(conn: AsyncConnection) -> AppStatus:
     return app
 
 
-async def test_beyond_the_rows_messages_are_counted_and_the_cursor_moves(
+async def test_messages_beyond_the_row_limit_are_counted_and_the_cursor_moves(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     await store.follow(conn)
@@ -106,7 +106,7 @@ async def test_beyond_the_rows_messages_are_counted_and_the_cursor_moves(
 
 
 @store.both_ways
-async def test_events_beside_them_are_stored(appending: Appending, conn: AsyncConnection, probing: bool) -> None:
+async def test_events_of_the_same_batch_are_stored(appending: Appending, conn: AsyncConnection, probing: bool) -> None:
     async with appending(TWENTY) as appender:
         for batch in range(5):
             appender.probing = probing
@@ -117,7 +117,7 @@ async def test_events_beside_them_are_stored(appending: Appending, conn: AsyncCo
     assert (await size(conn))[0] <= 20
 
 
-async def test_newcomers_under_a_known_id_count_against_the_same_limit(
+async def test_different_events_under_a_stored_id_count_against_the_same_limit(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     events = made(30)
@@ -132,7 +132,7 @@ async def test_newcomers_under_a_known_id_count_against_the_same_limit(
     assert (messages, not_kept) == (35, 11)
 
 
-async def test_beyond_the_bytes_too_and_what_is_small_may_still_fit(
+async def test_so_are_messages_beyond_the_byte_limit_while_small_ones_still_fit(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
@@ -144,7 +144,7 @@ async def test_beyond_the_bytes_too_and_what_is_small_may_still_fit(
     assert await counts(conn) == {"too odd": (3, 1), "large": (1, 1), "small": (1, 0)}
 
 
-async def test_bytes_that_are_kept_are_counted_on_their_row_when_the_rest_is_full(
+async def test_repetitions_are_counted_on_their_row_when_the_quarantine_is_full(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     async with appending(TWENTY) as appender:
@@ -156,7 +156,7 @@ async def test_bytes_that_are_kept_are_counted_on_their_row_when_the_rest_is_ful
     assert await counts(conn) == {garbage().reason: (34, 12)}
 
 
-async def test_a_sample_a_minute_of_each_reason_is_kept_and_the_oldest_make_room(
+async def test_one_sample_a_minute_of_each_reason_is_kept_and_replaces_the_oldest(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     async with appending(TWENTY) as appender:
@@ -173,7 +173,7 @@ async def test_a_sample_a_minute_of_each_reason_is_kept_and_the_oldest_make_room
     assert (await counts(conn))[garbage().reason] == (84, 60)
 
 
-async def test_samples_stay_within_their_bytes(appending: Appending, conn: AsyncConnection) -> None:
+async def test_samples_stay_within_their_byte_limit(appending: Appending, conn: AsyncConnection) -> None:
     limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
     async with appending(limits) as appender:
         await appender.append([], rejected=[of_size(0, 9_000)])
@@ -184,7 +184,7 @@ async def test_samples_stay_within_their_bytes(appending: Appending, conn: Async
     assert (await size(conn))[1] <= 10_000
 
 
-async def test_deleted_rows_make_room_within_a_minute_and_status_says_so(
+async def test_deleted_rows_make_room_within_a_minute_and_status_shows_it(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     await store.follow(conn)
@@ -203,7 +203,7 @@ async def test_deleted_rows_make_room_within_a_minute_and_status_says_so(
     assert app_lines(await read_status(conn, Registry({}, {})))[1].startswith(f"{APP}: the quarantine was full: of 53")
 
 
-async def test_what_an_earlier_version_kept_counts(appending: Appending, conn: AsyncConnection) -> None:
+async def test_rows_kept_by_an_earlier_version_count(appending: Appending, conn: AsyncConnection) -> None:
     await conn.execute(
         "INSERT INTO eventstore.quarantine (app, contract, sha256, reason, payload, first_seen, last_seen, count)"
         " SELECT %s, 'chat.external', sha256(n::text::bytea), 'of before', n::text::bytea, now(), now(), 1"
@@ -226,14 +226,14 @@ async def test_each_app_has_its_own_limits(appending: Appending, conn: AsyncConn
     }
 
 
-async def test_nothing_is_kept_where_nothing_is_to_be_kept(appending: Appending, conn: AsyncConnection) -> None:
+async def test_limits_of_zero_keep_nothing(appending: Appending, conn: AsyncConnection) -> None:
     async with appending(QuarantineLimits(max_rows=0)) as appender:
         assert (await appender.append([], rejected=[garbage(1), garbage(2)])).not_kept == 2
     assert await kept(conn) == []
     assert await counts(conn) == {garbage().reason: (2, 2)}
 
 
-async def test_appends_at_once_stay_within_the_limit_and_lose_no_count(
+async def test_concurrent_appends_stay_within_the_limit_and_lose_no_count(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     async def flood(first: int) -> None:
@@ -286,7 +286,7 @@ async def test_an_import_keeps_all_of_its_file_and_counts_it(
         assert (await appender.append([], rejected=[garbage(3)])).not_kept == 1
 
 
-async def test_a_flood_of_garbage_is_said_once_and_status_tells_the_numbers(
+async def test_a_flood_of_garbage_is_logged_once_and_status_has_the_numbers(
     database_url: str, conn: AsyncConnection
 ) -> None:
     flood = [b"\xff%d" % number for number in range(3_000)]

@@ -1,4 +1,4 @@
-"""Reading the log: in commit order, page by page, with neither memory nor a snapshot that grows."""
+"""Reading the log: in commit order, page by page; neither memory nor a snapshot grows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_an_empty_log_yields_nothing(conn: AsyncConnection) -> None:
 
 
 @pytest.mark.parametrize("page_events", [1, 2, 3, 9, 10, 11])
-async def test_every_event_comes_once_and_in_order_whatever_the_page(
+async def test_every_event_is_read_once_and_in_order_for_any_page_size(
     conn: AsyncConnection, appender: Appender, page_events: int
 ) -> None:
     events = made(10)
@@ -49,7 +49,7 @@ async def test_every_event_comes_once_and_in_order_whatever_the_page(
 
 
 @pytest.mark.parametrize(("after", "up_to"), [(0, 10), (3, 10), (3, 7), (0, 0), (9, 10), (10, 10), (7, 3), (10, 99)])
-async def test_the_events_behind_one_position_and_up_to_another(
+async def test_events_after_one_position_and_up_to_another_are_read(
     conn: AsyncConnection, appender: Appender, after: int, up_to: int
 ) -> None:
     await appender.append(made(10))
@@ -71,7 +71,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(
     assert pages.sizes == [4, 3, 0]
 
 
-async def test_an_event_larger_than_a_page_still_comes(
+async def test_an_event_larger_than_a_page_is_read(
     conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = sized([10, 100_000, 10, 10, 200_000])
@@ -84,7 +84,7 @@ async def test_an_event_larger_than_a_page_still_comes(
     assert pages.sizes == [1, 1, 1, 1, 1, 0]
 
 
-async def test_what_is_appended_meanwhile_comes_too(conn: AsyncConnection, appender: Appender) -> None:
+async def test_events_appended_meanwhile_are_read_too(conn: AsyncConnection, appender: Appender) -> None:
     await appender.append(made(3))
     found = []
     async for item in read(conn, page_events=2):

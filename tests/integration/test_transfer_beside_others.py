@@ -1,4 +1,4 @@
-"""Exports and imports beside followers and appends, cut off in the middle, and of logs larger than memory."""
+"""Exports and imports while others follow and append, interrupted ones, and those of logs larger than memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 # Beside others
 
 
-async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
+async def test_nothing_is_stored_while_an_app_of_the_file_is_followed(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -69,7 +69,7 @@ async def test_while_an_app_of_the_file_is_followed_nothing_is_stored(
             assert (await imported(elsewhere, file)).stored == 9
 
 
-async def test_while_any_app_is_followed_nothing_goes_behind_the_head(
+async def test_nothing_is_stored_after_the_head_while_any_app_is_followed(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -89,7 +89,7 @@ async def test_while_any_app_is_followed_nothing_goes_behind_the_head(
         assert (await imported(database_url, file)).stored == 2
 
 
-async def test_who_wants_to_follow_an_app_stands_by_while_the_log_goes_on_from_a_file(
+async def test_a_follower_stands_by_while_a_file_continues_the_log(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -127,7 +127,7 @@ async def anyhow(value: bool) -> bool:
     return value
 
 
-async def test_a_follower_that_froze_can_not_go_on_afterwards(
+async def test_a_follower_that_was_frozen_during_an_import_cannot_continue(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -141,7 +141,7 @@ async def test_a_follower_that_froze_can_not_go_on_afterwards(
     assert len(await store.positions(conn)) == 9
 
 
-async def test_a_follower_that_froze_in_the_middle_of_an_append_is_ended(
+async def test_a_follower_that_froze_in_the_middle_of_an_append_is_terminated(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
     await filled(database_url, conn)
@@ -156,7 +156,9 @@ async def test_a_follower_that_froze_in_the_middle_of_an_append_is_ended(
     assert await store.cursor_of(conn, SHOP) != "0" * 26
 
 
-async def test_others_append_while_positions_are_healed(database_url: str, conn: AsyncConnection, file: Path) -> None:
+async def test_appends_continue_while_missing_positions_are_filled(
+    database_url: str, conn: AsyncConnection, file: Path
+) -> None:
     await filled(database_url, conn)
     await exported(conn, file)
     await lose(conn, 3, 4)
@@ -167,7 +169,9 @@ async def test_others_append_while_positions_are_healed(database_url: str, conn:
     assert len(await store.positions(conn)) == 29
 
 
-async def test_who_listens_hears_of_it(database_url: str, conn: AsyncConnection, elsewhere: str, file: Path) -> None:
+async def test_an_import_notifies_listeners(
+    database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
+) -> None:
     await filled(database_url, conn)
     await exported(conn, file)
     async with looking(elsewhere) as there:
@@ -177,7 +181,7 @@ async def test_who_listens_hears_of_it(database_url: str, conn: AsyncConnection,
         assert heard == ["eventstore"]
 
 
-async def test_an_import_that_was_interrupted_goes_on(
+async def test_an_interrupted_import_can_be_run_again(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)
@@ -216,7 +220,7 @@ async def test_a_lost_connection_leaves_no_file(
     assert not left_in(file.parent)
 
 
-async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_behind(
+async def test_events_appended_during_an_export_are_not_in_it_and_the_cursor_matches(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(database_url, conn)
@@ -238,7 +242,7 @@ async def test_what_comes_while_it_exports_is_not_in_it_and_the_cursor_is_not_be
 
 
 @pytest.mark.parametrize("is_quarantine", [False, True])
-async def test_neither_way_is_the_store_in_memory(
+async def test_neither_export_nor_import_holds_the_store_in_memory(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, is_quarantine: bool
 ) -> None:
     """Four pages of payloads pass; what is held of them at any moment is a page or so."""

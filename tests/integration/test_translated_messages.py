@@ -1,4 +1,4 @@
-"""Nothing is decided by the text of Postgres's messages: on a server that speaks Japanese all goes as on any other."""
+"""Nothing depends on the text of Postgres's messages: a server with Japanese messages works like any other."""
 
 from __future__ import annotations
 

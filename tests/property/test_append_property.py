@@ -1,4 +1,4 @@
-"""Any sequence of batches, by several appenders, leaves in the tables what a few lines of plain Python say."""
+"""Any sequence of batches by several appenders leaves in the tables what a short Python model computes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Model:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(sequence=st.lists(steps, min_size=1, max_size=10))
-async def test_the_tables_are_what_the_model_says(
+async def test_the_tables_match_the_model(
     database_url: str, sequence: list[tuple[int, bool | None, list[Message]]]
 ) -> None:
     world, model = next(_rounds), Model()

@@ -1,4 +1,4 @@
-"""Whatever bytes come: they are refused with a reason, or read to what Postgres stores and gives back equal."""
+"""Any bytes are refused with a reason, or decoded to values that Postgres stores and returns unchanged."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_any_bytes_are_refused_with_a_reason_or_read_within_the_limits(payload: 
 
 @settings(slow_start, max_examples=300)
 @given(good_events, contracts)
-def test_a_good_event_is_never_refused(payload: bytes, contract: Contract) -> None:
+def test_a_valid_event_is_never_refused(payload: bytes, contract: Contract) -> None:
     assert decoded(payload, contract) is not None
 
 
@@ -151,7 +151,7 @@ def test_any_message_is_some_frame(message: bytes, contract: Contract) -> None:
 
 @settings(slow_start, max_examples=120)
 @given(batches=st.lists(st.tuples(anything | good_events, contracts), min_size=1, max_size=12))
-async def test_what_is_read_can_be_stored_and_comes_back_equal(
+async def test_a_decoded_event_can_be_stored_and_is_read_back_equal(
     database_url: str, batches: list[tuple[bytes, Contract]]
 ) -> None:
     found = [event for payload, contract in batches if (event := decoded(payload, contract)) is not None]

@@ -1,4 +1,4 @@
-"""Any file with a right digest is imported as what an event store may hold, or refused in a sentence and not at all."""
+"""Any file with a correct digest is imported as valid data, or refused in one sentence and not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No phone number comes out of what others wrote, in any form; and no id, time or position is lost."""
+"""No phone number survives in text from others, in any form; and no id, time or position is lost."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def written_numbers(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(written_numbers(), WORDS, WORDS, st.sampled_from(ENCODINGS))
-def test_no_number_that_was_put_in_comes_out(
-    written: tuple[str, str], before: str, behind: str, encode: object
-) -> None:
+def test_no_phone_number_survives_redaction(written: tuple[str, str], before: str, behind: str, encode: object) -> None:
     digits, shown = written
     assert callable(encode)
     said = redact(encode(f"{before} {shown} {behind}"))

@@ -1,4 +1,4 @@
-"""The file of events: whole or refused, its owner's only, and there only once it is whole."""
+"""The file of exported events: a damaged one is refused, only its owner may read it, and it appears when complete."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events"
 
 
-def test_what_is_written_is_read(path: Path) -> None:
+def test_records_are_read_as_they_were_written(path: Path) -> None:
     records = [header(), event(1), event(3, b"x" * 300), event(4, b""), quarantined()]
     written(path, *records)
     *read, end = read_archive(path)
@@ -76,11 +76,11 @@ def test_a_log_without_events(path: Path) -> None:
 
 
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - made aware
-def test_times_come_out_as_they_went_in(time: datetime) -> None:
+def test_times_are_read_as_they_were_written(time: datetime) -> None:
     assert moment(microseconds(time)) == time
 
 
-def test_a_file_cut_short_at_any_byte_is_refused(path: Path) -> None:
+def test_a_file_truncated_at_any_byte_is_refused(path: Path) -> None:
     whole = written(path, header(), event(1), event(2), quarantined())
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
@@ -101,13 +101,13 @@ def test_a_file_with_any_byte_changed_is_refused(path: Path, records: list[archi
 
 
 @pytest.mark.parametrize("more", [b"\0", b"x", b"\x80"])
-def test_bytes_behind_the_end_are_refused(path: Path, more: bytes) -> None:
+def test_bytes_after_the_end_are_refused(path: Path, more: bytes) -> None:
     path.write_bytes(written(path, header(), event(1)) + more)
     with pytest.raises(ArchiveError):
         checked(path)
 
 
-async def test_others_get_their_turn_while_a_file_is_checked(path: Path) -> None:
+async def test_other_tasks_run_while_a_file_is_checked(path: Path) -> None:
     written(path, header(), *(event(number) for number in range(1, 1_000)))
     checking = asyncio.create_task(check_archive(path))
     turns = 0
@@ -117,13 +117,13 @@ async def test_others_get_their_turn_while_a_file_is_checked(path: Path) -> None
     assert (checking.result().events, turns >= 10) == (999, True)
 
 
-def test_two_files_one_behind_the_other_are_refused(path: Path) -> None:
+def test_two_concatenated_files_are_refused(path: Path) -> None:
     path.write_bytes(written(path, header(), event(1)) * 2)
     with pytest.raises(ArchiveError, match="not a file written by projections export events"):
         checked(path)
 
 
-def test_records_that_are_exchanged_or_left_out_are_refused(path: Path) -> None:
+def test_swapped_or_omitted_records_are_refused(path: Path) -> None:
     one, two = event(1), event(2)
     whole = written(path, header(), one, two)
     size = len(one.SerializeToString()) + 1
@@ -139,19 +139,19 @@ NO_FILES_OF_OURS = [b"", b"\0", b"{}", b"\xff" * 99, b"\xff\xff\xff\xff\x7f", b"
 
 
 @pytest.mark.parametrize("content", NO_FILES_OF_OURS)
-def test_what_is_no_such_file_is_refused(path: Path, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ArchiveError, match=f"{path} is (incomplete|not a file written by)"):
         checked(path)
 
 
-def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
+def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
     written(path, header(version=2))
     with pytest.raises(ArchiveError, match=r"written by a newer version \(format 2\); upgrade this one"):
         checked(path)
 
 
-def test_a_file_that_is_not_there_and_a_folder(path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
     with pytest.raises(ArchiveError, match="can't be read: No such file or directory"):
         checked(path)
     path.mkdir()
@@ -165,13 +165,13 @@ def test_a_file_that_is_not_there_and_a_folder(path: Path) -> None:
         pass
 
 
-def test_a_pipe_can_not_be_read_twice_and_is_refused(path: Path) -> None:
+def test_a_pipe_is_refused_because_it_cannot_be_read_twice(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(ArchiveError, match="is not a regular file; an import reads it more than once"):
         checked(path)
 
 
-def test_what_is_no_file_is_never_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_a_device_or_a_folder_is_never_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(path)
     (link := path.with_name("link")).symlink_to(path)
     (circle := path.with_name("circle")).symlink_to(circle)
@@ -190,7 +190,7 @@ def test_what_is_no_file_is_never_replaced(path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("content", [b"of before", None])
-def test_where_a_symbolic_link_leads_the_file_is_made(path: Path, content: bytes | None) -> None:
+def test_the_target_of_a_symbolic_link_is_written(path: Path, content: bytes | None) -> None:
     folder = path.with_name("there")
     folder.mkdir()
     target = folder / "file"
@@ -205,7 +205,7 @@ def test_where_a_symbolic_link_leads_the_file_is_made(path: Path, content: bytes
     assert checked(target).events == 0
 
 
-def test_only_its_owner_may_read_it(path: Path) -> None:
+def test_only_the_owner_may_read_the_file(path: Path) -> None:
     before = os.umask(0)
     try:
         with ArchiveWriter(path) as file:
@@ -217,7 +217,7 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_it_has_its_name_only_once_it_is_whole(path: Path) -> None:
+def test_the_file_gets_its_name_only_when_it_is_complete(path: Path) -> None:
     path.write_bytes(b"of before")
     with ArchiveWriter(path) as file:
         file.write(header())
@@ -227,7 +227,7 @@ def test_it_has_its_name_only_once_it_is_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_a_file_that_came_meanwhile_is_replaced_only_when_told(
+def test_a_file_created_meanwhile_is_replaced_only_with_force(
     path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
     def no_links(*_: object) -> None:
@@ -246,7 +246,7 @@ def test_a_file_that_came_meanwhile_is_replaced_only_when_told(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_that_write_the_same_file_do_not_write_into_each_others(path: Path) -> None:
+def test_two_exports_to_one_file_do_not_write_into_each_other(path: Path) -> None:
     with ArchiveWriter(path) as first, ArchiveWriter(path) as second:
         for file in (first, second):
             file.write(header())
@@ -261,7 +261,7 @@ def half_written(path: Path) -> None:
         raise ZeroDivisionError
 
 
-def test_an_error_leaves_no_file_and_the_one_of_before(path: Path) -> None:
+def test_an_error_leaves_no_new_file_and_keeps_the_old_one(path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         half_written(path)
     assert list(path.parent.iterdir()) == []
@@ -284,7 +284,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_a_full_disk_is_said_and_leaves_no_file(path: Path, size: int) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_file(path: Path, size: int) -> None:
     records = [header(), *(event(number, b"x" * 5_000) for number in range(2 * size // 5_000))]
     with files_no_larger_than(size), pytest.raises(ArchiveError, match=f"{path} can't be written: File too large"):
         written(path, *records)

@@ -1,4 +1,4 @@
-"""Back-off: doubled, jittered, capped, obedient to what the other side asks, and begun anew after health."""
+"""Back-off: doubled, with jitter, capped, at least what the other side asks for, and reset after a success."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_the_first_wait_is_never_above_the_cap() -> None:
     assert intervals(Backoff(8, 3, lambda: 1.0), 2) == [3, 3]
 
 
-def test_a_lower_cap_counts_for_one_wait_and_the_doubling_goes_on() -> None:
+def test_a_lower_cap_applies_to_one_wait_and_the_doubling_continues() -> None:
     backoff = Backoff(1, 60, lambda: 1.0)
     assert [backoff.next(cap=2) for _ in range(4)] == [1, 2, 2, 2]
     assert backoff.next() == 16
 
 
-def test_a_higher_cap_for_one_wait_counts_for_nothing() -> None:
+def test_a_higher_cap_for_one_wait_has_no_effect() -> None:
     assert [Backoff(100, 10, lambda: 1.0).next(cap=50)] == [10]
 
 
@@ -42,19 +42,19 @@ def test_what_the_other_side_asks_for_is_obeyed_even_above_the_cap(asked: float,
     assert Backoff(1, 10, lambda: 1.0).next(at_least=asked) == expected
 
 
-def test_it_begins_anew_after_health() -> None:
+def test_a_reset_starts_with_the_shortest_wait() -> None:
     backoff = Backoff(1, 60, lambda: 1.0)
     assert intervals(backoff, 3) == [1, 2, 4]
     backoff.reset()
     assert intervals(backoff, 2) == [1, 2]
 
 
-def test_thousands_of_attempts_are_no_overflow() -> None:
+def test_thousands_of_attempts_do_not_overflow() -> None:
     backoff = Backoff(0.5, 60, lambda: 1.0)
     assert intervals(backoff, 5_000)[-1] == 60
 
 
-def test_the_jitter_of_its_own_stays_within_the_upper_half() -> None:
+def test_the_default_jitter_stays_within_the_upper_half() -> None:
     waits = [Backoff(4, 60).next() for _ in range(200)]
     assert all(2 <= wait <= 4 for wait in waits)
     assert len(set(waits)) > 100

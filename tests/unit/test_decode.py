@@ -1,4 +1,4 @@
-"""The one check before an event is stored, with values on both sides of each of its edges, in both contracts."""
+"""Decoding, and the checks before an event is stored: values on both sides of each limit, in both contracts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refusal(payload: bytes, contract: Contract = CHAT) -> Undecodable:
 
 @pytest.mark.parametrize("occurred_at", [wire.rfc3339(OCCURRED), wire.timestamp_of(OCCURRED)])
 @pytest.mark.parametrize("contract", list(Contract))
-def test_every_column_is_read_off_either_form_of_either_contract(contract: Contract, occurred_at: wire.Text) -> None:
+def test_every_column_is_decoded_from_both_contracts(contract: Contract, occurred_at: wire.Text) -> None:
     payload = wire.event(
         ID,
         8,
@@ -114,21 +114,21 @@ def test_an_empty_request_id_names_no_request() -> None:
     assert read(wire.event(ID, send_request_id="")).send_request_id is None
 
 
-def test_an_empty_ppnum_is_told_from_no_recipient() -> None:
+def test_an_empty_ppnum_differs_from_no_recipient() -> None:
     assert read(wire.event(ID, recipient=wire.recipient(""))).ppnum == ""
     assert read(wire.event(ID, recipient=wire.recipient(None))).ppnum == ""
     assert read(wire.event(ID, recipient=b"")).ppnum == ""
     assert read(wire.event(ID)).ppnum is None
 
 
-def test_an_empty_error_code_is_told_from_none() -> None:
+def test_an_empty_error_code_differs_from_none() -> None:
     assert read(wire.event(ID, recipient=wire.recipient(error_code=""))).error_code == ""
     assert read(wire.event(ID, recipient=wire.recipient())).error_code is None
     assert read(wire.event(ID, recipient=wire.recipient(message_id=""))).message_id == ""
     assert read(wire.event(ID, recipient=wire.recipient())).message_id is None
 
 
-def test_an_empty_summary_counts_nought() -> None:
+def test_an_empty_summary_has_counts_of_zero() -> None:
     event = read(wire.event(ID, 6, summary=b""))
     counts = (event.total_recipients, event.delivered, event.failed, event.pending_consent)
     assert (event.summary_status, *counts) == (0, 0, 0, 0, 0)
@@ -138,7 +138,7 @@ def test_an_empty_summary_counts_nought() -> None:
 
 
 @pytest.mark.parametrize("event_id", ["7" + "Z" * 25, "7" + "0" * 25])
-def test_the_last_ulids_are_taken_with_a_time_of_the_events_own(event_id: str) -> None:
+def test_the_last_ulids_are_accepted_if_the_event_has_a_time(event_id: str) -> None:
     assert read(wire.event(event_id)).event_id == event_id
 
 
@@ -157,7 +157,7 @@ def test_the_last_ulids_are_taken_with_a_time_of_the_events_own(event_id: str) -
     ],
 )
 @pytest.mark.parametrize("contract", list(Contract))
-def test_an_id_that_is_no_upper_case_ulid_is_refused(contract: Contract, event_id: str) -> None:
+def test_an_id_that_is_not_an_upper_case_ulid_is_refused(contract: Contract, event_id: str) -> None:
     error = refusal(wire.event(event_id), contract)
     assert error.reason == "event_id is not an upper-case ULID"
     assert error.event_id is None
@@ -173,7 +173,7 @@ def test_an_event_without_an_id_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 256, "é" * 128, "€" * 85 + "a", "😀" * 64, "\u0001", "\ufeff", "😀"])
 @pytest.mark.parametrize("field", TEXT_FIELDS)
-def test_a_text_of_up_to_256_bytes_is_taken_as_it_is(field: str, text: str) -> None:
+def test_a_text_of_up_to_256_bytes_is_accepted_unchanged(field: str, text: str) -> None:
     assert getattr(read(TEXT_FIELDS[field](text)), field) == text
 
 
@@ -181,14 +181,14 @@ def test_a_text_of_up_to_256_bytes_is_taken_as_it_is(field: str, text: str) -> N
     "text", ["a" * 257, "é" * 128 + "a", "€" * 85 + "é", "😀" * 64 + "a", "\0", "a\0", "é\0", "\0" + "a" * 255]
 )
 @pytest.mark.parametrize("field", sorted(TEXT_FIELDS.keys() - {"error_code"}))
-def test_an_id_of_257_bytes_or_with_a_nul_is_refused_and_its_id_told(field: str, text: str) -> None:
+def test_a_text_of_257_bytes_or_with_a_nul_is_refused_with_the_event_id(field: str, text: str) -> None:
     error = refusal(TEXT_FIELDS[field](text))
     assert error.reason == f"{field} is longer than 256 bytes or contains U+0000"
     assert error.event_id == ID
 
 
 @pytest.mark.parametrize("text", ["a" * 4096, "é" * 2048, "ไ" * 1365, "😀" * 1024])
-def test_an_error_text_of_up_to_4_kib_is_taken_as_it_is(text: str) -> None:
+def test_an_error_text_of_up_to_4_kib_is_accepted_unchanged(text: str) -> None:
     assert read(TEXT_FIELDS["error_code"](text)).error_code == text
 
 
@@ -200,7 +200,7 @@ def test_an_error_text_beyond_4_kib_or_with_a_nul_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("raw", [b"\xff", b"a\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"])
 @pytest.mark.parametrize("field", TEXT_FIELDS)
-def test_a_text_that_is_no_utf_8_is_refused_and_its_id_told(field: str, raw: bytes) -> None:
+def test_a_text_that_is_not_utf_8_is_refused_with_the_event_id(field: str, raw: bytes) -> None:
     error = refusal(TEXT_FIELDS[field](raw))
     assert error.reason == "the bytes are not a SendRequestEvent"
     assert error.event_id == ID
@@ -221,7 +221,7 @@ def test_texts_that_are_not_kept_as_columns_are_not_checked() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, INT32_MAX])
 @pytest.mark.parametrize("field", COUNTS)
-def test_a_count_from_nought_to_the_last_int32_is_taken(field: str, count: int) -> None:
+def test_a_count_from_zero_to_the_last_int32_is_accepted(field: str, count: int) -> None:
     assert getattr(read(COUNTS[field](count)), field) == count
 
 
@@ -243,7 +243,7 @@ def test_a_summarys_status_may_be_any_int32(status: int) -> None:
 
 @pytest.mark.parametrize("event_type", [0, 9, -1, 1007, INT32_MAX, -(2**31)])
 @pytest.mark.parametrize("contract", list(Contract))
-def test_a_type_that_we_do_not_know_is_taken(contract: Contract, event_type: int) -> None:
+def test_an_unknown_type_is_accepted(contract: Contract, event_type: int) -> None:
     assert read(wire.event(ID, event_type), contract).event_type == event_type
 
 
@@ -253,7 +253,7 @@ def test_numbers_mean_the_same_in_both_contracts(contract: Contract, event_type:
     assert read(wire.event(ID, event_type), contract).event_type == event_type
 
 
-def test_a_type_of_more_than_32_bits_is_cut_as_protobuf_says() -> None:
+def test_a_type_of_more_than_32_bits_is_truncated_as_protobuf_specifies() -> None:
     assert read(wire.event(ID, 2**32 + 9)).event_type == 9
     assert read(wire.event(ID, 2**32 - 1)).event_type == -1
 
@@ -263,21 +263,19 @@ def test_a_type_of_more_than_32_bits_is_cut_as_protobuf_says() -> None:
 
 @pytest.mark.parametrize("absent", [None, b""])
 @pytest.mark.parametrize("event_type", [1, 9])
-def test_an_event_without_a_time_takes_its_ulids(event_type: int, absent: bytes | None) -> None:
+def test_an_event_without_a_time_gets_its_ulids_time(event_type: int, absent: bytes | None) -> None:
     assert read(wire.event(AT_ULID, event_type, occurred_at=absent)).occurred_at == ULID_TIME
 
 
 @pytest.mark.parametrize("occurred_at", ["yesterday", b"\xff\xff", "9999-12-31T00:00:00Z", wire.timestamp(2**60)])
 @pytest.mark.parametrize("event_type", [0, 9, -1, INT32_MAX])
-def test_a_type_that_we_do_not_know_takes_its_ulids_time_if_its_own_is_unreadable(
-    event_type: int, occurred_at: wire.Text
-) -> None:
+def test_an_unknown_type_with_an_unreadable_time_gets_its_ulids_time(event_type: int, occurred_at: wire.Text) -> None:
     assert read(wire.event(AT_ULID, event_type, occurred_at=occurred_at)).occurred_at == ULID_TIME
 
 
 @pytest.mark.parametrize("occurred_at", ["yesterday", b"\xff\xff", "9999-12-31T00:00:00Z", wire.timestamp(2**60)])
 @pytest.mark.parametrize("event_type", range(1, 9))
-def test_a_type_that_we_know_is_refused_if_its_time_is_unreadable(event_type: int, occurred_at: wire.Text) -> None:
+def test_a_known_type_with_an_unreadable_time_is_refused(event_type: int, occurred_at: wire.Text) -> None:
     error = refusal(wire.event(ID, event_type, occurred_at=occurred_at))
     assert error.reason.startswith("occurred_at ")
     assert error.event_id == ID
@@ -292,7 +290,7 @@ def test_a_type_that_we_know_is_refused_if_its_time_is_unreadable(event_type: in
         (wire.timestamp(253_402_214_399, 999_999_999), datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)),
     ],
 )
-def test_times_at_the_edges_are_taken(occurred_at: wire.Text, expected: datetime) -> None:
+def test_times_at_the_limits_are_accepted(occurred_at: wire.Text, expected: datetime) -> None:
     assert read(wire.event(ID, occurred_at=occurred_at)).occurred_at == expected
 
 
@@ -307,11 +305,11 @@ def test_times_at_the_edges_are_taken(occurred_at: wire.Text, expected: datetime
         wire.timestamp(1_767_322_800, 10**9),
     ],
 )
-def test_times_beyond_the_edges_are_refused(occurred_at: wire.Text) -> None:
+def test_times_beyond_the_limits_are_refused(occurred_at: wire.Text) -> None:
     assert refusal(wire.event(ID, occurred_at=occurred_at)).event_id == ID
 
 
-def test_the_time_of_a_ulid_has_the_same_edge() -> None:
+def test_the_time_of_a_ulid_has_the_same_limit() -> None:
     edge = (datetime(9999, 12, 31, tzinfo=UTC) - wire.EPOCH).total_seconds() * 1000
     inside, outside = wire.ulid_of(int(edge) - 1), wire.ulid_of(int(edge))
     assert read(wire.event(inside, occurred_at=None)).occurred_at == datetime(
@@ -345,7 +343,7 @@ THAI, CHINESE, EMOJI = "ก" * 100, "好" * 100, "😀" * 100
         (wire.poll("poll", "yes") + wire.bytes_field(3, b"\xff"), "poll", ["yes"]),
     ],
 )
-def test_a_poll_that_can_be_read_is_kept(raw: bytes, poll_id: str, options: list[str]) -> None:
+def test_a_readable_poll_is_stored(raw: bytes, poll_id: str, options: list[str]) -> None:
     event = read(wire.event(ID, 7, poll_response=raw))
     assert (event.poll_id, event.poll_options, event.poll_options_dropped) == (poll_id, options, None)
 
@@ -361,14 +359,14 @@ def test_a_poll_that_can_be_read_is_kept(raw: bytes, poll_id: str, options: list
         (wire.poll("poll", "o" * 2001, *map(str, range(1001))), [*map(str, range(1000))], 2),
     ],
 )
-def test_an_option_that_cannot_be_kept_costs_that_option_alone_and_is_counted(
+def test_only_the_option_that_cannot_be_stored_is_dropped_and_counted(
     raw: bytes, options: list[str], dropped: int
 ) -> None:
     event = read(wire.event(ID, 7, poll_response=raw))
     assert (event.poll_id, event.poll_options, event.poll_options_dropped) == ("poll", options, dropped)
 
 
-def test_of_millions_of_options_that_cannot_be_kept_only_the_first_are_looked_at() -> None:
+def test_of_millions_of_options_only_the_first_are_examined() -> None:
     event = read(wire.event(ID, 7, poll_response=wire.poll("poll", "no", *["\0"] * MAX_OPTIONS_READ, "yes")))
     assert (event.poll_options, event.poll_options_dropped) == (["no"], MAX_OPTIONS_READ + 1)
 
@@ -384,14 +382,14 @@ def test_of_millions_of_options_that_cannot_be_kept_only_the_first_are_looked_at
         (b"not a message", 0),
     ],
 )
-def test_a_poll_without_an_id_that_can_be_kept_is_absent_and_counted(raw: bytes, dropped: int) -> None:
+def test_a_poll_whose_id_cannot_be_stored_is_absent_and_counted(raw: bytes, dropped: int) -> None:
     payload = wire.event(ID, 7, recipient=wire.recipient("12300000001"), poll_response=raw)
     event = read(payload)
     assert (event.poll_id, event.poll_options, event.poll_options_dropped) == (None, None, dropped)
     assert (event.event_id, event.ppnum, event.payload) == (ID, "12300000001", payload)
 
 
-def test_an_absent_poll_is_legal() -> None:
+def test_an_event_without_a_poll_is_accepted() -> None:
     event = read(wire.event(ID, 7, recipient=wire.recipient()))
     assert (event.event_type, event.poll_id, event.poll_options) == (7, None, None)
     assert event.poll_options_dropped is None
@@ -400,7 +398,7 @@ def test_an_absent_poll_is_legal() -> None:
 # What the wire allows, and what it doesn't
 
 
-def test_unknown_fields_are_kept_in_the_payload_and_read_past() -> None:
+def test_unknown_fields_stay_in_the_payload_and_are_ignored() -> None:
     unknown = (
         wire.number_field(5000, -1)
         + wire.fixed32_field(7, 1)
@@ -413,7 +411,7 @@ def test_unknown_fields_are_kept_in_the_payload_and_read_past() -> None:
     assert (event.event_id, event.ppnum, event.payload) == (ID, "1", payload)
 
 
-def test_of_a_repeated_singular_field_the_last_counts_and_parts_merge() -> None:
+def test_the_last_of_a_repeated_singular_field_counts_and_messages_merge() -> None:
     payload = (
         wire.event("nonsense", 1, send_request_id="first", recipient=wire.recipient("1", message_id="kept"))
         + wire.bytes_field(1, ID)
@@ -445,16 +443,16 @@ def test_of_a_repeated_singular_field_the_last_counts_and_parts_merge() -> None:
         wire.number_field(1007, 1),
     ],
 )
-def test_a_field_of_another_wire_type_is_a_field_that_we_do_not_know(field: bytes) -> None:
+def test_a_field_of_another_wire_type_is_an_unknown_field(field: bytes) -> None:
     plain = wire.event(ID, 7)
     assert read(plain + field) == read(plain)._replace(payload=plain + field)
 
 
-def test_an_id_of_another_wire_type_is_no_id() -> None:
+def test_an_id_of_another_wire_type_is_missing() -> None:
     assert refusal(wire.event(ID)[28:] + wire.number_field(1, 1)).event_id is None
 
 
-def test_an_event_cut_short_is_refused_or_is_a_shorter_event() -> None:
+def test_a_truncated_event_is_refused_or_is_a_shorter_event() -> None:
     whole = wire.event(
         ID, 7, recipient=wire.recipient(), summary=wire.summary(1, 1), poll_response=wire.poll("poll", "yes")
     )
@@ -489,16 +487,16 @@ def test_an_event_cut_short_is_refused_or_is_a_shorter_event() -> None:
     ],
 )
 @pytest.mark.parametrize("contract", list(Contract))
-def test_what_is_no_message_is_refused_even_behind_a_good_event(contract: Contract, raw: bytes) -> None:
+def test_invalid_bytes_are_refused_even_after_a_valid_event(contract: Contract, raw: bytes) -> None:
     assert refusal(raw, contract).event_id is None
     assert refusal(wire.event(ID) + raw, contract).reason == "the bytes are not a SendRequestEvent"
 
 
-def test_a_frame_is_no_event() -> None:
+def test_a_frame_is_not_an_event() -> None:
     assert refusal(wire.frame(wire.event(ID))).event_id is None
 
 
-def test_a_reason_carries_no_value() -> None:
+def test_a_reason_contains_no_value() -> None:
     secret = "12399999999"
     bad = [
         wire.event(ID, recipient=wire.recipient(secret * 30)),

@@ -1,4 +1,4 @@
-"""What an error says of itself carries no row values: neither Postgres's DETAIL and CONTEXT, nor a statement's."""
+"""The description of an error contains no row values: no DETAIL or CONTEXT of Postgres, no statement parameters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FromServer(errors.UniqueViolation):
         return Diagnosis(self._primary, "23505")
 
 
-def test_of_postgress_errors_only_the_primary_message_and_the_sqlstate_are_told() -> None:
+def test_a_postgres_error_shows_only_primary_message_and_sqlstate() -> None:
     assert describe(FromServer("duplicate key value")) == "duplicate key value (SQLSTATE 23505)"
     assert describe(FromServer(None)) == "FromServer (SQLSTATE 23505)"
 
@@ -51,7 +51,7 @@ def test_of_postgress_errors_only_the_primary_message_and_the_sqlstate_are_told(
         "\u2018{}\u2019 ist keine \u201e{}\u201c",
     ],
 )
-def test_a_value_in_a_message_is_left_out_in_whatever_language_it_is(message: str) -> None:
+def test_a_value_in_a_message_is_removed_in_any_language(message: str) -> None:
     class Invalid(FromServer):
         sqlstate = "22P02"
 
@@ -60,17 +60,17 @@ def test_a_value_in_a_message_is_left_out_in_whatever_language_it_is(message: st
     assert told.endswith('"…" (SQLSTATE 22P02)')
 
 
-def test_of_sqlalchemys_errors_neither_statement_nor_parameters_are_told() -> None:
+def test_a_sqlalchemy_error_shows_neither_statement_nor_parameters() -> None:
     error = IntegrityError(f"INSERT {PHONE}", {"ppnum": PHONE}, FromServer("duplicate key value"))
     assert PHONE in str(error)
     assert describe(error) == "duplicate key value (SQLSTATE 23505)"
 
 
-def test_of_sqlalchemys_errors_that_wrap_another_the_same_holds() -> None:
+def test_nor_does_a_sqlalchemy_error_that_wraps_another_one() -> None:
     assert describe(DBAPIError(f"INSERT {PHONE}", {"ppnum": PHONE}, OSError("away"))) == "OSError: away"
 
 
-def test_an_error_without_sqlstate_is_told_in_one_line() -> None:
+def test_an_error_without_sqlstate_is_described_in_one_line() -> None:
     assert describe(psycopg.OperationalError("connection failed:\n\tno route")) == "connection failed: no route"
     assert describe(psycopg.OperationalError()) == "OperationalError"
 
@@ -84,7 +84,7 @@ def test_an_error_without_sqlstate_is_told_in_one_line() -> None:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_every_other_error_is_told_in_one_line(error: BaseException, told: str) -> None:
+def test_every_other_error_is_described_in_one_line(error: BaseException, told: str) -> None:
     assert describe(error) == told
 
 
@@ -111,5 +111,5 @@ def test_a_foreign_event_id_names_both_apps_and_what_to_do() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_whether_the_connection_is_gone(error: psycopg.Error, gone: bool) -> None:
+def test_whether_the_connection_is_lost(error: psycopg.Error, gone: bool) -> None:
     assert is_connection_lost(error) is gone

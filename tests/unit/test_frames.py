@@ -1,4 +1,4 @@
-"""Frames of one contract and bare events of the other, and the request of both."""
+"""Framing: frames of one contract, bare events of the other, and the request of both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_chat_external_has_bare_events_and_nothing_else(message: bytes) -> None:
 
 
 @pytest.mark.parametrize("event", [EVENT, b"", b"\xff", b"\0" * 1000])
-def test_a_frames_event_is_its_very_bytes(event: bytes) -> None:
+def test_the_event_in_a_frame_has_its_exact_bytes(event: bytes) -> None:
     assert read_frame(PCS, wire.frame(event)) == Frame(FrameKind.EVENT, event)
 
 
@@ -27,7 +27,7 @@ def test_an_empty_keep_alive_is_two_bytes() -> None:
     assert read_frame(PCS, wire.bytes_field(2, wire.number_field(1, 5))) == Frame(FrameKind.KEEP_ALIVE)
 
 
-def test_an_expired_cursor_brings_the_servers_words() -> None:
+def test_an_expired_cursor_has_the_servers_text() -> None:
     assert read_frame(PCS, wire.cursor_expired("older than 7 days")) == Frame(
         FrameKind.CURSOR_EXPIRED, detail="older than 7 days"
     )
@@ -38,25 +38,25 @@ def test_an_expired_cursor_brings_the_servers_words() -> None:
     ("raw", "detail"),
     [(b"a\xffb", "a\ufffdb"), (b"a\0b", "a\ufffdb"), (b"x" * 5000, "x" * 1024), ("é".encode() * 5000, "é" * 512)],
 )
-def test_words_that_postgres_cannot_keep_never_cost_the_notice(raw: bytes, detail: str) -> None:
+def test_text_that_postgres_cannot_store_is_replaced(raw: bytes, detail: str) -> None:
     assert read_frame(PCS, wire.cursor_expired(raw)) == Frame(FrameKind.CURSOR_EXPIRED, detail=detail)
 
 
 @pytest.mark.parametrize(
     "message", [b"", wire.unknown_frame(), wire.bytes_field(3, b"events_lost"), wire.number_field(1, 1)]
 )
-def test_an_unknown_frame_is_proof_of_life(message: bytes) -> None:
+def test_an_unknown_frame_shows_that_the_stream_is_alive(message: bytes) -> None:
     assert read_frame(PCS, message) == Frame(FrameKind.UNKNOWN)
 
 
 @pytest.mark.parametrize(
     "message", [b"\xff", b"\0", wire.frame(EVENT)[:-1], b"\x0a", wire.tag(1, wire.GROUP), wire.bytes_field(4, b"\xff")]
 )
-def test_what_is_no_frame_is_garbage_and_kept_whole(message: bytes) -> None:
+def test_bytes_that_are_no_frame_are_garbage_and_kept_whole(message: bytes) -> None:
     assert read_frame(PCS, message) == Frame(FrameKind.GARBAGE, message)
 
 
-def test_an_event_beside_unknown_fields_is_still_the_event() -> None:
+def test_an_event_with_unknown_fields_is_still_an_event() -> None:
     message = wire.unknown_frame() + wire.frame(EVENT) + wire.number_field(77, 1)
     assert read_frame(PCS, message) == Frame(FrameKind.EVENT, EVENT)
 
@@ -67,7 +67,7 @@ def test_the_request_is_the_same_bytes_as_another_encoders(after: str | None, re
     assert encode_request(after, request_id) == wire.request(after, request_id)
 
 
-def test_a_request_without_anything_is_empty() -> None:
+def test_a_request_without_fields_is_empty() -> None:
     assert encode_request(None) == b""
 
 

@@ -1,4 +1,4 @@
-"""What people read carries no token, no secret, no password and no phone number, and stays readable."""
+"""Redaction: no token, secret, password or phone number is shown to people, and texts stay readable."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         repr(wire.event(wire.ulid_of(1_767_225_600_000), recipient=wire.recipient(PPNUM))),
     ],
 )
-def test_a_phone_number_is_hidden_wherever_it_stands(text: str) -> None:
+def test_a_phone_number_is_hidden_anywhere_in_a_text(text: str) -> None:
     assert PPNUM not in redact(text)
     assert MASK in redact(text)
 
@@ -122,7 +122,7 @@ def test_a_phone_number_is_hidden_however_it_is_written(written: str) -> None:
         "the bearer token is missing or wrong",
     ],
 )
-def test_what_is_no_secret_stays_readable(text: str) -> None:
+def test_text_without_secrets_stays_readable(text: str) -> None:
     assert redact(text) == text
 
 
@@ -134,12 +134,12 @@ def test_what_is_no_secret_stays_readable(text: str) -> None:
         "a" + PPNUM,
     ],
 )
-def test_numbers_of_our_own_sentences_stay(text: str) -> None:
+def test_numbers_in_our_own_sentences_stay(text: str) -> None:
     assert hide_secrets(text) == text
     assert describe(OtherLog(text)) == text
 
 
-def test_what_others_wrote_is_redacted_in_an_error_of_theirs() -> None:
+def test_text_from_others_is_redacted_in_their_errors() -> None:
     assert describe(ValueError("no such person: +47 412 34 567")) == f"ValueError: no such person: {MASK}"
 
 
@@ -160,7 +160,7 @@ def test_what_others_wrote_is_redacted_in_an_error_of_theirs() -> None:
         ('{"access_token": "hunter2", "x": "y"}', "hunter2"),
     ],
 )
-def test_credentials_are_hidden_where_they_are_known_by_their_shape(text: str, secret: str) -> None:
+def test_credentials_are_recognised_by_their_form_and_hidden(text: str, secret: str) -> None:
     assert secret not in hide_secrets(text)
     assert MASK in hide_secrets(text)
 
@@ -169,7 +169,7 @@ def test_the_rest_of_a_url_stays() -> None:
     assert redact("postgresql://user:hunter2@host:5432/db") == f"postgresql://user:{MASK}@host:5432/db"
 
 
-def test_a_registered_secret_is_hidden_whatever_it_looks_like() -> None:
+def test_a_registered_secret_of_any_form_is_hidden() -> None:
     register_secret("tok")
     register_secret("tok-en")
     assert redact("a tok-en, atoken and token=tok") == f"a {MASK}, a{MASK}en and {MASK}en={MASK}"
@@ -220,7 +220,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("secret", [SECRET, "hunter2-hunter2", "😀 smiles >>>???"])
-def test_a_secret_is_hidden_in_every_form_in_which_it_may_be_repeated(form: str, secret: str) -> None:
+def test_a_secret_is_hidden_in_every_encoding(form: str, secret: str) -> None:
     register_secret(secret)
     written = FORMS[form](secret)
     said = hide_secrets(f"it said x={written}, and more")
@@ -236,7 +236,7 @@ def test_a_secret_is_hidden_in_base64_over_several_lines() -> None:
     assert not [line for line in lines.splitlines()[1:-1] if line in said]
 
 
-def test_of_issued_tokens_the_newest_are_remembered_and_lasting_secrets_always() -> None:
+def test_the_newest_tokens_and_all_permanent_secrets_are_remembered() -> None:
     register_secret("lasting-secret")
     for number in range(MAX_TOKENS + 1):
         register_secret(f"token-{number:04d}-x", expires=True)
@@ -244,7 +244,7 @@ def test_of_issued_tokens_the_newest_are_remembered_and_lasting_secrets_always()
     assert hide_secrets("token-0000-x") == "token-0000-x"
 
 
-def test_a_text_that_nobody_reads_to_its_end_is_cut_between_words() -> None:
+def test_a_very_long_text_is_cut_between_words() -> None:
     secret = "hunter2" * 100
     register_secret(secret)
     text = "word " * (MAX_LENGTH // 5 - 20) + secret

@@ -1,4 +1,4 @@
-"""A session's name says who is at work, where, and its process's number, in the bytes that Postgres keeps."""
+"""The name of a session contains its work, host and process id, within the bytes that Postgres keeps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PID = f":{os.getpid()}"
 
 @pytest.mark.parametrize("host", ["db", LONG])
 @pytest.mark.parametrize("work", ["export", "rebuild consent_registry"])
-def test_of_the_host_there_is_what_room_there_is(monkeypatch: pytest.MonkeyPatch, host: str, work: str) -> None:
+def test_the_host_is_cut_to_the_room_that_is_left(monkeypatch: pytest.MonkeyPatch, host: str, work: str) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: host)
     name = session_name(work)
     assert name.startswith(f"projections {work} ")

@@ -1,4 +1,4 @@
-"""Files of any size are read up to a limit, and the reader of a token file is not held up."""
+"""Files are read up to a size limit, and reading a token file doesn't block."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_a_file_as_long_as_the_limit_is_read_and_a_longer_one_is_not(tmp_path: P
         read_small_file(path)
 
 
-def test_a_device_without_an_end_is_read_up_to_the_limit() -> None:
+def test_an_endless_device_is_read_up_to_the_limit() -> None:
     with pytest.raises(OSError, match="larger than 1 MiB"):
         read_small_file(Path("/dev/zero"))
 
 
-async def test_a_token_file_that_is_large_or_a_fifo_or_a_folder_is_a_refusal(tmp_path: Path) -> None:
+async def test_a_token_file_that_is_large_or_a_fifo_or_a_folder_is_refused(tmp_path: Path) -> None:
     fifo, large = tmp_path / "fifo", tmp_path / "large"
     os.mkfifo(fifo)
     large.write_bytes(b"x" * (MAX_FILE_BYTES + 1))
@@ -40,7 +40,7 @@ async def test_a_token_file_that_is_large_or_a_fifo_or_a_folder_is_a_refusal(tmp
 
 
 @pytest.mark.parametrize("setting", ["client_secret_file", "ca_file"])
-def test_a_secret_or_certificate_file_without_an_end_is_a_configuration_error(setting: str) -> None:
+def test_an_endless_secret_or_certificate_file_is_a_usage_error(setting: str) -> None:
     settings = {"address": "https://a.example", "issuer": "https://i.example", "client_id": "c"}
     secret = {} if setting == "client_secret_file" else {"client_secret": "secret"}
     app = AppConfig.model_validate({**settings, **secret, setting: "/dev/zero"})
@@ -49,7 +49,7 @@ def test_a_secret_or_certificate_file_without_an_end_is_a_configuration_error(se
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 50_000, "#" * (MAX_FILE_BYTES + 1)], ids=["deep", "large"])
-def test_a_configuration_file_that_is_deep_or_large_is_a_configuration_error(tmp_path: Path, text: str) -> None:
+def test_a_deeply_nested_or_large_configuration_file_is_a_usage_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "projections.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=str(path)):

@@ -1,4 +1,4 @@
-"""``occurred_at``: what is read, cut and refused, in both forms, on both sides of each edge."""
+"""``occurred_at``: what is decoded, truncated and refused, in both forms, on both sides of each limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def seconds_since_1970(moment: datetime) -> int:
     return (moment - wire.EPOCH) // timedelta(seconds=1)
 
 
-def test_the_edges_are_those_of_the_design() -> None:
+def test_the_limits_are_those_of_the_design() -> None:
     assert EARLIEST == FIRST
     assert LATEST - timedelta(microseconds=1) == LAST
 
@@ -56,7 +56,7 @@ def test_rfc_3339_is_read(text: str, expected: datetime) -> None:
         (".000000", 0),
     ],
 )
-def test_a_fraction_is_cut_to_the_microsecond_and_never_rounded(fraction: str, micros: int) -> None:
+def test_a_fraction_is_truncated_to_the_microsecond(fraction: str, micros: int) -> None:
     assert read_time(f"2026-01-02T03:04:05{fraction}Z".encode()) == datetime(2026, 1, 2, 3, 4, 5, micros, tzinfo=UTC)
 
 
@@ -107,7 +107,7 @@ def test_a_leap_second_is_the_last_microsecond_before_it(text: str, expected: da
         "yesterday",
     ],
 )
-def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
+def test_text_that_is_not_an_rfc_3339_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^occurred_at "):
         read_time(text.encode())
 
@@ -124,7 +124,7 @@ def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
         "9999-12-31T23:58:59.999999+23:59",
     ],
 )
-def test_text_inside_the_edges_is_taken(text: str) -> None:
+def test_times_as_text_within_the_limits_are_accepted(text: str) -> None:
     assert FIRST <= read_time(text.encode()) <= LAST
 
 
@@ -140,7 +140,7 @@ def test_text_inside_the_edges_is_taken(text: str) -> None:
         "9999-12-31T23:59:60Z",
     ],
 )
-def test_text_outside_the_edges_is_refused(text: str) -> None:
+def test_times_as_text_outside_the_limits_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^occurred_at "):
         read_time(text.encode())
 
@@ -171,11 +171,11 @@ def test_nanoseconds_outside_a_second_are_refused(nanos: int) -> None:
 
 
 @pytest.mark.parametrize("nanos", [0, 1, 999_999_999])
-def test_nanoseconds_inside_a_second_are_taken(nanos: int) -> None:
+def test_nanoseconds_inside_a_second_are_accepted(nanos: int) -> None:
     assert read_time(wire.timestamp(1_767_322_800, nanos)).microsecond == nanos // 1000
 
 
-def test_a_timestamp_at_the_edges_is_taken_and_beyond_them_refused() -> None:
+def test_a_timestamp_is_accepted_at_the_limits_and_refused_beyond() -> None:
     first, last = seconds_since_1970(FIRST), seconds_since_1970(LAST)
     assert read_time(wire.timestamp(first)) == FIRST
     assert read_time(wire.timestamp(last, 999_999_999)) == LAST

@@ -1,4 +1,4 @@
-"""ULIDs: which texts are one, the time in them, and the made-up ones that begin a stream."""
+"""ULIDs: which texts are ULIDs, the time in them, and made-up ULIDs from which a stream starts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ GOOD = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
 @pytest.mark.parametrize("text", [GOOD, "0" * 26, "7" + "Z" * 25, "7" + "0" * 25])
-def test_upper_case_ulids_are_taken(text: str) -> None:
+def test_upper_case_ulids_are_accepted(text: str) -> None:
     assert ulid.is_ulid(text)
 
 
 @pytest.mark.parametrize("digit", wire.CROCKFORD)
-def test_every_digit_of_the_alphabet_is_taken_behind_the_first(digit: str) -> None:
+def test_every_digit_of_the_alphabet_is_accepted_after_the_first(digit: str) -> None:
     assert ulid.is_ulid("0" + digit * 25)
 
 
@@ -55,7 +55,7 @@ def test_everything_else_is_refused(text: str) -> None:
     assert not ulid.is_ulid(text)
 
 
-def test_the_time_comes_out_as_it_went_in() -> None:
+def test_the_time_is_decoded_as_it_was_encoded() -> None:
     assert ulid.time_of(wire.ulid_at(MOMENT, tail=2**80 - 1)) == MOMENT
 
 
@@ -65,20 +65,20 @@ def test_the_milliseconds_are_those_that_another_encoder_wrote(milliseconds: int
     assert ulid.milliseconds(wire.ulid_of(milliseconds, tail=2**80 - 1)) == milliseconds
 
 
-def test_a_time_behind_the_year_9999_is_none() -> None:
+def test_a_time_after_the_year_9999_is_none() -> None:
     end = (datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC) - wire.EPOCH) // timedelta(milliseconds=1)
     assert ulid.time_of(wire.ulid_of(end)) is not None
     assert ulid.time_of(wire.ulid_of(end + 1)) is None
     assert ulid.time_of("7" + "Z" * 25) is None
 
 
-def test_the_first_ulid_of_a_moment_is_the_least_one() -> None:
+def test_the_first_ulid_of_a_moment_is_the_smallest_one() -> None:
     assert ulid.first_ulid_at(MOMENT) == wire.ulid_at(MOMENT)
     assert ulid.first_ulid_at(MOMENT + timedelta(microseconds=999)) == wire.ulid_at(MOMENT)
     assert ulid.first_ulid_at(MOMENT + timedelta(milliseconds=1)) > wire.ulid_at(MOMENT, tail=2**80 - 1)
     assert ulid.is_ulid(ulid.first_ulid_at(MOMENT))
 
 
-def test_a_moment_before_1970_begins_at_1970() -> None:
+def test_a_moment_before_1970_gives_1970() -> None:
     assert ulid.first_ulid_at(datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)) == "0" * 26
     assert ulid.first_ulid_at(wire.EPOCH) == "0" * 26

@@ -60,7 +60,7 @@ async def test_a_table_that_says_otherwise_ends_with_1(
         assert PPNUM not in ended.err
     ended = await commands.run("explain", "consent_registry", PPNUM, DATABASE_URL=database_url)
     (said,) = ended.err.splitlines()
-    assert said == "projections: the table's row differs; projections verify shows it, projections rebuild repairs it"
+    assert said == "projections: the row in the table differs; projections verify shows how, rebuild repairs it"
 
 
 async def test_no_such_row_ends_with_1(commands: Commands, database_url: str, conn: AsyncConnection) -> None:

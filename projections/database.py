@@ -1,4 +1,4 @@
-"""Which database is meant: the one that the environment gives, or else the embedded one."""
+"""Which database commands use: the one that the environment configures, or else the embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from projections.sandbox.embedded import EmbeddedPostgres
 log = structlog.get_logger(__name__)
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-# Libpq's variables that say where; its others (passwords, TLS) only say how, and don't mean that a database is given.
+# Libpq's variables that say where the database is. Its others (passwords, TLS) say how to connect and configure none.
 _VARIABLES = {
     "PGHOST": "host",
     "PGHOSTADDR": "hostaddr",
@@ -30,7 +30,7 @@ _MALFORMED = "DATABASE_URL is not a Postgres URL such as postgresql://user@host:
 
 
 def projections_home() -> Path:
-    """Return the folder of the embedded database and of what commands leave: PROJECTIONS_HOME, or ``.projections``."""
+    """Return the folder of the embedded database and other local files: PROJECTIONS_HOME, or ``.projections``."""
     return Path(os.environ.get("PROJECTIONS_HOME") or ".projections").absolute()
 
 
@@ -40,12 +40,12 @@ def embedded() -> EmbeddedPostgres:
 
 
 def given_database_url() -> str | None:
-    """Return the database that the environment gives, as a URL for libpq, or None.
+    """Return the database that the environment configures, as a URL for libpq, or None.
 
     DATABASE_URL comes first, then libpq's variables; a password in PGPASSWORD or a password file stays there.
 
     Raises:
-        UsageError: DATABASE_URL is malformed; the message carries nothing of it but its scheme.
+        UsageError: DATABASE_URL is malformed; the message contains nothing of it except its scheme.
 
     """
     url = os.environ.get("DATABASE_URL")
@@ -56,14 +56,14 @@ def given_database_url() -> str | None:
 
 
 def resolve_database_url(*, start: bool, create: bool = False) -> str:
-    """Return the URL of the database that is meant.
+    """Return the URL of the database that commands use.
 
     Args:
-        start: whether to start the embedded database when none is given and it isn't running; that is logged.
-        create: whether to make one, where this folder has none yet.
+        start: whether to start the embedded database, if no other is configured; this is logged.
+        create: whether to create one, if this folder has none yet.
 
     Raises:
-        UsageError: DATABASE_URL is malformed, or there is no database and we may not start one.
+        UsageError: DATABASE_URL is malformed, or no database is configured and none may be started.
         EmbeddedError: the embedded database can't be started.
 
     """
@@ -74,15 +74,16 @@ def resolve_database_url(*, start: bool, create: bool = False) -> str:
         return url
     if start and not create and server.status().state == "absent":
         raise UsageError(
-            f"no database is given (DATABASE_URL), and {server.home} has no embedded one yet: change to the folder that"
-            " has it, or run projections migrate to make one here"
+            f"no database is configured (DATABASE_URL), and {server.home} has no embedded PostgreSQL yet: change to the"
+            " folder that has one, or run projections migrate to create one here"
         )
     if start:
         url = server.start()
         log.info("started the embedded PostgreSQL; stop it with: projections db stop", data=str(server.home))
         return url
     raise UsageError(
-        "no database is given and the embedded one isn't running: run `projections db start`, or set DATABASE_URL"
+        "no database is configured and the embedded PostgreSQL isn't running: run projections db start, or set"
+        " DATABASE_URL"
     )
 
 
@@ -90,7 +91,7 @@ def _normalised(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if separator:
         if scheme not in _SCHEMES:
-            # What stands before "://" may be part of a password, when the URL is that malformed.
+            # In a malformed URL the text before "://" may be part of a password.
             known = scheme if scheme.replace("+", "").isalnum() and len(scheme) < 24 else "?"
             raise UsageError(_MALFORMED.format(f"its scheme is {known!r}"))
         url = f"postgresql://{rest}"

@@ -1,7 +1,7 @@
-"""The whole thing once, for real: a simulated platform in one process, its events in Postgres from another.
+"""Demo: one process simulates a platform, another stores its events in Postgres and folds them.
 
-``make run`` runs this. It keeps its events in the embedded database of this folder, never in one that is given: they
-are made up, and can't be taken out again.
+``make run`` runs this. It only uses the embedded database of this folder, never a configured one: the events are made
+up, and events can't be removed.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from projections.terminal_text import visible
 
 APP = "demo"
 TOKEN = "simulator"  # noqa: S105 - a made-up platform's made-up token
-# Pinned, so that another run finds the same events, and stores none of them twice.
+# Fixed, so that another run gets the same events and stores none of them twice.
 SIMULATE = ("simulate", "--recipients", "2000", "--seed", "1", "--epoch", "2026-01-05T12:00:00Z", "--token", TOKEN)
 RUN = ("run", "--until-idle", "2")
 
 QUERIES = (
     (
-        "eventstore.event_log: what came, as it came",
+        "eventstore.event_log: the stored events by type",
         """SELECT event_type_name AS event, count(*) AS events, min(position) AS "from", max(position) AS "to"
            FROM eventstore.event_log WHERE app = %s GROUP BY event_type_name ORDER BY min(event_type)""",
     ),
     (
-        "request_status: what became of each request",
+        "request_status: the state of the requests",
         """SELECT state, count(*) AS requests, sum(recipients) AS recipients, sum(delivered) AS delivered,
                   sum(failed) AS failed, sum(pending_consent) AS "pending consent"
            FROM public.request_status WHERE app = %s GROUP BY state ORDER BY state""",
     ),
     (
-        "consent_registry: may I write to this person, and by which event do I know?",
+        "consent_registry: may I write to this person, and which event decides?",
         """SELECT DISTINCT ON (status, basis) status, basis, count(*) OVER (PARTITION BY status, basis) AS people,
-                  ppnum AS "for example", event_id AS "known by"
+                  ppnum AS "for example", event_id AS "decided by"
            FROM public.consent_registry WHERE app = %s ORDER BY status, basis, ppnum""",
     ),
     (
-        "poll_results: how the first poll ended",
+        "poll_results: the answers to the first poll",
         """SELECT option, responses, total, round(100 * share)::int AS "%%"
            FROM public.poll_results
            WHERE app = %s AND (send_request_id, poll_id) IN
@@ -58,7 +58,7 @@ QUERIES = (
            ORDER BY responses DESC, option""",
     ),
     (
-        "read_model_freshness: how far each is behind the log",
+        "read_model_freshness: how far each read model is behind the log",
         "SELECT * FROM public.read_model_freshness WHERE %s <> '' ORDER BY read_model",
     ),
 )
@@ -69,9 +69,9 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
                           ORDER BY position DESC LIMIT 5;
                           SELECT * FROM consent_history WHERE app = 'demo' AND ppnum = '12300000003';
   projections explain consent_registry 12300000003 --app demo     the events that made this row
-  projections verify      proves that the read models equal the log
-  projections status      upstreams, projections, and what lies in quarantine
-  make run                once more: nothing is stored or counted twice
+  projections verify      checks that the read models equal the log
+  projections status      upstreams, projections and quarantine
+  make run                run it again: nothing is stored or counted twice
   projections db stop     stop PostgreSQL when you are done; its data stays
   projections --help      then docs/configuration.md, to follow your own app"""
 
@@ -94,8 +94,8 @@ def main() -> None:
 def _database() -> Iterator[str]:
     if database.given_database_url() is not None:
         raise UsageError(
-            "these events are made up and would stay in the database that is given: unset DATABASE_URL (and PGHOST and"
-            " the like), and the embedded one is used"
+            "the demo's events are made up and can't be removed from the configured database: unset DATABASE_URL (and"
+            " PGHOST and the like) to use the embedded PostgreSQL"
         )
     server = database.embedded()
     ran_before = server.url() is not None
@@ -105,7 +105,7 @@ def _database() -> Iterator[str]:
         yield url
     finally:
         if ran_before:
-            print_message("the embedded PostgreSQL ran before and still runs; stop it with: projections db stop")
+            print_message("the embedded PostgreSQL is still running, as before; stop it with: projections db stop")
         else:
             server.stop()
             print_message("stopped the embedded PostgreSQL; its data stays, and the next command starts it again")
@@ -120,14 +120,14 @@ def _simulator() -> Iterator[str]:
         try:
             address = process.stdout.readline().strip() if process.stdout else ""
             if not address:
-                raise ProjectionsError("the simulator did not start; what it said is above")
+                raise ProjectionsError("the simulator did not start; its error is above")
             yield address
         finally:
             process.terminate()
 
 
 def _projections(*arguments: str, url: str, address: str | None = None) -> None:
-    # Only what the demo says: not the reader's own upstreams, in the environment or in a file of this folder.
+    # Only the demo's settings: not the user's own upstreams, in the environment or in a file of this folder.
     ours = ("PCS_EXTERNAL_", "PAS_", "PROJECTIONS_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     environment |= {"DATABASE_URL": url, "PROJECTIONS_APP": APP}

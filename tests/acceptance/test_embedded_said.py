@@ -14,7 +14,7 @@ from tests.acceptance.command import Commands
 
 STARTED = "started the embedded PostgreSQL; stop it with: projections db stop"
 STOPPED = "stopped the embedded PostgreSQL; its data stays, and the next command starts it again"
-STAYS = "the embedded PostgreSQL ran before and still runs; stop it with: projections db stop"
+STAYS = "the embedded PostgreSQL is still running, as before; stop it with: projections db stop"
 
 
 @pytest.fixture
@@ -30,7 +30,10 @@ async def test_in_a_folder_without_a_database_nothing_is_started(
 ) -> None:
     ended = await commands.run(*arguments)
     assert ended.code == 2
-    assert "has no embedded one yet: change to the folder that has it, or run projections migrate" in ended.sentence
+    assert (
+        "has no embedded PostgreSQL yet: change to the folder that has one, or run projections migrate"
+        in ended.sentence
+    )
     assert list(commands.folder.iterdir()) == []
 
 

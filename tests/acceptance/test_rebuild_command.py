@@ -281,7 +281,10 @@ async def test_there_may_be_nothing_to_go_on_with(
         (["rebuild", "poll_tallies", "--all"], "give projection names or --all, not both"),
         (["rebuild", "nonsense"], "unknown projection 'nonsense'; known projections: consent_registry, poll_tallies, "),
         (["verify", "nonsense"], "unknown projection 'nonsense'"),
-        (["rebuild", "--all", "--max-changed", "0.1"], "--max-changed '0.1' is not a share of the rows: give one such"),
+        (
+            ["rebuild", "--all", "--max-changed", "0.1"],
+            "--max-changed '0.1' is not a share of the rows: give one such as",
+        ),
         (["rebuild", "--all", "--max-changed", "101%"], "--max-changed '101%' is not a share of the rows"),
         (
             ["rebuild", "--all", "--dry-run", "--max-changed", "1%"],

@@ -303,7 +303,7 @@ def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> No
 def test_refuses_the_data_of_another_major_version(server: EmbeddedPostgres) -> None:
     server.start()
     server.stop()
-    with pytest.raises(EmbeddedError, match=r"was made by PostgreSQL 18, and this is 16\."):
+    with pytest.raises(EmbeddedError, match=r"was created by PostgreSQL 18, but version 16\."):
         EmbeddedPostgres(server.home, major=16, settings=FAST).start()
 
 

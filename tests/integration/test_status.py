@@ -200,7 +200,7 @@ async def test_skipped_events_are_shown_with_the_reason(database_url: str, conn:
     (skip,) = found.projections[0].skips
     assert (skip.event_id, skip.why) == (poison.event_id, "it divides by zero")
     assert json.loads(json.dumps(found.as_dict()))["projections"][0]["skips"][0]["why"] == "it divides by zero"
-    assert projection_lines(found) == [f"watched passes over event {poison.event_id}: it divides by zero"]
+    assert projection_lines(found) == [f"watched skips event {poison.event_id}: it divides by zero"]
 
 
 async def test_rows_of_an_older_version_are_reported_before_the_new_code_has_run(

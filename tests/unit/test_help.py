@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from projections.cli.app import app
+from projections.cli.lazy_commands import SUMMARIES, LazyCommands
 
 
 def below(command: object, *names: str) -> list[tuple[str, ...]]:
@@ -33,3 +37,22 @@ def test_help_reads_well(command: tuple[str, ...], columns: int) -> None:
         for line in rest:
             assert len(first) + 1 + len(line.split()[0]) > 77, "a line break of the source is kept"
             first = line
+
+
+def test_the_table_of_commands_has_the_first_sentence_of_each_help() -> None:
+    commands = LazyCommands()
+    assert {name: commands[name].get_short_help_str(200) for name in commands} == SUMMARIES
+
+
+def test_help_and_version_load_no_command_and_no_driver() -> None:
+    code = (
+        "import sys; from projections.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    for option in ("--help", "--version"):
+        ended = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=True)
+        loaded = {*ended.stderr.split()}
+        heavy = {"psycopg", "sqlalchemy", "pydantic", "rich.table", "grpc", "structlog", "alembic", "asyncio"}
+        assert loaded & heavy == set()
+        assert {f"projections.cli.{name}" for name in SUMMARIES} & loaded == set()
+        assert "projections.cli.app" in loaded

@@ -39,21 +39,21 @@ def projections_table(status: Status, *, here: bool = False) -> Table:
 
 
 def projection_lines(status: Status) -> list[str]:
-    """Return what is too long for a table: why a projection stands still, and what it passes over."""
+    """Return what is too long for a table: why a projection has stopped, and which events it skips."""
     lines = []
     for one in status.projections:
         if one.last_error:
             since = f" since {format_value(one.last_error_at)}" if one.last_error_at else ""
-            again = f", tried again at {format_value(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
+            again = f", next attempt at {format_value(one.retry_at)}" if one.state == "failed" and one.retry_at else ""
             lines.append(f"{one.name} is {one.state}{since}{again}: {one.last_error}")
         if one.note:
             lines.append(f"{one.name}: {one.note}")
-        lines += [f"{one.name} passes over event {skip.event_id}: {skip.why}" for skip in one.skips]
+        lines += [f"{one.name} skips event {skip.event_id}: {skip.why}" for skip in one.skips]
     return lines
 
 
 def folder_lines(status: Status) -> list[str]:
-    """Return who folds: one line for each process, and one for what nobody folds."""
+    """Return which process folds what: one line for each process, and one for what no process folds."""
     names: dict[FoldingSession | tuple[str, int] | None, list[str]] = {}
     seen: dict[FoldingSession | tuple[str, int] | None, list[datetime]] = {}
     for one in status.projections:
@@ -67,7 +67,7 @@ def folder_lines(status: Status) -> list[str]:
     for who, folded in names.items():
         what = ", ".join(folded)
         if who is None:
-            lines.append(f"nobody folds {what}: start projections run")
+            lines.append(f"no process folds {what}: start projections run")
             continue
         process = f"backend {who.backend} of Postgres" if isinstance(who, FoldingSession) else f"{who[0]}:{who[1]}"
         when = f"last active {format_value(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
@@ -78,12 +78,12 @@ def folder_lines(status: Status) -> list[str]:
 def apps_table(status: Status) -> Table:
     """Return one row for each app."""
     table = Table(title="upstreams", title_justify="left")
-    # Without the rare last column it fits into 80 columns; where it doesn't, texts take several lines and none is cut.
+    # Without the rare last column it fits into 80 columns; in a narrower terminal texts are wrapped, not cut.
     are_limited = any(app.quarantined_not_kept for app in status.apps)
     for heading in ("app", "contract"):
         table.add_column(heading, overflow="fold")
     table.add_column("cursor", no_wrap=True)
-    for heading in ("holes", "quarantined", *(["not kept"] if are_limited else [])):
+    for heading in ("gaps", "quarantined", *(["not kept"] if are_limited else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for app in status.apps:
         numbers = [str(app.holes), f"{app.quarantined_messages:,}"]
@@ -95,7 +95,7 @@ def apps_table(status: Status) -> Table:
 
 
 def app_lines(status: Status) -> list[str]:
-    """Return what is too long for a table: who follows each app, and what last went wrong with it."""
+    """Return what is too long for a table: who follows each app, and its last error."""
     lines = []
     for app in status.apps:
         follower = (app.followed_by or "nobody").removeprefix(f"projections ingest {app.app} ")
@@ -103,8 +103,9 @@ def app_lines(status: Status) -> list[str]:
         if app.went_back:
             last = app.went_back[-1]
             lines.append(
-                f"{app.app}: the log went back from position {last['from']:,} to {last['to']:,}, noticed at"
-                f" {last['noticed_at']} (a failover or a restore): who has read further must read again from there"
+                f"{app.app}: the database lost committed events (a failover or a restore): the log ended at position"
+                f" {last['from']:,} and now at {last['to']:,}, noticed at {last['noticed_at']}; readers beyond it must"
+                " read again from there"
             )
         if app.quarantined_not_kept:
             lines.append(_about_quarantine(app))
@@ -112,7 +113,7 @@ def app_lines(status: Status) -> list[str]:
 
 
 def _about_quarantine(app: AppStatus) -> str:
-    """Say that an app's quarantine is or was full, with the numbers and what to do."""
+    """Return a sentence: an app's quarantine is or was full, with the numbers and what to do."""
     state = f"is full since {format_value(app.quarantine_full_since)}" if app.quarantine_full_since else "was full"
     reasons = ", ".join(f"{count:,} because {reason}" for reason, count in sorted(app.quarantine_reasons.items()))
     return (
@@ -123,13 +124,13 @@ def _about_quarantine(app: AppStatus) -> str:
 
 
 def _trouble(app: AppStatus) -> str:
-    """Return what is wrong with an app's upstream, behind a semicolon; nothing while it is well."""
+    """Return an app's last error after a semicolon; an empty text if it has none."""
     if not app.last_error:
         return ""
     if app.refused_at is None:
         return f"; {app.last_error}"
     if app.retry_at is None:
-        again = "trying again now" if app.followed_by else "tried again when a process starts to follow it"
+        again = "trying again now" if app.followed_by else "the next attempt is made when a process follows it"
     elif app.retry_at > datetime.now(UTC):
         again = f"next attempt at {format_value(app.retry_at)}"
     else:

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, for whoever gives no database: found in a wheel, started with our arguments only."""
+"""An embedded PostgreSQL for users who configure no database: installed as a wheel, started with our arguments only."""
 
 from __future__ import annotations
 

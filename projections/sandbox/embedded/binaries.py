@@ -1,4 +1,4 @@
-"""Where PostgreSQL's binaries are: in the wheel, and for root's servers in a copy that the system user can execute."""
+"""PostgreSQL's binaries: those of the wheel, and for root's servers a copy that the system user can execute."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def locate(major: Major = 18) -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
-            "no database is given and the embedded PostgreSQL isn't installed: "
-            "install projections[embedded], or give a database in DATABASE_URL"
+            "no database is configured and the embedded PostgreSQL isn't installed: "
+            "install projections[embedded], or set DATABASE_URL"
         )
     for location in spec.submodule_search_locations:
         folder = Path(location) / _FOLDERS[major] / "bin"
         if (folder / "postgres").is_file():
             return folder
-    raise EmbeddedError(f"the installed {DISTRIBUTION} brings no PostgreSQL {major}")
+    raise EmbeddedError(f"the installed {DISTRIBUTION} has no PostgreSQL {major}")
 
 
 def wheel_psql() -> Path | None:
@@ -55,7 +55,7 @@ def version_of(bin_dir: Path) -> str:
     """Return the version of the server in a folder of binaries, such as ``18.4``.
 
     Raises:
-        EmbeddedError: there is no server that runs on this machine.
+        EmbeddedError: the server does not run on this machine.
 
     """
     command = [str(bin_dir / "postgres"), "--version"]
@@ -70,18 +70,18 @@ def version_of(bin_dir: Path) -> str:
 def published(bin_dir: Path, major: Major, root: Path, *, wait: float, poll: float) -> Path:
     """Return a copy of the wheel's binaries that every user may execute, and make it once per version.
 
-    The wheel may lie in a folder that is closed to others (root's home is), and no folder's mode is ours to change.
-    The copy is made under another name and renamed, so what bears the name is whole.
+    Others may not be able to read the wheel's folder (root's home, for example), and we don't change its mode.
+    The copy is made under another name and then renamed, so a folder with the final name is complete.
 
     Args:
         bin_dir: the wheel's binaries, from :func:`locate`.
         major: their version.
         root: the folder that holds the copies; it belongs to root and nobody else may write to it.
-        wait: seconds for another process that copies.
-        poll: seconds between looks.
+        wait: seconds to wait for another process that is copying.
+        poll: seconds between attempts.
 
     Raises:
-        EmbeddedError: the copy can't be made, or someone else could write to it.
+        EmbeddedError: the copy can't be created, or other users could write to it.
 
     """
     install = bin_dir.parent
@@ -107,15 +107,17 @@ def published(bin_dir: Path, major: Major, root: Path, *, wait: float, poll: flo
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that isn't the caller's, or that others may write to.
+    """Refuse a folder that another user owns or may write to.
 
     Raises:
-        EmbeddedError: it is such a folder, or not a folder at all.
+        EmbeddedError: another user owns it or may write to it, or it is not a folder.
 
     """
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise EmbeddedError(f"{folder} must be a folder that belongs to user {os.geteuid()} and only they may write to")
+        raise EmbeddedError(
+            f"{folder} must be a folder that belongs to user {os.geteuid()}, writable by that user only"
+        )
 
 
 def _open_to_readers(tree: Path) -> None:

@@ -1,4 +1,4 @@
-"""An empty cluster, made aside and moved into place when it is whole; and the settings that each start pins."""
+"""Creates an empty cluster, moved into place only when it is complete, and writes the settings of each start."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DATABASE = "projections"
 ROLE = "projections"
 SUPERUSER = "postgres"
 
-# Callers may change these, not what `_pinned` holds.
+# Callers may change these, but not the settings of `_pinned`.
 _DEFAULTS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_min_messages": "warning",
-    # Without "$user": the role bears the name of a schema of ours, and tables that people make don't belong there.
+    # Without "$user": a schema of ours has the role's name, and users' tables don't belong there.
     "search_path": "public",
 }
 
 _HBA = """\
-# Written at each start. Nobody is trusted: a password from everyone, on the loopback interface only.
+# Written at each start. Everyone needs a password, and only the loopback interface is open.
 # TYPE  DATABASE  USER  ADDRESS        METHOD
 host    all       all   127.0.0.1/32   scram-sha-256
 """
@@ -46,22 +46,22 @@ def ensure_cluster(
     lock: int,
     durable: bool,
 ) -> None:
-    """Make the cluster with our role and database in it, unless it is there.
+    """Create the cluster with our role and database, unless it exists.
 
-    It is made in a folder of its own and renamed: a cluster that bears the name is whole, and what a killed
-    predecessor left is thrown away.
+    It is created in a temporary folder and then renamed: a cluster with the final name is complete, and what a killed
+    process left behind is removed.
 
     Args:
-        place: where it shall lie.
+        place: the paths of the server.
         state: the passwords.
-        account: whom it belongs to.
+        account: the user who owns it.
         binaries: PostgreSQL's.
-        timeouts: how long that may take.
+        timeouts: timeouts, of which initdb's is used.
         lock: the descriptor of the lock that the caller holds.
-        durable: False spares the disk, for tests.
+        durable: False skips fsync, for tests.
 
     Raises:
-        EmbeddedError: it can't be made, or what is there is no cluster.
+        EmbeddedError: it can't be created, or the data folder contains something else.
 
     """
     for half in place.folder.glob(".initdb-*"):
@@ -69,7 +69,7 @@ def ensure_cluster(
     if (place.data / "PG_VERSION").exists():
         return
     if place.data.is_dir() and any(place.data.iterdir()):
-        raise EmbeddedError(f"{place.data} is no PostgreSQL cluster: move it away")
+        raise EmbeddedError(f"{place.data} is not a PostgreSQL data folder: move it elsewhere")
     half = Path(tempfile.mkdtemp(prefix=".initdb-", dir=place.folder))
     try:
         _make(half, state, account, binaries, timeouts=timeouts, lock=lock, durable=durable)
@@ -97,7 +97,7 @@ def _make(
         "--locale=C.UTF-8",
     ]
     run([*initdb, *([] if durable else ["--no-sync"])], account, timeout=timeouts.initdb, keep=lock)
-    # A server that listens to nobody: the role and the database are there before anyone can connect.
+    # A single-user server: the role and the database exist before anyone can connect.
     alone = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on"]
     statements = f"CREATE ROLE {ROLE} LOGIN PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE} OWNER {ROLE}\n"
     run(
@@ -110,7 +110,7 @@ def _make(
 
 
 def write_settings(place: Place, account: Account, *, port: int, settings: Mapping[str, str]) -> None:
-    """Write what a start pins: the settings and who may connect. Only the server's user can read it besides us."""
+    """Write the settings and who may connect, at each start. Besides us only the server's user can read the files."""
     lines = [
         "# Written at each start: what initdb found for this machine, then our settings.",
         f"include {_quoted(str(place.data / 'postgresql.conf'))}",
@@ -122,7 +122,7 @@ def write_settings(place: Place, account: Account, *, port: int, settings: Mappi
 
 
 def server_command(place: Place, state: State, binaries: Path) -> list[str]:
-    """Return the command that starts the server; its cluster name is how its processes are recognised."""
+    """Return the command that starts the server; its processes are recognised by the cluster name."""
     options = [f"cluster_name={state.name}", f"config_file={place.config}"]
     return [str(binaries / "postgres"), "-D", str(place.data), *(part for option in options for part in ("-c", option))]
 
@@ -135,7 +135,7 @@ def _pinned(place: Place, port: int) -> dict[str, str]:
         "hba_file": str(place.hba),
         "password_encryption": "scram-sha-256",
         "ssl": "off",
-        # A file a weekday, begun anew after a week.
+        # One file for each weekday, overwritten after a week.
         "logging_collector": "on",
         "log_destination": "stderr",
         "log_directory": "log",
@@ -144,7 +144,7 @@ def _pinned(place: Place, port: int) -> dict[str, str]:
         "log_rotation_age": "1d",
         "log_rotation_size": "0",
         "log_truncate_on_rotation": "on",
-        # Statements and DETAIL carry phone numbers, which belong in no log.
+        # Statements and DETAIL contain phone numbers, which must not be logged.
         "log_error_verbosity": "terse",
         "log_min_error_statement": "panic",
         "log_statement": "none",

@@ -1,7 +1,7 @@
-"""One embedded server: started, found, stopped and removed, by any number of processes at once.
+"""One embedded server, which any number of processes may start, find, stop and remove at the same time.
 
-What holds at every moment: a lock file serialises those who start or stop; a data folder that exists is whole; the
-passwords are written before the cluster that has them; and the port that counts is the one the living server says.
+Invariants: a lock file serialises starts and stops; a data folder that exists is complete; the passwords are written
+before the cluster that uses them; the port is read from the running server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from projections.sandbox.embedded.timeouts import EmbeddedTimeouts, load_embedde
 
 @dataclass(frozen=True)
 class Status:
-    """What can be said of an embedded server.
+    """The state of an embedded server.
 
     Attributes:
         state: ``absent`` (never started), ``stopped``, ``starting`` or ``running``.
@@ -50,11 +50,11 @@ class EmbeddedPostgres:
     """The server of one home folder.
 
     Args:
-        home: the folder that says which server is meant, ``.projections`` as a rule; made when needed.
+        home: the folder that identifies the server, usually ``.projections``; created when needed.
         major: the PostgreSQL of the wheel to run.
-        settings: server settings to add, from the next start on; those that keep strangers out can't be changed.
-        bin_dir: binaries to run instead of the wheel's; as root they must be executable by everyone.
-        timeouts: how long each thing is waited for; None reads the environment.
+        settings: server settings to add, from the next start on; the security settings can't be changed.
+        bin_dir: binaries to run instead of the wheel's; for root, everyone must be able to execute them.
+        timeouts: None reads them from the environment.
 
     """
 
@@ -90,17 +90,19 @@ class EmbeddedPostgres:
             raise EmbeddedError(f"the embedded PostgreSQL can't be started: {error}") from error
         url = self.url()
         if url is None:
-            raise EmbeddedError(f"the embedded PostgreSQL ended again; see its log in {self.status().log}")
+            raise EmbeddedError(
+                f"the embedded PostgreSQL stopped right after its start; see its log in {self.status().log}"
+            )
         return url
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server if it runs, and wait until it ended.
+        """Stop the server if it runs, and wait until it has stopped.
 
         Args:
-            mode: Postgres's words: ``smart`` waits for clients, ``fast`` doesn't, ``immediate`` leaves a recovery.
+            mode: Postgres's shutdown mode: ``smart`` waits for clients, ``fast`` doesn't, ``immediate`` needs recovery.
 
         Raises:
-            EmbeddedError: it did not end in time.
+            EmbeddedError: it did not stop in time.
 
         """
         state = current(self.home)
@@ -110,7 +112,7 @@ class EmbeddedPostgres:
             stop(Place.of(self.home, state), state, mode, timeouts=self.timeouts)
 
     def destroy(self) -> None:
-        """End the server as fast as can be, and remove its data and passwords for good."""
+        """Stop the server immediately, and delete its data and passwords."""
         state = current(self.home)
         if state is None:
             return
@@ -134,7 +136,7 @@ class EmbeddedPostgres:
         return self._url(lambda state: f"{SUPERUSER}:{state.superuser_password}", SUPERUSER)
 
     def status(self) -> Status:
-        """Say how the server is, without starting anything."""
+        """Return the server's state, without starting anything."""
         state = current(self.home)
         if state is None:
             return Status("absent")
@@ -143,11 +145,6 @@ class EmbeddedPostgres:
         if server is None:
             return Status("stopped", data=place.data, log=place.log)
         return Status("running" if server.ready else "starting", server.pid, server.port, place.data, place.log)
-
-    @property
-    def psql_path(self) -> Path:
-        """The psql that belongs to the server."""
-        return (self._bin_dir or locate(self._major)) / "psql"
 
     @property
     def server_version(self) -> str:
@@ -183,4 +180,6 @@ def _refuse_other_version(place: Place, binaries: Path) -> None:
     cluster = (place.data / "PG_VERSION").read_text().strip()
     server = version_of(binaries)
     if cluster != server.split(".")[0]:
-        raise EmbeddedError(f"{place.data} was made by PostgreSQL {cluster}, and this is {server}: move it away")
+        raise EmbeddedError(
+            f"{place.data} was created by PostgreSQL {cluster}, but version {server} is installed: move it elsewhere"
+        )

@@ -1,4 +1,4 @@
-"""Where an embedded server's files lie, and whose they must be."""
+"""The paths of an embedded server's files, and who must own them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Place:
     """The paths of one server.
 
     Attributes:
-        home: the folder ``.projections``, which says which server is meant.
+        home: the folder ``.projections``, which identifies the server.
         folder: what holds the data; the home itself, or for root a folder that the system user can reach.
 
     """
@@ -32,7 +32,7 @@ class Place:
 
     @classmethod
     def of(cls, home: Path, state: State) -> Place:
-        """Return where the server of a home lies for the user who asks."""
+        """Return the paths of a home's server for the current user."""
         return cls(home, SYSTEM_ROOT / state.name if os.geteuid() == 0 else home)
 
     @property
@@ -42,37 +42,37 @@ class Place:
 
     @property
     def config(self) -> Path:
-        """The settings that are pinned, beside the data: a server's user can't change what it is started with."""
+        """The settings of the next start, outside the data: the server's user can't change them."""
         return self.folder / "postgresql.conf"
 
     @property
     def hba(self) -> Path:
-        """Who may connect, and how."""
+        """Who may connect, and how (pg_hba.conf)."""
         return self.folder / "pg_hba.conf"
 
     @property
     def running_lock(self) -> Path:
-        """A file that the server's processes hold locked for as long as any of them lives."""
+        """A file that is locked as long as any process of the server runs."""
         return self.folder / "running.lock"
 
     @property
     def output(self) -> Path:
-        """What the server says before its log begins."""
+        """The server's output before its log begins."""
         return self.home / "embedded.log"
 
     @property
     def log(self) -> Path:
-        """The folder of the server's log: a file a weekday, begun anew after a week."""
+        """The folder of the server's log: one file for each weekday, overwritten after a week."""
         return self.data / "log"
 
 
 def make_home(home: Path) -> None:
-    """Make a home that only its owner may look into.
+    """Create a home that only its owner can read.
 
-    One that is there keeps its mode, unless it bears our own name: PROJECTIONS_HOME may name any folder.
+    An existing folder keeps its mode, unless it has our own name: PROJECTIONS_HOME may name any folder.
 
     Raises:
-        EmbeddedError: it can't be made.
+        EmbeddedError: it can't be created.
 
     """
     try:
@@ -82,19 +82,19 @@ def make_home(home: Path) -> None:
         if home.name == HOME_NAME and found.st_uid == os.geteuid() and found.st_mode & 0o777 != 0o700:
             home.chmod(0o700)
     except OSError as error:
-        raise EmbeddedError(f"the folder {home} can't be made: {error.strerror}") from error
+        raise EmbeddedError(f"the folder {home} can't be created: {error.strerror}") from error
 
 
 def remembered(home: Path) -> State:
-    """Return what is remembered of a home's server; when nothing is, begin (under the home's lock).
+    """Return the saved state of a home's server, or save a new one; call it under the home's lock.
 
-    A copy of root's home would find the original's data by its name, so it gets a name of its own.
+    A copy of root's home would find the original's data by its name, so it gets a new name.
     """
     state = load(home)
     if state is None:
         if (home / "postgres").exists():
             raise EmbeddedError(
-                f"{state_file(home)} is gone, and with it the password of {home / 'postgres'}: remove both"
+                f"{state_file(home)} is missing: restore it, or remove {home / 'postgres'}, whose password it had"
             )
         state = State.new()
         save(home, state)
@@ -105,10 +105,10 @@ def remembered(home: Path) -> State:
 
 
 def make_folder(place: Place, account: Account) -> None:
-    """Make root's folder for a server's data, or check the one that is there.
+    """Create root's folder for a server's data, or check the existing one.
 
     Raises:
-        EmbeddedError: someone else could write to it.
+        EmbeddedError: another user could write to it.
 
     """
     if not account.switched:
@@ -121,7 +121,7 @@ def make_folder(place: Place, account: Account) -> None:
         if place.data.exists() and place.data.lstat().st_uid != account.uid:
             raise EmbeddedError(f"{place.data} does not belong to the system user that PostgreSQL runs as")
     except OSError as error:
-        raise EmbeddedError(f"{place.folder} can't be made: {error.strerror}") from error
+        raise EmbeddedError(f"{place.folder} can't be created: {error.strerror}") from error
 
 
 def _make_own(folder: Path, mode: int) -> None:
@@ -129,11 +129,11 @@ def _make_own(folder: Path, mode: int) -> None:
         folder.mkdir(mode=0o700)
     refuse_foreign(folder)
     if folder.stat().st_mode & 0o777 != mode:
-        folder.chmod(mode)  # whatever the umask is, or a killed predecessor left undone
+        folder.chmod(mode)  # whatever the umask is, or a killed process didn't finish
 
 
 def current(home: Path) -> State | None:
-    """Return what is remembered of a home's server, or None when there is none, or it is another home's.
+    """Return the saved state of a home's server; None if there is none, or if it is another home's.
 
     Raises:
         EmbeddedError: the home belongs to another user, or the file is damaged.
@@ -144,7 +144,7 @@ def current(home: Path) -> State | None:
 
 
 def _is_anothers(place: Place, state: State) -> bool:
-    """Say whether this is a copy of another home: one that lies elsewhere and goes by the same name."""
+    """Tell whether this is a copy of another home: one elsewhere whose server has the same name."""
     if place.folder == place.home:
         return False
     try:

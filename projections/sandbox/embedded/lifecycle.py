@@ -1,4 +1,4 @@
-"""A server's way from a whole cluster to one that takes connections, and back; under the lock of its home."""
+"""Starts and stops a server on a complete cluster; the caller holds the lock of its home."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 HOST = "127.0.0.1"
 StopMode = Literal["smart", "fast", "immediate"]
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_SAID = r"(FATAL|PANIC): |LOG:  (invalid|could not|unrecognized)"
-_AFTER_KILL_SECONDS = 5.0  # a killed process goes at once, unless the machine is slow
-_ATTEMPTS = 5  # ports that another process may snatch between our look and the server's
+_ERROR_LINE = r"(FATAL|PANIC): |LOG:  (invalid|could not|unrecognized)"
+_AFTER_KILL_SECONDS = 5.0  # a killed process ends immediately, unless the machine is slow
+_ATTEMPTS = 5  # another process may take the port between our check and the server's start
 
 
 def start(
@@ -38,12 +38,12 @@ def start(
     settings: Mapping[str, str],
     timeouts: EmbeddedTimeouts,
 ) -> None:
-    """Start the server, or wait for the one that a killed predecessor started, until it is ready.
+    """Start the server, or wait until the one that a killed process started is ready.
 
     The port of the last start is kept when it is free.
 
     Raises:
-        EmbeddedError: it does not start, or not in time.
+        EmbeddedError: it does not start in time.
 
     """
     for _ in range(_ATTEMPTS):
@@ -61,14 +61,14 @@ def start(
             return
         if processes.find(place.data, state.name) is None and _is_free(state.port):
             break
-    raise EmbeddedError(f"the embedded PostgreSQL does not start: {_last_words(place)}")
+    raise EmbeddedError(f"the embedded PostgreSQL does not start: {_last_log_errors(place)}")
 
 
 def stop(place: Place, state: State, mode: StopMode, *, timeouts: EmbeddedTimeouts) -> None:
-    """Stop the server if it runs, and wait until its last process ended.
+    """Stop the server if it runs, and wait until its last process has ended.
 
     Raises:
-        EmbeddedError: it did not end in time.
+        EmbeddedError: it did not stop in time.
 
     """
     server = processes.find(place.data, state.name)
@@ -86,14 +86,14 @@ def stop(place: Place, state: State, mode: StopMode, *, timeouts: EmbeddedTimeou
 
 
 def clear_leftovers(place: Place, state: State, *, timeouts: EmbeddedTimeouts) -> None:
-    """See that no process of a killed server lives, then take away the process number it left; leave a living one be.
+    """End the remaining processes of a killed server and remove its postmaster.pid; a running server is left alone.
 
     Raises:
-        EmbeddedError: some process goes on using the data, and isn't one that we can see.
+        EmbeddedError: a process that we can't see still uses the data.
 
     """
     if _all_gone(place, state, timeouts=timeouts, within=timeouts.leftovers):
-        # The number may be another process's by now, and Postgres would take that for a server.
+        # Another process may have that number by now, and Postgres would take it for a server.
         (place.data / "postmaster.pid").unlink(missing_ok=True)
         return
     if processes.find(place.data, state.name) is not None:
@@ -108,7 +108,7 @@ def clear_leftovers(place: Place, state: State, *, timeouts: EmbeddedTimeouts) -
 
 
 def _all_gone(place: Place, state: State, *, timeouts: EmbeddedTimeouts, within: float) -> bool:
-    """Wait for the processes of a server without a postmaster to end; False if they don't, or a postmaster shows up."""
+    """Wait until all processes of a server without a postmaster end; False if they don't, or a postmaster appears."""
     deadline = time.monotonic() + within
     while processes.find(place.data, state.name) is None:
         if not processes.any_alive(place.running_lock):
@@ -133,15 +133,15 @@ def _becomes_ready(place: Place, state: State, pid: int, *, timeouts: EmbeddedTi
     )
 
 
-def _last_words(place: Place) -> str:
-    """Return what the server said last: a FATAL line often only sums up the LOG line before it."""
+def _last_log_errors(place: Place) -> str:
+    """Return the last two errors in the server's log: a FATAL line often only sums up the LOG line before it."""
     logs = sorted(place.log.glob("*.log"), key=lambda path: path.lstat().st_mtime)
     for path in [*logs[-1:], place.output]:
         with suppress(OSError):
             lines = path.read_text(errors="replace").splitlines()
-            said = [re.split(r"(?:LOG|FATAL|PANIC): +", line)[-1] for line in lines if re.search(_SAID, line)]
-            if said:
-                return "; ".join(said[-2:])
+            errors = [re.split(r"(?:LOG|FATAL|PANIC): +", line)[-1] for line in lines if re.search(_ERROR_LINE, line)]
+            if errors:
+                return "; ".join(errors[-2:])
     return f"see {place.log} and {place.output}"
 
 

@@ -1,4 +1,4 @@
-"""Whose the embedded PostgreSQL is: the caller's, or for root a system user's, as Postgres refuses root."""
+"""The user that the embedded PostgreSQL runs as: the caller, or for root a system user, as Postgres refuses root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Account:
 
     @property
     def subprocess_arguments(self) -> _As:
-        """What ``subprocess`` must be told to run something as this user, without any group of the caller's."""
+        """Arguments of ``subprocess`` that run a command as this user, without any group of the caller's."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switched else {}
 
 
@@ -48,10 +48,10 @@ def caller() -> Account:
 
 
 def system_account() -> Account:
-    """Return the system user for root's servers, and make it when it isn't there: no shell, no home, no password.
+    """Return the system user for root's servers; create it if it doesn't exist: no shell, no home, no password.
 
     Raises:
-        EmbeddedError: it can't be made.
+        EmbeddedError: it can't be created.
 
     """
     entry = _look_up()
@@ -59,9 +59,9 @@ def system_account() -> Account:
         _create()
         entry = _look_up()
         if entry is None:
-            raise EmbeddedError(f"the system user {SYSTEM_USER!r} was made, but this system does not find it")
+            raise EmbeddedError(f"the system user {SYSTEM_USER!r} was created, but this system doesn't find it")
     if entry.pw_uid == 0:
-        raise EmbeddedError(f"the system user {SYSTEM_USER!r} is root itself, as whom PostgreSQL can't run")
+        raise EmbeddedError(f"the system user {SYSTEM_USER!r} has user number 0, and PostgreSQL refuses to run as root")
     return Account(entry.pw_uid, entry.pw_gid, switched=True)
 
 
@@ -75,12 +75,12 @@ def _look_up() -> pwd.struct_passwd | None:
 def _create() -> None:
     path = f"{os.environ.get('PATH') or ''}:{_ADMIN_PATH}"
     advice = (
-        f"PostgreSQL can't run as root, and the system user {SYSTEM_USER!r} can't be made for it ({{}}): "
-        "run this as an ordinary user, or give a database in DATABASE_URL"
+        f"PostgreSQL can't run as root, and the system user {SYSTEM_USER!r} can't be created ({{}}): "
+        "run this as an ordinary user, or set DATABASE_URL"
     )
     useradd = shutil.which("useradd", path=path)
     if useradd is None:
-        raise EmbeddedError(advice.format("there is no useradd command"))
+        raise EmbeddedError(advice.format("the useradd command was not found"))
     arguments = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
     done = subprocess.run(  # noqa: S603 - a fixed command, found on the administrator's path
         [useradd, *arguments, "--shell", shutil.which("nologin", path=path) or "/bin/false", SYSTEM_USER],
@@ -90,6 +90,6 @@ def _create() -> None:
         env={"PATH": path, "LC_ALL": "C"},
         check=False,
     )
-    # Another process may have been faster: then useradd fails, and the user is there.
+    # If another process was faster, useradd fails and the user exists.
     if done.returncode and _look_up() is None:
         raise EmbeddedError(advice.format(" ".join(done.stderr.split()) or f"useradd exited {done.returncode}"))

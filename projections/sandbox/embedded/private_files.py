@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all and private from the first byte, and a lock between processes."""
+"""Writes files atomically and readable by their owner only, and locks a file between processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PRIVATE = 0o600
 
 
 def write_whole(path: Path, text: str, *, mode: int = PRIVATE, group: int | None = None) -> None:
-    """Write a file so that a reader, or a power cut, finds the old text or the new one.
+    """Write a file so that readers see the old text or the new text, also after a power failure.
 
-    The new file is made beside the old one under a name nobody guesses, and never through a symbolic link.
+    The new file is created beside the old one under a random name, never through a symbolic link.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE)
@@ -38,7 +38,7 @@ def write_whole(path: Path, text: str, *, mode: int = PRIVATE, group: int | None
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Make the names in a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -48,17 +48,17 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: float, poll: float) -> Iterator[int]:
-    """Hold a file lock, which the kernel frees when its holder dies; yields the descriptor that carries it.
+    """Hold a file lock, which the kernel releases when its holder dies; yields the locked descriptor.
 
     A child that inherits the descriptor holds the lock too, until it ends.
 
     Args:
-        path: the lock file; it stays where it is.
-        wait: seconds to wait for another holder.
+        path: the lock file; it is never removed.
+        wait: seconds to wait for the current holder.
         poll: seconds between attempts.
 
     Raises:
-        EmbeddedError: another process held the lock all the time; the message names it.
+        EmbeddedError: another process held the lock for all that time; the message names it.
 
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
@@ -72,7 +72,7 @@ def locked(path: Path, *, wait: float, poll: float) -> Iterator[int]:
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
                     raise EmbeddedError(
-                        f"process {holder} has held {path} for over {wait:g} s; if it hangs, end it and try again"
+                        f"process {holder} has held {path} for over {wait:g} s; if it is frozen, kill it and try again"
                     ) from None
                 time.sleep(poll)
         os.ftruncate(descriptor, 0)

@@ -1,8 +1,8 @@
 """The embedded server's processes: started so that they outlive us, and recognised without trusting a process number.
 
-A postmaster is ours when its command line carries our random cluster name and it works in our data folder: after a
-SIGKILL the number in ``postmaster.pid`` may belong to anyone. Besides, every process of a server inherits a lock on
-one file, so as long as that file is locked some process of the server lives, whatever its number.
+A postmaster is ours if its command line has our random cluster name and its working directory is our data folder: after
+a SIGKILL the number in ``postmaster.pid`` may belong to any process. Every process of a server also inherits a lock on
+one file, so while that file is locked, some process of the server is running.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _READY = ("ready", "standby")
 
 @dataclass(frozen=True)
 class Postmaster:
-    """A living server.
+    """A running server.
 
     Attributes:
         pid: its process number.
-        port: its TCP port, or None while it has none yet.
-        ready: whether it takes connections.
+        port: its TCP port; None while it has none yet.
+        ready: whether it accepts connections.
 
     """
 
@@ -53,7 +53,7 @@ def find(data: Path, name: str) -> Postmaster | None:
 
 
 def is_postmaster(pid: int, data: Path, name: str) -> bool:
-    """Say whether a process number belongs to the server of that name on that folder."""
+    """Tell whether a process number belongs to the server of that name in that folder."""
     if not (_PROC / "self").exists():
         return is_alive(pid)
     try:
@@ -64,7 +64,7 @@ def is_postmaster(pid: int, data: Path, name: str) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process lives: a zombie that nobody collects does not."""
+    """Tell whether a process is running; a zombie is not."""
     try:
         os.kill(pid, 0)
         return not (_PROC / "self").exists() or (_PROC / str(pid) / "cmdline").read_bytes() != b""
@@ -75,7 +75,7 @@ def is_alive(pid: int) -> bool:
 
 
 def leftovers(data: Path, name: str) -> list[int]:
-    """Return the process numbers of a server's children that still live, its postmaster's not among them."""
+    """Return the process numbers of a server's running child processes, without its postmaster."""
     title = f"postgres: {name}: ".encode()
     found = []
     for entry in _PROC.glob("[0-9]*"):
@@ -88,13 +88,13 @@ def leftovers(data: Path, name: str) -> list[int]:
 
 
 def any_alive(lock: Path) -> bool:
-    """Say whether any process of the server holds its lock."""
+    """Tell whether any process of the server holds its lock."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who ask at once don't take each other for a server.
+        # Shared, so that two processes that check at the same time don't take each other for a server.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -104,17 +104,17 @@ def any_alive(lock: Path) -> bool:
 
 
 def run(command: Sequence[str], account: Account, *, timeout: float, keep: int, stdin: str = "") -> str:
-    """Run one of PostgreSQL's commands to its end; if we are stopped first, so is it, with all its children.
+    """Run one of PostgreSQL's commands to its end; if interrupted, kill the command and its children.
 
     Args:
         command: the command and its arguments.
-        account: whom to run it as.
-        timeout: seconds after which it is ended.
-        keep: a locked descriptor that it inherits: were we killed, our successor timeouts for it to end.
-        stdin: what it reads.
+        account: the user to run it as.
+        timeout: seconds after which it is killed.
+        keep: a locked descriptor that it inherits: if we are killed, the next process waits until it ends.
+        stdin: its standard input.
 
     Returns:
-        What it wrote.
+        Its output.
 
     Raises:
         EmbeddedError: it failed, or took too long.
@@ -139,16 +139,16 @@ def run(command: Sequence[str], account: Account, *, timeout: float, keep: int, 
 def launch(command: Sequence[str], account: Account, *, lock: Path, output: Path) -> int:
     """Start a server that outlives us, and return its process number.
 
-    A shell starts it in the background and ends, so it becomes nobody's child and never a zombie of ours.
+    A shell starts it in the background and exits, so it is not our child and never becomes a zombie of ours.
 
     Args:
         command: the server and its arguments.
-        account: whom to run it as.
-        lock: the file that all its processes hold locked.
-        output: what it says before its own log begins.
+        account: the user to run it as.
+        lock: the file that all its processes keep locked.
+        output: the file for its output before its own log begins.
 
     Raises:
-        EmbeddedError: it can't be started, or another server's processes hold the lock.
+        EmbeddedError: it can't be started, or processes of another server hold the lock.
 
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -159,9 +159,9 @@ def launch(command: Sequence[str], account: Account, *, lock: Path, output: Path
             with _spawn(shell, account, descriptor, stdout=subprocess.PIPE, stderr=file.fileno()) as process:
                 number, _ = process.communicate()
         if process.returncode or not number:
-            said = output.read_text(errors="replace").strip().splitlines()[-1:]
+            lines = output.read_text(errors="replace").strip().splitlines()[-1:]
             raise EmbeddedError(
-                ": ".join(["PostgreSQL can't be started", *(said or [f"exit code {process.returncode}"])])
+                ": ".join(["PostgreSQL can't be started", *(lines or [f"exit code {process.returncode}"])])
             )
         return int(number)
     except BlockingIOError:
@@ -201,6 +201,6 @@ def _works_in(pid: int, data: Path) -> bool:
     try:
         return (_PROC / str(pid) / "cwd").readlink() == data
     except PermissionError:
-        return True  # a root without the right to look closely, as in containers; the name must do
+        return True  # root without that permission, as in containers: the name must be enough
     except OSError:
         return False

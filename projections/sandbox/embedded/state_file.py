@@ -1,4 +1,4 @@
-"""The one small file that remembers a server's name, passwords and port."""
+"""The file that keeps a server's name, passwords and port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.sandbox.embedded.private_files import write_whole
 
 @dataclass(frozen=True)
 class State:
-    """What is remembered of a server, in ``embedded.json`` (file mode 0600).
+    """What is saved about a server, in ``embedded.json`` (file mode 0600).
 
     Attributes:
         name: random; part of root's data path, and of the titles of the server's processes.
@@ -32,17 +32,17 @@ class State:
 
     @classmethod
     def new(cls) -> State:
-        """Return a state that nobody can guess."""
+        """Return a new state with a random name and passwords."""
         return cls(secrets.token_hex(12), secrets.token_hex(24), secrets.token_hex(24))
 
 
 def state_file(home: Path) -> Path:
-    """Return the path of the file that remembers a home's server."""
+    """Return the path of a home's state file."""
     return home / "embedded.json"
 
 
 def load(home: Path) -> State | None:
-    """Return what is remembered of a home's server, or None when there was none.
+    """Return the saved state of a home's server, or None if there is none.
 
     Raises:
         EmbeddedError: the home belongs to another user, or the file is damaged.
@@ -50,7 +50,7 @@ def load(home: Path) -> State | None:
     """
     path = state_file(home)
     try:
-        # What another user wrote would send root to a folder of their choice.
+        # A file of another user could lead root to a folder of their choice.
         if home.stat().st_uid != os.geteuid() or path.stat().st_uid != os.geteuid():
             raise EmbeddedError(
                 f"{home} belongs to another user (number {home.stat().st_uid}): run this as that user, "
@@ -69,5 +69,5 @@ def load(home: Path) -> State | None:
 
 
 def save(home: Path, state: State) -> None:
-    """Remember a server."""
+    """Save a server's state."""
     write_whole(state_file(home), json.dumps(asdict(state), indent=1) + "\n")

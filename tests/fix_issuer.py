@@ -1,4 +1,4 @@
-"""Fixtures: a small OAuth2 issuer over real HTTP, which records what it is asked and misbehaves when told to."""
+"""Fixtures: a small OAuth2 issuer over real HTTP, which records its requests and fails on demand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLIENT_SECRET = "s3cr3t/+%: of the shop"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request that came: ``form`` is its body as it came, ``pairs`` the same decoded."""
+    """One received request: ``form`` is its body unchanged, ``pairs`` the decoded body."""
 
     method: str
     path: str
@@ -49,9 +49,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to say instead of the usual: raw bytes, or a JSON document.
+    """A response instead of the usual one: raw bytes, or a JSON document.
 
-    ``hang`` says nothing at all; ``drips`` sends a space now and then instead of the body, for ever.
+    ``hang`` never responds; ``drips`` sends a space now and then instead of the body, for ever.
     """
 
     status: int = 200
@@ -76,12 +76,12 @@ class Issuer:
     Attributes:
         methods: the token_endpoint_auth_methods_supported of its document, None to leave them out.
         lifetime: the expires_in of its tokens, None to leave it out.
-        path: stands before every path of it.
+        path: a prefix of all its paths.
         endpoint: the token_endpoint of its document, None for its own.
-        discovery: said at the document's address instead of the document, while there is one.
-        answers: said at the token endpoint instead of a token, one each, oldest first.
-        always: said at the token endpoint when there are no answers left; None: a token.
-        tokens: those given out, oldest first.
+        discovery: the response at the document's address instead of the document, if set.
+        answers: the next responses of the token endpoint instead of a token, oldest first.
+        always: the response of the token endpoint when no answers are left; None: a token.
+        tokens: the tokens that were given out, oldest first.
         asked: all requests, oldest first.
 
     """
@@ -202,13 +202,13 @@ async def issuer(issuer_factory: Callable[..., Awaitable[Issuer]]) -> Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A certificate of 127.0.0.1 that signed itself, as files."""
+    """A self-signed certificate of 127.0.0.1, as files."""
 
     certificate: Path
     key: Path
 
     def server(self) -> ssl.SSLContext:
-        """What a server speaks TLS with."""
+        """The TLS context of a server with this certificate."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate, self.key)
         return context
@@ -216,7 +216,7 @@ class Certified:
 
 @pytest.fixture
 def certified(tmp_path: Path) -> Certified:
-    """A certificate of 127.0.0.1 that nobody trusts who isn't told to."""
+    """A certificate of 127.0.0.1 that only a client with this file as its CA trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
     now = datetime.now(UTC)

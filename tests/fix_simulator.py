@@ -1,4 +1,4 @@
-"""Fixtures: simulators that are stopped when the test is over, a log for them, and a client that reads bytes."""
+"""Fixtures: simulators that are stopped at the end of the test, a log for them, and a client that reads bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEGINNING = ulid.first_ulid_at(datetime.now(UTC) - timedelta(days=6, hours=12))
 
 @pytest.fixture
 async def simulator_factory() -> AsyncIterator[SimulatorFactory]:
-    """Start a simulator: ``await simulator_factory(log, settings)``; it is stopped with the test."""
+    """Start a simulator: ``await simulator_factory(log, settings)``; it is stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(log: Iterable[SimulatedEvent] = (), settings: SimulatorSettings | None = None) -> Simulator:
@@ -74,7 +74,7 @@ async def read(call: Call) -> bytes:
 
 
 async def events(call: Call, contract: Contract, count: int) -> list[bytes]:
-    """The payloads of the next so many events; other frames are passed over."""
+    """The payloads of the next ``count`` events; other frames are skipped."""
     found: list[bytes] = []
     while len(found) < count:
         frame = read_frame(contract, await read(call))

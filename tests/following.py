@@ -1,4 +1,4 @@
-"""What tests of ingest share: logs made of bytes, followers of them, and a look at what came of it."""
+"""Shared by tests of ingest: logs of encoded events, followers of them, and what is stored afterwards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUICK = Waits(
 )
 REQUEST = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 IDLE = 0.35
-"""Seconds without anything new after which a test takes a stream for read to its end."""
+"""Seconds without a new event, after which a test takes a stream as read to its end."""
 
 
 def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> SimulatedEvent:
@@ -84,12 +84,12 @@ def follower(
 
 
 def quick(**changed: float) -> Waits:
-    """Small waits, some of them changed."""
+    """Short timeouts, some of them changed."""
     return Waits.model_validate(QUICK.model_dump() | changed)
 
 
 class Running:
-    """An ingest that runs in a task of this process."""
+    """An ingest in a task of this process."""
 
     def __init__(
         self, followers: Sequence[Follower], waits: Waits, until_idle: float | None, give_up_after: float | None = None
@@ -100,17 +100,17 @@ class Running:
         )
 
     async def stop(self) -> Outcome:
-        """Ask it to end, and return how it did."""
+        """Stop it, and return its outcome."""
         self._stop.set()
         return await self.outcome()
 
     async def outcome(self) -> Outcome:
-        """Wait for its end."""
+        """Wait until it ends; return its outcome."""
         async with asyncio.timeout(store.GIVE_UP):
             return await self._task
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition holds, as long as the ingest lives."""
+        """Wait until a condition is true; fail if the ingest ends before."""
 
         async def holds() -> bool:
             if self._task.done():
@@ -138,13 +138,13 @@ async def following(
 async def ingest(
     *followers: Follower, waits: Waits = QUICK, until_idle: float = IDLE, give_up_after: float | None = None
 ) -> Outcome:
-    """Follow until idle, or until all are refused, or until it gives up."""
+    """Follow until idle, until all apps are refused, or until it gives up."""
     async with following(*followers, waits=waits, until_idle=until_idle, give_up_after=give_up_after) as running:
         return await running.outcome()
 
 
 async def stored(conn: AsyncConnection, app: str = APP) -> list[bytes]:
-    """The payloads of an app in order of position; all positions together are 1, 2, 3 without a gap, or it fails."""
+    """The payloads of an app in order of position; fails unless all positions together are 1, 2, 3 and so on."""
     await store.positions(conn)
     rows = await conn.execute("SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
     return [row[0] for row in await rows.fetchall()]

@@ -1,4 +1,4 @@
-"""A gRPC server that does exactly what a test says, call by call, and keeps what it was asked."""
+"""A gRPC server that plays one script per call, and records the calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ends(code: grpc.StatusCode, *messages: bytes, trailing: Sequence[tuple[str, 
 
 
 def stays(*messages: bytes) -> Script:
-    """Send these messages, then nothing, and stay."""
+    """Send these messages, then keep the stream open without sending anything."""
 
     async def script(context: Context) -> None:
         await context.send_initial_metadata(())

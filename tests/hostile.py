@@ -5,10 +5,10 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from eventstore.postgres.session_settings import OURS, startup_settings
+from eventstore.postgres.session_settings import EVERY_SESSION, startup_settings
 from eventstore.waits import Waits
 
-PINNED = (*OURS, "synchronous_commit", *startup_settings(Waits()))
+PINNED = (*EVERY_SESSION, "synchronous_commit", *startup_settings(Waits()))
 """The settings that our sessions set."""
 
 _SPECIAL = {
@@ -39,7 +39,7 @@ def hostile_settings(conn: psycopg.Connection) -> dict[str, str]:
     """Return, for each setting of ours that a plain role can set on this server, another value than ours."""
     found = {name: value for name, value in _SPECIAL.items() if name.startswith("plpgsql.")}
     for name, kind, now, least, greatest, values in conn.execute(_SETTINGS, [list(PINNED)]).fetchall():
-        ours = OURS.get(name, now)
+        ours = EVERY_SESSION.get(name, now)
         if name in _SPECIAL:
             found[name] = _SPECIAL[name]
         elif kind == "bool":

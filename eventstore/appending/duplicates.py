@@ -19,8 +19,10 @@ from eventstore.postgres.queries import fetch_all
 OTHER_BYTES = "different bytes under an event_id that is already stored"
 OTHER_VALUES = "different values under an event_id that is already stored from the other contract"
 
-_PROBE = "SELECT event_id, app, contract, payload FROM eventstore.events WHERE event_id = ANY(%b)"
-_AT = "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
+_READ_STORED = "SELECT event_id, app, contract, payload FROM eventstore.events WHERE event_id = ANY(%b)"
+_READ_POSITIONS = (
+    "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
+)
 _DECODED = tuple(name for name in Event._fields if name not in {"app", "contract", "payload"})
 _READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%b)").format(
     sql.SQL(", ").join(map(sql.Identifier, _DECODED))
@@ -81,7 +83,7 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
     """
     if not events:
         return set(), []
-    rows = await fetch_all(conn, _PROBE, [[event.event_id for event in events]], binary=True)
+    rows = await fetch_all(conn, _READ_STORED, [[event.event_id for event in events]], binary=True)
     stored = {event_id: rest for event_id, *rest in rows}
     if not stored:
         return set(), []
@@ -117,7 +119,7 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
         OtherLog: a different event is stored at one of the positions.
 
     """
-    rows = await fetch_all(conn, _AT, [[one.position for one in stored]], binary=True)
+    rows = await fetch_all(conn, _READ_POSITIONS, [[one.position for one in stored]], binary=True)
     there = {position: tuple(rest) for position, *rest in rows}
     missing = []
     for one in stored:

@@ -5,8 +5,8 @@ environment or the URL. Every new connection sends one statement that sets ours 
 with its schema, because until it has run, the search path is not ours. Settings that are needed by that statement too
 are sent at startup (:func:`startup_settings`), where the options of the URL may override some of them.
 
-Every setting that an ordinary role can change is either set here or named in ``LEFT``; a test compares both with the
-list of settings that a server has.
+Every setting that an ordinary role can change is either set here or named in ``LEFT_TO_OTHERS``; a test compares both
+with the list of settings that a server has.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ _PLANS = {
     "force_parallel_mode": "off",  # what the same was called before PostgreSQL 16
 }
 
-OURS: Mapping[str, str] = MappingProxyType({**_TEXT_FORMS, **_MEANING, **_TRANSACTIONS, **_MESSAGES, **_PLANS})
+EVERY_SESSION: Mapping[str, str] = MappingProxyType({**_TEXT_FORMS, **_MEANING, **_TRANSACTIONS, **_MESSAGES, **_PLANS})
 """The settings of every session. ``synchronous_commit`` is set too, see :func:`pin`."""
 
 _PRIVILEGED = ("session_replication_role", "plpgsql.variable_conflict")
@@ -133,7 +133,7 @@ empty must not scan it when it is large.
 SEARCHING: Mapping[str, str] = MappingProxyType({"enable_seqscan": "off"})
 """For sessions that look for single rows and events."""
 
-LEFT: Mapping[str, str] = MappingProxyType(
+LEFT_TO_OTHERS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(
             (
@@ -271,7 +271,7 @@ def pin(settings: Mapping[str, str]) -> sql.Composed:
     """
     rows = [
         sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
-        for name, value in {**OURS, **settings}.items()
+        for name, value in {**EVERY_SESSION, **settings}.items()
     ]
     if "synchronous_commit" not in settings:
         rows.append(sql.SQL("('synchronous_commit', {}, false)").format(_AT_LEAST_ON))

@@ -23,11 +23,11 @@ FAR_FUTURE = timedelta(days=366)
 """A time further ahead than that is refused: no clock is so wrong unnoticed."""
 MAX_PAYLOAD_BYTES = 64 * 2**20
 """The size limit of a message that can be received."""
-MAX_HOLES = 10_000
+MAX_GAPS = 10_000
 
 _CONTRACTS = {contract.value for contract in Contract}
-_HOLE = {"lower", "upper", "noticed_at", "detail", "position"}
-_OPTIONAL = {"position"}
+_GAP_KEYS = {"lower", "upper", "noticed_at", "detail", "position"}
+_OPTIONAL_GAP_KEYS = {"position"}
 
 
 class RecordCheck:
@@ -120,7 +120,7 @@ class RecordCheck:
         if cursor.HasField("last_received_at"):
             yield self._time("last_received_at", cursor.last_received_at)
         try:
-            read_holes(cursor.holes)
+            read_gaps(cursor.holes)
         except ValueError as error:
             yield str(error)
 
@@ -133,7 +133,7 @@ class RecordCheck:
         return None
 
 
-def read_holes(text: str) -> list[dict[str, Any]]:
+def read_gaps(text: str) -> list[dict[str, Any]]:
     """Return the gaps that the ``holes`` of a cursor list.
 
     Raises:
@@ -141,30 +141,30 @@ def read_holes(text: str) -> list[dict[str, Any]]:
 
     """
     try:
-        holes = json.loads(text)
+        gaps = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError("holes is not JSON") from None
-    if not isinstance(holes, list) or not all(isinstance(hole, dict) for hole in holes):
+    if not isinstance(gaps, list) or not all(isinstance(gap, dict) for gap in gaps):
         raise ValueError("holes is not a list of objects")
-    if len(holes) > MAX_HOLES:
-        raise ValueError(f"holes has more than {MAX_HOLES:,} gaps")
-    for number, hole in enumerate(holes, 1):
-        if why := next(filter(None, _hole_faults(hole)), None):
+    if len(gaps) > MAX_GAPS:
+        raise ValueError(f"holes has more than {MAX_GAPS:,} gaps")
+    for number, gap in enumerate(gaps, 1):
+        if why := next(filter(None, _gap_faults(gap)), None):
             raise ValueError(f"gap {number}: {why}")
-    return holes
+    return gaps
 
 
-def _hole_faults(hole: dict[str, Any]) -> Iterator[str | None]:
-    if not _HOLE - _OPTIONAL <= hole.keys() <= _HOLE:
-        yield f"its keys must be {', '.join(sorted(_HOLE))}"
+def _gap_faults(gap: dict[str, Any]) -> Iterator[str | None]:
+    if not _GAP_KEYS - _OPTIONAL_GAP_KEYS <= gap.keys() <= _GAP_KEYS:
+        yield f"its keys must be {', '.join(sorted(_GAP_KEYS))}"
         return
-    yield None if hole["lower"] is None else _event_id("lower", hole["lower"])
-    yield _event_id("upper", hole["upper"])
-    yield _text("detail", hole["detail"])
-    position = hole.get("position", 0)
+    yield None if gap["lower"] is None else _event_id("lower", gap["lower"])
+    yield _event_id("upper", gap["upper"])
+    yield _text("detail", gap["detail"])
+    position = gap.get("position", 0)
     yield None if type(position) is int and 0 <= position < 2**63 else "position is not valid"
     try:
-        moment = datetime.fromisoformat(hole["noticed_at"])
+        moment = datetime.fromisoformat(gap["noticed_at"])
     except (TypeError, ValueError):
         moment = None
     yield None if moment is not None and moment.tzinfo is not None else "noticed_at is not a time with its time zone"

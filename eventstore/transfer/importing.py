@@ -32,7 +32,7 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
-from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_holes
+from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_gaps
 from eventstore.transfer.archive_fit import check_fit
 from eventstore.waits import Waits
 
@@ -197,15 +197,14 @@ async def _keep_quarantined(conn: AsyncConnection, quarantined: Sequence[archive
 
 async def _save_cursor(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:
     # No gap is after the file's own head: events that are stored later come after the gap.
-    holes = [
-        hole | {"position": min(hole["position"], head)} if "position" in hole else hole
-        for hole in read_holes(cursor.holes)
+    gaps = [
+        gap | {"position": min(gap["position"], head)} if "position" in gap else gap for gap in read_gaps(cursor.holes)
     ]
     row = [
         cursor.app,
         cursor.contract if cursor.HasField("contract") else None,
         cursor.last_event_id if cursor.HasField("last_event_id") else None,
         moment(cursor.last_received_at) if cursor.HasField("last_received_at") else None,
-        json.dumps(holes),
+        json.dumps(gaps),
     ]
     await conn.execute(_CURSOR, row)

@@ -11,7 +11,14 @@ from psycopg.conninfo import make_conninfo
 
 from eventstore.postgres import connection
 from eventstore.postgres.connection import connect, connect_sync
-from eventstore.postgres.session_settings import COMMIT_DURABLY, FOLDING, LEFT, OURS, SEARCHING, startup_settings
+from eventstore.postgres.session_settings import (
+    COMMIT_DURABLY,
+    EVERY_SESSION,
+    FOLDING,
+    LEFT_TO_OTHERS,
+    SEARCHING,
+    startup_settings,
+)
 from tests import hostile, store
 from tests.databases import Server
 from tests.store import QUICK
@@ -22,8 +29,8 @@ async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on
     async with store.connection(database_url, "looking") as conn:
         found = await conn.execute("SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
         names = {name for (name,) in await found.fetchall()}
-    assert names - {*hostile.PINNED, *LEFT, "application_name"} == set()
-    assert not {*hostile.PINNED} & {*LEFT}
+    assert names - {*hostile.PINNED, *LEFT_TO_OTHERS, "application_name"} == set()
+    assert not {*hostile.PINNED} & {*LEFT_TO_OTHERS}
 
 
 @pytest.mark.parametrize("profile", [{}, FOLDING, SEARCHING, {"work_mem": "1MB"}])
@@ -31,7 +38,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
     theirs = hostile.make_hostile(database_url)
     with psycopg.connect(database_url) as person:
         assert person.execute("SHOW enable_indexscan").fetchone() == ("off",), "the role's settings are in force"
-    wanted = {**startup_settings(QUICK), **OURS, "synchronous_commit": "on", **profile}
+    wanted = {**startup_settings(QUICK), **EVERY_SESSION, "synchronous_commit": "on", **profile}
     async with await connect(database_url, name="looking", waits=QUICK, settings=profile) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(await (await conn.execute(query, [[*theirs, *profile]])).fetchall())
@@ -45,8 +52,8 @@ def test_so_has_the_session_of_a_migration(database_url: str) -> None:
     hostile.make_hostile(database_url)
     with connect_sync(database_url, name="looking", waits=QUICK) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
-        found: dict[str, str] = dict(conn.execute(query, [list(OURS)]).fetchall())
-    assert found == {name: OURS[name] for name in found}
+        found: dict[str, str] = dict(conn.execute(query, [list(EVERY_SESSION)]).fetchall())
+    assert found == {name: EVERY_SESSION[name] for name in found}
 
 
 @pytest.mark.parametrize("theirs", ["LATIN1", "WIN1252", "SQL_ASCII"])

@@ -67,7 +67,7 @@ def folder_lines(status: Status) -> list[str]:
     for who, folded in names.items():
         what = ", ".join(folded)
         if who is None:
-            lines.append(f"no process folds {what}: start projections run")
+            lines.append(f"nobody folds {what}: start projections run")
             continue
         process = f"backend {who.backend} of Postgres" if isinstance(who, FoldingSession) else f"{who[0]}:{who[1]}"
         when = f"last active {format_value(max(seen[who]))}" if seen[who] else "last active: unknown to this role"

@@ -129,7 +129,7 @@ async def test_with_refused_retry_0_a_refusal_ends_the_app(database_url: str, co
         assert len(upstream.asked) == 1
     assert list(outcome.refused) == [APP]
     assert (await refusal_of(conn))[1] is None
-    assert "tried again when a process starts to follow it" in (await lines_of(conn))[0]
+    assert "the next attempt is made when a process follows it" in (await lines_of(conn))[0]
 
 
 async def test_until_idle_a_refusal_ends_the_app(database_url: str) -> None:

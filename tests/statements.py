@@ -1,6 +1,7 @@
 """Records the texts of the SQL statements that the product sends, so that a run can compare two servers' share of them.
 
-Every query goes through psycopg's ``PostgresQuery``, in this process and in the commands that the fork server starts.
+Every query goes through psycopg's ``PostgresQuery``, or ``PostgresRawQuery`` for raw cursors (which run the folds), in
+this process and in the commands that the fork server starts.
 A statement counts as the product's when the nearest caller outside of libraries is in ``eventstore``, ``projections``
 or ``migrations``; what tests send themselves doesn't count. Children that are no forks of the fork server (the
 installed program, the children of tests/fault) aren't recorded: others send their statements too.
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from psycopg._queries import PostgresQuery
+from psycopg._queries import PostgresQuery, PostgresRawQuery
 
 VARIABLE = "TESTS_RECORD_STATEMENTS"
 """Names the file that a process appends to."""
@@ -82,13 +83,17 @@ class Recorder:
 
     def install(self) -> None:
         """Record whatever psycopg sends from now on."""
-        convert = PostgresQuery.convert
+        for query_class in (PostgresQuery, PostgresRawQuery):
+            self._install(query_class)
+
+    def _install(self, query_class: type[PostgresQuery]) -> None:
+        convert = query_class.__dict__["convert"]
 
         def recorded(query: PostgresQuery, *arguments: Any) -> None:  # noqa: ANN401 - psycopg's own
             convert(query, *arguments)
             self.record(query.query)
 
-        PostgresQuery.convert = recorded  # type: ignore[assignment, method-assign]
+        query_class.convert = recorded  # type: ignore[assignment, method-assign]
 
 
 def read(file: Path) -> set[str]:

@@ -7,8 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg._queries import PostgresQuery
+from psycopg._queries import PostgresQuery, PostgresRawQuery
+from sqlalchemy import delete
 
+from projections.folding.run_statement import execute_and_count
+from projections.read_models.request_status import RequestStatus
 from tests import statements, store
 from tests.statements import normalised, uncovered
 
@@ -52,7 +55,8 @@ def test_what_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:
 
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> statements.Recorder:
-    monkeypatch.setattr(PostgresQuery, "convert", PostgresQuery.convert)  # is taken back
+    for query_class in (PostgresQuery, PostgresRawQuery):
+        monkeypatch.setattr(query_class, "convert", query_class.__dict__["convert"])  # restored after the test
     made = statements.Recorder()
     made.install()
     made.file = tmp_path / "recorded"
@@ -66,10 +70,12 @@ async def test_statements_of_the_product_are_recorded_and_those_of_tests_are_not
         await conn.execute("SELECT 'of a test'")
         async with store.appender(database_url) as appender:
             await appender.append(store.made(2))
+        await execute_and_count(conn, delete(RequestStatus.tables[0]))  # through a raw cursor
     with psycopg.connect(database_url) as plain:
         plain.execute(sql.SQL("SELECT {}").format(sql.Literal(1)))
     assert recorder.file is not None
     recorded = statements.read(recorder.file)
     assert any("eventstore.events" in each for each in recorded)
     assert any(each.startswith("COPY ") for each in recorded)
+    assert any(each.startswith("DELETE FROM ") and RequestStatus.tables[0].name in each for each in recorded)
     assert "SELECT ?" not in recorded

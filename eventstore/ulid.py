@@ -15,7 +15,7 @@ is_ulid = _SHAPE.fullmatch
 """A match when the text is an upper-case ULID, else None."""
 
 
-def milliseconds(ulid: str) -> int:
+def time_milliseconds(ulid: str) -> int:
     """Return the time in a ULID, in milliseconds since 1970 (UTC)."""
     value = 0
     for digit in ulid[:10]:
@@ -26,7 +26,7 @@ def milliseconds(ulid: str) -> int:
 def time_of(ulid: str) -> datetime | None:
     """Return the time in a ULID; None when it is after the year 9999, where ``datetime`` ends."""
     try:
-        return _EPOCH + timedelta(milliseconds=milliseconds(ulid))
+        return _EPOCH + timedelta(milliseconds=time_milliseconds(ulid))
     except OverflowError:
         return None
 

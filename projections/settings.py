@@ -94,7 +94,7 @@ class ReplaySettings(BaseSettings):
         return value
 
 
-def load_settings(batch_size: int | None = None) -> WorkerSettings:
+def load_worker_settings(batch_size: int | None = None) -> WorkerSettings:
     """Load the settings from the environment; a given batch size overrides its setting.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.follower import Follower, FollowerState
 from eventstore.ingest.idle_clock import IdleClock
 from eventstore.ingest.waiting_clock import WaitingClock, reason_to_give_up
 from eventstore.waits import Waits
@@ -100,7 +100,7 @@ async def _finish(running: dict[asyncio.Task[None], Follower], waits: Waits) -> 
     """Stop the followers; return the apps whose last messages could not be committed."""
     for task, follower in running.items():
         follower.stop()
-        if follower.state is not State.FOLLOWING:
+        if follower.state is not FollowerState.FOLLOWING:
             task.cancel()
     unfinished = {task for task in running if not task.done()}
     if unfinished:

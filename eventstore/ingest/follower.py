@@ -53,7 +53,7 @@ TRANSIENT = (psycopg.Error, OSError, DatabaseError)
 """Errors of the database, unless they are final. Any other error is a bug in this program, and a refusal too."""
 
 
-class State(StrEnum):
+class FollowerState(StrEnum):
     """The states of a follower."""
 
     STANDING_BY = "standing by"  # another process follows the app
@@ -83,7 +83,7 @@ class Follower:
         self, context: IngestContext, upstream: Upstream, *, reload: Callable[[], Upstream] | None = None
     ) -> None:
         self.app = upstream.app
-        self.state = State.STANDING_BY
+        self.state = FollowerState.STANDING_BY
         self.stored = self.duplicates = self.quarantined = 0
         self.retry_at: datetime | None = None
         self._refusal: str | None = None
@@ -104,10 +104,10 @@ class Follower:
     @property
     def state_text(self) -> str:
         """The state for people: a follower that has the lease and no stream is connecting."""
-        if self.state is State.REFUSED and self.retry_at is not None:
+        if self.state is FollowerState.REFUSED and self.retry_at is not None:
             return f"refused, next attempt at {self.retry_at:%H:%M:%S}Z"
         has_stream = self._reader is not None and self._reader.is_connected
-        return "connecting" if self.state is State.FOLLOWING and not has_stream else self.state.value
+        return "connecting" if self.state is FollowerState.FOLLOWING and not has_stream else self.state.value
 
     @property
     def is_quiet(self) -> bool:
@@ -119,7 +119,7 @@ class Follower:
     @property
     def waits_for(self) -> str | None:
         """What it waits for, for people; None while its stream is open and events can be stored."""
-        if self.state is State.STANDING_BY:
+        if self.state is FollowerState.STANDING_BY:
             return "the process that follows it"
         if not self.can_commit:
             return "the database"
@@ -131,7 +131,7 @@ class Follower:
     @property
     def can_commit(self) -> bool:
         """Whether the database accepts events, as far as is known."""
-        return self.state is not State.DATABASE_UNAVAILABLE and not (
+        return self.state is not FollowerState.DATABASE_UNAVAILABLE and not (
             self._writer is not None and self._writer.is_failing
         )
 
@@ -157,13 +157,13 @@ class Follower:
             try:
                 async with hold_lease(self._context, self.app, self._note_standby, self._find_lost_events) as lease:
                     outage.ended()
-                    self.state = State.FOLLOWING
+                    self.state = FollowerState.FOLLOWING
                     await self._follow_under(lease, retry_after)
             except LeadershipLost as error:
                 self._buffer = Buffer()  # the next follower receives all of it again
                 log.warning("lost the lease of the app", app=self.app, error=str(error))
                 # Either another process has it or the database is unavailable: the next attempt shows which.
-                self.state = State.DATABASE_UNAVAILABLE
+                self.state = FollowerState.DATABASE_UNAVAILABLE
             except Exception as error:  # noqa: BLE001 - a bug that hits one app must not end the others
                 if _is_refusal(error):
                     self._refuse(error, retry_after)
@@ -171,14 +171,14 @@ class Follower:
                         return
                     await self._pause(retry_after)
                     continue
-                self.state = State.DATABASE_UNAVAILABLE
+                self.state = FollowerState.DATABASE_UNAVAILABLE
                 await self._pause(outage.failed(error))
 
     async def _find_lost_events(self, conn: psycopg.AsyncConnection) -> None:
         await self._heads.find_lost(conn, self.app)
 
     def _note_standby(self) -> None:
-        self.state = State.STANDING_BY
+        self.state = FollowerState.STANDING_BY
 
     async def _follow_under(self, lease: Lease, retry_after: float) -> None:
         """Follow the app under a lease until stopped; raise what ended it otherwise."""
@@ -226,7 +226,7 @@ class Follower:
 
     def _refuse(self, error: Exception, retry_after: float) -> None:
         sentence, previous = describe(error), self._refusal
-        self._refusal, self.state = sentence, State.REFUSED
+        self._refusal, self.state = sentence, FollowerState.REFUSED
         self.retry_at = datetime.now(UTC) + self._context.waits.as_timedelta(retry_after) if retry_after else None
         if not isinstance(error, FINAL):
             log.error("bug in this program: please report it", app=self.app, error=sentence, where=_where(error))

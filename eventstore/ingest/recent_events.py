@@ -51,8 +51,8 @@ def believable(event_ids: list[str], now: datetime) -> list[str]:
     believed that lie less than a day ahead, or that many other ids agree with.
     """
     for tolerance in (CLOCK_SKEW, CLOCK_ERROR):
-        latest = milliseconds(now + tolerance)
-        if passed := [event_id for event_id in event_ids if ulid.milliseconds(event_id) <= latest]:
+        latest = unix_milliseconds(now + tolerance)
+        if passed := [event_id for event_id in event_ids if ulid.time_milliseconds(event_id) <= latest]:
             return passed
     if len(event_ids) < AGREEING_EVENTS:
         return []
@@ -62,10 +62,10 @@ def believable(event_ids: list[str], now: datetime) -> list[str]:
 
 def is_clock_behind(event_ids: list[str], now: datetime) -> bool:
     """Return whether all ids lie in this machine's future, although they agree with each other."""
-    latest = milliseconds(now + CLOCK_SKEW)
-    return bool(believable(event_ids, now)) and all(ulid.milliseconds(event_id) > latest for event_id in event_ids)
+    latest = unix_milliseconds(now + CLOCK_SKEW)
+    return bool(believable(event_ids, now)) and all(ulid.time_milliseconds(event_id) > latest for event_id in event_ids)
 
 
-def milliseconds(moment: datetime) -> int:
+def unix_milliseconds(moment: datetime) -> int:
     """Return the moment in milliseconds since 1970, as ULIDs have it."""
     return int(moment.timestamp() * 1000)

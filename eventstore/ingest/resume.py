@@ -34,8 +34,8 @@ from eventstore.ingest.recent_events import (
     believable,
     has_events,
     is_last_received_stored,
-    milliseconds,
     recent_event_ids,
+    unix_milliseconds,
 )
 
 
@@ -205,16 +205,16 @@ def choose_resume_point(saved: Saved, settings: ResumeSettings, history: StreamH
 
 
 def _situation(saved: Saved, trusted: list[str], received: str | None, now: datetime) -> Situation:
-    latest = milliseconds(now + CLOCK_SKEW)
+    latest = unix_milliseconds(now + CLOCK_SKEW)
     if trusted:
-        latest = max(latest, ulid.milliseconds(max(trusted)))
-        is_future = received is not None and ulid.milliseconds(received) > latest
+        latest = max(latest, ulid.time_milliseconds(max(trusted)))
+        is_future = received is not None and ulid.time_milliseconds(received) > latest
         return Situation.LAST_IN_FUTURE if is_future else Situation.EVENTS_STORED
     if saved.cursor.reset_position is not None and not saved.recent:
         # A replay brings stored events, and one late or wrong id among them must not make the stream jump ahead. So it
         # continues only within a session, after an event that is stored; a new session replays from the beginning.
         return Situation.ONLY_RECEIVED if saved.is_last_received_stored else Situation.NOTHING
-    can_be_sent = received is not None and ulid.milliseconds(received) <= latest
+    can_be_sent = received is not None and ulid.time_milliseconds(received) <= latest
     return Situation.ONLY_RECEIVED if can_be_sent else Situation.NOTHING
 
 
@@ -226,8 +226,8 @@ def _attempt(situation: Situation, without_new: int) -> Attempt:
 
 
 def _overlap_before(reference: str, stored: list[str], overlap: timedelta) -> ResumePoint:
-    latest = ulid.milliseconds(reference) - overlap // timedelta(milliseconds=1)
-    early_enough = [event_id for event_id in stored if ulid.milliseconds(event_id) <= latest]
+    latest = ulid.time_milliseconds(reference) - overlap // timedelta(milliseconds=1)
+    early_enough = [event_id for event_id in stored if ulid.time_milliseconds(event_id) <= latest]
     why = f"a stored event, if possible {overlap.total_seconds():g} s before the last event_id received"
     return ResumePoint(max(early_enough) if early_enough else min(stored), why)
 
@@ -237,9 +237,9 @@ def _is_too_old(event_id: str | None, received: str, settings: ResumeSettings, n
 
     That happens when everything was quarantined for a long time: to send the old event_id would only make a gap.
     """
-    oldest = milliseconds(now - REPLAY_WINDOW)
+    oldest = unix_milliseconds(now - REPLAY_WINDOW)
     has_window = settings.contract is Contract.PCS_EXTERNAL_V1
-    return has_window and ulid.milliseconds(event_id or "") < oldest < ulid.milliseconds(received)
+    return has_window and ulid.time_milliseconds(event_id or "") < oldest < ulid.time_milliseconds(received)
 
 
 def _beginning(saved: Saved, settings: ResumeSettings, history: StreamHistory, now: datetime) -> ResumePoint:

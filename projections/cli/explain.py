@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eventstore.errors import UsageError
-from projections.cli.shared.argument_checks import text, texts
+from projections.cli.shared.argument_checks import storable_text, storable_texts
 from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
@@ -29,9 +29,13 @@ app = new_app()
 @handles_errors
 def explain(
     read_model: Annotated[str, typer.Argument(help="The table name.")],
-    key: Annotated[list[str], typer.Argument(callback=texts, help="The row's primary key, in order, without the app.")],
+    key: Annotated[
+        list[str], typer.Argument(callback=storable_texts, help="The row's primary key, in order, without the app.")
+    ],
     *,
-    app: Annotated[str | None, typer.Option(callback=text, help="The app, when several have such a row.")] = None,
+    app: Annotated[
+        str | None, typer.Option(callback=storable_text, help="The app, when several have such a row.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which events produced a row, and which one decides it.

@@ -29,10 +29,9 @@ from projections.cli.shared.output import FAILED, LogLevel, print_left_out, prin
 from projections.cli.shared.typer_app import new_app
 from projections.migrating.schema_revision import require_current_schema
 from projections.registry import find_projections
-from projections.running.supervisor import RunOutcome
-from projections.running.supervisor import run as run_all
+from projections.running.supervisor import RunOutcome, run_projections
 from projections.running.worker import Worker
-from projections.settings import load_settings
+from projections.settings import load_worker_settings
 
 app = new_app()
 
@@ -95,7 +94,7 @@ async def _run(
 ) -> RunOutcome:
     waits = load_waits()
     limits = load_quarantine_limits()
-    settings = load_settings(batch_size)
+    settings = load_worker_settings(batch_size)
     registry = find_projections()
     projections = registry.select(names)
     broken = {} if names else registry.broken
@@ -115,7 +114,7 @@ async def _run(
     ]
     view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
     async with view:
-        outcome = await run_all(
+        outcome = await run_projections(
             url,
             workers,
             followers,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from projections.cli.shared.argument_checks import text
+from projections.cli.shared.argument_checks import storable_text
 from projections.cli.shared.checkpoint_session import run_with_connection
 from projections.cli.shared.common_options import EventIdOption, ProjectionArgument
 from projections.cli.shared.error_handling import handles_errors
@@ -24,7 +24,7 @@ def skip(
     name: ProjectionArgument,
     *,
     event_id: EventIdOption,
-    why: Annotated[str, typer.Option(callback=text, help="The reason; it is recorded.")],
+    why: Annotated[str, typer.Option(callback=storable_text, help="The reason; it is recorded.")],
 ) -> None:
     """Let a projection skip an event that it can't fold.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus, Status
-from projections.running.checkpoint import State
+from projections.running.checkpoint import ProjectionState
 
 
 def find_problems(status: Status, configured: Collection[str] = (), max_behind: float | None = None) -> list[str]:
@@ -65,11 +65,11 @@ def _utc(moment: datetime | None) -> str:
 def _find_projection_problems(one: ProjectionStatus) -> Iterator[str]:
     if one.code_version is None and one.folded_by:
         return  # another installation has this projection, and folds it
-    if one.state in (State.FAILED, State.WAITING):
+    if one.state in (ProjectionState.FAILED, ProjectionState.WAITING):
         yield f"{one.name} is {one.state}: {one.last_error or 'no error was recorded'}"
     elif one.problem is not None:
         yield f"{one.name}: {one.problem}"
     elif one.state == NEW:
         yield f"{one.name} has not run yet: start projections run"
-    elif one.state == State.RUNNING and not one.folded_by:
+    elif one.state == ProjectionState.RUNNING and not one.folded_by:
         yield f"nobody folds {one.name}: start projections run"

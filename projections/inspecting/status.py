@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from eventstore.appending.server_clock import AheadOfClock
-from projections.running.checkpoint import State
+from projections.running.checkpoint import ProjectionState
 from projections.running.folding_sessions import FoldingSession
 
 NEW = "new"
@@ -107,7 +107,7 @@ class ProjectionStatus:
     @property
     def shown_state(self) -> str:
         """The state for people: a running projection that no session folds is stopped."""
-        return "stopped (nobody folds)" if self.state == State.RUNNING and not self.folded_by else self.state
+        return "stopped (nobody folds)" if self.state == ProjectionState.RUNNING and not self.folded_by else self.state
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ async def _build(
         rows = await retry_on_lock(lambda: move_tables(conn, into, shadows, position, force=force), before_retry=note)
     except BaseException as error:
         for shadow in shadows:
-            await rebuild_history.record_failure(conn, shadow.run_id, "failed", error)
+            await rebuild_history.record_run_failure(conn, shadow.run_id, "failed", error)
             await _drop_if_possible(shadow)
         raise
     for shadow in shadows:

@@ -33,7 +33,7 @@ from projections.rebuilding.row_changes import Changes, Sample
 from projections.rebuilding.shadow import Shadow
 from projections.rebuilding.shadow_run import ShadowRun, new_shadow
 from projections.running import checkpoint, state_changes
-from projections.running.checkpoint import Checkpoint, State
+from projections.running.checkpoint import Checkpoint, ProjectionState
 
 REMOVABLE = 0.10
 """The share of a table's rows that a rebuild may remove without permission."""
@@ -153,10 +153,10 @@ class _Rebuild:
         try:
             result = await self._run_steps(at, resume=resume)
         except RebuildRefused as error:
-            await rebuild_history.record_failure(self._conn, self._shadow.run_id, "refused", error)
+            await rebuild_history.record_run_failure(self._conn, self._shadow.run_id, "refused", error)
             raise
         except BaseException as error:
-            await rebuild_history.record_failure(self._conn, self._shadow.run_id, "failed", error)
+            await rebuild_history.record_run_failure(self._conn, self._shadow.run_id, "failed", error)
             raise
         if self._dry_run and resume:
             self._progress.note(f"{self._projection.name}: the shadow is kept; --resume continues with it")
@@ -168,7 +168,7 @@ class _Rebuild:
         steps = self._steps
         await steps.start(resume=resume)
         # Rows of this version are compared where they are. The position of others doesn't say how far to fold.
-        is_current = at.version == self._projection.version and at.state != State.FAILED and at.position
+        is_current = at.version == self._projection.version and at.state != ProjectionState.FAILED and at.position
         await steps.catch_up(at.position if is_current else at.head)
         await steps.retry(steps.compare, "a table")
         if self._dry_run:

@@ -126,7 +126,7 @@ async def record_as_of_done(
     await conn.execute(_AS_OF_DONE, [position, schema_oid, list(table_oids), run_id])
 
 
-async def record_failure(conn: AsyncConnection[Any], run_id: int, state: str, error: BaseException) -> None:
+async def record_run_failure(conn: AsyncConnection[Any], run_id: int, state: str, error: BaseException) -> None:
     """Record that a run failed, and why, if the database can be reached; raises nothing."""
     if isinstance(error, asyncio.CancelledError):
         state, why = "abandoned", "it was interrupted"

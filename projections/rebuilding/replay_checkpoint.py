@@ -20,7 +20,7 @@ async def read_checkpoint(conn: AsyncConnection[Any], projection: Projection) ->
         ProjectionsError: there is none yet, or the rows are of a newer version.
 
     """
-    at = await checkpoint.read(conn, projection.name)
+    at = await checkpoint.find_checkpoint(conn, projection.name)
     if at is None:
         raise ProjectionsError(
             f"{projection.name} has not run yet: start projections run, or run projections rebuild {projection.name}"

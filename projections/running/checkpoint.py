@@ -22,7 +22,7 @@ from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
 from projections.folding.whole_window import hi_if_whole
 
 
-class State(StrEnum):
+class ProjectionState(StrEnum):
     """The state of a projection."""
 
     RUNNING = "running"
@@ -141,7 +141,7 @@ async def create_if_missing(conn: AsyncConnection[Any], name: str, version: int)
     await conn.execute(_CREATE, [name, version])
 
 
-async def read(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
+async def find_checkpoint(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
     """Read a checkpoint without its lock; None before the projection's first run."""
     row = await fetch_row(conn, _READ, [name])
     return Checkpoint(*row) if row else None

@@ -17,7 +17,7 @@ from eventstore import ulid
 from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import ProjectionsError, UsageError
-from projections.running.checkpoint import State
+from projections.running.checkpoint import ProjectionState
 
 POLL_SECONDS = 0.05
 
@@ -147,7 +147,7 @@ async def _refuse_quarantined(conn: AsyncConnection[Any], event_id: str) -> None
 
 
 def _refuse_stopped(name: str, state: str | None, error: str | None, event_id: str) -> None:
-    if state in (State.RUNNING, None):  # None: it has not run yet, and may
+    if state in (ProjectionState.RUNNING, None):  # None: it has not run yet, and may
         return
-    reason = error or (f"run projections rebuild {name}" if state == State.WAITING else "")
+    reason = error or (f"run projections rebuild {name}" if state == ProjectionState.WAITING else "")
     raise ProjectionsError(f"{name} has not folded event {event_id} and is {state}" + (f": {reason}" if reason else ""))

@@ -27,7 +27,7 @@ class RunOutcome:
     gave_up: str | None = None
 
 
-async def run(
+async def run_projections(
     url: str,
     workers: Sequence[Worker],
     followers: Sequence[Follower],

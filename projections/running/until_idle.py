@@ -20,7 +20,7 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import Outage, Report
 from eventstore.postgres.queries import fetch_all
 from eventstore.waits import Waits
-from projections.running.checkpoint import State
+from projections.running.checkpoint import ProjectionState
 from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
 from projections.running.worker import Worker
 
@@ -164,7 +164,7 @@ def _why_stopped(row: _Progress, code_version: int) -> str | None:
     if row.position > row.head:
         return f"waiting: {describe_ahead_of_log(row.name, row.position, row.head)}"
     # Rows of this version may be marked as waiting by newer code; this process folds them.
-    if row.state in (State.RUNNING, State.WAITING):
+    if row.state in (ProjectionState.RUNNING, ProjectionState.WAITING):
         return None
     return f"{row.state}: {row.last_error}" if row.last_error else row.state
 

@@ -29,7 +29,7 @@ from projections.folding.window_fold import build_fold
 from projections.folding.window_size import Cause, WindowSize
 from projections.projection import Projection
 from projections.running import checkpoint, state_changes
-from projections.running.checkpoint import Checkpoint, State
+from projections.running.checkpoint import Checkpoint, ProjectionState
 from projections.running.fold_function import FoldFunction
 from projections.running.fold_log import FoldLog
 from projections.settings import WorkerSettings
@@ -159,10 +159,10 @@ class WindowStep:
             self._log.stopped(f"its rows have version {at.version}, this code has version {version}: {remedy}")
             return False
         # The first attempt of a process doesn't wait for retry_at: this process may have the fix.
-        if at.state == State.PAUSED or (at.state == State.FAILED and not at.due and not is_first):
+        if at.state == ProjectionState.PAUSED or (at.state == ProjectionState.FAILED and not at.due and not is_first):
             await conn.rollback()
             return False
-        if at.state == State.WAITING and is_first:
+        if at.state == ProjectionState.WAITING and is_first:
             await state_changes.end_wait(conn, name, version)
             await conn.commit()
             again = await checkpoint.begin_and_try_lock(conn, name)

@@ -76,7 +76,7 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
   projections --help      then docs/configuration.md, to follow your own app"""
 
 
-def main() -> None:
+def run_demo() -> None:
     """Run the demo; exit code 1 with a sentence when a part of it fails."""
     signals.install()
     remember_output_options()
@@ -156,6 +156,6 @@ def _show(url: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        run_demo()
     except typer.Exit as ended:
         raise SystemExit(ended.exit_code) from None

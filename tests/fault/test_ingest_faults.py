@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract
-from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.follower import Follower, FollowerState
 from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
 from projections.sandbox.simulator import Simulator, SimulatorSettings
@@ -181,7 +181,7 @@ async def outlive(server: EmbeddedPostgres, one: Follower, running: Running, lea
         await asyncio.to_thread(server.stop, "immediate")
     else:
         kill(server)
-    await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
+    await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
     await asyncio.to_thread(server.start)
 
 

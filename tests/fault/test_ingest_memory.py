@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from eventstore.contracts import Contract
 from eventstore.ingest import buffer
 from eventstore.ingest.buffer import Buffer, Received
-from eventstore.ingest.follower import State
+from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import SimulatorSettings
 from tests import wire
 from tests.fault.proxy import TcpProxy, target_of, through
@@ -101,7 +101,7 @@ async def test_while_the_database_is_unavailable_nothing_is_kept_in_memory_and_n
         async with following(one) as running:
             await running.until(lambda: one.stored == 20, "the first")
             proxy.refuse()
-            await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
+            await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
             await simulator.append(*log[20:])
             assert not one.is_quiet
             open_streams = [call for call in simulator.calls if call.ended is None]

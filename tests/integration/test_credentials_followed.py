@@ -13,7 +13,7 @@ from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
-from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.follower import Follower, FollowerState
 from eventstore.ingest.upstream import Upstream
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
@@ -70,7 +70,7 @@ async def refusal(follower: Follower) -> str:
     """The sentence with which it ends; nothing secret is in it."""
 
     async def refused() -> bool:
-        return follower.state is State.REFUSED
+        return follower.state is FollowerState.REFUSED
 
     await until(refused, "the refusal")
     assert follower.refusal is not None

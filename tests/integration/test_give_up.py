@@ -21,7 +21,7 @@ SHORT = 0.3
 
 async def run(url: str, *workers: Worker, give_up_after: float) -> RunOutcome:
     async with asyncio.timeout(store.GIVE_UP):
-        return await running.run(
+        return await running.run_projections(
             url,
             workers,
             [],

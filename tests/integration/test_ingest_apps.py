@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
-from eventstore.ingest.follower import State
+from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import Fault, FaultKind
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
@@ -26,7 +26,7 @@ async def test_several_apps_are_followed_at_once_and_a_refused_one_ends_alone(
         follower(database_url, bad.address, app="bad"),
     ]
     async with following(*followers) as running:
-        await running.until(lambda: followers[2].state is State.REFUSED, "the refusal")
+        await running.until(lambda: followers[2].state is FollowerState.REFUSED, "the refusal")
         (late,) = log_of(1, ago=0)
         await shop.append(late)
         await running.until(lambda: followers[0].stored == 21, "what came after the refusal")
@@ -92,7 +92,7 @@ async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
             await one.until(lambda: first.stored == 6, "the first's events")
             async with following(second) as other:
                 await other.until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
-                assert second.state is State.STANDING_BY
+                assert second.state is FollowerState.STANDING_BY
                 assert not second.is_quiet
                 (line,) = [line for line in logs if line["event"] == "standing by"]
                 assert line["app"] == "app"

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from structlog.testing import capture_logs
 
-from eventstore.ingest.follower import State
+from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
@@ -105,7 +105,7 @@ async def test_a_database_outage_does_not_count(database_url: str, simulator_fac
             async with following(one, until_idle=0.6) as running:
                 await running.until(lambda: one.stored == 3, "the events")
                 proxy.refuse()
-                await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
+                await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
                 away = len(logs)
                 await running.until(lambda: len(logs) >= away + 20, "twenty attempts to connect")
                 assert not one.is_quiet
@@ -140,7 +140,7 @@ async def test_a_stop_while_the_database_is_unavailable_names_the_apps_with_unco
         async with following(one) as running:
             await running.until(lambda: one.stored == 3, "the events")
             proxy.refuse()
-            await running.until(lambda: one.state is State.DATABASE_UNAVAILABLE, "the outage to be noticed")
+            await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
             assert (await running.stop()).uncommitted == ("app",)
 
 

@@ -14,7 +14,7 @@ from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.context import IngestContext
 from eventstore.ingest.credentials import FixedToken
-from eventstore.ingest.follower import Follower, State
+from eventstore.ingest.follower import Follower, FollowerState
 from eventstore.ingest.upstream import Upstream
 from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder
@@ -81,7 +81,7 @@ async def test_the_times_of_the_refusal_and_of_the_next_attempt_are_saved(
     async with scripted(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=SOON)
         async with following(one, waits=SOON) as running:
-            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            await running.until(lambda: one.state is FollowerState.REFUSED, "the refusal")
             first, _ = await refusal_of(conn)
             await running.until(lambda: len(upstream.asked) >= 4, "more attempts")
             since, _ = await refusal_of(conn)
@@ -95,7 +95,7 @@ async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
     async with scripted(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=LATER)
         async with following(one, waits=LATER) as running:
-            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            await running.until(lambda: one.state is FollowerState.REFUSED, "the refusal")
             since, again = await refusal_of(conn)
             assert timedelta(seconds=590) < again - datetime.now(UTC) <= timedelta(seconds=600)
             assert one.retry_at is not None
@@ -146,10 +146,10 @@ async def test_another_process_may_take_over_while_a_refused_app_waits(
         first = follower(database_url, refusing.address, waits=LATER)
         second = follower(database_url, upstream.address)
         async with following(first, waits=LATER) as running:
-            await running.until(lambda: first.state is State.REFUSED, "the refusal")
+            await running.until(lambda: first.state is FollowerState.REFUSED, "the refusal")
             async with following(second) as other:
                 await other.until(lambda: second.stored == len(MESSAGES), "the second's events")
-                assert first.state is State.REFUSED
+                assert first.state is FollowerState.REFUSED
     assert await stored(conn) == MESSAGES
     assert (await row_of(conn))["error"] is None
 
@@ -162,13 +162,13 @@ async def test_a_refused_follower_whose_app_was_taken_over_stands_by(database_ur
         async with following(second) as other:
             await other.until(lambda: second.stored == len(MESSAGES), "the second's events")
             async with following(first, waits=waits) as running:
-                await running.until(lambda: first.state is State.STANDING_BY, "standing by")
+                await running.until(lambda: first.state is FollowerState.STANDING_BY, "standing by")
                 await other.stop()
-                await running.until(lambda: first.state is State.REFUSED, "the refusal")
+                await running.until(lambda: first.state is FollowerState.REFUSED, "the refusal")
                 third = follower(database_url, upstream.address)
                 async with following(third) as taking:
                     await taking.until(lambda: third.duplicates, "what the third receives again")
-                    await running.until(lambda: first.state is State.STANDING_BY, "standing by again")
+                    await running.until(lambda: first.state is FollowerState.STANDING_BY, "standing by again")
 
 
 async def test_the_other_apps_of_the_process_continue(database_url: str, conn: AsyncConnection) -> None:
@@ -196,7 +196,7 @@ async def test_two_apps_of_one_stream_continue_once_each_has_its_own(database_ur
         async with following(first) as running:
             await running.until(lambda: first.stored == len(MESSAGES), "the first's events")
             async with following(second, waits=SOON) as other:
-                await other.until(lambda: second.state is State.REFUSED, "the refusal")
+                await other.until(lambda: second.state is FollowerState.REFUSED, "the refusal")
                 assert "two apps follow the same stream" in (second.refusal or "")
                 configured[0] = own.address
                 await other.until(lambda: second.stored == len(OTHERS), "the events of its own stream")
@@ -255,6 +255,6 @@ async def test_a_refused_follower_stops_at_once(database_url: str, waits: Waits)
     async with scripted(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         async with following(one, waits=waits) as running:
-            await running.until(lambda: one.state is State.REFUSED, "the refusal")
+            await running.until(lambda: one.state is FollowerState.REFUSED, "the refusal")
             outcome = await running.stop()
     assert list(outcome.refused) == [APP]

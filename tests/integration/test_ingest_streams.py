@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 from eventstore.contracts import Contract
-from eventstore.ingest.follower import State
+from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
@@ -64,7 +64,7 @@ async def test_the_state_text_shows_whether_the_upstream_is_connected(
         await running.until(lambda: one.state_text == "following", "a stream")
         await simulator.stop()
         await running.until(lambda: one.state_text == "connecting", "the loss of it")
-        assert one.state is State.FOLLOWING
+        assert one.state is FollowerState.FOLLOWING
 
 
 @pytest.mark.parametrize("prefix", ["", "/ext", "/a/b"])
@@ -204,7 +204,7 @@ async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
-                await running.until(lambda: one.state is State.FOLLOWING, "the lease")
+                await running.until(lambda: one.state is FollowerState.FOLLOWING, "the lease")
                 async with slow.transaction():
                     await slow.execute("SELECT FROM eventstore.cursors FOR UPDATE")
                     held.set()

@@ -55,6 +55,10 @@ PUBLIC_ROOTS = ("eventstore", "projections", "projections.testing")
 """Their ``__init__`` loads public names on demand, from any room of the package."""
 
 REPEATED_FILE_NAMES = ("__init__", "__main__", "errors")
+REPEATED_CLASS_NAMES: tuple[str, ...] = ()
+REPEATED_FUNCTION_NAMES = (
+    "__dir__",  # the hook by which Python lists a package's public names
+)
 
 
 # Each is to be moved; the list only gets shorter.
@@ -80,6 +84,7 @@ def find_modules() -> dict[str, Path]:
 
 
 MODULES = find_modules()
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
 def room_of(module: str) -> str:
@@ -88,7 +93,7 @@ def room_of(module: str) -> str:
 
 def imports_of(module: str) -> Iterator[Import]:
     """The imports in a module of other modules of ours."""
-    for node, at_load in statements(ast.parse(MODULES[module].read_text()), at_load=True):
+    for node, at_load in statements(TREES[module], at_load=True):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -159,3 +164,24 @@ def test_file_names_occur_once() -> None:
         if path.stem not in REPEATED_FILE_NAMES and path.parent != ROOT / "projections" / "cli"
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_class_names_occur_once() -> None:
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1 and name not in REPEATED_CLASS_NAMES] == []
+
+
+def test_names_of_public_functions_occur_once() -> None:
+    """Except a command in ``cli``: its function has the command's name, as may the function that does the work."""
+    names = Counter(
+        node.name
+        for module, tree in TREES.items()
+        if MODULES[module].parent != ROOT / "projections" / "cli"
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_private(node.name)
+    )
+    assert [name for name, count in names.items() if count > 1 and name not in REPEATED_FUNCTION_NAMES] == []
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")

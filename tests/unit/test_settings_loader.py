@@ -12,7 +12,7 @@ from eventstore.errors import UsageError
 from eventstore.settings_loader import describe_invalid
 from eventstore.waits import load_waits
 from projections.sandbox.embedded.timeouts import load_embedded_timeouts
-from projections.settings import load_replay_settings, load_settings
+from projections.settings import load_replay_settings, load_worker_settings
 
 
 class Everything(BaseModel):
@@ -68,6 +68,6 @@ def test_the_sentence_names_the_variable(
     with pytest.raises(UsageError) as caught:  # noqa: PT012 - each loads its own settings
         load_waits()
         load_embedded_timeouts()
-        load_settings()
+        load_worker_settings()
         load_replay_settings()
     assert str(caught.value) == f"{variable} {sentence}"

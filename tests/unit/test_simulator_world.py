@@ -65,7 +65,7 @@ def test_the_days_end_at_the_epoch_and_fit_into_the_replay_window(log: list[Simu
 
 def test_at_a_rate_events_are_evenly_apart() -> None:
     log = log_of(World(recipients=200), rate=10)
-    moments = [ulid.milliseconds(entry.event_id) for entry in log]
+    moments = [ulid.time_milliseconds(entry.event_id) for entry in log]
     first = moments[-1] - 100 * (len(moments) - 1)
     assert all(abs(moment - first - 100 * at) <= 200 for at, moment in enumerate(moments))
     assert ulid.time_of(log[-1].event_id) == ENDS

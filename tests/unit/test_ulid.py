@@ -61,8 +61,8 @@ def test_the_time_is_decoded_as_it_was_encoded() -> None:
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 31, 32, 1_767_322_800_000, 2**48 - 1])
 def test_the_milliseconds_are_those_that_another_encoder_wrote(milliseconds: int) -> None:
-    assert ulid.milliseconds(wire.ulid_of(milliseconds)) == milliseconds
-    assert ulid.milliseconds(wire.ulid_of(milliseconds, tail=2**80 - 1)) == milliseconds
+    assert ulid.time_milliseconds(wire.ulid_of(milliseconds)) == milliseconds
+    assert ulid.time_milliseconds(wire.ulid_of(milliseconds, tail=2**80 - 1)) == milliseconds
 
 
 def test_a_time_after_the_year_9999_is_none() -> None:

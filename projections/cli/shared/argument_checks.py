@@ -23,7 +23,7 @@ def seconds(value: float | None) -> float | None:
     return value
 
 
-def text(value: str | None) -> str | None:
+def storable_text(value: str | None) -> str | None:
     """Return a text that Postgres can store.
 
     Raises:
@@ -35,10 +35,10 @@ def text(value: str | None) -> str | None:
     return value
 
 
-def texts(values: Sequence[str]) -> Sequence[str]:
-    """Return texts that Postgres can store; see :func:`text`."""
+def storable_texts(values: Sequence[str]) -> Sequence[str]:
+    """Return texts that Postgres can store; see :func:`storable_text`."""
     for value in values:
-        text(value)
+        storable_text(value)
     return values
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from eventstore.appending.server_clock import AheadOfClock
 from projections.cli.shared.value_text import format_value
 from projections.inspecting.status import NEW, AppStatus, Status
-from projections.running.checkpoint import State
+from projections.running.checkpoint import ProjectionState
 from projections.running.folding_sessions import FoldingSession
 from projections.terminal_text import visible
 
@@ -57,7 +57,7 @@ def folder_lines(status: Status) -> list[str]:
     names: dict[FoldingSession | tuple[str, int] | None, list[str]] = {}
     seen: dict[FoldingSession | tuple[str, int] | None, list[datetime]] = {}
     for one in status.projections:
-        stands_still = one.state in (State.PAUSED, NEW) or one.code_version is None
+        stands_still = one.state in (ProjectionState.PAUSED, NEW) or one.code_version is None
         for folder in one.folded_by or ((None,) if not stands_still else ()):
             who = (folder.host, folder.pid) if folder and folder.host is not None and folder.pid is not None else folder
             if one.name not in names.setdefault(who, []):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from projections.sandbox.embedded.binaries import locate, wheel_psql
-from projections.sandbox.embedded.embedded_postgres import EmbeddedPostgres, Status
+from projections.sandbox.embedded.embedded_postgres import EmbeddedPostgres, EmbeddedStatus
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
-__all__ = ["EmbeddedPostgres", "EmbeddedTimeouts", "Status", "locate", "wheel_psql"]
+__all__ = ["EmbeddedPostgres", "EmbeddedStatus", "EmbeddedTimeouts", "locate", "wheel_psql"]

@@ -12,8 +12,8 @@ from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded.folders import Place
 from projections.sandbox.embedded.os_account import Account
 from projections.sandbox.embedded.private_files import sync_folder, write_whole
-from projections.sandbox.embedded.processes import run
-from projections.sandbox.embedded.state_file import State
+from projections.sandbox.embedded.processes import run_program
+from projections.sandbox.embedded.state_file import SavedServer
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
 DATABASE = "projections"
@@ -38,7 +38,7 @@ host    all       all   127.0.0.1/32   scram-sha-256
 
 def ensure_cluster(
     place: Place,
-    state: State,
+    state: SavedServer,
     account: Account,
     binaries: Path,
     *,
@@ -80,7 +80,14 @@ def ensure_cluster(
 
 
 def _make(
-    half: Path, state: State, account: Account, binaries: Path, *, timeouts: EmbeddedTimeouts, lock: int, durable: bool
+    half: Path,
+    state: SavedServer,
+    account: Account,
+    binaries: Path,
+    *,
+    timeouts: EmbeddedTimeouts,
+    lock: int,
+    durable: bool,
 ) -> None:
     data, passwords = half / "data", half / "password"
     write_whole(passwords, f"{state.superuser_password}\n")
@@ -96,11 +103,11 @@ def _make(
         "--encoding=UTF8",
         "--locale=C.UTF-8",
     ]
-    run([*initdb, *([] if durable else ["--no-sync"])], account, timeout=timeouts.initdb, keep=lock)
+    run_program([*initdb, *([] if durable else ["--no-sync"])], account, timeout=timeouts.initdb, keep=lock)
     # A single-user server: the role and the database exist before anyone can connect.
     alone = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on"]
     statements = f"CREATE ROLE {ROLE} LOGIN PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE} OWNER {ROLE}\n"
-    run(
+    run_program(
         [*alone, "-c", f"fsync={'on' if durable else 'off'}", SUPERUSER],
         account,
         timeout=timeouts.initdb,
@@ -121,7 +128,7 @@ def write_settings(place: Place, account: Account, *, port: int, settings: Mappi
     write_whole(place.hba, _HBA, mode=mode, group=group)
 
 
-def server_command(place: Place, state: State, binaries: Path) -> list[str]:
+def server_command(place: Place, state: SavedServer, binaries: Path) -> list[str]:
     """Return the command that starts the server; its processes are recognised by the cluster name."""
     options = [f"cluster_name={state.name}", f"config_file={place.config}"]
     return [str(binaries / "postgres"), "-D", str(place.data), *(part for option in options for part in ("-c", option))]

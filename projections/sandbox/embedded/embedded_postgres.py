@@ -22,12 +22,12 @@ from projections.sandbox.embedded.folders import SYSTEM_ROOT, Place, current, ma
 from projections.sandbox.embedded.lifecycle import HOST, StopMode, clear_leftovers, start, stop
 from projections.sandbox.embedded.os_account import caller, system_account
 from projections.sandbox.embedded.private_files import locked
-from projections.sandbox.embedded.state_file import State, state_file
+from projections.sandbox.embedded.state_file import SavedServer, state_file
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts, load_embedded_timeouts
 
 
 @dataclass(frozen=True)
-class Status:
+class EmbeddedStatus:
     """The state of an embedded server.
 
     Attributes:
@@ -135,16 +135,16 @@ class EmbeddedPostgres:
         """Return the URL of the maintenance database as superuser, or None while the server isn't ready."""
         return self._url(lambda state: f"{SUPERUSER}:{state.superuser_password}", SUPERUSER)
 
-    def status(self) -> Status:
+    def status(self) -> EmbeddedStatus:
         """Return the server's state, without starting anything."""
         state = current(self.home)
         if state is None:
-            return Status("absent")
+            return EmbeddedStatus("absent")
         place = Place.of(self.home, state)
         server = processes.find(place.data, state.name)
         if server is None:
-            return Status("stopped", data=place.data, log=place.log)
-        return Status("running" if server.ready else "starting", server.pid, server.port, place.data, place.log)
+            return EmbeddedStatus("stopped", data=place.data, log=place.log)
+        return EmbeddedStatus("running" if server.ready else "starting", server.pid, server.port, place.data, place.log)
 
     @property
     def server_version(self) -> str:
@@ -155,7 +155,7 @@ class EmbeddedPostgres:
     def _lock(self) -> Path:
         return self.home / "embedded.lock"
 
-    def _url(self, login: Callable[[State], str], database: str) -> str | None:
+    def _url(self, login: Callable[[SavedServer], str], database: str) -> str | None:
         state = current(self.home)
         if state is None:
             return None

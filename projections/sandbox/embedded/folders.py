@@ -11,7 +11,7 @@ from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded.binaries import refuse_foreign
 from projections.sandbox.embedded.os_account import Account
 from projections.sandbox.embedded.private_files import write_whole
-from projections.sandbox.embedded.state_file import State, load, save, state_file
+from projections.sandbox.embedded.state_file import SavedServer, load_server, save_server, state_file
 
 SYSTEM_ROOT = Path("/var/lib/projections")
 HOME_NAME = ".projections"
@@ -31,7 +31,7 @@ class Place:
     folder: Path
 
     @classmethod
-    def of(cls, home: Path, state: State) -> Place:
+    def of(cls, home: Path, state: SavedServer) -> Place:
         """Return the paths of a home's server for the current user."""
         return cls(home, SYSTEM_ROOT / state.name if os.geteuid() == 0 else home)
 
@@ -85,22 +85,22 @@ def make_home(home: Path) -> None:
         raise EmbeddedError(f"the folder {home} can't be created: {error.strerror}") from error
 
 
-def remembered(home: Path) -> State:
+def remembered(home: Path) -> SavedServer:
     """Return the saved state of a home's server, or save a new one; call it under the home's lock.
 
     A copy of root's home would find the original's data by its name, so it gets a new name.
     """
-    state = load(home)
+    state = load_server(home)
     if state is None:
         if (home / "postgres").exists():
             raise EmbeddedError(
                 f"{state_file(home)} is missing: restore it, or remove {home / 'postgres'}, whose password it had"
             )
-        state = State.new()
-        save(home, state)
+        state = SavedServer.new()
+        save_server(home, state)
     elif _is_anothers(Place.of(home, state), state):
-        state = State.new()
-        save(home, state)
+        state = SavedServer.new()
+        save_server(home, state)
     return state
 
 
@@ -132,18 +132,18 @@ def _make_own(folder: Path, mode: int) -> None:
         folder.chmod(mode)  # whatever the umask is, or a killed process didn't finish
 
 
-def current(home: Path) -> State | None:
+def current(home: Path) -> SavedServer | None:
     """Return the saved state of a home's server; None if there is none, or if it is another home's.
 
     Raises:
         EmbeddedError: the home belongs to another user, or the file is damaged.
 
     """
-    state = load(home)
+    state = load_server(home)
     return None if state is None or _is_anothers(Place.of(home, state), state) else state
 
 
-def _is_anothers(place: Place, state: State) -> bool:
+def _is_anothers(place: Place, state: SavedServer) -> bool:
     """Tell whether this is a copy of another home: one elsewhere whose server has the same name."""
     if place.folder == place.home:
         return False
@@ -154,7 +154,7 @@ def _is_anothers(place: Place, state: State) -> bool:
     if owner == place.home:
         return False
     try:
-        other = load(owner)
+        other = load_server(owner)
     except EmbeddedError:
         return False
     return other is not None and other.name == state.name

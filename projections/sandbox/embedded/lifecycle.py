@@ -18,7 +18,7 @@ from projections.sandbox.embedded import processes
 from projections.sandbox.embedded.cluster import server_command, write_settings
 from projections.sandbox.embedded.folders import Place
 from projections.sandbox.embedded.os_account import Account
-from projections.sandbox.embedded.state_file import State, save
+from projections.sandbox.embedded.state_file import SavedServer, save_server
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 
 HOST = "127.0.0.1"
@@ -31,7 +31,7 @@ _ATTEMPTS = 5  # another process may take the port between our check and the ser
 
 def start(
     place: Place,
-    state: State,
+    state: SavedServer,
     account: Account,
     binaries: Path,
     *,
@@ -53,7 +53,7 @@ def start(
             pid = server.pid
         else:
             state = replace(state, port=_free_port(state.port))
-            save(place.home, state)
+            save_server(place.home, state)
             write_settings(place, account, port=state.port or 0, settings=settings)
             command = server_command(place, state, binaries)
             pid = processes.launch(command, account, lock=place.running_lock, output=place.output)
@@ -64,7 +64,7 @@ def start(
     raise EmbeddedError(f"the embedded PostgreSQL does not start: {_last_log_errors(place)}")
 
 
-def stop(place: Place, state: State, mode: StopMode, *, timeouts: EmbeddedTimeouts) -> None:
+def stop(place: Place, state: SavedServer, mode: StopMode, *, timeouts: EmbeddedTimeouts) -> None:
     """Stop the server if it runs, and wait until its last process has ended.
 
     Raises:
@@ -85,7 +85,7 @@ def stop(place: Place, state: State, mode: StopMode, *, timeouts: EmbeddedTimeou
         time.sleep(timeouts.poll)
 
 
-def clear_leftovers(place: Place, state: State, *, timeouts: EmbeddedTimeouts) -> None:
+def clear_leftovers(place: Place, state: SavedServer, *, timeouts: EmbeddedTimeouts) -> None:
     """End the remaining processes of a killed server and remove its postmaster.pid; a running server is left alone.
 
     Raises:
@@ -107,7 +107,7 @@ def clear_leftovers(place: Place, state: State, *, timeouts: EmbeddedTimeouts) -
         raise EmbeddedError(f"processes of another server or container still use {place.data}")
 
 
-def _all_gone(place: Place, state: State, *, timeouts: EmbeddedTimeouts, within: float) -> bool:
+def _all_gone(place: Place, state: SavedServer, *, timeouts: EmbeddedTimeouts, within: float) -> bool:
     """Wait until all processes of a server without a postmaster end; False if they don't, or a postmaster appears."""
     deadline = time.monotonic() + within
     while processes.find(place.data, state.name) is None:
@@ -119,7 +119,7 @@ def _all_gone(place: Place, state: State, *, timeouts: EmbeddedTimeouts, within:
     return False
 
 
-def _becomes_ready(place: Place, state: State, pid: int, *, timeouts: EmbeddedTimeouts) -> bool:
+def _becomes_ready(place: Place, state: SavedServer, pid: int, *, timeouts: EmbeddedTimeouts) -> bool:
     deadline = time.monotonic() + timeouts.start
     while time.monotonic() < deadline:
         server = processes.find(place.data, state.name)

@@ -103,7 +103,7 @@ def any_alive(lock: Path) -> bool:
     return False
 
 
-def run(command: Sequence[str], account: Account, *, timeout: float, keep: int, stdin: str = "") -> str:
+def run_program(command: Sequence[str], account: Account, *, timeout: float, keep: int, stdin: str = "") -> str:
     """Run one of PostgreSQL's commands to its end; if interrupted, kill the command and its children.
 
     Args:

@@ -14,7 +14,7 @@ from projections.sandbox.embedded.private_files import write_whole
 
 
 @dataclass(frozen=True)
-class State:
+class SavedServer:
     """What is saved about a server, in ``embedded.json`` (file mode 0600).
 
     Attributes:
@@ -31,7 +31,7 @@ class State:
     port: int | None = None
 
     @classmethod
-    def new(cls) -> State:
+    def new(cls) -> SavedServer:
         """Return a new state with a random name and passwords."""
         return cls(secrets.token_hex(12), secrets.token_hex(24), secrets.token_hex(24))
 
@@ -41,7 +41,7 @@ def state_file(home: Path) -> Path:
     return home / "embedded.json"
 
 
-def load(home: Path) -> State | None:
+def load_server(home: Path) -> SavedServer | None:
     """Return the saved state of a home's server, or None if there is none.
 
     Raises:
@@ -56,7 +56,7 @@ def load(home: Path) -> State | None:
                 f"{home} belongs to another user (number {home.stat().st_uid}): run this as that user, "
                 "or name another folder in PROJECTIONS_HOME"
             )
-        state = State(**json.loads(path.read_text()))
+        state = SavedServer(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -68,6 +68,6 @@ def load(home: Path) -> State | None:
     return state
 
 
-def save(home: Path, state: State) -> None:
+def save_server(home: Path, state: SavedServer) -> None:
     """Save a server's state."""
     write_whole(state_file(home), json.dumps(asdict(state), indent=1) + "\n")

@@ -87,7 +87,7 @@ class StreamingCall:
     def _is_expired(self) -> bool:
         oldest = (self._state.settings.now() - self._state.settings.replay_window) * 1000
         after = self._call.after_event_id
-        return after is not None and ulid.milliseconds(after) < oldest
+        return after is not None and ulid.time_milliseconds(after) < oldest
 
     async def _send_cursor_expired(self) -> None:
         notice = pcs.CursorExpired(detail="the cursor is older than the replay window; this is the live edge")
@@ -126,7 +126,7 @@ class StreamingCall:
         elif kind is FaultKind.FUTURE_ULID:
             await self._send_extra(payload + _event_id_field(self._new_ulid(_FAR_FUTURE_MS)))
         else:
-            event_id = self._new_ulid(max(ulid.milliseconds(original.event_id) - _LATE_BY_MS, 0))
+            event_id = self._new_ulid(max(ulid.time_milliseconds(original.event_id) - _LATE_BY_MS, 0))
             late = payload + _event_id_field(event_id)
             # It is an event of the app like any other, so the log keeps it where it was sent.
             self._log.insert(

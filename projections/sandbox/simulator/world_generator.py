@@ -11,10 +11,10 @@ import random
 from collections import Counter
 
 from eventstore.contracts import Contract
+from eventstore.contracts.event_types import EventType
 from projections.sandbox.simulator.world_types import (
     SANDBOX,
     Behaviour,
-    EventType,
     Poll,
     Recipient,
     RecipientState,
@@ -110,15 +110,15 @@ class _Generator:
         """Generate the events of one recipient; return its state when the request is completed."""
         ppnum = recipient.ppnum
         if behaviour is Behaviour.FAILS:
-            self._add(at, EventType.FAILED, request, recipient, RecipientState.FAILED, "undeliverable")
+            self._add(at, EventType.RECIPIENT_FAILED, request, recipient, RecipientState.FAILED, "undeliverable")
             return RecipientState.FAILED
         if ppnum not in SANDBOX and self.denied.get(ppnum, at) < at:
-            self._add(at, EventType.FAILED, request, recipient, RecipientState.FAILED, "consent_denied")
+            self._add(at, EventType.RECIPIENT_FAILED, request, recipient, RecipientState.FAILED, "consent_denied")
             return RecipientState.FAILED
         if behaviour is Behaviour.DELIVERS or (ppnum not in SANDBOX and self.consented.get(ppnum, at) < at):
             self._deliver(at, request, recipient)
             return RecipientState.DELIVERED
-        self._add(at, EventType.PENDING_CONSENT, request, recipient, RecipientState.PENDING_CONSENT)
+        self._add(at, EventType.RECIPIENT_PENDING_CONSENT, request, recipient, RecipientState.PENDING_CONSENT)
         self._wait_for_consent(behaviour, request, recipient, completed_at)
         return RecipientState.PENDING_CONSENT
 
@@ -135,15 +135,21 @@ class _Generator:
         failed = RecipientState.FAILED
         if behaviour is Behaviour.DENIES:
             self._add(decided_at, EventType.CONSENT_DENIED, request, recipient, failed, only=chat)
-            self._add(decided_at, EventType.FAILED, request, recipient, failed, "consent_denied", only=pcs)
+            self._add(decided_at, EventType.RECIPIENT_FAILED, request, recipient, failed, "consent_denied", only=pcs)
             self.denied[recipient.ppnum] = decided_at
         else:
             self._add(
-                completed_at + 24 * HOUR, EventType.FAILED, request, recipient, failed, "consent_expired", only=pcs
+                completed_at + 24 * HOUR,
+                EventType.RECIPIENT_FAILED,
+                request,
+                recipient,
+                failed,
+                "consent_expired",
+                only=pcs,
             )
 
     def _deliver(self, at: int, request: Request, recipient: Recipient) -> None:
-        self._add(at, EventType.DELIVERED, request, recipient, RecipientState.DELIVERED)
+        self._add(at, EventType.RECIPIENT_DELIVERED, request, recipient, RecipientState.DELIVERED)
         if request.poll is None or self.random.random() >= _ANSWERING:
             return
         at += self._between(10 * SECOND, 6 * HOUR)
@@ -155,7 +161,7 @@ class _Generator:
         picked = self.random.sample(range(len(poll.options)), self.random.randint(1, 3) if poll.multiple else 1)
         answer = tuple(poll.options[option] for option in sorted(picked))
         delivered, chat = RecipientState.DELIVERED, Contract.CHAT_EXTERNAL
-        self._add(at, EventType.POLL_RESPONSE, request, recipient, delivered, answer=answer, only=chat)
+        self._add(at, EventType.POLL_RESPONSE_RECEIVED, request, recipient, delivered, answer=answer, only=chat)
 
     def _add(
         self,

@@ -6,19 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from eventstore.contracts import Contract
-
-
-class EventType(IntEnum):
-    """The types of events; the numbers are those of the contracts."""
-
-    DELIVERED = 1
-    FAILED = 2
-    PENDING_CONSENT = 3
-    CONSENT_GRANTED = 4
-    CONSENT_DENIED = 5
-    REQUEST_COMPLETED = 6
-    POLL_RESPONSE = 7
-    REQUEST_FAILED = 8
+from eventstore.contracts.event_types import EventType
 
 
 class RecipientState(IntEnum):

@@ -5,6 +5,7 @@
     ProjectionsError
     ├── UnknownProjection         no projection has that name; also a UsageError
     ├── InvalidProjection         a projection breaks the rules; also a UsageError
+    ├── SchemaNotCurrent          the database has another schema revision; also a UsageError
     ├── MigrationRefused          this database can't be migrated as it is; also a UsageError
     ├── MigrationBlocked          another session held a lock that a migration needs for too long
     ├── SchemaBroken              the schema was changed in a way that can't be repaired
@@ -32,6 +33,7 @@ __all__ = [
     "RebuildLost",
     "RebuildRefused",
     "SchemaBroken",
+    "SchemaNotCurrent",
     "UnknownProjection",
     "UsageError",
     "describe_user_code_error",
@@ -49,6 +51,10 @@ class ProjectionsError(Exception):
 
 class UnknownProjection(ProjectionsError, UsageError):
     """No projection has that name; the message names those that exist."""
+
+
+class SchemaNotCurrent(ProjectionsError, UsageError):
+    """The database has another schema revision than this version needs; the message says what to do."""
 
 
 class MigrationRefused(ProjectionsError, UsageError):

@@ -25,6 +25,7 @@ from projections.cli.shared.status_tables import (
     projections_table,
 )
 from projections.cli.shared.typer_app import new_app
+from projections.errors import MigrationRefused, SchemaNotCurrent
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
@@ -75,10 +76,10 @@ def status(
 
 @contextmanager
 def _schema_problems_found() -> Iterator[None]:
-    """With --check, a schema that is not current is a problem (exit code 1), not a usage error."""
+    """With --check, a schema that is not current is a problem (exit code 1); wrong settings stay usage errors."""
     try:
         yield
-    except UsageError as error:
+    except (SchemaNotCurrent, MigrationRefused) as error:
         print_message(f"projections: {error}", level=LogLevel.ERROR)
         raise typer.Exit(FAILED) from None
 

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from eventstore.resources import migrations_folder
-from projections.errors import MigrationRefused, UsageError
+from projections.errors import MigrationRefused, SchemaNotCurrent
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from projections.migrating.user_tables import describe_missing_table, find_missing_tables
 from projections.projection import Projection
@@ -46,7 +46,8 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
         By name, which of the projections can't fold because a table of theirs is missing, and what to do.
 
     Raises:
-        UsageError: it has another revision; the message says what to do.
+        SchemaNotCurrent: it has an older revision, or none; the message says what to do.
+        MigrationRefused: it has a revision of a newer version.
         DatabaseUnavailable: the database can't be reached.
 
     """
@@ -57,7 +58,7 @@ def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> 
     refuse_unknown(revision)
     if revision != needed:
         has = "has no schema yet" if revision is None else f"has schema revision {revision}"
-        raise UsageError(f"the database {has}, this version needs {needed}; run projections migrate")
+        raise SchemaNotCurrent(f"the database {has}, this version needs {needed}; run projections migrate")
     return {name: describe_missing_table(tables[0].name) for name, tables in missing.items() if tables}
 
 

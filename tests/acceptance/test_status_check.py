@@ -69,6 +69,21 @@ async def test_a_schema_that_is_not_current_is_a_reason(commands: Commands, empt
     assert (ended.code, ended.sentence.endswith("run projections migrate")) == (1, True), ended.said
 
 
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DATABASE_URL": "postgresql://localhost:not-a-port/none"}, "DATABASE_URL"),
+        ({"PROJECTIONS_STANDBY": "soon"}, "PROJECTIONS_STANDBY must be a number of seconds"),
+    ],
+)
+async def test_a_wrong_setting_is_a_usage_error_with_and_without_check(
+    commands: Commands, database_url: str, variables: dict[str, str], sentence: str
+) -> None:
+    for arguments in (CHECK, ("status",)):
+        ended = await commands.run(*arguments, **{**VARIABLES, "DATABASE_URL": database_url, **variables})
+        assert (ended.code, sentence in ended.err) == (2, True), ended.said
+
+
 @pytest.mark.parametrize("arguments", [("--max-behind", "5"), ("--check", "--max-behind", "-1")])
 async def test_what_makes_no_sense_is_asked_wrongly(commands: Commands, arguments: tuple[str, ...]) -> None:
     assert (await commands.run("status", *arguments, DATABASE_URL="postgresql://localhost:1/none")).code == 2

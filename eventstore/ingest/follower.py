@@ -95,6 +95,7 @@ class Follower:
         self._writer: EventWriter | None = None
         self._stopping = asyncio.Event()
         self._heads = KnownHeads()
+        self._outage = Outage(LogReport(log, app=self.app), cap=context.waits.database_backoff_cap)
 
     @property
     def refusal(self) -> str | None:
@@ -152,11 +153,10 @@ class Follower:
 
         """
         retry_after = self._context.waits.refused_retry if retry_refused else 0.0
-        outage = Outage(LogReport(log, app=self.app), cap=self._context.waits.database_backoff_cap)
         while not self._stopping.is_set():
             try:
                 async with hold_lease(self._context, self.app, self._note_standby, self._find_lost_events) as lease:
-                    outage.ended()
+                    self._outage.ended()
                     self.state = FollowerState.FOLLOWING
                     await self._follow_under(lease, retry_after)
             except LeadershipLost as error:
@@ -172,12 +172,14 @@ class Follower:
                     await self._pause(retry_after)
                     continue
                 self.state = FollowerState.DATABASE_UNAVAILABLE
-                await self._pause(outage.failed(error))
+                await self._pause(self._outage.failed(error))
 
     async def _find_lost_events(self, conn: psycopg.AsyncConnection) -> None:
         await self._heads.find_lost(conn, self.app)
 
     def _note_standby(self) -> None:
+        # The database works, also if this follower waits for hours until the lease is free.
+        self._outage.ended()
         self.state = FollowerState.STANDING_BY
 
     async def _follow_under(self, lease: Lease, retry_after: float) -> None:

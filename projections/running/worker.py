@@ -76,7 +76,7 @@ class Worker:
     async def _run(self, outage: Outage, appended: asyncio.Event) -> None:
         conn = await self._open()
         try:
-            await self._wait_until_migrated(conn)
+            await self._wait_until_migrated(conn, outage)
             await self._prepare(conn)
             while True:
                 # Cleared before the log is read: an append during the attempt sets it again.
@@ -116,8 +116,9 @@ class Worker:
         limits = fold_budget.timeout_settings(self._settings.fold_timeout)
         return await connect(self._url, name=name, waits=self._waits, settings={**FOLDING, **limits})
 
-    async def _wait_until_migrated(self, conn: AsyncConnection[Any]) -> None:
+    async def _wait_until_migrated(self, conn: AsyncConnection[Any], outage: Outage) -> None:
         while (why := await not_migrated(conn, self.projection)) is not None:
+            outage.ended()  # the database works, however long the migration takes to come
             if self.not_migrated is None:
                 log.warning("left out", projection=self.projection.name, why=why)
             self.not_migrated = why

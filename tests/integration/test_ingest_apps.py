@@ -106,6 +106,29 @@ async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
     assert sum(line["event"] == "standing by" for line in logs) == 1
 
 
+async def test_an_outage_ends_once_the_follower_stands_by(
+    database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(3))
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        proxy.refuse()
+        first = follower(database_url, simulator.address)
+        second = follower(through(database_url, proxy.port), simulator.address)
+        with capture_logs() as logs:
+            async with following(first) as one:
+                await one.until(lambda: first.stored == 3, "the first's events")
+                async with following(second) as other:
+                    for outages in (1, 2):
+                        await other.until(lambda: second.state is FollowerState.DATABASE_UNAVAILABLE, "the outage")
+                        proxy.accept()
+                        await other.until(lambda: second.state is FollowerState.STANDING_BY, "standing by")
+                        changes = [line["event"] for line in logs if line["event"].startswith("database")]
+                        assert changes.count("database available again") == outages
+                        proxy.refuse()
+    unavailable = [line for line in logs if line["event"] == "database unavailable" and line["log_level"] == "warning"]
+    assert len(unavailable) in (2, 3), "each outage is reported by itself; the third one may begin before the end"
+
+
 async def test_a_follower_that_stands_by_can_be_stopped(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     first, second = (follower(database_url, simulator.address) for _ in range(2))

@@ -19,6 +19,7 @@ from projections.running.folding_sessions import folding_session_name
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from tests import folding, oracle, store
+from tests.fault.proxy import TcpProxy, target_of, through
 from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
 
 
@@ -73,6 +74,28 @@ async def test_events_of_other_types_move_the_checkpoint_too(database_url: str, 
         assert (await stand(conn, name)).position == 3
     assert await written(conn) == []
     await folding.are_true(conn)
+
+
+async def test_an_outage_ends_while_the_worker_waits_for_the_migration(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await conn.execute("DROP TABLE watched")
+    async with TcpProxy(*target_of(database_url)) as proxy:
+        proxy.refuse()
+        one = worker(through(database_url, proxy.port), Watched())
+
+        async def is_unavailable() -> bool:
+            return any(line["event"] == "database unavailable" for line in logs)
+
+        async def waits_for_migration() -> bool:
+            return one.not_migrated is not None
+
+        with capture_logs() as logs:
+            async with running(database_url, one):
+                await store.until(is_unavailable, "the outage")
+                proxy.accept()
+                await store.until(waits_for_migration, "the wait for the migration")
+                assert [line["event"] for line in logs].count("database available again") == 1
 
 
 async def test_a_checkpoint_locked_by_another_session_is_skipped(database_url: str, conn: AsyncConnection) -> None:

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from eventstore.postgres.certificate_authorities import find_system_certificates
 from eventstore.postgres.session_settings import pin, startup_settings
-from eventstore.waits import Waits
+from eventstore.waits import Waits, load_waits
 
 MAX_NAME_BYTES = 63
 """Postgres cuts a longer application_name."""
@@ -48,10 +48,11 @@ async def connect(
         settings: settings in addition to those of all sessions, such as ``session_settings.FOLDING``.
 
     Raises:
+        UsageError: ``waits`` is None, and a timeout in the environment is not valid.
         psycopg.OperationalError: no connection within ``waits.database_connect``.
 
     """
-    waits = waits or Waits()
+    waits = waits or load_waits()
     startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
     given = _given(url)
     conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)

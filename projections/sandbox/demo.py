@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from eventstore.postgres.connection import connect_sync
-from eventstore.waits import Waits
+from eventstore.waits import Waits, load_waits
 from projections import database, logs, signals
 from projections.cli.shared.console import new_console
 from projections.cli.shared.error_handling import errors_handled
@@ -81,13 +81,15 @@ def run_demo() -> None:
     signals.install()
     remember_output_options()
     logs.configure()
-    with errors_handled(), _database() as url:
-        print_message("projections migrate")
-        _projections("migrate", url=url)
-        with _simulator() as address:
-            print_message(f"projections {' '.join(RUN)}    # from {address}, over gRPC")
-            _projections(*RUN, url=url, address=address)
-        _show(url)
+    with errors_handled():
+        waits = load_waits()
+        with _database() as url:
+            print_message("projections migrate")
+            _projections("migrate", url=url)
+            with _simulator() as address:
+                print_message(f"projections {' '.join(RUN)}    # from {address}, over gRPC")
+                _projections(*RUN, url=url, address=address)
+            _show(url, waits)
 
 
 @contextmanager
@@ -140,9 +142,9 @@ def _projections(*arguments: str, url: str, address: str | None = None) -> None:
         raise ProjectionsError(f"projections {arguments[0]} ended with exit code {ended.returncode}")
 
 
-def _show(url: str) -> None:
+def _show(url: str, waits: Waits) -> None:
     tables = new_console()
-    with connect_sync(url, name="projections demo", waits=Waits()) as connection:
+    with connect_sync(url, name="projections demo", waits=waits) as connection:
         for title, query in QUERIES:
             cursor = connection.execute(query, [APP] * query.count("%s"))
             table = Table(title=title, title_justify="left")

@@ -15,9 +15,18 @@ from projections.sandbox.demo import SIMULATE, TRY_NEXT
 from tests.acceptance.test_readme import check_make, parse
 
 
-@pytest.mark.parametrize("given", ["DATABASE_URL", "PGHOST"])
-def test_made_up_events_go_into_no_database_that_is_given(tmp_path: Path, given: str) -> None:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), given: "postgresql://nowhere/x"}
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("DATABASE_URL", "postgresql://nowhere/x", "unset DATABASE_URL"),
+        ("PGHOST", "postgresql://nowhere/x", "unset DATABASE_URL"),
+        ("PROJECTIONS_DATABASE_CONNECT", "soon", "PROJECTIONS_DATABASE_CONNECT must be a number of seconds"),
+    ],
+)
+def test_a_given_database_and_a_wrong_setting_are_refused_before_anything_is_created(
+    tmp_path: Path, variable: str, value: str, words: str
+) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), variable: value}
     ended = run(
         [sys.executable, "-m", "projections.sandbox.demo"],
         env=environment,
@@ -28,7 +37,7 @@ def test_made_up_events_go_into_no_database_that_is_given(tmp_path: Path, given:
     )
     assert ended.returncode == 2
     (sentence,) = ended.stderr.splitlines()
-    assert "unset DATABASE_URL" in sentence
+    assert words in sentence
     assert list(tmp_path.iterdir()) == []
 
 

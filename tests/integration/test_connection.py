@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from eventstore.errors import UsageError
 from eventstore.postgres import connection
 from eventstore.postgres.connection import connect, connect_sync
 from eventstore.postgres.session_settings import (
@@ -148,3 +149,9 @@ async def test_the_url_can_set_timeouts_and_read_only_and_nothing_else(database_
         assert await store.value(conn, "SHOW search_path") == "pg_catalog, pg_temp"
         assert await store.value(conn, "SHOW statement_timeout") == "7s"
         assert await store.value(conn, "SHOW transaction_read_only") == "on"
+
+
+async def test_a_wrong_timeout_in_the_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECTIONS_DATABASE_CONNECT", "soon")
+    with pytest.raises(UsageError, match="^PROJECTIONS_DATABASE_CONNECT must be a number of seconds$"):
+        await connect("postgresql://localhost:1/none")

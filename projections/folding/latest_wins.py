@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from sqlalchemy import Table, bindparam
 from sqlalchemy.dialects.postgresql import insert
 
+from eventstore.redaction.redact import redact
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import DIALECT, Schemas, compile_statement
 
@@ -53,7 +54,7 @@ class LatestWinsTable:
         name = self._table.name
         extra = [column for column in values if column not in (self._key if is_tombstone else self._allowed)]
         if extra:
-            names = ", ".join(sorted(extra))
+            names = ", ".join(redact(column) for column in sorted(extra))  # whatever handle made of the event
             if is_tombstone:
                 raise InvalidProjection(f"a tombstone of {name} sets {names}, which is not in the primary key")
             raise InvalidProjection(f"a row of {name} sets {names}, which handle may not set")

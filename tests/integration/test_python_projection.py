@@ -223,6 +223,11 @@ def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refus
         (with_values(app="App"), "a row of people has another app than its event"),
         (with_values(ppnum=None), "a row of people must set ppnum of the primary key"),
         (with_values(colour=1, size=2), "a row of people sets colour, size, which handle may not set"),
+        (with_values(**{"12300000001": True}), "a row of people sets [hidden], which handle may not set"),
+        (
+            lambda event: [Tombstone(people, {**key(), f"phone {event.ppnum}": 1})],
+            "a tombstone of people sets phone [hidden], which is not in the primary key",
+        ),
         (with_values(event_id="x"), "a row of people sets event_id, which handle may not set"),
         (with_values(deleted=True), "a row of people sets deleted, which handle may not set"),
         (with_values(loud="x"), "a row of people sets loud, which handle may not set"),

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection, DataError, IntegrityError
 
-from eventstore.appending.append_lock import acquire_append_lock, terminate_if_frozen
+from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import copy_events, copy_new_events
 from eventstore.appending.cursor_move import CursorMove, move_cursor
 from eventstore.appending.duplicates import compare_repeats, find_stored_ids, split_repeats
@@ -30,7 +30,6 @@ from eventstore.appending.notify_channel import NOTIFY
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
-from eventstore.errors import AppendLockBusy
 from eventstore.event_reader import read_head
 from eventstore.waits import Waits
 
@@ -87,19 +86,21 @@ class Appender:
 
         """
         self.attempted = None
-        while True:
+        if not events:
+            return await self._append_rejected(rejected, cursor)
+        return await retry_while_append_lock_is_busy(
+            self._conn, self._waits, lambda: self._append_events(events, rejected, cursor)
+        )
+
+    async def _append_events(
+        self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
+    ) -> Appended:
+        if not self.probing:
             try:
-                if not events:
-                    return await self._append_rejected(rejected, cursor)
-                if self.probing:
-                    return await self._append_with_probe(events, rejected, cursor)
                 return await self._append_without_probe(events, rejected, cursor)
-            except AppendLockBusy as busy:
-                await terminate_if_frozen(self._conn, busy, self._waits)
             except (IntegrityError, DataError):
-                if self.probing:
-                    raise
                 self.probing = True
+        return await self._append_with_probe(events, rejected, cursor)
 
     async def _append_rejected(self, rejected: Sequence[Rejected], cursor: CursorMove | None) -> Appended:
         """Append messages that can't be events; no position is assigned, so the append lock isn't needed."""

@@ -10,8 +10,9 @@ wrote is rolled back. If the holder changes, the lock is only busy, and nobody i
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import structlog
 from psycopg import AsyncConnection, errors
@@ -27,6 +28,8 @@ from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -49,6 +52,22 @@ class FrozenHolder(AppendLockBusy):
         self.holder = holder
 
 
+async def retry_while_append_lock_is_busy(
+    conn: AsyncConnection, waits: Waits, attempt: Callable[[], Awaitable[T]]
+) -> T:
+    """Run a transaction that acquires the append lock, again and again until the lock is free; end a frozen holder.
+
+    Raises:
+        Exception: whatever the attempt raises, other than that the append lock is held.
+
+    """
+    while True:
+        try:
+            return await attempt()
+        except AppendLockBusy as busy:
+            await terminate_if_frozen(conn, busy, waits)
+
+
 async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: CursorMove | None = None) -> Head:
     """Move a cursor, acquire the append lock, and read the head, inside the caller's transaction.
 
@@ -56,7 +75,7 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         The head. Times never fall as positions rise: if the last event's is ahead of the clock, it is used again.
 
     Raises:
-        AppendLockBusy: the lock was not free in time; try again after :func:`terminate_if_frozen`.
+        AppendLockBusy: the lock was not free in time; :func:`retry_while_append_lock_is_busy` tries again.
         LeadershipLost: the cursor's epoch is no longer this follower's.
         CommitsLost: the database lost what this follower had committed.
         AlreadyAppended: an earlier attempt at the same batch was committed.

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 
-from eventstore.appending.append_lock import acquire_append_lock, terminate_if_frozen
+from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import copy_rows
 from eventstore.appending.duplicates import find_missing
 from eventstore.appending.notify_channel import NOTIFY
-from eventstore.errors import AppendLockBusy, OtherLog
+from eventstore.errors import OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.waits import Waits
 
@@ -33,11 +33,7 @@ async def restore_events(conn: AsyncConnection, stored: Sequence[StoredEvent], w
         psycopg.Error: the database failed, or the connection.
 
     """
-    while True:
-        try:
-            return await _try_to_restore(conn, stored, waits)
-        except AppendLockBusy as busy:
-            await terminate_if_frozen(conn, busy, waits)
+    return await retry_while_append_lock_is_busy(conn, waits, lambda: _try_to_restore(conn, stored, waits))
 
 
 async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:

@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection
 
 from eventstore.appending.cursor_move import new_token
 from eventstore.errors import LeadershipLost, LockLost
@@ -27,6 +26,7 @@ from eventstore.ingest.context import IngestContext
 from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_LOCK, app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
+from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.postgres.session_lock import keep_alive, session_name
 from eventstore.postgres.session_settings import SESSION_LOCK_TIMEOUT, milliseconds
@@ -136,17 +136,17 @@ async def raise_epoch(conn: AsyncConnection, app: str, waits: Waits) -> tuple[in
         psycopg.Error: the database or the connection failed.
 
     """
-    wait = timedelta(seconds=waits.append_lock)
+
+    async def terminate_frozen_holder() -> None:
+        # The last follower froze in an append, after it had moved the cursor.
+        holder = await find_cursor_holder(conn, app)
+        if holder is not None:
+            await terminate_holder(conn, holder, waits.as_timedelta(waits.append_lock))
+
     await conn.execute(SESSION_LOCK_TIMEOUT, [milliseconds(waits.append_lock)])
-    while True:
-        try:
-            row = await fetch_row(conn, _RAISE_EPOCH, [app, new_token()])
-        except errors.LockNotAvailable:
-            # The last follower froze in an append, after it had moved the cursor.
-            holder = await find_cursor_holder(conn, app)
-            if holder is not None:
-                await terminate_holder(conn, holder, wait)
-            continue
-        if row is None:
-            raise LeadershipLost(app)
-        return row[0], row[1]
+    row = await retry_on_lock(
+        lambda: fetch_row(conn, _RAISE_EPOCH, [app, new_token()]), before_retry=terminate_frozen_holder
+    )
+    if row is None:
+        raise LeadershipLost(app)
+    return row[0], row[1]

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from time import monotonic
 
 import structlog
-from psycopg.errors import LockNotAvailable
 
 from eventstore import ulid
 from eventstore.backoff import Backoff
@@ -47,6 +46,7 @@ from eventstore.ingest.resume import (
     read_saved,
 )
 from eventstore.ingest.upstream import Upstream
+from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.redaction.redact import quoted
 from eventstore.waits import Waits
 
@@ -225,11 +225,12 @@ class StreamReader:
             await self._retry_save_success(stream)
 
     async def _retry_save_success(self, stream: GrpcStream) -> None:
-        while True:
-            try:
-                return await self._save_success(stream.contract, decided=stream.is_answered)
-            except LockNotAvailable:
-                log.info("an append has locked the cursor; retrying", app=self._lease.app)
+        async def log_lock() -> None:
+            log.info("an append has locked the cursor; retrying", app=self._lease.app)
+
+        await retry_on_lock(
+            lambda: self._save_success(stream.contract, decided=stream.is_answered), before_retry=log_lock
+        )
 
     async def _save_success(self, contract: Contract, *, decided: bool) -> None:
         self._token_renewed = False

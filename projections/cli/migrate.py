@@ -11,7 +11,7 @@ from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.open_database import available_database
 from projections.cli.shared.output import print_message
 from projections.cli.shared.typer_app import new_app
-from projections.lock_retry import LockPatience
+from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import upgrade
 
 app = new_app()

@@ -9,7 +9,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 from projections.errors import MigrationRefused
-from projections.lock_retry import LockPatience
+from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
 from projections.migrating.schema_revision import alembic_config, current_revision, refuse_unknown

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from eventstore.locks import MIGRATE_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import load_waits
-from projections.lock_retry import LockPatience, retry_on_lock_sync
 from projections.migrating.blocking_sessions import BlockingSessions
+from projections.migrating.lock_patience import LockPatience, retry_migration_on_lock
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 
 T = TypeVar("T")
@@ -41,4 +41,4 @@ def run_in_transaction(url: str, work: Callable[[Connection], T], patience: Lock
             connection.exec_driver_sql(WAIT_FOR_TRANSACTION_LOCK, (MIGRATE_LOCK,))
             return work(connection)
 
-    return retry_on_lock_sync(attempt, patience, blocking.describe)
+    return retry_migration_on_lock(attempt, patience, blocking.describe)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import describe
 from projections.errors import SchemaBroken
-from projections.lock_retry import LockPatience
+from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_drift import Drift, find_drift_sync
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection

@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
+from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_lock import session_name
-from projections.lock_retry import retry_on_lock
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.as_of_position import find_position, received_at, remarks_on_time

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 
+from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
-from projections.lock_retry import retry_on_lock
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Difference

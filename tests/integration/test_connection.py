@@ -153,5 +153,5 @@ async def test_the_url_can_set_timeouts_and_read_only_and_nothing_else(database_
 
 async def test_a_wrong_timeout_in_the_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECTIONS_DATABASE_CONNECT", "soon")
-    with pytest.raises(UsageError, match="^PROJECTIONS_DATABASE_CONNECT must be a number of seconds$"):
+    with pytest.raises(UsageError, match=r"^PROJECTIONS_DATABASE_CONNECT must be a number of seconds$"):
         await connect("postgresql://localhost:1/none")

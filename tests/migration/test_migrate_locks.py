@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from projections.errors import MigrationBlocked
-from projections.lock_retry import LockPatience
+from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import downgrade, upgrade
 from projections.migrating.schema_revision import head_revision
 from tests.migration.test_migrations import shape

@@ -1,20 +1,15 @@
-"""Retries work while another session holds a lock that it needs.
+"""Retries a migration while another session holds a lock that it needs, and reports who holds it.
 
-Invariants. An attempt is one transaction: it gets all its locks and commits, or it leaves nothing. While it waits for a
-lock, every session that wants the same table queues behind it. So ``lock_timeout`` ends the wait soon, the attempt lets
-go of everything, and a later attempt starts again.
-
-Replays are asynchronous; migrations are not, because Alembic isn't.
+The invariants are those of :mod:`eventstore.postgres.lock_retry`. This one is not asynchronous, because Alembic isn't.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import psycopg
-from psycopg import errors
 from sqlalchemy.exc import DBAPIError
 
 from projections.errors import MigrationBlocked
@@ -42,22 +37,7 @@ class LockPatience(NamedTuple):
     report: Callable[[str], None] = _report_nothing
 
 
-async def retry_on_lock(attempt: Callable[[], Awaitable[T]], *, before_retry: Callable[[], Awaitable[None]]) -> T:
-    """Run an attempt again until no lock stops it; ``lock_timeout`` of its session is the pause between attempts.
-
-    Raises:
-        Exception: whatever the attempt or ``before_retry`` raises, other than that a lock is held.
-
-    """
-    while True:
-        try:
-            return await attempt()
-        except errors.LockNotAvailable:
-            pass
-        await before_retry()
-
-
-def retry_on_lock_sync(attempt: Callable[[], T], patience: LockPatience, describe_holders: Callable[[], str]) -> T:
+def retry_migration_on_lock(attempt: Callable[[], T], patience: LockPatience, describe_holders: Callable[[], str]) -> T:
     """Run an attempt again until no lock stops it, with a pause after each.
 
     Args:

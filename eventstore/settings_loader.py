@@ -40,7 +40,7 @@ _LIMITS = {
 }
 
 
-def load_settings(settings: type[S], **given: Any) -> S:  # noqa: ANN401 - any field's type:
+def load_settings(settings: type[S], **given: Any) -> S:  # noqa: ANN401 - any field's type
     """Return the settings that the environment sets.
 
     Args:

@@ -76,7 +76,6 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
     Returns:
         The ids that are stored, and the events that differ from what is stored under their id, as rejected.
 
-
     Raises:
         ForeignEventId: one is stored under another app.
 

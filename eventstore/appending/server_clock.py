@@ -88,16 +88,31 @@ async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | No
     return AheadOfClock(first, last, received_at, (received_at - now).total_seconds())
 
 
-async def find_last_received_by(conn: AsyncConnection, time: datetime, up_to: int) -> int:
+def _ignore_missing(_: int) -> None:
+    pass
+
+
+async def find_last_received_by(
+    conn: AsyncConnection, time: datetime, up_to: int, on_missing: Callable[[int], None] = _ignore_missing
+) -> int:
     """Return the last position up to ``up_to`` whose event was received by a time; 0 when none was.
 
-    Times never fall as positions rise, so a binary search finds it without an index on the times; missing positions
-    don't matter.
+    Times never fall as positions rise, so a binary search finds it without an index on the times.
+
+    Args:
+        conn: a connection.
+        time: the time.
+        up_to: the last position that counts.
+        on_missing: is called with a position that the search meets and that is missing, and may raise an error; by
+            default missing positions don't matter.
+
     """
     low, high = 0, up_to
     while low < high:
         middle = (low + high + 1) // 2
         row = await fetch_row(conn, _AT_OR_BEFORE, [middle])
+        if row is None or row[0] != middle:
+            on_missing(middle)
         if row is None or row[1] <= time:
             low = middle
         else:

@@ -314,5 +314,5 @@ _PIN = sql.SQL(
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time as Postgres takes it in a setting."""
-    return f"{int(seconds * 1000)}ms"
+    """Return a time as Postgres takes it in a setting: 0 means no limit, so a time below 1 ms becomes 1 ms."""
+    return f"{max(int(seconds * 1000), 1) if seconds > 0 else 0}ms"

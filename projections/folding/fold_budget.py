@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from psycopg import errors
 
+from eventstore.postgres.session_settings import milliseconds
 from projections.errors import HandleTooSlow
 
 LOCKS_SHARE = 0.5
@@ -19,14 +20,9 @@ RETRY_SLOW = 4
 """Budgets between two attempts at a slow event; in between, ``skip`` and ``pause`` can lock the checkpoint."""
 
 
-def _milliseconds(seconds: float) -> str:
-    """Return a time in the form of Postgres's settings."""
-    return f"{max(int(seconds * 1000), 1)}ms"
-
-
 def timeout_settings(seconds: float) -> dict[str, str]:
     """Return the timeouts of a session that only folds."""
-    return {"statement_timeout": _milliseconds(seconds), "lock_timeout": _milliseconds(seconds * LOCKS_SHARE)}
+    return {"statement_timeout": milliseconds(seconds), "lock_timeout": milliseconds(seconds * LOCKS_SHARE)}
 
 
 def is_too_slow(error: BaseException, seconds: float, budget: float) -> bool:

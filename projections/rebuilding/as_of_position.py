@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore import ulid
-from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock
+from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock, find_last_received_by
 from eventstore.event_reader import read_head
 from eventstore.postgres.queries import fetch_row
 from projections.errors import ProjectionsError, UsageError
@@ -26,10 +26,9 @@ _ENDS = (
 async def find_position(conn: AsyncConnection[Any], moment: str) -> int:
     """Return the position of an event_id, or the last position received by a time; 0 for none.
 
-    ``received_at`` never falls as positions rise, so a time is found by binary search, without an index on it.
-
     Raises:
         UsageError: there is no such event, or the text is neither.
+        ProjectionsError: the search for a time met a missing position.
 
     """
     moment = moment.strip()
@@ -38,18 +37,11 @@ async def find_position(conn: AsyncConnection[Any], moment: str) -> int:
         if row is None:
             raise UsageError(f"there is no event {moment}")
         return int(row[0])
-    time = parse_time(moment)
-    low, high = 0, await read_head(conn)
-    while low < high:
-        middle = (low + high + 1) // 2
-        row = await fetch_row(conn, _RECEIVED, [middle])
-        if row is None:
-            raise ProjectionsError(f"position {middle} is missing; import it, then try again")
-        if row[0] <= time:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return await find_last_received_by(conn, parse_time(moment), await read_head(conn), _refuse_missing)
+
+
+def _refuse_missing(position: int) -> None:
+    raise ProjectionsError(f"position {position} is missing; import it, then try again")
 
 
 async def received_at(conn: AsyncConnection[Any], position: int) -> datetime | None:

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_lock import session_name
-from eventstore.postgres.session_settings import FOLDING
+from eventstore.postgres.session_settings import FOLDING, milliseconds
 from eventstore.waits import Waits
 from projections.folding.text_dates import load_odd_dates_as_text
 from projections.rebuilding.replay_progress import NoProgress, Progress
@@ -43,7 +43,7 @@ class ReplayContext:
             psycopg.Error: the database is unavailable.
 
         """
-        lock_timeout = f"{int(self.settings.lock_timeout * 1000)}ms"
+        lock_timeout = milliseconds(self.settings.lock_timeout)
         session = {**FOLDING, "work_mem": self.settings.work_mem, "lock_timeout": lock_timeout}
         conn = await connect(self.url, name=session_name(work), waits=self.waits, settings=session)
         try:

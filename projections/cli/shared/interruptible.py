@@ -45,7 +45,7 @@ def run_interruptible(work: Coroutine[Any, Any, T], *, if_interrupted: str) -> T
 
 
 def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
-    """Run work that handles SIGINT and SIGTERM itself ; afterwards signals end the process again."""
+    """Run work that handles SIGINT and SIGTERM itself; afterwards signals end the process again."""
     try:
         return asyncio.run(work)
     finally:

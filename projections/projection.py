@@ -105,7 +105,8 @@ class Projection(ABC):
         absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps
             that follow one of them, since their rows stay empty.
         status_query: a query whose one row has counts, by column name. ``projections status --json`` shows them under
-            these names, and :meth:`describe_counts` puts them into a sentence. None for no counts.
+            these names (null if the query fails), and :meth:`describe_counts` puts them into a sentence. Choose names
+            that neither status nor another projection has; such a count is left out. None for no counts.
 
     """
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
+from sqlalchemy import SelectBase
 
 from eventstore.appending.server_clock import find_events_ahead_of_clock
 from eventstore.contracts.event_types import KNOWN_TYPES
@@ -104,23 +105,35 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
     return replace(status, ahead_of_clock=await find_events_ahead_of_clock(conn), schema=schema)
 
 
-async def _read_declared_counts(conn: AsyncConnection[Any], registry: Registry) -> tuple[dict[str, int], list[str]]:
-    """Return the counts that projections declare, by name, and the sentences about them."""
-    found: dict[str, int] = {}
+async def _read_declared_counts(
+    conn: AsyncConnection[Any], registry: Registry
+) -> tuple[dict[str, int | None], list[str]]:
+    """Return the counts that projections declare, by name (None if the query fails), and the sentences about them.
+
+    A name that is taken already, by status itself or by another projection, is left out and reported.
+    """
+    found: dict[str, int | None] = {}
+    owners = dict.fromkeys((one.name for one in fields(Status)), "status itself")
     remarks: list[str] = []
     for projection in registry.projections.values():
-        if projection.status_query is None:
+        query = projection.status_query
+        if query is None:
             continue
+        counts: Mapping[str, int | None]
         try:
-            (counts,) = await fetch_rows(conn, projection.status_query)
-            remark = projection.describe_counts(counts)
+            (numbers,) = await fetch_rows(conn, query)
+            counts, remark = numbers, projection.describe_counts(numbers)
         except psycopg.OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - a projection that others wrote may raise anything; status still works
             remark = f"{projection.name}: its counts can't be shown: {describe_user_code_error(error)}"
-            counts = {}
-        found |= counts
+            counts = dict.fromkeys(query.exported_columns.keys()) if isinstance(query, SelectBase) else {}
         remarks += [remark] if remark else []
+        for label, count in counts.items():
+            if (owner := owners.setdefault(label, projection.name)) == projection.name:
+                found[label] = count
+            else:
+                remarks.append(f"{projection.name}: its count {label!r} is left out: {owner} has one of that name")
     return found, remarks
 
 

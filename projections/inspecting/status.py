@@ -120,7 +120,7 @@ class Status:
         unknown_types: the number of events whose type this code doesn't know.
         apps: the apps that were ever followed.
         projections: those with a checkpoint, and those of this code.
-        counts: the counts that projections declare with their ``status_query``, by name.
+        counts: the counts that projections declare with their ``status_query``, by name; None if the query fails.
         remarks: sentences about these counts.
         ahead_of_clock: the last events, if their times are ahead of the database server's clock.
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
@@ -132,7 +132,7 @@ class Status:
     unknown_types: int
     apps: list[AppStatus]
     projections: list[ProjectionStatus]
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int | None] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     ahead_of_clock: AheadOfClock | None = None
     schema: list[str] = field(default_factory=list)

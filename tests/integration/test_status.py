@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
-from sqlalchemy import Executable, column, select
+from sqlalchemy import Executable, column, literal, select
 
 from eventstore.contracts import decode
 from eventstore.locks import app_lock
@@ -147,6 +147,27 @@ async def test_counts_that_fail_are_reported_and_the_rest_is_shown(database_url:
     (remark,) = found.remarks
     assert remark.startswith('watched: its counts can\'t be shown: column "nothing" does not exist')
     assert [one.name for one in found.projections] == ["watched"]
+    assert found.as_dict()["counted"] is None, "its key is always there"
+
+
+class Counting(Watched):
+    """Counts under a name of its own, and under one that status has."""
+
+    status_query: ClassVar[Executable | None] = select(literal(7).label("counted"), literal(8).label("head"))
+
+
+class CountingToo(Counting):
+    name: ClassVar[str] = "watched_too"
+
+
+async def test_a_count_does_not_replace_another_of_the_same_name(conn: AsyncConnection) -> None:
+    found = await status(conn, Counting, CountingToo)
+    assert (found.counts, found.as_dict()["head"]) == ({"counted": 7}, 0)
+    assert found.remarks == [
+        "watched: its count 'head' is left out: status itself has one of that name",
+        "watched_too: its count 'counted' is left out: watched has one of that name",
+        "watched_too: its count 'head' is left out: status itself has one of that name",
+    ]
 
 
 async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eventstore.postgres.session_settings import milliseconds
 from projections.errors import UsageError
 from projections.settings import load_replay_settings
 
@@ -37,3 +38,8 @@ def test_times_that_postgres_refuses_or_takes_as_no_limit(monkeypatch: pytest.Mo
     monkeypatch.setenv("PROJECTIONS_REBUILD_LOCK_TIMEOUT", seconds)
     with pytest.raises(UsageError, match=r"^PROJECTIONS_REBUILD_LOCK_TIMEOUT must be .*seconds$"):
         load_replay_settings()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0ms"), (0.0004, "1ms"), (0.001, "1ms"), (2.5, "2500ms")])
+def test_a_short_timeout_does_not_become_no_limit(seconds: float, text: str) -> None:
+    assert milliseconds(seconds) == text

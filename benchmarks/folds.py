@@ -22,6 +22,7 @@ from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
+from projections.running.run_context import RunContext
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from projections.settings import WorkerSettings
@@ -80,8 +81,8 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
 
 async def _fold(url: str, projection: Projection, single: list[float]) -> float:
     """Fold all but the last hundred events in large windows, which is measured, and these one by one."""
-    large = Worker(url, projection, waits=Waits(), settings=WorkerSettings(batch_size=WINDOW))
-    small = Worker(url, projection, waits=Waits(), settings=WorkerSettings(batch_size=1))
+    large = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=WINDOW)), projection)
+    small = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=1)), projection)
     conn = await large.connect()
     try:
         await conn.execute("ANALYZE eventstore.events")

@@ -17,6 +17,7 @@ from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.registry import find_valid_projections
+from projections.running.run_context import RunContext
 from projections.running.wakeup import AppendListener
 from projections.running.window_step import Step
 from projections.running.worker import Worker
@@ -104,10 +105,9 @@ async def _append(url: str, count: int) -> list[float]:
 
 
 async def _fold(url: str, count: int, pipe: Connection) -> None:
-    workers = [
-        _TimedWorker(url, one, waits=Waits(), settings=WorkerSettings()) for one in find_valid_projections().values()
-    ]
-    listener = AppendListener(url, Waits())  # as projections run has it
+    context = RunContext(url, Waits(), WorkerSettings())
+    workers = [_TimedWorker(context, one) for one in find_valid_projections().values()]
+    listener = AppendListener(context)  # as projections run has it
     running = [asyncio.create_task(work) for work in (listener.run(), *(worker.run(listener) for worker in workers))]
     while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here
         await asyncio.sleep(0.05)

@@ -25,6 +25,7 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.rebuild import Timings, rebuild
 from projections.rebuilding.replay_context import ReplayContext
+from projections.running.run_context import RunContext
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from projections.settings import ReplaySettings, WorkerSettings
@@ -171,7 +172,7 @@ def _fill_interleaved(url: str, events: int) -> None:
 
 
 async def _fold(url: str, projection: Projection) -> None:
-    worker = Worker(url, projection, waits=Waits(), settings=WorkerSettings(batch_size=200_000))
+    worker = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=200_000)), projection)
     conn = await worker.connect()
     try:
         while await worker.step(conn) is Step.FOLDED:

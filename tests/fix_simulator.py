@@ -36,6 +36,11 @@ async def simulator_factory() -> AsyncIterator[SimulatorFactory]:
         yield start
 
 
+def count_faults_left(simulator: Simulator) -> int:
+    """How many injected faults have not happened yet."""
+    return sum(times for _, times in simulator._state.plan._left)
+
+
 def bearing(contract: Contract) -> list[SimulatedEvent]:
     return [entry for entry in LOG if contract in entry.payloads]
 

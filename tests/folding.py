@@ -24,6 +24,7 @@ from eventstore.waits import Waits
 from projections.folding.sql_text import DIALECT
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
+from projections.running.run_context import RunContext
 from projections.running.wakeup import AppendListener
 from projections.running.window_step import Step
 from projections.running.worker import Worker
@@ -165,9 +166,14 @@ def _record(row: Mapping[str, Any]) -> Record:
 # Workers
 
 
+def run_context(url: str, **settings: float) -> RunContext:
+    """What workers share, with short waits, and these settings."""
+    return RunContext(url, QUICK, SETTINGS.model_copy(update=settings))
+
+
 def worker(url: str, projection: Projection, **settings: float) -> Worker:
     """A worker with short waits, and these settings."""
-    return Worker(url, projection, waits=QUICK, settings=SETTINGS.model_copy(update=settings))
+    return Worker(run_context(url, **settings), projection)
 
 
 @asynccontextmanager
@@ -183,7 +189,7 @@ async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
 @asynccontextmanager
 async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Run workers and their listener during the block; yields the workers' tasks."""
-    listener = AppendListener(url, QUICK)
+    listener = AppendListener(run_context(url))
     tasks = [asyncio.create_task(one.run(listener)) for one in workers]
     listening = asyncio.create_task(listener.run())
     try:

@@ -7,14 +7,17 @@ they are told to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 
 from eventstore.backoff import Backoff
 from eventstore.errors import describe
+
+T = TypeVar("T")
 
 FIRST_RETRY_SECONDS = 0.1
 REPEAT_SECONDS = 60.0
@@ -145,6 +148,27 @@ class Outage:
         if self._began is not None:
             self._report.ended(self._clock() - self._began)
             self._began = None
+
+
+async def retry_while_unavailable(
+    outage: Outage, attempt: Callable[[], Awaitable[T]], errors: tuple[type[Exception], ...]
+) -> T:
+    """Repeat an attempt until it succeeds, with back-off; cancelling ends it immediately.
+
+    Args:
+        outage: reports the failures. An attempt that goes on for long calls :meth:`Outage.ended` at its first success.
+        attempt: opens a connection and works on it.
+        errors: the errors after which the attempt is repeated; all others are raised.
+
+    """
+    while True:
+        try:
+            result = await attempt()
+        except errors as error:
+            await asyncio.sleep(outage.failed(error))
+        else:
+            outage.ended()
+            return result
 
 
 def _is_read_only(error: BaseException | str) -> bool:

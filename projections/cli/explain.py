@@ -70,9 +70,7 @@ def _print_explanation(found: Explanation) -> None:
     if not found.changes:
         print_message(f"projections: no event up to position {found.position:,} produces such a row")
     if found.without_effect:
-        print_data(
-            f"{counted(found.without_effect, 'more event')} of this {_partition(found)} changed nothing in the row"
-        )
+        print_data(f"{counted(found.without_effect, 'more event')} {_in_partition(found)} changed nothing in the row")
     for event_id in found.skipped:
         print_data(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
@@ -97,8 +95,9 @@ def _print_change(change: RowChange, key: Mapping[str, Any], *, decides: bool) -
             print_data(f"    {name}: {format_value(old)} → {format_value(new)}")
 
 
-def _partition(found: Explanation) -> str:
-    return "request" if "send_request_id" in found.key else "person" if "ppnum" in found.key else "group"
+def _in_partition(found: Explanation) -> str:
+    columns = [name for name in found.partition if name != "app"] or found.partition
+    return f"with the same {' and '.join(columns)}"
 
 
 def _as_dict(found: Explanation) -> dict[str, Any]:

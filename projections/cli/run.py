@@ -29,6 +29,7 @@ from projections.cli.shared.output import FAILED, LogLevel, print_left_out, prin
 from projections.cli.shared.typer_app import new_app
 from projections.migrating.schema_revision import require_current_schema
 from projections.registry import find_projections
+from projections.running.run_context import RunContext
 from projections.running.supervisor import RunOutcome, run_projections
 from projections.running.worker import Worker
 from projections.settings import load_worker_settings
@@ -106,20 +107,19 @@ async def _run(
     if url is None:
         return RunOutcome(None)
     refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
-    workers = [Worker(url, projection, waits=waits, settings=settings) for projection in projections.values()]
-    context = IngestContext(url, waits, limits)
+    context, ingest_context = RunContext(url, waits, settings), IngestContext(url, waits, limits)
+    workers = [Worker(context, projection) for projection in projections.values()]
     followers = [
-        Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
+        Follower(ingest_context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
     view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
     async with view:
         outcome = await run_projections(
-            url,
+            context,
             workers,
             followers,
             stop=stop,
-            waits=waits,
             until_idle=until_idle,
             give_up_after=give_up_after,
         )

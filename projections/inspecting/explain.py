@@ -55,6 +55,7 @@ class Explanation:
     Attributes:
         table: the read model's.
         key: the row's.
+        partition: the names of the columns of the row's partition.
         position: the projection's checkpoint; events behind it are not folded yet.
         changes: what each event that changed the row made of it, in order of event_id.
         without_effect: how many events of the row's partition changed nothing in it.
@@ -68,6 +69,7 @@ class Explanation:
 
     table: str
     key: Row
+    partition: tuple[str, ...]
     position: int
     changes: tuple[RowChange, ...]
     without_effect: int
@@ -122,6 +124,7 @@ async def explain(
         return Explanation(
             table=table.name,
             key=whole_key,
+            partition=tuple(partition),
             position=at.position,
             changes=tuple(changes),
             without_effect=len(found) - len(changes),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
-from eventstore.waits import Waits
+from projections.running.run_context import RunContext
 from projections.running.until_idle import IdleOutcome, IdleWatch
 from projections.running.wakeup import AppendListener
 from projections.running.worker import Worker
@@ -28,12 +28,11 @@ class RunOutcome:
 
 
 async def run_projections(
-    url: str,
+    context: RunContext,
     workers: Sequence[Worker],
     followers: Sequence[Follower],
     *,
     stop: asyncio.Event,
-    waits: Waits,
     until_idle: float | None = None,
     give_up_after: float | None = None,
 ) -> RunOutcome:
@@ -44,19 +43,19 @@ async def run_projections(
     ``give_up_after``, a run until idle also ends when an app waited for others, or nothing was folded, for so many
     seconds without a break.
     """
-    listener = AppendListener(url, waits)
+    listener = AppendListener(context)
     folding = [asyncio.create_task(worker.run(listener)) for worker in workers]
     if workers:
         folding.append(asyncio.create_task(listener.run()))
     stopping = asyncio.create_task(stop.wait())
     stop_ingest = asyncio.Event()
     ingesting = asyncio.create_task(
-        follow(followers, stop=stop_ingest, waits=waits, until_idle=until_idle, give_up_after=give_up_after)
+        follow(followers, stop=stop_ingest, waits=context.waits, until_idle=until_idle, give_up_after=give_up_after)
     )
     finishing: asyncio.Task[IdleOutcome] | None = None
     if until_idle is not None:
         seconds = 0.0 if followers else until_idle
-        watch = IdleWatch(url, workers, waits=waits, seconds=seconds, give_up_after=give_up_after)
+        watch = IdleWatch(context, workers, seconds=seconds, give_up_after=give_up_after)
         finishing = asyncio.create_task(_watch_after(watch, ingesting if followers else None))
     try:
         waiting: set[asyncio.Task[object]] = {stopping, *folding, ingesting}

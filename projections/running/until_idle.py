@@ -19,8 +19,8 @@ from eventstore.event_reader import HEAD
 from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import Outage, Report
 from eventstore.postgres.queries import fetch_all
-from eventstore.waits import Waits
 from projections.running.checkpoint import ProjectionState
+from projections.running.run_context import RunContext
 from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
 from projections.running.worker import Worker
 
@@ -87,20 +87,18 @@ class IdleWatch:
     """Waits until all projections were at the head, or stopped, for some seconds.
 
     Args:
-        url: the database.
+        context: the database and the settings.
         workers: the workers of this process.
-        waits: the settings of connections.
         seconds: for how long they must have been at the same head.
         give_up_after: seconds without progress after which to give up; None for never.
 
     """
 
     def __init__(
-        self, url: str, workers: Sequence[Worker], *, waits: Waits, seconds: float, give_up_after: float | None
+        self, context: RunContext, workers: Sequence[Worker], *, seconds: float, give_up_after: float | None
     ) -> None:
-        self._url = url
+        self._context = context
         self._workers = workers
-        self._waits = waits
         self._seconds = seconds
         self._give_up_after = give_up_after
         self._idle_since: float | None = None
@@ -109,10 +107,11 @@ class IdleWatch:
     async def run(self) -> IdleOutcome:
         """Poll the checkpoints until folding is done; wait while the database is unavailable."""
         timer = _GiveUpTimer(self._give_up_after)
-        outage = Outage(Report(), cap=self._waits.database_backoff_cap / 5)  # the workers report it
+        context = self._context
+        outage = Outage(Report(), cap=context.waits.database_backoff_cap / 5)  # the workers report it
         while True:
             try:
-                async with await connect(self._url, name="projections run", waits=self._waits) as conn:
+                async with await connect(context.url, name="projections run", waits=context.waits) as conn:
                     while True:
                         outcome = await self._poll(conn, timer)
                         outage.ended()

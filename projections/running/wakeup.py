@@ -15,8 +15,8 @@ import psycopg
 
 from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
-from eventstore.postgres.outage import Outage, Report
-from eventstore.waits import Waits
+from eventstore.postgres.outage import Outage, Report, retry_while_unavailable
+from projections.running.run_context import RunContext
 
 
 class AppendListener:
@@ -25,9 +25,8 @@ class AppendListener:
     One session is enough: if each worker listened by itself, every append would wake this process once a worker.
     """
 
-    def __init__(self, url: str, waits: Waits) -> None:
-        self._url = url
-        self._waits = waits
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
         self._subscribers: list[asyncio.Event] = []
 
     def subscribe(self) -> asyncio.Event:
@@ -38,17 +37,18 @@ class AppendListener:
 
     async def run(self) -> Never:
         """Listen until cancelled; wait while the database is unavailable."""
-        outage = Outage(Report(), cap=self._waits.database_backoff_cap)  # the workers report it
-        while True:
-            try:
-                async with await connect(self._url, name="projections run listen", waits=self._waits) as conn:
-                    await conn.execute(LISTEN)
-                    outage.ended()
+        outage = Outage(Report(), cap=self._context.waits.database_backoff_cap)  # the workers report it
+        await retry_while_unavailable(outage, lambda: self._listen(outage), (psycopg.Error, OSError))
+
+    async def _listen(self, outage: Outage) -> Never:
+        context = self._context
+        async with await connect(context.url, name="projections run listen", waits=context.waits) as conn:
+            await conn.execute(LISTEN)
+            outage.ended()
+            self._wake_all()
+            while True:
+                async for _ in conn.notifies():
                     self._wake_all()
-                    async for _ in conn.notifies():
-                        self._wake_all()
-            except (psycopg.Error, OSError) as error:
-                await asyncio.sleep(outage.failed(error))
 
     def _wake_all(self) -> None:
         for event in self._subscribers:

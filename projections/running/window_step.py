@@ -22,7 +22,6 @@ import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.backoff import Backoff
-from eventstore.waits import Waits
 from projections.folding import fold_budget
 from projections.folding.python_projection import PythonProjection
 from projections.folding.window_fold import build_fold
@@ -32,7 +31,7 @@ from projections.running import checkpoint, state_changes
 from projections.running.checkpoint import Checkpoint, ProjectionState
 from projections.running.fold_function import FoldFunction
 from projections.running.fold_log import FoldLog
-from projections.settings import WorkerSettings
+from projections.running.run_context import RunContext
 
 SESSION_STATE_CLASS = "25"
 """The class of SQLSTATEs about the session's state, such as a read-only transaction: no event can cause one."""
@@ -66,12 +65,12 @@ class WindowStep:
 
     """
 
-    def __init__(self, projection: Projection, *, waits: Waits, settings: WorkerSettings) -> None:
+    def __init__(self, context: RunContext, projection: Projection) -> None:
         self.windows = 0
         self.position = 0
         self._projection = projection
-        self._waits = waits
-        self._settings = settings
+        self._idle_in_transaction = context.waits.idle_in_transaction
+        self._settings = settings = context.settings
         self._fold = build_fold(projection, handle_timeout=settings.fold_timeout)
         self._fold_function = None if isinstance(projection, PythonProjection) else FoldFunction(projection)
         self._window_size = WindowSize(settings.batch_size, settings.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT")
@@ -222,7 +221,7 @@ class WindowStep:
         """Terminate a session that has held the checkpoint for too long without doing anything."""
         now = monotonic()
         self._busy_since = self._busy_since or now
-        longest = self._waits.idle_in_transaction
+        longest = self._idle_in_transaction
         if now - self._busy_since < longest:
             return
         self._busy_since = now

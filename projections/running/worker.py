@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Any, Never
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
 from eventstore.postgres.connection import connect
-from eventstore.postgres.outage import LogReport, Outage
+from eventstore.postgres.outage import LogReport, Outage, retry_while_unavailable
 from eventstore.postgres.session_settings import FOLDING
-from eventstore.waits import Waits
 from projections.folding import fold_budget
 from projections.migrating.user_tables import not_migrated
 from projections.projection import Projection
 from projections.running import checkpoint
 from projections.running.folding_sessions import announce_folding, folding_session_name
+from projections.running.run_context import RunContext
 from projections.running.wakeup import AppendListener
 from projections.running.window_step import Step, WindowStep
-from projections.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
+
+UNAVAILABLE = (psycopg.OperationalError, psycopg.InternalError, OSError)
+"""Errors of an unavailable database. InternalError: it takes no writes, such as a standby that is not yet promoted."""
 
 
 class Worker:
     """Folds one projection.
+
+    Args:
+        context: the database and the settings.
+        projection: what to fold.
 
     Attributes:
         projection: the projection.
@@ -42,14 +48,12 @@ class Worker:
 
     """
 
-    def __init__(self, url: str, projection: Projection, *, waits: Waits, settings: WorkerSettings) -> None:
+    def __init__(self, context: RunContext, projection: Projection) -> None:
         self.projection = projection
         self.last: Step | None = None
         self.not_migrated: str | None = None
-        self._url = url
-        self._waits = waits
-        self._settings = settings
-        self._window_step = WindowStep(projection, waits=waits, settings=settings)
+        self._context = context
+        self._window_step = WindowStep(context, projection)
 
     @property
     def windows(self) -> int:
@@ -64,16 +68,10 @@ class Worker:
     async def run(self, listener: AppendListener) -> None:
         """Fold until cancelled, woken by the listener; wait while the database is unavailable."""
         appended = listener.subscribe()
-        outage = Outage(LogReport(log, projection=self.projection.name), cap=self._waits.database_backoff_cap)
-        while True:
-            try:
-                await self._run(outage, appended)
-            # InternalError: the database takes no writes, such as a standby that is not yet promoted.
-            except (psycopg.OperationalError, psycopg.InternalError, OSError) as error:
-                self.last = None
-                await asyncio.sleep(outage.failed(error))
+        outage = Outage(LogReport(log, projection=self.projection.name), cap=self._context.waits.database_backoff_cap)
+        await retry_while_unavailable(outage, lambda: self._run(outage, appended), UNAVAILABLE)
 
-    async def _run(self, outage: Outage, appended: asyncio.Event) -> None:
+    async def _run(self, outage: Outage, appended: asyncio.Event) -> Never:
         conn = await self._open()
         try:
             await self._wait_until_migrated(conn, outage)
@@ -86,9 +84,10 @@ class Worker:
                 if self.last is Step.FOLDED:
                     continue
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.poll):
+                    async with asyncio.timeout(self._context.settings.poll):
                         await appended.wait()
         finally:
+            self.last = None
             with suppress(psycopg.Error):
                 await conn.close()
 
@@ -113,8 +112,8 @@ class Worker:
 
     async def _open(self) -> AsyncConnection[Any]:
         name = folding_session_name(self.projection.name)
-        limits = fold_budget.timeout_settings(self._settings.fold_timeout)
-        return await connect(self._url, name=name, waits=self._waits, settings={**FOLDING, **limits})
+        context, limits = self._context, fold_budget.timeout_settings(self._context.settings.fold_timeout)
+        return await connect(context.url, name=name, waits=context.waits, settings={**FOLDING, **limits})
 
     async def _wait_until_migrated(self, conn: AsyncConnection[Any], outage: Outage) -> None:
         while (why := await not_migrated(conn, self.projection)) is not None:
@@ -122,7 +121,7 @@ class Worker:
             if self.not_migrated is None:
                 log.warning("left out", projection=self.projection.name, why=why)
             self.not_migrated = why
-            await asyncio.sleep(self._settings.poll)
+            await asyncio.sleep(self._context.settings.poll)
         self.not_migrated = None
 
     async def _prepare(self, conn: AsyncConnection[Any]) -> None:

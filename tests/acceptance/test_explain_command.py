@@ -33,7 +33,7 @@ async def test_the_events_in_order_what_each_changed_and_which_decides(
     assert "    status: pending" in lines
     assert "    status: pending → granted" in lines
     assert f"    event_id: {asked.event_id} → {granted.event_id}" in lines
-    assert lines[-1] == "1 more event of this person changed nothing in the row"
+    assert lines[-1] == "1 more event with the same ppnum changed nothing in the row"
 
 
 async def test_json_for_machines(commands: Commands, database_url: str, conn: AsyncConnection) -> None:

@@ -20,7 +20,7 @@ from projections.running.control import wait_until_folded
 from projections.running.supervisor import run_projections
 from projections.running.window_step import Step
 from tests import folding, rebuilding, store
-from tests.folding import QUICK, append, connected, fold, stand, worker
+from tests.folding import append, connected, fold, run_context, stand, worker
 from tests.rebuilding import ANY_REMOVAL, Interrupting, happenings, rebuild, verify
 
 AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections rebuild request_status"
@@ -133,7 +133,7 @@ async def test_waiting_for_an_event_ends_with_an_error(conn: AsyncConnection) ->
 async def test_a_run_until_idle_reports_it(database_url: str) -> None:
     workers = [worker(database_url, RequestStatus())]
     async with asyncio.timeout(store.GIVE_UP):
-        outcome = await run_projections(database_url, workers, [], stop=asyncio.Event(), waits=QUICK, until_idle=0.05)
+        outcome = await run_projections(run_context(database_url), workers, [], stop=asyncio.Event(), until_idle=0.05)
     assert "rebuild request_status" in outcome.stopped["request_status"]
 
 

@@ -22,11 +22,10 @@ SHORT = 0.3
 async def run(url: str, *workers: Worker, give_up_after: float) -> RunOutcome:
     async with asyncio.timeout(store.GIVE_UP):
         return await running.run_projections(
-            url,
+            folding.run_context(url),
             workers,
             [],
             stop=asyncio.Event(),
-            waits=folding.QUICK,
             until_idle=0.0,
             give_up_after=give_up_after,
         )

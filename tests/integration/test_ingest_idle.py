@@ -12,7 +12,7 @@ from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
-from tests.fix_simulator import SimulatorFactory
+from tests.fix_simulator import SimulatorFactory, count_faults_left
 from tests.following import Running, follower, following, ingest, log_of, quick
 from tests.store import PCS
 
@@ -47,7 +47,7 @@ async def test_duplicates_do_not_delay_the_end(database_url: str, simulator_fact
     async def repeat() -> None:
         while True:
             simulator.inject(Fault(FaultKind.DUPLICATES, after=5, count=1))
-            await simulator.wait_for(lambda: not simulator.faults_left)
+            await simulator.wait_for(lambda: not count_faults_left(simulator))
             await asyncio.sleep(0.03)
 
     async with following(one, until_idle=0.3) as running:

@@ -23,6 +23,7 @@ from projections.folding.sql_text import compile_statement
 from projections.folding.window_fold import build_fold
 from projections.migrating.migrate import upgrade
 from projections.projection import Window
+from projections.running.run_context import RunContext
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from projections.testing import ProjectionKit, event
@@ -345,7 +346,7 @@ async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transactio
 
     projection = People(handle)
     upgrade(database_url, projections=[projection])
-    worker = Worker(database_url, projection, waits=waits, settings=folding.SETTINGS)
+    worker = Worker(RunContext(database_url, waits, folding.SETTINGS), projection)
     async with store.appender(database_url) as appender:
         await appender.append([event(GRANTED, ppnum=str(number)) for number in range(8)])
         async with folding.connected(worker) as conn:

@@ -26,9 +26,8 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def run(url: str, workers: Sequence[Worker], until_idle: float | None = 0.0) -> RunOutcome:
-    return await running.run_projections(
-        url, workers, [], stop=asyncio.Event(), waits=folding.QUICK, until_idle=until_idle
-    )
+    context = folding.run_context(url)
+    return await running.run_projections(context, workers, [], stop=asyncio.Event(), until_idle=until_idle)
 
 
 async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(

@@ -10,7 +10,18 @@ import pytest
 from eventstore import ulid
 from eventstore.contracts import Contract, FrameKind, decode, read_frame
 from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, SimulatorSettings
-from tests.fix_simulator import BEGINNING, LOG, SimulatorFactory, bearing, dial, ending, events, payloads, read
+from tests.fix_simulator import (
+    BEGINNING,
+    LOG,
+    SimulatorFactory,
+    bearing,
+    count_faults_left,
+    dial,
+    ending,
+    events,
+    payloads,
+    read,
+)
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 QUICK = SimulatorSettings(keep_alive=0.02)
@@ -41,7 +52,7 @@ async def test_a_stream_ends_after_the_given_number_of_events_and_as_often_as_gi
         record = simulator.calls[number]
         assert (record.contract, record.events_sent, record.ended) == (contract, 7, code)
         assert (record.after_event_id, record.faults) == (BEGINNING, [kind])
-    assert simulator.faults_left == 0
+    assert count_faults_left(simulator) == 0
     async with dial(simulator, contract, BEGINNING) as call:
         assert len(await events(call, contract, 20)) == 20
 
@@ -172,7 +183,7 @@ async def test_an_expired_cursor_on_demand_skips_to_the_live_edge(simulator_fact
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED))
     async with dial(simulator, CHAT) as call:
         assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
-    assert simulator.faults_left == 1  # the other contract has no such frame
+    assert count_faults_left(simulator) == 1  # the other contract has no such frame
     async with dial(simulator, PCS, BEGINNING) as call:
         kinds = [read_frame(PCS, await read(call)).kind for _ in range(2)]
     assert kinds == [FrameKind.CURSOR_EXPIRED, FrameKind.KEEP_ALIVE]

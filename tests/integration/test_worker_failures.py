@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from projections.read_models.request_status import RequestStatus
 from projections.running import control
+from projections.running.run_context import RunContext
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from tests import folding, oracle, store
@@ -383,7 +384,7 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
 ) -> None:
     await append(conn, told())
     quick = folding.QUICK.model_copy(update={"idle_in_transaction": 0.2})
-    one = Worker(database_url, Watched(), waits=quick, settings=folding.SETTINGS)
+    one = Worker(RunContext(database_url, quick, folding.SETTINGS), Watched())
     async with connected(one) as own, store.connection(database_url, "frozen") as frozen:
         await own.execute("SET idle_in_transaction_session_timeout = 0")
         with suppress(psycopg.OperationalError):

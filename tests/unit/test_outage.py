@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
+import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from eventstore.postgres.outage import LogReport, Outage
+from eventstore.postgres.outage import LogReport, Outage, retry_while_unavailable
 
 LOST = psycopg.OperationalError("connection refused")
 
@@ -75,3 +76,32 @@ def test_a_server_that_takes_no_writes_is_reported_as_such() -> None:
     with capture_logs() as lines:
         outage().failed(psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction"))
     assert lines[0]["event"] == "database takes no writes"
+
+
+async def test_an_attempt_is_repeated_until_it_succeeds_and_then_the_outage_is_over() -> None:
+    failures = [LOST, psycopg.OperationalError("starting up")]
+    one = Outage(LogReport(structlog.get_logger("test")), cap=0.001)
+
+    async def attempt() -> str:
+        if failures:
+            raise failures.pop(0)
+        return "done"
+
+    with capture_logs() as lines:
+        assert await retry_while_unavailable(one, attempt, (psycopg.OperationalError,)) == "done"
+    assert [line["event"] for line in lines] == [*["database unavailable"] * 2, "database available again"]
+    assert not one.is_ongoing
+
+
+async def test_an_error_that_is_not_named_ends_the_attempts() -> None:
+    attempts = []
+
+    async def attempt() -> None:
+        attempts.append(1)
+        raise psycopg.errors.UndefinedTable("no such table")
+
+    one = outage()
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await retry_while_unavailable(one, attempt, (psycopg.OperationalError, OSError))
+    assert len(attempts) == 1
+    assert not one.is_ongoing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Never
 
 import psycopg
 from rich.console import Group
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from eventstore.ingest.follower import Follower
 from eventstore.postgres.connection import connect
+from eventstore.postgres.outage import Outage, Report, retry_while_unavailable
 from eventstore.waits import Waits
 from projections.cli.shared.console import new_console
 from projections.cli.shared.status_tables import projection_lines, projections_table
@@ -43,16 +45,28 @@ async def live_view(url: str, waits: Waits, registry: Registry, followers: Seque
                     live.update(_render(await read_status(conn, registry), followers), refresh=True)
 
 
-async def _show(live: Live, url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> None:
-    while True:
-        with suppress(psycopg.Error, OSError):
-            async with await connect(url, name=_NAME, waits=waits) as conn:
-                while True:
-                    status = await read_status(conn, registry)
-                    live.update(_render(status, followers), refresh=True)
-                    await asyncio.sleep(REFRESH_SECONDS)
-        live.update("database unavailable", refresh=True)
-        await asyncio.sleep(REFRESH_SECONDS)
+class _LiveReport(Report):
+    """Shows the beginning of an outage in place of the state; the next state replaces it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def began(self, what: str, error: str, retry_in: float) -> None:  # noqa: ARG002 - the log has both
+        self._live.update(what, refresh=True)
+
+
+async def _show(live: Live, url: str, waits: Waits, registry: Registry, followers: Sequence[Follower]) -> Never:
+    outage = Outage(_LiveReport(live), cap=waits.database_backoff_cap)
+
+    async def show() -> Never:
+        async with await connect(url, name=_NAME, waits=waits) as conn:
+            while True:
+                status = await read_status(conn, registry)
+                outage.ended()
+                live.update(_render(status, followers), refresh=True)
+                await asyncio.sleep(REFRESH_SECONDS)
+
+    await retry_while_unavailable(outage, show, (psycopg.Error, OSError))
 
 
 def _render(status: Status, followers: Sequence[Follower]) -> Group:

@@ -142,6 +142,3 @@ class FaultPlan:
 
     def __bool__(self) -> bool:
         return bool(self._left)
-
-    def __len__(self) -> int:
-        return sum(times for _, times in self._left)

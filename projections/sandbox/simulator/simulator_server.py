@@ -123,11 +123,6 @@ class Simulator:
             self._state.plan.add(fault)
         self._state.work_available.notify()
 
-    @property
-    def faults_left(self) -> int:
-        """How many faults have not happened yet."""
-        return len(self._state.plan)
-
     def entries(self, contract: Contract) -> list[SimulatedEvent]:
         """Return the events of a contract in the order of the log."""
         return list(self._state.logs[contract].entries)

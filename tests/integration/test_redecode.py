@@ -476,7 +476,8 @@ async def test_nothing_is_begun_while_a_rebuild_runs(database_url: str, conn: As
     for projection in READ_MODELS:
         key = rebuild_lock(projection.name)
         async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
-            with pytest.raises(LockHeld, match=f"projection {projection.name}: projections rebuild x at host:1 is at"):
+            held = f"projection {projection.name}: held by projections rebuild x at host:1;"
+            with pytest.raises(LockHeld, match=held):
                 await logged(database_url)
     assert await rows(conn) == before
 

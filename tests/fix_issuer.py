@@ -28,7 +28,7 @@ CLIENT_SECRET = "s3cr3t/+%: of the shop"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """One received request: ``form`` is its body unchanged, ``pairs`` the decoded body."""
 
     method: str
@@ -51,7 +51,7 @@ class Asked:
 class Answer:
     """A response instead of the usual one: raw bytes, or a JSON document.
 
-    ``hang`` never responds; ``drips`` sends a space now and then instead of the body, for ever.
+    ``hang`` never responds; ``drips`` sends a space every 0.1 s instead of the body, without end.
     """
 
     status: int = 200
@@ -65,7 +65,7 @@ class Answer:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-REFUSES_THE_CLIENT = Answer(401, {"error": "invalid_client", "error_description": "who is that?"})
+CLIENT_REFUSED = Answer(401, {"error": "invalid_client", "error_description": "unknown client"})
 HANGS = Answer(hang=True)
 
 
@@ -82,7 +82,7 @@ class Issuer:
         answers: the next responses of the token endpoint instead of a token, oldest first.
         always: the response of the token endpoint when no answers are left; None: a token.
         tokens: the tokens that were given out, oldest first.
-        asked: all requests, oldest first.
+        requests: all requests, oldest first.
 
     """
 
@@ -95,7 +95,7 @@ class Issuer:
     answers: list[Answer] = field(default_factory=list)
     always: Answer | None = None
     tokens: list[str] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     port: int = 0
     prefix: str = "token-of-the-issuer-"
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -105,9 +105,9 @@ class Issuer:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{self.path}"
 
     @property
-    def forms(self) -> list[Asked]:
+    def token_requests(self) -> list[ReceivedRequest]:
         """The requests for a token."""
-        return [asked for asked in self.asked if asked.path == self.path + TOKEN_PATH]
+        return [request for request in self.requests if request.path == self.path + TOKEN_PATH]
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
@@ -133,7 +133,7 @@ class Issuer:
             if answer.hang:
                 await asyncio.Event().wait()
             length = 10_000 if answer.drips else len(answer.raw)
-            head = [f"HTTP/1.1 {answer.status} Said", f"Content-Length: {length}", "Connection: close"]
+            head = [f"HTTP/1.1 {answer.status} Response", f"Content-Length: {length}", "Connection: close"]
             head += [f"{name}: {value}" for name, value in (("Content-Type", "application/json"), *answer.headers)]
             writer.write("\r\n".join(head).encode("latin-1") + b"\r\n\r\n")
             await _send(writer, answer)
@@ -142,12 +142,12 @@ class Issuer:
         finally:
             writer.close()
 
-    def _answer(self, asked: Asked) -> Answer:
-        self.asked.append(asked)
-        if asked.path == self.path + DISCOVERY and asked.method == "GET":
+    def _answer(self, request: ReceivedRequest) -> Answer:
+        self.requests.append(request)
+        if request.path == self.path + DISCOVERY and request.method == "GET":
             return self.discovery or Answer(body=self._document())
-        if asked.path == self.path + TOKEN_PATH and asked.method == "POST":
-            return self.answers.pop(0) if self.answers else self.always or self._grant(asked)
+        if request.path == self.path + TOKEN_PATH and request.method == "POST":
+            return self.answers.pop(0) if self.answers else self.always or self._grant(request)
         return Answer(404, {"error": "not_found"})
 
     def _document(self) -> dict[str, object]:
@@ -156,11 +156,11 @@ class Issuer:
             document["token_endpoint_auth_methods_supported"] = self.methods
         return document
 
-    def _grant(self, asked: Asked) -> Answer:
-        pairs = asked.pairs
-        shown = asked.basic or f"{pairs.get('client_id')}:{pairs.get('client_secret')}"
-        if shown != f"{CLIENT_ID}:{CLIENT_SECRET}" or pairs.get("grant_type") != "client_credentials":
-            return REFUSES_THE_CLIENT
+    def _grant(self, request: ReceivedRequest) -> Answer:
+        pairs = request.pairs
+        presented = request.basic or f"{pairs.get('client_id')}:{pairs.get('client_secret')}"
+        if presented != f"{CLIENT_ID}:{CLIENT_SECRET}" or pairs.get("grant_type") != "client_credentials":
+            return CLIENT_REFUSED
         self.tokens.append(f"{self.prefix}{len(self.tokens) + 1}")
         granted: dict[str, object] = {"access_token": self.tokens[-1], "token_type": "Bearer"}
         return Answer(body=granted if self.lifetime is None else granted | {"expires_in": self.lifetime})
@@ -176,11 +176,11 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
     await writer.drain()
 
 
-async def _request(reader: asyncio.StreamReader) -> Asked:
+async def _request(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     method, path, _ = head[0].split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-    return Asked(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+    return ReceivedRequest(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ async def issuer(issuer_factory: Callable[..., Awaitable[Issuer]]) -> Issuer:
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
+class CertificateFiles:
     """A self-signed certificate of 127.0.0.1, as files."""
 
     certificate: Path
@@ -215,7 +215,7 @@ class Certified:
 
 
 @pytest.fixture
-def certified(tmp_path: Path) -> Certified:
+def certificate_files(tmp_path: Path) -> CertificateFiles:
     """A certificate of 127.0.0.1 that only a client with this file as its CA trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
@@ -226,7 +226,7 @@ def certified(tmp_path: Path) -> Certified:
     builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    made = Certified(tmp_path / "certificate.pem", tmp_path / "key.pem")
-    made.certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
-    made.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return made
+    files = CertificateFiles(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    files.certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    files.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return files

@@ -41,7 +41,7 @@ def count_faults_left(simulator: Simulator) -> int:
     return sum(times for _, times in simulator._state.plan._left)
 
 
-def bearing(contract: Contract) -> list[SimulatedEvent]:
+def entries_of(contract: Contract) -> list[SimulatedEvent]:
     return [entry for entry in LOG if contract in entry.payloads]
 
 
@@ -50,7 +50,7 @@ def payloads(log: list[SimulatedEvent], contract: Contract) -> list[bytes]:
 
 
 @asynccontextmanager
-async def dial(
+async def open_stream(
     simulator: Simulator,
     contract: Contract,
     after: str | None = None,
@@ -71,24 +71,24 @@ async def dial(
         call.cancel()
 
 
-async def read(call: Call) -> bytes:
+async def read_message(call: Call) -> bytes:
     """The next message; a test fails where the stream ends."""
     message = await call.read()
     assert isinstance(message, bytes), f"the stream ended: {await call.code()}"
     return message
 
 
-async def events(call: Call, contract: Contract, count: int) -> list[bytes]:
+async def read_events(call: Call, contract: Contract, count: int) -> list[bytes]:
     """The payloads of the next ``count`` events; other frames are skipped."""
     found: list[bytes] = []
     while len(found) < count:
-        frame = read_frame(contract, await read(call))
+        frame = read_frame(contract, await read_message(call))
         if frame.kind is FrameKind.EVENT:
             found.append(frame.data)
     return found
 
 
-async def ending(call: Call) -> grpc.StatusCode:
+async def final_status(call: Call) -> grpc.StatusCode:
     """Read to the end; return the status."""
     try:
         while await call.read() is not grpc.aio.EOF:

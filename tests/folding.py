@@ -45,7 +45,7 @@ NEVER = 600.0
 """A wait longer than any test."""
 HALF_HOUR = 1800.0
 
-DIVIDES, TOO_LONG, NO_NUMBER = "12300000666", "12300000667", "12300000668"
+DIVIDES_BY_ZERO, TOO_LONG, NUMBER_TOO_LARGE = "12300000666", "12300000667", "12300000668"
 """People whom ``Watched`` can't fold: a division by zero, a constraint, and a number that is too large."""
 
 watched = Table(
@@ -71,8 +71,8 @@ class Watched(Projection):
     def fold(self, window: Window) -> Sequence[Executable]:
         e = window.events
         value = case(
-            (e.c.ppnum == DIVIDES, 1 / (e.c.event_type - oracle.DELIVERED)),
-            (e.c.ppnum == NO_NUMBER, cast(e.c.ppnum, Integer)),
+            (e.c.ppnum == DIVIDES_BY_ZERO, 1 / (e.c.event_type - oracle.DELIVERED)),
+            (e.c.ppnum == NUMBER_TOO_LARGE, cast(e.c.ppnum, Integer)),
             else_=0,
         )
         rows = select(e.c.app, e.c.event_id, e.c.ppnum, value)
@@ -85,7 +85,7 @@ class NewerWatched(Watched):
     version: ClassVar[int] = 2
 
 
-async def make_watched(conn: AsyncConnection) -> None:
+async def create_watched_table(conn: AsyncConnection) -> None:
     """Create the table of ``Watched``."""
     await conn.execute(str(CreateTable(watched).compile(dialect=DIALECT)).encode())
 
@@ -95,7 +95,7 @@ async def make_watched(conn: AsyncConnection) -> None:
 _milliseconds = count(1_767_225_600_000)
 
 
-def told(
+def new_record(
     event_type: int = oracle.DELIVERED,
     ppnum: str | None = "12300000001",
     *,
@@ -120,17 +120,17 @@ def told(
     )
 
 
-def decoded(record: Record) -> Event:
+def decode_record(record: Record) -> Event:
     """The event that the project decodes from a record's bytes."""
     return decode(stories.payload(record), record.app, Contract(record.contract))
 
 
 async def append(conn: AsyncConnection, *records: Record) -> Appended:
     """Append records as the bytes that an upstream would send."""
-    return await Appender(conn, QUICK).append([decoded(record) for record in records])
+    return await Appender(conn, QUICK).append([decode_record(record) for record in records])
 
 
-async def append_alone(url: str, *records: Record) -> Appended:
+async def append_in_new_session(url: str, *records: Record) -> Appended:
     """The same on a connection of its own, so that several appends can run at the same time."""
     async with store.connection(url, "appending") as conn:
         return await append(conn, *records)
@@ -143,10 +143,10 @@ async def insert_at(conn: AsyncConnection, position: int, record: Record, *, rec
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join(sql.Placeholder() * len(columns))
     )
     received_at = datetime.now(UTC) + timedelta(seconds=received_in)
-    await conn.execute(statement, [*decoded(record), position, received_at])
+    await conn.execute(statement, [*decode_record(record), position, received_at])
 
 
-async def logged(conn: AsyncConnection) -> list[Record]:
+async def stored_records(conn: AsyncConnection) -> list[Record]:
     """All stored events as the oracle's records, from the columns."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         rows = await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
@@ -177,7 +177,7 @@ def worker(url: str, projection: Projection, **settings: float) -> Worker:
 
 
 @asynccontextmanager
-async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
+async def worker_connection(one: Worker) -> AsyncIterator[AsyncConnection]:
     """A connection for a worker's steps."""
     conn = await one.connect()
     try:
@@ -187,7 +187,7 @@ async def connected(one: Worker) -> AsyncIterator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def running(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def running_workers(url: str, *workers: Worker) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Run workers and their listener during the block; yields the workers' tasks."""
     listener = AppendListener(run_context(url))
     tasks = [asyncio.create_task(one.run(listener)) for one in workers]
@@ -211,14 +211,14 @@ async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODE
     """Fold every projection to the head, each with a worker of its own."""
     for projection in projections:
         one = worker(url, projection(), **settings)
-        async with connected(one) as conn:
+        async with worker_connection(one) as conn:
             assert await fold(one, conn) is Step.AT_HEAD, projection.name
 
 
 # Rows
 
 
-async def rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
+async def read_model_rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
     """All rows of all read models and views, of some apps or of all, in the form of the oracle."""
     found: dict[str, list[Row]] = {}
     for name, columns in oracle.COLUMNS.items():
@@ -226,18 +226,18 @@ async def rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> di
             sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(name)
         )
         given = None if apps is None else list(apps)
-        found[name] = oracle.arranged(name, await (await conn.execute(query, [given, given])).fetchall())
+        found[name] = oracle.sorted_rows(name, await (await conn.execute(query, [given, given])).fetchall())
     return found
 
 
-async def are_true(conn: AsyncConnection) -> None:
+async def assert_rows_match_oracle(conn: AsyncConnection) -> None:
     """Assert that every read model has the rows that the oracle computes from the stored events."""
-    found, expected = await rows(conn), oracle.read_models(await logged(conn))
+    found, expected = await read_model_rows(conn), oracle.read_models(await stored_records(conn))
     for name in oracle.COLUMNS:
         assert found[name] == expected[name], name
 
 
-class Stand(NamedTuple):
+class CheckpointRow(NamedTuple):
     """A checkpoint's row."""
 
     version: int
@@ -250,9 +250,9 @@ class Stand(NamedTuple):
     wait: timedelta | None = None
 
 
-async def stand(conn: AsyncConnection, name: str) -> Stand:
+async def checkpoint_row(conn: AsyncConnection, name: str) -> CheckpointRow:
     """A projection's checkpoint; ``wait`` is the time from its error to the next attempt."""
-    async with conn.cursor(row_factory=class_row(Stand)) as cursor:
+    async with conn.cursor(row_factory=class_row(CheckpointRow)) as cursor:
         query = (
             "SELECT version, position, state, last_error, failures, windows, events, retry_at - last_error_at AS wait"
             " FROM projections.checkpoints WHERE name = %s"
@@ -262,7 +262,7 @@ async def stand(conn: AsyncConnection, name: str) -> Stand:
     return row
 
 
-async def rows_of(conn: AsyncConnection, table: str) -> int:
+async def count_rows(conn: AsyncConnection, table: str) -> int:
     """How many rows a table in ``public`` has."""
     query = sql.SQL("SELECT count(*) FROM public.{}").format(sql.Identifier(table))
     row = await (await conn.execute(query)).fetchone()
@@ -276,20 +276,20 @@ async def position(conn: AsyncConnection, name: str) -> int:
     return int(str(found or 0))
 
 
-async def folded(conn: AsyncConnection, name: str, up_to: int) -> None:
+async def wait_until_folded(conn: AsyncConnection, name: str, up_to: int) -> None:
     """Wait until a projection has folded up to this position."""
 
     async def there() -> bool:
         return await position(conn, name) >= up_to
 
-    await store.until(there, f"{name} at position {up_to}")
+    await store.wait_until(there, f"{name} at position {up_to}")
 
 
-async def in_state(conn: AsyncConnection, name: str, state: str) -> None:
+async def wait_for_state(conn: AsyncConnection, name: str, state: str) -> None:
     """Wait until a projection is in this state."""
 
     async def there() -> Any:  # noqa: ANN401 - any truth
         query = "SELECT count(*) FROM projections.checkpoints WHERE name = %s AND state = %s"
         return await store.value(conn, query, name, state)
 
-    await store.until(there, f"{name} {state}")
+    await store.wait_until(there, f"{name} {state}")

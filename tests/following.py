@@ -43,7 +43,7 @@ IDLE = 0.35
 """Seconds without a new event, after which a test takes a stream as read to its end."""
 
 
-def entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> SimulatedEvent:
+def log_entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> SimulatedEvent:
     """A log's entry, encoded by hand in each of these contracts (both, when none is named)."""
     moment = wire.EPOCH + timedelta(milliseconds=1_767_225_600_123)
     times: dict[Contract, str | bytes] = {CHAT: wire.rfc3339(moment), PCS: wire.timestamp_of(moment)}
@@ -60,7 +60,7 @@ def log_of(
     """Entries with ULIDs ``spacing_ms`` apart, the first of them ``ago`` seconds old."""
     first = datetime.now(UTC) - timedelta(seconds=ago)
     ids = (wire.ulid_at(first + timedelta(milliseconds=at * spacing_ms), tail=at) for at in range(count))
-    return [entry(event_id, *contracts, more=more) for event_id in ids]
+    return [log_entry(event_id, *contracts, more=more) for event_id in ids]
 
 
 def payloads(log: Iterable[SimulatedEvent], contract: Contract) -> list[bytes]:
@@ -83,7 +83,7 @@ def follower(
     return Follower(IngestContext(url, waits, limits), upstream)
 
 
-def quick(**changed: float) -> Waits:
+def quick_waits(**changed: float) -> Waits:
     """Short timeouts, some of them changed."""
     return Waits.model_validate(QUICK.model_dump() | changed)
 
@@ -109,7 +109,7 @@ class Running:
         async with asyncio.timeout(store.GIVE_UP):
             return await self._task
 
-    async def until(self, condition: Callable[[], object], what: str) -> None:
+    async def wait_until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until a condition is true; fail if the ingest ends before."""
 
         async def holds() -> bool:
@@ -117,7 +117,7 @@ class Running:
                 raise AssertionError(f"ended before {what}: {self._task.result()}")
             return bool(condition())
 
-        await store.until(holds, what)
+        await store.wait_until(holds, what)
 
     async def aclose(self) -> None:
         self._task.cancel()
@@ -143,14 +143,14 @@ async def ingest(
         return await running.outcome()
 
 
-async def stored(conn: AsyncConnection, app: str = APP) -> list[bytes]:
+async def stored_payloads(conn: AsyncConnection, app: str = APP) -> list[bytes]:
     """The payloads of an app in order of position; fails unless all positions together are 1, 2, 3 and so on."""
     await store.positions(conn)
     rows = await conn.execute("SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
     return [row[0] for row in await rows.fetchall()]
 
 
-async def row_of(conn: AsyncConnection, app: str = APP) -> dict[str, Any]:
+async def cursor_row(conn: AsyncConnection, app: str = APP) -> dict[str, Any]:
     """An app's row of ``cursors``."""
     rows = await conn.execute(
         "SELECT contract, last_event_id, holes, epoch, last_error FROM eventstore.cursors WHERE app = %s", [app]
@@ -160,7 +160,7 @@ async def row_of(conn: AsyncConnection, app: str = APP) -> dict[str, Any]:
     return dict(zip(("contract", "cursor", "holes", "epoch", "error"), row, strict=True))
 
 
-async def count_of(conn: AsyncConnection, app: str = APP) -> int:
+async def count_events(conn: AsyncConnection, app: str = APP) -> int:
     count = await store.value(conn, "SELECT count(*) FROM eventstore.events WHERE app = %s", app)
     assert isinstance(count, int)
     return count

@@ -95,10 +95,10 @@ def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
         "poll_tallies": tallies,
         "poll_results": _poll_results(responses, tallies),
     }
-    return {name: arranged(name, rows[name]) for name in COLUMNS}
+    return {name: sorted_rows(name, rows[name]) for name in COLUMNS}
 
 
-def arranged(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
+def sorted_rows(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
     """Bring a table's rows from any source into the form and order of ``read_models``.
 
     Each row must have the table's ``COLUMNS``. None is dropped: a row that is there twice stays there twice.

@@ -27,7 +27,7 @@ from projections.rebuilding.verify import verify as run_verify
 from projections.settings import ReplaySettings
 from tests import folding, oracle, store
 from tests.databases import Server
-from tests.folding import QUICK, Watched, append, told, watched
+from tests.folding import QUICK, Watched, append, new_record, watched
 from tests.oracle import Record, Summary
 
 SETTINGS = ReplaySettings(window=100, lock_timeout=0.2, rest=0)
@@ -89,7 +89,7 @@ class NewerLenient(Lenient):
 # Events
 
 
-def happenings(requests: int = 12, people: int = 4, *, app: str = store.APP) -> list[Record]:
+def sample_records(requests: int = 12, people: int = 4, *, app: str = store.APP) -> list[Record]:
     """Return events for every read model; more than one event decides about each person."""
     found: list[Record] = []
     for number in range(requests):
@@ -97,21 +97,23 @@ def happenings(requests: int = 12, people: int = 4, *, app: str = store.APP) -> 
         for person in range(people):
             ppnum = f"1230000{number:02}{person:02}"
             found += [
-                told(oracle.PENDING_CONSENT, ppnum, app=app, request=request),
-                told(oracle.DENIED if person == 1 else oracle.GRANTED, ppnum, app=app, request=request),
-                told(oracle.FAILED if person == 1 else oracle.DELIVERED, ppnum, app=app, request=request),
-                told(oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=("first",)),
-                told(oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=(f"option {person % 3}", "all")),
+                new_record(oracle.PENDING_CONSENT, ppnum, app=app, request=request),
+                new_record(oracle.DENIED if person == 1 else oracle.GRANTED, ppnum, app=app, request=request),
+                new_record(oracle.FAILED if person == 1 else oracle.DELIVERED, ppnum, app=app, request=request),
+                new_record(oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=("first",)),
+                new_record(
+                    oracle.POLL_RESPONSE, ppnum, app=app, request=request, options=(f"option {person % 3}", "all")
+                ),
             ]
         if number % 3:
             summary = Summary(3, people, people - 1, 1, 0)
-            found.append(told(oracle.COMPLETED, None, app=app, request=request, summary=summary))
+            found.append(new_record(oracle.COMPLETED, None, app=app, request=request, summary=summary))
     return found
 
 
-async def all_folded(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
+async def append_and_fold(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
     """Append events for every read model and fold them; returns their number."""
-    records = happenings()
+    records = sample_records()
     await append(conn, *records)
     await folding.fold_all(url, [projection] if projection else READ_MODELS)
     return len(records)
@@ -145,7 +147,7 @@ async def verify(url: str, projection: Projection, *, progress: Progress | None 
     return await run_verify(replay_context(url, progress, **settings), projection)
 
 
-def total(done: Rebuilt | Verified) -> int:
+def total_differences(done: Rebuilt | Verified) -> int:
     """Return the number of rows that differed."""
     return sum(one.total for one in done.changes)
 
@@ -220,7 +222,7 @@ async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: flo
     """Change, delete or invent at least a share of a table's rows; returns how many."""
     name = sql.Identifier("public", table.name)
     key = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns)
-    there = await folding.rows_of(conn, table.name)
+    there = await folding.count_rows(conn, table.name)
     count = max(1, -int(-there * share // 1))
     # Changed rows and deleted rows are different ones.
     offset = {CHANGED: 0, MISSING: count, EXTRA: 0}[kind]
@@ -256,28 +258,28 @@ class Role(NamedTuple):
 
     name: str
     url: str
-    boss: AsyncConnection[Any]
+    superuser: AsyncConnection[Any]
 
-    async def granted(self, *privileges: LiteralString) -> None:
+    async def grant(self, *privileges: LiteralString) -> None:
         """Grant privileges; each is what precedes TO in a GRANT statement."""
         for each in privileges:
-            await self.boss.execute(sql.SQL("GRANT " + each + " TO {}").format(sql.Identifier(self.name)))
+            await self.superuser.execute(sql.SQL("GRANT " + each + " TO {}").format(sql.Identifier(self.name)))
 
 
 @asynccontextmanager
 async def role(postgres: Server, url: str) -> AsyncIterator[Role]:
     """Create a role for a test's database; it is dropped afterwards."""
-    parts, superuser = urlsplit(url), urlsplit(postgres.superuser_url)
+    parts, superuser_parts = urlsplit(url), urlsplit(postgres.superuser_url)
     name = f"role_{secrets.token_hex(4)}"
     place = parts.netloc.rpartition("@")[2]
     own = urlunsplit(parts._replace(netloc=f"{name}:made-up@{place}"))
-    every = urlunsplit(superuser._replace(path=parts.path))
-    async with store.connection(every, "boss") as boss:
-        await boss.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'made-up'").format(sql.Identifier(name)))
+    superuser_url = urlunsplit(superuser_parts._replace(path=parts.path))
+    async with store.connection(superuser_url, "superuser") as superuser:
+        await superuser.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'made-up'").format(sql.Identifier(name)))
         try:
-            yield Role(name, own, boss)
+            yield Role(name, own, superuser)
         finally:
-            await boss.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+            await superuser.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
 
 
 class Load:
@@ -286,14 +288,14 @@ class Load:
     def __init__(self) -> None:
         self.batches = 0
 
-    async def continues(self, by: int = 2) -> None:
+    async def wait_for_batches(self, by: int = 2) -> None:
         """Wait until some more batches are appended."""
         wanted = self.batches + by
 
         async def there() -> bool:
             return self.batches >= wanted
 
-        await store.until(there, "more load")
+        await store.wait_until(there, "more load")
 
 
 @asynccontextmanager
@@ -304,15 +306,15 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
     async def appending() -> None:
         async with store.connection(url, "load") as conn:
             while True:
-                await folding.append(conn, *happenings(1, 2, app=app))
+                await folding.append(conn, *sample_records(1, 2, app=app))
                 load.batches += 1
                 # Each replay under load folds the whole log: at full speed, the log would become too long.
                 await asyncio.sleep(0.02)
 
-    async with folding.running(url, folding.worker(url, projection)) as (folds,):
+    async with folding.running_workers(url, folding.worker(url, projection)) as (folds,):
         appends = asyncio.create_task(appending())
         try:
-            await load.continues(1)
+            await load.wait_for_batches(1)
             yield load
             assert not folds.done()
             assert not appends.done()
@@ -339,7 +341,7 @@ class Run(NamedTuple):
     is_over: bool
 
 
-async def runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
+async def recorded_runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
     """Return the rows of a projection's rebuilds, in order."""
     async with conn.cursor(row_factory=class_row(Run)) as cursor:
         query = (
@@ -349,7 +351,7 @@ async def runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
         return await (await cursor.execute(query, [name])).fetchall()
 
 
-async def shadows(conn: AsyncConnection[Any]) -> list[str]:
+async def shadow_tables(conn: AsyncConnection[Any]) -> list[str]:
     """Return the tables in the shadows' schema, without the table of positions."""
     query = (
         "SELECT tablename FROM pg_tables WHERE schemaname = 'projections_shadow' AND tablename <> 'shadow_positions'"
@@ -358,7 +360,7 @@ async def shadows(conn: AsyncConnection[Any]) -> list[str]:
     return [name for (name,) in await (await conn.execute(query)).fetchall()]
 
 
-async def every_row(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
+async def all_rows(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
     """Return every row of a projection's tables, with all columns, by table."""
     found = {}
     for table in projection.tables:

@@ -16,7 +16,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Script = Callable[[Context], Awaitable[None]]
 
 
-class Asked(NamedTuple):
+class Call(NamedTuple):
     """One call: its contract, its request's bytes and its bearer token."""
 
     contract: Contract
@@ -24,19 +24,21 @@ class Asked(NamedTuple):
     token: str
 
 
-def ends(code: grpc.StatusCode, *messages: bytes, trailing: Sequence[tuple[str, str]] = (), said: str = "no") -> Script:
+def ends_with(
+    code: grpc.StatusCode, *messages: bytes, trailing: Sequence[tuple[str, str]] = (), details: str = "no"
+) -> Script:
     """Send these messages, then end with that status."""
 
     async def script(context: Context) -> None:
         for message in messages:
             await context.write(message)
         if code is not grpc.StatusCode.OK:
-            await context.abort(code, said, tuple(trailing))
+            await context.abort(code, details, tuple(trailing))
 
     return script
 
 
-def stays(*messages: bytes) -> Script:
+def stays_open(*messages: bytes) -> Script:
     """Send these messages, then keep the stream open without sending anything."""
 
     async def script(context: Context) -> None:
@@ -48,12 +50,12 @@ def stays(*messages: bytes) -> Script:
     return script
 
 
-class Scripted:
+class ScriptedServer:
     """Plays one script per call, whatever the contract; the last one is played again and again."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self._scripts = list(scripts)
-        self.asked: list[Asked] = []
+        self.calls: list[Call] = []
         self.port = 0
 
     @property
@@ -62,12 +64,12 @@ class Scripted:
 
     async def play(self, contract: Contract, request: bytes, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        self.asked.append(Asked(contract, request, str(metadata.get("authorization", "")).removeprefix("Bearer ")))
-        await self._scripts[min(len(self.asked), len(self._scripts)) - 1](context)
+        self.calls.append(Call(contract, request, str(metadata.get("authorization", "")).removeprefix("Bearer ")))
+        await self._scripts[min(len(self.calls), len(self._scripts)) - 1](context)
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, server: Scripted, contracts: frozenset[Contract]) -> None:
+    def __init__(self, server: ScriptedServer, contracts: frozenset[Contract]) -> None:
         self._server = server
         self._contracts = {contract.method: contract for contract in contracts}
 
@@ -83,9 +85,11 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def scripted(*scripts: Script, contracts: frozenset[Contract] = frozenset(Contract)) -> AsyncIterator[Scripted]:
+async def scripted_server(
+    *scripts: Script, contracts: frozenset[Contract] = frozenset(Contract)
+) -> AsyncIterator[ScriptedServer]:
     """Run such a server; streams that are open at the end are cancelled."""
-    playing = Scripted(scripts)
+    playing = ScriptedServer(scripts)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((_Methods(playing, contracts),))
     playing.port = server.add_insecure_port("127.0.0.1:0")

@@ -21,7 +21,7 @@ from typing import Any
 from psycopg._queries import PostgresQuery, PostgresRawQuery
 
 VARIABLE = "TESTS_RECORD_STATEMENTS"
-"""Names the file that a process appends to."""
+"""The environment variable with the folder of the recorded statements."""
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = tuple(f"{ROOT / folder}{os.sep}" for folder in ("eventstore", "projections", "migrations"))
@@ -40,18 +40,18 @@ _CHANGES = (
 
 
 def normalised(text: str) -> str:
-    """Return a statement's shape: without its values, the numbers of parameters, and the names that tests make up."""
+    """Return a statement without its values, the number of its parameters, and names that tests make up."""
     for pattern, replacement in _CHANGES:
         text = pattern.sub(replacement, text)
     return text.strip()
 
 
 def uncovered(newest: Iterable[str], oldest: Iterable[str], exempt: Mapping[str, str]) -> list[str]:
-    """Return what was sent on the newest server and not on the oldest, in order.
+    """Return the statements that were sent on the newest server but not on the oldest, sorted.
 
     Args:
-        newest: normalised statements of the newest.
-        oldest: those of the oldest.
+        newest: normalised statements on the newest.
+        oldest: normalised statements on the oldest.
         exempt: regular expressions of statements that need not be sent on the oldest, each with its reason.
 
     """
@@ -60,10 +60,10 @@ def uncovered(newest: Iterable[str], oldest: Iterable[str], exempt: Mapping[str,
 
 
 class Recorder:
-    """Appends each statement of the product to a file, once for each process.
+    """Appends each of the product's statements to a file, once in each process.
 
     Attributes:
-        file: where to; None records nothing.
+        file: the file; None records nothing.
 
     """
 
@@ -82,14 +82,14 @@ class Recorder:
                 file.write(json.dumps(entry[1]) + "\n")
 
     def install(self) -> None:
-        """Record whatever psycopg sends from now on."""
+        """Record what psycopg sends from now on."""
         for query_class in (PostgresQuery, PostgresRawQuery):
             self._install(query_class)
 
     def _install(self, query_class: type[PostgresQuery]) -> None:
         convert = query_class.__dict__["convert"]
 
-        def recorded(query: PostgresQuery, *arguments: Any) -> None:  # noqa: ANN401 - psycopg's own
+        def recorded(query: PostgresQuery, *arguments: Any) -> None:  # noqa: ANN401 - psycopg's parameters
             convert(query, *arguments)
             self.record(query.query)
 
@@ -97,7 +97,7 @@ class Recorder:
 
 
 def read(file: Path) -> set[str]:
-    """Return the statements in a file; none if there is no file."""
+    """Return the statements in a file; none if it doesn't exist."""
     return {json.loads(line) for line in file.read_text().splitlines()} if file.exists() else set()
 
 
@@ -109,4 +109,4 @@ def _is_of_product(frame: FrameType | None) -> bool:
         if name.startswith(TESTS) and name != __file__:
             return False
         frame = frame.f_back
-    return True  # a library's own loop, on behalf of the product
+    return True  # only library code is on the stack: the product started it

@@ -29,7 +29,7 @@ QUICK = Waits(append_lock=0.2, idle_in_transaction=600, database_connect=60)
 GIVE_UP = 30.0
 """Seconds after which a condition that does not come about fails the test."""
 
-both_ways = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
+with_and_without_probing = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
 """With an appender that asks first which events are there, as after a connect, and one that copies at once."""
 
 _ULIDS = wire.ulids()
@@ -47,7 +47,7 @@ def next_ulid() -> str:
     return next(_ULIDS)
 
 
-def made(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: str = "12300000001") -> list[Event]:
+def new_events(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: str = "12300000001") -> list[Event]:
     """New events, each with an id of its own."""
     return [
         decode(wire.event(next_ulid(), recipient=wire.recipient(ppnum)), app, contract)
@@ -55,19 +55,19 @@ def made(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: st
     ]
 
 
-def of_pcs(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
+def pcs_event(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
     """The event that :func:`of_chat` makes, as the other contract writes it."""
     payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.timestamp_of(OCCURRED))
     return decode(payload, app, PCS)
 
 
-def of_chat(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
+def chat_event(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
     """An event that happened at ``OCCURRED``."""
     payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.rfc3339(OCCURRED))
     return decode(payload, app, CHAT)
 
 
-def contradicting(event: Event) -> Event:
+def conflicting_event(event: Event) -> Event:
     """Other bytes, and other values, under the same event_id."""
     payload = wire.event(event.event_id, recipient=wire.recipient("99900000009"), occurred_at="2020-01-01T00:00:00Z")
     return decode(payload, event.app, Contract(event.contract))
@@ -95,7 +95,7 @@ async def appender(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncI
         yield Appender(conn, waits)
 
 
-async def follow(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> None:
+async def set_epoch(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> None:
     """Make an app's cursor row, or take it over."""
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, epoch) VALUES (%s, %s)"
@@ -115,7 +115,7 @@ async def cursor_of(conn: AsyncConnection, app: str = APP) -> object:
     return await value(conn, "SELECT last_event_id FROM eventstore.cursors WHERE app = %s", app)
 
 
-async def stored(conn: AsyncConnection) -> list[Event]:
+async def stored_events(conn: AsyncConnection) -> list[Event]:
     """The events that are stored, in order of position."""
     return [item.event async for item in read(conn)]
 
@@ -127,7 +127,7 @@ async def positions(conn: AsyncConnection) -> dict[str, int]:
     return dict(rows)
 
 
-class Kept(NamedTuple):
+class QuarantineRow(NamedTuple):
     """A row of the quarantine."""
 
     event_id: str | None
@@ -136,18 +136,18 @@ class Kept(NamedTuple):
     times: int
 
 
-async def kept(conn: AsyncConnection) -> list[Kept]:
+async def quarantine_rows(conn: AsyncConnection) -> list[QuarantineRow]:
     """What lies in quarantine, in the order in which it came."""
     rows = await conn.execute("SELECT event_id, payload, reason, count FROM eventstore.quarantine ORDER BY id")
-    return [Kept(*row) for row in await rows.fetchall()]
+    return [QuarantineRow(*row) for row in await rows.fetchall()]
 
 
-async def nothing_written(conn: AsyncConnection) -> None:
+async def assert_nothing_written(conn: AsyncConnection) -> None:
     assert await positions(conn) == {}
-    assert await kept(conn) == []
+    assert await quarantine_rows(conn) == []
 
 
-class Pages:
+class PageSizes:
     """How many rows each page brought."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ class Pages:
         monkeypatch.setattr(AsyncCursor, "fetchall", fetched)
 
 
-async def until(check: Callable[[], Awaitable[T]], what: str) -> T:
+async def wait_until(check: Callable[[], Awaitable[T]], what: str) -> T:
     """Ask again and again until the answer is true, and return it."""
     try:
         async with asyncio.timeout(GIVE_UP):
@@ -173,32 +173,32 @@ async def until(check: Callable[[], Awaitable[T]], what: str) -> T:
         raise AssertionError(f"never came about: {what}") from None
 
 
-async def waiting_for_append_lock(conn: AsyncConnection, count: int = 1) -> None:
+async def wait_for_append_lock_waiters(conn: AsyncConnection, count: int = 1) -> None:
     """Return when so many sessions wait for the append lock."""
 
     async def enough() -> bool:
         waiters = await value(conn, _APPEND_LOCK_WAITERS, APPEND_LOCK)
         return isinstance(waiters, int) and waiters >= count
 
-    await until(enough, f"{count} waiting for the append lock")
+    await wait_until(enough, f"{count} waiting for the append lock")
 
 
-async def blocked(conn: AsyncConnection, pid: int) -> None:
+async def wait_until_blocked(conn: AsyncConnection, pid: int) -> None:
     """Return when that backend waits for a lock that another holds."""
 
     async def waits() -> bool:
         return bool(await value(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid))
 
-    await until(waits, f"backend {pid} waiting for a lock")
+    await wait_until(waits, f"backend {pid} waiting for a lock")
 
 
-async def backend_gone(conn: AsyncConnection, name: str) -> None:
+async def wait_until_session_ended(conn: AsyncConnection, name: str) -> None:
     """Return when no session of that name is left, so that nothing of its work is under way."""
 
     async def gone() -> bool:
         return not await value(conn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
 
-    await until(gone, f"the end of session {name}")
+    await wait_until(gone, f"the end of session {name}")
 
 
 def by_id(events: Iterable[Event]) -> dict[str, Event]:

@@ -14,12 +14,12 @@ from eventstore.contracts import Contract, Event, decode
 from eventstore.transfer.export import Exported, export_events
 from eventstore.transfer.importing import Imported, import_events
 from tests import oracle, store, wire
-from tests.folding import append, told
+from tests.folding import append, new_record
 from tests.oracle import Record as Told
 from tests.store import QUICK
 
 SHOP = "shop"
-HOLE = {
+GAP = {
     "lower": None,
     "upper": store.next_ulid(),
     "noticed_at": "2026-01-02T03:04:05+00:00",
@@ -29,43 +29,43 @@ HOLE = {
 SUMMARY = oracle.Summary(3, 2, 1, 0, 1)
 
 
-def nothing(_done: int, _of: int) -> None:
+def ignore_progress(_done: int, _of: int) -> None:
     """Hear of progress."""
 
 
-async def exported(conn: AsyncConnection, file: Path) -> Exported:
-    return await export_events(conn, file, nothing)
+async def export(conn: AsyncConnection, file: Path) -> Exported:
+    return await export_events(conn, file, ignore_progress)
 
 
-async def imported(url: str, file: Path) -> Imported:
-    return await import_events(url, file, waits=QUICK, on_progress=nothing)
+async def import_file(url: str, file: Path) -> Imported:
+    return await import_events(url, file, waits=QUICK, on_progress=ignore_progress)
 
 
-def a_log() -> list[Told]:
+def sample_log() -> list[Told]:
     """Of two apps, both contracts and every type."""
     chat = [
-        told(oracle.PENDING_CONSENT),
-        told(oracle.DELIVERED),
-        told(oracle.FAILED, "12300000002"),
-        told(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\')),
-        told(oracle.POLL_RESPONSE, "12300000002", options=()),
-        told(oracle.COMPLETED, None, summary=SUMMARY),
-        told(2**31 - 1, None, request=None),
+        new_record(oracle.PENDING_CONSENT),
+        new_record(oracle.DELIVERED),
+        new_record(oracle.FAILED, "12300000002"),
+        new_record(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\')),
+        new_record(oracle.POLL_RESPONSE, "12300000002", options=()),
+        new_record(oracle.COMPLETED, None, summary=SUMMARY),
+        new_record(2**31 - 1, None, request=None),
     ]
-    return [*chat, *(told(kind, app=SHOP) for kind in (oracle.GRANTED, oracle.DENIED)), chat.pop(1)]
+    return [*chat, *(new_record(kind, app=SHOP) for kind in (oracle.GRANTED, oracle.DENIED)), chat.pop(1)]
 
 
-async def filled(url: str, conn: AsyncConnection) -> None:
+async def fill_store(url: str, conn: AsyncConnection) -> None:
     """Put everything into a store that one can have: events, cursors with holes, quarantine."""
-    records = a_log()
+    records = sample_log()
     await append(conn, *records[:4])
     await append(conn, *records[4:])
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, contract, last_event_id, last_received_at, holes, epoch, last_error)"
         " VALUES (%s, 'chat.external', %s, clock_timestamp(), %s::text::jsonb, 7, 'away')",
-        [SHOP, records[-1].event_id, json.dumps([HOLE])],
+        [SHOP, records[-1].event_id, json.dumps([GAP])],
     )
-    await store.follow(conn, "new")
+    await store.set_epoch(conn, "new")
     async with store.appender(url) as appender:
         rejected = [store.garbage(1), store.garbage(2), store.garbage(1), store.garbage(1, "clinic")]
         await appender.append([], rejected=rejected)
@@ -81,17 +81,17 @@ EVERYTHING = {
 }
 
 
-async def everything(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
+async def store_content(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
     return {name: await (await conn.execute(query.encode())).fetchall() for name, query in EVERYTHING.items()}
 
 
 @asynccontextmanager
-async def looking(url: str) -> AsyncIterator[AsyncConnection]:
+async def open_connection(url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(url, "looking") as conn:
         yield conn
 
 
-async def lose(conn: AsyncConnection, *positions: int) -> None:
+async def delete_positions(conn: AsyncConnection, *positions: int) -> None:
     """Delete events, as the table's owner can who drops the triggers."""
     async with conn.transaction():
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
@@ -100,29 +100,29 @@ async def lose(conn: AsyncConnection, *positions: int) -> None:
         await conn.execute("ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER refuse_change_row")
 
 
-async def is_empty(conn: AsyncConnection) -> None:
-    assert await everything(conn) == {"events": [], "cursors": [], "quarantine": []}
+async def assert_empty(conn: AsyncConnection) -> None:
+    assert await store_content(conn) == {"events": [], "cursors": [], "quarantine": []}
 
 
-def content_of(file: Path) -> bytes:
+def read_content(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def put(file: Path, content: bytes) -> None:
+def write_content(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-def left_in(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-def large_ones(size: int, count: int) -> list[Event]:
+def large_events(size: int, count: int) -> list[Event]:
     return [
         decode(wire.event(store.next_ulid(), more=wire.bytes_field(99, bytes(size))), "app", Contract.CHAT_EXTERNAL)
         for _ in range(count)
     ]
 
 
-async def digests(conn: AsyncConnection) -> list[Any]:
+async def stored_digests(conn: AsyncConnection) -> list[Any]:
     query = "SELECT position, event_id, received_at, sha256(payload) FROM eventstore.events ORDER BY position"
     return await (await conn.execute(query)).fetchall()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.store import connection, until, value
+from tests.store import connection, value, wait_until
 
 
 class Stored(NamedTuple):
@@ -34,4 +34,4 @@ async def at_least(url: str, count: int) -> int:
             found = await value(conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")
             return int(str(found)) if int(str(found)) >= count else None
 
-        return await until(enough, f"{count} events stored") or 0
+        return await wait_until(enough, f"{count} events stored") or 0

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from eventstore.locks import app_lock
 from tests import store
 from tests.acceptance.command import Commands
-from tests.folding import append, told
+from tests.folding import append, new_record
 
 SENTENCE = "projections: nothing was changed; give --yes to do it"
 
@@ -21,8 +21,8 @@ SENTENCE = "projections: nothing was changed; give --yes to do it"
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Two followed apps: shop with events and a gap, clinic with nothing; and events of one that has no cursor."""
     async with store.connection(database_url, "looking") as conn:
-        last = told(app="shop")
-        await append(conn, told(app="shop"), last, told(app="old"))
+        last = new_record(app="shop")
+        await append(conn, new_record(app="shop"), last, new_record(app="old"))
         gap = {
             "lower": last.event_id,
             "upper": store.next_ulid(),
@@ -31,7 +31,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
             "position": 0,
         }
         for app in ("clinic", "shop"):
-            await store.follow(conn, app)
+            await store.set_epoch(conn, app)
         await conn.execute(
             "UPDATE eventstore.cursors SET contract = 'pcs.external.v1', last_event_id = %s,"
             " last_received_at = '2026-01-02T03:04:05Z', holes = %s WHERE app = 'shop'",

@@ -10,8 +10,8 @@ from psycopg import AsyncConnection
 
 from tests import folding, oracle
 from tests.acceptance.command import Commands
-from tests.folding import append, told
-from tests.installed import put_broken
+from tests.fake_package import write_broken_package
+from tests.folding import append, new_record
 
 PPNUM = "12300000003"
 
@@ -19,7 +19,9 @@ PPNUM = "12300000003"
 async def test_the_events_in_order_what_each_changed_and_which_decides(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
-    asked, failed, granted = (told(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.FAILED, oracle.GRANTED))
+    asked, failed, granted = (
+        new_record(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.FAILED, oracle.GRANTED)
+    )
     await append(conn, asked, granted, failed)
     await folding.fold_all(database_url)
     ended = await commands.run("explain", "consent_registry", PPNUM, DATABASE_URL=database_url)
@@ -37,7 +39,7 @@ async def test_the_events_in_order_what_each_changed_and_which_decides(
 
 
 async def test_json_for_machines(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, record := told(oracle.POLL_RESPONSE, PPNUM, options=("é",)))
+    await append(conn, record := new_record(oracle.POLL_RESPONSE, PPNUM, options=("é",)))
     await folding.fold_all(database_url)
     key = ("poll_responses", "request 1", "poll 1", PPNUM)
     ended = await commands.run("explain", *key, "--json", DATABASE_URL=database_url)
@@ -50,7 +52,7 @@ async def test_json_for_machines(commands: Commands, database_url: str, conn: As
 async def test_a_table_that_says_otherwise_ends_with_1(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
-    await append(conn, told(oracle.GRANTED, PPNUM))
+    await append(conn, new_record(oracle.GRANTED, PPNUM))
     await folding.fold_all(database_url)
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     for arguments in ((), ("--json",)):
@@ -64,7 +66,7 @@ async def test_a_table_that_says_otherwise_ends_with_1(
 
 
 async def test_no_such_row_ends_with_1(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(oracle.GRANTED))
+    await append(conn, new_record(oracle.GRANTED))
     await folding.fold_all(database_url)
     ended = await commands.run("explain", "consent_registry", PPNUM, "--app", "app", DATABASE_URL=database_url)
     assert (ended.code, len(ended.err.splitlines())) == (1, 1), ended.said
@@ -74,9 +76,9 @@ async def test_no_such_row_ends_with_1(commands: Commands, database_url: str, co
 async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
-    await append(conn, told(oracle.GRANTED, PPNUM))
+    await append(conn, new_record(oracle.GRANTED, PPNUM))
     await folding.fold_all(database_url)
-    variables = {"DATABASE_URL": database_url, "PYTHONPATH": put_broken(tmp_path)}
+    variables = {"DATABASE_URL": database_url, "PYTHONPATH": write_broken_package(tmp_path)}
     ended = await commands.run("explain", "consent_registry", PPNUM, **variables)
     assert (ended.code, ended.err) == (0, ""), ended.said
     ended = await commands.run("explain", "their_table", PPNUM, **variables)
@@ -89,7 +91,7 @@ async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
 async def test_what_is_asked_wrongly_ends_with_2_and_one_sentence(
     commands: Commands, database_url: str, conn: AsyncConnection, subtests: pytest.Subtests
 ) -> None:
-    await append(conn, told(ppnum=PPNUM), told(ppnum=PPNUM, app="shop"))
+    await append(conn, new_record(ppnum=PPNUM), new_record(ppnum=PPNUM, app="shop"))
     await folding.fold_all(database_url)
     for arguments, said in (
         (("consent", PPNUM), "no read model is named 'consent'; the names are consent_registry, "),

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 
 from projections.sandbox.simulator import SimulatedEvent
-from tests import folding, hostile, store, wire
+from tests import folding, hostile_database, store, wire
 from tests.acceptance.command import QUICK, Commands, Ended
 from tests.databases import Server
-from tests.fix_simulator import TOKEN, SimulatorFactory, bearing
+from tests.fix_simulator import TOKEN, SimulatorFactory, entries_of
 from tests.following import REQUEST
 from tests.store import CHAT
 
@@ -39,7 +39,7 @@ def log() -> list[SimulatedEvent]:
     failed = wire.event(first, 2, recipient=wire.recipient(PPNUM, error_code=CODE))
     answer = wire.event(second, 7, recipient=wire.recipient(PPNUM), poll_response=wire.poll("опрос", OPTION, "no"))
     return [
-        *bearing(CHAT),
+        *entries_of(CHAT),
         SimulatedEvent(first, REQUEST, {CHAT: failed}),
         SimulatedEvent(second, REQUEST, {CHAT: answer}),
     ]
@@ -58,8 +58,8 @@ def another_hostile_url(postgres: Server) -> Iterator[str]:
 
 
 def made_hostile(url: str) -> str:
-    hostile.set_traps(url)
-    hostile.make_hostile(url)
+    hostile_database.set_traps(url)
+    hostile_database.make_hostile(url)
     with psycopg.connect(url) as person, pytest.raises(psycopg.errors.RaiseException, match="a trap in schema public"):
         person.execute("SELECT cardinality(ARRAY['a'])")
     return f"{url}?{urlencode({'options': OPTIONS, 'client_encoding': 'LATIN1'}, quote_via=quote)}"
@@ -84,7 +84,7 @@ async def test_every_command_does_its_work(
     assert [app["quarantined"] for app in status["apps"]] == [0]
     assert {one["events_behind"] for one in status["projections"]} == {0}
     async with store.connection(hostile_url) as conn:
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
         codes = "SELECT error_code FROM public.request_recipients WHERE ppnum = %s"
         assert await store.value(conn, codes, PPNUM) == CODE
         last = str(await store.value(conn, "SELECT max(event_id) FROM eventstore.events"))
@@ -114,4 +114,4 @@ async def test_every_command_does_its_work(
     await succeeds(commands, another_hostile_url, "run", "--no-ingest", "--until-idle", "0.3")
     await succeeds(commands, another_hostile_url, "verify")
     async with store.connection(another_hostile_url) as conn:
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)

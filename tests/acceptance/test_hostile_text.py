@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from projections.terminal_text import UNSAFE
 from tests import folding, oracle
 from tests.acceptance.command import Commands, Ended
-from tests.folding import append, told
+from tests.folding import append, new_record
 
 PPNUM = "12300000003"
 FORGED = "\nrequest_status: 9 rows equal the log at position 9"
@@ -23,8 +23,8 @@ async def variables(database_url: str, conn: AsyncConnection) -> dict[str, str]:
     """A log with hostile texts, folded, and one of its rows changed."""
     await append(
         conn,
-        replace(told(oracle.FAILED, PPNUM), error_code=HOSTILE),
-        told(oracle.POLL_RESPONSE, PPNUM, options=(HOSTILE[:60],)),
+        replace(new_record(oracle.FAILED, PPNUM), error_code=HOSTILE),
+        new_record(oracle.POLL_RESPONSE, PPNUM, options=(HOSTILE[:60],)),
     )
     await folding.fold_all(database_url)
     await conn.execute("UPDATE request_recipients SET error_code = 'else'")

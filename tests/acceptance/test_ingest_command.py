@@ -11,12 +11,12 @@ from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer
-from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of, payloads
 from tests.following import log_of
 from tests.store import CHAT, PCS
 
 UNTIL_IDLE = ["ingest", "--until-idle", "1"]
-EXPECTED = payloads(bearing(CHAT), CHAT)
+EXPECTED = payloads(entries_of(CHAT), CHAT)
 ALL_STORED = f"{len(EXPECTED):,} new events, 0 duplicates, 0 quarantined"
 
 
@@ -37,7 +37,7 @@ async def test_the_vendor_s_four_variables_are_enough(
     assert (ended.code, ended.out) == (0, ""), ended.said
     assert ended.err.splitlines()[-1] == ALL_STORED
     assert (await stored(database_url)).payloads == EXPECTED
-    assert [asked.pairs["resource"] for asked in issuer.forms] == [address]
+    assert [request.pairs["resource"] for request in issuer.token_requests] == [address]
 
 
 @pytest.mark.parametrize("kind", ["PROJECTIONS_TOKEN", "PROJECTIONS_TOKEN_FILE"])

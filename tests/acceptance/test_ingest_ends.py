@@ -14,11 +14,11 @@ from projections.sandbox.simulator import SimulatedEvent, World, build_log
 from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.stored import at_least, stored
 from tests.fault.proxy import TcpProxy, target_of, through
-from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing, payloads
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of, payloads
 from tests.following import log_of
 from tests.store import CHAT
 
-EXPECTED = payloads(bearing(CHAT), CHAT)
+EXPECTED = payloads(entries_of(CHAT), CHAT)
 COMMITTED_NOTHING_MORE = "received again at the next start"
 
 

@@ -16,8 +16,8 @@ from projections.cli.app import app
 from tests import folding, oracle, store
 from tests.acceptance.command import INSTALLED, QUICK, Commands, Ended
 from tests.acceptance.forking import ForkServer
-from tests.folding import append, told
-from tests.scripted import scripted, stays
+from tests.folding import append, new_record
+from tests.scripted import scripted_server, stays_open
 from tests.unit.test_help import below
 from tests.wire import ulid_of
 
@@ -72,13 +72,13 @@ async def test_the_installed_command_does_what_its_fork_does(
     commands: Commands, fork_server: ForkServer | None, database_url: str, elsewhere: str, command: tuple[str, ...]
 ) -> None:
     assert fork_server is not None
-    records = [told(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.GRANTED, oracle.DELIVERED)]
+    records = [new_record(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.GRANTED, oracle.DELIVERED)]
     outcomes = []
-    async with scripted(stays()) as upstream:
+    async with scripted_server(stays_open()) as upstream:
         for how, url in ((commands.installed, database_url), (commands, elsewhere)):
             async with store.connection(url) as conn:
                 await append(conn, *records)
-                await store.follow(conn, "default")
+                await store.set_epoch(conn, "default")
             await folding.fold_all(url)
             variables = {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": upstream.address, "COLUMNS": "150"}
             outcomes.append(await how.run(*command, *CASES[command], **variables, PROJECTIONS_TOKEN="token-of-mine"))

@@ -9,7 +9,7 @@ import pytest
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, rebuilding, store
 from tests.acceptance.command import Commands
-from tests.folding import append, told
+from tests.folding import append, new_record
 
 PPNUM = "12300000003"
 PATIENT = {"PROJECTIONS_REBUILD_LOCK_TIMEOUT": "600"}
@@ -43,13 +43,13 @@ EVENT_ID = "an event_id"
 async def test_a_signal_ends_it_in_the_middle_and_what_holds_is_said(
     commands: Commands, database_url: str, arguments: list[str], holds: str, number: signal.Signals, code: int
 ) -> None:
-    first = told(oracle.GRANTED, PPNUM)
+    first = new_record(oracle.GRANTED, PPNUM)
     command = [first.event_id if one == EVENT_ID else one for one in arguments]
     variables = {**PATIENT, "DATABASE_URL": database_url}
     async with store.connection(database_url) as conn, store.connection(database_url, "holder") as holder:
-        await append(conn, first, told(ppnum=PPNUM), told(oracle.COMPLETED, None))
+        await append(conn, first, new_record(ppnum=PPNUM), new_record(oracle.COMPLETED, None))
         await folding.fold_all(database_url)
-        before = [await rebuilding.every_row(conn, projection) for projection in READ_MODELS]
+        before = [await rebuilding.all_rows(conn, projection) for projection in READ_MODELS]
         assert (await commands.run("export", "events", "whole", **variables)).code == 0
         async with holder.transaction():
             await holder.execute("LOCK TABLE eventstore.events IN ACCESS EXCLUSIVE MODE")
@@ -58,7 +58,7 @@ async def test_a_signal_ends_it_in_the_middle_and_what_holds_is_said(
             async def at_work() -> bool:
                 return bool(await store.value(conn, AT_WORK))
 
-            await store.until(at_work, "the command at work")
+            await store.wait_until(at_work, "the command at work")
             if arguments[0] == "export":
                 assert [path.suffix for path in commands.folder.glob("log*")] == [".part"]
             running.send(number)
@@ -67,9 +67,9 @@ async def test_a_signal_ends_it_in_the_middle_and_what_holds_is_said(
         assert ended.err.splitlines()[-1] == f"projections: interrupted; {holds}"
         assert [word for word in ("Traceback", "Warning", "Error") if word in ended.err] == []
         assert [path.name for path in commands.folder.iterdir()] == ["whole"]
-        assert [await rebuilding.every_row(conn, projection) for projection in READ_MODELS] == before
+        assert [await rebuilding.all_rows(conn, projection) for projection in READ_MODELS] == before
 
         async def gone() -> bool:
             return not await store.value(conn, LEFT, conn.info.dbname)
 
-        await store.until(gone, "the end of the command's sessions")
+        await store.wait_until(gone, "the end of the command's sessions")

@@ -87,7 +87,7 @@ async def test_while_it_waits_for_an_event(
         return bool(row and row[0])
 
     running = await commands.start("wait", "--event-id", "01KE57A22WAXDSJX6FXBCFS5DG", DATABASE_URL=database_url)
-    await store.until(looks, "a command that waits")
+    await store.wait_until(looks, "a command that waits")
     running.send(number)
     ended = await running.ended()
     assert (ended.code, ended.sentence) == (code, "projections: interrupted")

@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 
 from tests import folding, oracle
 from tests.acceptance.command import QUICK, Commands, Ended
-from tests.folding import append, told
-from tests.installed import put_broken
-from tests.scripted import scripted, stays
+from tests.fake_package import write_broken_package
+from tests.folding import append, new_record
+from tests.scripted import scripted_server, stays_open
 
 PPNUM = "12300000003"
 TROUBLE = """
@@ -64,11 +64,11 @@ async def test_what_is_wrong_is_said_in_json(
 async def test_progress_warnings_and_errors_of_threads_are_said_in_json(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
-    await append(conn, told(oracle.GRANTED, PPNUM))
+    await append(conn, new_record(oracle.GRANTED, PPNUM))
     await folding.fold_all(database_url)
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     (tmp_path / "sitecustomize.py").write_text(TROUBLE)
-    path = f"{tmp_path}:{put_broken(tmp_path)}"
+    path = f"{tmp_path}:{write_broken_package(tmp_path)}"
     variables = {"DATABASE_URL": database_url, "PYTHONPATH": path, "PROJECTIONS_LOG_FORMAT": "json", "TROUBLE": "1"}
     ended = await commands.run("verify", **variables)
     assert ended.code == 1
@@ -82,7 +82,7 @@ async def test_progress_warnings_and_errors_of_threads_are_said_in_json(
 
 
 async def test_a_run_says_everything_in_json(commands: Commands, database_url: str) -> None:
-    async with scripted(stays()) as upstream:
+    async with scripted_server(stays_open()) as upstream:
         ended = await commands.run(
             *("--log-format=json", "run", "--until-idle", "0.2"),
             **QUICK,

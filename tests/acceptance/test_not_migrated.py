@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
-from tests.installed import put_deliveries
+from tests.fake_package import write_deliveries_package
 
 NAMES = sorted(projection.name for projection in READ_MODELS)
 WHY = "table deliveries is missing; run projections migrate"
@@ -20,14 +20,14 @@ QUICKLY = {**QUICK, "PROJECTIONS_POLL": "0.05"}
 @pytest.fixture
 async def variables(database_url: str, tmp_path: Path) -> dict[str, str]:
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(9)))
-    return {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": put_deliveries(tmp_path)}
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
+    return {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": write_deliveries_package(tmp_path)}
 
 
 async def folds_everything_but_it(conn: AsyncConnection) -> None:
     for name in NAMES:
         assert await folding.position(conn, name) == 9
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_run_goes_on_with_the_others_and_picks_it_up_once_it_is_migrated(
@@ -43,7 +43,7 @@ async def test_run_goes_on_with_the_others_and_picks_it_up_once_it_is_migrated(
         assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints WHERE name = 'deliveries'") == 0
         migrated = await commands.run("migrate", **variables)
         assert migrated.code == 0, migrated.said
-        await folding.folded(conn, "deliveries", 9)
+        await folding.wait_until_folded(conn, "deliveries", 9)
     assert sum("left out" in line for line in running.lines) == 1, running.lines
 
 

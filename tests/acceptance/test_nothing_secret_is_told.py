@@ -16,7 +16,7 @@ from tests.acceptance.command import QUICK, Commands, Ended
 from tests.acceptance.stored import at_least, stored
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Answer, Issuer
-from tests.scripted import Script, Scripted, ends, scripted, stays
+from tests.scripted import Script, ScriptedServer, ends_with, scripted_server, stays_open
 
 TOKEN, SECOND_TOKEN = "token-of-the-issuer-1", "token-of-the-issuer-2"
 PPNUMS = [str(49_151_000_000 + number) for number in range(40)]
@@ -48,10 +48,10 @@ def misbehaving() -> list[Script]:
     no_time = event(PPNUMS[6], error_code=PPNUMS[6]) + wire.bytes_field(6, f"at {PPNUMS[6]}")
     codes = grpc.StatusCode
     return [
-        ends(codes.UNAVAILABLE, *events[:20], said=echo(TOKEN)),
-        ends(codes.INTERNAL, again, other_bytes, garbage, no_ulid, no_time, said=echo(TOKEN)),
-        ends(codes.UNAUTHENTICATED, said=echo(TOKEN)),
-        stays(*events),
+        ends_with(codes.UNAVAILABLE, *events[:20], details=echo(TOKEN)),
+        ends_with(codes.INTERNAL, again, other_bytes, garbage, no_ulid, no_time, details=echo(TOKEN)),
+        ends_with(codes.UNAUTHENTICATED, details=echo(TOKEN)),
+        stays_open(*events),
     ]
 
 
@@ -62,7 +62,7 @@ async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
     with psycopg.connect(database_url) as connection:  # Postgres quotes the whole row in its DETAIL
         connection.execute("ALTER TABLE eventstore.events ADD CHECK (ppnum <> '49151000007')")  # PPNUMS[7]
     issuer.answers.append(Answer(400, {"error": "slow_down", "error_description": f"{REPEATED} {PPNUMS[8]}"}))
-    async with scripted(*misbehaving()) as upstream, TcpProxy(*target_of(database_url)) as proxy:
+    async with scripted_server(*misbehaving()) as upstream, TcpProxy(*target_of(database_url)) as proxy:
         running = await commands.start(
             *("-v", "--log-level", "debug", "--log-format", style, "ingest", "--until-idle", "2"),
             **QUICK,
@@ -97,18 +97,20 @@ async def test_a_full_ingest_at_debug_level_tells_nothing_secret(
 async def test_a_refusal_that_quotes_everything_is_told_without(
     commands: Commands, database_url: str, issuer: Issuer
 ) -> None:
-    async with scripted(ends(grpc.StatusCode.PERMISSION_DENIED, event(PPNUMS[9]), said=echo(TOKEN))) as upstream:
+    async with scripted_server(
+        ends_with(grpc.StatusCode.PERMISSION_DENIED, event(PPNUMS[9]), details=echo(TOKEN))
+    ) as upstream:
         ended = await refused(commands, database_url, upstream, issuer)
         assert "PERMISSION_DENIED: bad token [hidden]" in ended.err
     issuer.always = Answer(
         401, {"error": "invalid_client", "error_description": f"{CLIENT_SECRET} is not known {REPEATED}"}
     )
-    async with scripted(stays()) as upstream:
+    async with scripted_server(stays_open()) as upstream:
         ended = await refused(commands, database_url, upstream, issuer)
         assert "invalid_client: [hidden] is not known" in ended.err
 
 
-async def refused(commands: Commands, url: str, upstream: Scripted, issuer: Issuer) -> Ended:
+async def refused(commands: Commands, url: str, upstream: ScriptedServer, issuer: Issuer) -> Ended:
     ended = await commands.run(
         *("-v", "--log-level", "debug", "ingest", "--until-idle", "2"),
         **QUICK,

@@ -23,7 +23,7 @@ IGNORED = {"ignore_startup_parameters": "extra_float_digits,options"}
 
 async def test_session_mode_works(commands: Commands, database_url: str) -> None:
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(9)))
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
         with bouncer(database_url, pool_mode="session", **IGNORED) as url:
             variables = {**QUICK, "DATABASE_URL": url}
             for arguments in (
@@ -38,7 +38,7 @@ async def test_session_mode_works(commands: Commands, database_url: str) -> None
             ):
                 ended = await commands.run(*arguments, **variables)
                 assert ended.code == 0, ended.said
-            await folding.are_true(conn)
+            await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_session_has_its_timeouts_though_the_startup_options_are_dropped(database_url: str) -> None:

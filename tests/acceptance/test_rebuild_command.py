@@ -13,9 +13,9 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from tests import folding, oracle, rebuilding, store
 from tests.acceptance.command import Commands
-from tests.folding import append, told
-from tests.installed import put_broken
-from tests.rebuilding import CHANGED, EXTRA, MISSING, Interrupted, Interrupting, damage, damage_all, happenings
+from tests.fake_package import write_broken_package
+from tests.folding import append, new_record
+from tests.rebuilding import CHANGED, EXTRA, MISSING, Interrupted, Interrupting, damage, damage_all, sample_records
 
 NAMES = sorted(projection.name for projection in READ_MODELS)
 QUICKLY = {"PROJECTIONS_REBUILD_WINDOW": "50", "PROJECTIONS_REBUILD_LOCK_TIMEOUT": "0.1"}
@@ -27,7 +27,7 @@ FULL = 248
 async def variables(database_url: str) -> dict[str, str]:
     """A log, folded; and what the command needs to find it."""
     async with store.connection(database_url) as conn:
-        assert (await append(conn, *happenings())).stored == FULL
+        assert (await append(conn, *sample_records())).stored == FULL
     await folding.fold_all(database_url)
     return {**QUICKLY, "DATABASE_URL": database_url}
 
@@ -41,7 +41,7 @@ async def test_all_are_rebuilt_one_after_another_with_plain_lines(
                 await damage(conn, table, CHANGED)
         ended = await commands.run("rebuild", "--all", **variables)
         assert ended.code == 0, ended.said
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
     lines = [line for line in ended.out.splitlines() if not line.startswith(" ")]
     assert [line.partition(":")[0] for line in lines] == NAMES
     for line in lines:
@@ -66,7 +66,7 @@ async def test_verify_says_that_all_is_well(commands: Commands, variables: dict[
 
 
 async def test_verify_names_what_differs_with_the_events_behind_it(commands: Commands, database_url: str) -> None:
-    first, second = told(oracle.PENDING_CONSENT, "12300000001"), told(oracle.FAILED, "12300000001")
+    first, second = new_record(oracle.PENDING_CONSENT, "12300000001"), new_record(oracle.FAILED, "12300000001")
     variables = {**QUICKLY, "DATABASE_URL": database_url}
     async with store.connection(database_url) as conn:
         await append(conn, first, second)
@@ -110,10 +110,10 @@ async def test_a_dry_run_shows_and_changes_nothing(
 ) -> None:
     async with store.connection(database_url) as conn:
         await damage_all(conn, PollTallies, 0.05)
-        before = await rebuilding.every_row(conn, PollTallies)
+        before = await rebuilding.all_rows(conn, PollTallies)
         ended = await commands.run("rebuild", "poll_tallies", "--dry-run", **variables)
         assert ended.code == 0, ended.said
-        assert await rebuilding.every_row(conn, PollTallies) == before
+        assert await rebuilding.all_rows(conn, PollTallies) == before
     lines = ended.out.splitlines()
     count = 3 * (3 + 3)
     assert lines[0] == f"poll_tallies: a rebuild to position {FULL} would change {count} rows"
@@ -131,7 +131,7 @@ async def test_limits_are_kept_until_they_are_lifted(
     rebuild = ("rebuild", "consent_registry")
     async with store.connection(database_url) as conn:
         await damage(conn, table, EXTRA, 0.5)
-        before = await rebuilding.every_row(conn, ConsentRegistry)
+        before = await rebuilding.all_rows(conn, ConsentRegistry)
         for options, words in (
             (
                 [],
@@ -142,11 +142,13 @@ async def test_limits_are_kept_until_they_are_lifted(
             ended = await commands.run(*rebuild, *options, **variables)
             assert (ended.code, ended.out) == (1, ""), ended.said
             assert ended.err.splitlines()[-1].startswith(f"projections: consent_registry: {words}")
-        assert await rebuilding.every_row(conn, ConsentRegistry) == before
+        assert await rebuilding.all_rows(conn, ConsentRegistry) == before
         ended = await commands.run(*rebuild, "--yes", "--max-changed", "33.4 %", **variables)
         assert ended.code == 0, ended.said
-        await folding.are_true(conn)
-        assert [run.state for run in await rebuilding.runs(conn, "consent_registry")] == ["refused"] * 2 + ["done"]
+        await folding.assert_rows_match_oracle(conn)
+        assert [run.state for run in await rebuilding.recorded_runs(conn, "consent_registry")] == ["refused"] * 2 + [
+            "done"
+        ]
 
 
 async def test_one_that_is_refused_does_not_keep_the_others_from_being_rebuilt(
@@ -162,7 +164,7 @@ async def test_one_that_is_refused_does_not_keep_the_others_from_being_rebuilt(
         assert len(said) == 1
         assert said[0].startswith("projections: consent_registry: 24 of 72 rows")
         assert (await commands.run("rebuild", "consent_registry", "--yes", **variables)).code == 0
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
 
 
 async def test_one_that_postgres_refuses_does_not_keep_the_others_from_it(
@@ -197,7 +199,7 @@ async def test_when_the_connection_is_gone_no_other_gets_its_turn(
         async with holder.transaction():
             await holder.execute("LOCK TABLE eventstore.events IN ACCESS EXCLUSIVE MODE")
             running = await commands.start(*command, **variables)
-            await store.until(ended_by_the_server, "a session to end")
+            await store.wait_until(ended_by_the_server, "a session to end")
             ended = await running.ended()
     assert (ended.code, ended.out) == (1, ""), ended.said
     assert ended.err.splitlines()[-1].startswith("projections: terminating connection due to administrator command")
@@ -216,7 +218,7 @@ async def test_when_the_connection_is_gone_no_other_gets_its_turn(
 async def test_one_that_can_not_be_loaded_is_said_and_the_others_get_their_turn(
     commands: Commands, variables: dict[str, str], tmp_path: Path, arguments: tuple[str, ...], begins: str
 ) -> None:
-    ended = await commands.run(*arguments, **variables, PYTHONPATH=put_broken(tmp_path))
+    ended = await commands.run(*arguments, **variables, PYTHONPATH=write_broken_package(tmp_path))
     assert ended.code == 1, ended.said
     first = ended.err.splitlines()[0]
     assert first.startswith("projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs")
@@ -227,7 +229,7 @@ async def test_one_that_can_not_be_loaded_is_said_and_the_others_get_their_turn(
 async def test_those_that_are_named_are_not_held_up_by_one_that_can_not_be_loaded(
     commands: Commands, variables: dict[str, str], tmp_path: Path
 ) -> None:
-    found = {"PYTHONPATH": put_broken(tmp_path)}
+    found = {"PYTHONPATH": write_broken_package(tmp_path)}
     for arguments in (("verify", "poll_tallies"), ("rebuild", "poll_tallies")):
         ended = await commands.run(*arguments, **variables, **found)
         assert (ended.code, "theirs" in ended.said) == (0, False), ended.said
@@ -240,7 +242,7 @@ async def test_a_killed_one_changed_nothing_and_is_gone_on_with(
 ) -> None:
     async with store.connection(database_url) as conn, store.connection(database_url, "holder") as holder:
         await damage(conn, RequestStatus.tables[0], MISSING)
-        before = await rebuilding.every_row(conn, RequestStatus)
+        before = await rebuilding.all_rows(conn, RequestStatus)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             running = await commands.start("rebuild", "request_status", **variables)
@@ -254,12 +256,12 @@ async def test_a_killed_one_changed_nothing_and_is_gone_on_with(
                     ended.sentence,
                 )
             assert (await running.kill()).code == -9
-        assert await rebuilding.every_row(conn, RequestStatus) == before
+        assert await rebuilding.all_rows(conn, RequestStatus) == before
         ended = await commands.run("rebuild", "request_status", "--resume", **variables)
         assert ended.code == 0, ended.said
         assert ended.err.splitlines()[0] == f"request_status: resuming at position {FULL}"
-        await folding.are_true(conn)
-        assert [run.state for run in await rebuilding.runs(conn, "request_status")] == ["abandoned", "done"]
+        await folding.assert_rows_match_oracle(conn)
+        assert [run.state for run in await rebuilding.recorded_runs(conn, "request_status")] == ["abandoned", "done"]
 
 
 async def test_there_may_be_nothing_to_go_on_with(

@@ -17,8 +17,8 @@ from projections.migrating.metadata import READ_MODELS
 from projections.sandbox.simulator import World, build_log
 from tests import folding, store
 from tests.acceptance.command import COMMAND, QUICK, Commands
-from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, bearing
-from tests.installed import put, put_broken
+from tests.fake_package import write_broken_package, write_package
+from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of
 from tests.store import CHAT
 
 UNTIL_IDLE = ("--until-idle", "1")
@@ -58,7 +58,7 @@ class Deliveries(Projection):
 
 def with_poison(folder: Path) -> str:
     """Install a projection that divides by zero for one person; returns where Python finds it."""
-    return put(folder, {"poison": POISON}, {"deliveries": "poison:Deliveries"})
+    return write_package(folder, {"poison": POISON}, {"deliveries": "poison:Deliveries"})
 
 
 async def test_both_contracts_are_followed_and_folded_until_idle(
@@ -82,27 +82,27 @@ async def test_both_contracts_are_followed_and_folded_until_idle(
     async with store.connection(database_url) as conn:
         stored = len(await store.positions(conn))
         assert ended.err.splitlines()[-1] == f"{stored:,} new events, 0 duplicates, 0 quarantined"
-        assert len(bearing(CHAT)) < stored
-        await folding.are_true(conn)
+        assert len(entries_of(CHAT)) < stored
+        await folding.assert_rows_match_oracle(conn)
         assert {await folding.position(conn, name) for name in NAMES} == {stored}
         for projection in READ_MODELS:
             for table in projection.tables:
-                assert await folding.rows_of(conn, table.name) > 0, table.name
+                assert await folding.count_rows(conn, table.name) > 0, table.name
 
 
 async def test_only_those_named_are_folded_and_nothing_is_followed(commands: Commands, database_url: str) -> None:
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(9)))
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
         ended = await commands.run(*FOLD, "--batch-size", "2", NAMES[0], **QUICKLY, DATABASE_URL=database_url)
         assert (ended.code, ended.out) == (0, ""), ended.said
         first, last = ended.err.splitlines()
         assert f"folding behind=9 position=0 projection={NAMES[0]}" in " ".join(first.split()), "where it begins"
         assert f"caught up behind=0 position=9 projection={NAMES[0]}" in " ".join(last.split())
-        assert (await folding.stand(conn, NAMES[0]))[1:7] == (9, "running", None, 0, 5, 9)
+        assert (await folding.checkpoint_row(conn, NAMES[0]))[1:7] == (9, "running", None, 0, 5, 9)
         assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints") == 1
         again = await commands.run(*FOLD, **QUICKLY, DATABASE_URL=database_url)
         assert again.code == 0, again.said
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
 
 
 async def test_what_stands_still_makes_it_fail_and_is_named(commands: Commands, database_url: str) -> None:
@@ -110,7 +110,7 @@ async def test_what_stands_still_makes_it_fail_and_is_named(commands: Commands, 
         await folding.fold_all(database_url)
         await conn.execute("UPDATE projections.checkpoints SET state = 'paused' WHERE name = 'poll_tallies'")
         await conn.execute("UPDATE projections.checkpoints SET version = 0 WHERE name = 'request_status'")
-        await folding.append(conn, *(folding.told() for _ in range(9)))
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
         ended = await commands.run(*FOLD, **QUICKLY, DATABASE_URL=database_url)
         assert (ended.code, ended.out) == (1, ""), ended.said
         lines = ended.err.splitlines()
@@ -119,9 +119,9 @@ async def test_what_stands_still_makes_it_fail_and_is_named(commands: Commands, 
         assert len(said) == 1
         assert "projections rebuild request_status" in said[0]
         assert sum("[error" in line for line in lines) == 1, "it is said once while it lasts, too"
-        assert (await folding.stand(conn, "consent_registry"))[1:3] == (9, "running")
-        assert (await folding.stand(conn, "request_status"))[:3] == (0, 0, "waiting")
-        assert (await folding.stand(conn, "poll_tallies"))[1:3] == (0, "paused")
+        assert (await folding.checkpoint_row(conn, "consent_registry"))[1:3] == (9, "running")
+        assert (await folding.checkpoint_row(conn, "request_status"))[:3] == (0, 0, "waiting")
+        assert (await folding.checkpoint_row(conn, "poll_tallies"))[1:3] == (0, "paused")
 
 
 async def test_a_projection_that_raises_stops_alone_and_says_why(
@@ -129,17 +129,17 @@ async def test_a_projection_that_raises_stops_alone_and_says_why(
 ) -> None:
     variables = {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": with_poison(tmp_path)}
     assert (await commands.run("migrate", **variables)).code == 0
-    records = [folding.told() for _ in range(6)]
-    records[3] = poison = folding.told(ppnum="12300000666")
+    records = [folding.new_record() for _ in range(6)]
+    records[3] = poison = folding.new_record(ppnum="12300000666")
     async with store.connection(database_url) as conn:
         await folding.append(conn, *records)
         running = await commands.start("run", "--no-ingest", **variables)
         said = await running.says("stopped", "projection=deliveries")
         assert f"event {poison.event_id} at position 4: division by zero (SQLSTATE 22012)" in said
-        assert await folding.rows_of(conn, "deliveries") == 3
-        await folding.append(conn, folding.told())
+        assert await folding.count_rows(conn, "deliveries") == 3
+        await folding.append(conn, folding.new_record())
         for name in NAMES:
-            await folding.folded(conn, name, 7)
+            await folding.wait_until_folded(conn, name, 7)
         status = json.loads((await commands.run("status", "--json", **variables)).out)
         states = {one["name"]: one["state"] for one in status["projections"]}
         assert states == {"deliveries": "failed"} | dict.fromkeys(NAMES, "running")
@@ -149,14 +149,14 @@ async def test_a_projection_that_raises_stops_alone_and_says_why(
             0,
             f"deliveries skips event {poison.event_id} (position 4)",
         )
-        await folding.folded(conn, "deliveries", 7)
-        assert await folding.rows_of(conn, "deliveries") == 6
+        await folding.wait_until_folded(conn, "deliveries", 7)
+        assert await folding.count_rows(conn, "deliveries") == 6
         running.send(signal.SIGTERM)
         ended = await running.ended(within=5)
         assert (ended.code, ended.out) == (0, ""), ended.said
         assert len([line for line in ended.err.splitlines() if "stopped" in line]) == 1, ended.said
         assert "12300000666" not in ended.said
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -167,27 +167,27 @@ async def test_a_signal_ends_it_in_time_and_well(
     environment = {"DATABASE_URL": database_url, "PCS_EXTERNAL_API_URL": simulator.address, "PROJECTIONS_TOKEN": TOKEN}
     running = await commands.start("run", "--batch-size", "1", **QUICKLY, **environment)
     async with store.connection(database_url) as conn:
-        await folding.folded(conn, NAMES[0], 20)
+        await folding.wait_until_folded(conn, NAMES[0], 20)
         running.send(number)
         ended = await running.ended(within=5)
         assert (ended.code, ended.out) == (0, ""), ended.said
         assert "Traceback" not in ended.err
         ended = await commands.run("run", *UNTIL_IDLE, **QUICKLY, **environment)
         assert ended.code == 0, ended.said
-        await folding.are_true(conn)
-        assert await folding.position(conn, NAMES[0]) == len(bearing(CHAT))
+        await folding.assert_rows_match_oracle(conn)
+        assert await folding.position(conn, NAMES[0]) == len(entries_of(CHAT))
 
 
 async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
     commands: Commands, database_url: str, tmp_path: Path
 ) -> None:
-    variables = {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": put_broken(tmp_path)}
+    variables = {**QUICKLY, "DATABASE_URL": database_url, "PYTHONPATH": write_broken_package(tmp_path)}
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(9)))
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
         ended = await commands.run(*FOLD, **variables)
         assert ended.code == 1, ended.said
         assert "projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs" in ended.err
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
     assert (await commands.run("pause", "poll_tallies", **variables)).code == 0
     status = await commands.run("status", **variables)
     assert status.code == 0, status.said
@@ -201,7 +201,7 @@ async def test_a_projection_that_can_not_be_loaded_holds_up_no_other(
 
 async def test_the_live_view_ends_as_it_ended(commands: Commands, database_url: str) -> None:
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(9)))
+        await folding.append(conn, *(folding.new_record() for _ in range(9)))
     shown = await on_a_terminal(commands, *FOLD, "request_status", **QUICKLY, DATABASE_URL=database_url)
     last = shown[shown.rindex("projections (head 9)") :]
     rows = {line.split("│")[1].strip(): line for line in last.splitlines() if line.count("│") > 4}

@@ -46,7 +46,7 @@ class Load:
         """Go on until the log is over."""
         while self.came < len(LOG):
             await self.flows.wait()
-            await store.until(self._all_stored, f"{self.came} events stored")
+            await store.wait_until(self._all_stored, f"{self.came} events stored")
             await self._simulator.append(*LOG[self.came : self.came + AT_ONCE])
             self.came = min(self.came + AT_ONCE, len(LOG))
 
@@ -63,7 +63,7 @@ async def at_work(conn: AsyncConnection, processes: int) -> None:
         found = await store.value(conn, query, [f"projections run {name} %" for name in NAMES])
         return int(str(found)) >= processes * len(NAMES)
 
-    await store.until(here, f"{processes} processes at work")
+    await store.wait_until(here, f"{processes} processes at work")
 
 
 async def more_folded(conn: AsyncConnection, more: int) -> None:
@@ -74,7 +74,7 @@ async def more_folded(conn: AsyncConnection, more: int) -> None:
     async def there() -> bool:
         return int(str(await store.value(conn, query))) >= before + more
 
-    await store.until(there, f"{more} windows more than {before}")
+    await store.wait_until(there, f"{more} windows more than {before}")
 
 
 async def test_whoever_is_killed_everything_is_folded_once(
@@ -100,13 +100,13 @@ async def test_whoever_is_killed_everything_is_folded_once(
         load.flows.set()
         await loading
         for name in NAMES:
-            await folding.folded(conn, name, len(LOG))
+            await folding.wait_until_folded(conn, name, len(LOG))
         (last,) = running
         last.send(signal.SIGTERM)
         ended = await last.ended(within=5)
         assert ended.code == 0, ended.said
         assert (await stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
         for name in NAMES:
-            now = await folding.stand(conn, name)
+            now = await folding.checkpoint_row(conn, name)
             assert (now.state, now.position, now.events, now.failures) == ("running", len(LOG), len(LOG), 0)
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)

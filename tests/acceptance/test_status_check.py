@@ -10,7 +10,7 @@ import pytest
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands
-from tests.folding import append, told
+from tests.folding import append, new_record
 
 NAMES = sorted(projection.name for projection in READ_MODELS)
 CHECK = ("status", "--check")
@@ -26,13 +26,13 @@ async def test_it_passes_while_somebody_folds_and_says_so_when_nobody_does(
     assert ended.err.splitlines() == [f"projections: {name} has not run yet: start projections run" for name in NAMES]
 
     async with store.connection(database_url) as conn:
-        await append(conn, told())
+        await append(conn, new_record())
     run = await commands.start("run", "--no-ingest", **variables)
 
     async def well() -> bool:
         return (await commands.run(*CHECK, "--max-behind", "60", **variables)).code == 0
 
-    await store.until(well, "that all is well")
+    await store.wait_until(well, "that all is well")
     shown = await commands.run("status", **variables)
     assert "running" in shown.out
     assert f":{run.pid} (last active " in shown.out
@@ -46,7 +46,7 @@ async def test_it_passes_while_somebody_folds_and_says_so_when_nobody_does(
         wanted = [f"projections: nobody folds {name}: start projections run" for name in NAMES]
         return (ended.code, ended.err.splitlines()) == (1, wanted)
 
-    await store.until(stopped, "that nobody folds")
+    await store.wait_until(stopped, "that nobody folds")
     shown = await commands.run("status", **variables)
     assert shown.code == 0
     assert shown.out.count("stopped (nobody folds)") == len(NAMES)

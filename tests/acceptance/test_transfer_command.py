@@ -15,8 +15,8 @@ from psycopg import AsyncConnection
 from eventstore.locks import APPEND_LOCK, app_lock, rebuild_lock
 from tests import folding, oracle, store
 from tests.acceptance.command import Commands, Ended
-from tests.folding import append, told
-from tests.installed import put_broken
+from tests.fake_package import write_broken_package
+from tests.folding import append, new_record
 
 PPNUM = "12300000003"
 EVENTS = "SELECT * FROM eventstore.events ORDER BY position"
@@ -26,8 +26,14 @@ EVENTS = "SELECT * FROM eventstore.events ORDER BY position"
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     """A connection, and four events."""
     async with store.connection(database_url, "looking") as conn:
-        await append(conn, told(ppnum=PPNUM), told(oracle.GRANTED, PPNUM), told(app="shop"), told(oracle.COMPLETED))
-        await store.follow(conn)
+        await append(
+            conn,
+            new_record(ppnum=PPNUM),
+            new_record(oracle.GRANTED, PPNUM),
+            new_record(app="shop"),
+            new_record(oracle.COMPLETED),
+        )
+        await store.set_epoch(conn)
         yield conn
 
 
@@ -80,7 +86,7 @@ async def test_an_existing_file_needs_force(
     again = await commands.run("export", "events", "log", DATABASE_URL=database_url)
     assert again.code == 2, again.said
     assert again.sentence == "projections: log already exists; choose another name or use --force"
-    await append(conn, told())
+    await append(conn, new_record())
     again = await commands.run("export", "events", "log", "--force", DATABASE_URL=database_url)
     assert (again.code, again.out.startswith("log: 5 events")) == (0, True), again.said
     assert (await commands.run("import", "events", "log", DATABASE_URL=elsewhere)).code == 0
@@ -124,7 +130,7 @@ async def test_a_refused_import_exits_with_1_and_one_sentence(
         await refused("log", "(SQLSTATE 23514)", elsewhere, "-v")
         assert await events(elsewhere) == []
         await there.execute("ALTER TABLE eventstore.events DROP CONSTRAINT no")
-        await append(there, told(ppnum=PPNUM))
+        await append(there, new_record(ppnum=PPNUM))
     await refused("log", "position 1 has a different event in the file: the file is of another log")
     changed_in(commands.folder / "log", PPNUM.encode())
     await refused("log", "log was changed after it was written: its digest doesn't match", database_url)
@@ -137,7 +143,7 @@ async def test_a_killed_import_can_be_run_again(commands: Commands, database_url
         await holding.execute("BEGIN")
         await holding.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
         running = await commands.start("import", "events", "log", DATABASE_URL=elsewhere)
-        await store.waiting_for_append_lock(there)
+        await store.wait_for_append_lock_waiters(there)
         assert (await running.kill()).code == -signal.SIGKILL
         await holding.execute("ROLLBACK")
 
@@ -145,8 +151,8 @@ async def test_a_killed_import_can_be_run_again(commands: Commands, database_url
             query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections import %%'"
             return not await store.value(there, query)
 
-        await store.until(gone, "the end of the import's sessions")
-        await store.nothing_written(there)
+        await store.wait_until(gone, "the end of the import's sessions")
+        await store.assert_nothing_written(there)
         ended = await commands.run("import", "events", "log", DATABASE_URL=elsewhere)
         assert (ended.code, ended.err) == (0, ""), ended.said
     assert await events(elsewhere) == await events(database_url)
@@ -255,7 +261,7 @@ async def test_redecode_says_which_projection_it_can_not_speak_for(
     await folding.fold_all(database_url)
     stale = {"position": 2, "event_type": 4, "ppnum": PPNUM, "occurred_at": "2026-01-01T00:00:00Z"}
     await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [json.dumps([stale])])
-    ended = await commands.run("redecode", DATABASE_URL=database_url, PYTHONPATH=put_broken(tmp_path))
+    ended = await commands.run("redecode", DATABASE_URL=database_url, PYTHONPATH=write_broken_package(tmp_path))
     assert (ended.code, ended.out) == (1, "4 events read, 1 of them changed\n"), ended.said
     first, second = ended.err.splitlines()
     assert first.startswith("projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs")
@@ -270,7 +276,7 @@ async def test_redecode_does_not_wait_for_a_rebuild(
         ended = await commands.run("redecode", DATABASE_URL=database_url)
     said = "projections: projection poll_tallies: held by projections rebuild poll_tallies host:1; try again later"
     assert (ended.code, ended.sentence) == (1, said), ended.said
-    assert len(await folding.logged(conn)) == 4
+    assert len(await folding.stored_records(conn)) == 4
 
 
 async def test_an_import_from_standard_input_is_a_usage_error(commands: Commands) -> None:

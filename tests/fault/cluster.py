@@ -14,7 +14,7 @@ import psycopg
 
 from projections.sandbox.embedded.os_account import Account
 from tests.servers import wheel_binaries
-from tests.store import GIVE_UP, until
+from tests.store import GIVE_UP, wait_until
 from tests.temporary_server import account_of_servers, as_account, fast_folder, servers_below, temporary_folder
 
 DATABASE = "projections"
@@ -72,7 +72,7 @@ class Server:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            await until(self._answers_or_ended, f"the server on {self.data}")
+            await wait_until(self._answers_or_ended, f"the server on {self.data}")
             if self._process.returncode is None:
                 return
             assert left, f"the server on {self.data} does not start"
@@ -165,7 +165,7 @@ async def cluster() -> AsyncIterator[Cluster]:
         finally:
             for pid in servers_below(folder):
                 os.kill(pid, signal.SIGQUIT)
-                await until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
+                await wait_until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
 
 
 async def _is_gone(pid: int) -> bool:

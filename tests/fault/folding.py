@@ -24,7 +24,7 @@ WINDOW = 3
 
 async def fold(worker: Worker) -> None:
     """Fold to the head, on one connection."""
-    async with folding.connected(worker) as conn:
+    async with folding.worker_connection(worker) as conn:
         assert await folding.fold(worker, conn) is Step.AT_HEAD
 
 

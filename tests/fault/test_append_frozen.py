@@ -32,7 +32,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
     async with PostgresProxy(*target_of(database_url)) as proxy, store.connection(database_url, "looking") as conn:
         url = through(database_url, proxy.port)
         appender = Appender(conn, SHORT)
-        await store.follow(conn, "other")
+        await store.set_epoch(conn, "other")
         frozen_at = 0
         for number in count(1):
             app, plan = name_of(number), batches(number)[:BATCHES]
@@ -44,7 +44,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
                 return True
 
             proxy.before = freeze
-            await store.follow(conn, app)
+            await store.set_epoch(conn, app)
             # What freezes is this side of the connection; its session has timeouts of its own, as every one has.
             task = asyncio.create_task(append_all(url, number, SHORT, BATCHES))
             reached = asyncio.create_task(proxy.paused())
@@ -56,7 +56,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
                 break
             frozen_at = number
 
-            events = store.made(1, app="other")
+            events = store.new_events(1, app="other")
             await appender.append(events, cursor=CursorMove("other", 1, events[0].event_id))
             async with asyncio.timeout(store.GIVE_UP / 6), hold_lease(IngestContext(database_url, SHORT), app) as taken:
                 for batch in plan:
@@ -70,7 +70,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
             proxy.resume()
             with suppress(psycopg.Error, LeadershipLost):
                 await task
-            await store.backend_gone(conn, app)
+            await store.wait_until_session_ended(conn, app)
             assert await store.cursor_of(conn, app) == plan[-1].cursor.event_id
             await store.positions(conn)
         await proxy.disconnected()
@@ -81,7 +81,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
 async def test_a_frozen_process_is_terminated_and_writes_nothing_when_it_wakes_up(database_url: str) -> None:
     async with PostgresProxy(*target_of(database_url)) as proxy, store.connection(database_url, "looking") as conn:
         number, app = 1, name_of(1)
-        await store.follow(conn, app)
+        await store.set_epoch(conn, app)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.fault.appending", cwd=ROOT, stdin=-1, stdout=-1
         )
@@ -103,8 +103,8 @@ async def test_a_frozen_process_is_terminated_and_writes_nothing_when_it_wakes_u
             await proxy.paused()
         assert await store.value(conn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", app) == 1
         appender = Appender(conn, SHORT)
-        assert (await appender.append(store.made(1))).head == 1
-        await store.backend_gone(conn, app)
+        assert (await appender.append(store.new_events(1))).head == 1
+        await store.wait_until_session_ended(conn, app)
 
         proxy.before = None
         os.kill(pid, signal.SIGCONT)

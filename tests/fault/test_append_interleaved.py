@@ -30,7 +30,7 @@ async def test_another_append_may_commit_between_any_two_messages(database_url: 
                 return True
 
             proxy.before = hold
-            await store.follow(conn, name_of(number))
+            await store.set_epoch(conn, name_of(number))
             held = asyncio.create_task(append_all(url, number, PATIENT))
             reached = asyncio.create_task(proxy.paused())
             await asyncio.wait([held, reached], return_when=asyncio.FIRST_COMPLETED)
@@ -41,8 +41,8 @@ async def test_another_append_may_commit_between_any_two_messages(database_url: 
                 break
 
             # Between two messages the other either commits, or waits because the lock is taken.
-            task = asyncio.create_task(other.append(store.made(2, app="other")))
-            waiting = asyncio.create_task(store.waiting_for_append_lock(conn))
+            task = asyncio.create_task(other.append(store.new_events(2, app="other")))
+            waiting = asyncio.create_task(store.wait_for_append_lock_waiters(conn))
             done, _ = await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
             waited += task not in done
             waiting.cancel()

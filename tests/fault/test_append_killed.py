@@ -101,7 +101,7 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
         url = through(database_url, proxy.port)
         appender = Appender(conn, store.QUICK)
         plan = batches(0)
-        await store.follow(conn, name_of(0))
+        await store.set_epoch(conn, name_of(0))
         await forked.start(0, url)
         assert await forked.end() == 0
         assert await state_of(conn, name_of(0)) == states(plan)[-1]
@@ -123,13 +123,13 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
                 return False
 
             proxy.before = kill
-            await store.follow(conn, app)
+            await store.set_epoch(conn, app)
             proxy.pause()
             pid = await forked.start(number, url)
             proxy.resume()
             ended = await forked.end()
             await proxy.disconnected()
-            await store.backend_gone(conn, app)
+            await store.wait_until_session_ended(conn, app)
 
             found, possible = await state_of(conn, app), states(plan)
             assert found in possible, f"killed before message {number}"

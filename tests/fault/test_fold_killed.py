@@ -17,7 +17,7 @@ from tests import folding, oracle, store
 from tests.fault.folding import WINDOW
 from tests.fault.forks import answer, forking, started
 from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
-from tests.folding import connected, fold, told, worker
+from tests.folding import fold, new_record, worker, worker_connection
 from tests.oracle import Record, Row, Summary
 
 MISSES = 3
@@ -29,25 +29,25 @@ def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
     """The events folded before, and those folded when it is killed: they change every old row, and add new ones."""
     one, two, poll = "12300000001", "12300000002", oracle.POLL_RESPONSE
     first = [
-        told(oracle.PENDING_CONSENT, one, app=app),
-        told(oracle.DELIVERED, two, app=app),
-        told(poll, one, app=app, options=("yes",)),
+        new_record(oracle.PENDING_CONSENT, one, app=app),
+        new_record(oracle.DELIVERED, two, app=app),
+        new_record(poll, one, app=app, options=("yes",)),
     ]
     then = [
-        told(oracle.DELIVERED, one, app=app),
-        told(oracle.FAILED, two, app=app),
-        told(oracle.GRANTED, two, app=app),
-        told(poll, one, app=app, options=("no",)),
-        told(poll, two, app=app, options=("no", "maybe")),
-        told(oracle.COMPLETED, None, app=app, summary=Summary(3, 2, 1, 1, 0)),
-        told(oracle.DELIVERED, two, app=app, request="request 2"),
+        new_record(oracle.DELIVERED, one, app=app),
+        new_record(oracle.FAILED, two, app=app),
+        new_record(oracle.GRANTED, two, app=app),
+        new_record(poll, one, app=app, options=("no",)),
+        new_record(poll, two, app=app, options=("no", "maybe")),
+        new_record(oracle.COMPLETED, None, app=app, summary=Summary(3, 2, 1, 1, 0)),
+        new_record(oracle.DELIVERED, two, app=app, request="request 2"),
     ]
     return first, then
 
 
 async def state(conn: AsyncConnection, projection: type[Projection], app: str) -> tuple[int, dict[str, list[Row]]]:
     """The checkpoint's position, and the rows of one app."""
-    found = await folding.rows(conn, [app])
+    found = await folding.read_model_rows(conn, [app])
     return await folding.position(conn, projection.name), {one.name: found[one.name] for one in projection.tables}
 
 
@@ -63,7 +63,7 @@ async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
         return await store.value(conn, query, folding_session_name(projection.name)) == 1
 
-    await store.until(one, "the end of the killed one's session")
+    await store.wait_until(one, "the end of the killed one's session")
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
@@ -75,7 +75,7 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
         PostgresProxy(*target_of(database_url)) as proxy,
         forking("tests.fault.folding", projection, through(database_url, proxy.port)) as process,
         store.connection(database_url, "looking") as conn,
-        connected(own) as own_conn,
+        worker_connection(own) as own_conn,
     ):
         position, number, missed, returned = 0, 1, 0, 0
         outcomes: set[int] = set()
@@ -131,4 +131,4 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
         assert proxy.messages <= number, "a point was never reached"
         assert outcomes == wanted, "it was never killed between some of its commits"
         await folding.fold_all(database_url)
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)

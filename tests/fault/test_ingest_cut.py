@@ -9,14 +9,14 @@ from psycopg import AsyncConnection
 from tests import store
 from tests.fault.proxy import PostgresProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.following import count_of, follower, following, log_of, payloads, quick, row_of
+from tests.following import count_events, cursor_row, follower, following, log_of, payloads, quick_waits
 from tests.store import CHAT
 
 EVENTS = 12
 EVERY = 3
 """Messages of psycopg's come in fives, so every third of them is each of its kinds by turns."""
 # Few heartbeats, so that each run says nearly the same to Postgres.
-WAITS = quick(leader_heartbeat=0.1, standby=0.005)
+WAITS = quick_waits(leader_heartbeat=0.1, standby=0.005)
 
 
 async def stored(conn: AsyncConnection, app: str) -> list[bytes]:
@@ -49,23 +49,23 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
             one = follower(url, simulator.address, app=app, waits=WAITS)
 
             async def done() -> bool:
-                if await count_of(conn, app) < EVENTS:  # noqa: B023
+                if await count_events(conn, app) < EVENTS:  # noqa: B023
                     return False
-                row = await row_of(conn, app)  # noqa: B023
+                row = await cursor_row(conn, app)  # noqa: B023
                 return bool(row["contract"] and one.is_quiet)  # noqa: B023
 
             async with following(one, waits=WAITS) as running:
-                await store.until(done, f"all of them, cut before message {number}")
+                await store.wait_until(done, f"all of them, cut before message {number}")
                 outcome = await running.stop()
             # A cut may be noticed only now, and then nobody knows that all is committed.
             assert cuts or not outcome.uncommitted
             await proxy.disconnected()
             await simulator.stop()
             assert await stored(conn, app) == payloads(log, CHAT), f"cut before message {number}"
-            row = await row_of(conn, app)
+            row = await cursor_row(conn, app)
             assert (row["cursor"], row["contract"]) == (log[-1].event_id, CHAT)
             if not cuts:
                 break
         await store.positions(conn)
-        assert await store.kept(conn) == []
+        assert await store.quarantine_rows(conn) == []
     assert number > 20, "an ingest says more than that to Postgres"

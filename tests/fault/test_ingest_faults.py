@@ -17,22 +17,32 @@ from projections.sandbox.simulator import Simulator, SimulatorSettings
 from tests import store
 from tests.fault.proxy import PostgresProxy, TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.following import Running, count_of, follower, following, log_of, payloads, quick, row_of, stored
+from tests.following import (
+    Running,
+    count_events,
+    cursor_row,
+    follower,
+    following,
+    log_of,
+    payloads,
+    quick_waits,
+    stored_payloads,
+)
 from tests.servers import embedded, temporary_home
 from tests.store import CHAT
 
 COUNT = 400
 FLOW = SimulatorSettings(rate=2_000)
-WAITS = quick(leader_heartbeat=0.05)
+WAITS = quick_waits(leader_heartbeat=0.05)
 
 
 async def everything(conn: AsyncConnection, simulator: Simulator, contract: Contract = CHAT) -> None:
     """All that was sent lies in the table, once, as it came and in its order, and the cursor is at its end."""
     sent = simulator.entries(contract)
     assert len(sent) == COUNT
-    assert await stored(conn) == payloads(sent, contract)
-    assert await store.kept(conn) == []
-    assert (await row_of(conn))["cursor"] == sent[-1].event_id
+    assert await stored_payloads(conn) == payloads(sent, contract)
+    assert await store.quarantine_rows(conn) == []
+    assert (await cursor_row(conn))["cursor"] == sent[-1].event_id
 
 
 async def all_stored(conn: AsyncConnection, running: Running, simulator: Simulator, contract: Contract = CHAT) -> None:
@@ -43,11 +53,11 @@ async def all_stored(conn: AsyncConnection, running: Running, simulator: Simulat
 
     async def complete() -> bool:
         assert not running._task.done()
-        if await count_of(conn) < COUNT:
+        if await count_events(conn) < COUNT:
             return False
-        return bool((await row_of(conn))["cursor"] == simulator.entries(contract)[-1].event_id)
+        return bool((await cursor_row(conn))["cursor"] == simulator.entries(contract)[-1].event_id)
 
-    await store.until(complete, "all of them")
+    await store.wait_until(complete, "all of them")
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -63,17 +73,17 @@ async def test_the_connection_to_the_upstream_is_cut(
 
                 async def there() -> bool:
                     # Not what it counted: a commit may be cut off from its answer.
-                    return await count_of(conn) >= least  # noqa: B023 - in this round
+                    return await count_events(conn) >= least  # noqa: B023 - in this round
 
                 await proxy.connected(dials)
-                await store.until(there, f"{least} events")
+                await store.wait_until(there, f"{least} events")
                 proxy.cut()
             await proxy.connected(4)
 
             async def all_but_one() -> bool:
-                return await count_of(conn) == COUNT - 1
+                return await count_events(conn) == COUNT - 1
 
-            await store.until(all_but_one, "all but the last event")
+            await store.wait_until(all_but_one, "all but the last event")
             # A dial that brings nothing new leaves the cursor at an event that came twice.
             await simulator.append(last)
             await all_stored(conn, running, simulator, contract)
@@ -87,9 +97,9 @@ async def test_the_upstream_s_server_is_killed_and_restarted_later(
     first = await simulator_factory(log[:250], FLOW)
     one = follower(database_url, first.address)
     async with following(one) as running:
-        await running.until(lambda: one.stored >= 50, "the first events")
+        await running.wait_until(lambda: one.stored >= 50, "the first events")
         await first.stop()
-        await running.until(lambda: not one.is_quiet, "the end of the stream")
+        await running.wait_until(lambda: not one.is_quiet, "the end of the stream")
         second = await simulator_factory(log, SimulatorSettings(port=first.port))
         await all_stored(conn, running, second)
     await everything(conn, second)
@@ -106,10 +116,10 @@ async def test_the_connections_to_the_database_are_cut(
 
                 async def there() -> bool:
                     # Not what it counted: a commit may be cut off from its answer.
-                    return await count_of(conn) >= least  # noqa: B023 - in this round
+                    return await count_events(conn) >= least  # noqa: B023 - in this round
 
                 await proxy.connected(dials)
-                await store.until(there, f"{least} events")
+                await store.wait_until(there, f"{least} events")
                 proxy.cut()
             await proxy.connected(4)
             await all_stored(conn, running, simulator)
@@ -147,7 +157,7 @@ async def test_the_connection_is_cut_in_the_middle_of_a_batch(
         one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
             await all_stored(conn, running, simulator)
-            await running.until(lambda: cuts == 4 or one.is_quiet, "the last cut")
+            await running.wait_until(lambda: cuts == 4 or one.is_quiet, "the last cut")
     assert cuts > 0
     await everything(conn, simulator)
 
@@ -159,7 +169,7 @@ async def test_the_backends_are_terminated_by_an_administrator(
     one = follower(database_url, simulator.address, waits=WAITS)
     async with following(one, waits=WAITS) as running:
         for least in (20, 100, 250):
-            await running.until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+            await running.wait_until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
             await conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -176,12 +186,12 @@ def kill(server: EmbeddedPostgres) -> None:
 
 
 async def outlive(server: EmbeddedPostgres, one: Follower, running: Running, least: int) -> None:
-    await running.until(lambda: one.stored >= least, f"{least} events")
+    await running.wait_until(lambda: one.stored >= least, f"{least} events")
     if least % 2:
         await asyncio.to_thread(server.stop, "immediate")
     else:
         kill(server)
-    await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
+    await running.wait_until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
     await asyncio.to_thread(server.start)
 
 
@@ -206,15 +216,15 @@ async def test_an_append_that_can_not_get_a_lock_is_rolled_back_and_retried(
 ) -> None:
     log = log_of(10)
     simulator = await simulator_factory(log[:5])
-    waits = quick(lock=0.05)
+    waits = quick_waits(lock=0.05)
     one = follower(database_url, simulator.address, waits=waits)
     async with following(one, waits=waits) as running, store.connection(database_url, "owner") as owner:
-        await running.until(lambda: one.stored == 5, "the first")
+        await running.wait_until(lambda: one.stored == 5, "the first")
         async with owner.transaction():
             await owner.execute("LOCK TABLE eventstore.events IN SHARE MODE")
             await simulator.append(*log[5:])
 
-            await running.until(lambda: not one.can_commit, "the append gives up")
-            assert await count_of(conn) == 5
-        await running.until(lambda: one.stored == 10, "the rest")
-    assert await stored(conn) == payloads(log, CHAT)
+            await running.wait_until(lambda: not one.can_commit, "the append gives up")
+            assert await count_events(conn) == 5
+        await running.wait_until(lambda: one.stored == 10, "the rest")
+    assert await stored_payloads(conn) == payloads(log, CHAT)

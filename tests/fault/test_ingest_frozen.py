@@ -16,12 +16,21 @@ from tests import store
 from tests.fault.following import Child, child
 from tests.fault.proxy import PostgresProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.following import count_of, follower, following, log_of, payloads, quick, row_of, stored
-from tests.store import APP, CHAT, made
+from tests.following import (
+    count_events,
+    cursor_row,
+    follower,
+    following,
+    log_of,
+    payloads,
+    quick_waits,
+    stored_payloads,
+)
+from tests.store import APP, CHAT, new_events
 
-FROZEN = quick(leader_timeout=2, append_lock=0.4)
+FROZEN = quick_waits(leader_timeout=2, append_lock=0.4)
 """Of the process that is frozen: Postgres frees its app soon."""
-WAITS = quick(leader_timeout=60, append_lock=0.4)
+WAITS = quick_waits(leader_timeout=60, append_lock=0.4)
 LOG = log_of(40)
 COPY_DATA, COPY_DONE = b"d", b"c"
 
@@ -52,19 +61,19 @@ async def reached(conn: AsyncConnection, count: int) -> None:
     """Wait until so many events are stored."""
 
     async def there() -> bool:
-        return await count_of(conn) == count
+        return await count_events(conn) == count
 
-    await store.until(there, f"{count} events")
+    await store.wait_until(there, f"{count} events")
 
 
 async def contract_kept(conn: AsyncConnection) -> dict[str, Any]:
     """Wait until the app's row has its contract, which is kept by a statement of its own; returns the row."""
 
     async def kept() -> dict[str, Any] | None:
-        row = await row_of(conn)
+        row = await cursor_row(conn)
         return row if row["contract"] else None
 
-    return await store.until(kept, "the contract") or {}
+    return await store.wait_until(kept, "the contract") or {}
 
 
 async def frozen(conn: AsyncConnection, process: Child, trap: Trap, simulator: Simulator) -> None:
@@ -76,7 +85,7 @@ async def frozen(conn: AsyncConnection, process: Child, trap: Trap, simulator: S
     async def sprung() -> bool:
         return bool(trap.sprung)
 
-    await store.until(sprung, "the trap")
+    await store.wait_until(sprung, "the trap")
 
 
 @pytest.mark.parametrize("kind", [COPY_DATA, COPY_DONE], ids=["before the data", "before its end"])
@@ -89,7 +98,7 @@ async def test_a_frozen_process_is_replaced_and_changes_nothing_when_it_wakes_up
         child(through(database_url, proxy.port), simulator.address, FROZEN) as process,
     ):
         await frozen(conn, process, Trap(proxy, kind, signal.SIGSTOP), simulator)
-        first = (await row_of(conn))["epoch"]
+        first = (await cursor_row(conn))["epoch"]
 
         one = follower(database_url, simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
@@ -102,18 +111,18 @@ async def test_a_frozen_process_is_replaced_and_changes_nothing_when_it_wakes_up
             proxy.resume()
             process.send(signal.SIGCONT)
             await process.until("standing by")
-            assert await row_of(conn) == before
-            assert await stored(conn) == payloads(LOG[:30], CHAT)
+            assert await cursor_row(conn) == before
+            assert await stored_payloads(conn) == payloads(LOG[:30], CHAT)
             await running.stop()
 
         await simulator.append(*LOG[30:])
         await reached(conn, 40)
         process.send(signal.SIGTERM)
         assert await process.end() == 0
-    after = await row_of(conn)
+    after = await cursor_row(conn)
     assert after["cursor"] == LOG[-1].event_id
     assert after["epoch"] > before["epoch"]
-    assert await stored(conn) == payloads(LOG, CHAT)
+    assert await stored_payloads(conn) == payloads(LOG, CHAT)
 
 
 async def test_a_killed_process_is_replaced_at_once(
@@ -131,9 +140,9 @@ async def test_a_killed_process_is_replaced_at_once(
         one = follower(database_url, simulator.address, waits=WAITS)
         async with following(one, waits=WAITS):
             await reached(conn, 20)
-    row = await row_of(conn)
+    row = await cursor_row(conn)
     assert (row["epoch"], row["cursor"]) == (2, LOG[19].event_id)
-    assert await stored(conn) == payloads(LOG[:20], CHAT)
+    assert await stored_payloads(conn) == payloads(LOG[:20], CHAT)
 
 
 async def test_an_append_under_an_old_epoch_writes_nothing(
@@ -142,13 +151,13 @@ async def test_an_append_under_an_old_epoch_writes_nothing(
     simulator = await simulator_factory(LOG[:10])
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 10, "the events")
+        await running.wait_until(lambda: one.stored == 10, "the events")
         before = await contract_kept(conn)
-        late = made(1)
+        late = new_events(1)
         with pytest.raises(LeadershipLost):
             await Appender(conn, WAITS).append(late, cursor=CursorMove(APP, before["epoch"] - 1, late[0].event_id))
-        assert await row_of(conn) == before
-    assert await stored(conn) == payloads(LOG[:10], CHAT)
+        assert await cursor_row(conn) == before
+    assert await stored_payloads(conn) == payloads(LOG[:10], CHAT)
 
 
 async def test_a_follower_that_lost_its_app_stops_reading_and_writing(
@@ -157,9 +166,9 @@ async def test_a_follower_that_lost_its_app_stops_reading_and_writing(
     simulator = await simulator_factory(LOG[:10])
     one = follower(database_url, simulator.address, waits=WAITS)
     async with following(one, waits=WAITS) as running:
-        await running.until(lambda: one.stored == 10, "the events")
+        await running.wait_until(lambda: one.stored == 10, "the events")
         await conn.execute("UPDATE eventstore.cursors SET epoch = 7")
         await simulator.append(*LOG[10:20])
-        await running.until(lambda: one.stored == 20, "the rest, under an epoch of its own")
-        assert (await row_of(conn))["epoch"] == 8
-    assert await stored(conn) == payloads(LOG[:20], CHAT)
+        await running.wait_until(lambda: one.stored == 20, "the rest, under an epoch of its own")
+        assert (await cursor_row(conn))["epoch"] == 8
+    assert await stored_payloads(conn) == payloads(LOG[:20], CHAT)

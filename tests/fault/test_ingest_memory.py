@@ -15,12 +15,12 @@ from projections.sandbox.simulator import SimulatorSettings
 from tests import wire
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.following import follower, following, log_of, payloads, quick, stored
-from tests.scripted import ends, scripted, stays
+from tests.following import follower, following, log_of, payloads, quick_waits, stored_payloads
+from tests.scripted import ends_with, scripted_server, stays_open
 from tests.store import CHAT
 
 MESSAGE = 2 * 2**20
-WAITS = quick(silence=2, append_lock=30, leader_timeout=60)
+WAITS = quick_waits(silence=2, append_lock=30, leader_timeout=60)
 
 
 class Peak:
@@ -59,15 +59,15 @@ async def test_a_slow_database_fills_the_buffer_to_its_limit_and_the_stream_wait
         async with following(one, waits=WAITS) as running:
             async with conn.transaction():
                 await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
-                await running.until(lambda: not one._buffer.has_room, "a full buffer")
+                await running.wait_until(lambda: not one._buffer.has_room, "a full buffer")
                 await conn.execute("SELECT pg_sleep(5)")  # more than twice the silence that would be too long
                 said = [line["event"] for line in logs]
                 assert simulator.calls[0].events_sent < len(log)
-            await running.until(lambda: one.stored == len(log), "all of them")
+            await running.wait_until(lambda: one.stored == len(log), "all of them")
     assert not {"the stream is silent", "the stream failed"} & {*said}, "who has no room hears no silence"
     assert len(simulator.calls) == 1
     assert 64 * 2**20 <= peak.bytes <= 64 * 2**20 + MESSAGE + 1024
-    assert await stored(conn) == payloads(log, contract)
+    assert await stored_payloads(conn) == payloads(log, contract)
 
 
 async def test_many_small_events_fill_the_buffer_by_their_number(
@@ -85,10 +85,10 @@ async def test_many_small_events_fill_the_buffer_by_their_number(
     async with following(one, waits=WAITS) as running:
         async with conn.transaction():
             await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
-            await running.until(lambda: not one._buffer.has_room, "a full buffer")
-        await running.until(lambda: one.stored == len(log), "all of them")
+            await running.wait_until(lambda: not one._buffer.has_room, "a full buffer")
+        await running.wait_until(lambda: one.stored == len(log), "all of them")
     assert peak.events == 300
-    assert await stored(conn) == payloads(log, CHAT)
+    assert await stored_payloads(conn) == payloads(log, CHAT)
 
 
 async def test_while_the_database_is_unavailable_nothing_is_kept_in_memory_and_nothing_is_lost(
@@ -99,32 +99,34 @@ async def test_while_the_database_is_unavailable_nothing_is_kept_in_memory_and_n
         simulator = await simulator_factory(log[:20])
         one = follower(through(database_url, proxy.port), simulator.address)
         async with following(one) as running:
-            await running.until(lambda: one.stored == 20, "the first")
+            await running.wait_until(lambda: one.stored == 20, "the first")
             proxy.refuse()
-            await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
+            await running.wait_until(
+                lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed"
+            )
             await simulator.append(*log[20:])
             assert not one.is_quiet
             open_streams = [call for call in simulator.calls if call.ended is None]
             await simulator.wait_for(lambda: all(call.ended is not None for call in open_streams))
             proxy.accept()
-            await running.until(lambda: one.stored == 60, "the rest")
+            await running.wait_until(lambda: one.stored == 60, "the rest")
     assert peak.bytes < 60 * 2**17
-    assert await stored(conn) == payloads(log, CHAT)
+    assert await stored_payloads(conn) == payloads(log, CHAT)
 
 
 async def test_a_normal_end_of_the_stream_does_not_disturb_a_long_append(
     database_url: str, conn: AsyncConnection
 ) -> None:
     messages = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(50), strict=False)]
-    waits = quick(append_lock=0.05, settle=5, idle_in_transaction=60)
-    async with scripted(ends(grpc.StatusCode.OK, *messages), stays()) as upstream:
+    waits = quick_waits(append_lock=0.05, settle=5, idle_in_transaction=60)
+    async with scripted_server(ends_with(grpc.StatusCode.OK, *messages), stays_open()) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
                 async with conn.transaction():
                     await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
-                    await running.until(lambda: len(one._buffer), "something to append")
+                    await running.wait_until(lambda: len(one._buffer), "something to append")
                     await conn.execute("SELECT pg_sleep(0.4)")  # eight times what a statement of the lease may wait
-                await running.until(lambda: one.stored == len(messages), "all of them")
+                await running.wait_until(lambda: one.stored == len(messages), "all of them")
     assert {line["event"] for line in logs if line["log_level"] != "debug"} <= {"following"}
-    assert await stored(conn) == messages
+    assert await stored_payloads(conn) == messages

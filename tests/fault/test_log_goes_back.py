@@ -82,14 +82,14 @@ class Setup:
     async def holds(self) -> None:
         """All that was sent is stored once, in order and as it came, and every read model is what the oracle says."""
         async with connected(self.server) as conn:
-            payloads = [event.payload for event in await store.stored(conn)]
+            payloads = [event.payload for event in await store.stored_events(conn)]
             assert payloads == [entry.payloads[CHAT] for entry in LOG[: self.sent]]
             await store.positions(conn)
-            assert await store.kept(conn) == []
+            assert await store.quarantine_rows(conn) == []
             for projection in READ_MODELS:
-                await folding.folded(conn, projection.name, self.sent)
-            await folding.are_true(conn)
-            await store.until(lambda: self._follows(conn), "a stream that goes on")
+                await folding.wait_until_folded(conn, projection.name, self.sent)
+            await folding.assert_rows_match_oracle(conn)
+            await store.wait_until(lambda: self._follows(conn), "a stream that goes on")
         self.running.send(signal.SIGTERM)
         ended = await self.running.ended()
         assert ended.code == 0, ended.said
@@ -121,7 +121,7 @@ async def has(server: Server, count: int) -> None:
         except psycopg.Error:  # it is starting, or has not replayed the tables yet
             return False
 
-    await store.until(there, f"{count} events at port {server.port}")
+    await store.wait_until(there, f"{count} events at port {server.port}")
 
 
 @asynccontextmanager
@@ -209,7 +209,7 @@ async def test_a_database_that_commits_asynchronously_crashes(
             await test.send()
             await test.stored()
             async with connected(test.server) as conn:
-                await folding.folded(conn, READ_MODELS[0].name, test.sent)
+                await folding.wait_until_folded(conn, READ_MODELS[0].name, test.sent)
             await test.server.end(signal.SIGQUIT)
             await test.server.start()
             await test.switch(test.server)

@@ -20,7 +20,7 @@ from tests import folding, rebuilding, store
 from tests.fault.forks import answer, forking, started
 from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
 from tests.fault.rebuilding import RESUME
-from tests.rebuilding import ANY_REMOVAL, damage_all, every_row, happenings
+from tests.rebuilding import ANY_REMOVAL, all_rows, damage_all, sample_records
 
 
 class Killing:
@@ -49,7 +49,7 @@ class Killing:
         self._proxy.resume()
         ended = await answer(self._process)
         await self._proxy.disconnected()
-        await store.until(self._are_gone, "the end of its sessions")
+        await store.wait_until(self._are_gone, "the end of its sessions")
         return ended
 
     async def _are_gone(self) -> bool:
@@ -71,42 +71,42 @@ async def killings(url: str, projection: type[Projection]) -> AsyncIterator[tupl
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
     async with killings(database_url, projection) as (killing, conn):
-        await folding.append(conn, *happenings(2, 2))
+        await folding.append(conn, *sample_records(2, 2))
         await folding.fold_all(database_url)
-        new, stood = await every_row(conn, projection), await folding.stand(conn, projection.name)
+        new, stood = await all_rows(conn, projection), await folding.checkpoint_row(conn, projection.name)
 
         async def damaged() -> dict[str, list[Any]]:
             await damage_all(conn, projection)
-            return await every_row(conn, projection)
+            return await all_rows(conn, projection)
 
         for _ in range(2):  # the first one creates the schema
             old = await damaged()
             assert old != new
             assert await killing.run() == 0
-            assert await every_row(conn, projection) == new
+            assert await all_rows(conn, projection) == new
         old, outcomes, abandoned = await damaged(), [], 0
         for number in count(1):
-            before = [run.state for run in await rebuilding.runs(conn, projection.name)]
+            before = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
             ended = await killing.run(number)
-            found = await every_row(conn, projection)
+            found = await all_rows(conn, projection)
             if ended == 0:
                 assert killing.said < number
                 assert found == new
                 break
             assert ended == -signal.SIGKILL
             assert found in (old, new), f"killed before message {number}"
-            assert await folding.stand(conn, projection.name) == stood
+            assert await folding.checkpoint_row(conn, projection.name) == stood
             outcomes.append(found == new)
-            states = [run.state for run in await rebuilding.runs(conn, projection.name)]
+            states = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
             assert states.count("done") - before.count("done") == (found == new), f"killed before message {number}"
             assert states.count("running") <= 1, "an earlier one was not found to be abandoned"
             abandoned = states.count("abandoned")
             if number % 20 == 1:
                 resume = number % 40 == 1
                 done = await rebuilding.rebuild(database_url, projection(), limits=ANY_REMOVAL, resume=resume)
-                assert (rebuilding.total(done) > 0) == (found == old)
+                assert (rebuilding.total_differences(done) > 0) == (found == old)
                 assert (await rebuilding.verify(database_url, projection())).equal
-                found = await every_row(conn, projection)
+                found = await all_rows(conn, projection)
                 assert found == new
             if found == new:
                 old = await damaged()
@@ -114,28 +114,28 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
         assert set(outcomes) == {False, True}, "it was never killed before its commit, or never after it"
         assert abandoned > 0
         assert await killing.run() == 0
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
     projection = ConsentRegistry
     async with killings(database_url, projection) as (killing, conn):
-        await folding.append(conn, *happenings(4, 4))
+        await folding.append(conn, *sample_records(4, 4))
         await folding.fold_all(database_url)
-        new = await every_row(conn, projection)
+        new = await all_rows(conn, projection)
         assert await killing.run() == 0  # it creates the schema
         await damage_all(conn, projection)
-        old = await every_row(conn, projection)
+        old = await all_rows(conn, projection)
         assert old != new
         reached, number = [0], 60
         while await killing.run(number, RESUME) != 0:
             number += 3  # enough to get a little further, but not to the end
-            found = await every_row(conn, projection)
+            found = await all_rows(conn, projection)
             assert found in (old, new), f"killed before message {number}"
             if found == old:
                 query = "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"
                 reached.append(int(str(await store.value(conn, query))))
         assert reached == sorted(reached), "one of them started over"
         assert len(set(reached)) > 3, "they were killed before they got anywhere"
-        assert await every_row(conn, projection) == new
+        assert await all_rows(conn, projection) == new
         assert (await rebuilding.verify(database_url, projection())).equal

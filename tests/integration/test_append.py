@@ -18,23 +18,23 @@ from tests.store import (
     APP,
     CHAT,
     PCS,
-    both_ways,
-    contradicting,
+    chat_event,
+    conflicting_event,
     cursor_of,
     garbage,
-    kept,
-    made,
+    new_events,
     next_ulid,
-    of_chat,
     positions,
-    stored,
+    quarantine_rows,
+    stored_events,
+    with_and_without_probing,
 )
 
 # As it came, in order
 
 
 async def test_positions_are_assigned_in_the_order_of_the_batch(appender: Appender, conn: AsyncConnection) -> None:
-    first, second = made(3), made(2)
+    first, second = new_events(3), new_events(2)
     backwards = [*reversed(first)]
     assert await appender.append(backwards) == Appended(stored=3, duplicates=0, quarantined=0, head=3)
     assert await appender.append(second) == Appended(stored=2, duplicates=0, quarantined=0, head=5)
@@ -61,31 +61,31 @@ async def test_every_column_and_every_byte_is_stored_unchanged(appender: Appende
     ]
     events = [decode(payload, APP, contract) for payload, contract in zip(payloads, [CHAT, PCS] * 7, strict=True)]
     await appender.append(events)
-    assert await stored(conn) == events
-    assert [event.payload for event in await stored(conn)] == payloads
+    assert await stored_events(conn) == events
+    assert [event.payload for event in await stored_events(conn)] == payloads
 
 
 async def test_an_event_of_many_megabytes_is_stored(appender: Appender, conn: AsyncConnection) -> None:
     payload = wire.event(next_ulid(), more=wire.bytes_field(5000, bytes(range(256)) * 16 * 1024))
-    await appender.append([*made(1), decode(payload, APP, PCS), *made(1)])
-    assert (await stored(conn))[1].payload == payload
+    await appender.append([*new_events(1), decode(payload, APP, PCS), *new_events(1)])
+    assert (await stored_events(conn))[1].payload == payload
 
 
 async def test_a_batch_of_thousands_is_stored_whole(appender: Appender, conn: AsyncConnection) -> None:
-    events = made(3_000)
+    events = new_events(3_000)
     assert (await appender.append(events)).head == 3_000
-    assert await stored(conn) == events
+    assert await stored_events(conn) == events
 
 
 @pytest.mark.parametrize("event_type", [0, 9, -1, 2**31 - 1])
 async def test_an_unknown_type_is_stored(appender: Appender, conn: AsyncConnection, event_type: int) -> None:
     event = decode(wire.event(next_ulid(), event_type, occurred_at="some day"), APP, CHAT)
     assert (await appender.append([event])).stored == 1
-    assert await stored(conn) == [event]
+    assert await stored_events(conn) == [event]
 
 
 async def test_received_at_never_falls_even_when_the_clock_does(appender: Appender, conn: AsyncConnection) -> None:
-    await appender.append(made(2))
+    await appender.append(new_events(2))
     ahead = datetime.now(UTC) + timedelta(days=1)
     # A clock that went ahead for one append, and was then set right.
     await conn.execute(
@@ -93,7 +93,7 @@ async def test_received_at_never_falls_even_when_the_clock_does(appender: Append
         r" payload) VALUES (%s, 3, 'app', 'chat.external', 1, now(), %s, '\x')",
         [next_ulid(), ahead],
     )
-    await appender.append(made(2))
+    await appender.append(new_events(2))
     received = [item.received_at async for item in read(conn)]
     assert received[0] == received[1] < received[2]
     assert received[2:] == [ahead] * 3
@@ -101,13 +101,13 @@ async def test_received_at_never_falls_even_when_the_clock_does(appender: Append
 
 async def test_only_new_events_are_notified(appender: Appender, conn: AsyncConnection, database_url: str) -> None:
     await conn.execute(LISTEN)
-    first = made(2)
+    first = new_events(2)
     await appender.append(first)
     await appender.append(first)
-    await appender.append([contradicting(first[0])])
+    await appender.append([conflicting_event(first[0])])
     await appender.append([], rejected=[garbage()])
     appender.probing = False
-    await appender.append(made(1))
+    await appender.append(new_events(1))
     async with store.connection(database_url) as other:
         await other.execute(f"NOTIFY {CHANNEL}, 'end'")
     heard = []
@@ -121,11 +121,11 @@ async def test_only_new_events_are_notified(appender: Appender, conn: AsyncConne
 # The cursor
 
 
-@both_ways
+@with_and_without_probing
 async def test_the_cursor_moves_with_the_batch(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     appender.probing = probing
-    events = made(3)
+    events = new_events(3)
     await conn.execute("UPDATE eventstore.cursors SET last_error = 'away', last_error_at = now()")
     await appender.append(events, cursor=CursorMove(APP, 1, events[-1].event_id))
     query = "SELECT app, last_event_id, last_received_at IS NOT NULL, last_error, last_error_at FROM eventstore.cursors"
@@ -136,21 +136,21 @@ async def test_the_cursor_moves_with_the_batch(appender: Appender, conn: AsyncCo
 async def test_the_cursor_is_the_last_id_received_and_not_the_greatest(
     appender: Appender, conn: AsyncConnection
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     late, early = next_ulid(), "0" * 26
-    await appender.append([of_chat(late), of_chat(early)], cursor=CursorMove(APP, 1, early))
+    await appender.append([chat_event(late), chat_event(early)], cursor=CursorMove(APP, 1, early))
     assert await cursor_of(conn) == early
 
 
 async def test_the_cursor_moves_past_duplicates_and_quarantined_messages(
     appender: Appender, conn: AsyncConnection
 ) -> None:
-    await store.follow(conn)
-    first, second = made(2)
+    await store.set_epoch(conn)
+    first, second = new_events(2)
     await appender.append([first, second], cursor=CursorMove(APP, 1, second.event_id))
     await appender.append([first], cursor=CursorMove(APP, 1, first.event_id))
     assert await cursor_of(conn) == first.event_id
-    await appender.append([contradicting(second)], cursor=CursorMove(APP, 1, second.event_id))
+    await appender.append([conflicting_event(second)], cursor=CursorMove(APP, 1, second.event_id))
     assert await cursor_of(conn) == second.event_id
     rejected = garbage()._replace(event_id=first.event_id)
     await appender.append([], rejected=[rejected], cursor=CursorMove(APP, 1, first.event_id))
@@ -158,27 +158,27 @@ async def test_the_cursor_moves_past_duplicates_and_quarantined_messages(
 
 
 async def test_a_batch_without_any_id_leaves_the_cursor_where_it_is(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
-    events = made(1)
+    await store.set_epoch(conn)
+    events = new_events(1)
     await appender.append(events, cursor=CursorMove(APP, 1, events[-1].event_id))
     await appender.append([], rejected=[garbage()], cursor=CursorMove(APP, 1, None))
     assert await cursor_of(conn) == events[-1].event_id
-    assert len(await kept(conn)) == 1
+    assert len(await quarantine_rows(conn)) == 1
 
 
-@both_ways
+@with_and_without_probing
 @pytest.mark.parametrize("app", [APP, "never followed"])
 @pytest.mark.parametrize("count", [2, 0])
 async def test_a_follower_of_an_older_epoch_writes_nothing(
     appender: Appender, conn: AsyncConnection, probing: bool, app: str, count: int
 ) -> None:
-    await store.follow(conn, APP, epoch=2)
+    await store.set_epoch(conn, APP, epoch=2)
     appender.probing = probing
-    events = made(count)
+    events = new_events(count)
     for epoch in (1, 3) if app == APP else (0, 1):
         with pytest.raises(LeadershipLost) as caught:
             await appender.append(events, rejected=[garbage()], cursor=CursorMove(app, epoch, next_ulid()))
         assert caught.value.app == app
-    await store.nothing_written(conn)
+    await store.assert_nothing_written(conn)
     assert await cursor_of(conn) is None
-    assert (await appender.append(made(1), cursor=CursorMove(APP, 2, None))).stored == 1
+    assert (await appender.append(new_events(1), cursor=CursorMove(APP, 2, None))).stored == 1

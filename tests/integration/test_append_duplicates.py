@@ -19,114 +19,114 @@ from tests.store import (
     APP,
     CHAT,
     PCS,
-    both_ways,
-    contradicting,
+    chat_event,
+    conflicting_event,
     cursor_of,
     garbage,
-    kept,
-    made,
+    new_events,
     next_ulid,
-    of_chat,
-    of_pcs,
-    stored,
+    pcs_event,
+    quarantine_rows,
+    stored_events,
+    with_and_without_probing,
 )
 
 # Duplicates in one batch
 
 
 async def test_the_first_of_repeated_events_in_a_batch_is_stored(appender: Appender, conn: AsyncConnection) -> None:
-    a, b = made(2)
+    a, b = new_events(2)
     for probing in (True, False):
         appender.probing = probing
-        fresh = made(1)[0]
+        fresh = new_events(1)[0]
         assert (await appender.append([fresh, fresh, fresh]))[:3] == (1, 2, 0)
     assert await appender.append([a, b, a, b, a]) == Appended(stored=2, duplicates=3, quarantined=0, head=4)
-    assert (await stored(conn))[2:] == [a, b]
-    assert await kept(conn) == []
+    assert (await stored_events(conn))[2:] == [a, b]
+    assert await quarantine_rows(conn) == []
 
 
-@both_ways
+@with_and_without_probing
 async def test_the_first_of_different_events_under_one_id_is_stored_and_the_others_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
-    a, b = made(2)
-    other = contradicting(a)
+    a, b = new_events(2)
+    other = conflicting_event(a)
     assert await appender.append([a, b, other, a, other]) == Appended(stored=2, duplicates=1, quarantined=2, head=2)
-    assert await stored(conn) == [a, b]
-    assert await kept(conn) == [(a.event_id, other.payload, OTHER_BYTES, 2)]
+    assert await stored_events(conn) == [a, b]
+    assert await quarantine_rows(conn) == [(a.event_id, other.payload, OTHER_BYTES, 2)]
 
 
-@both_ways
+@with_and_without_probing
 async def test_one_batch_may_contain_an_event_in_both_contracts(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
     same, differing = next_ulid(), next_ulid()
-    batch = [of_chat(same), of_pcs(same), of_pcs(differing), of_chat(differing, "99900000009")]
+    batch = [chat_event(same), pcs_event(same), pcs_event(differing), chat_event(differing, "99900000009")]
     assert (await appender.append(batch))[:3] == (2, 1, 1)
-    assert await stored(conn) == [batch[0], batch[2]]
-    assert await kept(conn) == [(differing, batch[3].payload, OTHER_VALUES, 1)]
+    assert await stored_events(conn) == [batch[0], batch[2]]
+    assert await quarantine_rows(conn) == [(differing, batch[3].payload, OTHER_VALUES, 1)]
 
 
-@both_ways
+@with_and_without_probing
 async def test_one_batch_may_not_contain_one_id_for_two_apps(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     appender.probing = probing
     event_id = next_ulid()
     with pytest.raises(ForeignEventId):
-        await appender.append([*made(1), of_chat(event_id), of_chat(event_id, app="other")])
-    await store.nothing_written(conn)
+        await appender.append([*new_events(1), chat_event(event_id), chat_event(event_id, app="other")])
+    await store.assert_nothing_written(conn)
 
 
-@both_ways
+@with_and_without_probing
 async def test_repeated_events_in_a_batch_are_compared_with_the_stored_one(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    first = made(1)[0]
-    other = contradicting(first)
+    first = new_events(1)[0]
+    other = conflicting_event(first)
     await appender.append([first])
     appender.probing = probing
     # Had they come one by one: a contradiction, a duplicate, a contradiction, a duplicate.
     assert await appender.append([other, first, other, first]) == Appended(
         stored=0, duplicates=2, quarantined=2, head=1
     )
-    assert await stored(conn) == [first]
-    assert await kept(conn) == [(first.event_id, other.payload, OTHER_BYTES, 2)]
+    assert await stored_events(conn) == [first]
+    assert await quarantine_rows(conn) == [(first.event_id, other.payload, OTHER_BYTES, 2)]
 
 
 # Duplicates across batches
 
 
-@both_ways
+@with_and_without_probing
 async def test_an_event_that_is_stored_already_is_a_duplicate(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    events = made(4)
+    events = new_events(4)
     await appender.append(events[:3])
     appender.probing = probing
     assert await appender.append(events) == Appended(stored=1, duplicates=3, quarantined=0, head=4)
     appender.probing = probing
     assert await appender.append(events) == Appended(stored=0, duplicates=4, quarantined=0, head=4)
-    assert await stored(conn) == events
-    assert await kept(conn) == []
+    assert await stored_events(conn) == events
+    assert await quarantine_rows(conn) == []
 
 
-@both_ways
+@with_and_without_probing
 async def test_different_bytes_under_a_stored_id_are_quarantined_and_the_first_stays(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    first, *new = made(3)
-    other = contradicting(first)
+    first, *new = new_events(3)
+    other = conflicting_event(first)
     await appender.append([first])
     appender.probing = probing
     assert await appender.append([new[0], other, new[1]]) == Appended(stored=2, duplicates=0, quarantined=1, head=3)
-    assert await stored(conn) == [first, *new]
-    assert await kept(conn) == [(first.event_id, other.payload, OTHER_BYTES, 1)]
+    assert await stored_events(conn) == [first, *new]
+    assert await quarantine_rows(conn) == [(first.event_id, other.payload, OTHER_BYTES, 1)]
 
 
-@both_ways
+@with_and_without_probing
 async def test_different_bytes_with_equal_values_are_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
@@ -137,38 +137,38 @@ async def test_different_bytes_with_equal_values_are_quarantined(
     await appender.append([first])
     appender.probing = probing
     assert (await appender.append([longer]))[:3] == (0, 0, 1)
-    assert await stored(conn) == [first]
+    assert await stored_events(conn) == [first]
 
 
-@both_ways
+@with_and_without_probing
 @pytest.mark.parametrize("pcs_first", [True, False])
 async def test_the_other_contracts_bytes_with_equal_values_are_a_duplicate(
     appender: Appender, conn: AsyncConnection, probing: bool, pcs_first: bool
 ) -> None:
     event_id = next_ulid()
-    pair = [of_pcs(event_id), of_chat(event_id)]
+    pair = [pcs_event(event_id), chat_event(event_id)]
     first, second = pair if pcs_first else reversed(pair)
     await appender.append([first])
     appender.probing = probing
-    assert (await appender.append([second, *made(1)]))[:3] == (1, 1, 0)
-    assert (await stored(conn))[0] == first
-    assert await kept(conn) == []
+    assert (await appender.append([second, *new_events(1)]))[:3] == (1, 1, 0)
+    assert (await stored_events(conn))[0] == first
+    assert await quarantine_rows(conn) == []
 
 
-@both_ways
+@with_and_without_probing
 async def test_the_other_contracts_bytes_with_different_values_are_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
     event_id = next_ulid()
-    await appender.append([of_chat(event_id)])
+    await appender.append([chat_event(event_id)])
     appender.probing = probing
-    other = of_pcs(event_id, "99900000009")
+    other = pcs_event(event_id, "99900000009")
     assert (await appender.append([other]))[:3] == (0, 0, 1)
-    assert await stored(conn) == [of_chat(event_id)]
-    assert await kept(conn) == [(event_id, other.payload, OTHER_VALUES, 1)]
+    assert await stored_events(conn) == [chat_event(event_id)]
+    assert await quarantine_rows(conn) == [(event_id, other.payload, OTHER_VALUES, 1)]
 
 
-@both_ways
+@with_and_without_probing
 async def test_the_same_bytes_under_the_other_contract_are_a_duplicate(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
@@ -176,35 +176,35 @@ async def test_the_same_bytes_under_the_other_contract_are_a_duplicate(
     await appender.append([decode(payload, APP, CHAT)])
     appender.probing = probing
     assert (await appender.append([decode(payload, APP, PCS)]))[:3] == (0, 1, 0)
-    assert await kept(conn) == []
+    assert await quarantine_rows(conn) == []
 
 
-@both_ways
+@with_and_without_probing
 async def test_an_id_that_is_stored_under_another_app_is_refused_and_nothing_is_written(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    theirs = made(1, app="theirs")[0]
+    theirs = new_events(1, app="theirs")[0]
     await appender.append([theirs])
-    await store.follow(conn)
+    await store.set_epoch(conn)
     appender.probing = probing
-    batch = [*made(2), theirs._replace(app=APP), *made(2)]
+    batch = [*new_events(2), theirs._replace(app=APP), *new_events(2)]
     with pytest.raises(ForeignEventId) as caught:
         await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, batch[-1].event_id))
     assert (caught.value.app, caught.value.other, caught.value.event_id) == (APP, "theirs", theirs.event_id)
-    assert await stored(conn) == [theirs]
-    assert await kept(conn) == []
+    assert await stored_events(conn) == [theirs]
+    assert await quarantine_rows(conn) == []
     assert await cursor_of(conn) is None
-    assert (await appender.append(made(1))).stored == 1
+    assert (await appender.append(new_events(1))).stored == 1
 
 
 async def test_a_batch_whose_commit_is_unknown_is_appended_again(
     appender: Appender, conn: AsyncConnection, database_url: str
 ) -> None:
-    batch = made(5)
+    batch = new_events(5)
     await appender.append(batch, rejected=[garbage()])
     async with store.appender(database_url) as after:
         assert (await after.append(batch, rejected=[garbage()]))[:3] == (0, 5, 1)
-    assert await stored(conn) == batch
+    assert await stored_events(conn) == batch
 
 
 # Probing
@@ -238,25 +238,25 @@ async def test_batches_are_probed_until_one_is_clean_and_again_after_a_copy_that
     appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch)
-    known = made(4)
+    known = new_events(4)
     await appender.append(known)
     assert steps.since() == ["probe 4", "copy 4"]
-    await appender.append(made(2))
+    await appender.append(new_events(2))
     assert steps.since() == ["copy 2"]
-    await appender.append([*known, *made(1)])
+    await appender.append([*known, *new_events(1)])
     assert steps.since() == ["copy 5", "probe 5", "copy 1"]
     await appender.append(known)
     assert steps.since() == ["probe 4"]
-    await appender.append([*made(2), known[0]])
+    await appender.append([*new_events(2), known[0]])
     assert steps.since() == ["probe 3", "copy 2"]
-    repeated = made(2)
+    repeated = new_events(2)
     await appender.append([*repeated, *repeated])
     assert steps.since() == ["probe 4", "copy 2"]
-    await appender.append([*made(1), *(repeated := made(1)), *repeated])
+    await appender.append([*new_events(1), *(repeated := new_events(1)), *repeated])
     assert steps.since() == ["copy 2"]
     await appender.append([], rejected=[garbage()])
     assert steps.since() == []
-    await appender.append(made(1), rejected=[garbage()])
+    await appender.append(new_events(1), rejected=[garbage()])
     assert steps.since() == ["copy 1"]
 
 
@@ -264,9 +264,9 @@ async def test_a_batch_that_differs_from_what_is_stored_is_not_clean(
     appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch)
-    known = made(2)
+    known = new_events(2)
     await appender.append(known)
-    await appender.append([contradicting(event) for event in known])
+    await appender.append([conflicting_event(event) for event in known])
     assert steps.since() == ["probe 2", "copy 2", "copy 2", "probe 2"]
     await appender.append(known)
     assert steps.since() == ["probe 2"]
@@ -276,6 +276,6 @@ async def test_a_new_connection_expects_duplicates(database_url: str, monkeypatc
     steps = Steps(monkeypatch)
     for _ in range(2):
         async with store.appender(database_url) as appender:
-            await appender.append(made(1))
-            await appender.append(made(2))
+            await appender.append(new_events(1))
+            await appender.append(new_events(2))
         assert steps.since() == ["probe 1", "copy 1", "copy 2"]

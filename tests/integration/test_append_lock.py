@@ -20,7 +20,7 @@ from eventstore.locks import APPEND_LOCK, app_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import Holder, find_cursor_holder, find_holder, terminate_holder
 from tests import store
-from tests.store import APP, QUICK, made, positions
+from tests.store import APP, QUICK, new_events, positions
 
 ALREADY = timedelta(0)
 PATIENT = QUICK.model_copy(update={"append_lock": 3})
@@ -50,9 +50,9 @@ async def test_a_client_that_freezes_in_the_middle_of_a_copy_is_terminated_and_t
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
-        events = made(2)
+        events = new_events(2)
         assert (await appender.append(events)).head == 2
-        await store.backend_gone(conn, "frozen")
+        await store.wait_until_session_ended(conn, "frozen")
     assert list(await positions(conn)) == [event.event_id for event in events]
 
 
@@ -66,8 +66,8 @@ async def test_several_appends_that_wait_for_a_frozen_holder_all_succeed(
         store.appender(database_url, "three", PATIENT) as three,
     ):
         three.probing = False
-        await asyncio.gather(*(appender.append(made(2)) for appender in (one, two, three)))
-        await store.backend_gone(conn, "frozen")
+        await asyncio.gather(*(appender.append(new_events(2)) for appender in (one, two, three)))
+        await store.wait_until_session_ended(conn, "frozen")
     assert len(await positions(conn)) == 6
 
 
@@ -77,18 +77,18 @@ async def test_a_holder_that_is_idle_in_its_transaction_is_terminated_too(
     holder = await connect(database_url, name="idle", waits=QUICK, autocommit=False)
     await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
     async with store.appender(database_url) as appender:
-        assert (await appender.append(made(1))).head == 1
-    await store.backend_gone(conn, "idle")
+        assert (await appender.append(new_events(1))).head == 1
+    await store.wait_until_session_ended(conn, "idle")
     await holder.close()
 
 
 async def test_a_frozen_follower_loses_its_app_and_its_cursor_row(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     async with (
         frozen_in_copy(database_url, with_cursor=True),
         hold_lease(IngestContext(database_url, QUICK), APP) as taken,
     ):
-        events = made(2)
+        events = new_events(2)
         async with store.appender(database_url) as appender:
             await appender.append(events, cursor=CursorMove(APP, taken.epoch, events[-1].event_id))
         assert await store.cursor_of(conn) == events[-1].event_id
@@ -127,12 +127,12 @@ async def test_nobody_is_terminated_while_the_holder_changes(
 
         first_may_end = asyncio.Event()
         holding = asyncio.create_task(hold(first, first_may_end))
-        await store.until(lambda: find_holder(conn, APPEND_LOCK), "a holder")
+        await store.wait_until(lambda: find_holder(conn, APPEND_LOCK), "a holder")
         # The second stands in the queue before the appender, so it holds the lock when the appender gives up.
         queued = asyncio.create_task(hold(second, gave_up))
-        await store.waiting_for_append_lock(conn, 1)
-        task = asyncio.create_task(appender.append(made(1)))
-        await store.waiting_for_append_lock(conn, 2)
+        await store.wait_for_append_lock_waiters(conn, 1)
+        task = asyncio.create_task(appender.append(new_events(1)))
+        await store.wait_for_append_lock_waiters(conn, 2)
         first_may_end.set()
         assert (await task).head == 1
         await asyncio.gather(holding, queued)
@@ -170,8 +170,8 @@ async def test_a_backend_is_terminated_only_in_the_transaction_that_held_the_loc
 
 
 async def test_the_transaction_that_moved_a_cursor_is_found(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn)
-    await store.follow(conn, "other")
+    await store.set_epoch(conn)
+    await store.set_epoch(conn, "other")
     async with store.connection(database_url, "mover") as mover:
         async with mover.transaction():
             await mover.execute("UPDATE eventstore.cursors SET last_event_id = repeat('1', 26) WHERE app = %s", [APP])
@@ -206,17 +206,17 @@ async def test_locks_of_another_database_or_kind_are_not_the_append_lock(
 
 
 async def test_the_waiting_append_writes_its_batch_once(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
-        events = made(2)
-        batch = [*events, store.contradicting(events[0])]
+        events = new_events(2)
+        batch = [*events, store.conflicting_event(events[0])]
         result = await appender.append(batch, rejected=[store.garbage()], cursor=CursorMove(APP, 1, events[1].event_id))
         assert result[:3] == (2, 0, 2)
-    assert [row.times for row in await store.kept(conn)] == [1, 1]
+    assert [row.times for row in await store.quarantine_rows(conn)] == [1, 1]
     assert await store.cursor_of(conn) == events[1].event_id
 
 
 async def test_the_lock_timeout_ends_with_its_transaction(database_url: str) -> None:
     async with frozen_in_copy(database_url), store.appender(database_url) as appender:
-        await appender.append(made(1))
+        await appender.append(new_events(1))
         assert await store.value(appender._conn, "SHOW lock_timeout") == "0"

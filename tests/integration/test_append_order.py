@@ -17,7 +17,7 @@ from eventstore.appending.cursor_move import CursorMove
 from eventstore.contracts import Event
 from eventstore.event_reader import StoredEvent, read
 from tests import store
-from tests.store import APP, contradicting, garbage, made, positions
+from tests.store import APP, conflicting_event, garbage, new_events, positions
 
 PATIENT = store.QUICK.model_copy(update={"append_lock": 30})
 SLOW = 42
@@ -53,24 +53,24 @@ async def slow_append(
         async with gate.transaction():
             await gate.execute("SELECT pg_advisory_xact_lock(%s)", [SLOW])
             task = asyncio.create_task(slow.append(batch))
-            await store.blocked(conn, pid)
+            await store.wait_until_blocked(conn, pid)
             yield task, pid
         await asyncio.wait([task])
 
 
 def slowed(count: int = 3) -> list[Event]:
-    return [*made(count - 1), *made(1, ppnum="slow")]
+    return [*new_events(count - 1), *new_events(1, ppnum="slow")]
 
 
 async def test_a_slow_append_that_began_first_gets_the_first_positions(
     database_url: str, conn: AsyncConnection
 ) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
-        await quick.append(made(2))
-        first, second = slowed(), made(2)
+        await quick.append(new_events(2))
+        first, second = slowed(), new_events(2)
         async with slow_append(database_url, conn, first) as (slow, _):
             task = asyncio.create_task(quick.append(second))
-            await store.waiting_for_append_lock(conn)
+            await store.wait_for_append_lock_waiters(conn)
             assert await seen(conn) == [1, 2]
         assert (await slow).head == 5
         assert (await task).head == 7
@@ -80,10 +80,10 @@ async def test_a_slow_append_that_began_first_gets_the_first_positions(
 
 async def test_a_rolled_back_append_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
-        lost, kept = slowed(), made(2)
+        lost, kept = slowed(), new_events(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
             task = asyncio.create_task(quick.append(kept))
-            await store.waiting_for_append_lock(conn)
+            await store.wait_for_append_lock_waiters(conn)
             await conn.execute("SELECT pg_cancel_backend(%s)", [pid])
             assert (await task).head == 2
         with pytest.raises(errors.QueryCanceled):
@@ -94,10 +94,10 @@ async def test_a_rolled_back_append_leaves_no_missing_positions(database_url: st
 
 async def test_a_killed_backend_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
-        lost, kept = slowed(), made(2)
+        lost, kept = slowed(), new_events(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
             task = asyncio.create_task(quick.append(kept))
-            await store.waiting_for_append_lock(conn)
+            await store.wait_for_append_lock_waiters(conn)
             await conn.execute("SELECT pg_terminate_backend(%s)", [pid])
             assert (await task).head == 2
         with pytest.raises(psycopg.OperationalError):
@@ -116,15 +116,15 @@ async def test_appends_take_turns_under_any_default_isolation(database_url: str,
             store.appender(database_url, waits=PATIENT) as one,
             store.appender(database_url, waits=PATIENT) as two,
         ):
-            await store.follow(conn, "one")
-            await store.follow(conn, "two")
+            await store.set_epoch(conn, "one")
+            await store.set_epoch(conn, "two")
             async with slow_append(database_url, conn, slowed()) as (slow, _):
                 waiting = [
                     asyncio.create_task(appender.append(events, cursor=CursorMove(app, 1, events[-1].event_id)))
                     for app, appender in (("one", one), ("two", two))
-                    for events in [made(2, app=app)]
+                    for events in [new_events(2, app=app)]
                 ]
-                await store.waiting_for_append_lock(conn, 2)
+                await store.wait_for_append_lock_waiters(conn, 2)
             await slow
             await asyncio.gather(*waiting)
     assert len(await positions(conn)) == 14
@@ -163,7 +163,7 @@ class Writer:
 
     def _batch(self) -> list[Event]:
         chosen = self._random.choices(self._pool, k=self._random.randint(1, 12))
-        return [contradicting(event) if self._random.random() < 0.1 else event for event in chosen]
+        return [conflicting_event(event) if self._random.random() < 0.1 else event for event in chosen]
 
     async def write(self, rounds: int) -> None:
         """Append random batches, and at last all of the pool."""
@@ -189,13 +189,13 @@ class Writer:
 async def test_a_reader_sees_every_event_once_and_in_order_while_writers_are_killed(
     database_url: str, seed: int
 ) -> None:
-    pool = made(150)
+    pool = new_events(150)
     reader = Reader(database_url)
     writers = [Writer(database_url, number, pool, seed) for number in range(6)]
     dice = random.Random(seed)  # noqa: S311 - repeatable, not secret
     async with store.connection(database_url, "killer") as conn:
         for app in ("app 0", "app 1"):
-            await store.follow(conn, app)
+            await store.set_epoch(conn, app)
         polling = asyncio.create_task(reader.poll())
         writing = [asyncio.create_task(writer.write(12)) for writer in writers]
         while not all(task.done() for task in writing):
@@ -218,12 +218,12 @@ async def test_a_reader_sees_every_event_once_and_in_order_while_writers_are_kil
     originals = store.by_id(pool)
     for item in reader.found:
         original = originals[item.event.event_id]
-        assert item.event in (original, contradicting(original))
+        assert item.event in (original, conflicting_event(original))
     assert [item.received_at for item in reader.found] == sorted(item.received_at for item in reader.found)
 
 
 async def test_concurrent_appends_of_the_same_events_store_each_once(database_url: str) -> None:
-    pool = made(60)
+    pool = new_events(60)
     orders = [pool, pool[::-1], pool[30:] + pool[:30], sorted(pool, key=lambda event: event.event_id[::-1])]
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(store.connection(database_url))
@@ -244,21 +244,21 @@ async def test_concurrent_appends_of_the_same_events_store_each_once(database_ur
         assert sum(total.stored for total in totals) == len(pool)
         assert sum(total.duplicates for total in totals) == 3 * len(pool)
         assert set(await positions(conn)) == {event.event_id for event in pool}
-        assert await store.kept(conn) == []
+        assert await store.quarantine_rows(conn) == []
 
 
 async def test_appends_of_two_apps_do_not_deadlock(database_url: str) -> None:
     async with AsyncExitStack() as stack:
         conn = await stack.enter_async_context(store.connection(database_url))
         for app in (APP, "other"):
-            await store.follow(conn, app)
+            await store.set_epoch(conn, app)
         appenders = [await stack.enter_async_context(store.appender(database_url, waits=PATIENT)) for _ in range(6)]
 
         async def append_some(number: int, appender: Appender) -> None:
             app = (APP, "other")[number % 2]
             for turn in range(8):
-                events = made((turn + number) % 3, app=app)
-                again = [*events, *map(contradicting, events)][::-1] if turn % 2 else events
+                events = new_events((turn + number) % 3, app=app)
+                again = [*events, *map(conflicting_event, events)][::-1] if turn % 2 else events
                 rejected = [garbage(n, app) for n in range(4)][:: 1 if number % 4 < 2 else -1]
                 # Some without a cursor, as an import has none: nothing but the order of locks keeps them apart.
                 cursor = CursorMove(app, 1, None) if number < 4 else None
@@ -266,4 +266,4 @@ async def test_appends_of_two_apps_do_not_deadlock(database_url: str) -> None:
 
         await asyncio.gather(*(append_some(number, appender) for number, appender in enumerate(appenders)))
         await positions(conn)
-        assert {row.times for row in await store.kept(conn) if row.payload.startswith(b"\xff")} == {24}
+        assert {row.times for row in await store.quarantine_rows(conn) if row.payload.startswith(b"\xff")} == {24}

@@ -22,7 +22,7 @@ from projections.running import control
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
-from tests.folding import DIVIDES, QUICK, Watched, append, told
+from tests.folding import DIVIDES_BY_ZERO, QUICK, Watched, append, new_record
 from tests.oracle import Record
 from tests.rebuilding import RecordedProgress
 
@@ -34,14 +34,14 @@ TABLES = sorted(table.name for projection in READ_MODELS for table in projection
 def a_log() -> list[Record]:
     """Events for every read model; the third is late: its event_id is lower than the ones before."""
     records = [
-        told(oracle.PENDING_CONSENT, "12300000001"),
-        told(oracle.DELIVERED, "12300000002"),
-        told(oracle.GRANTED, "12300000001"),
-        told(oracle.DELIVERED, "12300000001"),
-        told(oracle.POLL_RESPONSE, "12300000002", options=("yes",)),
-        told(oracle.COMPLETED, None, summary=SUMMARY),
-        told(oracle.POLL_RESPONSE, "12300000002", options=("no",)),
-        told(oracle.DENIED, "12300000001"),
+        new_record(oracle.PENDING_CONSENT, "12300000001"),
+        new_record(oracle.DELIVERED, "12300000002"),
+        new_record(oracle.GRANTED, "12300000001"),
+        new_record(oracle.DELIVERED, "12300000001"),
+        new_record(oracle.POLL_RESPONSE, "12300000002", options=("yes",)),
+        new_record(oracle.COMPLETED, None, summary=SUMMARY),
+        new_record(oracle.POLL_RESPONSE, "12300000002", options=("no",)),
+        new_record(oracle.DENIED, "12300000001"),
     ]
     records.append(records.pop(2))
     return records
@@ -68,7 +68,7 @@ async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema:
         columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
         query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(schema, name))
         rows = await (await conn.execute(query)).fetchall()
-        assert oracle.arranged(name, rows) == expected[name], name
+        assert oracle.sorted_rows(name, rows) == expected[name], name
 
 
 async def tables_in(conn: AsyncConnection, schema: str = "then") -> list[str]:
@@ -108,7 +108,7 @@ async def test_a_time_means_the_last_event_received_by_then(database_url: str, c
     await append(conn, first)
     for record in records[1:]:
         await append(conn, record)
-    await append(conn, *(more := [told(), told()]))  # two events received at the same time
+    await append(conn, *(more := [new_record(), new_record()]))  # two events received at the same time
     times = await received(conn)
     assert times[-1] == times[-2]
     tick = timedelta(microseconds=1)
@@ -152,15 +152,15 @@ async def test_a_log_without_events(database_url: str, conn: AsyncConnection) ->
 async def test_an_invalid_moment_is_refused_and_nothing_is_created(
     database_url: str, conn: AsyncConnection, moment: str, said: str
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     with pytest.raises(UsageError, match=said):
         await built(database_url, moment)
     assert not await is_there(conn)
 
 
 async def test_a_missing_position_is_reported_and_nothing_is_created(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(), last := told())
-    await folding.insert_at(conn, 4, late := told())
+    await append(conn, new_record(), last := new_record())
+    await folding.insert_at(conn, 4, late := new_record())
     with pytest.raises(CannotFold, match=r"positions 3\.\.3 missing"):
         await built(database_url, late.event_id)
     with pytest.raises(ProjectionsError, match="position 3 is missing; import it"):
@@ -180,7 +180,7 @@ async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_u
     await built(database_url, records[2].event_id, "late")
     await are_those_of(conn, records, "early")
     await are_those_of(conn, records[:3], "late")
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
     assert await tables_in(conn, "projections_shadow") == ["shadow_positions"]
     assert await store.value(conn, "SELECT count(*) FROM projections_shadow.shadow_positions") == 0
 
@@ -194,12 +194,12 @@ async def test_only_the_named_projections_are_built(database_url: str, conn: Asy
 
 
 async def test_skipped_events_are_skipped(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
-    await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+    await folding.create_watched_table(conn)
+    await append(conn, new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO), new_record())
     with pytest.raises(CannotFold, match=f"event {poison.event_id} at position 2: division by zero"):
         await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
     assert not await is_there(conn)
-    async with folding.connected(one := folding.worker(database_url, Watched())) as own:
+    async with folding.worker_connection(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
     await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     done = await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
@@ -268,7 +268,7 @@ async def test_a_failure_at_the_end_leaves_no_schema(
     with pytest.raises(errors.DiskFull):
         await built(database_url, "2999-01-01T00:00:00Z")
     assert not await is_there(conn)
-    assert await rebuilding.shadows(conn) == [], "a failed as-of is never resumed"
+    assert await rebuilding.shadow_tables(conn) == [], "a failed as-of is never resumed"
     monkeypatch.undo()
     await built(database_url, "2999-01-01T00:00:00Z")
     assert await tables_in(conn) == TABLES

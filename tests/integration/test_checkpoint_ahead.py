@@ -20,8 +20,8 @@ from projections.running.control import wait_until_folded
 from projections.running.supervisor import run_projections
 from projections.running.window_step import Step
 from tests import folding, rebuilding, store
-from tests.folding import append, connected, fold, run_context, stand, worker
-from tests.rebuilding import ANY_REMOVAL, Interrupting, happenings, rebuild, verify
+from tests.folding import append, checkpoint_row, fold, run_context, worker, worker_connection
+from tests.rebuilding import ANY_REMOVAL, Interrupting, rebuild, sample_records, verify
 
 AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections rebuild request_status"
 
@@ -30,16 +30,16 @@ AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections 
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Fold everything, and then lose the last third of the log."""
     async with store.connection(database_url, "looking") as conn:
-        length = await rebuilding.all_folded(database_url, conn)
+        length = await rebuilding.append_and_fold(database_url, conn)
         await store.lose_events(conn, 2 * length // 3)
         yield conn
 
 
 async def test_a_worker_stops_and_the_projection_waits_for_a_rebuild(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, RequestStatus())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-    at = await stand(conn, "request_status")
+    at = await checkpoint_row(conn, "request_status")
     assert (at.version, at.state) == (0, "waiting")
     assert at.position == await store.value(conn, "SELECT max(position) FROM eventstore.events")
 
@@ -47,21 +47,21 @@ async def test_a_worker_stops_and_the_projection_waits_for_a_rebuild(database_ur
 async def test_a_worker_in_the_one_round_trip_path_notices_too(database_url: str, conn: AsyncConnection) -> None:
     await rebuild(database_url, RequestStatus(), limits=ANY_REMOVAL)
     one = worker(database_url, RequestStatus())
-    async with connected(one) as own:
-        await append(conn, *happenings(2, app="more"))
+    async with worker_connection(one) as own:
+        await append(conn, *sample_records(2, app="more"))
         assert await fold(one, own) is Step.AT_HEAD
         await store.lose_events(conn, 1)
         assert await fold(one, own) is Step.STOPPED
-    assert (await stand(conn, "request_status")).state == "waiting"
+    assert (await checkpoint_row(conn, "request_status")).state == "waiting"
 
 
 async def test_new_events_at_lost_positions_are_not_taken_for_folded_ones(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, RequestStatus())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await fold(one, own)
-        await append(conn, *happenings(20, app="new"))  # more than were lost
+        await append(conn, *sample_records(20, app="new"))  # more than were lost
         assert await fold(one, own) is Step.STOPPED
         await rebuild(database_url, RequestStatus(), limits=ANY_REMOVAL)
         assert await fold(one, own) is Step.AT_HEAD
@@ -75,12 +75,12 @@ async def test_a_paused_projection_stays_paused_and_waits_after_resume(
 ) -> None:
     await control.pause(conn, "request_status")
     one = worker(database_url, RequestStatus())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-        assert (await stand(conn, "request_status")).state == "paused"
+        assert (await checkpoint_row(conn, "request_status")).state == "paused"
         await control.resume(conn, "request_status")
         assert await fold(one, own) is Step.STOPPED
-    assert (await stand(conn, "request_status")).state == "waiting"
+    assert (await checkpoint_row(conn, "request_status")).state == "waiting"
 
 
 @pytest.mark.parametrize("marked", [True, False], ids=["a worker saw it", "no worker saw it"])
@@ -88,19 +88,19 @@ async def test_a_rebuild_repairs_it(database_url: str, conn: AsyncConnection, ma
     for projection in READ_MODELS:
         one = worker(database_url, projection())
         if marked:
-            async with connected(one) as own:
+            async with worker_connection(one) as own:
                 await fold(one, own)
         await rebuild(database_url, projection(), limits=ANY_REMOVAL)
         assert (await verify(database_url, projection())).equal
-        async with connected(one) as own:
+        async with worker_connection(one) as own:
             assert await fold(one, own) is Step.AT_HEAD
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_rebuild_of_a_log_that_lost_everything(database_url: str, conn: AsyncConnection) -> None:
     await store.lose_events(conn, 0)
     await rebuild(database_url, RequestStatus(), limits=ANY_REMOVAL)
-    at = await stand(conn, "request_status")
+    at = await checkpoint_row(conn, "request_status")
     assert (at.position, at.state) == (0, "running")
     assert await store.value(conn, "SELECT count(*) FROM request_recipients") == 0
 
@@ -154,5 +154,5 @@ async def test_an_interrupted_rebuild_of_lost_events_starts_over(database_url: s
         await rebuild(database_url, RequestStatus(), progress=Interrupting(8), window=4)
     await store.lose_events(conn, 2)
     await rebuild(database_url, RequestStatus(), resume=True, limits=ANY_REMOVAL)
-    assert (await stand(conn, "request_status")).position == 2
+    assert (await checkpoint_row(conn, "request_status")).position == 2
     assert (await verify(database_url, RequestStatus())).equal

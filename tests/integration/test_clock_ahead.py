@@ -30,7 +30,7 @@ async def stored_at(url: str, *ages: timedelta) -> None:
     """Store an event for each age, in order of position."""
     now = datetime.now(UTC)
     async with store.connection(url) as conn:
-        events = zip(ages, store.made(len(ages)), strict=True)
+        events = zip(ages, store.new_events(len(ages)), strict=True)
         stored = [StoredEvent(at, now - age, event) for at, (age, event) in enumerate(events, 1)]
         await restore_events(conn, stored, store.QUICK)
 
@@ -53,7 +53,7 @@ async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
     with capture_logs() as logs:
         for _ in range(3):
             async with store.appender(database_url) as appender:
-                await appender.append(store.made(1))
+                await appender.append(store.new_events(1))
     (said,) = [line for line in logs if "ahead of the database server's clock" in line["event"]]
     assert said["log_level"] == "warning"
     assert abs(said["seconds_ahead"] - MONTH.total_seconds()) < 600
@@ -88,7 +88,7 @@ def test_the_warning_repeats_only_after_long_and_not_for_small_differences() -> 
 async def test_the_status_names_the_positions_whose_time_is_ahead(database_url: str, conn: AsyncConnection) -> None:
     await stored_at(database_url, timedelta(hours=2), timedelta(hours=1), -MONTH, -MONTH)
     async with store.appender(database_url) as appender:
-        await appender.append(store.made(2))
+        await appender.append(store.new_events(2))
     status = await read_status(conn, Registry({}, {}))
     found = status.ahead_of_clock
     assert found is not None

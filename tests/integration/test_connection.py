@@ -20,7 +20,7 @@ from eventstore.postgres.session_settings import (
     SEARCHING,
     startup_settings,
 )
-from tests import hostile, store
+from tests import hostile_database, store
 from tests.databases import Server
 from tests.store import QUICK
 
@@ -30,13 +30,13 @@ async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on
     async with store.connection(database_url, "looking") as conn:
         found = await conn.execute("SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
         names = {name for (name,) in await found.fetchall()}
-    assert names - {*hostile.PINNED, *LEFT_TO_OTHERS, "application_name"} == set()
-    assert not {*hostile.PINNED} & {*LEFT_TO_OTHERS}
+    assert names - {*hostile_database.PINNED, *LEFT_TO_OTHERS, "application_name"} == set()
+    assert not {*hostile_database.PINNED} & {*LEFT_TO_OTHERS}
 
 
 @pytest.mark.parametrize("profile", [{}, FOLDING, SEARCHING, {"work_mem": "1MB"}])
 async def test_a_session_has_our_settings_despite_its_role(database_url: str, profile: dict[str, str]) -> None:
-    theirs = hostile.make_hostile(database_url)
+    theirs = hostile_database.make_hostile(database_url)
     with psycopg.connect(database_url) as person:
         assert person.execute("SHOW enable_indexscan").fetchone() == ("off",), "the role's settings are in force"
     wanted = {**startup_settings(QUICK), **EVERY_SESSION, "synchronous_commit": "on", **profile}
@@ -50,7 +50,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
 
 
 def test_so_has_the_session_of_a_migration(database_url: str) -> None:
-    hostile.make_hostile(database_url)
+    hostile_database.make_hostile(database_url)
     with connect_sync(database_url, name="looking", waits=QUICK) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(conn.execute(query, [list(EVERY_SESSION)]).fetchall())
@@ -64,7 +64,7 @@ async def test_texts_are_sent_and_read_in_utf_8(
 ) -> None:
     url = database_url
     if by == "the role":
-        hostile.make_hostile(database_url, ("client_encoding", theirs))
+        hostile_database.make_hostile(database_url, ("client_encoding", theirs))
     elif by == "the environment":
         monkeypatch.setenv("PGCLIENTENCODING", theirs)
     else:
@@ -76,7 +76,7 @@ async def test_texts_are_sent_and_read_in_utf_8(
 
 @pytest.mark.parametrize("theirs", ["off", "local", "remote_write", "on", "remote_apply"])
 async def test_a_commit_waits_for_the_disk_or_for_whatever_takes_longer(database_url: str, theirs: str) -> None:
-    hostile.make_hostile(database_url, ("synchronous_commit", theirs))
+    hostile_database.make_hostile(database_url, ("synchronous_commit", theirs))
     async with await connect(database_url, name="looking", waits=QUICK) as conn:
         ours = "remote_apply" if theirs == "remote_apply" else "on"
         assert await store.value(conn, "SHOW synchronous_commit") == ours
@@ -90,7 +90,7 @@ async def test_a_superusers_session_fires_triggers_despite_its_role(postgres: Se
     name = postgres.create()
     url = urlsplit(postgres.superuser_url)._replace(path=f"/{name}").geturl()
     try:
-        hostile.make_hostile(url, ("session_replication_role", "replica"))
+        hostile_database.make_hostile(url, ("session_replication_role", "replica"))
         async with await connect(url, name="looking", waits=QUICK) as conn:
             assert await store.value(conn, "SHOW session_replication_role") == "origin"
     finally:
@@ -130,7 +130,7 @@ async def test_a_pooler_that_drops_startup_options_changes_no_setting(
 ) -> None:
     """As PgBouncer does with ignore_startup_parameters = options."""
     limits = {"statement_timeout": "40s", "lock_timeout": "40s", "idle_session_timeout": "40s"}
-    hostile.make_hostile(database_url, *limits.items(), ("client_connection_check_interval", "0"))
+    hostile_database.make_hostile(database_url, *limits.items(), ("client_connection_check_interval", "0"))
     dropped = {"options": ""}
     monkeypatch.setattr(connection, "make_conninfo", lambda *_, **given: make_conninfo("", **{**given, **dropped}))
     url = make_conninfo(database_url, options="-c statement_timeout=7s --idle-session-timeout=8s")

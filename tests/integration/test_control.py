@@ -15,7 +15,17 @@ from projections.running import checkpoint, control
 from projections.running.control import find_last_event_id, skip, wait_until_folded
 from projections.running.window_step import Step
 from tests import folding, store
-from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, stand, told, worker
+from tests.folding import (
+    DIVIDES_BY_ZERO,
+    NewerWatched,
+    Watched,
+    append,
+    checkpoint_row,
+    fold,
+    new_record,
+    worker,
+    worker_connection,
+)
 
 NAMES = [projection.name for projection in READ_MODELS]
 VERSIONS = {projection.name: projection.version for projection in READ_MODELS}
@@ -24,17 +34,17 @@ VERSIONS = {projection.name: projection.version for projection in READ_MODELS}
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
 async def test_waiting_ends_when_every_projection_has_folded_the_event(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    record = told()
+    record = new_record()
     async with store.connection(database_url, "waiting") as own:
         waiting = asyncio.create_task(wait_until_folded(own, VERSIONS, record.event_id, 60))
-        await append(conn, told(), record)
+        await append(conn, new_record(), record)
         for projection in READ_MODELS:
             assert not waiting.done()
             await folding.fold_all(database_url, [projection])
@@ -47,7 +57,7 @@ async def test_an_event_that_is_never_stored_ends_the_wait_with_an_error(conn: A
 
 
 async def test_projections_that_have_not_folded_the_event_are_named(database_url: str, conn: AsyncConnection) -> None:
-    record = told()
+    record = new_record()
     await append(conn, record)
     with pytest.raises(ProjectionsError, match="not folded by consent_registry, poll_tallies, request_status after"):
         await wait_until_folded(conn, VERSIONS, record.event_id, 0)
@@ -68,20 +78,20 @@ async def test_a_quarantined_event_ends_the_wait_immediately(database_url: str, 
 async def test_a_stored_event_with_a_quarantined_duplicate_is_waited_for(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    record = told()
+    record = new_record()
     await append(conn, record)
     async with store.appender(database_url) as appender:
-        assert (await appender.append([store.contradicting(folding.decoded(record))])).quarantined == 1
+        assert (await appender.append([store.conflicting_event(folding.decode_record(record))])).quarantined == 1
     await folding.fold_all(database_url)
     assert await wait_until_folded(conn, VERSIONS, record.event_id, 0) == 1
 
 
 async def test_stopped_projections_are_named(database_url: str, conn: AsyncConnection) -> None:
-    poison = told(ppnum=DIVIDES)
+    poison = new_record(ppnum=DIVIDES_BY_ZERO)
     await append(conn, poison)
     await folding.fold_all(database_url)
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await fold(one, own)
     with pytest.raises(ProjectionsError, match=r"^watched has not folded .* and is failed: .*division by zero"):
         await wait_until_folded(conn, {**VERSIONS, "watched": 1}, poison.event_id, folding.NEVER)
@@ -94,7 +104,7 @@ async def test_stopped_projections_are_named(database_url: str, conn: AsyncConne
 async def test_a_projection_that_stopped_after_the_event_does_not_end_the_wait(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    record = told()
+    record = new_record()
     await append(conn, record)
     await folding.fold_all(database_url)
     await control.pause(conn, NAMES[0])
@@ -108,7 +118,7 @@ async def test_waiting_for_an_invalid_event_id_is_refused(conn: AsyncConnection,
 
 
 async def test_rows_of_an_older_version_do_not_count_as_folded(database_url: str, conn: AsyncConnection) -> None:
-    record = told()
+    record = new_record()
     await append(conn, record)
     await folding.fold_all(database_url, [Watched])
     assert await wait_until_folded(conn, {"watched": 1}, record.event_id, 0) == 1
@@ -118,10 +128,10 @@ async def test_rows_of_an_older_version_do_not_count_as_folded(database_url: str
 
 async def test_older_code_still_folds_and_waits_beside_newer_code(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
-    await append(conn, record := told())
-    async with connected(newer := worker(database_url, NewerWatched())) as own:
+    await append(conn, record := new_record())
+    async with worker_connection(newer := worker(database_url, NewerWatched())) as own:
         assert await fold(newer, own) is Step.STOPPED
-    assert (await stand(conn, "watched")).state == "waiting"
+    assert (await checkpoint_row(conn, "watched")).state == "waiting"
     with pytest.raises(ProjectionsError, match="not folded by watched after 0 s"):
         await wait_until_folded(conn, {"watched": 1}, record.event_id, 0)
     with pytest.raises(ProjectionsError, match="and is waiting"):
@@ -131,7 +141,7 @@ async def test_older_code_still_folds_and_waits_beside_newer_code(database_url: 
 async def test_the_last_event_id_is_found(conn: AsyncConnection) -> None:
     with pytest.raises(ProjectionsError, match="no event is stored yet"):
         await find_last_event_id(conn)
-    await append(conn, told(), record := told())
+    await append(conn, new_record(), record := new_record())
     assert await find_last_event_id(conn) == record.event_id
 
 
@@ -139,13 +149,13 @@ async def test_the_last_event_id_is_found(conn: AsyncConnection) -> None:
 
 
 async def test_a_projection_that_waits_for_a_rebuild_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
     newer = worker(database_url, NewerWatched())
-    async with connected(newer) as own:
+    async with worker_connection(newer) as own:
         assert await fold(newer, own) is Step.STOPPED
     assert not await control.resume(conn, "watched")
-    assert (await stand(conn, "watched")).state == "waiting"
+    assert (await checkpoint_row(conn, "watched")).state == "waiting"
     assert await checkpoint.exists(conn, "watched")
     assert not await checkpoint.exists(conn, "nobody")
 
@@ -154,13 +164,13 @@ async def test_a_projection_that_waits_for_a_rebuild_is_not_resumed(database_url
 
 
 async def test_invalid_skips_are_refused(database_url: str, conn: AsyncConnection) -> None:
-    record, later = told(), told()
+    record, later = new_record(), new_record()
     await append(conn, record)
     with pytest.raises(UsageError, match="has not run yet"):
         await skip(conn, "watched", record.event_id, "because", 1)
     await folding.fold_all(database_url, [Watched])
     await append(conn, later)
-    with pytest.raises(UsageError, match=f"event {(absent := told().event_id)} does not exist"):
+    with pytest.raises(UsageError, match=f"event {(absent := new_record().event_id)} does not exist"):
         await skip(conn, "watched", absent, "because", 1)
     with pytest.raises(UsageError, match=r"has already folded event \w+ \(position 1\)"):
         await skip(conn, "watched", record.event_id, "because", 1)
@@ -174,15 +184,15 @@ async def test_invalid_skips_are_refused(database_url: str, conn: AsyncConnectio
 async def test_a_skip_retries_a_failed_projection_at_once_and_the_last_reason_is_kept(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    poison = told(ppnum=DIVIDES)
-    await append(conn, poison, told(ppnum=DIVIDES))
+    poison = new_record(ppnum=DIVIDES_BY_ZERO)
+    await append(conn, poison, new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR, retry_cap=folding.HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
         for why in ("perhaps", "certainly"):
             await skip(conn, "watched", poison.event_id, why, 1)
         assert await fold(one, own) is Step.STOPPED
-    now = await stand(conn, "watched")
+    now = await checkpoint_row(conn, "watched")
     assert (now.state, now.position, now.failures) == ("failed", 1, 1)
     assert await store.value(conn, "SELECT string_agg(why, ',') FROM projections.skips") == "certainly"
 

@@ -14,7 +14,7 @@ from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
-from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, DISCOVERY, HANGS, TOKEN_PATH, Answer, Certified, Issuer
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, DISCOVERY, HANGS, TOKEN_PATH, Answer, CertificateFiles, Issuer
 
 IssuerFactory = Callable[..., Awaitable[Issuer]]
 API = "https://api.example.com"
@@ -50,15 +50,15 @@ async def refusal(client: ClientCredentials, kind: type[CredentialsError]) -> st
     return str(caught.value)
 
 
-# What is asked
+# The request
 
 
 @pytest.mark.parametrize("resource", ODD_ADDRESSES)
 async def test_the_form_contains_the_address_byte_for_byte(issuer: Issuer, resource: str) -> None:
     assert await client_of(issuer, resource=resource).token() == issuer.tokens[0]
-    (asked,) = issuer.forms
-    assert asked.pairs == {"grant_type": "client_credentials", "resource": resource}
-    assert asked.headers["content-type"].startswith("application/x-www-form-urlencoded")
+    (request,) = issuer.token_requests
+    assert request.pairs == {"grant_type": "client_credentials", "resource": resource}
+    assert request.headers["content-type"].startswith("application/x-www-form-urlencoded")
 
 
 @pytest.mark.parametrize("resource", ODD_ADDRESSES)
@@ -67,7 +67,7 @@ async def test_the_form_of_a_configured_app_contains_the_address_too(issuer: Iss
         {"address": resource, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
     )
     await config.upstream("shop", waits=Waits()).tokens.token()
-    assert issuer.forms[0].pairs["resource"] == resource
+    assert issuer.token_requests[0].pairs["resource"] == resource
 
 
 @pytest.mark.parametrize("path", ["", "/realms/business"])
@@ -78,7 +78,7 @@ async def test_the_token_endpoint_is_read_from_the_discovery_document(
     issuer = await issuer_factory(path=path)
     client = ClientCredentials(issuer.url + slash, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())
     assert await client.token() == issuer.tokens[0]
-    assert [(asked.method, asked.path) for asked in issuer.asked] == [
+    assert [(request.method, request.path) for request in issuer.requests] == [
         ("GET", path + DISCOVERY),
         ("POST", path + TOKEN_PATH),
     ]
@@ -100,20 +100,20 @@ async def test_the_secret_is_sent_by_a_method_that_the_issuer_supports(
 ) -> None:
     issuer = await issuer_factory(methods=methods)
     await client_of(issuer).token()
-    (asked,) = issuer.forms
+    (request,) = issuer.token_requests
     if is_basic:
-        assert asked.basic == f"{CLIENT_ID}:{CLIENT_SECRET}"
-        assert asked.pairs.keys() == {"grant_type", "resource"}
+        assert request.basic == f"{CLIENT_ID}:{CLIENT_SECRET}"
+        assert request.pairs.keys() == {"grant_type", "resource"}
     else:
-        assert asked.basic is None
-        assert asked.pairs["client_secret"] == CLIENT_SECRET
+        assert request.basic is None
+        assert request.pairs["client_secret"] == CLIENT_SECRET
 
 
 async def test_an_issuer_without_a_supported_method_is_a_refusal(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory(methods=["private_key_jwt"])
     said = await refusal(client_of(issuer), CredentialsRefused)
     assert "accepts neither client_secret_basic nor client_secret_post" in said
-    assert issuer.forms == []
+    assert issuer.token_requests == []
 
 
 # How long it is good
@@ -133,7 +133,7 @@ async def test_a_token_is_used_until_the_margin_before_its_expiry(
     clock.now += good_for - 0.01
     if good_for:
         assert await client.token() == issuer.tokens[0]
-        assert len(issuer.forms) == 1
+        assert len(issuer.token_requests) == 1
     clock.now += 0.02
     assert await client.token() == issuer.tokens[1]
 
@@ -210,7 +210,7 @@ async def test_responses_with_the_discovery_document_are_refusals_or_retried(
         answer = replace(answer, body={"issuer": issuer.url} | answer.body)
     issuer.discovery = answer
     assert words in await refusal(client_of(issuer, waits=Waits(issuer=2 if answer.hang else 60)), kind)
-    assert issuer.forms == []
+    assert issuer.token_requests == []
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ async def test_a_discovery_document_of_another_issuer_is_refused(
     if stated == "https://other.example":
         assert "belongs to another issuer, 'https://other.example'" in said
         assert "set PAS_ISSUER (or issuer in projections.toml)" in said
-    assert issuer.forms == []
+    assert issuer.token_requests == []
 
 
 @pytest.mark.parametrize(("configured", "stated"), [("", "/"), ("/", ""), ("/", "/")])
@@ -261,10 +261,10 @@ async def test_secrets_that_an_issuer_repeats_are_not_in_the_message(issuer: Iss
 # TLS
 
 
-async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certified: Certified) -> None:
-    issuer = await issuer_factory(tls=certified.server())
+async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certificate_files: CertificateFiles) -> None:
+    issuer = await issuer_factory(tls=certificate_files.server())
     settings = {"address": API, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
-    trusting = AppConfig.model_validate(settings | {"ca_file": certified.certificate})
+    trusting = AppConfig.model_validate(settings | {"ca_file": certificate_files.certificate})
     assert await trusting.upstream("shop", waits=Waits()).tokens.token() == issuer.tokens[0]
     said = await refusal(client_of(issuer), IssuerUnavailable)
     assert "certificate verify failed" in said.lower()

@@ -87,7 +87,7 @@ async def test_a_compressed_response_within_the_limit_is_read(issuer: Issuer, pl
     compress: Callable[[bytes], bytes] = gzip.compress if how == "gzip" else zlib.compress
     put(issuer, place, Answer(body=compress(raw), headers=(("Content-Encoding", how),)))
     assert await client_of(issuer).token()
-    assert {asked.headers["accept-encoding"] for asked in issuer.asked} == {"identity"}
+    assert {request.headers["accept-encoding"] for request in issuer.requests} == {"identity"}
 
 
 @places
@@ -170,4 +170,4 @@ async def test_redirects_are_not_followed(issuer: Issuer, place: str, status: in
     with pytest.raises(CredentialsRefused, match=f"HTTP {status}") as caught:
         await client_of(issuer).token()
     assert caught.value.by_issuer is False
-    assert not [asked for asked in issuer.asked if asked.path.endswith("/elsewhere")]
+    assert not [request for request in issuer.requests if request.path.endswith("/elsewhere")]

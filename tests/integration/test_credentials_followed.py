@@ -18,13 +18,13 @@ from eventstore.ingest.upstream import Upstream
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
 from projections.sandbox.simulator import Fault, FaultKind, Simulator, SimulatorSettings
-from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, REFUSES_THE_CLIENT, Issuer
-from tests.fix_simulator import LOG, SimulatorFactory, bearing
+from tests.fix_issuer import CLIENT_ID, CLIENT_REFUSED, CLIENT_SECRET, Issuer
+from tests.fix_simulator import LOG, SimulatorFactory, entries_of
 from tests.following import log_of
-from tests.store import APP, CHAT, connection, until, value
+from tests.store import APP, CHAT, connection, value, wait_until
 
 QUICK = Waits(overlap=0, settle=0.02, backoff_first=0.02, backoff_cap=0.05, leader_timeout=60)
-EVENTS = len(bearing(CHAT))
+EVENTS = len(entries_of(CHAT))
 IssuerFactory = Callable[..., Awaitable[Issuer]]
 
 
@@ -63,7 +63,7 @@ async def stored(follower: Follower, count: int) -> None:
         assert follower.refusal is None
         return follower.stored >= count
 
-    await until(enough, f"{count} events stored")
+    await wait_until(enough, f"{count} events stored")
 
 
 async def refusal(follower: Follower) -> str:
@@ -72,7 +72,7 @@ async def refusal(follower: Follower) -> str:
     async def refused() -> bool:
         return follower.state is FollowerState.REFUSED
 
-    await until(refused, "the refusal")
+    await wait_until(refused, "the refusal")
     assert follower.refusal is not None
     assert not [secret for secret in ("token-of", CLIENT_SECRET, "my-token") if secret in follower.refusal]
     return follower.refusal
@@ -99,7 +99,7 @@ async def test_after_a_refused_token_a_new_one_is_fetched_and_no_event_is_missed
         await stored(follower, EVENTS)
         await simulator.wait_for(lambda: simulator.calls[-1].authorization == "Bearer token-of-the-issuer-2")
     assert issuer.tokens == ["token-of-the-issuer-1", "token-of-the-issuer-2"]
-    assert {asked.pairs["resource"] for asked in issuer.forms} == {simulator.address}
+    assert {request.pairs["resource"] for request in issuer.token_requests} == {simulator.address}
 
 
 async def test_one_token_is_used_for_many_calls(database_url: str, simulator: Simulator, issuer: Issuer) -> None:
@@ -107,7 +107,7 @@ async def test_one_token_is_used_for_many_calls(database_url: str, simulator: Si
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
         await stored(follower, EVENTS)
     assert len(simulator.calls) == 4
-    assert len(issuer.forms) == 1
+    assert len(issuer.token_requests) == 1
 
 
 async def test_a_token_refused_again_after_its_renewal_is_final(
@@ -117,7 +117,7 @@ async def test_a_token_refused_again_after_its_renewal_is_final(
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
         said = await refusal(follower)
     assert said.startswith(f"{simulator.address} refuses the token: UNAUTHENTICATED")
-    assert len(issuer.forms) == len(simulator.calls) == 2
+    assert len(issuer.token_requests) == len(simulator.calls) == 2
     assert await last_error(database_url) == said
 
 
@@ -132,7 +132,7 @@ async def test_a_token_may_be_renewed_again_once_one_was_accepted(
             await simulator.append(entry)
             await stored(follower, EVENTS + number - 1)
             await settled(database_url)
-    assert len(issuer.forms) == 4
+    assert len(issuer.token_requests) == 4
 
 
 async def test_a_token_may_be_renewed_again_after_a_stream_without_events_too(
@@ -146,7 +146,7 @@ async def test_a_token_may_be_renewed_again_after_a_stream_without_events_too(
             simulator.inject(Fault(FaultKind.UNAVAILABLE))
             await simulator.wait_for(lambda: taken(simulator, f"Bearer {simulator.token}"))
             await settled(database_url)
-    assert len(issuer.forms) == 3
+    assert len(issuer.token_requests) == 3
 
 
 def taken(simulator: Simulator, authorization: str) -> bool:
@@ -161,7 +161,7 @@ async def settled(url: str) -> None:
         async def clear() -> bool:
             return await value(conn, LAST_ERROR, APP) is None
 
-        await until(clear, "a stream without an error")
+        await wait_until(clear, "a stream without an error")
 
 
 async def test_an_issuer_that_is_down_is_retried(
@@ -170,21 +170,21 @@ async def test_an_issuer_that_is_down_is_retried(
     down = await issuer_factory()
     await down.__aexit__(None, None, None)
     async with following(database_url, simulator, client_of(down, simulator)) as follower:
-        assert "does not answer" in str(await until(lambda: last_error(database_url), "an error of the issuer"))
+        assert "does not answer" in str(await wait_until(lambda: last_error(database_url), "an error of the issuer"))
         assert simulator.calls == []
         up = await issuer_factory(port=down.port)
         await stored(follower, EVENTS)
-    assert len(up.forms) == 1
+    assert len(up.token_requests) == 1
 
 
 async def test_an_issuer_that_refuses_the_client_is_final(
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
-    issuer.always = REFUSES_THE_CLIENT
+    issuer.always = CLIENT_REFUSED
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
         said = await refusal(follower)
     assert said == f"the issuer {issuer.url} refuses the client: invalid_client: who is that?"
-    assert (len(issuer.forms), simulator.calls) == (1, [])
+    assert (len(issuer.token_requests), simulator.calls) == (1, [])
     assert await last_error(database_url) == said
 
 

@@ -26,8 +26,8 @@ from projections.registry import find_valid_projections
 from projections.running.window_step import Step
 from projections.testing import Simulator, event
 from tests import folding, store
-from tests.fix_simulator import dial, ending, events
-from tests.installed import install
+from tests.fake_package import install
+from tests.fix_simulator import final_status, open_stream, read_events
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -76,7 +76,7 @@ async def test_the_pages_projections_are_registered_migrated_and_folded(modules:
         await appender.append(events)
     for name in ("error_counts", "opt_outs"):
         worker = folding.worker(database_url, projections[name], batch_size=2)
-        async with folding.connected(worker) as conn:
+        async with folding.worker_connection(worker) as conn:
             assert await folding.fold(worker, conn) is Step.AT_HEAD
         assert worker.windows == 3
     with psycopg.connect(database_url) as look:
@@ -180,5 +180,5 @@ async def test_the_example_of_the_page_on_the_simulator_runs() -> None:
 
 async def follow(simulator: Simulator) -> tuple[list[bytes], grpc.StatusCode]:
     """Read one event, then read to the end of the stream."""
-    async with dial(simulator, Contract.CHAT_EXTERNAL) as call:
-        return await events(call, Contract.CHAT_EXTERNAL, 1), await ending(call)
+    async with open_stream(simulator, Contract.CHAT_EXTERNAL) as call:
+        return await read_events(call, Contract.CHAT_EXTERNAL, 1), await final_status(call)

@@ -45,7 +45,7 @@ CHANGES = {
 async def filled(database_url: str) -> AsyncIterator[AsyncConnection]:
     """A connection of the tables' owner, and two events."""
     async with store.appender(database_url) as appender, store.connection(database_url) as conn:
-        await appender.append(store.made(2))
+        await appender.append(store.new_events(2))
         yield conn
 
 
@@ -93,5 +93,5 @@ async def test_row_by_row_changes_are_refused_by_a_trigger_of_their_own(filled: 
 
 async def test_new_events_are_still_appended(filled: AsyncConnection, database_url: str) -> None:
     async with store.appender(database_url) as appender:
-        assert (await appender.append(store.made(1))).head == 3
+        assert (await appender.append(store.new_events(1))).head == 3
     assert len(await rows(filled)) == 3

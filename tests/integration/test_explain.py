@@ -27,7 +27,7 @@ from projections.projection import Projection, Window
 from projections.rebuilding.replay_progress import Progress
 from projections.running import control
 from tests import folding, oracle, rebuilding, store
-from tests.folding import DIVIDES, NewerWatched, Watched, append, told
+from tests.folding import DIVIDES_BY_ZERO, NewerWatched, Watched, append, new_record
 from tests.oracle import Record
 
 PPNUM, OTHER = "12300000001", "12300000002"
@@ -107,10 +107,10 @@ async def folded(url: str, conn: AsyncConnection, *records: Record) -> None:
 
 
 async def test_consent_and_which_event_decides_it(database_url: str, conn: AsyncConnection) -> None:
-    asked, granted = told(oracle.PENDING_CONSENT), told(oracle.GRANTED)
-    delivered, denied = told(oracle.DELIVERED), told(oracle.DENIED)
-    again = told(oracle.DELIVERED)
-    others = [told(oracle.DENIED, OTHER), told(oracle.DENIED, app="another"), told(oracle.FAILED)]
+    asked, granted = new_record(oracle.PENDING_CONSENT), new_record(oracle.GRANTED)
+    delivered, denied = new_record(oracle.DELIVERED), new_record(oracle.DENIED)
+    again = new_record(oracle.DELIVERED)
+    others = [new_record(oracle.DENIED, OTHER), new_record(oracle.DENIED, app="another"), new_record(oracle.FAILED)]
     await folded(database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again)
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
     assert made_by(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
@@ -131,9 +131,13 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
 
 
 async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnection) -> None:
-    asked, failed, delivered = told(oracle.PENDING_CONSENT), told(oracle.FAILED), told(oracle.DELIVERED, OTHER)
-    completed = told(oracle.COMPLETED, None, summary=oracle.Summary(3, 2, 1, 1, 0))
-    await folded(database_url, conn, asked, failed, delivered, told(request="request 2"), completed)
+    asked, failed, delivered = (
+        new_record(oracle.PENDING_CONSENT),
+        new_record(oracle.FAILED),
+        new_record(oracle.DELIVERED, OTHER),
+    )
+    completed = new_record(oracle.COMPLETED, None, summary=oracle.Summary(3, 2, 1, 1, 0))
+    await folded(database_url, conn, asked, failed, delivered, new_record(request="request 2"), completed)
     found = await explained(database_url, "request_recipients", REQUEST, PPNUM)
     assert made_by(found) == [asked.event_id, failed.event_id]
     assert (found.decided_by, found.without_effect, found.row) == (failed.event_id, 2, found.table_row)
@@ -149,14 +153,14 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
 
 
 async def test_no_event_decides_a_request_in_progress(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, record := told())
+    await folded(database_url, conn, record := new_record())
     found = await explained(database_url, "request_status", REQUEST)
     assert (made_by(found), found.decided_by) == ([record.event_id], None)
 
 
 async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
     votes = [
-        told(oracle.POLL_RESPONSE, ppnum, options=(option,))
+        new_record(oracle.POLL_RESPONSE, ppnum, options=(option,))
         for ppnum, option in ((PPNUM, "yes"), (OTHER, "yes"), (PPNUM, "no"), (OTHER, "no"))
     ]
     one, two, three, four = (vote.event_id for vote in votes)
@@ -174,7 +178,7 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
 
 
 async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: AsyncConnection) -> None:
-    early, middle, last = told(oracle.PENDING_CONSENT), told(oracle.DENIED), told(oracle.GRANTED)
+    early, middle, last = new_record(oracle.PENDING_CONSENT), new_record(oracle.DENIED), new_record(oracle.GRANTED)
     await folded(database_url, conn, early, last)
     await folded(database_url, conn, middle)
     found = await explained(database_url, "consent_registry", PPNUM)
@@ -184,8 +188,8 @@ async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: 
 
 
 async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, first := told(oracle.GRANTED))
-    await append(conn, told(oracle.DENIED))
+    await folded(database_url, conn, first := new_record(oracle.GRANTED))
+    await append(conn, new_record(oracle.DENIED))
     found = await explained(database_url, "consent_registry", PPNUM)
     assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
@@ -193,11 +197,11 @@ async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: A
 async def test_events_folded_meanwhile_are_no_difference(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await folded(database_url, conn, first := told(oracle.GRANTED))
+    await folded(database_url, conn, first := new_record(oracle.GRANTED))
     find_events = row_events.find_events
 
     async def after_more(*arguments: object) -> object:
-        await folded(database_url, conn, told(oracle.DENIED))
+        await folded(database_url, conn, new_record(oracle.DENIED))
         return await find_events(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(explain, "find_events", after_more)
@@ -209,17 +213,17 @@ async def test_the_log_is_searched_in_windows(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
-    records = [told(oracle.GRANTED) for _ in range(5)]
+    records = [new_record(oracle.GRANTED) for _ in range(5)]
     await folded(database_url, conn, *records)
     found = await explained(database_url, "consent_registry", PPNUM)
     assert made_by(found) == [record.event_id for record in records]
 
 
 async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(oracle.GRANTED), told())
-    before = await folding.rows(conn)
+    await folded(database_url, conn, new_record(oracle.GRANTED), new_record())
+    before = await folding.read_model_rows(conn)
     await explained(database_url, "consent_registry", PPNUM)
-    assert await folding.rows(conn) == before
+    assert await folding.read_model_rows(conn) == before
     assert await store.value(conn, "SELECT to_regnamespace('projections_shadow') IS NULL")
 
 
@@ -227,7 +231,7 @@ async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: A
 
 
 async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(oracle.PENDING_CONSENT), granted := told(oracle.GRANTED))
+    await folded(database_url, conn, new_record(oracle.PENDING_CONSENT), granted := new_record(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     found = await explained(database_url, "consent_registry", PPNUM)
     assert found.row is not None
@@ -239,7 +243,7 @@ async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncC
 
 
 async def test_a_row_without_events(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(ppnum=OTHER))
+    await folded(database_url, conn, new_record(ppnum=OTHER))
     await conn.execute(
         "INSERT INTO consent_registry (app, ppnum, consent_status, consent_event_id, consent_at, consent_request_id)"
         " VALUES ('app', %s, 'granted', 'none', now(), '')",
@@ -252,7 +256,7 @@ async def test_a_row_without_events(database_url: str, conn: AsyncConnection) ->
 
 
 async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(ppnum=OTHER))
+    await folded(database_url, conn, new_record(ppnum=OTHER))
     found = await explained(database_url, "consent_registry", PPNUM, app="app")
     assert (found.changes, found.row, found.table_row) == ((), None, None)
 
@@ -261,7 +265,7 @@ async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnec
 
 
 async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(), other := told(app="shop"))
+    await folded(database_url, conn, new_record(), other := new_record(app="shop"))
     with pytest.raises(
         UsageError, match=r"which app's row of consent_registry\? several apps have such a row \(app, shop\); give"
     ):
@@ -274,21 +278,21 @@ async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnec
 
 
 async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told())
+    await folded(database_url, conn, new_record())
     await conn.execute("DELETE FROM consent_registry")
     with pytest.raises(UsageError, match="no app has such a row, and none is followed; give --app"):
         await explained(database_url, "consent_registry", PPNUM)
-    await store.follow(conn)
+    await store.set_epoch(conn)
     found = await explained(database_url, "consent_registry", PPNUM)
     assert (found.key["app"], found.table_row, found.row is None) == ("app", None, False)
-    await store.follow(conn, "shop")
+    await store.set_epoch(conn, "shop")
     with pytest.raises(UsageError, match=r"no app has such a row, and these are followed \(app, shop\); give --app"):
         await explained(database_url, "consent_registry", PPNUM)
 
 
 @pytest.mark.parametrize("key", [(), (PPNUM,), (REQUEST, PPNUM, "more", "even more")])
 async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnection, key: tuple[str, ...]) -> None:
-    await folded(database_url, conn, told())
+    await folded(database_url, conn, new_record())
     with pytest.raises(UsageError, match="key of a row of request_recipients is send_request_id, ppnum; give these"):
         await explained(database_url, "request_recipients", *key)
     with pytest.raises(UsageError, match="is send_request_id, ppnum"):
@@ -304,7 +308,7 @@ async def test_a_table_that_is_no_read_model(database_url: str) -> None:
 
 async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Numbered()])
-    await append(conn, told(), told())
+    await append(conn, new_record(), new_record())
     await folding.fold_all(database_url, [Numbered])
     found = await explained(database_url, "numbered", "2", projections=[Numbered])
     assert (found.key, found.without_effect, found.decided_by) == ({"app": "app", "number": 2}, 1, None)
@@ -316,14 +320,14 @@ async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncC
 
 @pytest.mark.parametrize("key", ["'; DROP TABLE consent_registry; --", "100%", "%s", "$1", '"', "\\", "\n"])
 async def test_keys_are_never_sql(database_url: str, conn: AsyncConnection, key: str) -> None:
-    await folded(database_url, conn, record := told(ppnum=key))
+    await folded(database_url, conn, record := new_record(ppnum=key))
     found = await explained(database_url, "consent_registry", key)
     assert (made_by(found), found.row) == ([record.event_id], found.table_row)
 
 
 async def test_before_the_first_run_and_under_another_version(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
-    await append(conn, record := told())
+    await folding.create_watched_table(conn)
+    await append(conn, record := new_record())
     with pytest.raises(ProjectionsError, match="watched has not run yet: start projections run, or run projections"):
         await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
     await folding.fold_all(database_url, [Watched])
@@ -338,9 +342,9 @@ async def test_before_the_first_run_and_under_another_version(database_url: str,
 
 
 async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
-    await append(conn, first := told(), poison := told(ppnum=DIVIDES))
-    async with folding.connected(one := folding.worker(database_url, Watched())) as own:
+    await folding.create_watched_table(conn)
+    await append(conn, first := new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO))
+    async with folding.worker_connection(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await control.resume(conn, "watched")
@@ -352,9 +356,13 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
 
 async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[People()])
-    granted, denied, late = told(oracle.GRANTED), told(oracle.DENIED), told(oracle.GRANTED, request="late")
-    last = told(oracle.DENIED)
-    await append(conn, granted, last, late, denied, told(oracle.GRANTED, OTHER))
+    granted, denied, late = (
+        new_record(oracle.GRANTED),
+        new_record(oracle.DENIED),
+        new_record(oracle.GRANTED, request="late"),
+    )
+    last = new_record(oracle.DENIED)
+    await append(conn, granted, last, late, denied, new_record(oracle.GRANTED, OTHER))
     await folding.fold_all(database_url, [People])
     found = await explained(database_url, "people", PPNUM, projections=[People])
     assert made_by(found) == [record.event_id for record in (granted, denied, late, last)]
@@ -372,8 +380,8 @@ def shown(url: str, *arguments: str) -> Result:
 
 
 async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None:
-    asked, granted = told(oracle.PENDING_CONSENT), told(oracle.GRANTED)
-    await folded(database_url, conn, asked, granted, told(oracle.FAILED))
+    asked, granted = new_record(oracle.PENDING_CONSENT), new_record(oracle.GRANTED)
+    await folded(database_url, conn, asked, granted, new_record(oracle.FAILED))
     result = await asyncio.to_thread(shown, database_url, "consent_registry", PPNUM, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -392,13 +400,15 @@ async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None
 
 async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
-    await folded(database_url, conn, told(oracle.GRANTED), told(oracle.GRANTED, OTHER), told(oracle.DENIED))
+    await folded(
+        database_url, conn, new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER), new_record(oracle.DENIED)
+    )
     await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
 
 
 async def test_a_row_with_a_value_without_a_python_equivalent(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, told(oracle.GRANTED))
+    await folded(database_url, conn, new_record(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
     found = await explained(database_url, "consent_registry", PPNUM)
     assert found.table_row is not None
@@ -433,7 +443,7 @@ class Measured(PythonProjection):
 
 async def test_values_are_compared_as_verify_compares_them(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Measured()])
-    await append(conn, first := told(oracle.GRANTED), told(oracle.GRANTED, OTHER))
+    await append(conn, first := new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER))
     await folding.fold_all(database_url, [Measured])
     found = await explained(database_url, "measured", PPNUM, projections=[Measured])
     assert (made_by(found), found.equal) == ([first.event_id], True)

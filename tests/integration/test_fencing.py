@@ -19,7 +19,7 @@ from eventstore.ingest.context import IngestContext
 from eventstore.ingest.event_writer import EventWriter
 from eventstore.ingest.lost_events import KnownHeads, LostEvents
 from tests import store
-from tests.store import APP, CHAT, QUICK, both_ways, garbage, made
+from tests.store import APP, CHAT, QUICK, garbage, new_events, with_and_without_probing
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Moves:
         return move
 
 
-@both_ways
+@with_and_without_probing
 async def test_each_move_starts_from_the_last_one(appender: Appender, conn: AsyncConnection, probing: bool) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     moves = Moves()
     for number in range(1, 4):
-        (event,) = made(1)
+        (event,) = new_events(1)
         appender.probing = probing
         result = await appender.append([event], cursor=moves.to(event.event_id))
         moves.head = result.head
@@ -50,14 +50,14 @@ async def test_each_move_starts_from_the_last_one(appender: Appender, conn: Asyn
     assert await store.value(conn, "SELECT fence FROM eventstore.cursors") == moves.after
 
 
-@both_ways
+@with_and_without_probing
 @pytest.mark.parametrize("batch", ["events", "garbage alone"])
 async def test_a_log_without_the_last_commit_accepts_nothing_more(
     appender: Appender, conn: AsyncConnection, probing: bool, batch: str
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     moves = Moves()
-    first, second, third = made(3)
+    first, second, third = new_events(3)
     await appender.append([first], cursor=moves.to(first.event_id))
     appender.probing = probing
     kept = await store.value(conn, "SELECT fence FROM eventstore.cursors")
@@ -70,53 +70,53 @@ async def test_a_log_without_the_last_commit_accepts_nothing_more(
         await appender.append(events, rejected=[garbage()], cursor=moves.to(third.event_id))
     assert await store.positions(conn) == {first.event_id: 1}
     assert await store.cursor_of(conn) == first.event_id
-    assert await store.kept(conn) == []
+    assert await store.quarantine_rows(conn) == []
 
 
 async def test_another_follower_of_the_same_epoch_is_told_apart(appender: Appender, conn: AsyncConnection) -> None:
     """After a failover another process may get the epoch that this one had: only the tokens tell them apart."""
-    await store.follow(conn)
+    await store.set_epoch(conn)
     moves = Moves()
-    (event,) = made(1)
+    (event,) = new_events(1)
     await appender.append([event], cursor=moves.to(event.event_id))
     await conn.execute("UPDATE eventstore.cursors SET fence = %s", [new_token()])
     with pytest.raises(CommitsLost):
-        await appender.append(made(1), cursor=moves.to(None))
+        await appender.append(new_events(1), cursor=moves.to(None))
 
 
 async def test_a_lower_epoch_means_that_the_database_lost_events(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     move = CursorMove(APP, 2, None, new_token(), after=5)
     with pytest.raises(CommitsLost):
-        await appender.append(made(1), cursor=move)
+        await appender.append(new_events(1), cursor=move)
 
 
 async def test_a_removed_cursor_ends_the_leadership(appender: Appender, conn: AsyncConnection) -> None:
     with pytest.raises(LeadershipLost, match="its cursor was deleted") as caught:
-        await appender.append(made(1), cursor=Moves(after=5).to(None))
+        await appender.append(new_events(1), cursor=Moves(after=5).to(None))
     assert not isinstance(caught.value, CommitsLost)
-    await store.nothing_written(conn)
+    await store.assert_nothing_written(conn)
 
 
-@both_ways
+@with_and_without_probing
 async def test_a_head_below_a_known_position_is_refused(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     moves = Moves()
-    events = made(3)
+    events = new_events(3)
     moves.head = (await appender.append(events, cursor=moves.to(events[-1].event_id))).head
     appender.probing = probing
     await store.lose_events(conn, 2)  # and the cursor stays
     with pytest.raises(CommitsLost):
-        await appender.append(made(1), cursor=moves.to(None))
+        await appender.append(new_events(1), cursor=moves.to(None))
     assert len(await store.positions(conn)) == 2
 
 
 async def test_a_batch_that_was_committed_is_not_appended_again(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     moves = Moves()
-    (event,) = made(1)
+    (event,) = new_events(1)
     move = moves.to(event.event_id)
     await appender.append([event], rejected=[garbage()], cursor=move)
     move = move._replace(after=17)  # what it was before is not there any more
@@ -154,7 +154,7 @@ async def written(writer: EventWriter, buffer: Buffer, *batches: list[Event]) ->
 async def test_a_commit_whose_answer_is_lost_is_counted_once(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     append = Appender.append
     lost: list[Appended] = []
 
@@ -168,23 +168,23 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
     monkeypatch.setattr(Appender, "append", without_answer)
     buffer, results = Buffer(), list[Appended]()
     writer = EventWriter(IngestContext(database_url, QUICK), await lease_of(conn), KnownHeads(), buffer, results.append)
-    await written(writer, buffer, made(2), made(3))
+    await written(writer, buffer, new_events(2), new_events(3))
     assert lost
     assert [(one.stored, one.duplicates) for one in results] == [(2, 0), (3, 0)]
     assert len(await store.positions(conn)) == 5
 
 
 async def test_a_writer_ends_when_the_database_lost_its_events(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     buffer, heads = Buffer(), KnownHeads()
     held = await lease_of(conn)
     results: list[Appended] = []
     writer = EventWriter(IngestContext(database_url, QUICK), held, heads, buffer, results.append)
-    await written(writer, buffer, made(2))
+    await written(writer, buffer, new_events(2))
     assert heads.last == 2
     await conn.execute("UPDATE eventstore.cursors SET fence = 9")
     with pytest.raises(CommitsLost):
-        await written(writer, buffer, made(2))
+        await written(writer, buffer, new_events(2))
     assert len(await store.positions(conn)) == 2
 
 
@@ -194,20 +194,20 @@ async def test_a_writer_ends_when_the_database_lost_its_events(database_url: str
 async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
     heads = KnownHeads()
     for size in sizes:
-        events = made(size)
+        events = new_events(size)
         heads.add((await appender.append(events)).head, events[-1].event_id)
     return heads
 
 
 async def test_nothing_is_recorded_while_no_event_is_lost(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     assert await KnownHeads().find_lost(conn, APP) is None
     assert await (await remembered(appender, 3, 2)).find_lost(conn, APP) is None
     assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
 
 
 async def test_lost_events_are_recorded_once_with_their_positions(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     heads = await remembered(appender, 3, 2, 4, 1)
     await store.lose_events(conn, 6)  # inside the third batch
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=10, last_kept=5)
@@ -220,10 +220,10 @@ async def test_lost_events_are_recorded_once_with_their_positions(appender: Appe
 
 
 async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appender, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     heads = await remembered(appender, 3, 2)
     await store.lose_events(conn, 3)
-    await appender.append(made(7, app="another"))
+    await appender.append(new_events(7, app="another"))
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=5, last_kept=3)
 
 
@@ -239,7 +239,7 @@ async def test_a_database_without_any_remembered_event_lost_everything(
 async def test_a_process_that_committed_nothing_notices_lost_events_that_it_saw(
     appender: Appender, conn: AsyncConnection
 ) -> None:
-    await appender.append(made(20))
+    await appender.append(new_events(20))
     heads = KnownHeads()
     assert await heads.find_lost(conn, APP) is None
     await store.lose_events(conn, 14)

@@ -24,7 +24,7 @@ from projections.running import control
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 from tests import folding, oracle, rebuilding, store
-from tests.folding import HALF_HOUR, append, connected, fold, stand, told, worker
+from tests.folding import HALF_HOUR, append, checkpoint_row, fold, new_record, worker, worker_connection
 
 SLOW = "12300000777"
 """The person whose events are slow to fold."""
@@ -82,7 +82,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def people(count: int, first: int = 1) -> list[oracle.Record]:
-    return [told(ppnum=f"123000{number:05}") for number in range(first, first + count)]
+    return [new_record(ppnum=f"123000{number:05}") for number in range(first, first + count)]
 
 
 async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, name: str) -> str:
@@ -91,22 +91,22 @@ async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, 
     async def named() -> bool:
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         await fold(one, own)
-        return ((await stand(conn, name)).last_error or "").startswith("event ")
+        return ((await checkpoint_row(conn, name)).last_error or "").startswith("event ")
 
-    await store.until(named, "that an event is named")
-    return str((await stand(conn, name)).last_error)
+    await store.wait_until(named, "that an event is named")
+    return str((await checkpoint_row(conn, name)).last_error)
 
 
 @both
 async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    slow = told(ppnum=SLOW)
+    slow = new_record(ppnum=SLOW)
     await append(conn, *people(7), slow, *people(5, 20))
     one = worker(database_url, projection(), fold_timeout=1.0)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         error = await until_named(one, own, conn, projection.name)
-        now = await stand(conn, projection.name)
+        now = await checkpoint_row(conn, projection.name)
         assert (now.state, now.position) == ("failed", 7)
         assert now.wait is not None
         assert now.wait >= timedelta(seconds=4), "meanwhile skip and pause get the checkpoint"
@@ -115,27 +115,27 @@ async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
         )
         await control.skip(conn, projection.name, slow.event_id, "it takes for ever", 1)
         assert await fold(one, own) is Step.AT_HEAD
-    assert (await stand(conn, projection.name)).position == 13
-    assert await folding.rows_of(conn, "seen") == 12
+    assert (await checkpoint_row(conn, projection.name)).position == 13
+    assert await folding.count_rows(conn, "seen") == 12
 
 
 async def test_a_slow_event_is_retried_once_before_it_is_named(database_url: str, conn: AsyncConnection) -> None:
     """The first time, the machine may have stood still."""
-    await append(conn, told(ppnum=SLOW))
+    await append(conn, new_record(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=0.3, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-        said = (await stand(conn, "slow")).last_error
+        said = (await checkpoint_row(conn, "slow")).last_error
         assert said == ("after position 0: folding took longer than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); retrying once")
 
 
 async def test_a_slow_event_in_a_one_round_trip_window_is_named_too(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Slow(), fold_timeout=0.3)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for number in range(3):
             await append(conn, *people(1, number + 1))
             assert await fold(one, own) is Step.AT_HEAD
-        await append(conn, told(ppnum=SLOW))
+        await append(conn, new_record(ppnum=SLOW))
         error = await until_named(one, own, conn, "slow")
     assert "at position 4: folding took longer" in error
 
@@ -144,22 +144,22 @@ async def test_a_lock_held_by_another_session_blames_no_event(database_url: str,
     """The projection reports the lock, and continues once it is released."""
     await append(conn, *people(3))
     one = worker(database_url, Slow(), fold_timeout=0.6)
-    async with connected(one) as own, store.connection(database_url, "holder") as holder:
+    async with worker_connection(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("LOCK TABLE public.seen IN SHARE MODE")
             for _ in range(3):
                 await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
                 assert await one.step(own) is Step.STOPPED
-                said = (await stand(conn, "slow")).last_error
+                said = (await checkpoint_row(conn, "slow")).last_error
                 assert said == "after position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         assert await fold(one, own) is Step.AT_HEAD
 
 
 async def test_a_cancelled_statement_blames_no_event(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(ppnum=SLOW))
+    await append(conn, new_record(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for _ in range(3):
             await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
             step = asyncio.create_task(one.step(own))
@@ -171,33 +171,33 @@ async def test_a_cancelled_statement_blames_no_event(database_url: str, conn: As
                 )
                 return await store.value(conn, sleeping, own.info.backend_pid)
 
-            await store.until(cancelled, "that it sleeps, and is cancelled")
+            await store.wait_until(cancelled, "that it sleeps, and is cancelled")
             assert await step is Step.STOPPED
-            said = (await stand(conn, "slow")).last_error
+            said = (await checkpoint_row(conn, "slow")).last_error
             assert said == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
 
 
 async def test_an_event_that_was_slow_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *people(1))
     one = worker(database_url, Slow(), fold_timeout=0.3)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await conn.execute("ALTER TABLE public.seen ADD CONSTRAINT slowly CHECK (length(pg_sleep(600)::text) >= 0)")
         assert await fold(one, own) is Step.STOPPED
-        assert "retrying once" in str((await stand(conn, "slow")).last_error)
+        assert "retrying once" in str((await checkpoint_row(conn, "slow")).last_error)
         await conn.execute("ALTER TABLE public.seen DROP CONSTRAINT slowly")
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         assert await fold(one, own) is Step.AT_HEAD
-    assert (await stand(conn, "slow")).last_error is None
+    assert (await checkpoint_row(conn, "slow")).last_error is None
 
 
 @both
 async def test_a_rebuild_and_a_verification_name_a_slow_event(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    slow = told(ppnum=SLOW)
+    slow = new_record(ppnum=SLOW)
     await append(conn, *people(5), slow, *people(5, 20))
     one = projection()
-    async with connected(worker(database_url, one)):
+    async with worker_connection(worker(database_url, one)):
         await conn.execute("UPDATE projections.checkpoints SET position = 11")
     for work in (rebuilding.rebuild, rebuilding.verify):
         with pytest.raises(CannotFold) as caught:
@@ -210,7 +210,7 @@ async def test_a_rebuild_and_a_verification_name_a_slow_event(
     await control.skip(conn, one.name, slow.event_id, "it takes for ever", 1)
     await conn.execute("UPDATE projections.checkpoints SET position = 11")
     done = await rebuilding.rebuild(database_url, one, fold_timeout=1.0)
-    assert rebuilding.total(done) == 10
+    assert rebuilding.total_differences(done) == 10
 
 
 # The rules

@@ -46,13 +46,24 @@ from projections.running.window_step import Step
 from tests import folding, rebuilding, store
 from tests.databases import Server
 from tests.fault.proxy import PostgresProxy, target_of, through
-from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, insert_at, told, worker
+from tests.folding import (
+    DIVIDES_BY_ZERO,
+    HALF_HOUR,
+    NewerWatched,
+    Watched,
+    append,
+    fold,
+    insert_at,
+    new_record,
+    worker,
+    worker_connection,
+)
 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -61,7 +72,7 @@ def fold_function(projection: Projection) -> FoldFunction:
 
 
 async def written(conn: AsyncConnection) -> int:
-    return await folding.rows_of(conn, "watched")
+    return await folding.count_rows(conn, "watched")
 
 
 @pytest.mark.parametrize("projection", [*READ_MODELS, Watched])
@@ -76,25 +87,25 @@ async def test_a_usual_window_is_one_round_trip(
             said.append(kind)
             return True
 
-        async with connected(one) as own:
-            await append(conn, told())
+        async with worker_connection(one) as own:
+            await append(conn, new_record())
             assert await fold(one, own) is Step.AT_HEAD
-            await append(conn, told())
+            await append(conn, new_record())
             assert await fold(one, own) is Step.AT_HEAD
             proxy.before = listen
             for _ in range(20):
                 said.clear()
-                await append(conn, told())
+                await append(conn, new_record())
                 assert await one.step(own) is Step.AT_HEAD
                 assert said == [b"Q"]
             said.clear()
             assert await one.step(own) is Step.AT_HEAD
             assert said == [b"Q"], "there was nothing to fold"
-    now = await folding.stand(conn, projection.name)
+    now = await folding.checkpoint_row(conn, projection.name)
     assert (now.state, now.position, now.windows, now.events) == ("running", 22, 22, 22)
     if projection in READ_MODELS:
         await folding.fold_all(database_url)
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_window_goes_from_the_checkpoint_to_the_head(database_url: str, conn: AsyncConnection) -> None:
@@ -102,14 +113,14 @@ async def test_a_window_goes_from_the_checkpoint_to_the_head(database_url: str, 
     fold = fold_function(Watched())
     async with store.connection(database_url, "folding") as own:
         assert await fold.fold(own, 10) == FoldedWindow(0, 0, 0)
-        await append(conn, *(told() for _ in range(25)))
+        await append(conn, *(new_record() for _ in range(25)))
         assert await fold.fold(own, 10) == FoldedWindow(0, 10, 25)
         assert await written(conn) == 10
         assert await fold.fold(own, 10) == FoldedWindow(10, 20, 25)
         assert await fold.fold(own, 10) == FoldedWindow(20, 25, 25)
         assert await fold.fold(own, 10) == FoldedWindow(25, 25, 25)
     assert await written(conn) == 25
-    assert (await folding.stand(conn, "watched")).windows == 3
+    assert (await folding.checkpoint_row(conn, "watched")).windows == 3
 
 
 @pytest.mark.parametrize("state", ["paused", "failed"])
@@ -117,18 +128,18 @@ async def test_a_checkpoint_that_is_not_running_is_left_alone(
     database_url: str, conn: AsyncConnection, state: str
 ) -> None:
     await folding.fold_all(database_url, [Watched])
-    await append(conn, told())
+    await append(conn, new_record())
     await conn.execute("UPDATE projections.checkpoints SET state = %s", [state])
     async with store.connection(database_url, "folding") as own:
         assert await fold_function(Watched()).fold(own, 10) is None
-    assert await written(conn) == (await folding.stand(conn, "watched")).position == 0
+    assert await written(conn) == (await folding.checkpoint_row(conn, "watched")).position == 0
 
 
 async def test_a_checkpoint_of_another_version_a_locked_one_and_a_missing_one_are_left_alone(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
-    await append(conn, told())
+    await append(conn, new_record())
     mine, newer = fold_function(Watched()), fold_function(NewerWatched())
     async with store.connection(database_url, "folding") as own:
         assert await newer.fold(own, 10) is None
@@ -143,38 +154,38 @@ async def test_a_checkpoint_of_another_version_a_locked_one_and_a_missing_one_ar
 
 
 async def test_a_worker_reports_an_unusual_window_as_in_the_slow_path(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.AT_HEAD
 
-        await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+        await append(conn, new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO), new_record())
         assert await fold(one, own) is Step.STOPPED
-        now = await folding.stand(conn, "watched")
+        now = await folding.checkpoint_row(conn, "watched")
         assert (now.state, now.position) == ("failed", 2)
         assert poison.event_id in (now.last_error or "")
 
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         assert await fold(one, own) is Step.AT_HEAD
-        await append(conn, told(), told())
+        await append(conn, new_record(), new_record())
         assert await fold(one, own) is Step.AT_HEAD
         assert await written(conn) == 5
 
         await control.pause(conn, "watched")
-        await append(conn, told())
+        await append(conn, new_record())
         assert await fold(one, own) is Step.STOPPED
         await control.resume(conn, "watched")
         assert await fold(one, own) is Step.AT_HEAD
 
-        await insert_at(conn, 9, told())
+        await insert_at(conn, 9, new_record())
         assert await fold(one, own) is Step.STOPPED
-        assert (await folding.stand(conn, "watched")).last_error == "positions 8..8 missing"
-        await insert_at(conn, 8, told())
+        assert (await folding.checkpoint_row(conn, "watched")).last_error == "positions 8..8 missing"
+        await insert_at(conn, 8, new_record())
         await control.resume(conn, "watched")
         assert await fold(one, own) is Step.AT_HEAD
 
         await conn.execute("UPDATE projections.checkpoints SET version = 2")
-        await append(conn, told())
+        await append(conn, new_record())
         assert await fold(one, own) is Step.STOPPED
     assert await written(conn) == 8
 
@@ -183,7 +194,13 @@ async def test_an_event_skipped_before_its_window_is_skipped_in_one_round_trip(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
-    await append(conn, told(), first := told(ppnum=DIVIDES), told(), second := told(ppnum=DIVIDES))
+    await append(
+        conn,
+        new_record(),
+        first := new_record(ppnum=DIVIDES_BY_ZERO),
+        new_record(),
+        second := new_record(ppnum=DIVIDES_BY_ZERO),
+    )
     for poison in (first, second):
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     async with store.connection(database_url, "folding") as own:
@@ -204,22 +221,22 @@ CREATE POLICY held_up ON projections.checkpoints USING (held_up());
 async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
     database_url: str, conn: AsyncConnection, is_usual: bool
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     one = worker(database_url, Watched())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         if is_usual:
             assert await fold(one, own) is Step.AT_HEAD
-        await append(conn, poison := told())
+        await append(conn, poison := new_record())
         await conn.execute(_BLOCKED)
         for each in (own, conn):
             await each.execute("SET row_security = on")  # only a policy stops a statement in the middle
         await conn.execute("SELECT pg_advisory_lock(7)")
         folding_it = asyncio.create_task(fold(one, own))
-        await store.blocked(conn, own.info.backend_pid)
+        await store.wait_until_blocked(conn, own.info.backend_pid)
         await control.skip(conn, "watched", poison.event_id, "it must not count", 1)
         await conn.execute("SELECT pg_advisory_unlock(7)")
         assert await folding_it is Step.AT_HEAD
-        assert (await folding.stand(conn, "watched")).position == 2
+        assert (await folding.checkpoint_row(conn, "watched")).position == 2
     assert await written(conn) == 1
 
 
@@ -237,7 +254,7 @@ async def test_any_kind_of_statement_runs(database_url: str, conn: AsyncConnecti
     one = fold_function(Locking())
     async with store.connection(database_url, "folding") as own:
         for number in range(1, 4):
-            await append(conn, told())
+            await append(conn, new_record())
             assert await one.fold(own, 10) == FoldedWindow(number - 1, number, number)
             assert await written(conn) == number
 
@@ -248,11 +265,11 @@ async def test_a_role_without_temporary_functions_folds_in_the_slow_path(
     async with rebuilding.role(postgres, database_url) as owner:
         for whom in (sql.SQL("PUBLIC"), sql.Identifier(conn.info.user)):
             command = sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}")
-            await owner.boss.execute(command.format(sql.Identifier(conn.info.dbname), whom))
+            await owner.superuser.execute(command.format(sql.Identifier(conn.info.dbname), whom))
     one = worker(database_url, Watched())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for number in range(1, 4):
-            await append(conn, told())
+            await append(conn, new_record())
             assert await fold(one, own) is Step.AT_HEAD
             assert await written(conn) == number
         assert await fold_function(Watched()).fold(own, 10) is None
@@ -261,9 +278,9 @@ async def test_a_role_without_temporary_functions_folds_in_the_slow_path(
 async def test_another_connection_gets_a_function_of_its_own(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
     for number in range(1, 4):
-        async with connected(one) as own:
+        async with worker_connection(one) as own:
             for _ in range(2):
-                await append(conn, told())
+                await append(conn, new_record())
                 assert await fold(one, own) is Step.AT_HEAD
             named = (
                 "SELECT count(*) FROM pg_proc WHERE proname = 'projections_fold' AND pronamespace = pg_my_temp_schema()"
@@ -301,9 +318,9 @@ async def test_no_fold_statement_runs_without_the_lock_or_without_handled_events
 ) -> None:
     upgrade(database_url, projections=[Recounting()])
     one = worker(database_url, Recounting())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for number in range(1, 4):
-            await append(conn, told())
+            await append(conn, new_record())
             assert await fold(one, own) is Step.AT_HEAD
             assert await store.value(conn, "SELECT seen FROM totals") == number
         await conn.execute("UPDATE totals SET seen = 77")
@@ -325,13 +342,13 @@ async def test_no_fold_statement_runs_without_the_lock_or_without_handled_events
 
 async def test_rows_marked_as_waiting_by_newer_code_are_still_folded(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
-    await append(conn, told())
-    async with connected(newer := worker(database_url, NewerWatched())) as others:
+    await append(conn, new_record())
+    async with worker_connection(newer := worker(database_url, NewerWatched())) as others:
         assert await newer.step(others) is Step.STOPPED
-    assert (await folding.stand(conn, "watched")).state == "waiting"
+    assert (await folding.checkpoint_row(conn, "watched")).state == "waiting"
     async with store.connection(database_url, "folding") as own:
         assert await fold_function(Watched()).fold(own, 10) == FoldedWindow(0, 1, 1)
-    assert (await folding.stand(conn, "watched")).state == "running"
+    assert (await folding.checkpoint_row(conn, "watched")).state == "running"
 
 
 CONSTANTS = [

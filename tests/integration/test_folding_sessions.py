@@ -22,7 +22,17 @@ from projections.registry import Registry
 from projections.running import control
 from tests import folding, rebuilding, store
 from tests.databases import Server
-from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, told, worker
+from tests.folding import (
+    DIVIDES_BY_ZERO,
+    HALF_HOUR,
+    NewerWatched,
+    Watched,
+    append,
+    fold,
+    new_record,
+    worker,
+    worker_connection,
+)
 
 PROCESS = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -30,7 +40,7 @@ PROCESS = f"{socket.gethostname()}:{os.getpid()}"
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -44,14 +54,14 @@ async def nobody_folds(conn: AsyncConnection) -> None:
     async def gone() -> bool:
         return not any(one.folded_by for one in (await look(conn)).projections)
 
-    await store.until(gone, "that nobody folds")
+    await store.wait_until(gone, "that nobody folds")
 
 
 async def test_a_folded_projection_shows_its_processes_and_when_they_were_active(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, Watched())
-    async with connected(one) as own, connected(worker(database_url, Watched())):
+    async with worker_connection(one) as own, worker_connection(worker(database_url, Watched())):
         await fold(one, own)
         (found,) = (await look(conn)).projections
         assert (found.state, found.shown_state, len(found.folded_by)) == ("running", "running", 2)
@@ -82,9 +92,12 @@ async def test_a_projection_that_nobody_folds_is_shown_as_stopped_and_keeps_its_
 async def test_a_role_without_access_to_other_sessions_still_sees_that_somebody_folds(
     database_url: str, postgres: Server
 ) -> None:
-    async with rebuilding.role(postgres, database_url) as looker, connected(worker(database_url, Watched())) as own:
+    async with (
+        rebuilding.role(postgres, database_url) as looker,
+        worker_connection(worker(database_url, Watched())) as own,
+    ):
         tables = "SELECT ON ALL TABLES IN SCHEMA eventstore, projections, public"
-        await looker.granted("USAGE ON SCHEMA eventstore, projections", tables)
+        await looker.grant("USAGE ON SCHEMA eventstore, projections", tables)
         async with store.connection(looker.url, "looker") as conn:
             found = await look(conn)
             (folder,) = found.projections[0].folded_by
@@ -96,10 +109,13 @@ async def test_a_role_without_access_to_other_sessions_still_sees_that_somebody_
 async def test_there_are_no_problems_while_everything_is_followed_folded_and_up_to_date(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append(conn, told())
-    await store.follow(conn, "shop")
+    await append(conn, new_record())
+    await store.set_epoch(conn, "shop")
     one = worker(database_url, Watched())
-    async with connected(one) as own, store.connection(database_url, "projections ingest shop host:1") as leader:
+    async with (
+        worker_connection(one) as own,
+        store.connection(database_url, "projections ingest shop host:1") as leader,
+    ):
         await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
         await fold(one, own)
         assert find_problems(await look(conn), {"shop"}, 0.0) == []
@@ -108,7 +124,7 @@ async def test_there_are_no_problems_while_everything_is_followed_folded_and_up_
 async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnection) -> None:
     never_run = "watched has not run yet: start projections run"
     assert find_problems(await look(conn), {"shop"}) == ["nobody follows app 'shop': start projections run", never_run]
-    await store.follow(conn, "shop")
+    await store.set_epoch(conn, "shop")
     await conn.execute("UPDATE eventstore.cursors SET last_error = 'refused: no rights'")
     said = "nobody follows app 'shop': start projections run; its last error: refused: no rights"
     assert find_problems(await look(conn)) == [said, never_run]
@@ -117,9 +133,9 @@ async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnect
         assert find_problems(await look(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
     await conn.execute("DELETE FROM eventstore.cursors")
 
-    await append(conn, poison := told(ppnum=DIVIDES))
+    await append(conn, poison := new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await fold(one, own)
         (said,) = find_problems(await look(conn))
         assert said.startswith(f"watched is failed: event {poison.event_id} at position 1: ")
@@ -139,7 +155,7 @@ async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnect
 async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_installation_folds_it(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    async with connected(worker(database_url, Watched())):
+    async with worker_connection(worker(database_url, Watched())):
         assert find_problems(await read_status(conn, Registry({}, {}))) == []
     await nobody_folds(conn)
     assert find_problems(await read_status(conn, Registry({}, {}))) == ["watched: not installed here"]
@@ -158,7 +174,7 @@ async def test_long_names_stay_distinct(database_url: str, conn: AsyncConnection
         name = Long.name[:-1] + "2"
 
     registry = Registry({one.name: one() for one in (Long, Other)}, {})
-    async with connected(worker(database_url, Long())):
+    async with worker_connection(worker(database_url, Long())):
         found = {one.name: one for one in (await read_status(conn, registry)).projections}
         assert [len(found[one.name].folded_by) for one in (Long, Other)] == [1, 0]
         assert found[Long.name].folded_by[0].pid == os.getpid()

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from projections.read_models.request_status import RequestStatus
 from projections.running import control
 from tests import folding, store
-from tests.folding import append, connected, told, worker
+from tests.folding import append, new_record, worker, worker_connection
 
 NAME = RequestStatus.name
 
@@ -47,9 +47,9 @@ async def test_seconds_are_since_the_first_unfolded_event_and_0_when_there_is_no
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, RequestStatus(), batch_size=1)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for _ in range(3):
-            await append(conn, told())
+            await append(conn, new_record())
         for position in range(3):
             behind_at_least = await since(conn, position + 1)
             now = await fresh(conn)
@@ -61,7 +61,7 @@ async def test_seconds_are_since_the_first_unfolded_event_and_0_when_there_is_no
 
 async def test_a_clock_that_was_set_back_gives_no_negative_seconds(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [RequestStatus])
-    await folding.insert_at(conn, 1, told(), received_in=3600)
+    await folding.insert_at(conn, 1, new_record(), received_in=3600)
     now = await fresh(conn)
     assert (now.events_behind, now.seconds_behind) == (1, 0.0)
 
@@ -70,7 +70,7 @@ async def test_the_state_is_that_of_the_checkpoint_and_missing_positions_count(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [RequestStatus])
-    await folding.insert_at(conn, 3, told())
+    await folding.insert_at(conn, 3, new_record())
     await control.pause(conn, NAME)
     now = await fresh(conn)
     assert (now.position, now.events_behind, now.state) == (0, 3, "paused")

@@ -12,7 +12,7 @@ from projections.running.worker import Worker
 from tests import folding, store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.folding import NEVER, Watched, append, told, worker
+from tests.folding import NEVER, Watched, append, new_record, worker
 from tests.following import follower, following, ingest, log_of
 
 DOWN = "http://127.0.0.1:1"
@@ -56,7 +56,7 @@ async def test_a_run_does_not_give_up_on_a_silent_upstream_that_is_up(
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
     async with following(one, until_idle=1.5) as connected:
-        await connected.until(lambda: one.is_quiet, "an open stream")
+        await connected.wait_until(lambda: one.is_quiet, "an open stream")
     outcome = await ingest(follower(database_url, simulator.address), until_idle=1.5, give_up_after=store.GIVE_UP)
     assert outcome.gave_up is None
 
@@ -79,8 +79,8 @@ async def test_a_run_gives_up_on_an_unavailable_database(database_url: str) -> N
 
 async def test_a_run_gives_up_on_folds_that_another_session_blocks_and_names_them(database_url: str) -> None:
     async with store.connection(database_url, "holder") as holder:
-        await folding.make_watched(holder)
-        await append(holder, told(), told())
+        await folding.create_watched_table(holder)
+        await append(holder, new_record(), new_record())
         await checkpoint.create_if_missing(holder, "watched", 1)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
@@ -96,8 +96,8 @@ async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_foldi
         store.connection(database_url, "holder") as holder,
         store.connection(database_url, "looking") as conn,
     ):
-        await folding.make_watched(holder)
-        await append(holder, told())
+        await folding.create_watched_table(holder)
+        await append(holder, new_record())
         await checkpoint.create_if_missing(holder, "watched", 1)
         url = through(database_url, proxy.port)
         async with holder.transaction():
@@ -108,7 +108,7 @@ async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_foldi
             async def looked() -> object:
                 return await store.value(conn, looking)
 
-            await store.until(looked, "a look at the checkpoints")
+            await store.wait_until(looked, "a look at the checkpoints")
             proxy.refuse()
             proxy.cut()
             outcome = await ending

@@ -20,8 +20,19 @@ from eventstore.ingest.grpc_stream import MAX_MESSAGE_BYTES
 from eventstore.transfer import archive_checks, importing
 from eventstore.transfer.archive import ArchiveWriter, microseconds, read_archive
 from tests import store
-from tests.folding import append, told
-from tests.transferring import HOLE, content_of, everything, exported, filled, imported, is_empty, looking, lose, put
+from tests.folding import append, new_record
+from tests.transferring import (
+    GAP,
+    assert_empty,
+    delete_positions,
+    export,
+    fill_store,
+    import_file,
+    open_connection,
+    read_content,
+    store_content,
+    write_content,
+)
 
 Change = Callable[[archive.Record], object]
 FAR = microseconds(datetime(9999, 1, 1, tzinfo=UTC))
@@ -96,31 +107,31 @@ WRONG: list[tuple[str, str, Change, str]] = [
     ("deep holes", "header", cursor(holes="[" * 100_000), "holes is not JSON"),
     ("a hole of numbers", "header", holes(7), "holes is not a list of objects"),
     ("a hole's keys", "header", holes({"lower": None}), "gap 1: its keys must be detail, lower"),
-    ("more keys", "header", holes(HOLE, HOLE | {"more": 1}), "gap 2: its keys"),
-    ("a hole's lower", "header", holes(HOLE | {"lower": "x"}), "lower is not an upper-case ULID"),
-    ("a hole's upper", "header", holes(HOLE | {"upper": None}), "upper is not an upper-case ULID"),
-    ("a hole's position", "header", holes(HOLE | {"position": -1}), "position is not valid"),
-    ("a hole's true", "header", holes(HOLE | {"position": True}), "position is not valid"),
-    ("a hole's fraction", "header", holes(HOLE | {"position": 1.5}), "position is not valid"),
+    ("more keys", "header", holes(GAP, GAP | {"more": 1}), "gap 2: its keys"),
+    ("a hole's lower", "header", holes(GAP | {"lower": "x"}), "lower is not an upper-case ULID"),
+    ("a hole's upper", "header", holes(GAP | {"upper": None}), "upper is not an upper-case ULID"),
+    ("a hole's position", "header", holes(GAP | {"position": -1}), "position is not valid"),
+    ("a hole's true", "header", holes(GAP | {"position": True}), "position is not valid"),
+    ("a hole's fraction", "header", holes(GAP | {"position": 1.5}), "position is not valid"),
     (
         "a hole's time",
         "header",
-        holes(HOLE | {"noticed_at": "2026-01-02"}),
+        holes(GAP | {"noticed_at": "2026-01-02"}),
         "noticed_at is not a time with its time zone",
     ),
     (
         "a hole's words",
         "header",
-        holes(HOLE | {"detail": "a\0b"}),
+        holes(GAP | {"detail": "a\0b"}),
         "detail has characters that Postgres can't store",
     ),
     (
         "a hole's surrogate",
         "header",
-        holes(HOLE | {"detail": "\ud800"}),
+        holes(GAP | {"detail": "\ud800"}),
         "detail has characters that Postgres can't store",
     ),
-    ("a hole's length", "header", holes(HOLE | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
+    ("a hole's length", "header", holes(GAP | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
     ("count 0", "quarantined", setting("quarantined", count=0), "count is 0, but must be at least 1"),
     ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
     ("a reason", "quarantined", setting("quarantined", reason=""), "reason is empty"),
@@ -139,37 +150,37 @@ WRONG: list[tuple[str, str, Change, str]] = [
 async def test_what_no_event_store_writes_is_refused_in_one_sentence(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
-    whole = content_of(file)
-    async with looking(elsewhere) as there:
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    whole = read_content(file)
+    async with open_connection(elsewhere) as there:
         for what, kind, change, said in WRONG:
-            put(file, whole)
+            write_content(file, whole)
             changed(file, kind, change)
             with pytest.raises(ArchiveError) as caught:
-                await imported(elsewhere, file)
+                await import_file(elsewhere, file)
             sentence = str(caught.value)
             assert re.fullmatch(rf"record \d+ of .*events is invalid: .*{said}.*", sentence), f"{what}: {sentence}"
-            await is_empty(there)
+            await assert_empty(there)
 
 
 async def test_a_payload_longer_than_any_message_is_refused(
     conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert archive_checks.MAX_PAYLOAD_BYTES == MAX_MESSAGE_BYTES
-    await append(conn, told())
-    await exported(conn, file)
+    await append(conn, new_record())
+    await export(conn, file)
     monkeypatch.setattr(archive_checks, "MAX_PAYLOAD_BYTES", 10)
     with pytest.raises(ArchiveError, match="the event at position 1: its payload is longer than 10 bytes"):
-        await imported(elsewhere, file)
+        await import_file(elsewhere, file)
 
 
 async def test_an_event_at_two_positions_is_refused_before_any_is_stored(
     conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = [told() for _ in range(6)]
+    records = [new_record() for _ in range(6)]
     await append(conn, *records)
-    await exported(conn, file)
+    await export(conn, file)
 
     def again(record: archive.Record) -> None:
         first = next(one.event for one in read_archive(file) if one.HasField("event"))
@@ -178,9 +189,9 @@ async def test_an_event_at_two_positions_is_refused_before_any_is_stored(
     changed(file, "event", again, number=6)
     monkeypatch.setattr(importing, "BATCH", 2)
     with pytest.raises(ArchiveError, match=f"event {records[0].event_id} is in .* at two positions"):
-        await imported(elsewhere, file)
-    async with looking(elsewhere) as there:
-        await is_empty(there)
+        await import_file(elsewhere, file)
+    async with open_connection(elsewhere) as there:
+        await assert_empty(there)
 
 
 @pytest.mark.parametrize("hours", [-1, 9])
@@ -188,40 +199,40 @@ async def test_a_time_that_is_not_between_its_neighbours_is_refused(
     database_url: str, conn: AsyncConnection, file: Path, hours: int
 ) -> None:
     now = datetime.now(UTC) - timedelta(days=1)
-    events = enumerate(store.made(5), 1)
+    events = enumerate(store.new_events(5), 1)
     stored = [StoredEvent(at, now + timedelta(hours=at), event) for at, event in events]
     await restore_events(conn, stored, store.QUICK)
-    await exported(conn, file)
-    await lose(conn, 3)
-    before = await everything(conn)
+    await export(conn, file)
+    await delete_positions(conn, 3)
+    before = await store_content(conn)
     records = [one for one in read_archive(file) if one.HasField("header") or one.event.position == 3]
     records[1].event.received_at = microseconds(now + timedelta(hours=hours))
     written(file, records)
     with pytest.raises(OtherLog, match="position 3 of the file was not received between its neighbours here"):
-        await imported(database_url, file)
-    assert await everything(conn) == before
+        await import_file(database_url, file)
+    assert await store_content(conn) == before
 
 
 async def test_a_store_whose_clock_was_far_ahead_is_repaired_from_its_own_export(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     ahead = datetime.now(UTC) + timedelta(days=3000)
-    stored = [StoredEvent(at, ahead, event) for at, event in enumerate(store.made(3), 1)]
+    stored = [StoredEvent(at, ahead, event) for at, event in enumerate(store.new_events(3), 1)]
     await restore_events(conn, stored, store.QUICK)
-    await exported(conn, file)
-    await lose(conn, 2)
-    assert (await imported(database_url, file)).stored == 1
+    await export(conn, file)
+    await delete_positions(conn, 2)
+    assert (await import_file(database_url, file)).stored == 1
     with pytest.raises(ArchiveError, match="far in the future"):
-        await imported(elsewhere, file)
+        await import_file(elsewhere, file)
 
 
 async def test_a_gap_after_the_head_of_the_file_is_moved_to_the_head(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
-    changed(file, "header", holes(HOLE | {"position": 2**62}))
-    await imported(elsewhere, file)
-    async with looking(elsewhere) as there:
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    changed(file, "header", holes(GAP | {"position": 2**62}))
+    await import_file(elsewhere, file)
+    async with open_connection(elsewhere) as there:
         found = await store.value(there, "SELECT holes->0->'position' FROM eventstore.cursors WHERE app = 'shop'")
         assert found == 9

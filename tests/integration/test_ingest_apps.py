@@ -10,7 +10,7 @@ from projections.sandbox.simulator import Fault, FaultKind
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.following import follower, following, ingest, log_of, payloads, quick, row_of, stored
+from tests.following import cursor_row, follower, following, ingest, log_of, payloads, quick_waits, stored_payloads
 from tests.store import CHAT, PCS
 
 
@@ -26,17 +26,17 @@ async def test_several_apps_are_followed_at_once_and_a_refused_one_ends_alone(
         follower(database_url, bad.address, app="bad"),
     ]
     async with following(*followers) as running:
-        await running.until(lambda: followers[2].state is FollowerState.REFUSED, "the refusal")
+        await running.wait_until(lambda: followers[2].state is FollowerState.REFUSED, "the refusal")
         (late,) = log_of(1, ago=0)
         await shop.append(late)
-        await running.until(lambda: followers[0].stored == 21, "what came after the refusal")
-        await running.until(lambda: followers[1].stored == 20, "the other's events")
+        await running.wait_until(lambda: followers[0].stored == 21, "what came after the refusal")
+        await running.wait_until(lambda: followers[1].stored == 20, "the other's events")
         outcome = await running.stop()
     assert list(outcome.refused) == ["bad"]
     assert outcome.uncommitted == ()
-    assert await stored(conn, "shop") == payloads([*logs[0], late], CHAT)
-    assert await stored(conn, "clinic") == payloads(logs[1], PCS)
-    assert await stored(conn, "bad") == payloads(logs[2][:5], CHAT)
+    assert await stored_payloads(conn, "shop") == payloads([*logs[0], late], CHAT)
+    assert await stored_payloads(conn, "clinic") == payloads(logs[1], PCS)
+    assert await stored_payloads(conn, "bad") == payloads(logs[2][:5], CHAT)
 
 
 async def test_an_ingest_is_idle_when_all_running_apps_are(
@@ -68,17 +68,17 @@ async def test_of_two_apps_of_one_stream_the_second_is_refused_and_writes_nothin
     simulator = await simulator_factory(log)
     first = follower(database_url, simulator.address, app="first")
     async with following(first) as running:
-        await running.until(lambda: first.stored == 10, "the first's events")
+        await running.wait_until(lambda: first.stored == 10, "the first's events")
         outcome = await ingest(follower(database_url, simulator.address, app="second"), until_idle=60)
         (late,) = log_of(1, ago=0)
         await simulator.append(late)
-        await running.until(lambda: first.stored == 11, "what comes later")
+        await running.wait_until(lambda: first.stored == 11, "what comes later")
     sentence = outcome.refused["second"]
     assert f"event {log[0].event_id} is already stored under app 'first'" in sentence
-    assert await stored(conn, "second") == []
-    row = await row_of(conn, "second")
+    assert await stored_payloads(conn, "second") == []
+    row = await cursor_row(conn, "second")
     assert (row["cursor"], row["error"]) == (None, sentence)
-    assert await store.kept(conn) == []
+    assert await store.quarantine_rows(conn) == []
 
 
 async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
@@ -89,9 +89,9 @@ async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
     first, second = (follower(database_url, simulator.address) for _ in range(2))
     with capture_logs() as logs:
         async with following(first) as one:
-            await one.until(lambda: first.stored == 6, "the first's events")
+            await one.wait_until(lambda: first.stored == 6, "the first's events")
             async with following(second) as other:
-                await other.until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
+                await other.wait_until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
                 assert second.state is FollowerState.STANDING_BY
                 assert not second.is_quiet
                 (line,) = [line for line in logs if line["event"] == "standing by"]
@@ -100,9 +100,9 @@ async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
                 assert len(simulator.calls) == 1
                 await one.stop()
                 await simulator.append(*log[6:])
-                await other.until(lambda: second.stored == 6, "the second's events")
-                assert (await row_of(conn))["epoch"] == 2
-    assert await stored(conn) == payloads(log, CHAT)
+                await other.wait_until(lambda: second.stored == 6, "the second's events")
+                assert (await cursor_row(conn))["epoch"] == 2
+    assert await stored_payloads(conn) == payloads(log, CHAT)
     assert sum(line["event"] == "standing by" for line in logs) == 1
 
 
@@ -116,12 +116,12 @@ async def test_an_outage_ends_once_the_follower_stands_by(
         second = follower(through(database_url, proxy.port), simulator.address)
         with capture_logs() as logs:
             async with following(first) as one:
-                await one.until(lambda: first.stored == 3, "the first's events")
+                await one.wait_until(lambda: first.stored == 3, "the first's events")
                 async with following(second) as other:
                     for outages in (1, 2):
-                        await other.until(lambda: second.state is FollowerState.DATABASE_UNAVAILABLE, "the outage")
+                        await other.wait_until(lambda: second.state is FollowerState.DATABASE_UNAVAILABLE, "the outage")
                         proxy.accept()
-                        await other.until(lambda: second.state is FollowerState.STANDING_BY, "standing by")
+                        await other.wait_until(lambda: second.state is FollowerState.STANDING_BY, "standing by")
                         changes = [line["event"] for line in logs if line["event"].startswith("database")]
                         assert changes.count("database available again") == outages
                         proxy.refuse()
@@ -134,9 +134,9 @@ async def test_a_follower_that_stands_by_can_be_stopped(database_url: str, simul
     first, second = (follower(database_url, simulator.address) for _ in range(2))
     with capture_logs() as logs:
         async with following(first) as one:
-            await one.until(lambda: first.stored == 3, "the first's events")
+            await one.wait_until(lambda: first.stored == 3, "the first's events")
             async with following(second) as other:
-                await other.until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
+                await other.wait_until(lambda: any(line["event"] == "standing by" for line in logs), "standing by")
                 outcome = await other.stop()
     assert (outcome.stored, outcome.uncommitted, outcome.refused) == (0, (), {})
 
@@ -168,16 +168,16 @@ async def test_apps_with_uncommitted_events_are_named_when_the_database_is_lost(
     """Also when the app's lock went with it: nobody else follows it, as far as is known."""
     log = log_of(6)
     simulator = await simulator_factory(log[:3])
-    waits = quick(leader_timeout=0.4, shutdown=0.3)
+    waits = quick_waits(leader_timeout=0.4, shutdown=0.3)
     async with TcpProxy(*target_of(database_url)) as proxy:
         one = follower(through(database_url, proxy.port), simulator.address, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
-                await running.until(lambda: one.stored == 3, "the first events")
+                await running.wait_until(lambda: one.stored == 3, "the first events")
                 proxy.pause()
                 said = len(logs)
                 await simulator.append(*log[3:])
-                await running.until(
+                await running.wait_until(
                     lambda: any(line["event"] == "lost the lease of the app" for line in logs[said:]), "the loss"
                 )
                 outcome = await running.stop()

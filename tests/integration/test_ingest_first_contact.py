@@ -15,7 +15,7 @@ from eventstore.ingest.since_setting import parse_since
 from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
-from tests.following import follower, following, ingest, log_of, payloads, row_of, stored
+from tests.following import cursor_row, follower, following, ingest, log_of, payloads, stored_payloads
 from tests.store import APP, CHAT, PCS
 
 DAY = 24 * 3600.0
@@ -37,7 +37,7 @@ def days_old(*days: float) -> list[SimulatedEvent]:
 
 
 async def gaps_of(conn: AsyncConnection) -> list[dict[str, Any]]:
-    found = (await row_of(conn))["holes"]
+    found = (await cursor_row(conn))["holes"]
     assert isinstance(found, list)
     return found
 
@@ -53,7 +53,7 @@ async def test_since_7d_receives_what_the_replay_window_still_has(
     simulator = await simulator_factory(log)
     with capture_logs() as logs:
         await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
-    assert await stored(conn) == payloads(log, PCS)
+    assert await stored_payloads(conn) == payloads(log, PCS)
     assert await gaps_of(conn) == []
     assert lies_back(sent_to(simulator)[0], REPLAY_WINDOW)
     (said,) = [line for line in logs if "since" in line["event"]]
@@ -70,7 +70,7 @@ async def test_a_since_of_any_age_is_sent_unchanged_to_a_contract_without_a_repl
     with capture_logs() as logs:
         await ingest(follower(database_url, simulator.address, contract=CHAT, since=asked))
     assert sent_to(simulator) == [asked]
-    assert await stored(conn) == payloads(log, CHAT)
+    assert await stored_payloads(conn) == payloads(log, CHAT)
     assert not [line for line in logs if "since" in line["event"]]
 
 
@@ -80,7 +80,7 @@ async def test_while_the_contract_is_unknown_each_is_called_within_its_own_windo
     log = days_old(6.9, 3)
     simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({PCS})))
     await ingest(follower(database_url, simulator.address, contract=None, since=since("9d")))
-    assert await stored(conn) == payloads(log, PCS)
+    assert await stored_payloads(conn) == payloads(log, PCS)
     assert lies_back(sent_to(simulator)[-1], REPLAY_WINDOW)
 
 
@@ -91,7 +91,7 @@ async def test_if_the_platform_s_clock_is_ahead_a_later_event_id_is_sent_and_one
     log = days_old(5.5, 3)
     simulator = await simulator_factory(log, SimulatorSettings(replay_window=7 * DAY - 2 * 3600))
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
-    assert await stored(conn) == payloads(log, PCS)
+    assert await stored_payloads(conn) == payloads(log, PCS)
     first, second = sent_to(simulator)
     assert lies_back(first, REPLAY_WINDOW)
     assert lies_back(second, RETRY_WINDOW)
@@ -112,7 +112,7 @@ async def test_a_much_shorter_window_makes_one_gap_and_the_stream_continues_at_t
         one = follower(database_url, simulator.address, contract=PCS, since=since("7d"))
         async with following(one) as running:
             await simulator.wait_for_calls(2 * start)
-            await store.until(is_at_the_live_edge, "the live edge")
+            await store.wait_until(is_at_the_live_edge, "the live edge")
             await running.stop()
         assert len(await gaps_of(conn)) == 1
     sent = sent_to(simulator)
@@ -122,7 +122,7 @@ async def test_a_much_shorter_window_makes_one_gap_and_the_stream_continues_at_t
     (new,) = log_of(1, ago=0)
     await simulator.append(new)
     await ingest(follower(database_url, simulator.address, contract=PCS))
-    assert await stored(conn) == payloads([new], PCS)
+    assert await stored_payloads(conn) == payloads([new], PCS)
     assert len(await gaps_of(conn)) == 1
 
 
@@ -134,7 +134,7 @@ async def test_first_contact_is_repeated_at_every_start_while_nothing_is_stored(
     log = days_old(3, 1)
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("4d")))
-    assert await stored(conn) == payloads(log, PCS)
+    assert await stored_payloads(conn) == payloads(log, PCS)
 
 
 async def test_a_gap_that_an_older_version_recorded_before_anything_was_stored_is_replayed_and_shortened(
@@ -149,7 +149,7 @@ async def test_a_gap_that_an_older_version_recorded_before_anything_was_stored_i
     log = days_old(5, 0.5)
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address, contract=PCS, since=since("7d")))
-    assert await stored(conn) == payloads(log, PCS)
+    assert await stored_payloads(conn) == payloads(log, PCS)
     (left,) = await gaps_of(conn)
     assert left == {**gap, "upper": sent_to(simulator)[0]}
 

@@ -13,7 +13,7 @@ from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory, count_faults_left
-from tests.following import Running, follower, following, ingest, log_of, quick
+from tests.following import Running, follower, following, ingest, log_of, quick_waits
 from tests.store import PCS
 
 SHORT = 0.15
@@ -62,7 +62,7 @@ async def test_a_stream_that_ended_normally_counts_as_open(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(3), SimulatorSettings(end_at_log_end=True))
-    waits = quick(backoff_first=60, backoff_cap=60, normal_end_cap=60)
+    waits = quick_waits(backoff_first=60, backoff_cap=60, normal_end_cap=60)
     outcome = await ingest(follower(database_url, simulator.address, waits=waits), waits=waits, until_idle=SHORT)
     assert (outcome.stored, len(simulator.calls)) == (3, 1)
 
@@ -76,7 +76,9 @@ async def test_time_without_a_connection_does_not_count(
     one = follower(database_url, simulator.address)
     with capture_logs() as logs:
         async with following(one, until_idle=seconds) as running:
-            await running.until(lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten dials")
+            await running.wait_until(
+                lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten dials"
+            )
             assert await still_runs(running)
             await simulator_factory(log_of(3), SimulatorSettings(port=simulator.port))
             outcome = await running.outcome()
@@ -88,11 +90,11 @@ async def test_a_stream_that_failed_does_not_count_as_open(
 ) -> None:
     simulator = await simulator_factory(log_of(3))
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=3, times=1))
-    waits = quick(backoff_first=60, backoff_cap=60)
+    waits = quick_waits(backoff_first=60, backoff_cap=60)
     one = follower(database_url, simulator.address, waits=waits)
     with capture_logs() as logs:
         async with following(one, waits=waits, until_idle=SHORT) as running:
-            await running.until(lambda: any(line["event"] == "the stream failed" for line in logs), "the failure")
+            await running.wait_until(lambda: any(line["event"] == "the stream failed" for line in logs), "the failure")
             assert not one.is_quiet
             assert await still_runs(running)
 
@@ -100,14 +102,16 @@ async def test_a_stream_that_failed_does_not_count_as_open(
 async def test_a_database_outage_does_not_count(database_url: str, simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(log_of(3))
     async with TcpProxy(*target_of(database_url)) as proxy:
-        one = follower(through(database_url, proxy.port), simulator.address, waits=quick(leader_heartbeat=0.02))
+        one = follower(through(database_url, proxy.port), simulator.address, waits=quick_waits(leader_heartbeat=0.02))
         with capture_logs() as logs:
             async with following(one, until_idle=0.6) as running:
-                await running.until(lambda: one.stored == 3, "the events")
+                await running.wait_until(lambda: one.stored == 3, "the events")
                 proxy.refuse()
-                await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
+                await running.wait_until(
+                    lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed"
+                )
                 away = len(logs)
-                await running.until(lambda: len(logs) >= away + 20, "twenty attempts to connect")
+                await running.wait_until(lambda: len(logs) >= away + 20, "twenty attempts to connect")
                 assert not one.is_quiet
                 assert await still_runs(running)
                 proxy.accept()
@@ -122,7 +126,7 @@ async def test_uncommitted_events_delay_the_end(database_url: str, simulator_fac
         await conn.execute("BEGIN")
         await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
         async with following(one, until_idle=0.5) as running:
-            await running.until(lambda: len(one._buffer), "something to append")
+            await running.wait_until(lambda: len(one._buffer), "something to append")
             await conn.execute("SELECT pg_sleep(1.5)")  # three times what would be idle
             assert not one.is_quiet
             assert await still_runs(running)
@@ -138,9 +142,11 @@ async def test_a_stop_while_the_database_is_unavailable_names_the_apps_with_unco
     async with TcpProxy(*target_of(database_url)) as proxy:
         one = follower(through(database_url, proxy.port), simulator.address)
         async with following(one) as running:
-            await running.until(lambda: one.stored == 3, "the events")
+            await running.wait_until(lambda: one.stored == 3, "the events")
             proxy.refuse()
-            await running.until(lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed")
+            await running.wait_until(
+                lambda: one.state is FollowerState.DATABASE_UNAVAILABLE, "the outage to be noticed"
+            )
             assert (await running.stop()).uncommitted == ("app",)
 
 
@@ -148,10 +154,10 @@ async def test_received_events_are_committed_before_a_stop(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory(log_of(2_000), SimulatorSettings(rate=4_000))
-    waits = quick(shutdown=30)
+    waits = quick_waits(shutdown=30)
     one = follower(database_url, simulator.address, waits=waits)
     async with following(one, waits=waits) as running:
-        await running.until(lambda: len(one._buffer), "something uncommitted")
+        await running.wait_until(lambda: len(one._buffer), "something uncommitted")
         outcome = await running.stop()
     assert outcome.uncommitted == ()
     assert not one.has_uncommitted

@@ -9,10 +9,10 @@ from psycopg import AsyncConnection
 from eventstore.contracts import Contract
 from eventstore.errors import CredentialsRefused
 from tests import wire
-from tests.following import follower, following, ingest, row_of, stored
-from tests.front import HTML, Reply, goaway, http1, http2, in_front_of, reset
+from tests.following import cursor_row, follower, following, ingest, stored_payloads
 from tests.integration.test_ingest_refusals import Tokens
-from tests.scripted import ends, scripted, stays
+from tests.intermediary import HTML, Reply, goaway, http1, http2, intermediary_for, reset
+from tests.scripted import ends_with, scripted_server, stays_open
 from tests.store import APP, CHAT
 
 Status = grpc.StatusCode
@@ -44,18 +44,18 @@ async def test_once_a_stream_has_worked_their_answers_are_retried(
 ) -> None:
     tokens = Tokens("only", renewable=False)
     async with (
-        scripted(ends(Status.UNAVAILABLE, *MESSAGES[:2]), stays(*MESSAGES)) as upstream,
-        in_front_of(upstream.port) as front,
+        scripted_server(ends_with(Status.UNAVAILABLE, *MESSAGES[:2]), stays_open(*MESSAGES)) as upstream,
+        intermediary_for(upstream.port) as front,
     ):
         front.replies = [None, *REPLIES[kind]]
         one = follower(database_url, front.address, tokens=tokens)
         async with following(one) as running:
-            await running.until(lambda: one.stored == len(MESSAGES), "the events behind the proxy's answers")
+            await running.wait_until(lambda: one.stored == len(MESSAGES), "the events behind the proxy's answers")
             outcome = await running.stop()
         assert front.answered == len(REPLIES[kind])
     assert outcome.refused == {}
-    assert await stored(conn) == MESSAGES
-    assert (await row_of(conn))["error"] is None
+    assert await stored_payloads(conn) == MESSAGES
+    assert (await cursor_row(conn))["error"] is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_once_a_stream_has_worked_their_answers_are_retried(
     ],
 )
 async def test_at_first_contact_their_answers_are_a_refusal(database_url: str, status: int, words: str) -> None:
-    async with scripted(stays(*MESSAGES)) as upstream, in_front_of(upstream.port) as front:
+    async with scripted_server(stays_open(*MESSAGES)) as upstream, intermediary_for(upstream.port) as front:
         front.replies = [http2(status)] * 3
         outcome = await ingest(follower(database_url, front.address), until_idle=60)
     assert words in outcome.refused[APP]
@@ -79,8 +79,8 @@ async def test_at_first_contact_their_answers_are_a_refusal(database_url: str, s
 async def test_the_platform_s_own_status_is_a_refusal_at_any_time(database_url: str, code: grpc.StatusCode) -> None:
     tokens = Tokens("only", renewable=False)
     async with (
-        scripted(ends(Status.OK, *MESSAGES), ends(code, said="said by the platform")) as upstream,
-        in_front_of(upstream.port) as front,
+        scripted_server(ends_with(Status.OK, *MESSAGES), ends_with(code, details="said by the platform")) as upstream,
+        intermediary_for(upstream.port) as front,
     ):
         outcome = await ingest(follower(database_url, front.address, tokens=tokens), until_idle=60)
     assert f"{code.name}: said by the platform" in outcome.refused[APP]
@@ -89,7 +89,7 @@ async def test_the_platform_s_own_status_is_a_refusal_at_any_time(database_url: 
 
 async def test_a_proxy_that_sends_a_grpc_status_with_its_http_status_speaks_for_the_platform(database_url: str) -> None:
     reply = http2(403, GRPC, ("grpc-status", "7"), ("grpc-message", "no"))
-    async with scripted(ends(Status.OK, *MESSAGES)) as upstream, in_front_of(upstream.port) as front:
+    async with scripted_server(ends_with(Status.OK, *MESSAGES)) as upstream, intermediary_for(upstream.port) as front:
         front.replies = [None, reply]
         outcome = await ingest(follower(database_url, front.address), until_idle=60)
     assert "PERMISSION_DENIED: no" in outcome.refused[APP]
@@ -100,16 +100,16 @@ async def test_a_token_is_renewed_once_when_a_gateway_refuses_it_by_http(
 ) -> None:
     tokens = Tokens("old", "new", "newer")
     async with (
-        scripted(ends(Status.UNAVAILABLE, *MESSAGES[:2]), stays(*MESSAGES)) as upstream,
-        in_front_of(upstream.port) as front,
+        scripted_server(ends_with(Status.UNAVAILABLE, *MESSAGES[:2]), stays_open(*MESSAGES)) as upstream,
+        intermediary_for(upstream.port) as front,
     ):
         front.replies = [None, *[http2(401)] * 3]
         one = follower(database_url, front.address, tokens=tokens)
         async with following(one) as running:
-            await running.until(lambda: one.stored == len(MESSAGES), "the events behind the gateway's answers")
-        assert [asked.token for asked in upstream.asked] == ["old", "new"]
+            await running.wait_until(lambda: one.stored == len(MESSAGES), "the events behind the gateway's answers")
+        assert [call.token for call in upstream.calls] == ["old", "new"]
     assert tokens.renewed == 1
-    assert await stored(conn) == MESSAGES
+    assert await stored_payloads(conn) == MESSAGES
 
 
 @pytest.mark.parametrize("by_issuer", [True, False])
@@ -117,7 +117,7 @@ async def test_an_http_status_of_the_issuer_s_proxy_is_retried_too_once_a_stream
     database_url: str, by_issuer: bool
 ) -> None:
     tokens = Tokens("first")
-    async with scripted(ends(Status.UNAVAILABLE, *MESSAGES[:2]), stays(*MESSAGES)) as upstream:
+    async with scripted_server(ends_with(Status.UNAVAILABLE, *MESSAGES[:2]), stays_open(*MESSAGES)) as upstream:
         assert (await ingest(follower(database_url, upstream.address, tokens=tokens))).stored == len(MESSAGES)
         refusal = CredentialsRefused("the issuer refuses: HTTP 403", by_issuer=by_issuer)
         again = Tokens(refusal, refusal, "second")
@@ -130,14 +130,16 @@ async def test_an_http_status_of_the_issuer_s_proxy_is_retried_too_once_a_stream
 async def test_a_contract_that_worked_once_is_remembered_across_processes(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    async with scripted(stays(*MESSAGES[:2]), stays(*MESSAGES)) as upstream:
-        async with in_front_of(upstream.port) as front:
+    async with scripted_server(stays_open(*MESSAGES[:2]), stays_open(*MESSAGES)) as upstream:
+        async with intermediary_for(upstream.port) as front:
             await ingest(follower(database_url, front.address), until_idle=0.1)
-        async with in_front_of(upstream.port) as front:
+        async with intermediary_for(upstream.port) as front:
             front.replies = [http2(403), http2(401), http2(404)]
             one = follower(database_url, front.address, contract=None, tokens=Tokens("only", renewable=False))
             async with following(one) as running:
-                await running.until(lambda: one.stored == len(MESSAGES) - 2, "the events behind the proxy's answers")
+                await running.wait_until(
+                    lambda: one.stored == len(MESSAGES) - 2, "the events behind the proxy's answers"
+                )
             assert front.answered == 3
-    assert Contract((await row_of(conn))["contract"]) is CHAT
-    assert await stored(conn) == MESSAGES
+    assert Contract((await cursor_row(conn))["contract"]) is CHAT
+    assert await stored_payloads(conn) == MESSAGES

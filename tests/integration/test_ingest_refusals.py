@@ -12,8 +12,8 @@ from psycopg import AsyncConnection
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
 from eventstore.ingest import stream_reader
 from tests import wire
-from tests.following import follower, following, ingest, quick, row_of, stored
-from tests.scripted import ends, scripted, stays
+from tests.following import cursor_row, follower, following, ingest, quick_waits, stored_payloads
+from tests.scripted import ends_with, scripted_server, stays_open
 from tests.store import APP, PCS
 
 Status = grpc.StatusCode
@@ -71,24 +71,24 @@ class Tokens:
 async def test_a_final_status_ends_the_app_with_a_sentence_and_earlier_events_are_committed(
     database_url: str, conn: AsyncConnection, code: grpc.StatusCode
 ) -> None:
-    async with scripted(ends(code, *MESSAGES[:3], said="because of 12300000001")) as upstream:
+    async with scripted_server(ends_with(code, *MESSAGES[:3], details="because of 12300000001")) as upstream:
         outcome = await ingest(follower(database_url, upstream.address), until_idle=60)
     sentence = outcome.refused[APP]
     assert sentence.startswith(f"{upstream.address} refuses the stream: {code.name}: because of")
     assert "12300000001" not in sentence
-    assert len(upstream.asked) == 1
-    assert await stored(conn) == MESSAGES[:3]
-    assert (await row_of(conn))["error"] == sentence
+    assert len(upstream.calls) == 1
+    assert await stored_payloads(conn) == MESSAGES[:3]
+    assert (await cursor_row(conn))["error"] == sentence
 
 
 async def test_every_transient_status_is_retried(database_url: str, conn: AsyncConnection, slept: Slept) -> None:
-    scripts = [ends(code) for code in sorted(TRANSIENT, key=str)]
-    async with scripted(*scripts, stays(*MESSAGES)) as upstream:
+    scripts = [ends_with(code) for code in sorted(TRANSIENT, key=str)]
+    async with scripted_server(*scripts, stays_open(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address))
     assert (outcome.stored, outcome.refused) == (len(MESSAGES), {})
-    assert len(upstream.asked) == len(TRANSIENT) + 1
+    assert len(upstream.calls) == len(TRANSIENT) + 1
     assert len(slept.waits) == len(TRANSIENT)
-    assert await stored(conn) == MESSAGES
+    assert await stored_payloads(conn) == MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,9 @@ async def test_every_transient_status_is_retried(database_url: str, conn: AsyncC
 async def test_the_wait_that_the_upstream_asks_for_is_respected(
     database_url: str, slept: Slept, trailing: tuple[str, str], waited: float | None
 ) -> None:
-    async with scripted(ends(Status.RESOURCE_EXHAUSTED, trailing=[trailing]), stays(*MESSAGES)) as upstream:
+    async with scripted_server(
+        ends_with(Status.RESOURCE_EXHAUSTED, trailing=[trailing]), stays_open(*MESSAGES)
+    ) as upstream:
         outcome = await ingest(follower(database_url, upstream.address))
     assert outcome.stored == len(MESSAGES)
     (wait,) = slept.waits
@@ -114,10 +116,10 @@ async def test_the_wait_that_the_upstream_asks_for_is_respected(
 async def test_the_back_off_doubles_to_its_cap_while_calls_fail_and_starts_over_after_a_new_event(
     database_url: str, slept: Slept
 ) -> None:
-    waits = quick(backoff_first=1, backoff_cap=16)
-    failures = [ends(Status.UNAVAILABLE)] * 6
-    async with scripted(
-        *failures, ends(Status.UNAVAILABLE, *MESSAGES[:2]), *failures[:2], stays(*MESSAGES)
+    waits = quick_waits(backoff_first=1, backoff_cap=16)
+    failures = [ends_with(Status.UNAVAILABLE)] * 6
+    async with scripted_server(
+        *failures, ends_with(Status.UNAVAILABLE, *MESSAGES[:2]), *failures[:2], stays_open(*MESSAGES)
     ) as upstream:
         await ingest(follower(database_url, upstream.address, waits=waits))
     longest = [1, 2, 4, 8, 16, 16, 1, 2, 4]
@@ -126,78 +128,78 @@ async def test_the_back_off_doubles_to_its_cap_while_calls_fail_and_starts_over_
 
 
 async def test_a_call_that_fails_slowly_is_not_a_healthy_connection(database_url: str, slept: Slept) -> None:
-    async with scripted(stays()) as upstream:
+    async with scripted_server(stays_open()) as upstream:
         address = upstream.address
-    waits = quick(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
+    waits = quick_waits(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
     one = follower(database_url, address, waits=waits)
     async with following(one) as running:
-        await running.until(lambda: len(slept.waits) >= 6, "six failed dials")
+        await running.wait_until(lambda: len(slept.waits) >= 6, "six failed dials")
     assert all(later > earlier for earlier, later in pairwise(slept.waits[:6]))
 
 
 async def test_a_stream_that_was_open_long_enough_was_healthy(database_url: str, slept: Slept) -> None:
-    waits = quick(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
-    async with scripted(*[ends(Status.UNAVAILABLE)] * 6, stays(*MESSAGES)) as upstream:
+    waits = quick_waits(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
+    async with scripted_server(*[ends_with(Status.UNAVAILABLE)] * 6, stays_open(*MESSAGES)) as upstream:
         await ingest(follower(database_url, upstream.address, waits=waits))
     assert all(wait <= 1 for wait in slept.waits)
 
 
 async def test_there_is_a_short_back_off_after_normal_ends_too(database_url: str, slept: Slept) -> None:
-    waits = quick(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
-    async with scripted(*[ends(Status.OK)] * 5, stays(*MESSAGES)) as upstream:
+    waits = quick_waits(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
+    async with scripted_server(*[ends_with(Status.OK)] * 5, stays_open(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         async with following(one, waits=waits) as running:
-            await running.until(lambda: one.stored == len(MESSAGES), "what the last one brings")
+            await running.wait_until(lambda: one.stored == len(MESSAGES), "what the last one brings")
     assert [wait <= 2 for wait in slept.waits] == [True] * 5
 
 
 async def test_a_refused_token_is_renewed_once_and_accepted(database_url: str, conn: AsyncConnection) -> None:
     tokens = Tokens("old", "new")
-    async with scripted(ends(Status.UNAUTHENTICATED), stays(*MESSAGES)) as upstream:
+    async with scripted_server(ends_with(Status.UNAUTHENTICATED), stays_open(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, tokens=tokens))
     assert (outcome.stored, outcome.refused) == (len(MESSAGES), {})
-    assert [asked.token for asked in upstream.asked] == ["old", "new"]
-    assert (await row_of(conn))["error"] is None
+    assert [call.token for call in upstream.calls] == ["old", "new"]
+    assert (await cursor_row(conn))["error"] is None
 
 
 async def test_a_token_refused_twice_ends_the_app(database_url: str, conn: AsyncConnection) -> None:
     tokens = Tokens("old", "new", "newer")
-    async with scripted(ends(Status.UNAUTHENTICATED, said="expired")) as upstream:
+    async with scripted_server(ends_with(Status.UNAUTHENTICATED, details="expired")) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, tokens=tokens), until_idle=60)
     assert outcome.refused[APP] == f"{upstream.address} refuses the token: UNAUTHENTICATED: expired"
-    assert [asked.token for asked in upstream.asked] == ["old", "new"]
-    assert (await row_of(conn))["error"] == outcome.refused[APP]
+    assert [call.token for call in upstream.calls] == ["old", "new"]
+    assert (await cursor_row(conn))["error"] == outcome.refused[APP]
 
 
 async def test_a_token_that_can_not_be_renewed_is_not_sent_twice(database_url: str) -> None:
-    async with scripted(ends(Status.UNAUTHENTICATED)) as upstream:
+    async with scripted_server(ends_with(Status.UNAUTHENTICATED)) as upstream:
         outcome = await ingest(
             follower(database_url, upstream.address, tokens=Tokens("only", renewable=False)), until_idle=60
         )
     assert list(outcome.refused) == [APP]
-    assert len(upstream.asked) == 1
+    assert len(upstream.calls) == 1
 
 
 async def test_a_transient_failure_in_between_allows_no_further_renewal(database_url: str) -> None:
     tokens = Tokens("a", "b", "c")
-    refused = ends(Status.UNAUTHENTICATED)
-    async with scripted(refused, ends(Status.UNAVAILABLE), refused) as upstream:
+    refused = ends_with(Status.UNAUTHENTICATED)
+    async with scripted_server(refused, ends_with(Status.UNAVAILABLE), refused) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, tokens=tokens), until_idle=60)
     assert list(outcome.refused) == [APP]
-    assert [asked.token for asked in upstream.asked][-1] == "b"
+    assert [call.token for call in upstream.calls][-1] == "b"
 
 
 async def test_each_token_that_was_accepted_may_be_refused_later(database_url: str, conn: AsyncConnection) -> None:
-    cut_at_once = [ends(Status.UNAUTHENTICATED, message) for message in MESSAGES[:4]]
+    cut_at_once = [ends_with(Status.UNAUTHENTICATED, message) for message in MESSAGES[:4]]
     tokens = Tokens(*"abcde")
-    async with scripted(*cut_at_once, stays(*MESSAGES)) as upstream:
+    async with scripted_server(*cut_at_once, stays_open(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, tokens=tokens))
     assert (outcome.refused, tokens.renewed) == ({}, 4)
-    assert sorted(await stored(conn)) == sorted(MESSAGES)
+    assert sorted(await stored_payloads(conn)) == sorted(MESSAGES)
 
 
 async def test_an_issuer_that_refuses_ends_the_app_and_an_unavailable_one_is_retried(database_url: str) -> None:
-    async with scripted(stays(*MESSAGES)) as upstream:
+    async with scripted_server(stays_open(*MESSAGES)) as upstream:
         away = Tokens(IssuerUnavailable("away"), IssuerUnavailable("away"), "token")
         assert (await ingest(follower(database_url, upstream.address, tokens=away))).stored == len(MESSAGES)
         refused = Tokens(CredentialsRefused("the issuer refuses the client"))
@@ -207,6 +209,6 @@ async def test_an_issuer_that_refuses_ends_the_app_and_an_unavailable_one_is_ret
 
 async def test_a_message_above_grpc_s_size_limit_does_not_end_the_app(database_url: str, conn: AsyncConnection) -> None:
     large = wire.event(MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20)))  # gRPC's own limit is 4 MiB
-    async with scripted(ends(Status.OK, wire.frame(large)), stays()) as upstream:
+    async with scripted_server(ends_with(Status.OK, wire.frame(large)), stays_open()) as upstream:
         await ingest(follower(database_url, upstream.address, contract=PCS), until_idle=3)
-    assert await stored(conn) == [large]
+    assert await stored_payloads(conn) == [large]

@@ -20,7 +20,18 @@ from eventstore.transfer.importing import import_events
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
-from tests.following import QUICK, count_of, entry, follower, following, ingest, log_of, payloads, row_of, stored
+from tests.following import (
+    QUICK,
+    count_events,
+    cursor_row,
+    follower,
+    following,
+    ingest,
+    log_entry,
+    log_of,
+    payloads,
+    stored_payloads,
+)
 from tests.store import APP, CHAT, PCS
 
 HOUR = 3600.0
@@ -39,13 +50,13 @@ async def test_a_reset_receives_events_that_were_missed_and_stores_nothing_twice
     await ingest(follower(database_url, first.address, contract=contract))
     to = cursor_at(3 * HOUR)
     await reset_cursor(database_url, APP, to, waits=QUICK)
-    assert (await row_of(conn))["cursor"] is None
+    assert (await cursor_row(conn))["cursor"] is None
     simulator = await simulator_factory(log)
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert simulator.calls[0].after_event_id == to
     assert (outcome.stored, outcome.duplicates) == (20, 20)
-    assert sorted(await stored(conn)) == sorted(payloads(log, contract))
-    assert (await row_of(conn))["cursor"] == log[-1].event_id
+    assert sorted(await stored_payloads(conn)) == sorted(payloads(log, contract))
+    assert (await cursor_row(conn))["cursor"] == log[-1].event_id
 
 
 async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
@@ -61,7 +72,7 @@ async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
     moment = ulid.time_of(sent[3] or "")
     assert moment is not None
     assert timedelta(0) <= datetime.now(UTC) - moment - REPLAY_WINDOW < timedelta(minutes=5)
-    assert await count_of(conn) == 3
+    assert await count_events(conn) == 3
 
 
 async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
@@ -76,9 +87,9 @@ async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
     simulator.inject(Fault(FaultKind.END, after=7, times=10_000))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.stored, "what is new")
+        await running.wait_until(lambda: one.stored, "what is new")
         await running.stop()
-    assert await stored(conn) == payloads([*log, *new], CHAT)
+    assert await stored_payloads(conn) == payloads([*log, *new], CHAT)
     assert len(simulator.calls) < 10, "it does not begin anew on each dial"
 
 
@@ -88,17 +99,17 @@ async def test_a_process_that_starts_during_a_replay_misses_nothing(
 ) -> None:
     """The replay brings the last event early, or a message with an id of now; then another process goes on."""
     log = log_of(40, spacing_ms=10_000, ago=HOUR)
-    early = log[39] if among == "a late event" else entry(cursor_at(0), CHAT, more=b"\x0f")
+    early = log[39] if among == "a late event" else log_entry(cursor_at(0), CHAT, more=b"\x0f")
     order = [*log[:5], early, *(one for one in log[5:] if one is not early)]
     first = await simulator_factory([one for one in order if one not in log[10:20] and one in log])
     await ingest(follower(database_url, first.address))
-    assert await count_of(conn) == 30
+    assert await count_events(conn) == 30
     await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
     begun = await simulator_factory(order[:6])
     await ingest(follower(database_url, begun.address))
     simulator = await simulator_factory(order)
     await ingest(follower(database_url, simulator.address))
-    assert set(await stored(conn)) == set(payloads(log, CHAT))
+    assert set(await stored_payloads(conn)) == set(payloads(log, CHAT))
 
 
 async def test_an_import_does_not_change_a_reset(
@@ -110,10 +121,10 @@ async def test_an_import_does_not_change_a_reset(
     await export_events(conn, tmp_path / "log", lambda _done, _of: None)
     await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
     await import_events(database_url, tmp_path / "log", waits=QUICK, on_progress=lambda _done, _of: None)
-    assert (await row_of(conn))["cursor"] is None
+    assert (await cursor_row(conn))["cursor"] is None
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address))
-    assert await count_of(conn) == 40
+    assert await count_events(conn) == 40
 
 
 async def test_once_a_new_event_is_stored_the_stream_resumes_there(
@@ -128,7 +139,7 @@ async def test_once_a_new_event_is_stored_the_stream_resumes_there(
     await ingest(follower(database_url, simulator.address))
     await ingest(follower(database_url, simulator.address))
     assert simulator.calls[-1].after_event_id == new[0].event_id
-    assert await count_of(conn) == 5
+    assert await count_events(conn) == 5
 
 
 async def test_a_reset_before_the_replay_window_is_moved_into_it(
@@ -140,7 +151,7 @@ async def test_a_reset_before_the_replay_window_is_moved_into_it(
     await reset_cursor(database_url, APP, cursor_at(30 * 24 * HOUR), waits=QUICK)
     outcome = await ingest(follower(database_url, simulator.address, contract=PCS))
     assert outcome.duplicates == 3
-    assert (await row_of(conn))["holes"] == []
+    assert (await cursor_row(conn))["holes"] == []
 
 
 async def test_gaps_stay_and_a_later_gap_ends_the_reset(
@@ -151,41 +162,41 @@ async def test_gaps_stay_and_a_later_gap_ends_the_reset(
     expired = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, expired.address, contract=PCS))
     await reset_cursor(database_url, APP, cursor_at(600), waits=QUICK)
-    assert len((await row_of(conn))["holes"]) == 1
+    assert len((await cursor_row(conn))["holes"]) == 1
     again = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     one = follower(database_url, again.address, contract=PCS)
     async with following(one) as running:
 
         async def recorded() -> bool:
-            return len((await row_of(conn))["holes"]) == 2
+            return len((await cursor_row(conn))["holes"]) == 2
 
-        await store.until(recorded, "the second gap")
+        await store.wait_until(recorded, "the second gap")
         await running.stop()
-    second = (await row_of(conn))["holes"][1]
+    second = (await cursor_row(conn))["holes"][1]
     await ingest(follower(database_url, again.address, contract=PCS))
     assert again.calls[-1].after_event_id == second["upper"]
-    assert len((await row_of(conn))["holes"]) == 2
+    assert len((await cursor_row(conn))["holes"]) == 2
 
 
 async def test_the_cursor_of_a_followed_app_is_not_reset(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     async with store.connection(database_url, "projections ingest app host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [app_lock(APP)])
         for change in (reset_cursor(database_url, APP, None, waits=QUICK), forget_app(database_url, APP, waits=QUICK)):
             with pytest.raises(LockHeld, match="app 'app': held by projections ingest app host:1; try again later"):
                 await change
-    assert (await row_of(conn))["epoch"] == 1
+    assert (await cursor_row(conn))["epoch"] == 1
 
 
 async def test_a_follower_that_froze_before_a_reset_can_not_move_the_cursor_afterwards(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     await reset_cursor(database_url, APP, None, waits=QUICK)
     async with store.appender(database_url) as appender:
         with pytest.raises(LeadershipLost):
-            await appender.append(store.made(1), cursor=CursorMove(APP, 1, store.next_ulid()))
-    assert await count_of(conn) == 0
+            await appender.append(store.new_events(1), cursor=CursorMove(APP, 1, store.next_ulid()))
+    assert await count_events(conn) == 0
 
 
 async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
@@ -199,7 +210,7 @@ async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     await forget_app(database_url, APP, waits=QUICK)
     left = (await read_apps(conn))[APP]
     assert (left.has_cursor, left.last_event_id, left.quarantined) == (False, None, 1)
-    assert await stored(conn) == payloads(log, CHAT)
+    assert await stored_payloads(conn) == payloads(log, CHAT)
     await ingest(follower(database_url, simulator.address))
     assert simulator.calls[-1].after_event_id == log[3].event_id, "where the stored events end, less the overlap"
     assert (await read_apps(conn))[APP].has_cursor
@@ -210,7 +221,7 @@ async def test_the_shown_resume_point_is_the_one_that_is_sent(
 ) -> None:
     simulator = await simulator_factory(log_of(5, spacing_ms=10_000))
     since = cursor_at(2 * HOUR)
-    await store.follow(conn)
+    await store.set_epoch(conn)
     whys = []
     for step in ("first", "stored", "reset"):
         if step == "reset":

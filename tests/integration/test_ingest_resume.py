@@ -16,7 +16,7 @@ from eventstore.ingest.event_writer import NOT_A_FRAME
 from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory, count_faults_left
-from tests.following import entry, follower, following, ingest, log_of, payloads, row_of, stored
+from tests.following import cursor_row, follower, following, ingest, log_entry, log_of, payloads, stored_payloads
 from tests.store import APP, CHAT, PCS
 
 END_AT_END = SimulatorSettings(end_at_log_end=True)
@@ -39,8 +39,8 @@ async def test_a_stream_cut_on_every_call_gets_to_its_end(
     simulator.inject(Fault(kind, after=3, times=10_000))
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
-        await running.until(lambda: one.stored == len(log), "the end")
-    assert await stored(conn) == payloads(log, contract)
+        await running.wait_until(lambda: one.stored == len(log), "the end")
+    assert await stored_payloads(conn) == payloads(log, contract)
     known = {item.event_id for item in log}
     assert all(call.after_event_id in known for call in simulator.calls[1:])
 
@@ -54,7 +54,7 @@ async def test_duplicates_are_counted_and_change_nothing(
     simulator.inject(Fault(FaultKind.DUPLICATES, after=5, count=4), Fault(FaultKind.DUPLICATES, after=10, count=3))
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert (outcome.stored, outcome.duplicates, outcome.quarantined) == (10, 7, 0)
-    assert await stored(conn) == payloads(log, contract)
+    assert await stored_payloads(conn) == payloads(log, contract)
 
 
 async def test_a_second_run_resumes_with_an_overlap_and_stores_only_new_events(
@@ -67,7 +67,7 @@ async def test_a_second_run_resumes_with_an_overlap_and_stores_only_new_events(
     outcome = await ingest(follower(database_url, second.address))
     assert second.calls[0].after_event_id == log[9].event_id, "5 s before the last received, log[14]"
     assert (outcome.stored, outcome.duplicates) == (5, 5)
-    assert await stored(conn) == payloads(log, CHAT)
+    assert await stored_payloads(conn) == payloads(log, CHAT)
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -78,8 +78,8 @@ async def test_late_ulids_are_stored_where_they_arrive(
     simulator.inject(Fault(FaultKind.LATE_ULID, after=5), Fault(FaultKind.LATE_ULID, after=10))
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert outcome.stored == 12
-    assert await stored(conn) == payloads(simulator.entries(contract), contract)
-    assert (await row_of(conn))["cursor"] == simulator.entries(contract)[-1].event_id
+    assert await stored_payloads(conn) == payloads(simulator.entries(contract), contract)
+    assert (await cursor_row(conn))["cursor"] == simulator.entries(contract)[-1].event_id
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -91,8 +91,8 @@ async def test_other_bytes_under_a_stored_id_are_quarantined_and_the_first_event
     simulator.inject(Fault(FaultKind.OTHER_BYTES, after=5))
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert (outcome.stored, outcome.quarantined) == (10, 1)
-    assert await stored(conn) == payloads(log, contract)
-    (kept,) = await store.kept(conn)
+    assert await stored_payloads(conn) == payloads(log, contract)
+    (kept,) = await store.quarantine_rows(conn)
     assert kept[:3] == (log[4].event_id, simulator.calls[0].injected[0], OTHER_BYTES)
 
 
@@ -105,12 +105,12 @@ async def test_garbage_is_quarantined_unchanged_and_does_not_move_the_cursor(
     simulator.inject(Fault(FaultKind.GARBAGE, after=2), Fault(FaultKind.GARBAGE, after=5, times=2))
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert (outcome.stored, outcome.quarantined, len(simulator.calls)) == (5, 3, 1)
-    assert await stored(conn) == payloads(log, contract)
-    kept = await store.kept(conn)
+    assert await stored_payloads(conn) == payloads(log, contract)
+    kept = await store.quarantine_rows(conn)
     assert sorted(item.payload for item in kept) == sorted(simulator.calls[0].injected)
     assert {item.event_id for item in kept} == {None}
     assert all((item.reason == NOT_A_FRAME) == (contract is PCS) for item in kept)
-    assert (await row_of(conn))["cursor"] == log[-1].event_id
+    assert (await cursor_row(conn))["cursor"] == log[-1].event_id
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -121,8 +121,8 @@ async def test_garbage_alone_leaves_no_cursor(
     simulator.inject(Fault(FaultKind.GARBAGE))
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
-        await running.until(lambda: one.quarantined == 1, "the quarantine")
-    assert (await row_of(conn))["cursor"] is None
+        await running.wait_until(lambda: one.quarantined == 1, "the quarantine")
+    assert (await cursor_row(conn))["cursor"] is None
 
 
 async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
@@ -136,8 +136,8 @@ async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
     async with following(one) as running:
         await simulator.wait_for_calls(5)
         await running.stop()
-    assert [(item.event_id, item.payload) for item in await store.kept(conn)] == [(bad.event_id, payload)]
-    assert (await row_of(conn))["cursor"] == bad.event_id
+    assert [(item.event_id, item.payload) for item in await store.quarantine_rows(conn)] == [(bad.event_id, payload)]
+    assert (await cursor_row(conn))["cursor"] == bad.event_id
     assert simulator.calls[1].after_event_id in {item.event_id for item in log}
 
 
@@ -157,8 +157,8 @@ async def test_a_run_of_quarantined_messages_does_not_block_a_stream_that_is_cut
     simulator.inject(Fault(FaultKind.END, after=3, times=10_000))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 13, "the end")
-    assert {item.event_id for item in await store.kept(conn)} == {item.event_id for item in log[5:12]}
+        await running.wait_until(lambda: one.stored == 13, "the end")
+    assert {item.event_id for item in await store.quarantine_rows(conn)} == {item.event_id for item in log[5:12]}
 
 
 async def test_failed_calls_in_between_do_not_block_it_either(
@@ -170,8 +170,8 @@ async def test_failed_calls_in_between_do_not_block_it_either(
         simulator.inject(Fault(FaultKind.END, after=3), Fault(FaultKind.UNAVAILABLE))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.stored == len(log), "the end")
-    assert await stored(conn) == payloads(log, CHAT)
+        await running.wait_until(lambda: one.stored == len(log), "the end")
+    assert await stored_payloads(conn) == payloads(log, CHAT)
 
 
 async def test_a_cursor_that_expires_again_before_any_event_extends_the_same_gap(
@@ -182,11 +182,11 @@ async def test_a_cursor_that_expires_again_before_any_event_extends_the_same_gap
     await ingest(follower(database_url, before.address, contract=PCS, since=since))
     simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, simulator.address, contract=PCS))
-    ((first,)) = (await row_of(conn))["holes"]
+    ((first,)) = (await cursor_row(conn))["holes"]
     simulator = await simulator_factory(before.entries(PCS), SimulatorSettings(replay_window=0.001))
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, times=2))
     await ingest(follower(database_url, simulator.address, contract=PCS))
-    ((second,)) = (await row_of(conn))["holes"]
+    ((second,)) = (await cursor_row(conn))["holes"]
     assert second["lower"] == first["lower"]
     assert second["upper"] > first["upper"]
 
@@ -203,8 +203,8 @@ async def test_a_clock_that_is_behind_the_platform_s_loses_nothing(
     await simulator.append(*log[3:])
     with capture_logs() as logs:
         await ingest(follower(database_url, simulator.address, contract=PCS))
-    assert await stored(conn) == payloads(log, PCS)
-    assert (await row_of(conn))["holes"] == []
+    assert await stored_payloads(conn) == payloads(log, PCS)
+    assert (await cursor_row(conn))["holes"] == []
     assert any("clock is behind" in line["event"] for line in logs)
 
 
@@ -218,20 +218,20 @@ async def test_a_bogus_future_ulid_is_stored_and_no_event_after_it_is_missed(
     simulator.inject(Fault(FaultKind.FUTURE_ULID, after=after), Fault(FaultKind.END, after=after))
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 5, "four and a bogus one")
+        await running.wait_until(lambda: one.stored == 5, "four and a bogus one")
         for item in log[4:]:
             await simulator.append(item)
             simulator.inject(Fault(FaultKind.END, after=1))
-        await running.until(lambda: one.stored == 9, "the rest")
+        await running.wait_until(lambda: one.stored == 9, "the rest")
     bogus = decode(simulator.calls[0].injected[0], APP, contract)
-    assert sorted(await stored(conn)) == sorted([*payloads(log, contract), bogus.payload])
+    assert sorted(await stored_payloads(conn)) == sorted([*payloads(log, contract), bogus.payload])
     assert bogus.event_id not in {call.after_event_id for call in simulator.calls}
 
 
 async def test_a_bogus_future_ulid_as_the_first_event_is_not_sent_either(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
-    bogus = entry(wire.ulid_at(datetime(9000, 1, 1, tzinfo=UTC)))
+    bogus = log_entry(wire.ulid_at(datetime(9000, 1, 1, tzinfo=UTC)))
     log = log_of(3)
     simulator = await simulator_factory([bogus])
     simulator.inject(Fault(FaultKind.END, after=1, times=2))
@@ -239,9 +239,9 @@ async def test_a_bogus_future_ulid_as_the_first_event_is_not_sent_either(
     async with following(one) as running:
         await simulator.wait_for_calls(3)
         await simulator.append(*log)
-        await running.until(lambda: one.stored == 4, "all of them")
+        await running.wait_until(lambda: one.stored == 4, "all of them")
     assert {call.after_event_id for call in simulator.calls} == {None}
-    assert await stored(conn) == payloads([bogus, *log], CHAT)
+    assert await stored_payloads(conn) == payloads([bogus, *log], CHAT)
 
 
 async def test_an_expired_cursor_makes_a_gap_whose_end_is_sent_until_a_newer_event_is_stored(
@@ -257,7 +257,7 @@ async def test_an_expired_cursor_makes_a_gap_whose_end_is_sent_until_a_newer_eve
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
         await simulator.wait_for_calls(4)
-        (gap,) = (await row_of(conn))["holes"]
+        (gap,) = (await cursor_row(conn))["holes"]
         sent = [call.after_event_id for call in simulator.calls]
         assert sent == [gap["lower"], *[gap["upper"]] * 3]
         assert gap["lower"] == before.entries(PCS)[0].event_id
@@ -269,10 +269,10 @@ async def test_an_expired_cursor_makes_a_gap_whose_end_is_sent_until_a_newer_eve
 
         (newer,) = log_of(1, ago=0)
         await simulator.append(newer)
-        await running.until(lambda: one.stored == 1, "what is newer than the gap")
+        await running.wait_until(lambda: one.stored == 1, "what is newer than the gap")
         simulator.inject(Fault(FaultKind.END))
         assert (await simulator.wait_for_calls(5)).after_event_id == newer.event_id
-    assert (await row_of(conn))["holes"] == [gap]
+    assert (await cursor_row(conn))["holes"] == [gap]
 
 
 async def test_a_gap_s_position_is_after_the_events_that_the_same_stream_brought_before_it(
@@ -282,13 +282,13 @@ async def test_a_gap_s_position_is_after_the_events_that_the_same_stream_brought
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=500))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 500, "the events")
+        await running.wait_until(lambda: one.stored == 500, "the events")
 
         async def recorded() -> bool:
-            return bool((await row_of(conn))["holes"])
+            return bool((await cursor_row(conn))["holes"])
 
-        await store.until(recorded, "the gap")
-    (gap,) = (await row_of(conn))["holes"]
+        await store.wait_until(recorded, "the gap")
+    (gap,) = (await cursor_row(conn))["holes"]
     assert gap["position"] == 500
 
 
@@ -318,9 +318,9 @@ async def test_a_stream_that_reports_an_expired_cursor_twice_has_one_gap(
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=2), Fault(FaultKind.CURSOR_EXPIRED, after=3))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 2, "what came before")
+        await running.wait_until(lambda: one.stored == 2, "what came before")
         for number in (2, 3):
             await simulator.append(log[number])
-            await running.until(lambda: one.stored == number + 1, "the next")  # noqa: B023 - called in this round only
+            await running.wait_until(lambda: one.stored == number + 1, "the next")  # noqa: B023 - called in this round only
     assert count_faults_left(simulator) == 0
-    assert len((await row_of(conn))["holes"]) == 1
+    assert len((await cursor_row(conn))["holes"]) == 1

@@ -14,8 +14,19 @@ from eventstore.ingest.follower import FollowerState
 from projections.sandbox.simulator import Fault, FaultKind, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory
-from tests.following import count_of, entry, follower, following, ingest, log_of, payloads, quick, row_of, stored
-from tests.scripted import Context, scripted, stays
+from tests.following import (
+    count_events,
+    cursor_row,
+    follower,
+    following,
+    ingest,
+    log_entry,
+    log_of,
+    payloads,
+    quick_waits,
+    stored_payloads,
+)
+from tests.scripted import Context, scripted_server, stays_open
 from tests.store import APP, CHAT, PCS
 
 
@@ -30,12 +41,12 @@ async def test_every_payload_is_stored_byte_for_byte_in_the_order_of_the_stream(
         wire.group_field(90, wire.number_field(1, 1)),
         wire.bytes_field(6000, bytes(200_000)),
     ]
-    log = [*log_of(300), *(entry(item.event_id, more=odd[at]) for at, item in enumerate(log_of(5, ago=60)))]
+    log = [*log_of(300), *(log_entry(item.event_id, more=odd[at]) for at, item in enumerate(log_of(5, ago=60)))]
     simulator = await simulator_factory(log)
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
     assert (outcome.stored, outcome.duplicates, outcome.quarantined, outcome.refused) == (305, 0, 0, {})
-    assert await stored(conn) == payloads(log, contract)
-    row = await row_of(conn)
+    assert await stored_payloads(conn) == payloads(log, contract)
+    row = await cursor_row(conn)
     assert row == {"contract": contract, "cursor": log[-1].event_id, "holes": [], "epoch": 1, "error": None}
 
 
@@ -48,8 +59,8 @@ async def test_events_appended_upstream_are_received_while_the_stream_is_open(
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
         for count in range(2, 7):
-            await running.until(lambda: one.stored == count, f"{count} events")  # noqa: B023 - asked in this round
-            assert await stored(conn) == payloads(log[:count], contract)
+            await running.wait_until(lambda: one.stored == count, f"{count} events")  # noqa: B023 - asked in this round
+            assert await stored_payloads(conn) == payloads(log[:count], contract)
             await simulator.append(*log[count : count + 1])
         outcome = await running.stop()
     assert (outcome.stored, outcome.uncommitted, len(simulator.calls)) == (6, (), 1)
@@ -61,9 +72,9 @@ async def test_the_state_text_shows_whether_the_upstream_is_connected(
     simulator = await simulator_factory(log_of(3))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.until(lambda: one.state_text == "following", "a stream")
+        await running.wait_until(lambda: one.state_text == "following", "a stream")
         await simulator.stop()
-        await running.until(lambda: one.state_text == "connecting", "the loss of it")
+        await running.wait_until(lambda: one.state_text == "connecting", "the loss of it")
         assert one.state is FollowerState.FOLLOWING
 
 
@@ -73,7 +84,7 @@ async def test_a_path_prefix_comes_before_the_method(
 ) -> None:
     simulator = await simulator_factory(log_of(3), SimulatorSettings(prefix=prefix))
     await ingest(follower(database_url, simulator.address))
-    assert await count_of(conn) == 3
+    assert await count_events(conn) == 3
 
 
 @pytest.mark.parametrize("served", Contract)
@@ -83,8 +94,8 @@ async def test_auto_finds_out_the_contract_and_saves_it(
     log = log_of(3)
     simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({served})))
     await ingest(follower(database_url, simulator.address, contract=None))
-    assert await stored(conn) == payloads(log, served)
-    assert (await row_of(conn))["contract"] == served
+    assert await stored_payloads(conn) == payloads(log, served)
+    assert (await cursor_row(conn))["contract"] == served
 
     both = await simulator_factory(log)
     await ingest(follower(database_url, both.address, contract=None))
@@ -96,7 +107,7 @@ async def test_auto_uses_the_first_contract_of_a_server_with_both(
 ) -> None:
     simulator = await simulator_factory(log_of(3))
     await ingest(follower(database_url, simulator.address, contract=None))
-    assert (await row_of(conn))["contract"] == CHAT
+    assert (await cursor_row(conn))["contract"] == CHAT
     assert {call.contract for call in simulator.calls} == {CHAT}
 
 
@@ -108,7 +119,7 @@ async def test_a_server_with_neither_contract_is_refused_with_what_to_check(
     address = f"http://127.0.0.1:{simulator.port}{prefix}"
     outcome = await ingest(follower(database_url, address, contract=None))
     assert f"no such service under {address}, check the path" in outcome.refused[APP]
-    row = await row_of(conn)
+    row = await cursor_row(conn)
     assert (row["contract"], row["error"]) == (None, outcome.refused[APP])
 
 
@@ -138,14 +149,14 @@ async def test_a_service_that_worked_before_and_is_missing_now_is_retried(
     async with following(one) as running:
 
         async def told() -> bool:
-            return "no such service" in ((await row_of(conn))["error"] or "")
+            return "no such service" in ((await cursor_row(conn))["error"] or "")
 
-        await store.until(told, "the error in the table")
+        await store.wait_until(told, "the error in the table")
         await gone.stop()
         await simulator_factory(log, SimulatorSettings(port=port))
-        await running.until(lambda: one.stored == 2, "the rest")
-    assert await stored(conn) == payloads(log, PCS)
-    assert (await row_of(conn))["error"] is None
+        await running.wait_until(lambda: one.stored == 2, "the rest")
+    assert await stored_payloads(conn) == payloads(log, PCS)
+    assert (await cursor_row(conn))["error"] is None
 
 
 async def test_a_stream_that_is_cut_early_still_decides_the_contract(
@@ -155,8 +166,8 @@ async def test_a_stream_that_is_cut_early_still_decides_the_contract(
     simulator = await simulator_factory(log, SimulatorSettings(contracts=frozenset({PCS})))
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=1, times=3))
     await ingest(follower(database_url, simulator.address, contract=None))
-    assert (await row_of(conn))["contract"] == PCS
-    assert await stored(conn) == payloads(log, PCS)
+    assert (await cursor_row(conn))["contract"] == PCS
+    assert await stored_payloads(conn) == payloads(log, PCS)
 
 
 async def test_frames_that_are_not_events_do_not_move_the_cursor_and_do_no_harm(
@@ -166,66 +177,66 @@ async def test_frames_that_are_not_events_do_not_move_the_cursor_and_do_no_harm(
     simulator.inject(Fault(FaultKind.GARBAGE, after=2, data=wire.unknown_frame()))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
-        await running.until(lambda: one.stored == 2, "the events")
+        await running.wait_until(lambda: one.stored == 2, "the events")
         await simulator.wait_for(lambda: simulator.calls[0].keep_alives_sent >= 5)
         outcome = await running.stop()
     assert (outcome.stored, outcome.quarantined, len(simulator.calls)) == (2, 0, 1)
-    assert await store.kept(conn) == []
+    assert await store.quarantine_rows(conn) == []
 
 
 async def test_a_call_that_is_open_without_an_answer_and_refused_later_decides_no_contract(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    waits = quick(healthy_after=0.05)
+    waits = quick_waits(healthy_after=0.05)
 
     async def late(context: Context) -> None:
         await asyncio.sleep(4 * (waits.healthy_after + waits.settle))
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
 
-    async with scripted(late) as upstream:
+    async with scripted_server(late) as upstream:
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         outcome = await ingest(one, waits=waits, until_idle=20)
-    assert [asked.contract for asked in upstream.asked] == [CHAT, PCS]
+    assert [call.contract for call in upstream.calls] == [CHAT, PCS]
     assert "no such service" in outcome.refused[APP]
-    assert (await row_of(conn))["contract"] is None
+    assert (await cursor_row(conn))["contract"] is None
 
 
 async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    waits = quick(append_lock=0.1)
+    waits = quick_waits(append_lock=0.1)
     held = asyncio.Event()
 
     async def answers(context: Context) -> None:
         await held.wait()
-        await stays()(context)
+        await stays_open()(context)
 
-    async with scripted(answers) as upstream, store.connection(database_url, "slow") as slow:
+    async with scripted_server(answers) as upstream, store.connection(database_url, "slow") as slow:
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
-                await running.until(lambda: one.state is FollowerState.FOLLOWING, "the lease")
+                await running.wait_until(lambda: one.state is FollowerState.FOLLOWING, "the lease")
                 async with slow.transaction():
                     await slow.execute("SELECT FROM eventstore.cursors FOR UPDATE")
                     held.set()
-                    await running.until(
+                    await running.wait_until(
                         lambda: any("has locked the cursor" in line["event"] for line in logs), "the retry"
                     )
 
                 async def kept() -> bool:
-                    return (await row_of(conn))["contract"] is not None
+                    return (await cursor_row(conn))["contract"] is not None
 
-                await store.until(kept, "the contract")
-    assert (await row_of(conn))["contract"] == CHAT
+                await store.wait_until(kept, "the contract")
+    assert (await cursor_row(conn))["contract"] == CHAT
 
 
 async def test_megabytes_of_detail_about_a_gap_are_cut(database_url: str, conn: AsyncConnection) -> None:
     event = wire.event(store.next_ulid(), occurred_at=wire.timestamp_of(store.OCCURRED))
     words = "gone 12300000001 " * 1_000_000
-    async with scripted(stays(wire.cursor_expired(words), wire.frame(event))) as upstream:
+    async with scripted_server(stays_open(wire.cursor_expired(words), wire.frame(event))) as upstream:
         one = follower(database_url, upstream.address, contract=PCS)
         async with following(one) as running:
-            await running.until(lambda: one.stored == 1, "the event behind the gap")
-    ((gap,)) = (await row_of(conn))["holes"]
+            await running.wait_until(lambda: one.stored == 1, "the event behind the gap")
+    ((gap,)) = (await cursor_row(conn))["holes"]
     assert gap["detail"].startswith("gone [hidden] gone [hidden]")
     assert len(gap["detail"]) <= 300

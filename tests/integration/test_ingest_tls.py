@@ -10,7 +10,7 @@ from eventstore.ingest.upstream import NO_TLS, Tls
 from projections.sandbox.simulator import ServerTls, Simulator, SimulatorSettings
 from tests.certificates import Authority
 from tests.fix_simulator import SimulatorFactory
-from tests.following import follower, following, ingest, log_of, payloads, stored
+from tests.following import follower, following, ingest, log_of, payloads, stored_payloads
 from tests.store import CHAT
 
 OURS, THEIRS, OTHERS = Authority("ours"), Authority("theirs"), Authority("others")
@@ -31,7 +31,7 @@ async def never_gets_through(url: str, address: str, tls: Tls) -> None:
     with capture_logs() as logs:
         one = follower(url, address, tls=tls)
         async with following(one) as running:
-            await running.until(
+            await running.wait_until(
                 lambda: sum("can't serve" in str(line.get("error")) for line in logs) >= 3, "three failed dials"
             )
             outcome = await running.stop()
@@ -43,7 +43,7 @@ async def test_a_server_with_a_certificate_of_the_given_ca_is_trusted(
 ) -> None:
     address = await serve(simulator_factory)
     await ingest(follower(database_url, address, tls=Tls(ca=OURS.certificate)))
-    assert await stored(conn) == payloads(LOG, CHAT)
+    assert await stored_payloads(conn) == payloads(LOG, CHAT)
 
 
 @pytest.mark.parametrize("tls", [NO_TLS, Tls(ca=OTHERS.certificate)], ids=["the system's trust", "another authority"])
@@ -65,7 +65,7 @@ async def test_the_client_certificate_is_sent(
 ) -> None:
     address = await serve(simulator_factory, client_ca=THEIRS.certificate)
     await ingest(follower(database_url, address, tls=Tls(OURS.certificate, *CLIENT)))
-    assert await stored(conn) == payloads(LOG, CHAT)
+    assert await stored_payloads(conn) == payloads(LOG, CHAT)
 
 
 @pytest.mark.parametrize("client", [(None, None), STRANGER], ids=["none", "another authority's"])

@@ -15,7 +15,7 @@ from projections.folding.sql_text import compile_fold_statement
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from tests import folding, oracle, store
-from tests.folding import append, connected, told, worker
+from tests.folding import append, new_record, worker, worker_connection
 
 EVENTS = 400
 BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
@@ -74,7 +74,7 @@ async def fill(conn: AsyncConnection) -> None:
         for event_type in range(1, 9):
             options = ("yes", "no") if event_type == oracle.POLL_RESPONSE else None
             ppnum = f"1230000{number:04}"
-            events.append(told(event_type, ppnum, request=f"request {number // 10}", options=options))
+            events.append(new_record(event_type, ppnum, request=f"request {number // 10}", options=options))
     await append(conn, *events)
 
 
@@ -86,7 +86,7 @@ async def test_a_fold_reads_through_indexes(
     tables = {"events", *(table.name for table in projection.tables)}
     await fill(conn)
     one = worker(database_url, projection())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         for known in ("nothing", "empty read models", "everything"):
             async for plan in plans(own, one.projection, generic=generic):
                 assert careless(plan, tables) == [], f"with {known} known"

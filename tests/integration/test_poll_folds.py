@@ -12,7 +12,7 @@ from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, Event, decode
 from projections.read_models.poll_tallies import FEW, PollTallies
 from tests import folding, oracle, rebuilding, store, wire
-from tests.folding import QUICK, append, told
+from tests.folding import QUICK, append, new_record
 
 MANY = 50_000
 """Options of one answer. Comparing each with every other would take minutes, and hours for a few times as many."""
@@ -25,12 +25,14 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def vote(*options: str, ppnum: str = "12300000001") -> oracle.Record:
-    return told(oracle.POLL_RESPONSE, ppnum, options=options)
+    return new_record(oracle.POLL_RESPONSE, ppnum, options=options)
 
 
 def as_an_older_decoder_read_it(record: oracle.Record) -> Event:
     """An answer with all of these options."""
-    return folding.decoded(record)._replace(poll_options=list(record.poll_options or ()), poll_options_dropped=None)
+    return folding.decode_record(record)._replace(
+        poll_options=list(record.poll_options or ()), poll_options_dropped=None
+    )
 
 
 async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
@@ -41,14 +43,14 @@ async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
     assert len(event.poll_options or ()) == MANY
     await Appender(conn, QUICK).append([event])
     await folding.fold_all(database_url, [PollTallies])
-    assert await folding.rows_of(conn, "poll_tallies") == MANY - 5
+    assert await folding.count_rows(conn, "poll_tallies") == MANY - 5
     await append(conn, vote("option 1"), vote("option 1", "option 2", ppnum="12300000002"))
     await folding.fold_all(database_url, [PollTallies])
     tallies = "SELECT option, responses FROM public.poll_tallies ORDER BY option"
     assert await (await conn.execute(tallies)).fetchall() == [("option 1", 2), ("option 2", 1)]
     await Appender(conn, QUICK).append([as_an_older_decoder_read_it(vote(*options))])
     await folding.fold_all(database_url, [PollTallies])
-    assert rebuilding.total(await rebuilding.verify(database_url, PollTallies())) == 0
+    assert rebuilding.total_differences(await rebuilding.verify(database_url, PollTallies())) == 0
 
 
 async def test_the_folded_options_of_an_answer_are_limited_and_the_payload_keeps_all(
@@ -57,7 +59,7 @@ async def test_the_folded_options_of_an_answer_are_limited_and_the_payload_keeps
     record = vote(*(f"option {number}" for number in range(1_500)))
     await append(conn, record)
     await folding.fold_all(database_url, [PollTallies])
-    assert await folding.rows_of(conn, "poll_tallies") == 1_000
+    assert await folding.count_rows(conn, "poll_tallies") == 1_000
     stored = await store.value(conn, "SELECT payload FROM eventstore.events")
     assert isinstance(stored, bytes)
     assert stored.count(b"option ") == 1_500
@@ -72,10 +74,10 @@ async def test_a_repeated_option_counts_once_among_few_and_among_many(
     await append(conn, vote(*options), vote("0", "", ppnum="12300000002"), vote(ppnum="12300000003"))
     await folding.fold_all(database_url, [PollTallies])
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
     await append(conn, vote("another", *options[1:], "another"), vote(ppnum="12300000002"))
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_the_longest_accepted_texts_fit_every_table_and_index(database_url: str, conn: AsyncConnection) -> None:
@@ -100,5 +102,5 @@ async def test_the_longest_accepted_texts_fit_every_table_and_index(database_url
     assert {event.poll_options_dropped for event in events} == {None}
     await Appender(conn, QUICK).append(events)
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
-    assert await folding.rows_of(conn, "poll_tallies") == 3
+    await folding.assert_rows_match_oracle(conn)
+    assert await folding.count_rows(conn, "poll_tallies") == 3

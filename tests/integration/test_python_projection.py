@@ -292,9 +292,9 @@ async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(data
     worker = folding.worker(database_url, projection, retry_first=folding.NEVER, retry_cap=folding.NEVER)
     async with store.appender(database_url) as appender, store.connection(database_url) as look:
         await appender.append(events)
-        async with folding.connected(worker) as conn:
+        async with folding.worker_connection(worker) as conn:
             assert await folding.fold(worker, conn) is Step.STOPPED
-            stand = await folding.stand(look, "people")
+            stand = await folding.checkpoint_row(look, "people")
             assert (stand.position, stand.state) == (2, "failed")
             assert stand.last_error is not None
             assert stand.last_error.endswith(": ValueError: (phone number) can't be")
@@ -318,9 +318,9 @@ async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(datab
     worker = folding.worker(database_url, projection, retry_first=folding.NEVER, retry_cap=folding.NEVER)
     async with store.appender(database_url) as appender, store.connection(database_url) as look:
         await appender.append([event(GRANTED)])
-        async with folding.connected(worker) as conn:
+        async with folding.worker_connection(worker) as conn:
             assert await folding.fold(worker, conn) is Step.STOPPED
-        stand = await folding.stand(look, "people")
+        stand = await folding.checkpoint_row(look, "people")
     assert stand.state == "failed"
     assert stand.last_error is not None
     assert "ValueError: " in stand.last_error
@@ -349,7 +349,7 @@ async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transactio
     worker = Worker(RunContext(database_url, waits, folding.SETTINGS), projection)
     async with store.appender(database_url) as appender:
         await appender.append([event(GRANTED, ppnum=str(number)) for number in range(8)])
-        async with folding.connected(worker) as conn:
+        async with folding.worker_connection(worker) as conn:
             beside = asyncio.create_task(other())
             assert await folding.fold(worker, conn) is Step.AT_HEAD
             beside.cancel()
@@ -359,7 +359,7 @@ async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transactio
 async def test_progress_is_reported_within_a_window(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     upgrade(database_url, projections=[People()])
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told(GRANTED) for _ in range(3)))
+        await folding.append(conn, *(folding.new_record(GRANTED) for _ in range(3)))
         for seconds, expected in ((0, [1, 2, 3]), (3600, [])):
             monkeypatch.setattr("projections.folding.python_fold.PROGRESS_SECONDS", seconds)
             heard: list[int] = []

@@ -27,8 +27,8 @@ from projections.inspecting.status import AppStatus
 from projections.registry import Registry
 from tests import store, wire
 from tests.following import follower, following
-from tests.scripted import scripted, stays
-from tests.store import APP, CHAT, contradicting, cursor_of, garbage, kept, made
+from tests.scripted import scripted_server, stays_open
+from tests.store import APP, CHAT, conflicting_event, cursor_of, garbage, new_events, quarantine_rows
 
 TWENTY = QuarantineLimits(max_rows=20, max_bytes=10**6)
 """Eighteen rows, and two for samples."""
@@ -90,7 +90,7 @@ async def app_status(conn: AsyncConnection) -> AppStatus:
 async def test_messages_beyond_the_row_limit_are_counted_and_the_cursor_moves(
     appending: Appending, conn: AsyncConnection
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     last = ""
     async with appending(TWENTY) as appender:
         for batch in range(10):
@@ -105,12 +105,14 @@ async def test_messages_beyond_the_row_limit_are_counted_and_the_cursor_moves(
     assert await full_since(conn) is not None
 
 
-@store.both_ways
+@store.with_and_without_probing
 async def test_events_of_the_same_batch_are_stored(appending: Appending, conn: AsyncConnection, probing: bool) -> None:
     async with appending(TWENTY) as appender:
         for batch in range(5):
             appender.probing = probing
-            result = await appender.append(made(2), rejected=[garbage(batch * 10 + number) for number in range(10)])
+            result = await appender.append(
+                new_events(2), rejected=[garbage(batch * 10 + number) for number in range(10)]
+            )
             assert (result.stored, result.quarantined) == (2, 10)
         assert result.not_kept == 10
     assert len(await store.positions(conn)) == 10
@@ -120,12 +122,12 @@ async def test_events_of_the_same_batch_are_stored(appending: Appending, conn: A
 async def test_different_events_under_a_stored_id_count_against_the_same_limit(
     appending: Appending, conn: AsyncConnection
 ) -> None:
-    events = made(30)
+    events = new_events(30)
     async with appending(TWENTY) as appender:
         await appender.append(events)
-        result = await appender.append([contradicting(event) for event in events])
+        result = await appender.append([conflicting_event(event) for event in events])
         assert (result.stored, result.quarantined, result.not_kept) == (0, 30, 11)
-        again = await appender.append([contradicting(event) for event in made(0) or events[:5]])
+        again = await appender.append([conflicting_event(event) for event in new_events(0) or events[:5]])
         assert (again.quarantined, again.not_kept) == (5, 0)
     assert (await size(conn))[0] == 19
     ((messages, not_kept),) = (await counts(conn)).values()
@@ -151,7 +153,7 @@ async def test_repetitions_are_counted_on_their_row_when_the_quarantine_is_full(
         await appender.append([], rejected=[garbage(number) for number in range(30)])
         result = await appender.append([], rejected=[garbage(3), garbage(3), garbage(29), garbage(25)])
         assert (result.quarantined, result.not_kept) == (4, 1)
-    times = {row.payload: row.times for row in await kept(conn)}
+    times = {row.payload: row.times for row in await quarantine_rows(conn)}
     assert (times[garbage(3).payload], times[garbage(29).payload]) == (3, 2)
     assert await counts(conn) == {garbage().reason: (34, 12)}
 
@@ -187,7 +189,7 @@ async def test_samples_stay_within_their_byte_limit(appending: Appending, conn: 
 async def test_deleted_rows_make_room_within_a_minute_and_status_shows_it(
     appending: Appending, conn: AsyncConnection
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     async with appending(TWENTY) as appender:
         await appender.append([], rejected=[garbage(number) for number in range(50)])
         since = await full_since(conn)
@@ -197,7 +199,7 @@ async def test_deleted_rows_make_room_within_a_minute_and_status_shows_it(
         assert (await appender.append([], rejected=[garbage(52), garbage(53)])).not_kept == 0
     assert since is not None
     assert await full_since(conn) is None
-    assert len(await kept(conn)) == 2
+    assert len(await quarantine_rows(conn)) == 2
     app = await app_status(conn)
     assert (app.quarantined, app.quarantined_messages, app.quarantined_not_kept) == (2, 53, 32)
     assert app_lines(await read_status(conn, Registry({}, {})))[1].startswith(f"{APP}: the quarantine was full: of 53")
@@ -229,7 +231,7 @@ async def test_each_app_has_its_own_limits(appending: Appending, conn: AsyncConn
 async def test_limits_of_zero_keep_nothing(appending: Appending, conn: AsyncConnection) -> None:
     async with appending(QuarantineLimits(max_rows=0)) as appender:
         assert (await appender.append([], rejected=[garbage(1), garbage(2)])).not_kept == 2
-    assert await kept(conn) == []
+    assert await quarantine_rows(conn) == []
     assert await counts(conn) == {garbage().reason: (2, 2)}
 
 
@@ -260,17 +262,17 @@ async def test_a_transaction_that_fails_counts_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(quarantining, "_save_usage", fail)
             with pytest.raises(psycopg.OperationalError):
-                await appender.append(made(1), rejected=[garbage(2)])
-        await appender.append(made(1), rejected=[garbage(2)])
+                await appender.append(new_events(1), rejected=[garbage(2)])
+        await appender.append(new_events(1), rejected=[garbage(2)])
     assert await counts(conn) == {garbage().reason: (2, 0)}
 
 
 async def test_an_import_keeps_all_of_its_file_and_counts_it(
     appending: Appending, conn: AsyncConnection, database_url: str, tmp_path: Path
 ) -> None:
-    await store.follow(conn)
+    await store.set_epoch(conn)
     async with appending(TWENTY) as appender:
-        await appender.append(made(2), rejected=[garbage(1), garbage(1), garbage(2)])
+        await appender.append(new_events(2), rejected=[garbage(1), garbage(1), garbage(2)])
     path = tmp_path / "log.events"
     await export_events(conn, path, on_progress=lambda *_: None)
     await conn.execute("TRUNCATE eventstore.quarantine, eventstore.quarantine_counts, eventstore.quarantine_usage")
@@ -292,10 +294,10 @@ async def test_a_flood_of_garbage_is_logged_once_and_status_has_the_numbers(
     flood = [b"\xff%d" % number for number in range(3_000)]
     event = wire.event(store.next_ulid())
     with capture_logs() as logs:
-        async with scripted(stays(*flood, event)) as upstream:
+        async with scripted_server(stays_open(*flood, event)) as upstream:
             one = follower(database_url, upstream.address, limits=TWENTY)
             async with following(one) as running:
-                await running.until(lambda: one.stored == 1, "the event behind the garbage")
+                await running.wait_until(lambda: one.stored == 1, "the event behind the garbage")
     assert one.quarantined == 3_000
     assert (await size(conn))[0] <= 20
     lines = [line for line in logs if line["event"] == "quarantined"]

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, store
-from tests.folding import append, told
+from tests.folding import append, new_record
 from tests.integration.test_plans import careless
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,9 @@ async def filled(database_url: str) -> str:
                 await append(
                     conn,
                     *(
-                        told(event_type, f"1230{number:07}", app=app, request=f"request {number}", options=options)
+                        new_record(
+                            event_type, f"1230{number:07}", app=app, request=f"request {number}", options=options
+                        )
                         for number in range(REQUESTS)
                     ),
                 )

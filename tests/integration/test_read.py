@@ -12,7 +12,7 @@ from eventstore.appending.append import Appender
 from eventstore.contracts import Event, decode
 from eventstore.event_reader import StoredEvent, read, read_head
 from tests import store, wire
-from tests.store import APP, CHAT, Pages, made, next_ulid
+from tests.store import APP, CHAT, PageSizes, new_events, next_ulid
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def test_an_empty_log_yields_nothing(conn: AsyncConnection) -> None:
 async def test_every_event_is_read_once_and_in_order_for_any_page_size(
     conn: AsyncConnection, appender: Appender, page_events: int
 ) -> None:
-    events = made(10)
+    events = new_events(10)
     await appender.append(events)
     found = await everything(read(conn, page_events=page_events))
     assert [item.event for item in found] == events
@@ -52,7 +52,7 @@ async def test_every_event_is_read_once_and_in_order_for_any_page_size(
 async def test_events_after_one_position_and_up_to_another_are_read(
     conn: AsyncConnection, appender: Appender, after: int, up_to: int
 ) -> None:
-    await appender.append(made(10))
+    await appender.append(new_events(10))
     found = await everything(read(conn, after, up_to=up_to, page_events=2))
     assert [item.position for item in found] == list(range(after + 1, min(up_to, 10) + 1))
 
@@ -62,7 +62,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(
 ) -> None:
     events = sized([1_000] * 7)
     await appender.append(events)
-    pages = Pages(monkeypatch)
+    pages = PageSizes(monkeypatch)
     size = len(events[0].payload)
     assert len(await everything(read(conn, page_bytes=3 * size))) == 7
     assert pages.sizes == [3, 3, 1, 0]
@@ -76,7 +76,7 @@ async def test_an_event_larger_than_a_page_is_read(
 ) -> None:
     events = sized([10, 100_000, 10, 10, 200_000])
     await appender.append(events)
-    pages = Pages(monkeypatch)
+    pages = PageSizes(monkeypatch)
     assert [item.event for item in await everything(read(conn, page_bytes=5_000))] == events
     assert pages.sizes == [2, 3, 0]
     pages.sizes.clear()
@@ -85,17 +85,17 @@ async def test_an_event_larger_than_a_page_is_read(
 
 
 async def test_events_appended_meanwhile_are_read_too(conn: AsyncConnection, appender: Appender) -> None:
-    await appender.append(made(3))
+    await appender.append(new_events(3))
     found = []
     async for item in read(conn, page_events=2):
         found.append(item.position)
         if item.position == 3:
-            await appender.append(made(2))
+            await appender.append(new_events(2))
     assert found == [1, 2, 3, 4, 5]
 
 
 async def test_no_snapshot_is_held_between_pages(conn: AsyncConnection, appender: Appender, database_url: str) -> None:
-    await appender.append(made(5))
+    await appender.append(new_events(5))
     async with store.connection(database_url, "watcher") as watcher:
 
         async def state() -> tuple[object, ...]:
@@ -111,19 +111,19 @@ async def test_no_snapshot_is_held_between_pages(conn: AsyncConnection, appender
             return (await state())[0] == "idle"
 
         async for _ in read(conn, page_events=2):
-            await store.until(idle, "an idle reader")
+            await store.wait_until(idle, "an idle reader")
             assert await state() == ("idle", None, None)
 
 
 async def test_the_same_connection_may_be_used_between_events(conn: AsyncConnection, appender: Appender) -> None:
-    await appender.append(made(4))
+    await appender.append(new_events(4))
     async for item in read(conn, page_events=2):
         assert await read_head(conn) == 4
         assert item.position <= 4
 
 
 async def test_times_are_in_utc_and_columns_of_their_types(conn: AsyncConnection, appender: Appender) -> None:
-    await appender.append(made(1))
+    await appender.append(new_events(1))
     (item,) = await everything(read(conn))
     assert item.received_at.tzname() == "UTC"
     assert item.event.occurred_at.tzname() == "UTC"
@@ -133,7 +133,7 @@ async def test_times_are_in_utc_and_columns_of_their_types(conn: AsyncConnection
 async def test_a_log_that_is_read_while_it_is_written_is_read_whole(conn: AsyncConnection, appender: Appender) -> None:
     async def append_all() -> None:
         for _ in range(20):
-            await appender.append(made(5))
+            await appender.append(new_events(5))
 
     writing = asyncio.create_task(append_all())
     found: list[int] = []

@@ -15,14 +15,34 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.rebuilding.as_of import build_as_of
 from projections.running.window_step import Step
 from tests import folding, rebuilding, store
-from tests.folding import DIVIDES, HALF_HOUR, Watched, append, connected, fold, stand, told, worker
-from tests.rebuilding import ANY_REMOVAL, During, RecordedProgress, damage_all, happenings, rebuild, runs, total, verify
+from tests.folding import (
+    DIVIDES_BY_ZERO,
+    HALF_HOUR,
+    Watched,
+    append,
+    checkpoint_row,
+    fold,
+    new_record,
+    worker,
+    worker_connection,
+)
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    During,
+    RecordedProgress,
+    damage_all,
+    rebuild,
+    recorded_runs,
+    sample_records,
+    total_differences,
+    verify,
+)
 
 READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
 
 
 async def given(url: str, conn: AsyncConnection) -> None:
-    await append(conn, *happenings())
+    await append(conn, *sample_records())
     await folding.fold_all(url)
     await damage_all(conn, PollTallies)
 
@@ -53,13 +73,13 @@ async def test_a_rebuild_succeeds_while_its_shadow_is_read(
         assert progress.notes == [
             "poll_tallies: another session reads projections_shadow, so the shadow's tables stay until the next run"
         ]
-        await folding.are_true(conn)
-        assert [run.state for run in await runs(conn, "poll_tallies")] == ["done"]
-        assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
+        await folding.assert_rows_match_oracle(conn)
+        assert [run.state for run in await recorded_runs(conn, "poll_tallies")] == ["done"]
+        assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"]
     resumed = RecordedProgress()
-    assert total(await rebuild(database_url, PollTallies(), progress=resumed, resume=True)) == 0
+    assert total_differences(await rebuild(database_url, PollTallies(), progress=resumed, resume=True)) == 0
     assert resumed.notes == ["poll_tallies: no interrupted rebuild found; starting over"]
-    assert await rebuilding.shadows(conn) == []
+    assert await rebuilding.shadow_tables(conn) == []
 
 
 async def test_a_verification_returns_its_result_while_its_shadow_is_read(
@@ -87,7 +107,7 @@ async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, con
             with pytest.raises(ProjectionsError, match="another session reads or creates tables in projections_shadow"):
                 await run(database_url, PollTallies())
     await rebuild(database_url, PollTallies(), limits=ANY_REMOVAL)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 class Ending(RecordedProgress):
@@ -133,14 +153,14 @@ BOOM = (
 
 
 async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
-    await append(conn, told(), told())
+    await folding.create_watched_table(conn)
+    await append(conn, new_record(), new_record())
     await conn.execute(BOOM)
     await conn.execute("CREATE TRIGGER boom BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION boom()")
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-    said = (await stand(conn, "watched")).last_error
+    said = (await checkpoint_row(conn, "watched")).last_error
     assert said == "after position 0: no space left on device (SQLSTATE 53100)"
 
     def full() -> None:
@@ -168,7 +188,7 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
     await given(database_url, conn)
-    before = await rebuilding.every_row(conn, PollTallies)
+    before = await rebuilding.all_rows(conn, PollTallies)
     end = (
         "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
         " WHERE l.locktype = 'advisory' AND l.granted AND a.application_name LIKE 'projections rebuild poll_tallies%'"
@@ -185,18 +205,18 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
 
     with psycopg.connect(database_url) as blocker, pytest.raises(LockLost):
         await rebuild(database_url, PollTallies(), progress=Losing(), lock_timeout=600)
-    (run,) = await runs(conn, "poll_tallies")
+    (run,) = await recorded_runs(conn, "poll_tallies")
     assert (run.state, run.error, run.is_over) == ("abandoned", "it was interrupted", True)
-    assert await rebuilding.every_row(conn, PollTallies) == before
+    assert await rebuilding.all_rows(conn, PollTallies) == before
 
 
 async def test_a_failed_as_of_is_recorded(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
-    await append(conn, told(ppnum=DIVIDES))
+    await folding.create_watched_table(conn)
+    await append(conn, new_record(ppnum=DIVIDES_BY_ZERO))
     moment = str(await store.value(conn, "SELECT max(event_id) FROM eventstore.events"))
     with pytest.raises(CannotFold) as caught:
         await build_as_of(rebuilding.replay_context(database_url), [Watched()], moment, "then", force=False)
-    (run,) = await runs(conn, "watched")
+    (run,) = await recorded_runs(conn, "watched")
     assert (run.state, run.error, run.is_over) == ("failed", str(caught.value), True)
     query = "SELECT into_schema FROM projections.rebuilds"
     assert await store.value(conn, query) == "then"

@@ -18,22 +18,22 @@ from projections.running.window_step import Step
 from tests import folding, oracle, store
 from tests.folding import (
     append,
-    connected,
-    stand,
-    told,
+    checkpoint_row,
+    new_record,
     worker,
+    worker_connection,
 )
 from tests.oracle import Record
 from tests.rebuilding import (
     ANY_REMOVAL,
     During,
     RecordedProgress,
-    all_folded,
+    append_and_fold,
     damage_all,
-    happenings,
     rebuild,
-    runs,
-    total,
+    recorded_runs,
+    sample_records,
+    total_differences,
     verify,
 )
 
@@ -41,7 +41,7 @@ from tests.rebuilding import (
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -51,7 +51,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
     """Append an answer to a poll that nobody else answers, and fold it."""
     async with store.connection(url) as own:
-        await append(own, told(oracle.POLL_RESPONSE, ppnum, request="a poll", options=options))
+        await append(own, new_record(oracle.POLL_RESPONSE, ppnum, request="a poll", options=options))
     await folding.fold_all(url, [PollTallies])
 
 
@@ -59,7 +59,7 @@ async def let_go_twice(progress: RecordedProgress) -> None:
     async def has() -> bool:
         return len(progress.notes) >= 2
 
-    await store.until(has, "it let go twice")
+    await store.wait_until(has, "it let go twice")
 
 
 @pytest.mark.parametrize("rest", [0, 1000])
@@ -67,7 +67,7 @@ async def let_go_twice(progress: RecordedProgress) -> None:
 async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     database_url: str, conn: AsyncConnection, first: str, rest: int
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
 
     async def chosen() -> None:
@@ -82,44 +82,44 @@ async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     progress = During(**{first: chosen, "applying_the_difference": deserted})
     done = await rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, rest=rest)
     assert progress.is_done
-    assert done.position == (await stand(conn, "poll_tallies")).position
+    assert done.position == (await checkpoint_row(conn, "poll_tallies")).position
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, projection)
 
     async def more() -> None:
         """New events about old rows, and new rows."""
         async with store.connection(database_url) as own:
-            await append(own, *happenings(14)[::-1])
+            await append(own, *sample_records(14)[::-1])
         await folding.fold_all(database_url, [projection], batch_size=50)
 
     progress = During(folding=more, comparing=more, applying_the_difference=more)
     await rebuild(database_url, projection(), progress=progress, limits=ANY_REMOVAL)
     assert progress.is_done
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     one, progress = worker(database_url, PollTallies()), RecordedProgress()
-    async with connected(one) as own, store.connection(database_url, "holder") as holder:
+    async with worker_connection(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             # The worker has locked the checkpoint and can't write; readers are not blocked.
             await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
-            await append(conn, *happenings(5))
+            await append(conn, *sample_records(5))
             step = asyncio.create_task(one.step(own))
-            await store.blocked(conn, own.info.backend_pid)
+            await store.wait_until_blocked(conn, own.info.backend_pid)
             rebuilding_ = asyncio.create_task(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
             )
@@ -128,15 +128,15 @@ async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
         assert await step is Step.AT_HEAD
         await rebuilding_
     assert set(progress.notes) == {"poll_tallies: another session has locked the checkpoint or a row; trying again"}
-    assert (await runs(conn, "poll_tallies"))[-1].state == "done"
+    assert (await recorded_runs(conn, "poll_tallies"))[-1].state == "done"
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
@@ -148,7 +148,7 @@ async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
 
             await let_go_twice(progress)
         await task
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 class Watching(RecordedProgress):
@@ -162,7 +162,7 @@ class Watching(RecordedProgress):
     def note(self, line: str) -> None:
         super().note(line)
         with ThreadPoolExecutor(1) as other:  # in a loop of its own, while this one is blocked
-            other.submit(lambda: asyncio.run(folding.append_alone(self._url, told()))).result()
+            other.submit(lambda: asyncio.run(folding.append_in_new_session(self._url, new_record()))).result()
 
     def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
         super().phase(name, position=position, target=target)
@@ -179,11 +179,11 @@ async def test_workers_catch_up_between_two_attempts(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild.CATCH_UP_SECONDS", 60)
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = Watching(database_url)
     async with (
-        folding.running(database_url, worker(database_url, PollTallies())),
+        folding.running_workers(database_url, worker(database_url, PollTallies())),
         store.connection(database_url, "holder") as holder,
     ):
         async with holder.transaction():
@@ -195,14 +195,14 @@ async def test_workers_catch_up_between_two_attempts(
             async def tried() -> bool:
                 return len(progress.fresh) >= 3
 
-            await store.until(tried, "three attempts more")
+            await store.wait_until(tried, "three attempts more")
         await task
     assert set(progress.fresh) == {True}
 
 
 @pytest.mark.parametrize("work", ["rebuild", "dry run", "verify"])
 async def test_it_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
@@ -225,7 +225,7 @@ async def test_it_retries_while_a_table_is_locked(database_url: str, conn: Async
                 )
 
             await let_go_twice(progress)
-        assert total(await waiting) > 0
+        assert total_differences(await waiting) > 0
     assert set(progress.notes) == {"poll_tallies: another session has locked a table; trying again"}
 
 
@@ -249,7 +249,7 @@ ANSWERS = {"a new row": ("another poll", "yes"), "a row less": ("a poll", "no")}
 def one_of(which: str) -> Record:
     """Return an answer to a new poll, or another answer of the same person."""
     request, option = ANSWERS[which]
-    return told(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
+    return new_record(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
 
 
 @pytest.mark.parametrize("which", ANSWERS)
@@ -257,14 +257,14 @@ def one_of(which: str) -> Record:
 async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
     database_url: str, conn: AsyncConnection, which: str, rest: int
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await answer(database_url, "yes")
     progress = During(comparing=lambda: missed(database_url, one_of(which)))
-    assert total(await rebuild(database_url, PollTallies(), progress=progress, rest=rest)) > 0
+    assert total_differences(await rebuild(database_url, PollTallies(), progress=progress, rest=rest)) > 0
     assert progress.is_done
     assert (await verify(database_url, PollTallies())).equal
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 class WhileNarrowing(During):
@@ -286,12 +286,12 @@ class WhileNarrowing(During):
 async def test_events_missing_in_the_rows_after_the_difference_was_narrowed(
     database_url: str, conn: AsyncConnection, which: str
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await answer(database_url, "yes")
-    two = [told(oracle.POLL_RESPONSE, ppnum, request="a third poll") for ppnum in ("12300000001", "12300000002")]
+    two = [new_record(oracle.POLL_RESPONSE, ppnum, request="a third poll") for ppnum in ("12300000001", "12300000002")]
     progress = WhileNarrowing(lambda: missed(database_url, one_of(which)), comparing=lambda: missed(database_url, *two))
     done = await rebuild(database_url, PollTallies(), progress=progress, rest=1)
     assert done.position == progress.positions[-1] + 1
     assert (await verify(database_url, PollTallies())).equal
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)

@@ -24,8 +24,8 @@ from projections.running.control import skip
 from tests import folding, rebuilding, store
 from tests.folding import (
     append,
-    stand,
-    told,
+    checkpoint_row,
+    new_record,
 )
 from tests.rebuilding import (
     ANY_REMOVAL,
@@ -36,13 +36,13 @@ from tests.rebuilding import (
     Lenient,
     NewerLenient,
     RecordedProgress,
-    all_folded,
+    all_rows,
+    append_and_fold,
     damage,
     damage_all,
-    every_row,
     rebuild,
-    runs,
-    total,
+    recorded_runs,
+    total_differences,
     verify,
 )
 
@@ -50,7 +50,7 @@ from tests.rebuilding import (
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -59,21 +59,21 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
-    head = await all_folded(database_url, conn)
+    head = await append_and_fold(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
-    there = await folding.rows_of(conn, "consent_registry")
+    there = await folding.count_rows(conn, "consent_registry")
     with pytest.raises(RebuildRefused):
         await rebuild(database_url, ConsentRegistry())
     with pytest.raises(Interrupted):
         await rebuild(database_url, ConsentRegistry(), progress=Interrupting(50), window=50)
     with pytest.raises(asyncio.CancelledError):
         await rebuild(database_url, ConsentRegistry(), progress=Interrupting(100, asyncio.CancelledError()), window=50)
-    interrupted = (await runs(conn, "consent_registry"))[-1]
+    interrupted = (await recorded_runs(conn, "consent_registry"))[-1]
     assert (interrupted.state, interrupted.error, interrupted.is_over) == ("abandoned", "it was interrupted", True)
     # As a killed run leaves its row.
     await conn.execute("UPDATE projections.rebuilds SET state = 'running', error = NULL WHERE state = 'abandoned'")
     await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
-    refused, failed, abandoned, done = await runs(conn, "consent_registry")
+    refused, failed, abandoned, done = await recorded_runs(conn, "consent_registry")
     assert (refused.state, refused.position, refused.rows_changed) == ("refused", head, None)
     assert failed == ("failed", 1, False, 50, None, None, None, None, "Interrupted", True)
     assert abandoned[:4] == ("abandoned", 1, False, 100)
@@ -85,7 +85,7 @@ async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, mo
 
 
 async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: str, conn: AsyncConnection) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     met: list[str] = []
 
     async def others() -> None:
@@ -115,9 +115,9 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
 async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
-    before, stood = await every_row(conn, PollTallies), await stand(conn, "poll_tallies")
+    before, stood = await all_rows(conn, PollTallies), await checkpoint_row(conn, "poll_tallies")
 
     async def anew() -> None:
         async with store.connection(database_url) as own:
@@ -125,17 +125,17 @@ async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
 
     with pytest.raises(RebuildLost, match="poll_tallies: another rebuild took over; nothing was applied"):
         await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), limits=ANY_REMOVAL)
-    assert await every_row(conn, PollTallies) == before
-    assert await stand(conn, "poll_tallies") == stood
-    assert (await runs(conn, "poll_tallies"))[-1].state == "failed"
-    assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"], "they are the other's"
+    assert await all_rows(conn, PollTallies) == before
+    assert await checkpoint_row(conn, "poll_tallies") == stood
+    assert (await recorded_runs(conn, "poll_tallies"))[-1].state == "failed"
+    assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"], "they are the other's"
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
 async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
 
     async def anew() -> None:
         async with store.connection(database_url) as own:
@@ -152,21 +152,21 @@ async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
 
 
 async def test_an_interrupted_run_is_resumed(database_url: str, conn: AsyncConnection) -> None:
-    head = await all_folded(database_url, conn)
+    head = await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
-    assert await rebuilding.shadows(conn) == ["poll_responses", "poll_tallies"]
+    assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"]
     progress = RecordedProgress()
     done = await rebuild(database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=head)
     assert progress.notes == ["poll_tallies: resuming at position 40"]
     assert progress.positions == [head]
     assert done.position == head
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_refused_run_is_resumed_with_permission(database_url: str, conn: AsyncConnection) -> None:
-    head = await all_folded(database_url, conn)
+    head = await append_and_fold(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(RebuildRefused):
         await rebuild(database_url, ConsentRegistry())
@@ -174,11 +174,11 @@ async def test_a_refused_run_is_resumed_with_permission(database_url: str, conn:
     await rebuild(database_url, ConsentRegistry(), progress=progress, resume=True, limits=ANY_REMOVAL)
     assert progress.notes == [f"consent_registry: resuming at position {head}"]
     assert progress.positions == []
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, conn: AsyncConnection) -> None:
-    head = await all_folded(database_url, conn)
+    head = await append_and_fold(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(
         RebuildRefused, match="look at the changes with --dry-run --resume, then allow it with --resume --yes"
@@ -188,11 +188,11 @@ async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, co
         progress = RecordedProgress()
         options = {"dry_run": dry_run, "resume": True}
         done = await rebuild(database_url, ConsentRegistry(), progress=progress, limits=ANY_REMOVAL, **options)
-        assert total(done) > 0
+        assert total_differences(done) > 0
         assert progress.notes[0] == f"consent_registry: resuming at position {head}"
         assert progress.positions == []
-    assert await rebuilding.shadows(conn) == []
-    await folding.are_true(conn)
+    assert await rebuilding.shadow_tables(conn) == []
+    await folding.assert_rows_match_oracle(conn)
 
 
 class OtherFold(Lenient):
@@ -218,7 +218,7 @@ WHY_ANEW = {
 
 @pytest.mark.parametrize("what", WHY_ANEW)
 async def test_a_shadow_that_does_not_fit_is_not_resumed(database_url: str, conn: AsyncConnection, what: str) -> None:
-    records = [told() for _ in range(6)]
+    records = [new_record() for _ in range(6)]
     await append(conn, *records)
     await folding.fold_all(database_url, [Lenient])
     projection: Projection = Lenient()
@@ -246,11 +246,11 @@ async def test_a_shadow_that_does_not_fit_is_not_resumed(database_url: str, conn
     await rebuild(database_url, projection, progress=progress, resume=True, window=2, limits=ANY_REMOVAL)
     assert progress.notes == [f"watched: {WHY_ANEW[what]}; starting over"]
     assert progress.positions == [2, 4, 6]
-    assert await folding.rows_of(conn, "watched") == (5 if what == "skips" else 6)
+    assert await folding.count_rows(conn, "watched") == (5 if what == "skips" else 6)
 
 
 async def test_a_skip_during_a_rebuild_ends_it(database_url: str, conn: AsyncConnection) -> None:
-    record = told()
+    record = new_record()
     await append(conn, record)
     await folding.fold_all(database_url, [Lenient])
 
@@ -260,7 +260,7 @@ async def test_a_skip_during_a_rebuild_ends_it(database_url: str, conn: AsyncCon
 
     with pytest.raises(ProjectionsError, match="watched: events were skipped during the rebuild; run it again"):
         await rebuild(database_url, NewerLenient(), progress=During(applying_the_difference=skipped))
-    assert (await stand(conn, "watched"))[:2] == (1, 1)
+    assert (await checkpoint_row(conn, "watched"))[:2] == (1, 1)
 
 
 more = Table("watched_more", MetaData(schema="public"), Column("app", Text, primary_key=True))
@@ -274,18 +274,18 @@ class WithMore(folding.Watched):
 
 async def test_the_shadow_of_a_removed_table_is_dropped(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[WithMore()])
-    await append(conn, *(told() for _ in range(3)))
+    await append(conn, *(new_record() for _ in range(3)))
     await folding.fold_all(database_url, [WithMore])
     with pytest.raises(Interrupted):
         await rebuild(database_url, WithMore(), progress=Interrupting(2), window=1)
     await conn.execute("CREATE TABLE projections_shadow.somebodys ()")
-    assert await rebuilding.shadows(conn) == ["somebodys", "watched", "watched_more"]
+    assert await rebuilding.shadow_tables(conn) == ["somebodys", "watched", "watched_more"]
     await rebuild(database_url, folding.NewerWatched())
-    assert await rebuilding.shadows(conn) == ["somebodys"]
+    assert await rebuilding.shadow_tables(conn) == ["somebodys"]
 
 
 async def test_locks_of_a_killed_process_are_reported(database_url: str, conn: AsyncConnection) -> None:
-    await all_folded(database_url, conn)
+    await append_and_fold(database_url, conn)
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
     async with store.connection(database_url, "killed") as killed, killed.transaction():

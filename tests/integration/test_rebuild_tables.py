@@ -32,9 +32,9 @@ from projections.read_models.request_status import RequestStatus
 from projections.rules import check_projection
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
-from tests.folding import append, told
+from tests.folding import append, new_record
 from tests.migration.test_user_tables import folder
-from tests.rebuilding import During, happenings, rebuild, total, verify
+from tests.rebuilding import During, rebuild, sample_records, total_differences, verify
 
 
 def outcomes(name: str, *more: Column[Any]) -> Table:
@@ -69,7 +69,7 @@ class Outcomes(Projection):
 
 async def given(url: str, conn: AsyncConnection, projection: Projection) -> None:
     upgrade(url, projections=[projection])
-    await append(conn, *happenings())
+    await append(conn, *sample_records())
     await folding.fold_all(url, [type(projection)])
 
 
@@ -83,18 +83,18 @@ class FewerTypes(Outcomes):
 
 async def test_old_code_folds_a_type_that_new_code_does_not_handle(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Outcomes()])
-    await append(conn, failed := told(oracle.FAILED, "1"), told(oracle.FAILED, "2"))
+    await append(conn, failed := new_record(oracle.FAILED, "1"), new_record(oracle.FAILED, "2"))
     await folding.fold_all(database_url, [Outcomes])
 
     async def meanwhile() -> None:
         async with store.connection(database_url) as own:
-            await append(own, told(oracle.DELIVERED, "1"))
+            await append(own, new_record(oracle.DELIVERED, "1"))
         await folding.fold_all(database_url, [Outcomes])
 
     progress = During(applying_the_difference=meanwhile)
     done = await rebuild(database_url, FewerTypes(), progress=progress)
     assert progress.is_done
-    assert (done.position, total(done)) == (3, 1)
+    assert (done.position, total_differences(done)) == (3, 1)
     assert (await verify(database_url, FewerTypes())).equal
     assert await store.value(conn, "SELECT event_id FROM outcomes WHERE ppnum = '1'") == failed.event_id
 
@@ -135,10 +135,10 @@ async def test_odd_column_names(database_url: str, conn: AsyncConnection, projec
     damage = sql.SQL("UPDATE {0} SET event_id = 'x' WHERE ctid IN (SELECT ctid FROM {0} LIMIT 2)")
     await conn.execute(damage.format(sql.Identifier("public", table.name)))
     found = await verify(database_url, projection)
-    assert total(found) == len(found.samples) == 2
+    assert total_differences(found) == len(found.samples) == 2
     assert {one.old["event_id"] for one in found.samples if one.old} == {"x"}
-    assert total(await rebuild(database_url, projection, dry_run=True)) == 2
-    assert total(await rebuild(database_url, projection)) == 2
+    assert total_differences(await rebuild(database_url, projection, dry_run=True)) == 2
+    assert total_differences(await rebuild(database_url, projection)) == 2
     assert (await verify(database_url, projection)).equal
 
 
@@ -175,7 +175,7 @@ async def test_a_role_without_temporary_tables_is_refused_before_folding(
     async with rebuilding.role(postgres, database_url) as owner:
         for whom in ("PUBLIC", "CURRENT_ROLE", conn.info.user):
             words = sql.SQL(whom) if whom.isupper() else sql.Identifier(whom)
-            await owner.boss.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}").format(name, words))
+            await owner.superuser.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM {}").format(name, words))
     with pytest.raises(ProjectionsError, match="GRANT TEMPORARY ON DATABASE"):
         await verify(database_url, Outcomes())
 
@@ -214,11 +214,11 @@ async def test_rows_that_swapped_values_of_a_unique_column(
     column = "last" if "last" in projection.tables[0].c else "event_id"
     await given(database_url, conn, projection)
     await conn.execute(sql.SQL("CREATE UNIQUE INDEX ON outcomes " + unique.replace("last", column)))
-    before = await rebuilding.every_row(conn, projection)
+    before = await rebuilding.all_rows(conn, projection)
     await swap(conn, "outcomes", column)
     done = await rebuild(database_url, projection)
     assert [(one.added, one.removed, one.changed) for one in done.changes] == [(0, 0, 3)]
-    assert await rebuilding.every_row(conn, projection) == before
+    assert await rebuilding.all_rows(conn, projection) == before
 
 
 async def test_rows_that_keep_their_unique_values_are_updated_in_place(
@@ -230,19 +230,19 @@ async def test_rows_that_keep_their_unique_values_are_updated_in_place(
         " FOREIGN KEY (app, ppnum) REFERENCES public.outcomes ON DELETE CASCADE)"
     )
     await conn.execute("INSERT INTO public.notes SELECT app, ppnum, 'mine' FROM outcomes")
-    notes = await folding.rows_of(conn, "notes")
+    notes = await folding.count_rows(conn, "notes")
     await conn.execute("UPDATE outcomes SET number = 99")
     await conn.execute("UPDATE outcomes SET last = 'wrong' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")
-    assert total(await rebuild(database_url, Unique())) == await folding.rows_of(conn, "outcomes")
+    assert total_differences(await rebuild(database_url, Unique())) == await folding.count_rows(conn, "outcomes")
     assert (await verify(database_url, Unique())).equal
-    assert await folding.rows_of(conn, "notes") == notes
+    assert await folding.count_rows(conn, "notes") == notes
 
 
 async def test_an_exclusion_constraint_added_by_the_owner(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, RequestStatus())
     await conn.execute("ALTER TABLE request_recipients ADD EXCLUDE USING btree (last_event_id WITH =)")
     await swap(conn, "request_recipients", "last_event_id")
-    assert total(await rebuild(database_url, RequestStatus())) == 3
+    assert total_differences(await rebuild(database_url, RequestStatus())) == 3
     assert (await verify(database_url, RequestStatus())).equal
 
 
@@ -298,14 +298,14 @@ class ChildrenFirst(Family):
 @pytest.mark.parametrize("projection", [Family(), ChildrenFirst()], ids=["parents first", "children first"])
 async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
     await given(database_url, conn, projection)
-    before = await rebuilding.every_row(conn, projection)
+    before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE parents SET event_id = 'x' WHERE send_request_id = 'request 1'")
     await conn.execute("DELETE FROM children WHERE send_request_id = 'request 2'")
     await conn.execute("DELETE FROM parents WHERE send_request_id = 'request 2'")
     await conn.execute("INSERT INTO parents VALUES ('app', 'nobody''s', 'y')")
     await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
     await rebuild(database_url, projection)
-    assert await rebuilding.every_row(conn, projection) == before
+    assert await rebuilding.all_rows(conn, projection) == before
     assert (await verify(database_url, projection)).equal
     with pytest.raises(errors.ForeignKeyViolation):
         await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
@@ -313,14 +313,14 @@ async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConne
 
 async def test_referenced_rows_that_swapped_unique_values(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, Family())
-    before = await rebuilding.every_row(conn, Family())
+    before = await rebuilding.all_rows(conn, Family())
     (one, its), (other, others) = await (
         await conn.execute("SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2")
     ).fetchall()
     for request, value in ((one, "away"), (other, its), (one, others)):
         await conn.execute("UPDATE parents SET event_id = %s WHERE send_request_id = %s", [value, request])
     await rebuild(database_url, Family())
-    assert await rebuilding.every_row(conn, Family()) == before
+    assert await rebuilding.all_rows(conn, Family()) == before
 
 
 # How tables are stored
@@ -362,11 +362,11 @@ async def test_tables_with_other_storage_are_rebuilt(
     check_projection(projection)
     await given(database_url, conn, projection)
     assert (await verify(database_url, projection)).equal
-    before = await rebuilding.every_row(conn, projection)
+    before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE outcomes SET event_id = 'x' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")
     await conn.execute("DELETE FROM outcomes WHERE ppnum = (SELECT max(ppnum) FROM outcomes)")
     await rebuild(database_url, projection)
-    assert await rebuilding.every_row(conn, projection) == before
+    assert await rebuilding.all_rows(conn, projection) == before
     key = [str(before["outcomes"][0][1])]
     context = rebuilding.replay_context(database_url)
     found = await explain(context, projection, projection.tables[0], key, None)

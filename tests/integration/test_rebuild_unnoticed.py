@@ -14,7 +14,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, rebuilding, store
 from tests.databases import Server
-from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, happenings, rebuild
+from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, rebuild, sample_records
 
 _FACTS = {
     "tables, their files, rights, comments and replica identity": (
@@ -88,7 +88,7 @@ class Reader:
         async def there() -> bool:
             return self.times >= wanted
 
-        await store.until(there, "another reading")
+        await store.wait_until(there, "another reading")
 
 
 @asynccontextmanager
@@ -120,7 +120,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
         store.connection(database_url, "watching") as watching,
         store.connection(database_url, "holder") as holder,
     ):
-        await folding.append(conn, *happenings())
+        await folding.append(conn, *sample_records())
         await folding.fold_all(database_url)
         for name in names:
             view, table = sql.Identifier(f"bi_{name}"), sql.Identifier(name)
@@ -167,19 +167,19 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                             lock_timeout=folding.NEVER,
                         )
                     )
-                    await store.until(is_held_up, "the rebuild held up")
+                    await store.wait_until(is_held_up, "the rebuild held up")
                     modes.update(await (await conn.execute(_MODES.encode())).fetchall())
                     # While it is blocked, readers read and appenders append.
                     await reader.reads_on()
-                    await load.continues()
+                    await load.wait_for_batches()
                 done = await task
-            await load.continues()
+            await load.wait_for_batches()
 
         assert reader.states == [damaged, true]
-        assert rebuilding.total(done) > 0
+        assert rebuilding.total_differences(done) > 0
         oids = {oid for oid, relname, *_ in before[next(iter(_FACTS))] if relname in names}
         assert {oid for oid, mode in modes if mode == "RowExclusiveLock"} >= oids
         assert {mode for _, mode in modes} <= ALLOWED
         assert await facts(conn) == before
         await folding.fold_all(database_url)
-        await folding.are_true(conn)
+        await folding.assert_rows_match_oracle(conn)

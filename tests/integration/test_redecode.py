@@ -33,7 +33,7 @@ from projections.registry import find_projections
 from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
-from tests.folding import Watched, append, told
+from tests.folding import Watched, append, new_record
 from tests.store import QUICK
 
 SUMMARY = oracle.Summary(3, 5, 2, 1, 2)
@@ -47,15 +47,15 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
         await append(
             conn,
-            told(),
-            told(oracle.FAILED, "12300000002"),
-            told(oracle.PENDING_CONSENT, app="shop"),
-            told(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\', "")),
-            told(oracle.POLL_RESPONSE, options=()),
-            told(oracle.COMPLETED, None, summary=SUMMARY),
-            told(oracle.REQUEST_FAILED, None, request=None),
-            told(-(2**31), ""),
-            told(2**31 - 1),
+            new_record(),
+            new_record(oracle.FAILED, "12300000002"),
+            new_record(oracle.PENDING_CONSENT, app="shop"),
+            new_record(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\', "")),
+            new_record(oracle.POLL_RESPONSE, options=()),
+            new_record(oracle.COMPLETED, None, summary=SUMMARY),
+            new_record(oracle.REQUEST_FAILED, None, request=None),
+            new_record(-(2**31), ""),
+            new_record(2**31 - 1),
         )
         yield conn
 
@@ -155,7 +155,7 @@ async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redeco
     database_url: str, conn: AsyncConnection
 ) -> None:
     option = "好" * 100
-    vote = folding.told(oracle.POLL_RESPONSE, options=(option, "o" * 2001))
+    vote = folding.new_record(oracle.POLL_RESPONSE, options=(option, "o" * 2001))
     await append(conn, vote)
     read = {"poll_id": "poll 1", "poll_options": [option], "poll_options_dropped": 1}
     assert (await rows(conn))[-1].items() >= read.items()
@@ -165,7 +165,7 @@ async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redeco
     assert rebuild == ["poll_tallies", "request_status"]
     assert (await rows(conn))[-1].items() >= read.items()
     await rebuilding.rebuild(database_url, PollTallies(), limits=Limits(removal=True))
-    assert option in [row[3] for row in (await folding.rows(conn))["poll_tallies"]]
+    assert option in [row[3] for row in (await folding.read_model_rows(conn))["poll_tallies"]]
 
 
 async def test_payloads_that_can_no_longer_be_decoded_are_reported_and_kept(conn: AsyncConnection) -> None:
@@ -451,11 +451,11 @@ async def test_marks_for_a_rebuild_survive_a_killed_redecode(
 async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 4, message_id="stale")
     one = folding.worker(database_url, PollTallies())
-    async with folding.connected(one) as own, store.connection(database_url, "holder") as holder:
+    async with folding.worker_connection(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
             folds = asyncio.create_task(one.step(own))
-            await store.blocked(conn, own.info.backend_pid)
+            await store.wait_until_blocked(conn, own.info.backend_pid)
             redecodes = asyncio.create_task(logged(database_url))
 
             async def waits() -> bool:
@@ -465,7 +465,7 @@ async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str
                 )
                 return bool(await store.value(conn, query))
 
-            await store.until(waits, "the redecoding waiting for the window")
+            await store.wait_until(waits, "the redecoding waiting for the window")
         await folds
         assert (await redecodes)[1] == ["poll_tallies"]
 
@@ -502,7 +502,7 @@ async def test_no_rebuild_begins_while_a_redecode_runs(
 
 
 async def test_a_rebuild_interrupted_before_a_redecode_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
+    await folding.create_watched_table(conn)
     await conn.execute(
         "INSERT INTO projections.rebuilds"
         " (id, name, version, fingerprint, holder, state, dry_run, position, started_at)"
@@ -525,4 +525,4 @@ async def test_rebuilt_read_models_use_the_new_columns(database_url: str, conn: 
     for projection in READ_MODELS:
         if projection.name in names:
             await rebuilt(database_url, projection())
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)

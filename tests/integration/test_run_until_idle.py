@@ -15,13 +15,13 @@ from projections.running import supervisor as running
 from projections.running.supervisor import RunOutcome
 from projections.running.worker import Worker
 from tests import folding, store
-from tests.folding import DIVIDES, NEVER, NewerWatched, Watched, append, told, worker
+from tests.folding import DIVIDES_BY_ZERO, NEVER, NewerWatched, Watched, append, new_record, worker
 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -33,7 +33,7 @@ async def run(url: str, workers: Sequence[Worker], until_idle: float | None = 0.
 async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append(conn, *(told() for _ in range(3)))
+    await append(conn, *(new_record() for _ in range(3)))
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
         await checkpoint.create_if_missing(conn, "watched", 1)
         async with holder.transaction():
@@ -44,7 +44,7 @@ async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
             async def looked() -> object:
                 return await store.value(conn, looking)
 
-            await store.until(looked, "a first look at the checkpoints")
+            await store.wait_until(looked, "a first look at the checkpoints")
             assert not ending.done()
         assert await ending == RunOutcome(None)
     assert await folding.position(conn, "watched") == 3
@@ -52,7 +52,7 @@ async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
 
 async def test_a_connection_lost_while_it_polls_does_not_end_the_run(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as group:
-        await append(conn, told())
+        await append(conn, new_record())
         await checkpoint.create_if_missing(conn, "watched", 1)
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
@@ -63,13 +63,13 @@ async def test_a_connection_lost_while_it_polls_does_not_end_the_run(database_ur
                     ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
                     return await store.value(conn, ended, "projections run")
 
-                await store.until(cut, "a look at the checkpoints")
+                await store.wait_until(cut, "a look at the checkpoints")
         assert await ending == RunOutcome(None)
 
 
 async def test_stopped_projections_are_named(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url)
-    await append(conn, told(ppnum=DIVIDES))
+    await append(conn, new_record(ppnum=DIVIDES_BY_ZERO))
     await control.pause(conn, "poll_tallies")
     one = worker(database_url, Watched(), retry_first=NEVER, retry_cap=NEVER)
     others = [worker(database_url, projection()) for projection in READ_MODELS]
@@ -81,9 +81,9 @@ async def test_stopped_projections_are_named(database_url: str, conn: AsyncConne
 
 
 async def test_newer_code_beside_it_does_not_make_it_stopped(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
-    async with folding.connected(newer := worker(database_url, NewerWatched())) as own:
+    async with folding.worker_connection(newer := worker(database_url, NewerWatched())) as own:
         one = worker(database_url, Watched())
         running = asyncio.create_task(run(database_url, [one], 0.1))
         while not running.done():
@@ -95,10 +95,10 @@ async def test_newer_code_beside_it_does_not_make_it_stopped(database_url: str, 
 @pytest.mark.parametrize("at_head", [True, False])
 async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncConnection, at_head: bool) -> None:
     """Even at the head, and also if they are newer than this code."""
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
     if not at_head:
-        await append(conn, told())
+        await append(conn, new_record())
     older = await run(database_url, [worker(database_url, NewerWatched())])
     assert older.stopped == {
         "watched": "waiting: the code has version 2, its rows are older; run projections rebuild watched"
@@ -111,7 +111,7 @@ async def test_rows_of_another_version_are_named(database_url: str, conn: AsyncC
 async def test_a_programming_error_in_ingest_ends_the_run(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
 
     async def broken(*_: object, **__: object) -> Outcome:
         raise RuntimeError("a mistake")

@@ -18,9 +18,9 @@ from projections.projection import Projection, Window
 from projections.read_models.poll_tallies import PollTallies
 from projections.running.window_step import Step
 from projections.testing import ProjectionKit, event
-from tests import folding, hostile, oracle, rebuilding, store
+from tests import folding, hostile_database, oracle, rebuilding, store
 from tests.databases import Server
-from tests.folding import Watched, append, told, watched
+from tests.folding import Watched, append, new_record, watched
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ async def test_a_fold_runs_no_function_of_a_role_without_rights(
     name = set_traps_of(somebody)
     may_read = "SELECT has_table_privilege(%s, 'eventstore.events', 'SELECT')"
     one = folding.worker(database_url, PollTallies())
-    async with folding.connected(one) as own:
+    async with folding.worker_connection(one) as own:
         for options in (
             ("yes", "no"),
             (),
             ("no",),
         ):  # the first window in general, the others by the session's function
-            await append(conn, told(oracle.POLL_RESPONSE, options=options))
+            await append(conn, new_record(oracle.POLL_RESPONSE, options=options))
             assert await folding.fold(one, own) is Step.AT_HEAD
     await rebuilding.rebuild(database_url, PollTallies())
     assert (await rebuilding.verify(database_url, PollTallies())).equal
@@ -79,8 +79,8 @@ async def test_a_fold_runs_no_function_of_a_role_without_rights(
 
 
 async def test_the_test_kit_folds_as_workers_do_in_a_hostile_database(database_url: str) -> None:
-    hostile.set_traps(database_url)
-    hostile.make_hostile(database_url)
+    hostile_database.set_traps(database_url)
+    hostile_database.make_hostile(database_url)
     answers = [event(oracle.POLL_RESPONSE, poll_id="p", poll_options=["да", "no"]), event(oracle.POLL_RESPONSE)]
     async with ProjectionKit(database_url, PollTallies()) as kit:
         await kit.assert_same_for_every_order(answers)
@@ -110,18 +110,18 @@ class Naming(Calling):
 @asynccontextmanager
 async def stepped(url: str, projection: Projection) -> AsyncIterator[Step]:
     one = folding.worker(url, projection)
-    async with folding.connected(one) as own:
+    async with folding.worker_connection(one) as own:
         yield await folding.fold(one, own)
 
 
 async def test_a_fold_names_the_schema_of_a_function_of_its_own(database_url: str, conn: AsyncConnection) -> None:
-    await folding.make_watched(conn)
+    await folding.create_watched_table(conn)
     await conn.execute("CREATE FUNCTION public.ours(text) RETURNS integer LANGUAGE sql AS 'SELECT 7'")
-    await append(conn, told())
+    await append(conn, new_record())
     advice = "names outside pg_catalog need their schema, such as public.name"
     async with stepped(database_url, Calling()) as step:
         assert step is Step.STOPPED
-        assert str((await folding.stand(conn, "watched")).last_error).endswith(f"(SQLSTATE 42883); {advice}")
+        assert str((await folding.checkpoint_row(conn, "watched")).last_error).endswith(f"(SQLSTATE 42883); {advice}")
     with pytest.raises(CannotFold, match=advice):
         await rebuilding.rebuild(database_url, Calling())
     async with stepped(database_url, Naming()) as step:

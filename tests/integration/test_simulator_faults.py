@@ -14,13 +14,13 @@ from tests.fix_simulator import (
     BEGINNING,
     LOG,
     SimulatorFactory,
-    bearing,
     count_faults_left,
-    dial,
-    ending,
-    events,
+    entries_of,
+    final_status,
+    open_stream,
     payloads,
-    read,
+    read_events,
+    read_message,
 )
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
@@ -46,15 +46,15 @@ async def test_a_stream_ends_after_the_given_number_of_events_and_as_often_as_gi
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(kind, after=7, times=2))
     for number in range(2):
-        async with dial(simulator, contract, BEGINNING) as call:
-            assert len(await events(call, contract, 7)) == 7
-            assert await ending(call) is code
+        async with open_stream(simulator, contract, BEGINNING) as call:
+            assert len(await read_events(call, contract, 7)) == 7
+            assert await final_status(call) is code
         record = simulator.calls[number]
         assert (record.contract, record.events_sent, record.ended) == (contract, 7, code)
         assert (record.after_event_id, record.faults) == (BEGINNING, [kind])
     assert count_faults_left(simulator) == 0
-    async with dial(simulator, contract, BEGINNING) as call:
-        assert len(await events(call, contract, 20)) == 20
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        assert len(await read_events(call, contract, 20)) == 20
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ async def test_resource_exhausted_states_how_long_to_wait(
 ) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(fault)
-    async with dial(simulator, CHAT) as call:
-        assert await ending(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    async with open_stream(simulator, CHAT) as call:
+        assert await final_status(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert metadata in {(name, value) for name, value in await call.trailing_metadata()}
 
 
@@ -78,19 +78,19 @@ async def test_a_fault_happens_on_a_stream_that_waits_at_the_end_of_the_log(
     simulator_factory: SimulatorFactory,
 ) -> None:
     simulator = await simulator_factory(LOG)
-    async with dial(simulator, CHAT, LOG[-1].event_id) as call:
+    async with open_stream(simulator, CHAT, LOG[-1].event_id) as call:
         await simulator.wait_for_calls(1)
         simulator.inject(Fault(FaultKind.UNAVAILABLE))
-        assert await ending(call) is grpc.StatusCode.UNAVAILABLE
+        assert await final_status(call) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_silence_has_no_keep_alive_and_ends_when_the_client_leaves(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(LOG, QUICK)
     simulator.inject(Fault(FaultKind.SILENCE, after=3))
-    async with dial(simulator, PCS, BEGINNING) as call:
-        await events(call, PCS, 3)
+    async with open_stream(simulator, PCS, BEGINNING) as call:
+        await read_events(call, PCS, 3)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(read(call), 10 * QUICK.keep_alive)
+            await asyncio.wait_for(read_message(call), 10 * QUICK.keep_alive)
     record = simulator.calls[0]
     await simulator.wait_for(lambda: record.ended is not None)
     assert (record.ended, record.faults) == (grpc.StatusCode.CANCELLED, [FaultKind.SILENCE])
@@ -98,8 +98,8 @@ async def test_silence_has_no_keep_alive_and_ends_when_the_client_leaves(simulat
 
 async def test_a_client_that_leaves_in_a_flood_is_noticed(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(SimulatedEvent(LOG[0].event_id, "", {CHAT: bytes(100_000)}) for _ in range(500))
-    async with dial(simulator, CHAT) as call:
-        await events(call, CHAT, 5)
+    async with open_stream(simulator, CHAT) as call:
+        await read_events(call, CHAT, 5)
     record = simulator.calls[0]
     await simulator.wait_for(lambda: record.ended is not None)
     assert record.ended is grpc.StatusCode.CANCELLED
@@ -110,9 +110,9 @@ async def test_a_client_that_leaves_in_a_flood_is_noticed(simulator_factory: Sim
 async def test_duplicates_are_the_last_events_again(simulator_factory: SimulatorFactory, contract: Contract) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.DUPLICATES, after=10, count=3))
-    expected = payloads(bearing(contract)[:11], contract)
-    async with dial(simulator, contract, BEGINNING) as call:
-        assert await events(call, contract, 14) == [*expected[:10], *expected[7:10], expected[10]]
+    expected = payloads(entries_of(contract)[:11], contract)
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        assert await read_events(call, contract, 14) == [*expected[:10], *expected[7:10], expected[10]]
     assert simulator.calls[0].injected == expected[7:10]
 
 
@@ -122,16 +122,16 @@ async def test_a_late_ulid_is_older_than_one_sent_and_stays_in_the_log(
 ) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.LATE_ULID, after=10))
-    expected = payloads(bearing(contract)[:11], contract)
-    async with dial(simulator, contract, BEGINNING) as call:
-        first = await events(call, contract, 12)
+    expected = payloads(entries_of(contract)[:11], contract)
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        first = await read_events(call, contract, 12)
     late = decode(first[10], "app", contract)
     assert first == [*expected[:10], late.payload, expected[10]]
     assert late.event_id < decode(expected[9], "app", contract).event_id
-    async with dial(simulator, contract, decode(expected[9], "app", contract).event_id) as call:
-        assert await events(call, contract, 2) == first[10:]
-    async with dial(simulator, contract, late.event_id) as call:
-        assert await events(call, contract, 1) == first[11:]
+    async with open_stream(simulator, contract, decode(expected[9], "app", contract).event_id) as call:
+        assert await read_events(call, contract, 2) == first[10:]
+    async with open_stream(simulator, contract, late.event_id) as call:
+        assert await read_events(call, contract, 1) == first[11:]
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -140,8 +140,8 @@ async def test_other_bytes_are_sent_under_the_id_of_a_sent_event(
 ) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.OTHER_BYTES, after=10))
-    async with dial(simulator, contract, BEGINNING) as call:
-        known, other = (await events(call, contract, 11))[9:]
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        known, other = (await read_events(call, contract, 11))[9:]
     assert other != known
     assert decode(other, "app", contract).event_id == decode(known, "app", contract).event_id
     assert simulator.calls[0].injected == [other]
@@ -153,24 +153,24 @@ async def test_a_future_ulid_is_an_event_and_not_in_the_log(
 ) -> None:
     simulator = await simulator_factory(LOG, QUICK)
     simulator.inject(Fault(FaultKind.FUTURE_ULID, after=10))
-    async with dial(simulator, contract, BEGINNING) as call:
-        bogus = decode((await events(call, contract, 12))[10], "app", contract)
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        bogus = decode((await read_events(call, contract, 12))[10], "app", contract)
     moment = ulid.time_of(bogus.event_id)
     assert moment is not None
     assert moment.year == 9000
-    async with dial(simulator, contract, bogus.event_id) as call:  # a cursor that skips all there is
+    async with open_stream(simulator, contract, bogus.event_id) as call:  # a cursor that skips all there is
         await simulator.wait_for_calls(2)
         await simulator.append(LOG[0])
-        assert await events(call, contract, 1) == payloads(LOG[:1], contract)
+        assert await read_events(call, contract, 1) == payloads(LOG[:1], contract)
 
 
 @pytest.mark.parametrize("contract", Contract)
 async def test_garbage_can_not_be_decoded(simulator_factory: SimulatorFactory, contract: Contract) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.GARBAGE, times=2), Fault(FaultKind.GARBAGE, data=b"\x1a\x00"))
-    async with dial(simulator, contract, BEGINNING) as call:
-        messages = [await read(call) for _ in range(3)]
-        assert await events(call, contract, 1) == payloads(LOG[:1], contract)
+    async with open_stream(simulator, contract, BEGINNING) as call:
+        messages = [await read_message(call) for _ in range(3)]
+        assert await read_events(call, contract, 1) == payloads(LOG[:1], contract)
     assert simulator.calls[0].injected == messages
     assert len(set(messages)) == 3
     assert messages[2] == b"\x1a\x00"
@@ -181,9 +181,9 @@ async def test_garbage_can_not_be_decoded(simulator_factory: SimulatorFactory, c
 async def test_an_expired_cursor_on_demand_skips_to_the_live_edge(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(LOG, QUICK)
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED))
-    async with dial(simulator, CHAT) as call:
-        assert await events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
+    async with open_stream(simulator, CHAT) as call:
+        assert await read_events(call, CHAT, 1) == payloads(LOG[:1], CHAT)
     assert count_faults_left(simulator) == 1  # the other contract has no such frame
-    async with dial(simulator, PCS, BEGINNING) as call:
-        kinds = [read_frame(PCS, await read(call)).kind for _ in range(2)]
+    async with open_stream(simulator, PCS, BEGINNING) as call:
+        kinds = [read_frame(PCS, await read_message(call)).kind for _ in range(2)]
     assert kinds == [FrameKind.CURSOR_EXPIRED, FrameKind.KEEP_ALIVE]

@@ -1,4 +1,4 @@
-"""The check that the oldest PostgreSQL gets every statement can fail, and looks at nothing but a statement's shape."""
+"""The check that the oldest PostgreSQL gets every statement can fail, and it ignores the values in statements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_values_and_made_up_names_make_no_difference(one: str, other: str) -> No
     assert normalised(one) == normalised(other)
 
 
-def test_columns_tables_and_types_do() -> None:
+def test_columns_tables_and_types_make_a_difference() -> None:
     texts = [
         "SELECT a FROM t1",
         "SELECT b FROM t1",
@@ -46,7 +46,7 @@ def test_columns_tables_and_types_do() -> None:
     assert len({normalised(text) for text in texts}) == len(texts)
 
 
-def test_what_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:
+def test_a_statement_that_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:
     newest, oldest = ["SELECT 1", "SELECT a", "SELECT b"], ["SELECT 1", "SELECT c"]
     assert uncovered(newest, oldest, {}) == ["SELECT a", "SELECT b"]
     assert uncovered(newest, oldest, {"a$": "a reason"}) == ["SELECT b"]
@@ -69,7 +69,7 @@ async def test_statements_of_the_product_are_recorded_and_those_of_tests_are_not
     async with store.connection(database_url) as conn:
         await conn.execute("SELECT 'of a test'")
         async with store.appender(database_url) as appender:
-            await appender.append(store.made(2))
+            await appender.append(store.new_events(2))
         await execute_and_count(conn, delete(RequestStatus.tables[0]))  # through a raw cursor
     with psycopg.connect(database_url) as plain:
         plain.execute(sql.SQL("SELECT {}").format(sql.Literal(1)))

@@ -27,13 +27,13 @@ from projections.projection import Projection
 from projections.registry import Registry
 from projections.running import control
 from tests import folding, oracle, store, wire
-from tests.folding import DIVIDES, NewerWatched, Watched, append, connected, fold, told, worker
+from tests.folding import DIVIDES_BY_ZERO, NewerWatched, Watched, append, fold, new_record, worker, worker_connection
 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -53,7 +53,7 @@ def printed(*tables: object) -> str:
 
 
 async def test_the_status_before_anything_ran(conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     found = await status(conn, *READ_MODELS)
     assert (found.head, found.apps) == (1, [])
     assert [(one.name, one.state, one.version, one.code_version) for one in found.projections] == [
@@ -63,9 +63,9 @@ async def test_the_status_before_anything_ran(conn: AsyncConnection) -> None:
 
 
 async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(), poison := told(ppnum=DIVIDES), told())
+    await append(conn, new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO), new_record())
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         now = await watched(conn)
         assert (now.state, now.position, now.events_behind, now.last_error) == ("running", 0, 3, None)
         await fold(one, own)
@@ -85,7 +85,7 @@ async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) ->
     assert (now.state, now.position, now.events_behind, now.seconds_behind) == ("running", 3, 0, 0)
     assert (now.skipped, now.last_error, now.retry_at) == (1, None, None)
     newer = worker(database_url, NewerWatched())
-    async with connected(newer) as own:
+    async with worker_connection(newer) as own:
         await fold(newer, own)
     now = await watched(conn, NewerWatched)
     assert (now.state, now.version, now.code_version) == ("waiting", 1, 2)
@@ -94,8 +94,8 @@ async def test_every_state_is_shown(database_url: str, conn: AsyncConnection) ->
 
 
 async def test_skips_of_another_version_are_not_counted(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, poison := told(ppnum=DIVIDES))
-    async with connected(worker(database_url, Watched())):
+    await append(conn, poison := new_record(ppnum=DIVIDES_BY_ZERO))
+    async with worker_connection(worker(database_url, Watched())):
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     assert (await watched(conn)).skipped == 1
     await conn.execute("UPDATE projections.checkpoints SET version = 2")
@@ -112,20 +112,27 @@ async def test_rows_newer_than_the_code_and_projections_that_are_not_installed(
 
 
 async def test_events_that_read_models_leave_out_are_counted(database_url: str, conn: AsyncConnection) -> None:
-    left_out = [told(request=None), told(oracle.GRANTED, request=""), told(0), told(9), told(-1), told(2**31 - 1)]
-    await append(conn, told(), *left_out, told(oracle.REQUEST_FAILED))
+    left_out = [
+        new_record(request=None),
+        new_record(oracle.GRANTED, request=""),
+        new_record(0),
+        new_record(9),
+        new_record(-1),
+        new_record(2**31 - 1),
+    ]
+    await append(conn, new_record(), *left_out, new_record(oracle.REQUEST_FAILED))
     await folding.fold_all(database_url)
     found = await status(conn, *READ_MODELS)
     assert (found.head, found.without_request, found.unknown_types) == (8, 2, 4)
     assert {one.events_behind for one in found.projections} == {0}
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_poll_answers_of_which_something_could_not_be_kept_are_counted(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    whole = told(oracle.POLL_RESPONSE, options=("yes",))
-    partly = [told(oracle.POLL_RESPONSE, options=("yes", "o" * 2_001)) for _ in range(2)]
+    whole = new_record(oracle.POLL_RESPONSE, options=("yes",))
+    partly = [new_record(oracle.POLL_RESPONSE, options=("yes", "o" * 2_001)) for _ in range(2)]
     unreadable = wire.event(store.next_ulid(), 7, recipient=wire.recipient(), poll_response=b"not a message")
     await append(conn, whole, *partly)
     async with store.appender(database_url) as appender:
@@ -171,7 +178,7 @@ async def test_a_count_does_not_replace_another_of_the_same_name(conn: AsyncConn
 
 
 async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn, "shop")
+    await store.set_epoch(conn, "shop")
     await conn.execute("UPDATE eventstore.cursors SET contract = %s, last_error = 'away'", [store.PCS])
     async with store.appender(database_url) as appender:
         await appender.append([], rejected=[store.garbage(number, "shop") for number in (1, 2, 1)])
@@ -191,16 +198,18 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
     async def followed_by_nobody() -> bool:
         return (await status(conn)).apps[0].followed_by is None
 
-    await store.until(followed_by_nobody, "the end of the leader's backend, which outlives its connection a little")
+    await store.wait_until(
+        followed_by_nobody, "the end of the leader's backend, which outlives its connection a little"
+    )
     shown = printed(apps_table(found), projections_table(found), *projection_lines(found))
     assert "no rows for shop: contract pcs.external.v1" in shown
 
 
 async def test_the_status_as_plain_data(database_url: str, conn: AsyncConnection) -> None:
-    await store.follow(conn, "shop")
-    await append(conn, told(ppnum=DIVIDES))
+    await store.set_epoch(conn, "shop")
+    await append(conn, new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await fold(one, own)
     found = json.loads(json.dumps((await status(conn, Watched)).as_dict()))
     assert found["head"] == 1
@@ -211,9 +220,9 @@ async def test_the_status_as_plain_data(database_url: str, conn: AsyncConnection
 
 
 async def test_skipped_events_are_shown_with_the_reason(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, poison := told(ppnum=DIVIDES))
+    await append(conn, poison := new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await fold(one, own)
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await fold(one, own)
@@ -227,7 +236,7 @@ async def test_skipped_events_are_shown_with_the_reason(database_url: str, conn:
 async def test_rows_of_an_older_version_are_reported_before_the_new_code_has_run(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
     assert (
         await watched(conn, NewerWatched)
@@ -245,7 +254,7 @@ async def test_missing_columns_are_reported(conn: AsyncConnection) -> None:
 
 
 async def test_a_projection_that_cannot_be_loaded_is_shown_with_the_reason(conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     found = await read_status(conn, Registry({}, {"theirs": "it can't be loaded"}))
     (one,) = found.projections
     assert (one.name, one.state, one.note) == ("theirs", "new", "it can't be loaded")

@@ -30,18 +30,18 @@ from tests import store
 from tests.store import QUICK
 from tests.transferring import (
     SHOP,
-    content_of,
-    digests,
-    everything,
-    exported,
-    filled,
-    imported,
-    is_empty,
-    large_ones,
-    left_in,
-    looking,
-    lose,
-    nothing,
+    assert_empty,
+    delete_positions,
+    export,
+    files_in,
+    fill_store,
+    ignore_progress,
+    import_file,
+    large_events,
+    open_connection,
+    read_content,
+    store_content,
+    stored_digests,
 )
 
 
@@ -56,51 +56,51 @@ def file(tmp_path: Path) -> Path:
 async def test_nothing_is_stored_while_an_app_of_the_file_is_followed(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
-    async with looking(elsewhere) as there:
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    async with open_connection(elsewhere) as there:
         for app in sorted((await check_archive(file)).apps):
             name = "projections ingest x at host:1"
             async with hold_lock(elsewhere, app_lock(app), name=name, what="it", waits=QUICK):
                 with pytest.raises(LockHeld, match=f"app '{app}': held by {name}; try again later"):
-                    await imported(elsewhere, file)
-            await is_empty(there)
+                    await import_file(elsewhere, file)
+            await assert_empty(there)
         async with hold_lock(elsewhere, app_lock("another"), name="other", what="it", waits=QUICK):
-            assert (await imported(elsewhere, file)).stored == 9
+            assert (await import_file(elsewhere, file)).stored == 9
 
 
 async def test_nothing_is_stored_after_the_head_while_any_app_is_followed(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
+    await fill_store(database_url, conn)
+    await export(conn, file)
     said = r"the head of the log, after which the file continues: held by projections ingest (another|one more) .*"
-    async with looking(elsewhere) as there:
+    async with open_connection(elsewhere) as there:
         async with (
             hold_lease(IngestContext(elsewhere, QUICK), "another"),
             hold_lease(IngestContext(elsewhere, QUICK), "one more"),
         ):
             with pytest.raises(LockHeld, match=said):
-                await imported(elsewhere, file)
+                await import_file(elsewhere, file)
         assert await store.positions(there) == {}
     # Positions below the head are nobody else's.
-    await lose(conn, 3, 4)
+    await delete_positions(conn, 3, 4)
     async with hold_lease(IngestContext(database_url, QUICK), "another"):
-        assert (await imported(database_url, file)).stored == 2
+        assert (await import_file(database_url, file)).stored == 2
 
 
 async def test_a_follower_stands_by_while_a_file_continues_the_log(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
+    await fill_store(database_url, conn)
+    await export(conn, file)
     stood_by: list[bool] = []
     following: list[asyncio.Task[int]] = []
 
     async def follow() -> int:
         async with hold_lease(IngestContext(elsewhere, QUICK), "another", lambda: stood_by.append(True)):
             async with store.appender(elsewhere) as appender:
-                await appender.append(store.made(app="another"))
+                await appender.append(store.new_events(app="another"))
             return len(stood_by)
 
     def told(done: int, _of: int) -> None:
@@ -110,7 +110,7 @@ async def test_a_follower_stands_by_while_a_file_continues_the_log(
     async def slowly(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
         count = await restore_events(conn, stored, waits)
         if following:
-            await store.until(lambda: anyhow(bool(stood_by)), "standing by")
+            await store.wait_until(lambda: anyhow(bool(stood_by)), "standing by")
         return count
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +119,7 @@ async def test_a_follower_stands_by_while_a_file_continues_the_log(
         done = await import_events(elsewhere, file, waits=QUICK, on_progress=told)
     assert (done.events, done.stored) == (9, 9)
     assert await following[0] >= 1
-    async with looking(elsewhere) as there:
+    async with open_connection(elsewhere) as there:
         assert len(await store.positions(there)) == 10
 
 
@@ -130,11 +130,11 @@ async def anyhow(value: bool) -> bool:
 async def test_a_follower_that_was_frozen_during_an_import_cannot_continue(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
+    await fill_store(database_url, conn)
+    await export(conn, file)
     async with store.appender(database_url) as frozen:
-        (event,) = store.made(app=SHOP)
-        await imported(database_url, file)
+        (event,) = store.new_events(app=SHOP)
+        await import_file(database_url, file)
         with pytest.raises(LeadershipLost):
             await frozen.append([event], cursor=CursorMove(SHOP, 7, event.event_id))
     assert await store.value(conn, "SELECT epoch FROM eventstore.cursors WHERE app = %s", SHOP) == 8
@@ -144,13 +144,13 @@ async def test_a_follower_that_was_frozen_during_an_import_cannot_continue(
 async def test_a_follower_that_froze_in_the_middle_of_an_append_is_terminated(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
+    await fill_store(database_url, conn)
+    await export(conn, file)
     async with store.connection(database_url, "frozen") as frozen:
         await frozen.execute("BEGIN")
         await frozen.execute("UPDATE eventstore.cursors SET last_event_id = repeat('0', 26) WHERE app = %s", [SHOP])
-        await imported(database_url, file)
-        await store.backend_gone(conn, "frozen")
+        await import_file(database_url, file)
+        await store.wait_until_session_ended(conn, "frozen")
         with pytest.raises(psycopg.OperationalError):
             await frozen.execute("COMMIT")
     assert await store.cursor_of(conn, SHOP) != "0" * 26
@@ -159,24 +159,24 @@ async def test_a_follower_that_froze_in_the_middle_of_an_append_is_terminated(
 async def test_appends_continue_while_missing_positions_are_filled(
     database_url: str, conn: AsyncConnection, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
-    await lose(conn, 3, 4)
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    await delete_positions(conn, 3, 4)
     patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for a frozen one
     async with store.appender(database_url, waits=patient) as appender:
-        importing = import_events(database_url, file, waits=patient, on_progress=nothing)
-        await asyncio.gather(importing, appender.append(store.made(20, app="another")))
+        importing = import_events(database_url, file, waits=patient, on_progress=ignore_progress)
+        await asyncio.gather(importing, appender.append(store.new_events(20, app="another")))
     assert len(await store.positions(conn)) == 29
 
 
 async def test_an_import_notifies_listeners(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
-    await filled(database_url, conn)
-    await exported(conn, file)
-    async with looking(elsewhere) as there:
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    async with open_connection(elsewhere) as there:
         await there.execute("LISTEN eventstore")
-        await imported(elsewhere, file)
+        await import_file(elsewhere, file)
         heard = [notify.channel async for notify in there.notifies(timeout=store.GIVE_UP, stop_after=1)]
         assert heard == ["eventstore"]
 
@@ -184,9 +184,9 @@ async def test_an_import_notifies_listeners(
 async def test_an_interrupted_import_can_be_run_again(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await filled(database_url, conn)
-    before = await everything(conn)
-    await exported(conn, file)
+    await fill_store(database_url, conn)
+    before = await store_content(conn)
+    await export(conn, file)
     monkeypatch.setattr(importing, "BATCH", 2)
 
     def dies(done: int, of: int) -> None:
@@ -196,17 +196,17 @@ async def test_an_interrupted_import_can_be_run_again(
 
     with pytest.raises(ZeroDivisionError):
         await import_events(elsewhere, file, waits=QUICK, on_progress=dies)
-    async with looking(elsewhere) as there:
-        found = await everything(there)
+    async with open_connection(elsewhere) as there:
+        found = await store_content(there)
         assert found == {"events": before["events"][:4], "cursors": [], "quarantine": []}
-        assert await imported(elsewhere, file) == Imported(events=9, stored=5)
-        assert await everything(there) == before
+        assert await import_file(elsewhere, file) == Imported(events=9, stored=5)
+        assert await store_content(there) == before
 
 
 async def test_a_lost_connection_leaves_no_file(
     database_url: str, conn: AsyncConnection, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await filled(database_url, conn)
+    await fill_store(database_url, conn)
     monkeypatch.setattr("eventstore.transfer.export.PROGRESS_EVERY", 4)
     async with store.connection(database_url, "exporting") as own:
         pid = own.info.backend_pid
@@ -217,14 +217,14 @@ async def test_a_lost_connection_leaves_no_file(
 
         with pytest.raises(psycopg.OperationalError):
             await export_events(own, file, cut)
-    assert not left_in(file.parent)
+    assert not files_in(file.parent)
 
 
 async def test_events_appended_during_an_export_are_not_in_it_and_the_cursor_matches(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await filled(database_url, conn)
-    before = await everything(conn)
+    await fill_store(database_url, conn)
+    before = await store_content(conn)
     monkeypatch.setattr("eventstore.transfer.export.PROGRESS_EVERY", 4)
 
     def continues(_position: int, _last: int) -> None:
@@ -233,9 +233,9 @@ async def test_events_appended_during_an_export_are_not_in_it_and_the_cursor_mat
 
     async with store.connection(database_url, "exporting") as own:
         assert (await export_events(own, file, continues)).events == 9
-    await imported(elsewhere, file)
-    async with looking(elsewhere) as there:
-        assert await everything(there) == before
+    await import_file(elsewhere, file)
+    async with open_connection(elsewhere) as there:
+        assert await store_content(there) == before
 
 
 # How much it takes
@@ -249,22 +249,22 @@ async def test_neither_export_nor_import_holds_the_store_in_memory(
     size, pages = 2**20, 4
     async with store.appender(database_url) as appender:
         for _ in range(pages):
-            events = large_ones(size, PAGE_BYTES // size)
+            events = large_events(size, PAGE_BYTES // size)
             rejected = [Rejected("app", "chat.external", one.payload, "why") for one in events]
             await (appender.append([], rejected=rejected) if is_quarantine else appender.append(events))
     peak = {}
-    for name, work in (("export", exported(conn, file)), ("import", imported(elsewhere, file))):
+    for name, work in (("export", export(conn, file)), ("import", import_file(elsewhere, file))):
         tracemalloc.start()
         try:
             await work
             peak[name] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert len(content_of(file)) > pages * PAGE_BYTES
+    assert len(read_content(file)) > pages * PAGE_BYTES
     assert max(peak.values()) < (pages - 1) * PAGE_BYTES, peak
-    async with looking(elsewhere) as there:
-        assert await digests(there) == await digests(conn)
-        assert await everything(there) == await everything(conn)
+    async with open_connection(elsewhere) as there:
+        assert await stored_digests(there) == await stored_digests(conn)
+        assert await store_content(there) == await store_content(conn)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,6 @@ async def test_a_page_of_the_quarantine_ends_with_the_row_that_fills_it(
     async with store.appender(database_url) as appender:
         for payload in payloads:
             await appender.append([], rejected=[Rejected("app", "chat.external", payload, "why")])
-    pages = store.Pages(monkeypatch)
+    pages = store.PageSizes(monkeypatch)
     assert [kept.payload async for kept in read_quarantine(conn, **page)] == payloads
     assert pages.sizes == sizes

@@ -18,7 +18,7 @@ from projections.read_models.consent_registry import ConsentRegistry
 from projections.running.window_step import Step
 from projections.sandbox.embedded import processes
 from tests import folding, oracle, rebuilding, store
-from tests.folding import append, told
+from tests.folding import append, new_record
 from tests.servers import DEBIAN_15, embedded, temporary_home
 
 LOCALE = "ja_JP.UTF-8"
@@ -53,7 +53,7 @@ async def test_redecode_and_folds_work_on_a_server_that_speaks_japanese(japanese
     async with store.connection(japanese_url) as conn:
         with pytest.raises(errors.DivisionByZero, match="0 による除算"):
             await conn.execute("SELECT 1 / 0")
-        await append(conn, told(oracle.GRANTED), told(), told(ppnum=folding.DIVIDES))
+        await append(conn, new_record(oracle.GRANTED), new_record(), new_record(ppnum=folding.DIVIDES_BY_ZERO))
         await conn.execute(
             "SELECT eventstore.redecode(jsonb_build_array(to_jsonb(e) || jsonb_build_object('ppnum', 'stale')))"
             " FROM eventstore.events AS e WHERE position = 1"
@@ -62,10 +62,10 @@ async def test_redecode_and_folds_work_on_a_server_that_speaks_japanese(japanese
         with pytest.raises(errors.ModifyingSqlDataNotPermitted):
             await conn.execute("UPDATE eventstore.events SET ppnum = 'x'")
         await folding.fold_all(japanese_url)
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         one = folding.worker(japanese_url, folding.Watched())
-        async with folding.connected(one) as own:
+        async with folding.worker_connection(one) as own:
             assert await folding.fold(one, own) is Step.STOPPED
-        assert "0 による除算" in str((await folding.stand(conn, "watched")).last_error)
+        assert "0 による除算" in str((await folding.checkpoint_row(conn, "watched")).last_error)
     await rebuilding.rebuild(japanese_url, ConsentRegistry())
     assert (await rebuilding.verify(japanese_url, ConsentRegistry())).equal

@@ -18,7 +18,18 @@ from projections.rebuilding.verify import Verified
 from projections.running import checkpoint, control
 from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
-from tests.folding import DIVIDES, HALF_HOUR, NewerWatched, Watched, append, connected, fold, stand, told, worker
+from tests.folding import (
+    DIVIDES_BY_ZERO,
+    HALF_HOUR,
+    NewerWatched,
+    Watched,
+    append,
+    checkpoint_row,
+    fold,
+    new_record,
+    worker,
+    worker_connection,
+)
 from tests.rebuilding import (
     ANY_REMOVAL,
     CHANGED,
@@ -28,12 +39,12 @@ from tests.rebuilding import (
     NOBODY,
     During,
     OptOuts,
+    all_rows,
     damage,
     damage_all,
-    every_row,
-    happenings,
     rebuild,
-    total,
+    sample_records,
+    total_differences,
     verify,
 )
 
@@ -41,12 +52,12 @@ from tests.rebuilding import (
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
 async def given(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
-    records = happenings()
+    records = sample_records()
     await append(conn, *records)
     await folding.fold_all(url, [projection] if projection else READ_MODELS)
     return len(records)
@@ -61,7 +72,9 @@ async def test_equal_tables_are_reported_as_equal(
     for window in (1, 7, 1000):
         found = await verify(database_url, projection(), window=window)
         assert (found.name, found.position, found.equal, found.samples) == (projection.name, head, True, ())
-    assert [one.before for one in found.changes] == [await folding.rows_of(conn, one.name) for one in projection.tables]
+    assert [one.before for one in found.changes] == [
+        await folding.count_rows(conn, one.name) for one in projection.tables
+    ]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -73,17 +86,17 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     await given(database_url, conn, projection)
     for table in projection.tables:
         count = await damage(conn, table, kind, 0.05)
-        before, stood = await every_row(conn, projection), await stand(conn, projection.name)
+        before, stood = await all_rows(conn, projection), await checkpoint_row(conn, projection.name)
         found = await verify(database_url, projection())
         assert not found.equal
-        assert total(found) == len(found.samples) == count
+        assert total_differences(found) == len(found.samples) == count
         assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}
-        assert await every_row(conn, projection) == before
-        assert await stand(conn, projection.name) == stood
-        assert await rebuilding.shadows(conn) == []
+        assert await all_rows(conn, projection) == before
+        assert await checkpoint_row(conn, projection.name) == stood
+        assert await rebuilding.shadow_tables(conn) == []
         await rebuild(database_url, projection(), limits=ANY_REMOVAL)
         assert (await verify(database_url, projection())).equal
-    assert len(await rebuilding.runs(conn, projection.name)) == len(projection.tables), (
+    assert len(await rebuilding.recorded_runs(conn, projection.name)) == len(projection.tables), (
         "a verification is not recorded as a rebuild"
     )
 
@@ -93,8 +106,8 @@ async def behind(url: str, projection: Projection, found: Verified) -> list[list
 
 
 async def test_samples_show_what_differs_and_the_events_behind_it(database_url: str, conn: AsyncConnection) -> None:
-    first, second = told(oracle.PENDING_CONSENT, "12300000001"), told(oracle.FAILED, "12300000001")
-    other = told(oracle.DELIVERED, "12300000002")
+    first, second = new_record(oracle.PENDING_CONSENT, "12300000001"), new_record(oracle.FAILED, "12300000001")
+    other = new_record(oracle.DELIVERED, "12300000002")
     await append(conn, first, other, second)
     await folding.fold_all(database_url)
     await conn.execute("UPDATE request_recipients SET status = 'delivered' WHERE ppnum = '12300000001'")
@@ -128,7 +141,7 @@ async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncCon
     await given(database_url, conn)
     damaged = await damage_all(conn, PollTallies, 0.3)
     found = await verify(database_url, PollTallies())
-    assert total(found) == damaged > len(found.samples) == 10
+    assert total_differences(found) == damaged > len(found.samples) == 10
 
 
 async def test_events_folded_during_a_verification_are_no_difference(database_url: str, conn: AsyncConnection) -> None:
@@ -137,7 +150,7 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
 
     async def more() -> None:
         async with store.connection(database_url) as own:
-            await append(own, *happenings(14)[::-1])
+            await append(own, *sample_records(14)[::-1])
         await folding.fold_all(database_url, [PollTallies], batch_size=50)
 
     for rest in (0, 1000):
@@ -157,22 +170,22 @@ async def test_verification_and_repair_under_load(
     async with rebuilding.live_load(database_url, projection()) as load:
         for _ in range(3):
             assert (await verify(database_url, projection(), rest=50)).equal
-            await load.continues()
+            await load.wait_for_batches()
         for kind in DAMAGES:
             for table in projection.tables:
                 # Not rows that the load changes: a fold may have repaired them by then.
                 count = await damage(conn, table, kind, 0.001)
                 found = await verify(database_url, projection(), rest=50)
                 assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}
-                assert total(found) == count
+                assert total_differences(found) == count
                 await rebuild(database_url, projection(), limits=ANY_REMOVAL, rest=50)
                 assert (await verify(database_url, projection(), rest=50)).equal
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_projection_that_never_ran_cannot_be_verified(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     said = r"^watched has not run yet: start projections run, or run projections rebuild watched$"
     with pytest.raises(ProjectionsError, match=said):
         await verify(database_url, Watched())
@@ -183,40 +196,40 @@ async def test_a_projection_that_never_ran_cannot_be_verified(database_url: str,
 async def test_a_projection_that_needs_a_rebuild_cannot_be_verified(
     database_url: str, conn: AsyncConnection, noticed: bool
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
     if noticed:
         newer = worker(database_url, NewerWatched())
-        async with connected(newer) as own:
+        async with worker_connection(newer) as own:
             assert await fold(newer, own) is Step.STOPPED
-        assert (await stand(conn, "watched")).state == "waiting"
+        assert (await checkpoint_row(conn, "watched")).state == "waiting"
     expected = "watched needs a rebuild: .* of version 1, this code is version 2; run projections rebuild watched"
     with pytest.raises(ProjectionsError, match=expected):
         await verify(database_url, NewerWatched())
 
 
 async def test_rows_of_a_newer_version_cannot_be_verified(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [NewerWatched])
     with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
         await verify(database_url, Watched())
 
 
 async def test_a_stopped_projection_is_verified_up_to_its_checkpoint(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(), told(ppnum=DIVIDES), told())
+    await append(conn, new_record(), new_record(ppnum=DIVIDES_BY_ZERO), new_record())
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
     found = await verify(database_url, Watched())
     assert (found.equal, found.position) == (True, 1)
     await control.pause(conn, "watched")
     assert (await verify(database_url, Watched())).position == 1
-    assert (await stand(conn, "watched")).state == "paused"
+    assert (await checkpoint_row(conn, "watched")).state == "paused"
 
 
 async def test_an_event_that_can_no_longer_be_folded_is_named(database_url: str, conn: AsyncConnection) -> None:
-    record = told(ppnum=DIVIDES)
-    await append(conn, told(), record)
+    record = new_record(ppnum=DIVIDES_BY_ZERO)
+    await append(conn, new_record(), record)
     await checkpoint.create_if_missing(conn, "watched", 1)
     await conn.execute("UPDATE projections.checkpoints SET position = 2")
     with pytest.raises(CannotFold, match=f"event {record.event_id} at position 2: division by zero"):
@@ -227,7 +240,7 @@ async def test_an_event_that_can_no_longer_be_folded_is_named(database_url: str,
 async def test_values_without_a_python_equivalent_are_shown_as_postgres_writes_them(
     database_url: str, conn: AsyncConnection, value: str
 ) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url)
     await conn.execute("UPDATE request_recipients SET last_event_at = %s::timestamptz", [value])
     written = await store.value(conn, "SELECT last_event_at::text FROM request_recipients")

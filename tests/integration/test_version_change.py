@@ -18,8 +18,8 @@ from projections.migrating.schema_revision import require_current_schema
 from projections.projection import Projection, Window
 from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
-from tests.folding import append, connected, fold, stand, told, worker
-from tests.rebuilding import every_row, happenings, live_load, rebuild, verify
+from tests.folding import append, checkpoint_row, fold, new_record, worker, worker_connection
+from tests.rebuilding import all_rows, live_load, rebuild, sample_records, verify
 
 REVISION = """
 import sqlalchemy as sa
@@ -96,7 +96,7 @@ async def expected(conn: AsyncConnection) -> list[tuple[str | None, ...]]:
     """The new version's rows, computed from the log one by one."""
     latest = {
         (record.app, record.ppnum): (record.event_id, record.send_request_id)
-        for record in sorted(await folding.logged(conn), key=lambda one: one.event_id)
+        for record in sorted(await folding.stored_records(conn), key=lambda one: one.event_id)
         if record.event_type in Old.handles and record.ppnum
     }
     return sorted((*key, *value) for key, value in latest.items())
@@ -112,24 +112,24 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
     old, new = Old(), New()
     async with store.connection(database_url, "looking") as conn:
         upgrade(database_url, projections=[old])
-        await append(conn, *happenings())
+        await append(conn, *sample_records())
         async with live_load(database_url, old) as load:
             # The migration, while the old code folds.
             if not has_folder:
                 await conn.execute(BY_HAND)
             await asyncio.to_thread(upgrade, database_url, projections=[new])
-            await load.continues()
+            await load.wait_for_batches()
             await asyncio.to_thread(require_current_schema, database_url, [old])
 
             # The new code waits; the old one keeps the rows fresh.
             waiting = worker(database_url, new)
-            async with folding.running(database_url, waiting):
-                await folding.in_state(conn, "outcomes", "waiting")
-                await load.continues()
-                await folding.folded(
+            async with folding.running_workers(database_url, waiting):
+                await folding.wait_for_state(conn, "outcomes", "waiting")
+                await load.wait_for_batches()
+                await folding.wait_until_folded(
                     conn, "outcomes", int(str(await store.value(conn, "SELECT max(position) FROM eventstore.events")))
                 )
-                assert (await stand(conn, "outcomes")).version == 1
+                assert (await checkpoint_row(conn, "outcomes")).version == 1
                 assert waiting.windows == 0
 
                 # The difference: every row changes, and none is removed.
@@ -137,34 +137,34 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 (changes,) = shown.changes
                 assert (changes.added, changes.removed) == (0, 0)
                 assert changes.changed > 0
-                assert (await stand(conn, "outcomes")).version == 1
+                assert (await checkpoint_row(conn, "outcomes")).version == 1
 
                 await rebuild(database_url, new, rest=1000)
-                assert (await stand(conn, "outcomes")).version == 2
+                assert (await checkpoint_row(conn, "outcomes")).version == 2
 
                 # From now on the new code folds, under the same load; the old one leaves the rows unchanged.
-                await load.continues()
+                await load.wait_for_batches()
                 folded = waiting.windows
 
                 async def continues() -> bool:
                     return waiting.windows > folded
 
-                await store.until(continues, "the new code folding")
-                await load.continues()
+                await store.wait_until(continues, "the new code folding")
+                await load.wait_for_batches()
 
         late = worker(database_url, old)
-        async with connected(late) as own:
-            await append(conn, told())
-            before = await stand(conn, "outcomes")
+        async with worker_connection(late) as own:
+            await append(conn, new_record())
+            before = await checkpoint_row(conn, "outcomes")
             assert await fold(late, own) is Step.STOPPED
-            assert await stand(conn, "outcomes") == before
+            assert await checkpoint_row(conn, "outcomes") == before
         for attempt in (rebuild(database_url, old), verify(database_url, old)):
             with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this inst"):
                 await attempt
         await folding.fold_all(database_url, [New])
         assert (await verify(database_url, new)).equal
-        assert (await every_row(conn, New))["outcomes"] == await expected(conn)
-        assert rebuilding.total(await rebuild(database_url, new)) == 0
+        assert (await all_rows(conn, New))["outcomes"] == await expected(conn)
+        assert rebuilding.total_differences(await rebuild(database_url, new)) == 0
 
 
 # What else may differ between old and new code
@@ -214,11 +214,11 @@ async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not
     database_url: str, conn: AsyncConnection, phase: str, dry_run: bool
 ) -> None:
     upgrade(database_url, projections=[ByRequest()])
-    await append(conn, told(), told(ppnum="12300000002"))
+    await append(conn, new_record(), new_record(ppnum="12300000002"))
     await folding.fold_all(database_url, [ByRequest])
 
     async def more() -> None:
-        await folding.append_alone(database_url, told(oracle.COMPLETED, None))
+        await folding.append_in_new_session(database_url, new_record(oracle.COMPLETED, None))
         await folding.fold_all(database_url, [ByRequest])
 
     progress = rebuilding.During(**{"counting" if dry_run and phase != "comparing" else phase: more})
@@ -226,20 +226,20 @@ async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not
     assert progress.is_done
     assert [(one.added, one.removed, one.changed) for one in done.changes] == [(0, 0, 2)]
     if not dry_run:
-        assert {row[-1] for row in (await every_row(conn, ByRecipient))["recipients"]} == {False}
+        assert {row[-1] for row in (await all_rows(conn, ByRecipient))["recipients"]} == {False}
         assert (await verify(database_url, ByRecipient())).equal
 
 
 async def test_old_code_verifies_its_rows_while_newer_code_waits(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Old()])
-    await append(conn, *happenings())
+    await append(conn, *sample_records())
     await folding.fold_all(database_url, [Old])
     newer = worker(database_url, New())
-    async with connected(newer) as own:
+    async with worker_connection(newer) as own:
         assert await fold(newer, own) is Step.STOPPED
-    assert (await stand(conn, "outcomes")).state == "waiting"
+    assert (await checkpoint_row(conn, "outcomes")).state == "waiting"
     assert (await verify(database_url, Old())).equal
-    assert rebuilding.total(await rebuild(database_url, Old())) == 0
+    assert rebuilding.total_differences(await rebuild(database_url, Old())) == 0
 
 
 another = Table("another", MetaData(schema="public"), Column("app", Text, primary_key=True), Column("ppnum", Text))
@@ -256,11 +256,11 @@ async def test_old_code_continues_while_a_table_is_created_that_only_newer_code_
     database_url: str, conn: AsyncConnection
 ) -> None:
     upgrade(database_url, projections=[Old()])
-    await append(conn, *happenings())
+    await append(conn, *sample_records())
     await folding.fold_all(database_url, [Old])
     await asyncio.to_thread(upgrade, database_url, projections=[NewWithAnother()])
-    now = await stand(conn, "outcomes")
+    now = await checkpoint_row(conn, "outcomes")
     assert (now.state, now.version) == ("running", 1)
-    await append(conn, told())
+    await append(conn, new_record())
     await folding.fold_all(database_url, [Old])
     assert (await verify(database_url, Old())).equal

@@ -20,13 +20,23 @@ from projections.running.window_step import Step
 from projections.running.worker import Worker
 from tests import folding, oracle, store
 from tests.fault.proxy import TcpProxy, target_of, through
-from tests.folding import NEVER, Watched, append, connected, fold, running, stand, told, worker
+from tests.folding import (
+    NEVER,
+    Watched,
+    append,
+    checkpoint_row,
+    fold,
+    new_record,
+    running_workers,
+    worker,
+    worker_connection,
+)
 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
-        await folding.make_watched(conn)
+        await folding.create_watched_table(conn)
         yield conn
 
 
@@ -36,7 +46,7 @@ async def came_to(one: Worker, step: Step) -> None:
     async def there() -> bool:
         return one.last is step
 
-    await store.until(there, f"{step}")
+    await store.wait_until(there, f"{step}")
 
 
 async def written(conn: AsyncConnection) -> list[str]:
@@ -48,32 +58,32 @@ async def test_a_new_projection_begins_at_0_and_is_at_the_head_of_an_empty_log(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, Watched())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await one.step(own) is Step.AT_HEAD
-    assert await stand(conn, "watched") == (1, 0, "running", None, 0, 0, 0, None)
+    assert await checkpoint_row(conn, "watched") == (1, 0, "running", None, 0, 0, 0, None)
 
 
 @pytest.mark.parametrize(("size", "windows"), [(1, 7), (2, 4), (3, 3), (6, 2), (7, 1), (10_000, 1)])
 async def test_windows_have_the_batch_size_and_follow_each_other(
     database_url: str, conn: AsyncConnection, size: int, windows: int
 ) -> None:
-    records = [told(request=None if number == 3 else "request 1") for number in range(7)]
+    records = [new_record(request=None if number == 3 else "request 1") for number in range(7)]
     await append(conn, *records)
     one = worker(database_url, Watched(), batch_size=size)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         assert await fold(one, own) is Step.AT_HEAD
     assert (one.windows, one.position) == (windows, 7)
-    assert await stand(conn, "watched") == (1, 7, "running", None, 0, windows, 7, None)
+    assert await checkpoint_row(conn, "watched") == (1, 7, "running", None, 0, windows, 7, None)
     assert await written(conn) == [record.event_id for record in records]
 
 
 async def test_events_of_other_types_move_the_checkpoint_too(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told(oracle.DENIED), told(99), told(oracle.COMPLETED))
+    await append(conn, new_record(oracle.DENIED), new_record(99), new_record(oracle.COMPLETED))
     await folding.fold_all(database_url, [Watched, *READ_MODELS])
     for name in ("watched", "request_status", "consent_registry", "poll_tallies"):
-        assert (await stand(conn, name)).position == 3
+        assert (await checkpoint_row(conn, name)).position == 3
     assert await written(conn) == []
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_an_outage_ends_while_the_worker_waits_for_the_migration(
@@ -91,17 +101,17 @@ async def test_an_outage_ends_while_the_worker_waits_for_the_migration(
             return one.not_migrated is not None
 
         with capture_logs() as logs:
-            async with running(database_url, one):
-                await store.until(is_unavailable, "the outage")
+            async with running_workers(database_url, one):
+                await store.wait_until(is_unavailable, "the outage")
                 proxy.accept()
-                await store.until(waits_for_migration, "the wait for the migration")
+                await store.wait_until(waits_for_migration, "the wait for the migration")
                 assert [line["event"] for line in logs].count("database available again") == 1
 
 
 async def test_a_checkpoint_locked_by_another_session_is_skipped(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     one = worker(database_url, Watched())
-    async with connected(one) as own, store.connection(database_url, "other") as other:
+    async with worker_connection(one) as own, store.connection(database_url, "other") as other:
         async with other.transaction():
             await other.execute("SELECT FROM projections.checkpoints WHERE name = 'watched' FOR UPDATE")
             assert await one.step(own) is Step.BUSY
@@ -112,28 +122,28 @@ async def test_a_checkpoint_locked_by_another_session_is_skipped(database_url: s
 
 
 async def test_a_worker_sleeps_while_its_checkpoint_row_is_missing(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, told())
+    await append(conn, new_record())
     one = worker(database_url, Watched())
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         await conn.execute("DELETE FROM projections.checkpoints")
         assert await one.step(own) is Step.BUSY
     assert await written(conn) == []
 
 
 async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncConnection) -> None:
-    records = [told() for _ in range(60)]
+    records = [new_record() for _ in range(60)]
     workers = [worker(database_url, Watched(), batch_size=1) for _ in range(2)]
-    async with running(database_url, *workers):
+    async with running_workers(database_url, *workers):
         for record in records:
             await append(conn, record)
-        await folding.folded(conn, "watched", 60)
+        await folding.wait_until_folded(conn, "watched", 60)
 
         async def told_of() -> bool:
             return sum(one.windows for one in workers) >= 60
 
         # A commit is visible shortly before the client gets its answer.
-        await store.until(told_of, "60 windows counted")
-    assert await stand(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
+        await store.wait_until(told_of, "60 windows counted")
+    assert await checkpoint_row(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
     assert sum(one.windows for one in workers) == 60
     assert await written(conn) == [record.event_id for record in records]
 
@@ -142,78 +152,78 @@ async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncC
 async def test_a_backend_terminated_during_a_fold_leaves_nothing(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    await append(conn, told(), told(oracle.POLL_RESPONSE, options=("yes",)))
+    await append(conn, new_record(), new_record(oracle.POLL_RESPONSE, options=("yes",)))
     one = worker(database_url, projection())
     last = projection.tables[-1].name
-    async with connected(one) as own, store.connection(database_url, "other") as other:
+    async with worker_connection(one) as own, store.connection(database_url, "other") as other:
         pid = own.info.backend_pid
         async with other.transaction():
             # Its last table is locked; what it has written to the other tables by then must be rolled back.
             await other.execute(sql.SQL("LOCK TABLE public.{} IN SHARE MODE").format(sql.Identifier(last)))
             step = asyncio.create_task(one.step(own))
-            await store.blocked(conn, pid)
+            await store.wait_until_blocked(conn, pid)
             assert await store.value(conn, "SELECT pg_terminate_backend(%s)", pid)
             with pytest.raises(psycopg.OperationalError):
                 await step
     for table in projection.tables:
-        assert await folding.rows_of(conn, table.name) == 0
-    assert await stand(conn, projection.name) == (1, 0, "running", None, 0, 0, 0, None)
+        assert await folding.count_rows(conn, table.name) == 0
+    assert await checkpoint_row(conn, projection.name) == (1, 0, "running", None, 0, 0, 0, None)
     await folding.fold_all(database_url)
-    await folding.are_true(conn)
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_running_worker_survives_a_lost_connection(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
-    async with running(database_url, one) as (task,):
+    async with running_workers(database_url, one) as (task,):
         await came_to(one, Step.AT_HEAD)
-        await append(conn, told())
-        await folding.folded(conn, "watched", 1)
+        await append(conn, new_record())
+        await folding.wait_until_folded(conn, "watched", 1)
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
         ended += " AND datname = current_database()"
         assert await store.value(conn, ended, folding_session_name("watched")) == 1
-        await append(conn, told())
-        await folding.folded(conn, "watched", 2)
+        await append(conn, new_record())
+        await folding.wait_until_folded(conn, "watched", 2)
         assert not task.done()
 
 
 async def test_a_notification_wakes_the_worker(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
-    async with running(database_url, one):
+    async with running_workers(database_url, one):
         await came_to(one, Step.AT_HEAD)
         for number in range(1, 30):
-            await append(conn, told())
-            await folding.folded(conn, "watched", number)
+            await append(conn, new_record())
+            await folding.wait_until_folded(conn, "watched", number)
 
 
 async def test_a_notification_during_a_step_is_not_lost(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
-    async with running(database_url, one):
+    async with running_workers(database_url, one):
         await came_to(one, Step.AT_HEAD)
         for number in range(0, 60, 3):
-            await asyncio.gather(*(folding.append_alone(database_url, told()) for _ in range(3)))
-            await folding.folded(conn, "watched", number + 3)
+            await asyncio.gather(*(folding.append_in_new_session(database_url, new_record()) for _ in range(3)))
+            await folding.wait_until_folded(conn, "watched", number + 3)
 
 
 async def test_without_a_notification_the_worker_polls(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
-    async with running(database_url, one):
+    async with running_workers(database_url, one):
         await came_to(one, Step.AT_HEAD)
-        await folding.insert_at(conn, 1, told())
-        await folding.folded(conn, "watched", 1)
+        await folding.insert_at(conn, 1, new_record())
+        await folding.wait_until_folded(conn, "watched", 1)
 
 
 async def test_a_standby_process_takes_over_without_a_notification(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
-    await append(conn, told())
+    await append(conn, new_record())
     async with store.connection(database_url, "other") as other:
         await checkpoint.create_if_missing(other, "watched", 1)
         async with other.transaction():
             await other.execute("SELECT FROM projections.checkpoints FOR UPDATE")
-            async with running(database_url, one):
+            async with running_workers(database_url, one):
                 await came_to(one, Step.BUSY)
                 pid = other.info.backend_pid
                 await store.value(conn, "SELECT pg_terminate_backend(%s)", pid)
-                await folding.folded(conn, "watched", 1)
+                await folding.wait_until_folded(conn, "watched", 1)
             with suppress(psycopg.OperationalError):
                 await other.execute("SELECT 1")
 
@@ -222,29 +232,29 @@ async def test_the_appender_and_the_workers_do_not_wait_for_each_other(
     database_url: str, conn: AsyncConnection
 ) -> None:
     """A slow fold blocks neither an append nor another projection."""
-    await append(conn, told())
+    await append(conn, new_record())
     slow, other = worker(database_url, Watched()), worker(database_url, RequestStatus())
-    async with connected(slow) as own, store.connection(database_url, "holder") as holder:
+    async with worker_connection(slow) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
             await holder.execute("LOCK TABLE watched IN SHARE MODE")
             step = asyncio.create_task(slow.step(own))
-            await store.blocked(conn, own.info.backend_pid)
-            assert (await append(conn, told())).stored == 1
-            async with connected(other) as others:
+            await store.wait_until_blocked(conn, own.info.backend_pid)
+            assert (await append(conn, new_record())).stored == 1
+            async with worker_connection(other) as others:
                 assert await fold(other, others) is Step.AT_HEAD
-            assert (await stand(conn, "request_status")).position == 2
+            assert (await checkpoint_row(conn, "request_status")).position == 2
         await step
-    assert (await stand(conn, "watched")).position >= 1
+    assert (await checkpoint_row(conn, "watched")).position >= 1
 
 
 async def test_progress_is_logged_while_the_worker_is_behind(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(conn, told(), told(), told())
+    await append(conn, new_record(), new_record(), new_record())
     one = worker(database_url, Watched(), batch_size=1)
     monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0)
     with capture_logs() as logs:
-        async with connected(one) as own:
+        async with worker_connection(one) as own:
             await fold(one, own)
     said = [(line["event"], line["position"]) for line in logs if line["event"] in ("folding", "caught up")]
     assert said == [("folding", 0), ("folding", 1), ("folding", 2), ("caught up", 3)]
@@ -256,19 +266,19 @@ async def test_a_worker_at_the_head_logs_nothing_about_its_windows(
 ) -> None:
     monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0.0)
     one = worker(database_url, Watched(), batch_size=2)
-    async with connected(one) as own:
+    async with worker_connection(one) as own:
         with capture_logs() as begun:
             await one.step(own)
         with capture_logs() as steady:
             for _ in range(5):
-                await append(conn, told())
+                await append(conn, new_record())
                 assert await one.step(own) is Step.AT_HEAD
                 assert await one.step(own) is Step.AT_HEAD
-        await append(conn, *(told() for _ in range(5)))
+        await append(conn, *(new_record() for _ in range(5)))
         with capture_logs() as catching_up:
             await fold(one, own)
         with capture_logs() as steady_again:
-            await append(conn, told())
+            await append(conn, new_record())
             await fold(one, own)
     assert [line["event"] for line in begun] == ["folding"]
     assert steady == steady_again == []

@@ -24,7 +24,7 @@ from projections.migrating.schema_revision import (
     require_current_schema,
 )
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
-from tests import hostile, store
+from tests import hostile_database, store
 from tests.databases import Server
 
 SHAPE = """
@@ -212,7 +212,7 @@ def test_concurrent_migrations_wait_for_each_other(empty_database_url: str) -> N
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_they_wait_outside_any_snapshot_whatever_isolation_is_preferred(empty_database_url: str, level: str) -> None:
-    hostile.make_hostile(empty_database_url, ("default_transaction_isolation", level))
+    hostile_database.make_hostile(empty_database_url, ("default_transaction_isolation", level))
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(upgrade, [empty_database_url] * 4))
     assert {after for _, after in results} == {head_revision()}

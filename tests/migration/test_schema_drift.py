@@ -216,11 +216,11 @@ async def test_status_reports_drift(database_url: str) -> None:
 async def test_a_dropped_read_model_is_created_again_and_needs_a_rebuild(database_url: str) -> None:
     ours = [model() for model in READ_MODELS]
     async with store.connection(database_url) as conn:
-        await folding.append(conn, *(folding.told() for _ in range(3)))
+        await folding.append(conn, *(folding.new_record() for _ in range(3)))
         await folding.fold_all(database_url)
         await conn.execute("DROP TABLE poll_responses, request_status CASCADE")
         await asyncio.to_thread(upgrade, database_url, projections=ours)
-        assert await folding.rows_of(conn, "request_status") == 0
+        assert await folding.count_rows(conn, "request_status") == 0
         query = "SELECT name, state FROM projections.checkpoints ORDER BY name"
         states = await (await conn.execute(query)).fetchall()
         assert states == [("consent_registry", "running"), ("poll_tallies", "waiting"), ("request_status", "waiting")]

@@ -107,7 +107,7 @@ async def test_the_tables_match_the_model(
         appenders: list[Appender] = [
             await stack.enter_async_context(store.appender(database_url)) for _ in range(APPENDERS)
         ]
-        await store.follow(conn, app)
+        await store.set_epoch(conn, app)
         head = len(await store.positions(conn))
         for who, probing, batch in sequence:
             events = [event_of(message, world) for message in batch if not message.garbage]

@@ -17,7 +17,15 @@ from eventstore.contracts import Contract, decode
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import read
 from eventstore.transfer.archive import ArchiveWriter, read_archive
-from tests.transferring import everything, exported, filled, imported, is_empty, looking, lose
+from tests.transferring import (
+    assert_empty,
+    delete_positions,
+    export,
+    fill_store,
+    import_file,
+    open_connection,
+    store_content,
+)
 
 NUMBERS = st.one_of(
     st.sampled_from([0, 1, -1, -3, 5, 9, 10, 2**31, 2**63 - 1, -(2**63), 253_402_300_800_000_000]),
@@ -77,7 +85,7 @@ async def is_as_promised(conn: AsyncConnection) -> None:
         assert APP_NAME.fullmatch(one.event.app)
         assert decode(one.event.payload, one.event.app, Contract(one.event.contract)) == one.event
         last, received = one.position, one.received_at
-    found = await everything(conn)
+    found = await store_content(conn)
     for app, contract, last_event_id, _, holes in found["cursors"]:
         assert APP_NAME.fullmatch(app)
         assert contract is None or Contract(contract)
@@ -94,10 +102,10 @@ async def is_as_promised(conn: AsyncConnection) -> None:
 
 
 async def emptied(conn: AsyncConnection) -> None:
-    await lose(conn, *range(1, 20))
+    await delete_positions(conn, *range(1, 20))
     await conn.execute("DELETE FROM eventstore.cursors")
     await conn.execute("DELETE FROM eventstore.quarantine")
-    await is_empty(conn)
+    await assert_empty(conn)
 
 
 @given(changes=CHANGES)
@@ -107,19 +115,19 @@ async def test_a_changed_file_is_refused_or_leaves_what_the_schema_promises(
 ) -> None:
     original, file = tmp_path / "original", tmp_path / "events"
     if not original.exists():
-        async with looking(database_url) as conn:
-            await filled(database_url, conn)
-            await exported(conn, original)
+        async with open_connection(database_url) as conn:
+            await fill_store(database_url, conn)
+            await export(conn, original)
     records = [record for record in read_archive(original) if not record.HasField("end")]
     for one in changes:
         change(records, *one)
     with ArchiveWriter(file) as out:
         for record in records:
             out.write(record)
-    async with looking(elsewhere) as there:
+    async with open_connection(elsewhere) as there:
         refusal: str | None = None
         try:
-            await imported(elsewhere, file)
+            await import_file(elsewhere, file)
         except (ArchiveError, OtherLog) as error:
             refusal = str(error)
         if refusal is None:
@@ -127,4 +135,4 @@ async def test_a_changed_file_is_refused_or_leaves_what_the_schema_promises(
             await emptied(there)
         else:
             assert len(refusal.splitlines()) == 1
-            await is_empty(there)
+            await assert_empty(there)

@@ -55,14 +55,14 @@ class Engine:
     async def takes(self, batches: Sequence[Sequence[Record]], batch_size: int, *, at_once: bool) -> None:
         """Append the batches; fold after each batch, or once after all of them."""
         for batch in batches:
-            await self._appender.append([folding.decoded(record) for record in batch])
+            await self._appender.append([folding.decode_record(record) for record in batch])
             if not at_once:
                 await self._fold(batch_size)
         await self._fold(batch_size)
 
     async def shows(self, events: Collection[Record]) -> None:
         """Assert that every row of these events' apps is the oracle's."""
-        found = await folding.rows(self._conn, {event.app for event in events})
+        found = await folding.read_model_rows(self._conn, {event.app for event in events})
         expected = oracle.read_models(events)
         for name in oracle.COLUMNS:
             assert found[name] == expected[name], name
@@ -82,7 +82,7 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
         engine = Engine(appender, await stack.enter_async_context(store.connection(database_url)))
         for projection in READ_MODELS:
             worker = folding.worker(database_url, projection())
-            engine.workers.append((worker, await stack.enter_async_context(folding.connected(worker))))
+            engine.workers.append((worker, await stack.enter_async_context(folding.worker_connection(worker))))
         yield engine
 
 

@@ -30,9 +30,9 @@ WINDOWS = (1, 2, 3, 7, 1000)
 
 async def are_right(conn: AsyncConnection, projection: Projection) -> None:
     """Check that the projection's tables equal what the oracle expects of the events up to its checkpoint."""
-    log = await folding.logged(conn)
+    log = await folding.stored_records(conn)
     expected = oracle.read_models(log[: await folding.position(conn, projection.name)])
-    found = await folding.rows(conn)
+    found = await folding.read_model_rows(conn)
     for table in projection.tables:
         assert found[table.name] == expected[table.name], table.name
 
@@ -42,7 +42,7 @@ async def damage(conn: AsyncConnection, projection: Projection, kind: str) -> No
         name = sql.Identifier(table.name)
         if kind == rebuilding.MISSING:
             await conn.execute(sql.SQL("DELETE FROM public.{}").format(name))
-        elif await folding.rows_of(conn, table.name):
+        elif await folding.count_rows(conn, table.name):
             await rebuilding.damage(conn, table, kind, 0.5)
 
 
@@ -57,7 +57,7 @@ async def killed(url: str, number: int, projection: Projection, **how: Any) -> N
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
             return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
 
-        await store.until(are_gone, "the end of its sessions")
+        await store.wait_until(are_gone, "the end of its sessions")
 
 
 @dataclass(frozen=True)
@@ -143,4 +143,4 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(postgres: Serve
             assert found.equal
             assert found.position == len(story.events)
             again = await rebuild(url, projection, **how)
-            assert rebuilding.total(again) == 0
+            assert rebuilding.total_differences(again) == 0

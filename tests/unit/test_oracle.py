@@ -114,8 +114,8 @@ def test_arranged_brings_database_rows_into_the_oracles_form_and_keeps_duplicate
     events = [voted(1, BOB, "x", "y"), voted(2, ANN)]
     first: list[object] = ["a", "r", "p", BOB, ["x", "y"], "E1", at(1)]
     second: Row = ("a", "r", "p", ANN, [], "E2", at(2))
-    assert oracle.arranged("poll_responses", [first, second]) == rows("poll_responses", *events)
-    assert len(oracle.arranged("poll_responses", [first, first])) == 2
+    assert oracle.sorted_rows("poll_responses", [first, second]) == rows("poll_responses", *events)
+    assert len(oracle.sorted_rows("poll_responses", [first, first])) == 2
 
 
 # request_recipients

@@ -8,7 +8,7 @@ import pytest
 
 from projections.errors import InvalidProjection, UnknownProjection
 from projections.registry import find_projections, find_valid_projections, select_projections
-from tests.installed import install
+from tests.fake_package import install
 
 SOURCE = """
 from tests.unit.test_rules import Mine, a_table

@@ -26,12 +26,12 @@ def install(
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setitem(sys.modules, name, None)  # so that whatever is imported meanwhile goes again
         monkeypatch.delitem(sys.modules, name)
-    put(folder, modules, entry_points)
+    write_package(folder, modules, entry_points)
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
 
 
-def put(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str]) -> str:
+def write_package(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str]) -> str:
     """Write the package's files, and return the folder as PYTHONPATH wants it; parameters as of :func:`install`."""
     for name, source in modules.items():
         (folder / f"{name}.py").write_text(source)
@@ -43,14 +43,14 @@ def put(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str
     return str(folder)
 
 
-def put_broken(folder: Path) -> str:
+def write_broken_package(folder: Path) -> str:
     """Write a package whose projection, ``theirs``, can't be loaded; returns the folder as PYTHONPATH wants it."""
-    return put(folder, {}, {"theirs": "absent:Theirs"})
+    return write_package(folder, {}, {"theirs": "absent:Theirs"})
 
 
-def put_deliveries(folder: Path) -> str:
+def write_deliveries_package(folder: Path) -> str:
     """Write a package whose projection, ``deliveries``, works once its table is made; returns as :func:`put` does."""
-    return put(folder, {"deliveries": _DELIVERIES}, {"deliveries": "deliveries:Deliveries"})
+    return write_package(folder, {"deliveries": _DELIVERIES}, {"deliveries": "deliveries:Deliveries"})
 
 
 _DELIVERIES = """

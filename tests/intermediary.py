@@ -59,7 +59,7 @@ def goaway(code: int) -> Reply:
     return Reply(frame(GOAWAY, 0, 0, struct.pack(">II", 0, code) + b"calm down"))
 
 
-class Front:
+class Intermediary:
     """Plays one reply per connection and forwards once there is none left.
 
     Attributes:
@@ -154,7 +154,9 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @asynccontextmanager
-async def in_front_of(backend: int, make: Callable[[int], Front] = Front) -> AsyncIterator[Front]:
+async def intermediary_for(
+    backend: int, make: Callable[[int], Intermediary] = Intermediary
+) -> AsyncIterator[Intermediary]:
     """Run such a proxy in front of a port of this machine."""
     front = make(backend)
     server = await asyncio.start_server(front.accept, "127.0.0.1", 0)

@@ -31,6 +31,7 @@ from projections.running.worker import Worker
 from projections.settings import WorkerSettings
 from tests import oracle, store, stories, wire
 from tests.oracle import Record, Row, Summary
+from tests.queries import fetch_all, fetch_row
 
 QUICK = Waits(
     append_lock=30,
@@ -149,7 +150,7 @@ async def insert_at(conn: AsyncConnection, position: int, record: Record, *, rec
 async def stored_records(conn: AsyncConnection) -> list[Record]:
     """All stored events as the oracle's records, from the columns."""
     async with conn.cursor(row_factory=dict_row) as cursor:
-        rows = await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
+        rows = await fetch_all(cursor, "SELECT * FROM eventstore.events ORDER BY position")
     return [_record(row) for row in rows]
 
 
@@ -226,7 +227,7 @@ async def read_model_rows(conn: AsyncConnection, apps: Collection[str] | None = 
             sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(name)
         )
         given = None if apps is None else list(apps)
-        found[name] = oracle.sorted_rows(name, await (await conn.execute(query, [given, given])).fetchall())
+        found[name] = oracle.sorted_rows(name, await fetch_all(conn, query, [given, given]))
     return found
 
 
@@ -257,7 +258,7 @@ async def checkpoint_row(conn: AsyncConnection, name: str) -> CheckpointRow:
             "SELECT version, position, state, last_error, failures, windows, events, retry_at - last_error_at AS wait"
             " FROM projections.checkpoints WHERE name = %s"
         )
-        row = await (await cursor.execute(query, [name])).fetchone()
+        row = await fetch_row(cursor, query, [name])
     assert row is not None, f"{name} has no checkpoint"
     return row
 
@@ -265,7 +266,7 @@ async def checkpoint_row(conn: AsyncConnection, name: str) -> CheckpointRow:
 async def count_rows(conn: AsyncConnection, table: str) -> int:
     """How many rows a table in ``public`` has."""
     query = sql.SQL("SELECT count(*) FROM public.{}").format(sql.Identifier(table))
-    row = await (await conn.execute(query)).fetchone()
+    row = await fetch_row(conn, query)
     assert row is not None
     return int(row[0])
 

@@ -29,6 +29,7 @@ from tests import folding, oracle, store
 from tests.databases import Server
 from tests.folding import QUICK, Watched, append, new_record, watched
 from tests.oracle import Record, Summary
+from tests.queries import fetch_all
 
 SETTINGS = ReplaySettings(window=100, lock_timeout=0.2, rest=0)
 ANY_REMOVAL = Limits(removal=True)
@@ -348,7 +349,7 @@ async def recorded_runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
             "SELECT state, version, dry_run, position, rows_before, rows_added, rows_removed, rows_changed, error,"
             " finished_at IS NOT NULL AS is_over FROM projections.rebuilds WHERE name = %s ORDER BY id"
         )
-        return await (await cursor.execute(query, [name])).fetchall()
+        return await fetch_all(cursor, query, [name])
 
 
 async def shadow_tables(conn: AsyncConnection[Any]) -> list[str]:
@@ -357,7 +358,7 @@ async def shadow_tables(conn: AsyncConnection[Any]) -> list[str]:
         "SELECT tablename FROM pg_tables WHERE schemaname = 'projections_shadow' AND tablename <> 'shadow_positions'"
         " ORDER BY 1"
     )
-    return [name for (name,) in await (await conn.execute(query)).fetchall()]
+    return [name for (name,) in await fetch_all(conn, query)]
 
 
 async def all_rows(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
@@ -368,5 +369,5 @@ async def all_rows(conn: AsyncConnection[Any], projection: Projection | type[Pro
             sql.Identifier(table.name),
             sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns),
         )
-        found[table.name] = await (await conn.execute(query)).fetchall()
+        found[table.name] = await fetch_all(conn, query)
     return found

@@ -20,6 +20,7 @@ from eventstore.locks import APPEND_LOCK
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from tests import wire
+from tests.queries import fetch_all, fetch_row
 
 CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 APP = "app"
@@ -106,7 +107,7 @@ async def set_epoch(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> No
 
 async def value(conn: AsyncConnection, query: str, *arguments: object) -> object:
     """The one value of a query."""
-    row = await (await conn.execute(query.encode(), arguments)).fetchone()
+    row = await fetch_row(conn, query.encode(), arguments)
     assert row is not None
     return row[0]
 
@@ -122,7 +123,7 @@ async def stored_events(conn: AsyncConnection) -> list[Event]:
 
 async def positions(conn: AsyncConnection) -> dict[str, int]:
     """Each event_id and its position, in order of position; the numbers are 1, 2, 3 without a gap, or it fails."""
-    rows = await (await conn.execute("SELECT event_id, position FROM eventstore.events ORDER BY position")).fetchall()
+    rows = await fetch_all(conn, "SELECT event_id, position FROM eventstore.events ORDER BY position")
     assert [position for _, position in rows] == list(range(1, len(rows) + 1))
     return dict(rows)
 

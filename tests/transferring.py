@@ -16,6 +16,7 @@ from eventstore.transfer.importing import Imported, import_events
 from tests import oracle, store, wire
 from tests.folding import append, new_record
 from tests.oracle import Record as Told
+from tests.queries import fetch_all
 from tests.store import QUICK
 
 SHOP = "shop"
@@ -82,7 +83,7 @@ EVERYTHING = {
 
 
 async def store_content(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
-    return {name: await (await conn.execute(query.encode())).fetchall() for name, query in EVERYTHING.items()}
+    return {name: await fetch_all(conn, query.encode()) for name, query in EVERYTHING.items()}
 
 
 @asynccontextmanager
@@ -125,4 +126,4 @@ def large_events(size: int, count: int) -> list[Event]:
 
 async def stored_digests(conn: AsyncConnection) -> list[Any]:
     query = "SELECT position, event_id, received_at, sha256(payload) FROM eventstore.events ORDER BY position"
-    return await (await conn.execute(query)).fetchall()
+    return await fetch_all(conn, query)

@@ -14,6 +14,7 @@ from eventstore.contracts import decode
 from eventstore.errors import LeadershipLost
 from eventstore.event_reader import read
 from tests import store, wire
+from tests.queries import fetch_row
 from tests.store import (
     APP,
     CHAT,
@@ -129,7 +130,7 @@ async def test_the_cursor_moves_with_the_batch(appender: Appender, conn: AsyncCo
     await conn.execute("UPDATE eventstore.cursors SET last_error = 'away', last_error_at = now()")
     await appender.append(events, cursor=CursorMove(APP, 1, events[-1].event_id))
     query = "SELECT app, last_event_id, last_received_at IS NOT NULL, last_error, last_error_at FROM eventstore.cursors"
-    row = await (await conn.execute(query)).fetchone()
+    row = await fetch_row(conn, query)
     assert row == (APP, events[-1].event_id, True, None, None)
 
 

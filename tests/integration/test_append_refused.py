@@ -16,6 +16,7 @@ from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 from tests import store
+from tests.queries import fetch_row
 from tests.store import (
     APP,
     CHAT,
@@ -49,9 +50,9 @@ async def test_rejected_messages_are_quarantined_with_the_events_of_their_batch_
 async def test_repeated_bytes_are_counted_and_kept_once(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append([], rejected=[garbage(), garbage(), garbage(1)])
     seen = "SELECT first_seen, last_seen FROM eventstore.quarantine ORDER BY id LIMIT 1"
-    before = await (await conn.execute(seen)).fetchone()
+    before = await fetch_row(conn, seen)
     await appender.append(new_events(1), rejected=[garbage(1), garbage()])
-    after = await (await conn.execute(seen)).fetchone()
+    after = await fetch_row(conn, seen)
     assert sorted((row.payload, row.times) for row in await quarantine_rows(conn)) == [(b"\xff0", 3), (b"\xff1", 2)]
     await appender.append(new_events(1), rejected=[garbage()] * 4)
     assert sorted((row.payload, row.times) for row in await quarantine_rows(conn)) == [(b"\xff0", 7), (b"\xff1", 2)]
@@ -63,7 +64,7 @@ async def test_repeated_bytes_are_counted_and_kept_once(appender: Appender, conn
 async def test_bytes_received_once_have_equal_first_and_last_seen(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append([], rejected=[garbage(number) for number in range(200)])
     seen = "SELECT count(*), count(*) FILTER (WHERE first_seen = last_seen) FROM eventstore.quarantine"
-    assert await (await conn.execute(seen)).fetchone() == (200, 200)
+    assert await fetch_row(conn, seen) == (200, 200)
 
 
 async def test_the_same_bytes_are_kept_once_for_each_app_and_contract(

@@ -24,6 +24,7 @@ from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
 from tests.folding import DIVIDES_BY_ZERO, QUICK, Watched, append, new_record
 from tests.oracle import Record
+from tests.queries import fetch_all
 from tests.rebuilding import RecordedProgress
 
 SETTINGS = ReplaySettings(window=3, lock_timeout=0.5)
@@ -67,7 +68,7 @@ async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema:
     for name in TABLES:
         columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
         query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(schema, name))
-        rows = await (await conn.execute(query)).fetchall()
+        rows = await fetch_all(conn, query)
         assert oracle.sorted_rows(name, rows) == expected[name], name
 
 
@@ -222,8 +223,8 @@ async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
         " FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(%s)"
         " AND c.relname = ANY(%s) ORDER BY 1"
     )
-    live = await (await conn.execute(shape.encode(), ["public", "public", TABLES])).fetchall()
-    past = await (await conn.execute(shape.encode(), ["past", "past", TABLES])).fetchall()
+    live = await fetch_all(conn, shape.encode(), ["public", "public", TABLES])
+    past = await fetch_all(conn, shape.encode(), ["past", "past", TABLES])
     assert past == live
     assert [row[0] for row in past] == TABLES
     for _, persistence, comment, _, indexes, keys in past:

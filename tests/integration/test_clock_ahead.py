@@ -21,6 +21,7 @@ from projections.registry import Registry
 from projections.settings import ReplaySettings
 from tests import store
 from tests.folding import QUICK
+from tests.queries import fetch_all
 
 MONTH = timedelta(days=30)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -57,10 +58,7 @@ async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
     (said,) = [line for line in logs if "ahead of the database server's clock" in line["event"]]
     assert said["log_level"] == "warning"
     assert abs(said["seconds_ahead"] - MONTH.total_seconds()) < 600
-    times = [
-        row[0]
-        for row in await (await conn.execute("SELECT received_at FROM eventstore.events ORDER BY position")).fetchall()
-    ]
+    times = [row[0] for row in await fetch_all(conn, "SELECT received_at FROM eventstore.events ORDER BY position")]
     assert len(set(times[1:])) == 1, "which is what is warned of"
 
 

@@ -22,6 +22,7 @@ from eventstore.postgres.session_settings import (
 )
 from tests import hostile_database, store
 from tests.databases import Server
+from tests.queries import fetch_all, fetch_row
 from tests.store import QUICK
 
 
@@ -42,7 +43,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
     wanted = {**startup_settings(QUICK), **EVERY_SESSION, "synchronous_commit": "on", **profile}
     async with await connect(database_url, name="looking", waits=QUICK, settings=profile) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
-        found: dict[str, str] = dict(await (await conn.execute(query, [[*theirs, *profile]])).fetchall())
+        found: dict[str, str] = dict(await fetch_all(conn, query, [[*theirs, *profile]]))
     for name in ("work_mem", *(name for name in found if name.startswith("tcp_"))):
         found.pop(name, None)  # shown in other units, or not at all over a Unix socket
     assert found == {name: wanted[name].removesuffix("ms") for name in found}
@@ -70,7 +71,7 @@ async def test_texts_are_sent_and_read_in_utf_8(
     else:
         url = make_conninfo(database_url, client_encoding=theirs)
     async with await connect(url, name="looking", waits=QUICK) as conn:
-        row = await (await conn.execute("SELECT %s::text", ["недоступен"])).fetchone()
+        row = await fetch_row(conn, "SELECT %s::text", ["недоступен"])
     assert row == ("недоступен",)
 
 

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, errors
 
 from tests import store
 from tests.databases import Server
+from tests.queries import fetch_all
 
 CHANGES = {
     "update": "UPDATE eventstore.events SET app = app",
@@ -50,7 +51,7 @@ async def filled(database_url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def rows(conn: AsyncConnection) -> list[tuple[object, ...]]:
-    return await (await conn.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
+    return await fetch_all(conn, "SELECT * FROM eventstore.events ORDER BY position")
 
 
 async def refuses_all_changes(conn: AsyncConnection, subtests: pytest.Subtests) -> None:

@@ -58,6 +58,7 @@ from tests.folding import (
     worker,
     worker_connection,
 )
+from tests.queries import fetch_all, fetch_row
 
 
 @pytest.fixture
@@ -375,7 +376,7 @@ async def test_constants_are_literals_with_their_values(conn: AsyncConnection, v
     )
     assert names == ("lo",)
     async with AsyncRawCursor(conn) as cursor:
-        assert await (await cursor.execute(statement, [5])).fetchone() == (value, 5)
+        assert await fetch_row(cursor, statement, [5]) == (value, 5)
 
 
 class Decorated(TypeDecorator[int]):
@@ -412,7 +413,7 @@ async def test_literals_have_the_types_of_the_parameters_they_replace(
 ) -> None:
     statement, _ = compile_fold_statement(select(expression))
     async with AsyncRawCursor(conn) as cursor:
-        row = await (await cursor.execute(statement)).fetchone()
+        row = await fetch_row(cursor, statement)
     assert row == (value,)
     assert row is not None
     assert type(row[0]) is type(value)
@@ -427,7 +428,7 @@ async def test_lists_null_limits_and_values_are_literals_too(conn: AsyncConnecti
     assert names == ()
     assert "NULL::VARCHAR" in statement
     async with AsyncRawCursor(conn) as cursor:
-        assert await (await cursor.execute(statement)).fetchone() == (True, given, None, None, True)
+        assert await fetch_row(cursor, statement) == (True, given, None, None, True)
     upsert = insert(folding.watched).values(app="it's", event_id="1", ppnum=None, value=3)
     statement, names = compile_fold_statement(
         upsert.on_conflict_do_update(index_elements=["app", "event_id"], set_={"value": 4})
@@ -435,7 +436,7 @@ async def test_lists_null_limits_and_values_are_literals_too(conn: AsyncConnecti
     assert names == ()
     for value in (3, 4):
         await conn.execute(statement.encode())
-        rows = await (await conn.execute("SELECT app, ppnum, value FROM watched")).fetchall()
+        rows = await fetch_all(conn, "SELECT app, ppnum, value FROM watched")
         assert rows == [("it's", None, value)]
 
 
@@ -455,7 +456,7 @@ async def test_the_value_that_a_type_sends_is_the_literal(conn: AsyncConnection)
         select(literal({"a": [1]}, JSONB), literal(Mood.GOOD, Enum(Mood, native_enum=False)))
     )
     async with AsyncRawCursor(conn) as cursor:
-        assert await (await cursor.execute(statement)).fetchone() == ({"a": [1]}, "GOOD")
+        assert await fetch_row(cursor, statement) == ({"a": [1]}, "GOOD")
 
 
 def test_a_value_that_psycopg_cannot_send_is_refused_when_the_fold_is_built() -> None:

@@ -11,6 +11,7 @@ from projections.read_models.request_status import RequestStatus
 from projections.running import control
 from tests import folding, store
 from tests.folding import append, new_record, worker, worker_connection
+from tests.queries import fetch_all
 
 NAME = RequestStatus.name
 
@@ -27,7 +28,7 @@ class Fresh(NamedTuple):
 
 async def fresh(conn: AsyncConnection) -> Fresh:
     async with conn.cursor(row_factory=class_row(Fresh)) as cursor:
-        rows = await (await cursor.execute("SELECT * FROM read_model_freshness")).fetchall()
+        rows = await fetch_all(cursor, "SELECT * FROM read_model_freshness")
     assert len(rows) == 1
     return rows[0]
 

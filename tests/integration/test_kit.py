@@ -20,6 +20,7 @@ from projections.read_models.poll_tallies import PollTallies, poll_responses, po
 from projections.testing import Order, ProjectionKit, event
 from tests import folding, store
 from tests.databases import Server
+from tests.queries import fetch_all
 
 sums = Table(
     "sums",
@@ -107,7 +108,7 @@ async def test_events_arrive_in_the_given_order(database_url: str, order: Order,
     async with ProjectionKit(database_url, PollTallies()) as kit:
         await kit.given([*events, events[0]._replace(send_request_id="again")], order=order)
         query = f"SELECT send_request_id FROM {kit._schemas['eventstore']}.events ORDER BY position"  # noqa: S608
-        rows = await (await kit._conn.execute(query.encode())).fetchall()
+        rows = await fetch_all(kit._conn, query.encode())
     assert "".join(row[0] for row in rows) == arrived
 
 

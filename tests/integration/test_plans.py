@@ -16,6 +16,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from tests import folding, oracle, store
 from tests.folding import append, new_record, worker, worker_connection
+from tests.queries import fetch_row
 
 EVENTS = 400
 BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
@@ -62,7 +63,7 @@ async def plans(conn: AsyncConnection, projection: Projection, *, generic: bool)
         explain = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {} ({})").format(
             sql.Identifier(f"fold_{number}"), sql.SQL(", ").join(given)
         )
-        row = await (await conn.execute(explain)).fetchone()
+        row = await fetch_row(conn, explain)
         assert row is not None
         await conn.execute(b"DEALLOCATE fold_%d" % number)
         yield row[0][0]["Plan"]

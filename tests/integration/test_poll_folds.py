@@ -13,6 +13,7 @@ from eventstore.contracts import Contract, Event, decode
 from projections.read_models.poll_tallies import FEW, PollTallies
 from tests import folding, oracle, rebuilding, store, wire
 from tests.folding import QUICK, append, new_record
+from tests.queries import fetch_all
 
 MANY = 50_000
 """Options of one answer. Comparing each with every other would take minutes, and hours for a few times as many."""
@@ -47,7 +48,7 @@ async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
     await append(conn, vote("option 1"), vote("option 1", "option 2", ppnum="12300000002"))
     await folding.fold_all(database_url, [PollTallies])
     tallies = "SELECT option, responses FROM public.poll_tallies ORDER BY option"
-    assert await (await conn.execute(tallies)).fetchall() == [("option 1", 2), ("option 2", 1)]
+    assert await fetch_all(conn, tallies) == [("option 1", 2), ("option 2", 1)]
     await Appender(conn, QUICK).append([as_an_older_decoder_read_it(vote(*options))])
     await folding.fold_all(database_url, [PollTallies])
     assert rebuilding.total_differences(await rebuilding.verify(database_url, PollTallies())) == 0

@@ -28,6 +28,7 @@ from projections.running.window_step import Step
 from projections.running.worker import Worker
 from projections.testing import ProjectionKit, event
 from tests import folding, store
+from tests.queries import fetch_all
 
 metadata = MetaData(schema="public")
 
@@ -195,7 +196,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
         await kit.given(events, twice=False)
         statement, constants = compile_statement(page, kit._schemas)
         window = {**constants, "lo": 1, "hi": 4, "skipped": []}
-        rows = await (await kit._conn.execute(statement, window, binary=True)).fetchall()
+        rows = await fetch_all(kit._conn, statement, window, binary=True)
     assert [position for position, *_ in rows] == [2, 3]
 
 
@@ -304,7 +305,7 @@ async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(data
             )
             await look.execute("UPDATE projections.checkpoints SET retry_at = NULL")
             assert await folding.fold(worker, conn) is Step.AT_HEAD
-        rows = await (await look.execute("SELECT ppnum, event_id, deleted FROM people ORDER BY ppnum")).fetchall()
+        rows = await fetch_all(look, "SELECT ppnum, event_id, deleted FROM people ORDER BY ppnum")
     assert rows == [("1", events[1].event_id, True), ("12300000001", events[3].event_id, False)]
 
 

@@ -12,6 +12,7 @@ from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, store
 from tests.folding import append, new_record
 from tests.integration.test_plans import careless
+from tests.queries import fetch_row
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "read-models.md"]
@@ -60,7 +61,7 @@ async def test_the_queries_work_and_use_indexes(filled: str, subtests: pytest.Su
 
 
 async def plan_of(conn: AsyncConnection, query: str) -> dict[str, object]:
-    row = await (await conn.execute(b"EXPLAIN (FORMAT JSON) " + query.encode())).fetchone()
+    row = await fetch_row(conn, b"EXPLAIN (FORMAT JSON) " + query.encode())
     assert row is not None
     plan: dict[str, object] = row[0][0]["Plan"]
     return plan

@@ -12,6 +12,7 @@ from eventstore.appending.append import Appender
 from eventstore.contracts import Event, decode
 from eventstore.event_reader import StoredEvent, read, read_head
 from tests import store, wire
+from tests.queries import fetch_row
 from tests.store import APP, CHAT, PageSizes, new_events, next_ulid
 
 
@@ -99,11 +100,10 @@ async def test_no_snapshot_is_held_between_pages(conn: AsyncConnection, appender
     async with store.connection(database_url, "watcher") as watcher:
 
         async def state() -> tuple[object, ...]:
-            row = await (
-                await watcher.execute(
-                    "SELECT state, xact_start, backend_xmin FROM pg_stat_activity WHERE application_name = 'reader'"
-                )
-            ).fetchone()
+            row = await fetch_row(
+                watcher,
+                "SELECT state, xact_start, backend_xmin FROM pg_stat_activity WHERE application_name = 'reader'",
+            )
             assert row is not None
             return row
 

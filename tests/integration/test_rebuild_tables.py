@@ -34,6 +34,7 @@ from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.folding import append, new_record
 from tests.migration.test_user_tables import folder
+from tests.queries import fetch_all
 from tests.rebuilding import During, rebuild, sample_records, total_differences, verify
 
 
@@ -197,7 +198,7 @@ async def swap(conn: AsyncConnection, table: str, column: str) -> None:
     query = sql.SQL("SELECT ppnum, {} FROM {} ORDER BY ppnum LIMIT 3").format(
         sql.Identifier(column), sql.Identifier(table)
     )
-    rows = await (await conn.execute(query)).fetchall()
+    rows = await fetch_all(conn, query)
     update = sql.SQL("UPDATE {} SET {} = %s WHERE ppnum = %s").format(sql.Identifier(table), sql.Identifier(column))
     async with conn.transaction():
         for ppnum, _ in rows:
@@ -314,9 +315,9 @@ async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConne
 async def test_referenced_rows_that_swapped_unique_values(database_url: str, conn: AsyncConnection) -> None:
     await given(database_url, conn, Family())
     before = await rebuilding.all_rows(conn, Family())
-    (one, its), (other, others) = await (
-        await conn.execute("SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2")
-    ).fetchall()
+    (one, its), (other, others) = await fetch_all(
+        conn, "SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2"
+    )
     for request, value in ((one, "away"), (other, its), (one, others)):
         await conn.execute("UPDATE parents SET event_id = %s WHERE send_request_id = %s", [value, request])
     await rebuild(database_url, Family())

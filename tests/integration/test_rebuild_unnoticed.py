@@ -14,6 +14,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, rebuilding, store
 from tests.databases import Server
+from tests.queries import fetch_all
 from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, rebuild, sample_records
 
 _FACTS = {
@@ -52,7 +53,7 @@ ALLOWED = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
 
 async def facts(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
     """Everything in ``public``, as the catalog describes it."""
-    return {name: await (await conn.execute(query.encode())).fetchall() for name, query in _FACTS.items()}
+    return {name: await fetch_all(conn, query.encode()) for name, query in _FACTS.items()}
 
 
 def reading(projection: type[Projection]) -> sql.Composed:
@@ -76,7 +77,7 @@ class Reader:
         self._query = query
 
     async def read(self) -> None:
-        rows = await (await self._conn.execute(self._query)).fetchall()
+        rows = await fetch_all(self._conn, self._query)
         self.times += 1
         if not self.states or self.states[-1] != rows:
             self.states.append(rows)
@@ -130,9 +131,9 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
             for one in (view, table):
                 await conn.execute(sql.SQL("GRANT SELECT ON public.{} TO {}").format(one, sql.Identifier(role.name)))
         query = reading(projection)
-        true = await (await conn.execute(query)).fetchall()
+        true = await fetch_all(conn, query)
         await damage_all(conn, projection)
-        damaged = await (await conn.execute(query)).fetchall()
+        damaged = await fetch_all(conn, query)
         for name in names:  # at least a tenth of each table differs
             wrong = {row for row in damaged if row[0] == name} ^ {row for row in true if row[0] == name}
             assert len(wrong) >= 0.1 * sum(row[0] == name for row in true)
@@ -141,7 +142,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
         modes: set[tuple[int, str]] = set()
 
         async def watch() -> None:
-            modes.update(await (await watching.execute(_MODES.encode())).fetchall())
+            modes.update(await fetch_all(watching, _MODES.encode()))
 
         async def is_held_up() -> bool:
             return bool(await store.value(conn, _HELD_UP, holder.info.backend_pid))
@@ -168,7 +169,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                         )
                     )
                     await store.wait_until(is_held_up, "the rebuild held up")
-                    modes.update(await (await conn.execute(_MODES.encode())).fetchall())
+                    modes.update(await fetch_all(conn, _MODES.encode()))
                     # While it is blocked, readers read and appenders append.
                     await reader.reads_on()
                     await load.wait_for_batches()

@@ -34,6 +34,7 @@ from projections.settings import ReplaySettings
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.folding import Watched, append, new_record
+from tests.queries import fetch_all
 from tests.store import QUICK
 
 SUMMARY = oracle.Summary(3, 5, 2, 1, 2)
@@ -66,7 +67,7 @@ def nothing(_position: int, _head: int) -> None:
 
 async def rows(conn: AsyncConnection) -> list[dict[str, Any]]:
     async with conn.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-        return await (await cursor.execute("SELECT * FROM eventstore.events ORDER BY position")).fetchall()
+        return await fetch_all(cursor, "SELECT * FROM eventstore.events ORDER BY position")
 
 
 async def change(conn: AsyncConnection, position: int, **values: object) -> None:
@@ -86,7 +87,7 @@ async def logged(
 
 async def owed(conn: AsyncConnection) -> list[str]:
     query = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL ORDER BY name"
-    return [row[0] for row in await (await conn.execute(query)).fetchall()]
+    return [row[0] for row in await fetch_all(conn, query)]
 
 
 # What it changes
@@ -383,7 +384,7 @@ async def test_no_function_of_ours_depends_on_message_texts(conn: AsyncConnectio
         "SELECT p.proname FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'eventstore'::regnamespace"
         " AND p.prosrc ~* 'pg_context|sqlerrm|message_text|pg_exception'"
     )
-    assert await (await conn.execute(query)).fetchall() == []
+    assert await fetch_all(conn, query) == []
 
 
 async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) -> None:

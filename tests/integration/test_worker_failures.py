@@ -35,6 +35,7 @@ from tests.folding import (
     worker,
     worker_connection,
 )
+from tests.queries import fetch_all, fetch_row
 
 PREFIX, SUFFIX = 5, 4
 
@@ -237,7 +238,7 @@ async def test_a_skipped_event_is_not_folded_and_the_rest_is(database_url: str, 
     now = await checkpoint_row(conn, "watched")
     assert (now.state, now.position, now.last_error) == ("running", PREFIX + SUFFIX + 1, None)
     assert await count_rows(conn, "watched") == PREFIX + SUFFIX
-    skips = await (await conn.execute("SELECT name, event_id, version, why FROM projections.skips")).fetchall()
+    skips = await fetch_all(conn, "SELECT name, event_id, version, why FROM projections.skips")
     assert skips == [("watched", event_id, 1, "it divides by zero")]
 
 
@@ -392,7 +393,7 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
             async with frozen.pipeline():
                 await frozen.execute("SET idle_in_transaction_session_timeout = 0")
                 await frozen.execute("BEGIN")
-                await (await frozen.execute("SELECT 1 FROM projections.checkpoints FOR UPDATE")).fetchone()
+                await fetch_row(frozen, "SELECT 1 FROM projections.checkpoints FOR UPDATE")
                 await frozen.execute("SELECT 1")
                 frozen.pgconn.send_flush_request()
                 frozen.pgconn.flush()

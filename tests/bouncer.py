@@ -21,7 +21,7 @@ GIVE_UP = 30.0
 
 
 def program() -> str | None:
-    """Return where PgBouncer is, or None."""
+    """Return the path of the PgBouncer program, or None."""
     return shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
@@ -30,9 +30,10 @@ needed = pytest.mark.skipif(program() is None, reason="pgbouncer isn't installed
 
 @contextmanager
 def bouncer(url: str, **settings: str | Path) -> Iterator[str]:
-    """Run one in front of a database; yields the URL through it. As root it runs as the embedded server's user.
+    """Run PgBouncer in front of a database; yields the URL that connects through it.
 
-    A setting that is a path is a file that it has to read.
+    If the tests run as root, it runs as the embedded server's user. A setting that is a path is copied to where it can
+    be read.
     """
     found = program()
     assert found is not None
@@ -85,4 +86,4 @@ def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Pat
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise AssertionError(f"pgbouncer does not listen: {log.read_text() if log.exists() else 'no log'}")
+    raise AssertionError(f"pgbouncer did not start listening: {log.read_text() if log.exists() else 'no log'}")

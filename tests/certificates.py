@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it signs."""
+"""Certificates for tests: an authority, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Authority:
         self.certificate = signed.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def sign(self, name: str, address: str = "127.0.0.1") -> tuple[bytes, bytes]:
-        """A certificate for an IP address, and its key, as PEM."""
+        """Return a certificate for an IP address, and its key, as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName("localhost")])
         certificate = self._builder(_name(name), key.public_key()).add_extension(names, critical=False)

@@ -1,4 +1,4 @@
-"""Fixtures and hooks come from plugins, one a concern."""
+"""Fixtures and hooks are in plugins, one for each concern."""
 
 pytest_plugins = [
     "tests.fix_issuer",

@@ -1,7 +1,7 @@
-"""A running server and its databases: a migrated template, copies of it made ahead, and drops done in batches.
+"""A running server and its databases: a migrated template, copies made in advance, and drops done in batches.
 
-A copy takes about 20 ms on a server in memory, a drop 10 ms, as much as many a test. So both are done by one thread
-beside the test that runs. Nobody connects to the template or to a copy that no test has taken yet.
+On a server in memory a copy takes about 20 ms and a drop 10 ms, which is as long as many tests take. So a thread does
+both while tests run. Nothing connects to the template, or to a copy that no test has taken yet.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.temporary_server import quick_verifier
 COPIES_AHEAD = 3
 DROPPED_TOGETHER = 16
 ATTEMPTS = 5
-"""To copy or drop a database that somebody is about to leave."""
+"""How often to try to copy or drop a database while sessions in it are still ending."""
 
 
 class Server:
-    """A running server on which tests may do as they like.
+    """A running server for tests, which may change anything on it.
 
     Attributes:
         name: its major version, as test ids show it.
         superuser_url: a superuser on its maintenance database.
-        owner: the role that owns each test's database, and is no superuser.
+        owner: the role that owns the databases of all tests; it isn't a superuser.
 
     """
 
@@ -43,9 +43,9 @@ class Server:
         self._password = secrets.token_hex(12)
         self._template: str | None = None
         self._thread = ThreadPoolExecutor(1)
-        self._connection: psycopg.Connection | None = None  # the thread's
+        self._connection: psycopg.Connection | None = None  # only the thread uses it
         self._copies: deque[Future[str]] = deque()
-        self._left: list[str] = []
+        self._used: list[str] = []
         self._drops: list[Future[None]] = []
 
     def prepare(self) -> None:
@@ -54,9 +54,9 @@ class Server:
         self.execute("CREATE ROLE {} LOGIN PASSWORD {}", sql.Identifier(self.owner), verifier)
 
     def tidy(self) -> None:
-        """Remove what tests shared, what was made ahead and what was not dropped yet."""
-        self._left += [copy.result() for copy in self._copies]
-        self._drop_left()
+        """Drop the template, unused copies, databases that are still to be dropped, and the owner."""
+        self._used += [copy.result() for copy in self._copies]
+        self._drop_used()
         self._thread.shutdown()
         for drop in self._drops:
             drop.result()
@@ -67,40 +67,40 @@ class Server:
         self.execute("DROP ROLE {}", sql.Identifier(self.owner))
 
     def url(self, database: str) -> str:
-        """Return the URL of a database for its owner."""
+        """Return the URL with which the owner connects to a database."""
         parts = urlsplit(self.superuser_url)
         place = parts.netloc.rpartition("@")[2]
         netloc = f"{self.owner}:{self._password}@{place}"
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
 
     def create(self) -> str:
-        """Create an empty database of the owner's, and return its name."""
+        """Create an empty database that belongs to the owner, and return its name."""
         return self._thread.submit(self._create, None).result()
 
     def drop(self, database: str) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, and end all connections to it."""
         self.execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql.Identifier(database))
 
     def template(self) -> str:
-        """Return the name of a migrated database, made by the first who asks."""
+        """Return the name of a migrated database, which the first call creates."""
         if self._template is None:
-            from projections.migrating.migrate import upgrade  # noqa: PLC0415 - tests of less than that don't need it
+            from projections.migrating.migrate import upgrade  # noqa: PLC0415 - not every run needs it
 
             name = self.create()
-            upgrade(self.url(name), projections=())  # whatever a test has installed just now
+            upgrade(self.url(name), projections=())  # ignores projections that a test has installed
             self._template = name
         return self._template
 
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[str]:
-        """Yield the URL of a new database for its owner; it is dropped some time later, whoever is connected."""
+        """Yield the URL of a new database for its owner; some time later it is dropped and its connections ended."""
         name = self._take_copy() if migrated else self.create()
         try:
             yield self.url(name)
         finally:
-            self._left.append(name)
-            if len(self._left) >= DROPPED_TOGETHER:
-                self._drop_left()
+            self._used.append(name)
+            if len(self._used) >= DROPPED_TOGETHER:
+                self._drop_used()
 
     def execute(self, command: LiteralString, *parts: sql.Composable) -> None:
         """Run one statement as superuser, outside any transaction."""
@@ -113,17 +113,17 @@ class Server:
             self._copies.append(self._thread.submit(self._create, template))
         return self._copies.popleft().result()
 
-    def _drop_left(self) -> None:
-        left, self._left = self._left, []
-        self._drops.append(self._thread.submit(self._drop_all, left))
+    def _drop_used(self) -> None:
+        used, self._used = self._used, []
+        self._drops.append(self._thread.submit(self._drop_all, used))
 
-    # What the thread does.
+    # These methods run in the thread.
 
     def _create(self, template: str | None) -> str:
         name = f"test_{secrets.token_hex(6)}"
         command = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(self.owner))
         if template is not None:
-            # Files are copied twice as fast as they are logged page by page, in memory and for so small a database.
+            # For a small database in memory, file_copy is twice as fast as wal_log.
             command += sql.SQL(" TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template))
         _execute_patiently(self._connected(), command)
         return name
@@ -140,11 +140,11 @@ class Server:
 
 
 def _execute_patiently(connection: psycopg.Connection, command: sql.Composed) -> None:
-    for left in reversed(range(ATTEMPTS)):
+    for attempts_left in reversed(range(ATTEMPTS)):
         try:
             connection.execute(command)
-        except ObjectInUse:  # PostgreSQL waits 5 s for the sessions that are to leave a database
-            if not left:
+        except ObjectInUse:  # after PostgreSQL has waited 5 s for the database's sessions to end
+            if not attempts_left:
                 raise
         else:
             return

@@ -1,4 +1,4 @@
-"""Installs a made-up package for one test: modules, and the entry points that name its projections."""
+"""Installs a made-up package for one test: modules, and the entry points of its projections."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 def install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, modules: Mapping[str, str], entry_points: Mapping[str, str]
 ) -> None:
-    """Put modules where Python finds them, with a distribution's metadata beside them.
+    """Write a package where Python finds it, with the metadata of a distribution.
 
     Args:
-        folder: an empty one, named as no other distribution is.
-        monkeypatch: takes all of it back.
-        modules: source by name.
-        entry_points: of the group ``projections``: what each name stands for.
+        folder: an empty folder, whose name is no other distribution's.
+        monkeypatch: undoes everything at the end of the test.
+        modules: the source of each module, by name.
+        entry_points: the entry points of the group ``projections``, by name.
 
     """
     for name in modules:
         monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.setitem(sys.modules, name, None)  # so that whatever is imported meanwhile goes again
+        monkeypatch.setitem(sys.modules, name, None)  # so that monkeypatch removes whatever is imported
         monkeypatch.delitem(sys.modules, name)
     write_package(folder, modules, entry_points)
     monkeypatch.syspath_prepend(str(folder))
@@ -32,7 +32,7 @@ def install(
 
 
 def write_package(folder: Path, modules: Mapping[str, str], entry_points: Mapping[str, str]) -> str:
-    """Write the package's files, and return the folder as PYTHONPATH wants it; parameters as of :func:`install`."""
+    """Write a package, and return its folder for PYTHONPATH; the parameters are those of :func:`install`."""
     for name, source in modules.items():
         (folder / f"{name}.py").write_text(source)
     metadata = folder / f"{folder.name}-1.dist-info"
@@ -44,12 +44,12 @@ def write_package(folder: Path, modules: Mapping[str, str], entry_points: Mappin
 
 
 def write_broken_package(folder: Path) -> str:
-    """Write a package whose projection, ``theirs``, can't be loaded; returns the folder as PYTHONPATH wants it."""
+    """Write a package whose projection, ``theirs``, can't be loaded; returns its folder for PYTHONPATH."""
     return write_package(folder, {}, {"theirs": "absent:Theirs"})
 
 
 def write_deliveries_package(folder: Path) -> str:
-    """Write a package whose projection, ``deliveries``, works once its table is made; returns as :func:`put` does."""
+    """Write a package whose projection, ``deliveries``, works once its table exists; returns the folder."""
     return write_package(folder, {"deliveries": _DELIVERIES}, {"deliveries": "deliveries:Deliveries"})
 
 

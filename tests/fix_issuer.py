@@ -49,7 +49,7 @@ class ReceivedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response instead of the usual one: raw bytes, or a JSON document.
+    """A response that replaces the usual one: raw bytes, or a JSON document.
 
     ``hang`` never responds; ``drips`` sends a space every 0.1 s instead of the body, without end.
     """
@@ -74,14 +74,14 @@ class Issuer:
     """An issuer on a port of 127.0.0.1.
 
     Attributes:
-        methods: the token_endpoint_auth_methods_supported of its document, None to leave them out.
-        lifetime: the expires_in of its tokens, None to leave it out.
+        methods: token_endpoint_auth_methods_supported in its document; None omits it.
+        lifetime: expires_in of its tokens; None omits it.
         path: a prefix of all its paths.
-        endpoint: the token_endpoint of its document, None for its own.
-        discovery: the response at the document's address instead of the document, if set.
-        answers: the next responses of the token endpoint instead of a token, oldest first.
-        always: the response of the token endpoint when no answers are left; None: a token.
-        tokens: the tokens that were given out, oldest first.
+        endpoint: token_endpoint in its document; None means its own.
+        discovery: the response that replaces the discovery document, if set.
+        answers: the next responses of the token endpoint that replace a token, oldest first.
+        always: the response of the token endpoint when ``answers`` is empty; None means a token.
+        tokens: the tokens that it issued, oldest first.
         requests: all requests, oldest first.
 
     """
@@ -138,7 +138,7 @@ class Issuer:
             writer.write("\r\n".join(head).encode("latin-1") + b"\r\n\r\n")
             await _send(writer, answer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the client left
+            pass  # the client disconnected
         finally:
             writer.close()
 
@@ -185,7 +185,7 @@ async def _request(reader: asyncio.StreamReader) -> ReceivedRequest:
 
 @pytest.fixture
 async def issuer_factory() -> AsyncIterator[Callable[..., Awaitable[Issuer]]]:
-    """Start an issuer: ``await issuer_factory(lifetime=60)``; it is stopped with the test."""
+    """Start an issuer: ``await issuer_factory(lifetime=60)``; it is stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: object) -> Issuer:
@@ -196,7 +196,7 @@ async def issuer_factory() -> AsyncIterator[Callable[..., Awaitable[Issuer]]]:
 
 @pytest.fixture
 async def issuer(issuer_factory: Callable[..., Awaitable[Issuer]]) -> Issuer:
-    """An issuer that gives tokens to CLIENT_ID with CLIENT_SECRET."""
+    """An issuer that issues tokens to CLIENT_ID with CLIENT_SECRET."""
     return await issuer_factory()
 
 

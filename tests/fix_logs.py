@@ -1,4 +1,4 @@
-"""A fixture for every test: what a command run inside this process says, and how, and its secrets, go with the test."""
+"""A fixture for every test: restores logging and registered secrets after a command has run in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventstore.redaction import redact
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_they_were() -> Iterator[None]:
+def _restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     before, secrets, tokens = (root.handlers[:], root.level), dict(redact._secrets), dict(redact._tokens)
     yield

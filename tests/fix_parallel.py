@@ -1,7 +1,7 @@
-"""Hooks for tests in several processes: long tests begin first, and what starts servers of its own runs one at a time.
+"""Hooks for tests in several processes: long tests begin first, and tests that start their own servers run one by one.
 
-Each process has servers, databases and a fork server of its own, so tests share nothing but the machine. The order is
-the same in all processes, which pytest-xdist needs.
+Each process has its own servers, databases and fork server, so tests share only the machine. The order of tests is the
+same in all processes: pytest-xdist requires that.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 TIERS = ("fault", "property", "acceptance", "migration", "integration", "unit")
-"""From the longest tests to the shortest, so that no process is left with a long one at the end."""
+"""From the longest tests to the shortest, so that no process begins a long one at the end."""
 
 SERVERS_OF_THEIR_OWN = {
     "test_db_command.py": "starts and stops embedded servers through the command",
     "test_embedded.py": "starts many embedded servers at once, and kills them",
     "test_embedded_said.py": "starts embedded servers through the command",
     "test_log_goes_back.py": "starts primaries and standbys, and lets them crash",
-    "test_translated_messages.py": "makes a cluster with another language",
+    "test_translated_messages.py": "starts a server with another language",
 }
-"""Files whose tests load the machine by servers besides the two of each process: two of them at once would take most of
-the memory of a small machine, and the waits for servers to start are the longest of the suite."""
+"""Files whose tests start servers besides the two of each process. Two at once would use most of the memory of a
+small machine, and servers would take too long to start."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

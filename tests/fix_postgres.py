@@ -1,7 +1,7 @@
-"""Fixtures: real servers, one a run and version, a migrated template on each, and a database of its own per test.
+"""Fixtures: a real server for each version, and a new database for each test.
 
-``PROJECTIONS_TEST_POSTGRES`` says which: ``embedded`` (PostgreSQL 18 of the wheel, the default), ``embedded:16``,
-``container`` or ``container:VERSION`` (a Docker engine's), or the URL of a superuser on a server of yours.
+``PROJECTIONS_TEST_POSTGRES`` chooses the newest server: ``embedded`` (PostgreSQL 18 from the wheel, the default),
+``embedded:16``, ``container`` or ``container:VERSION`` (in Docker), or a superuser's URL of a running server.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def _servers() -> Iterator[Callable[[Source], Server]]:
-    """Start each server when it is first asked for; they run until the last test is over."""
+    """Return a function that starts a server when it is first needed; servers run until the last test has ended."""
     servers: dict[str, Server] = {}
     with ExitStack() as stack:
 
@@ -64,26 +64,26 @@ def _servers() -> Iterator[Callable[[Source], Server]]:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest, _servers: Callable[[Source], Server]) -> Server:
-    """A server: the newest, and for the tests of tests/oldest_postgres.py in a second run the oldest."""
+    """The newest server; tests that tests/oldest_postgres.py chooses run a second time with the oldest."""
     return _servers(request.param)
 
 
 @pytest.fixture
 def database_url(postgres: Server) -> Iterator[str]:
-    """The URL of a migrated, empty database of the test's own, for its owner (no superuser)."""
+    """The URL of a new migrated database, for its owner, who isn't a superuser."""
     with postgres.database() as url:
         yield url
 
 
 @pytest.fixture
 def elsewhere(postgres: Server) -> Iterator[str]:
-    """The URL of another such database."""
+    """The URL of another new migrated database."""
     with postgres.database() as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(postgres: Server) -> Iterator[str]:
-    """The URL of a database of the test's own with nothing in it, for its owner (no superuser)."""
+    """The URL of a new empty database, for its owner, who isn't a superuser."""
     with postgres.database(migrated=False) as url:
         yield url

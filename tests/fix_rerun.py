@@ -1,4 +1,4 @@
-"""A hook: each failure says how to run that test again, in one line to copy."""
+"""A hook: each failure ends with the command that runs that test again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 
 VARIABLES = ("CI", "PROJECTIONS_TEST_POSTGRES")
-"""What decides, from outside, which examples and which server a test gets."""
+"""Environment variables that decide which examples and which server a test gets."""
 OPTIONS = ("--full-matrix", "--hypothesis-seed")
 
 
@@ -32,6 +32,6 @@ def rerun_command(item: pytest.Item) -> str:
         seed = getattr(item.obj, "_hypothesis_internal_use_generated_seed", None)
     if seed is not None:
         options.append(f"--hypothesis-seed={seed}")
-    # The group of a test stands behind its id while several processes run the tests.
+    # With several processes, pytest-xdist appends the group to the test's id.
     test = item.nodeid.rpartition("@")[0] if item.get_closest_marker("xdist_group") else item.nodeid
     return shlex.join([*variables, ".venv/bin/python", "-m", "pytest", *options, test or item.nodeid])

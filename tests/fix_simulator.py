@@ -1,4 +1,4 @@
-"""Fixtures: simulators that are stopped at the end of the test, a log for them, and a client that reads bytes."""
+"""Fixtures: simulators that are stopped at the end of the test, a log for them, and a client that reads raw bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Method: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 TOKEN = "simulator"
 LOG = build_log(World(recipients=200).events(), ends=datetime.now(UTC))
 BEGINNING = ulid.first_ulid_at(datetime.now(UTC) - timedelta(days=6, hours=12))
-"""A cursor before all of ``LOG``, and inside the replay window."""
+"""A cursor before all of ``LOG`` and within the replay window."""
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ async def open_stream(
 
 
 async def read_message(call: Call) -> bytes:
-    """The next message; a test fails where the stream ends."""
+    """Return the next message; fails the test if the stream ends."""
     message = await call.read()
     assert isinstance(message, bytes), f"the stream ended: {await call.code()}"
     return message
 
 
 async def read_events(call: Call, contract: Contract, count: int) -> list[bytes]:
-    """The payloads of the next ``count`` events; other frames are skipped."""
+    """Return the payloads of the next ``count`` events; other frames are skipped."""
     found: list[bytes] = []
     while len(found) < count:
         frame = read_frame(contract, await read_message(call))
@@ -89,7 +89,7 @@ async def read_events(call: Call, contract: Contract, count: int) -> list[bytes]
 
 
 async def final_status(call: Call) -> grpc.StatusCode:
-    """Read to the end; return the status."""
+    """Read to the end of the stream; return its status."""
     try:
         while await call.read() is not grpc.aio.EOF:
             pass

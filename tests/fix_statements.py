@@ -1,8 +1,8 @@
-"""Hooks for ``--check-statements``: fails if the oldest PostgreSQL misses a statement that the newest gets.
+"""Hooks for ``--check-statements``: the run fails if the newest PostgreSQL gets a statement that the oldest doesn't.
 
-``make test-all`` runs every test on both. What the product sends in a test on the newest is recorded, and what it sends
-in those tests on the oldest that ``make test`` runs there too (tests/oldest_postgres.py). A statement of the first sort
-that isn't one of the second is printed, and the run fails: that choice of tests must then be mended.
+``make test-all`` runs every test on both. It records the statements that the product sends on the newest, and those
+that it sends on the oldest in the tests that ``make test`` runs there too (tests/oldest_postgres.py). If a statement is
+missing on the oldest, it is printed and the run fails: tests/oldest_postgres.py must then choose more tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHOWN = 400
 KEY = pytest.StashKey[Path]()
 MISSING = pytest.StashKey[list[str]]()
 EXEMPT: Mapping[str, str] = {}
-"""Statements that need not be sent on the oldest: regular expressions of their normalised texts, each with a reason."""
+"""Statements that need not be sent on the oldest: regular expressions of their normalised texts, with reasons."""
 
 recorder = statements.Recorder()
 
@@ -54,7 +54,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def _server_of(item: pytest.Item) -> str | None:
-    """Return whose share a test's statements are, ``newest`` or ``oldest``; None where they don't count."""
+    """Return the server whose statements a test records, ``newest`` or ``oldest``; None if they aren't recorded."""
     sources = item.config.stash[fix_postgres.KEY]
     source = (
         item.callspec.params.get("postgres")

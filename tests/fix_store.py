@@ -1,4 +1,4 @@
-"""A store to look into, and to append to."""
+"""Fixtures: a connection to the test's database, and an appender."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests import store
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with."""
-    async with store.connection(database_url, "looking") as conn:
+    """A connection with which a test reads the database."""
+    async with store.connection(database_url, "reading") as conn:
         yield conn
 
 
 @pytest.fixture
 async def appender(database_url: str) -> AsyncIterator[Appender]:
-    """An appender that expects duplicates, as after a connect."""
+    """An appender that expects duplicates, as it does after each connect."""
     async with store.appender(database_url) as appender:
         yield appender

@@ -1,6 +1,6 @@
-"""What tests of projections share: records appended as real bytes, workers run step by step, and reading of rows.
+"""Shared by tests of projections: appends records as real bytes, runs workers step by step, and reads rows.
 
-``Watched`` is a projection of the tests' own whose fold fails on purpose: for people whose number says so.
+``Watched`` is a projection for tests. Its fold fails on purpose for certain phone numbers.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ QUICK = Waits(
 )
 SETTINGS = WorkerSettings(poll=0.02, retry_first=0.01, retry_cap=0.02)
 NEVER = 600.0
-"""A wait longer than any test."""
+"""Seconds: longer than any test."""
 HALF_HOUR = 1800.0
 
 DIVIDES_BY_ZERO, TOO_LONG, NUMBER_TOO_LARGE = "12300000666", "12300000667", "12300000668"
-"""People whom ``Watched`` can't fold: a division by zero, a constraint, and a number that is too large."""
+"""Phone numbers that ``Watched`` can't fold: a division by zero, a constraint, and a number that is too large."""
 
 watched = Table(
     "watched",
@@ -81,7 +81,7 @@ class Watched(Projection):
 
 
 class NewerWatched(Watched):
-    """The same, one version later."""
+    """The same projection, one version later."""
 
     version: ClassVar[int] = 2
 
@@ -105,7 +105,7 @@ def new_record(
     options: tuple[str, ...] | None = None,
     summary: Summary | None = None,
 ) -> Record:
-    """One new event, with a greater event_id than all before it."""
+    """Return a new event whose event_id is greater than all earlier ones."""
     milliseconds = next(_milliseconds)
     return Record(
         event_id=wire.ulid_of(milliseconds),
@@ -122,7 +122,7 @@ def new_record(
 
 
 def decode_record(record: Record) -> Event:
-    """The event that the project decodes from a record's bytes."""
+    """Return the event that the project decodes from a record's bytes."""
     return decode(stories.payload(record), record.app, Contract(record.contract))
 
 
@@ -132,13 +132,13 @@ async def append(conn: AsyncConnection, *records: Record) -> Appended:
 
 
 async def append_in_new_session(url: str, *records: Record) -> Appended:
-    """The same on a connection of its own, so that several appends can run at the same time."""
+    """Append records on a new connection, so that several appends can run at the same time."""
     async with store.connection(url, "appending") as conn:
         return await append(conn, *records)
 
 
 async def insert_at(conn: AsyncConnection, position: int, record: Record, *, received_in: float = 0) -> None:
-    """Insert an event without the appender and without NOTIFY, at any position, received in so many seconds."""
+    """Insert an event at any position, without the appender and without NOTIFY; ``received_in`` is seconds from now."""
     columns = (*Event._fields, "position", "received_at")
     statement = sql.SQL("INSERT INTO eventstore.events ({}) VALUES ({})").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join(sql.Placeholder() * len(columns))
@@ -148,7 +148,7 @@ async def insert_at(conn: AsyncConnection, position: int, record: Record, *, rec
 
 
 async def stored_records(conn: AsyncConnection) -> list[Record]:
-    """All stored events as the oracle's records, from the columns."""
+    """Return all stored events as the oracle's records, made from the columns."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         rows = await fetch_all(cursor, "SELECT * FROM eventstore.events ORDER BY position")
     return [_record(row) for row in rows]
@@ -179,7 +179,7 @@ def worker(url: str, projection: Projection, **settings: float) -> Worker:
 
 @asynccontextmanager
 async def worker_connection(one: Worker) -> AsyncIterator[AsyncConnection]:
-    """A connection for a worker's steps."""
+    """Yield a connection for a worker's steps."""
     conn = await one.connect()
     try:
         yield conn
@@ -202,14 +202,14 @@ async def running_workers(url: str, *workers: Worker) -> AsyncIterator[list[asyn
 
 
 async def fold(one: Worker, conn: AsyncConnection) -> Step:
-    """Step until there is nothing more to do; return the result of the last step."""
+    """Run steps until a step folds nothing; return the result of that step."""
     while (step := await one.step(conn)) is Step.FOLDED:
         pass
     return step
 
 
 async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODELS, **settings: float) -> None:
-    """Fold every projection to the head, each with a worker of its own."""
+    """Fold every projection to the head, each with its own worker."""
     for projection in projections:
         one = worker(url, projection(), **settings)
         async with worker_connection(one) as conn:
@@ -220,7 +220,7 @@ async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODE
 
 
 async def read_model_rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
-    """All rows of all read models and views, of some apps or of all, in the form of the oracle."""
+    """Return all rows of all read models and views, of some apps or of all, as the oracle returns them."""
     found: dict[str, list[Row]] = {}
     for name, columns in oracle.COLUMNS.items():
         query = sql.SQL("SELECT {} FROM public.{} WHERE %s::text[] IS NULL OR app = ANY(%s)").format(
@@ -239,7 +239,7 @@ async def assert_rows_match_oracle(conn: AsyncConnection) -> None:
 
 
 class CheckpointRow(NamedTuple):
-    """A checkpoint's row."""
+    """A row of ``projections.checkpoints``."""
 
     version: int
     position: int
@@ -252,7 +252,7 @@ class CheckpointRow(NamedTuple):
 
 
 async def checkpoint_row(conn: AsyncConnection, name: str) -> CheckpointRow:
-    """A projection's checkpoint; ``wait`` is the time from its error to the next attempt."""
+    """Return a projection's checkpoint; ``wait`` is the time from its error to the next attempt."""
     async with conn.cursor(row_factory=class_row(CheckpointRow)) as cursor:
         query = (
             "SELECT version, position, state, last_error, failures, windows, events, retry_at - last_error_at AS wait"
@@ -264,7 +264,7 @@ async def checkpoint_row(conn: AsyncConnection, name: str) -> CheckpointRow:
 
 
 async def count_rows(conn: AsyncConnection, table: str) -> int:
-    """How many rows a table in ``public`` has."""
+    """Return the number of rows of a table in ``public``."""
     query = sql.SQL("SELECT count(*) FROM public.{}").format(sql.Identifier(table))
     row = await fetch_row(conn, query)
     assert row is not None
@@ -272,7 +272,7 @@ async def count_rows(conn: AsyncConnection, table: str) -> int:
 
 
 async def position(conn: AsyncConnection, name: str) -> int:
-    """A projection's position; 0 before its first run."""
+    """Return a projection's position; 0 before its first run."""
     found = await store.value(conn, "SELECT max(position) FROM projections.checkpoints WHERE name = %s", name)
     return int(str(found or 0))
 
@@ -280,17 +280,17 @@ async def position(conn: AsyncConnection, name: str) -> int:
 async def wait_until_folded(conn: AsyncConnection, name: str, up_to: int) -> None:
     """Wait until a projection has folded up to this position."""
 
-    async def there() -> bool:
+    async def is_reached() -> bool:
         return await position(conn, name) >= up_to
 
-    await store.wait_until(there, f"{name} at position {up_to}")
+    await store.wait_until(is_reached, f"{name} at position {up_to}")
 
 
 async def wait_for_state(conn: AsyncConnection, name: str, state: str) -> None:
     """Wait until a projection is in this state."""
 
-    async def there() -> Any:  # noqa: ANN401 - any truth
+    async def is_in_state() -> Any:  # noqa: ANN401 - only its truth counts
         query = "SELECT count(*) FROM projections.checkpoints WHERE name = %s AND state = %s"
         return await store.value(conn, query, name, state)
 
-    await store.wait_until(there, f"{name} {state}")
+    await store.wait_until(is_in_state, f"{name} {state}")

@@ -1,4 +1,4 @@
-"""Shared by tests of ingest: logs of encoded events, followers of them, and what is stored afterwards."""
+"""Shared by tests of ingest: builds logs of encoded events, runs followers, and reads what they stored."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from eventstore.waits import Waits
 from projections.sandbox.simulator import SimulatedEvent
 from tests import store, wire
 from tests.fix_simulator import TOKEN
+from tests.queries import fetch_all, fetch_row
 from tests.store import APP, CHAT, PCS
 
 QUICK = Waits(
@@ -40,11 +41,11 @@ QUICK = Waits(
 )
 REQUEST = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 IDLE = 0.35
-"""Seconds without a new event, after which a test takes a stream as read to its end."""
+"""Seconds without a new event after which a test assumes that the stream was read to its end."""
 
 
 def log_entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", more: bytes = b"") -> SimulatedEvent:
-    """A log's entry, encoded by hand in each of these contracts (both, when none is named)."""
+    """Return a log entry, encoded by hand in each of these contracts, or in both if none is given."""
     moment = wire.EPOCH + timedelta(milliseconds=1_767_225_600_123)
     times: dict[Contract, str | bytes] = {CHAT: wire.rfc3339(moment), PCS: wire.timestamp_of(moment)}
     payloads = {
@@ -57,7 +58,7 @@ def log_entry(event_id: str, *contracts: Contract, ppnum: str = "12300000001", m
 def log_of(
     count: int, *contracts: Contract, spacing_ms: int = 1, ago: float = 3600, more: bytes = b""
 ) -> list[SimulatedEvent]:
-    """Entries with ULIDs ``spacing_ms`` apart, the first of them ``ago`` seconds old."""
+    """Return entries with ULIDs ``spacing_ms`` apart; the first is ``ago`` seconds old."""
     first = datetime.now(UTC) - timedelta(seconds=ago)
     ids = (wire.ulid_at(first + timedelta(milliseconds=at * spacing_ms), tail=at) for at in range(count))
     return [log_entry(event_id, *contracts, more=more) for event_id in ids]
@@ -84,12 +85,12 @@ def follower(
 
 
 def quick_waits(**changed: float) -> Waits:
-    """Short timeouts, some of them changed."""
+    """Return short timeouts, with some of them changed."""
     return Waits.model_validate(QUICK.model_dump() | changed)
 
 
 class Running:
-    """An ingest in a task of this process."""
+    """An ingest that runs as a task in this process."""
 
     def __init__(
         self, followers: Sequence[Follower], waits: Waits, until_idle: float | None, give_up_after: float | None = None
@@ -100,21 +101,21 @@ class Running:
         )
 
     async def stop(self) -> Outcome:
-        """Stop it, and return its outcome."""
+        """Stop the ingest and return its outcome."""
         self._stop.set()
         return await self.outcome()
 
     async def outcome(self) -> Outcome:
-        """Wait until it ends; return its outcome."""
+        """Wait until the ingest ends; return its outcome."""
         async with asyncio.timeout(store.GIVE_UP):
             return await self._task
 
     async def wait_until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition is true; fail if the ingest ends before."""
+        """Wait until a condition is true; fail if the ingest ends first."""
 
         async def holds() -> bool:
             if self._task.done():
-                raise AssertionError(f"ended before {what}: {self._task.result()}")
+                raise AssertionError(f"the ingest ended before {what}: {self._task.result()}")
             return bool(condition())
 
         await store.wait_until(holds, what)
@@ -138,24 +139,22 @@ async def following(
 async def ingest(
     *followers: Follower, waits: Waits = QUICK, until_idle: float = IDLE, give_up_after: float | None = None
 ) -> Outcome:
-    """Follow until idle, until all apps are refused, or until it gives up."""
+    """Follow until idle, until all apps are refused, or until the run gives up."""
     async with following(*followers, waits=waits, until_idle=until_idle, give_up_after=give_up_after) as running:
         return await running.outcome()
 
 
 async def stored_payloads(conn: AsyncConnection, app: str = APP) -> list[bytes]:
-    """The payloads of an app in order of position; fails unless all positions together are 1, 2, 3 and so on."""
+    """Return an app's payloads in order of position; fails unless the positions of all apps are gapless from 1."""
     await store.positions(conn)
-    rows = await conn.execute("SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
-    return [row[0] for row in await rows.fetchall()]
+    rows = await fetch_all(conn, "SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
+    return [row[0] for row in rows]
 
 
 async def cursor_row(conn: AsyncConnection, app: str = APP) -> dict[str, Any]:
-    """An app's row of ``cursors``."""
-    rows = await conn.execute(
-        "SELECT contract, last_event_id, holes, epoch, last_error FROM eventstore.cursors WHERE app = %s", [app]
-    )
-    row = await rows.fetchone()
+    """Return an app's row of ``cursors``."""
+    query = "SELECT contract, last_event_id, holes, epoch, last_error FROM eventstore.cursors WHERE app = %s"
+    row = await fetch_row(conn, query, [app])
     assert row is not None
     return dict(zip(("contract", "cursor", "holes", "epoch", "error"), row, strict=True))
 

@@ -1,4 +1,4 @@
-"""A role and a database in which every setting has the value that would do the most harm."""
+"""A role and a database in which every setting has the value that does the most harm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SPECIAL = {
     "lc_monetary": "POSIX",
     "lc_numeric": "POSIX",
     "lc_time": "POSIX",
-    # Of a role, it also holds for the statement that sets it to another value.
+    # The role's value also applies to the statement with which a session changes it.
     "transaction_timeout": "20s",
 }
 _SETTINGS = (
@@ -36,7 +36,7 @@ _SETTINGS = (
 
 
 def hostile_settings(conn: psycopg.Connection) -> dict[str, str]:
-    """Return, for each setting of ours that a plain role can set on this server, another value than ours."""
+    """Return a value that differs from ours for each of our settings that a role without privileges can change."""
     found = {name: value for name, value in _SPECIAL.items() if name.startswith("plpgsql.")}
     for name, kind, now, least, greatest, values in conn.execute(_SETTINGS, [list(PINNED)]).fetchall():
         ours = EVERY_SESSION.get(name, now)
@@ -48,19 +48,19 @@ def hostile_settings(conn: psycopg.Connection) -> dict[str, str]:
             found[name] = next(value for value in values if value != ours)
         else:
             found[name] = greatest if ours == least else least
-    # Zero is no limit; one millisecond is the least that is one.
+    # Zero means no limit; the lowest limit is one millisecond.
     found |= dict.fromkeys((name for name in found if name.endswith("_timeout") and found[name] == "0"), "1")
     return found
 
 
 def make_hostile(url: str, *also: tuple[str, str]) -> dict[str, str]:
-    """Give the URL's role these settings, for every session in the URL's database; returns them."""
+    """Give the URL's role hostile settings in the URL's database; returns them."""
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("DO 'BEGIN END'")  # only with the language loaded may a plain role change its settings
+        conn.execute("DO 'BEGIN END'")  # a role without privileges can set plpgsql's settings only once it is loaded
         settings = {**hostile_settings(conn), **dict(also)}
         database = sql.Identifier(conn.info.dbname)
         for name, value in settings.items():
-            # A list is written as one; quoted, it would be a single name.
+            # A quoted list would be a single name.
             written = sql.SQL(value) if name == "search_path" else sql.Literal(value)
             command = sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET {} = {}")
             conn.execute(command.format(database, sql.SQL(name), written))
@@ -74,7 +74,7 @@ DECLARE
     body constant text := $$ LANGUAGE plpgsql
         AS 'BEGIN RAISE EXCEPTION ''a trap in schema public was called: {}''; END'$$;
 BEGIN
-    -- A function or an operator of the very types that a call has is preferred to a catalogue's that takes any type.
+    -- Postgres prefers a function or operator with the exact types of a call to one of pg_catalog that takes any type.
     FOR one IN SELECT * FROM (VALUES
         ('cardinality', 'text[]', 'integer'), ('unnest', 'text[]', 'SETOF text'),
         ('array_position', 'text[], text', 'int'),
@@ -86,7 +86,7 @@ BEGIN
         EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s %s', one.name, one.takes, one.gives,
                        replace(body, '{}', one.name));
     END LOOP;
-    -- Where the search path names public before pg_catalog, those of the same types are, too.
+    -- If the search path has public before pg_catalog, it also prefers those with the same types.
     FOR one IN
         SELECT p.proname AS name, pg_get_function_identity_arguments(p.oid) AS takes,
                pg_get_function_result(p.oid) AS gives
@@ -134,10 +134,10 @@ _TRAPPED_TYPES = (
 
 
 def set_traps(url: str) -> None:
-    """Put functions, operators and types that fail into schema public, each preferred to Postgres's own if it is seen.
+    """Create functions, operators and types in schema public that fail, and that Postgres prefers to its own.
 
     Args:
-        url: a database, for a role that may create things in its schema public.
+        url: a database, for a role that may create objects in its schema public.
 
     """
     with psycopg.connect(url, autocommit=True) as conn:

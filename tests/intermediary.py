@@ -1,4 +1,4 @@
-"""A proxy in front of a gRPC server that forwards a connection, or answers it by itself as intermediaries do."""
+"""A proxy in front of a gRPC server that forwards a connection, or answers it itself as intermediaries do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def header_block(headers: Headers) -> bytes:
-    """HPACK without compression: each field a literal with a name of its own."""
+    """Encode headers in HPACK without compression: each field is a literal with its name."""
     return b"".join(b"\0" + _string(name) + _string(value) for name, value in headers)
 
 
@@ -31,7 +31,7 @@ def _string(text: str) -> bytes:
 
 
 class Reply:
-    """What is sent instead of forwarding: parts, each a segment of its own."""
+    """What the proxy sends instead of forwarding; each part is sent as a separate segment."""
 
     def __init__(self, *parts: bytes, http1: bool = False) -> None:
         self.parts = parts
@@ -39,7 +39,7 @@ class Reply:
 
 
 def http2(status: int, *headers: tuple[str, str], body: bytes = b"") -> Reply:
-    """An HTTP/2 answer without a gRPC status."""
+    """Return an HTTP/2 response without a gRPC status."""
     block = header_block([(":status", str(status)), *headers])
     if not body:
         return Reply(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
@@ -47,7 +47,7 @@ def http2(status: int, *headers: tuple[str, str], body: bytes = b"") -> Reply:
 
 
 def http1(status: int) -> Reply:
-    head = f"HTTP/1.1 {status} Said\r\nContent-Type: text/html\r\nContent-Length: {len(HTML)}\r\n\r\n"
+    head = f"HTTP/1.1 {status} Response\r\nContent-Type: text/html\r\nContent-Length: {len(HTML)}\r\n\r\n"
     return Reply(head.encode() + HTML, http1=True)
 
 
@@ -60,11 +60,11 @@ def goaway(code: int) -> Reply:
 
 
 class Intermediary:
-    """Plays one reply per connection and forwards once there is none left.
+    """Sends one reply for each connection; once there are none left, it forwards connections.
 
     Attributes:
-        replies: what comes next; None forwards the connection.
-        answered: connections that got a reply.
+        replies: the replies to the next connections; None forwards one.
+        answered: how many connections got a reply.
 
     """
 
@@ -106,7 +106,7 @@ class Intermediary:
                 self.answered += 1
                 await _play(reply, reader, writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the client left
+            pass  # the client disconnected
         finally:
             self._writers.discard(writer)
             writer.close()
@@ -137,12 +137,12 @@ async def _play(reply: Reply, reader: asyncio.StreamReader, writer: asyncio.Stre
     for part in reply.parts:
         writer.write(part)
         await writer.drain()
-        await asyncio.sleep(0.05)  # a segment of its own; what is read does not hang on it
+        await asyncio.sleep(0.05)  # so that it is a separate segment; the result doesn't depend on it
     await reader.read()
 
 
 async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read until the request's headers."""
+    """Read up to the request's headers."""
     assert await reader.readexactly(len(PREFACE)) == PREFACE
     kind = SETTINGS
     while kind != HEADERS:
@@ -157,12 +157,12 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def intermediary_for(
     backend: int, make: Callable[[int], Intermediary] = Intermediary
 ) -> AsyncIterator[Intermediary]:
-    """Run such a proxy in front of a port of this machine."""
-    front = make(backend)
-    server = await asyncio.start_server(front.accept, "127.0.0.1", 0)
-    front.port = server.sockets[0].getsockname()[1]
+    """Run the proxy in front of a port of this machine."""
+    proxy = make(backend)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
     try:
-        yield front
+        yield proxy
     finally:
         server.close()
-        await front.aclose()
+        await proxy.aclose()

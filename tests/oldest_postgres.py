@@ -1,9 +1,9 @@
 """Which tests run on the oldest PostgreSQL besides the newest, and why the others don't.
 
-It runs what exercises SQL and catalogues: tests/integration and tests/migration, without the files below, and whatever
-is marked ``oldest``. The files below test what the two versions can't differ in: messages over gRPC and HTTP, and
-decisions in Python, whose statements other tests send too. ``make test-all`` runs everything on both, and fails if a
-statement of the product is sent on the newest that this choice doesn't send on the oldest (see fix_statements.py).
+The oldest runs the tests that exercise SQL and catalogues: tests/integration and tests/migration without the files
+below, and tests that are marked ``oldest``. The files below test what doesn't depend on the server: messages over gRPC
+and HTTP, and decisions in Python, whose statements other tests send too. ``make test-all`` runs everything on both, and
+fails if these tests don't send a statement on the oldest that the product sends on the newest (fix_statements.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ TESTS = Path(__file__).parent
 FOLDERS = ("integration", "migration")
 
 NEWEST_ONLY = {
-    "test_credentials_bounded.py": "what issuers answer over HTTP",
+    "test_credentials_bounded.py": "responses of issuers over HTTP",
     "test_credentials_followed.py": "when tokens are fetched again; the statements are those of every ingest",
     "test_give_up.py": "when a run gives up waiting: clocks in Python",
     "test_ingest_idle.py": "when a stream counts as idle: clocks in Python",
-    "test_ingest_intermediaries.py": "what proxies answer over HTTP/2",
+    "test_ingest_intermediaries.py": "responses of proxies over HTTP/2",
     "test_ingest_refusals.py": "which gRPC status is final",
     "test_ingest_resume.py": "which cursor is sent over gRPC after which end of a stream",
     "test_ingest_retry_refused.py": "when a refused app is called again: clocks in Python",
@@ -30,7 +30,7 @@ NEWEST_ONLY = {
 
 
 def runs_on_oldest(item: pytest.Item) -> bool:
-    """Say whether a test runs on the oldest PostgreSQL in every run."""
+    """Return whether ``make test`` runs a test on the oldest PostgreSQL."""
     if item.get_closest_marker("oldest"):
         return True
     folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""

@@ -13,14 +13,14 @@ from datetime import datetime
 from typing import TypeAlias
 
 DELIVERED, FAILED, PENDING_CONSENT, GRANTED, DENIED, COMPLETED, POLL_RESPONSE, REQUEST_FAILED = range(1, 9)
-"""The event types' numbers on the wire; any other number is an unknown type, which no read model folds."""
+"""The numbers of the event types on the wire; any other number is an unknown type, which no read model folds."""
 
 SUMMARY_FAILED = 4
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A request as its last event reports it; ``status`` is the number on the wire."""
+    """The summary of a request in an event; ``status`` is the number on the wire."""
 
     status: int
     total: int
@@ -33,8 +33,8 @@ class Summary:
 class Record:
     """One event, with the fields that read models use.
 
-    ``ppnum`` is None without a recipient and '' when the recipient has no number: neither is a recipient.
-    ``poll_options`` is None when there is no readable answer.
+    ``ppnum`` is None if there is no recipient and '' if the recipient has no number: neither counts as a recipient.
+    ``poll_options`` is None if there is no readable answer.
     """
 
     event_id: str
@@ -82,7 +82,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
-    """All rows of all tables and views after these events, in the order of ``KEYS``."""
+    """Return all rows of all tables and views after these events, in the order of ``KEYS``."""
     log = _in_order(events)
     responses = _poll_responses(log)
     tallies = _poll_tallies(responses)
@@ -99,9 +99,9 @@ def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
 
 
 def sorted_rows(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
-    """Bring a table's rows from any source into the form and order of ``read_models``.
+    """Return a table's rows, from any source, in the form and order of ``read_models``.
 
-    Each row must have the table's ``COLUMNS``. None is dropped: a row that is there twice stays there twice.
+    Each row must have the table's ``COLUMNS``. No row is dropped, not even a duplicate.
     """
     places = [COLUMNS[name].index(column) for column in KEYS[name]]
     plain = [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
@@ -109,7 +109,7 @@ def sorted_rows(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
 
 
 def consent_fact(event: Record) -> str | None:
-    """The consent status that an event states; None if it states none, or has no recipient."""
+    """Return the consent status that an event states; None if it states none or has no recipient."""
     if not event.ppnum:
         return None
     if event.event_type == FAILED:
@@ -118,34 +118,34 @@ def consent_fact(event: Record) -> str | None:
 
 
 def is_delivery(event: Record) -> bool:
-    """Whether the event is a delivery to a recipient."""
+    """Return whether the event is a delivery to a recipient."""
     return event.event_type == DELIVERED and bool(event.ppnum)
 
 
 def recipient_key(event: Record) -> tuple[str, str, str] | None:
-    """The row of request_recipients that an event is about, if any."""
+    """Return the key of the request_recipients row that an event is about, if any."""
     if event.event_type in (DELIVERED, FAILED, PENDING_CONSENT) and event.send_request_id and event.ppnum:
         return event.app, event.send_request_id, event.ppnum
     return None
 
 
 def decider_key(event: Record) -> tuple[str, str] | None:
-    """The request whose end an event states, if any."""
+    """Return the key of the request whose end an event states, if any."""
     if event.event_type in (COMPLETED, REQUEST_FAILED) and event.send_request_id:
         return event.app, event.send_request_id
     return None
 
 
 def answer_key(event: Record) -> tuple[str, str, str, str] | None:
-    """The row of poll_responses that an event is about, if any."""
+    """Return the key of the poll_responses row that an event is about, if any."""
     if event.event_type == POLL_RESPONSE and event.send_request_id and event.ppnum:
         return event.app, event.send_request_id, event.poll_id or "", event.ppnum
     return None
 
 
 def _in_order(events: Iterable[Record]) -> list[Record]:
-    different = {event.event_id: event for event in events}
-    return [different[event_id] for event_id in sorted(different)]
+    by_id = {event.event_id: event for event in events}
+    return [by_id[event_id] for event_id in sorted(by_id)]
 
 
 def _request_recipients(log: list[Record]) -> list[Row]:
@@ -154,8 +154,8 @@ def _request_recipients(log: list[Record]) -> list[Row]:
     for event in log:
         key = recipient_key(event)
         if key:
-            said = (status[event.event_type], event.error_code, event.message_id)
-            rows[key] = (*key, *said, event.event_id, event.occurred_at)
+            outcome = (status[event.event_type], event.error_code, event.message_id)
+            rows[key] = (*key, *outcome, event.event_id, event.occurred_at)
     return list(rows.values())
 
 
@@ -168,7 +168,7 @@ def _request_status(log: list[Record]) -> list[Row]:
 
 
 def _request(events: list[Record]) -> Row:
-    """All columns after the key, from one request's events in order."""
+    """Return all columns after the key, from one request's events in order."""
     latest: dict[str, int] = {}
     decider = None
     for event in events:
@@ -202,22 +202,22 @@ def _consent_registry(log: list[Record]) -> list[Row]:
 
 
 def _person(events: list[Record]) -> Row:
-    """All columns after the key, from one person's consent facts and deliveries in order."""
+    """Return all columns after the key, from one person's consent facts and deliveries in order."""
     fact = delivery = None
-    asked = []
+    asked_at = []
     for event in events:
         if is_delivery(event):
             delivery = event
         else:
             fact = event
         if event.event_type == PENDING_CONSENT:
-            asked.append(event.occurred_at)
+            asked_at.append(event.occurred_at)
     decider, status, basis = fact, consent_fact(fact) if fact else None, "consent"
     if delivery and (fact is None or (status != "granted" and delivery.event_id > fact.event_id)):
         decider, status, basis = delivery, "granted", "delivery"
     assert decider is not None
     request = decider.send_request_id or ""
-    return (status, basis, decider.occurred_at, decider.event_id, request, min(asked, default=None))
+    return (status, basis, decider.occurred_at, decider.event_id, request, min(asked_at, default=None))
 
 
 def _consent_history(log: list[Record]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Shared by tests of rebuild and verify: short calls of both, damaged rows, and actions during a phase."""
+"""Shared by tests of rebuild and verify: calls both, damages rows, and runs actions during a phase."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _CHANGES: dict[str, LiteralString] = {
 opt_outs = Table(
     "opt_outs",
     MetaData(schema="public"),
-    Column("app", Text, primary_key=True, comment="Whose it is."),
-    Column("ppnum", Text, primary_key=True, comment="Whom not to write to."),
+    Column("app", Text, primary_key=True, comment="The app."),
+    Column("ppnum", Text, primary_key=True, comment="The person's phone number."),
     Column("since", DateTime(timezone=True), comment="When consent was denied."),
     Column("event_id", Text(collation="C"), nullable=False, comment="The event that decides the row."),
-    Column("deleted", Boolean, nullable=False, comment="Whether it was taken back."),
-    comment="Who must not be written to.",
+    Column("deleted", Boolean, nullable=False, comment="Whether the row is deleted."),
+    comment="People who must not get messages.",
 )
 
 
 class OptOuts(PythonProjection):
-    """A denial adds a row, a grant removes it."""
+    """A denial adds a row, and a grant removes it."""
 
     name: ClassVar[str] = "opt_outs"
     version: ClassVar[int] = 1
@@ -75,7 +75,7 @@ class OptOuts(PythonProjection):
 
 
 class Lenient(Watched):
-    """The same rows without the failures, like a corrected fold."""
+    """Returns the rows of ``Watched`` without the failures, like a corrected fold."""
 
     def fold(self, window: Window) -> Sequence[Executable]:
         e = window.events
@@ -91,7 +91,7 @@ class NewerLenient(Lenient):
 
 
 def sample_records(requests: int = 12, people: int = 4, *, app: str = store.APP) -> list[Record]:
-    """Return events for every read model; more than one event decides about each person."""
+    """Return events for every read model; each person has several consent facts and deliveries."""
     found: list[Record] = []
     for number in range(requests):
         request = f"request {number}"
@@ -124,7 +124,7 @@ async def append_and_fold(url: str, conn: AsyncConnection, projection: type[Proj
 
 
 def replay_context(url: str, progress: Progress | None = None, **settings: float) -> ReplayContext:
-    """Return the context of a replay with short timeouts; some settings may be given."""
+    """Return the context of a replay with short timeouts and these settings."""
     return ReplayContext(url, QUICK, SETTINGS.model_copy(update=settings), progress or NoProgress())
 
 
@@ -138,13 +138,13 @@ async def rebuild(
     resume: bool = False,
     **settings: float,
 ) -> Rebuilt:
-    """Rebuild with short timeouts; some settings may be given."""
+    """Rebuild with short timeouts and these settings."""
     context = replay_context(url, progress, **settings)
     return await run_rebuild(context, projection, limits=limits, dry_run=dry_run, resume=resume)
 
 
 async def verify(url: str, projection: Projection, *, progress: Progress | None = None, **settings: float) -> Verified:
-    """Verify with short timeouts; some settings may be given."""
+    """Verify with short timeouts and these settings."""
     return await run_verify(replay_context(url, progress, **settings), projection)
 
 
@@ -154,7 +154,7 @@ def total_differences(done: Rebuilt | Verified) -> int:
 
 
 class RecordedProgress(NoProgress):
-    """Remembers the progress that was reported."""
+    """Records the progress that is reported."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
@@ -173,37 +173,37 @@ class RecordedProgress(NoProgress):
 
 
 class During(RecordedProgress):
-    """Runs actions when phases begin, each once; the rebuild waits until they have ended.
+    """Runs an action when a phase begins, once; the rebuild waits until it has ended.
 
     Args:
-        acts: by the phase's name.
+        actions: the actions, by the phase's name.
 
     """
 
-    def __init__(self, **acts: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def __init__(self, **actions: Callable[[], Coroutine[Any, Any, object]]) -> None:
         super().__init__()
-        self._acts = {name.replace("_", " "): act for name, act in acts.items()}
+        self._actions = {name.replace("_", " "): action for name, action in actions.items()}
 
     def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
         super().phase(name, position=position, target=target)
-        act = self._acts.pop(name, None)
-        if act is not None:
-            # A loop of its own, while this one is blocked.
+        action = self._actions.pop(name, None)
+        if action is not None:
+            # This event loop is blocked, so the action runs in another one.
             with ThreadPoolExecutor(1) as other:
-                other.submit(lambda: asyncio.run(act())).result()
+                other.submit(lambda: asyncio.run(action())).result()
 
     @property
     def is_done(self) -> bool:
         """Whether every action has run."""
-        return not self._acts
+        return not self._actions
 
 
 class Interrupted(Exception):
-    """The error with which a test ends a rebuild."""
+    """The error with which a test interrupts a rebuild."""
 
 
 class Interrupting(RecordedProgress):
-    """Ends a rebuild when it has folded up to a position."""
+    """Interrupts a rebuild when it has folded up to a position."""
 
     def __init__(self, at: int, error: BaseException | None = None) -> None:
         super().__init__()
@@ -220,12 +220,12 @@ class Interrupting(RecordedProgress):
 
 
 async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: float = 0.1) -> int:
-    """Change, delete or invent at least a share of a table's rows; returns how many."""
+    """Change, delete or add at least a share of a table's rows; returns how many."""
     name = sql.Identifier("public", table.name)
     key = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns)
-    there = await folding.count_rows(conn, table.name)
-    count = max(1, -int(-there * share // 1))
-    # Changed rows and deleted rows are different ones.
+    existing = await folding.count_rows(conn, table.name)
+    count = max(1, -int(-existing * share // 1))
+    # Other rows are deleted than are changed.
     offset = {CHANGED: 0, MISSING: count, EXTRA: 0}[kind]
     chosen = sql.SQL("SELECT ctid FROM {} WHERE app <> {} ORDER BY {} LIMIT {} OFFSET {}").format(
         name, NOBODY, key, count, offset
@@ -238,16 +238,16 @@ async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: flo
     else:
         columns = [column.name for column in table.c if column.name != "app" and column.computed is None]
         rest = sql.SQL(", ").join(map(sql.Identifier, columns))
-        # Rows of two apps may be equal but for the app.
+        # Rows of two apps may be equal except for the app.
         words = "INSERT INTO {} (app, {}) SELECT {}, {} FROM {} WHERE ctid IN ({}) ON CONFLICT DO NOTHING"
         statement = sql.SQL(words).format(name, rest, NOBODY, rest, name, chosen)
     done = (await conn.execute(statement)).rowcount
-    assert done == count or (kind == EXTRA and 0 < done < count), f"{table.name}: there are too few rows to damage"
+    assert done == count or (kind == EXTRA and 0 < done < count), f"{table.name}: too few rows to damage"
     return done
 
 
 async def damage_all(conn: AsyncConnection[Any], projection: type[Projection], share: float = 0.1) -> int:
-    """Do every kind of damage to every table of a projection; returns how many rows are damaged."""
+    """Do every kind of damage to every table of a projection; returns the number of damaged rows."""
     return sum([await damage(conn, table, kind, share) for table in projection.tables for kind in DAMAGES])
 
 
@@ -262,7 +262,7 @@ class Role(NamedTuple):
     superuser: AsyncConnection[Any]
 
     async def grant(self, *privileges: LiteralString) -> None:
-        """Grant privileges; each is what precedes TO in a GRANT statement."""
+        """Grant privileges; each is the part of a GRANT statement before TO."""
         for each in privileges:
             await self.superuser.execute(sql.SQL("GRANT " + each + " TO {}").format(sql.Identifier(self.name)))
 
@@ -284,24 +284,24 @@ async def role(postgres: Server, url: str) -> AsyncIterator[Role]:
 
 
 class Load:
-    """What a load has appended so far."""
+    """Counts what a live load has appended."""
 
     def __init__(self) -> None:
         self.batches = 0
 
     async def wait_for_batches(self, by: int = 2) -> None:
-        """Wait until some more batches are appended."""
+        """Wait until this many more batches are appended."""
         wanted = self.batches + by
 
-        async def there() -> bool:
+        async def is_reached() -> bool:
             return self.batches >= wanted
 
-        await store.wait_until(there, "more load")
+        await store.wait_until(is_reached, "more batches")
 
 
 @asynccontextmanager
 async def live_load(url: str, projection: Projection, app: str = "live") -> AsyncIterator[Load]:
-    """Append events of one app, and fold them, while the block runs."""
+    """Append and fold events of one app while the block runs."""
     load = Load()
 
     async def appending() -> None:
@@ -309,7 +309,7 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
             while True:
                 await folding.append(conn, *sample_records(1, 2, app=app))
                 load.batches += 1
-                # Each replay under load folds the whole log: at full speed, the log would become too long.
+                # Each replay under load folds the whole log, which would get too long at full speed.
                 await asyncio.sleep(0.02)
 
     async with folding.running_workers(url, folding.worker(url, projection)) as (folds,):
@@ -324,7 +324,7 @@ async def live_load(url: str, projection: Projection, app: str = "live") -> Asyn
             await asyncio.gather(appends, return_exceptions=True)
 
 
-# What a run leaves behind
+# What a run records and leaves behind
 
 
 class Run(NamedTuple):
@@ -343,7 +343,7 @@ class Run(NamedTuple):
 
 
 async def recorded_runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
-    """Return the rows of a projection's rebuilds, in order."""
+    """Return a projection's rows in ``projections.rebuilds``, in order."""
     async with conn.cursor(row_factory=class_row(Run)) as cursor:
         query = (
             "SELECT state, version, dry_run, position, rows_before, rows_added, rows_removed, rows_changed, error,"
@@ -353,7 +353,7 @@ async def recorded_runs(conn: AsyncConnection[Any], name: str) -> list[Run]:
 
 
 async def shadow_tables(conn: AsyncConnection[Any]) -> list[str]:
-    """Return the tables in the shadows' schema, without the table of positions."""
+    """Return the names of the tables in the shadow schema, without the table of positions."""
     query = (
         "SELECT tablename FROM pg_tables WHERE schemaname = 'projections_shadow' AND tablename <> 'shadow_positions'"
         " ORDER BY 1"
@@ -362,7 +362,7 @@ async def shadow_tables(conn: AsyncConnection[Any]) -> list[str]:
 
 
 async def all_rows(conn: AsyncConnection[Any], projection: Projection | type[Projection]) -> dict[str, list[Any]]:
-    """Return every row of a projection's tables, with all columns, by table."""
+    """Return all rows of a projection's tables, with all columns, by table."""
     found = {}
     for table in projection.tables:
         query = sql.SQL("SELECT * FROM public.{} ORDER BY {}").format(

@@ -1,4 +1,4 @@
-"""A gRPC server that plays one script per call, and records the calls."""
+"""A gRPC server that answers each call with a script, and records the calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Script = Callable[[Context], Awaitable[None]]
 
 
 class Call(NamedTuple):
-    """One call: its contract, its request's bytes and its bearer token."""
+    """A received call: its contract, the bytes of its request, and its bearer token."""
 
     contract: Contract
     request: bytes
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 def ends_with(
     code: grpc.StatusCode, *messages: bytes, trailing: Sequence[tuple[str, str]] = (), details: str = "no"
 ) -> Script:
-    """Send these messages, then end with that status."""
+    """Return a script that sends these messages, then ends the stream with a status."""
 
     async def script(context: Context) -> None:
         for message in messages:
@@ -39,7 +39,7 @@ def ends_with(
 
 
 def stays_open(*messages: bytes) -> Script:
-    """Send these messages, then keep the stream open without sending anything."""
+    """Return a script that sends these messages, then keeps the stream open and sends nothing more."""
 
     async def script(context: Context) -> None:
         await context.send_initial_metadata(())
@@ -51,7 +51,7 @@ def stays_open(*messages: bytes) -> Script:
 
 
 class ScriptedServer:
-    """Plays one script per call, whatever the contract; the last one is played again and again."""
+    """Plays one script for each call, under any contract; after the last one it plays that again."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self._scripts = list(scripts)
@@ -88,13 +88,13 @@ class _Methods(grpc.GenericRpcHandler):
 async def scripted_server(
     *scripts: Script, contracts: frozenset[Contract] = frozenset(Contract)
 ) -> AsyncIterator[ScriptedServer]:
-    """Run such a server; streams that are open at the end are cancelled."""
-    playing = ScriptedServer(scripts)
+    """Run a scripted server; streams that are open at the end are cancelled."""
+    scripted = ScriptedServer(scripts)
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((_Methods(playing, contracts),))
-    playing.port = server.add_insecure_port("127.0.0.1:0")
+    server.add_generic_rpc_handlers((_Methods(scripted, contracts),))
+    scripted.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield playing
+        yield scripted
     finally:
         await server.stop(None)

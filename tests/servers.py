@@ -1,4 +1,4 @@
-"""Where the tests' servers come from: the wheel, Debian's packages, a Docker engine, or a server that was given."""
+"""Where the tests' servers come from: the wheel, Debian's packages, Docker, or a running server."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Source:
     """Where a server comes from.
 
     Attributes:
-        kind: a temporary server of a run's own, a container, or a server that was given.
+        kind: a temporary server that the run starts, a container, or a running server that was given.
         name: the server's major version, as test ids show it.
         label: its entry in pytest's header.
-        bin_dir: the binaries of a temporary server, None for the wheel's.
+        bin_dir: the binaries of a temporary server; None means the wheel's.
         url: a superuser's URL of a given server.
 
     """
@@ -74,17 +74,17 @@ class Source:
                 yield server.superuser_url
 
 
-def newest_source(asked: str) -> Source:
-    """Return the source that PROJECTIONS_TEST_POSTGRES asks for."""
-    kind, _, version = asked.partition(":")
+def newest_source(setting: str) -> Source:
+    """Return the source that a value of PROJECTIONS_TEST_POSTGRES means."""
+    kind, _, version = setting.partition(":")
     if kind == "embedded":
         return _embedded_source(version or "18", None)
     if kind == "container":
         version = version or CONTAINER_VERSION
         return Source("container", version.partition(".")[0], f"{version} (container)")
-    with psycopg.connect(asked) as connection:
+    with psycopg.connect(setting) as connection:
         number = connection.info.server_version
-    return Source("given", str(number // 10_000), f"{number // 10_000}.{number % 10_000} (given)", url=asked)
+    return Source("given", str(number // 10_000), f"{number // 10_000}.{number % 10_000} (given)", url=setting)
 
 
 def oldest_source() -> Source:
@@ -95,7 +95,7 @@ def oldest_source() -> Source:
 
 
 def wheel_binaries(major: Major) -> Path:
-    """Return the wheel's binaries where the account of the servers can execute them."""
+    """Return the folder with the wheel's binaries that the account of the servers can execute."""
     binaries = locate(major)
     if not account_of_servers().switched:
         return binaries
@@ -104,13 +104,13 @@ def wheel_binaries(major: Major) -> Path:
 
 
 def embedded(home: Path, name: str = "18", bin_dir: Path | None = None) -> EmbeddedPostgres:
-    """Return a fast embedded server of a home, not started yet."""
+    """Return a fast embedded server for a home; it isn't started yet."""
     return EmbeddedPostgres(home, major=_wheel_major(name), settings=FAST, bin_dir=bin_dir)
 
 
 @contextmanager
 def temporary_home() -> Iterator[Path]:
-    """Yield a home for an embedded server; the server is removed at the end, or when the next test run begins."""
+    """Yield a home for an embedded server; it is removed at the end, or by the next test run if this one is killed."""
     clear_dead_runs()
     with temporary_folder(Path(tempfile.gettempdir()), caller()) as folder:
         try:
@@ -141,24 +141,24 @@ def _embedded_source(name: str, bin_dir: Path | None) -> Source:
 @contextmanager
 def _container(version: str) -> Iterator[str]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # testcontainers' own
-        if silence := _silence_of_docker():
-            pytest.skip(f"no Docker engine answers: {silence}")
-        from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only for those who ask
+        warnings.simplefilter("ignore")  # testcontainers' own warnings
+        if problem := _docker_problem():
+            pytest.skip(f"Docker can't be used: {problem}")
+        from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this kind needs it
 
         with PostgresContainer(f"postgres:{version}", driver=None) as container:
             yield container.get_connection_url()
 
 
-def _silence_of_docker() -> str | None:
-    """Return why no Docker engine answers, or None when one does."""
+def _docker_problem() -> str | None:
+    """Return why Docker can't be used, or None if it can."""
     try:
-        from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415
+        from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415 - only this kind needs it
 
         DockerClient().client.ping()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, no engine answers
+    except Exception as error:  # noqa: BLE001 - any error means that Docker can't be used
         reason = type(error).__name__
     else:
         return None
-    gc.collect()  # the client forgets to close its socket, which would be the next test's warning
+    gc.collect()  # the client doesn't close its socket, which would be a warning in the next test
     return reason

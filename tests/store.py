@@ -1,4 +1,4 @@
-"""What tests of the event store share: events made of bytes, connections, and a look at what lies in the tables."""
+"""Shared by tests of the event store: builds events from bytes, opens connections, and reads the tables."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CHAT, PCS = Contract.CHAT_EXTERNAL, Contract.PCS_EXTERNAL_V1
 APP = "app"
 OCCURRED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 QUICK = Waits(append_lock=0.2, idle_in_transaction=600, database_connect=60)
-"""A test may hold a lock for as long as the processes that it watches take."""
+"""Tests hold locks for a long time, so idle transactions aren't ended."""
 GIVE_UP = 30.0
-"""Seconds after which a condition that does not come about fails the test."""
+"""Seconds after which a test fails if a condition hasn't become true."""
 
 with_and_without_probing = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
-"""With an appender that asks first which events are there, as after a connect, and one that copies at once."""
+"""Runs a test with an appender that looks for stored events first, as after a connect, and one that copies directly."""
 
 _ULIDS = wire.ulids()
 T = TypeVar("T")
@@ -44,12 +44,12 @@ _APPEND_LOCK_WAITERS = (
 
 
 def next_ulid() -> str:
-    """A ULID that no other call returns."""
+    """Return a ULID that no other call returns."""
     return next(_ULIDS)
 
 
 def new_events(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppnum: str = "12300000001") -> list[Event]:
-    """New events, each with an id of its own."""
+    """Return new events, each with a new event_id."""
     return [
         decode(wire.event(next_ulid(), recipient=wire.recipient(ppnum)), app, contract)
         for _ in itertools.repeat(0, count)
@@ -57,25 +57,25 @@ def new_events(count: int = 1, *, app: str = APP, contract: Contract = CHAT, ppn
 
 
 def pcs_event(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
-    """The event that :func:`of_chat` makes, as the other contract writes it."""
+    """Return the event of :func:`chat_event` in the other contract."""
     payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.timestamp_of(OCCURRED))
     return decode(payload, app, PCS)
 
 
 def chat_event(event_id: str, ppnum: str = "12300000001", app: str = APP) -> Event:
-    """An event that happened at ``OCCURRED``."""
+    """Return an event of ``chat.external`` that occurred at ``OCCURRED``."""
     payload = wire.event(event_id, recipient=wire.recipient(ppnum), occurred_at=wire.rfc3339(OCCURRED))
     return decode(payload, app, CHAT)
 
 
 def conflicting_event(event: Event) -> Event:
-    """Other bytes, and other values, under the same event_id."""
+    """Return an event with the same event_id but other bytes and values."""
     payload = wire.event(event.event_id, recipient=wire.recipient("99900000009"), occurred_at="2020-01-01T00:00:00Z")
     return decode(payload, event.app, Contract(event.contract))
 
 
 def garbage(number: int = 0, app: str = APP) -> Rejected:
-    """Bytes that are no event."""
+    """Return a rejected message whose bytes aren't an event."""
     return Rejected(app, CHAT.value, b"\xff%d" % number, "the bytes are not a SendRequestEvent")
 
 
@@ -83,7 +83,7 @@ def garbage(number: int = 0, app: str = APP) -> Rejected:
 async def connection(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncIterator[AsyncConnection]:
     conn = await connect(url, name=name, waits=waits)
     try:
-        # Tests read tables as people do, whose search path has public; the engine's own sessions keep theirs.
+        # Tests read tables as users do, with public in the search path; the engine's own sessions don't have it.
         await conn.execute("SET search_path = public")
         yield conn
     finally:
@@ -97,7 +97,7 @@ async def appender(url: str, name: str = "test", waits: Waits = QUICK) -> AsyncI
 
 
 async def set_epoch(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> None:
-    """Make an app's cursor row, or take it over."""
+    """Insert an app's cursor row with this epoch, or change its epoch."""
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, epoch) VALUES (%s, %s)"
         " ON CONFLICT (app) DO UPDATE SET epoch = excluded.epoch",
@@ -106,7 +106,7 @@ async def set_epoch(conn: AsyncConnection, app: str = APP, epoch: int = 1) -> No
 
 
 async def value(conn: AsyncConnection, query: str, *arguments: object) -> object:
-    """The one value of a query."""
+    """Return the only value of a query."""
     row = await fetch_row(conn, query.encode(), arguments)
     assert row is not None
     return row[0]
@@ -117,19 +117,19 @@ async def cursor_of(conn: AsyncConnection, app: str = APP) -> object:
 
 
 async def stored_events(conn: AsyncConnection) -> list[Event]:
-    """The events that are stored, in order of position."""
+    """Return all stored events in order of position."""
     return [item.event async for item in read(conn)]
 
 
 async def positions(conn: AsyncConnection) -> dict[str, int]:
-    """Each event_id and its position, in order of position; the numbers are 1, 2, 3 without a gap, or it fails."""
+    """Return each event_id and its position, in order; fails unless the positions are 1, 2, 3 and so on, gapless."""
     rows = await fetch_all(conn, "SELECT event_id, position FROM eventstore.events ORDER BY position")
     assert [position for _, position in rows] == list(range(1, len(rows) + 1))
     return dict(rows)
 
 
 class QuarantineRow(NamedTuple):
-    """A row of the quarantine."""
+    """A row of ``eventstore.quarantine``."""
 
     event_id: str | None
     payload: bytes
@@ -138,9 +138,9 @@ class QuarantineRow(NamedTuple):
 
 
 async def quarantine_rows(conn: AsyncConnection) -> list[QuarantineRow]:
-    """What lies in quarantine, in the order in which it came."""
-    rows = await conn.execute("SELECT event_id, payload, reason, count FROM eventstore.quarantine ORDER BY id")
-    return [QuarantineRow(*row) for row in await rows.fetchall()]
+    """Return the quarantined messages in the order in which they were received."""
+    query = "SELECT event_id, payload, reason, count FROM eventstore.quarantine ORDER BY id"
+    return [QuarantineRow(*row) for row in await fetch_all(conn, query)]
 
 
 async def assert_nothing_written(conn: AsyncConnection) -> None:
@@ -149,7 +149,7 @@ async def assert_nothing_written(conn: AsyncConnection) -> None:
 
 
 class PageSizes:
-    """How many rows each page brought."""
+    """Records the number of rows of each page that is fetched."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
@@ -164,42 +164,42 @@ class PageSizes:
 
 
 async def wait_until(check: Callable[[], Awaitable[T]], what: str) -> T:
-    """Ask again and again until the answer is true, and return it."""
+    """Call a check until its result is true, and return that result."""
     try:
         async with asyncio.timeout(GIVE_UP):
-            while not (answer := await check()):  # noqa: ASYNC110 - what is waited for happens in Postgres
+            while not (result := await check()):  # noqa: ASYNC110 - Postgres has no event to wait for
                 await asyncio.sleep(0.002)
-            return answer
+            return result
     except TimeoutError:
-        raise AssertionError(f"never came about: {what}") from None
+        raise AssertionError(f"timed out waiting for: {what}") from None
 
 
 async def wait_for_append_lock_waiters(conn: AsyncConnection, count: int = 1) -> None:
-    """Return when so many sessions wait for the append lock."""
+    """Wait until this many sessions wait for the append lock."""
 
-    async def enough() -> bool:
+    async def has_waiters() -> bool:
         waiters = await value(conn, _APPEND_LOCK_WAITERS, APPEND_LOCK)
         return isinstance(waiters, int) and waiters >= count
 
-    await wait_until(enough, f"{count} waiting for the append lock")
+    await wait_until(has_waiters, f"{count} waiting for the append lock")
 
 
 async def wait_until_blocked(conn: AsyncConnection, pid: int) -> None:
-    """Return when that backend waits for a lock that another holds."""
+    """Wait until this backend waits for a lock that another session holds."""
 
-    async def waits() -> bool:
+    async def is_blocked() -> bool:
         return bool(await value(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid))
 
-    await wait_until(waits, f"backend {pid} waiting for a lock")
+    await wait_until(is_blocked, f"backend {pid} waiting for a lock")
 
 
 async def wait_until_session_ended(conn: AsyncConnection, name: str) -> None:
-    """Return when no session of that name is left, so that nothing of its work is under way."""
+    """Wait until no session with this name is left, so that none of its work is still running."""
 
-    async def gone() -> bool:
+    async def has_ended() -> bool:
         return not await value(conn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
 
-    await wait_until(gone, f"the end of session {name}")
+    await wait_until(has_ended, f"the end of session {name}")
 
 
 def by_id(events: Iterable[Event]) -> dict[str, Event]:
@@ -207,7 +207,7 @@ def by_id(events: Iterable[Event]) -> dict[str, Event]:
 
 
 async def lose_events(conn: AsyncConnection, after: int) -> None:
-    """Take the events behind a position away, as a failover does; cursors and checkpoints stay."""
+    """Delete the events after a position, as a failover loses them; cursors and checkpoints stay."""
     async with conn.transaction():
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
         await conn.execute("DELETE FROM eventstore.events WHERE position > %s", [after])

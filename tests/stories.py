@@ -1,7 +1,7 @@
-"""Makes up what a platform might tell, and how it might arrive: few people and requests, so that much collides.
+"""Generates random events of a platform and deliveries of them, with few people and requests, so that many collide.
 
 A story is a list of different events and one delivery of them: in some order, some more than once, cut into batches.
-``coverage`` counts what happens in a story, so that a test can fail when something never did.
+``coverage`` counts the situations in a story, so that a test fails if a situation never occurs.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _FOCUS = (
     (*(oracle.POLL_RESPONSE,) * 9, oracle.DELIVERED, oracle.FAILED, oracle.PENDING_CONSENT),
     (*range(1, 9), *_UNKNOWN, *_UNKNOWN),
 )
-"""What a story may be mostly about."""
-_UNSPOKEN = {CHAT: frozenset[int](), PCS: frozenset({oracle.GRANTED, oracle.DENIED, oracle.POLL_RESPONSE})}
+"""The event types that a story may mostly consist of."""
+_TYPES_NOT_IN = {CHAT: frozenset[int](), PCS: frozenset({oracle.GRANTED, oracle.DENIED, oracle.POLL_RESPONSE})}
 _MILLISECONDS = (1_767_225_600_000, 1_767_225_600_001, 1_767_312_000_000)
 _IDS = [wire.ulid_of(milliseconds, digit << 75) for milliseconds in _MILLISECONDS for digit in range(32)]
 _ID_DIGITS = 11
-"""Of an event_id: the time and one digit more. The digits behind them tell apart the worlds of a shared table."""
+"""The leading digits of an event_id: the time and one more. The remaining digits differ between worlds in one table."""
 _TIMES = (
     datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC),
     datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
@@ -64,13 +64,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Story:
-    """Different events, and one delivery of them: every event at least once, some of them again."""
+    """Different events, and one delivery of them: every event at least once, some repeatedly."""
 
     events: tuple[Record, ...]
     delivery: Delivery
 
     def in_world(self, number: int) -> Story:
-        """The same story with apps and event_ids of its own, in the same order, for a table that keeps all worlds.
+        """Return the same story with other apps and event_ids, in the same order, for a table with many worlds.
 
         ``number`` is at least 1; two worlds share no app and no event_id.
         """
@@ -80,19 +80,19 @@ class Story:
 
 
 def in_world(event: Record, number: int) -> Record:
-    """Move one event into a world; see :meth:`Story.in_world`."""
+    """Return an event with the app and event_id that it has in a world; see :meth:`Story.in_world`."""
     event_id = event.event_id[:_ID_DIGITS] + wire.ulid_of(0, number)[_ID_DIGITS:]
     return replace(event, event_id=event_id, app=f"{event.app} {number}")
 
 
 def payload(event: Record) -> bytes:
-    """The event's bytes under its contract, without the frame that ``pcs.external.v1`` puts around them.
+    """Return the event's bytes under its contract, without the frame of ``pcs.external.v1``.
 
-    The status inside the recipient, which nothing may look at, is anything.
+    The status inside the recipient is arbitrary, because nothing may read it.
     """
     recipient = summary = poll = None
     if event.ppnum is None:
-        assert event.error_code is event.message_id is None, "these are the recipient's"
+        assert event.error_code is event.message_id is None, "only a recipient has an error_code and a message_id"
     else:
         recipient = wire.recipient(
             event.ppnum,
@@ -101,8 +101,8 @@ def payload(event: Record) -> bytes:
             message_id=event.message_id,
         )
     if event.summary is not None:
-        told = event.summary
-        summary = wire.summary(told.total, told.delivered, told.pending, told.failed, status=told.status)
+        given = event.summary
+        summary = wire.summary(given.total, given.delivered, given.pending, given.failed, status=given.status)
     if event.poll_id is not None or event.poll_options is not None:
         poll = wire.poll(event.poll_id, *(event.poll_options or ()))
     return wire.event(
@@ -116,12 +116,12 @@ def payload(event: Record) -> bytes:
     )
 
 
-# Strategies. All events of a story are one draw, and a delivery is another. A draw for each choice is many times
-# slower, and Hypothesis likes to repeat one draw in the place of another: then a story is one event over and over.
+# Strategies. All events of a story are one draw, and a delivery is another. One draw for each choice would be much
+# slower, and Hypothesis often repeats a draw in place of another: then a story would consist of one repeated event.
 
 
 class _Choices:
-    """Bytes read as choices, one each. Zeroes, to which Hypothesis shrinks, choose what is first."""
+    """Reads each byte as a choice. Hypothesis shrinks to zeroes, which choose the first item."""
 
     def __init__(self, raw: bytes) -> None:
         self._left = iter(raw)
@@ -137,11 +137,11 @@ class _Choices:
 
 
 _BLOCK = 24
-"""Bytes enough for the choices of one event, or of the stage."""
+"""Enough bytes for the choices of one event, or of a story's setting."""
 
 
-class _Stage:
-    """Who and what a story is about; a small cast collides the most."""
+class _Setting:
+    """The apps, requests, people and polls of a story; the fewer there are, the more their events collide."""
 
     def __init__(self, choices: _Choices, contracts: Sequence[str]) -> None:
         self.apps = choices.of((APPS[:1], APPS))
@@ -150,21 +150,21 @@ class _Stage:
         self.people = choices.of((PEOPLE[:1], PEOPLE[:2], PEOPLE))
         self.polls = choices.of((POLLS[:1], POLLS))
         self.types = choices.of(_FOCUS)
-        self.silence = choices.of((1, 2, 5))
+        self.skipped_blocks = choices.of((1, 2, 5))
 
     def event(self, choices: _Choices, taken: Collection[str]) -> Record:
-        """Make an event of this story, with an event_id that is not taken."""
+        """Return an event of this story whose event_id isn't taken."""
         event_id = choices.of(_IDS)
         while event_id in taken:
             event_id = _IDS[(_IDS.index(event_id) + 1) % len(_IDS)]
         app = choices.of(self.apps)
         contract = self.contracts[app]
-        number = choices.of([number for number in self.types if number not in _UNSPOKEN[contract]])
+        number = choices.of([number for number in self.types if number not in _TYPES_NOT_IN[contract]])
         ends = number in {oracle.COMPLETED, oracle.REQUEST_FAILED}
         ppnum = choices.mostly(self.people)
         if ends and not choices.now_and_then():
             ppnum = None
-        # What belongs to another type is there now and then, and must not count.
+        # Sometimes an event has fields that belong to another type, which must not count.
         stray = choices.now_and_then()
         has_summary = choices.of((True, True, False)) if ends else stray
         has_answer = not choices.now_and_then() if number == oracle.POLL_RESPONSE else stray
@@ -187,26 +187,26 @@ class _Stage:
 
 
 def event_lists(contracts: Sequence[str] = (CHAT, PCS), *, max_size: int = 30) -> st.SearchStrategy[tuple[Record, ...]]:
-    """At least one event, all different, of up to two apps, each of which speaks one of the contracts; in no order."""
+    """Return a strategy for one or more different events of up to two apps, each with one contract; in no order."""
     size = _BLOCK * (1 + max_size)
     return st.binary(min_size=size, max_size=size).map(lambda raw: _read_events(raw, contracts))
 
 
 def _read_events(raw: bytes, contracts: Sequence[str]) -> tuple[Record, ...]:
     head, *blocks = (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))
-    stage = _Stage(_Choices(head), contracts)
+    setting = _Setting(_Choices(head), contracts)
     events: dict[str, Record] = {}
-    # Some blocks are no events, those of zeroes among them: that is how a story gets shorter.
-    for block in [block for block in blocks if block[0] % 8 >= stage.silence] or blocks[:1]:
-        event = stage.event(_Choices(block[1:]), events)
+    # Some blocks make no event, among them blocks of zeroes, so a story gets shorter as Hypothesis shrinks it.
+    for block in [block for block in blocks if block[0] % 8 >= setting.skipped_blocks] or blocks[:1]:
+        event = setting.event(_Choices(block[1:]), events)
         events[event.event_id] = event
     return tuple(events.values())
 
 
 def deliveries(events: Sequence[Record]) -> st.SearchStrategy[Delivery]:
-    """One way in which these events might arrive: in any order, some twice or more, in batches of any size from 1.
+    """Return a strategy for deliveries of these events: in any order, some repeatedly, in batches of any size.
 
-    The simplest are in order of the ids, and the other way round, one by one.
+    The simplest deliveries are one by one, in the order of the ids or in the reverse order.
     """
     return st.integers(0, 2**16 - 1).map(lambda number: _deliver(events, number))
 
@@ -215,18 +215,18 @@ def _deliver(events: Sequence[Record], number: int) -> Delivery:
     arriving = sorted(events, key=lambda event: event.event_id)
     if number < 2 or not events:
         return tuple((event,) for event in arriving[:: -1 if number == 1 else 1])
-    chance = Random(number)  # noqa: S311 - nothing to keep secret
-    if chance.random() < 0.3:
-        late = chance.sample(arriving, min(len(arriving), 3))
+    random = Random(number)  # noqa: S311 - not for secrets
+    if random.random() < 0.3:
+        late = random.sample(arriving, min(len(arriving), 3))
         arriving.sort(key=lambda event: event in late)
     else:
-        chance.shuffle(arriving)
-    for again in chance.choices(arriving, k=chance.choice((0, 1, 2, 5))):
-        arriving.insert(chance.randrange(len(arriving) + 1), again)
-    sizes = chance.choice(((1,), range(1, 4), range(1, 12), (len(arriving),)))
+        random.shuffle(arriving)
+    for again in random.choices(arriving, k=random.choice((0, 1, 2, 5))):
+        arriving.insert(random.randrange(len(arriving) + 1), again)
+    sizes = random.choice(((1,), range(1, 4), range(1, 12), (len(arriving),)))
     batches = []
     while arriving:
-        size = chance.choice(sizes)
+        size = random.choice(sizes)
         batches.append(tuple(arriving[:size]))
         arriving = arriving[size:]
     return tuple(batches)
@@ -234,7 +234,7 @@ def _deliver(events: Sequence[Record], number: int) -> Delivery:
 
 @st.composite
 def stories(draw: st.DrawFn, contracts: Sequence[str] = (CHAT, PCS), *, max_size: int = 30) -> Story:
-    """Events and a delivery of them."""
+    """Draw events and a delivery of them."""
     events = draw(event_lists(contracts, max_size=max_size))
     return Story(events, draw(deliveries(events)))
 
@@ -243,30 +243,30 @@ def stories(draw: st.DrawFn, contracts: Sequence[str] = (CHAT, PCS), *, max_size
 
 
 class Situation(StrEnum):
-    """What a run of stories must have met, or it has shown little."""
+    """What must occur in a run of stories for the run to test anything."""
 
     LATE_DECIDERS = auto()
-    """A decider that came in a later batch than a greater one of its request."""
+    """A deciding event of a request is received in a later batch than one with a greater id."""
     LATE_RECIPIENTS = auto()
-    """The same among the events of one recipient of one request."""
+    """The same for the events of one recipient of a request."""
     LATE_ANSWERS = auto()
-    """The same among the answers of one respondent."""
+    """The same for the answers of one respondent."""
     LATE_CONSENTS = auto()
-    """The same among the consent facts of one person."""
+    """The same for the consent facts of one person."""
     TIES = auto()
-    """Two events of one millisecond between which the rest of their ids decides."""
+    """Two events of one millisecond: the rest of their ids decides."""
     CHANGED_VOTES = auto()
-    """An answer that chooses other options than the respondent's answer before it."""
+    """An answer with other options than the respondent's previous answer."""
     DESERTED_OPTIONS = auto()
-    """An option that had a row in the tallies after some batch, and that nobody chooses in the end."""
+    """An option that had a row in the tallies after some batch, but that nobody chooses in the end."""
     SIX_AGAINST_EIGHT = auto()
-    """A request both completed and failed."""
+    """A request has both completed and failed."""
     SIX_AFTER_EIGHT = auto()
-    """The completion is the greater."""
+    """Of these, the completion has the greater id."""
     EIGHT_AFTER_SIX = auto()
-    """The failure is the greater."""
+    """Of these, the failure has the greater id."""
     FAILED_BY_SUMMARY = auto()
-    """A deciding completion whose summary says failed."""
+    """The deciding event is a completion whose summary has the status failed."""
     CONSENT_AGAINST_DELIVERY = auto()
     """A person with a delivery whose last consent fact isn't ``granted``."""
     CONSENT_WINS = auto()
@@ -274,11 +274,11 @@ class Situation(StrEnum):
     DELIVERY_WINS = auto()
     """Of these, the delivery is newer."""
     GRANTED_BEFORE_DELIVERY = auto()
-    """A person whose last consent fact is ``granted``, and older than a delivery: it decides all the same."""
+    """A person whose last consent fact is ``granted`` and older than a delivery: it still decides."""
     ASKED_EARLIER_BY_LATER_ID = auto()
-    """The person was first asked, as times go, by an event that is not the first by its id."""
+    """The event with the earliest time that asked the person isn't the one with the lowest id."""
     TIMES_AGAINST_IDS = auto()
-    """The greatest event of a request did not happen last."""
+    """The event of a request with the greatest id doesn't have the latest time."""
     NO_REQUEST = auto()
     NO_RECIPIENT = auto()
     EMPTY_RECIPIENT = auto()
@@ -288,11 +288,11 @@ class Situation(StrEnum):
     NO_SUMMARY = auto()
     UNKNOWN_TYPES = auto()
     ONLY_UNKNOWN_TYPES = auto()
-    """A request that only events of unknown types name, so that it has no row."""
+    """A request that has only events of unknown types, so it has no row."""
     REPEATED_IN_BATCH = auto()
     REPEATED_LATER = auto()
     SINGLE_BATCHES = auto()
-    """A batch of one event, in a delivery of several."""
+    """A batch of one event, in a delivery of several batches."""
 
 
 CONFLICTS = frozenset(
@@ -304,9 +304,9 @@ CONFLICTS = frozenset(
         Situation.CONSENT_AGAINST_DELIVERY,
     }
 )
-"""Those that no run may go without; each is in every twentieth story or more."""
+"""Situations that must occur in every run; each is in at least one of twenty stories."""
 
-_OF_POLLS = {
+_ONLY_WITH_POLLS = {
     Situation.LATE_ANSWERS,
     Situation.CHANGED_VOTES,
     Situation.DESERTED_OPTIONS,
@@ -317,14 +317,14 @@ _OF_POLLS = {
 
 
 def possible(contracts: Collection[str] = (CHAT, PCS)) -> frozenset[Situation]:
-    """What can happen under these contracts: ``pcs.external.v1`` brings no polls and no granted consent."""
+    """Return the situations that can occur under these contracts: ``pcs.external.v1`` has no polls and no grants."""
     if CHAT in contracts:
         return frozenset(Situation)
-    return frozenset(Situation) - _OF_POLLS - {Situation.GRANTED_BEFORE_DELIVERY}
+    return frozenset(Situation) - _ONLY_WITH_POLLS - {Situation.GRANTED_BEFORE_DELIVERY}
 
 
 def coverage(events: Iterable[Record], delivery: Delivery) -> Counter[Situation]:
-    """Count what happens in one story; what doesn't happen has no key."""
+    """Count the situations in one story; those that don't occur have no key."""
     log = sorted(events, key=lambda event: event.event_id)
     counted: Counter[Situation] = Counter()
     for part in (_of_arrival(delivery), _of_requests(log), _of_people(log), _of_polls(log), _of_events(log)):
@@ -333,11 +333,11 @@ def coverage(events: Iterable[Record], delivery: Delivery) -> Counter[Situation]
 
 
 def _grouped(log: Iterable[Record], key: Callable[[Record], Hashable]) -> list[list[Record]]:
-    """The events that have a key, by it, each group in order."""
+    """Return the events grouped by key, without those that have none; each group is in order."""
     groups: dict[Hashable, list[Record]] = defaultdict(list)
     for event in log:
-        if (of := key(event)) is not None:
-            groups[of].append(event)
+        if (group := key(event)) is not None:
+            groups[group].append(event)
     return list(groups.values())
 
 
@@ -363,8 +363,8 @@ def _of_arrival(delivery: Delivery) -> Counter[Situation]:
     for number, batch in enumerate(delivery):
         counted[Situation.SINGLE_BATCHES] += len(batch) == 1 < len(delivery)
         for event in batch:
-            came = first.setdefault(event.event_id, number)
-            counted[Situation.REPEATED_LATER] += came < number
+            first_batch = first.setdefault(event.event_id, number)
+            counted[Situation.REPEATED_LATER] += first_batch < number
         counted[Situation.REPEATED_IN_BATCH] += len(batch) - len({event.event_id for event in batch})
     log = sorted(set(chain.from_iterable(delivery)), key=lambda event: event.event_id)
     for situation, key in (

@@ -1,7 +1,7 @@
-"""A PostgreSQL server of one test run: not durable, in memory where there is room, and removed at the end.
+"""A PostgreSQL server for one test run: not durable, in memory if there is room, and removed at the end.
 
-Nothing here must survive the machine, so nothing is synced to disk; what is committed survives a crash of the server
-all the same. As root the server runs as the system user that the embedded server uses.
+Its data need not survive a crash of the machine, so nothing is synced to disk; commits still survive a crash of the
+server. If the tests run as root, the server runs as the system user that the embedded server uses.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from projections.sandbox.embedded.folders import SYSTEM_ROOT
 from projections.sandbox.embedded.os_account import Account, caller, system_account
 
 FOLDER_PREFIX = "projections-tests-"
-MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, which nobody else can write to
+MEMORY = Path("/dev/shm")  # noqa: S108 - we create a folder in it that nobody else can write to
 ROOM = 4 * 2**30
-"""Bytes that must be free, in the folder and in memory, for servers to be kept in memory."""
+"""Bytes that must be free, in the folder and in memory, to keep servers in memory."""
 GIVE_UP = 60.0
-"""Seconds after which a server that does not start or stop fails the run."""
+"""Seconds after which the run fails if a server doesn't start or stop."""
 PORT_ATTEMPTS = 5
-"""Another process may take a free port before the server does."""
+"""Attempts to start, because another process may take a free port before the server does."""
 SUPERUSER = "postgres"
 
 FAST: Mapping[str, str] = {
@@ -44,14 +44,14 @@ FAST: Mapping[str, str] = {
     "max_connections": "200",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "1h",
-    # It would take locks, and gather statistics, at any moment.
+    # Autovacuum would take locks and gather statistics at any moment.
     "autovacuum": "off",
 }
-"""Settings of every server of the tests, the embedded ones included."""
+"""Settings of every server that tests start, including embedded ones."""
 
 _SETTINGS: Mapping[str, str] = {
     **FAST,
-    # A copy of a database makes a checkpoint, so little write-ahead log is kept; it takes memory here.
+    # Each copy of a database makes a checkpoint, so little write-ahead log is needed; it uses memory here.
     "max_wal_size": "1GB",
     "shared_buffers": "64MB",
     "listen_addresses": "127.0.0.1",
@@ -65,13 +65,13 @@ _HBA = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 
 class TemporaryServer:
-    """A server in a folder of its own.
+    """A server in its own folder.
 
     Args:
-        folder: where its data and its log lie; it exists and belongs to the account.
-        bin_dir: PostgreSQL's binaries, executable for the account.
+        folder: contains its data and its log; it exists and belongs to the account.
+        bin_dir: PostgreSQL's binaries, which the account can execute.
         account: the user that the server runs as.
-        settings: server settings besides those of every temporary server.
+        settings: server settings in addition to those of every temporary server.
 
     """
 
@@ -87,7 +87,7 @@ class TemporaryServer:
 
     @property
     def log(self) -> Path:
-        """The file with all that the server reports."""
+        """The server's log file."""
         return self._folder / "log"
 
     @property
@@ -96,7 +96,7 @@ class TemporaryServer:
         return f"postgresql://{SUPERUSER}:{self._password}@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
-        """Make the cluster, start the server and wait until it answers."""
+        """Create the data folder, start the server and wait until it accepts connections."""
         self._make_cluster()
         for _ in range(PORT_ATTEMPTS):
             with socket.socket() as found:
@@ -109,19 +109,19 @@ class TemporaryServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl+C ends the tests first
+                    start_new_session=True,  # so that Ctrl+C ends the tests before the server
                 )
             if self._answers():
-                # The password that initdb stored takes 4,096 rounds of hashing for each connection.
+                # With the password that initdb stored, each connection takes 4,096 rounds of hashing.
                 with psycopg.connect(self.superuser_url, autocommit=True) as connection:
                     set_password = sql.SQL("ALTER ROLE {} PASSWORD {}")
                     verifier = sql.Literal(quick_verifier(self._password))
                     connection.execute(set_password.format(sql.Identifier(SUPERUSER), verifier))
                 return
-        raise AssertionError(f"the server in {self._folder} does not start: {self.log.read_text(errors='replace')}")
+        raise AssertionError(f"the server in {self._folder} did not start: {self.log.read_text(errors='replace')}")
 
     def stop(self) -> None:
-        """End the server without a checkpoint: nobody needs its data any more."""
+        """End the server without a checkpoint, because its data isn't needed any more."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(GIVE_UP)
@@ -149,7 +149,7 @@ class TemporaryServer:
         (self._data / "pg_hba.conf").write_text(_HBA)
 
     def _answers(self) -> bool:
-        """Wait until the server answers; False if it ended."""
+        """Wait until the server accepts connections; returns False if it ended."""
         assert self._process is not None
         deadline = time.monotonic() + GIVE_UP
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -161,7 +161,7 @@ class TemporaryServer:
 
 @contextmanager
 def temporary_server(bin_dir: Path, settings: Mapping[str, str] | None = None) -> Iterator[TemporaryServer]:
-    """Run a server; it is removed at the end of the block."""
+    """Run a server that is removed at the end of the block."""
     account = account_of_servers()
     with temporary_folder(fast_folder(), account) as folder:
         server = TemporaryServer(folder, bin_dir, account, settings or {})
@@ -173,7 +173,7 @@ def temporary_server(bin_dir: Path, settings: Mapping[str, str] | None = None) -
 
 
 def account_of_servers() -> Account:
-    """Return the user that servers run as: PostgreSQL refuses root."""
+    """Return the user that servers run as, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return caller()
     SYSTEM_ROOT.mkdir(mode=0o755, exist_ok=True)
@@ -181,9 +181,9 @@ def account_of_servers() -> Account:
 
 
 def as_account(account: Account) -> list[str]:
-    """Return what runs a command as another user.
+    """Return the start of a command line that runs a command as another user.
 
-    A process that has gRPC's threads crashes now and then when it forks; without another user Python does not fork.
+    Python's own way to change the user forks, and a process with gRPC's threads sometimes crashes when it forks.
     """
     if not account.switched:
         return []
@@ -192,7 +192,7 @@ def as_account(account: Account) -> list[str]:
 
 
 def fast_folder() -> Path:
-    """Return a folder in memory where the machine has room for it, else the usual one for temporary files."""
+    """Return a folder in memory if the machine has room, else the folder for temporary files."""
     temporary = Path(tempfile.gettempdir())
     try:
         free = shutil.disk_usage(MEMORY).free
@@ -206,7 +206,7 @@ def fast_folder() -> Path:
 
 @contextmanager
 def temporary_folder(parent: Path, account: Account) -> Iterator[Path]:
-    """Yield a new folder for servers that run as an account; the next test run removes what a killed one leaves."""
+    """Yield a new folder for servers of an account; if this run is killed, the next one removes it."""
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     (folder / "owner").write_text(str(os.getpid()))
     if account.switched:
@@ -219,7 +219,7 @@ def temporary_folder(parent: Path, account: Account) -> Iterator[Path]:
 
 
 def dead_folders() -> list[Path]:
-    """Return the folders of test runs that no longer run."""
+    """Return the folders of test runs that have ended without removing them."""
     found = []
     for parent in {Path(tempfile.gettempdir()), MEMORY}:
         for owner in parent.glob(f"{FOLDER_PREFIX}*/owner"):
@@ -232,7 +232,7 @@ def dead_folders() -> list[Path]:
 
 
 def servers_below(folder: Path) -> list[int]:
-    """Return the process ids of the servers whose data lies in this folder and that still run."""
+    """Return the process ids of running servers whose data is in this folder."""
     found = []
     for file in folder.glob("*/postmaster.pid"):
         with suppress(OSError, ValueError):
@@ -243,7 +243,7 @@ def servers_below(folder: Path) -> list[int]:
 
 
 def quick_verifier(password: str) -> str:
-    """Return what PostgreSQL stores for a password, made in one round: a login then costs almost no CPU time."""
+    """Return a password's SCRAM verifier with one round of hashing, so that a login takes almost no CPU time."""
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
     client_key = hmac.digest(salted, b"Client Key", "sha256")

@@ -1,4 +1,4 @@
-"""What tests of export and import share: a store that has everything, and files of it."""
+"""Shared by tests of export and import: fills a store with every kind of row, and exports and imports files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eventstore.transfer.export import Exported, export_events
 from eventstore.transfer.importing import Imported, import_events
 from tests import oracle, store, wire
 from tests.folding import append, new_record
-from tests.oracle import Record as Told
+from tests.oracle import Record
 from tests.queries import fetch_all
 from tests.store import QUICK
 
@@ -31,7 +31,7 @@ SUMMARY = oracle.Summary(3, 2, 1, 0, 1)
 
 
 def ignore_progress(_done: int, _of: int) -> None:
-    """Hear of progress."""
+    """Ignore the progress."""
 
 
 async def export(conn: AsyncConnection, file: Path) -> Exported:
@@ -42,8 +42,8 @@ async def import_file(url: str, file: Path) -> Imported:
     return await import_events(url, file, waits=QUICK, on_progress=ignore_progress)
 
 
-def sample_log() -> list[Told]:
-    """Of two apps, both contracts and every type."""
+def sample_log() -> list[Record]:
+    """Return events of two apps, both contracts and every type."""
     chat = [
         new_record(oracle.PENDING_CONSENT),
         new_record(oracle.DELIVERED),
@@ -57,13 +57,13 @@ def sample_log() -> list[Told]:
 
 
 async def fill_store(url: str, conn: AsyncConnection) -> None:
-    """Put everything into a store that one can have: events, cursors with holes, quarantine."""
+    """Fill a store with events, cursors with gaps, and quarantined messages."""
     records = sample_log()
     await append(conn, *records[:4])
     await append(conn, *records[4:])
     await conn.execute(
         "INSERT INTO eventstore.cursors (app, contract, last_event_id, last_received_at, holes, epoch, last_error)"
-        " VALUES (%s, 'chat.external', %s, clock_timestamp(), %s::text::jsonb, 7, 'away')",
+        " VALUES (%s, 'chat.external', %s, clock_timestamp(), %s::text::jsonb, 7, 'unavailable')",
         [SHOP, records[-1].event_id, json.dumps([GAP])],
     )
     await store.set_epoch(conn, "new")
@@ -88,12 +88,12 @@ async def store_content(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]
 
 @asynccontextmanager
 async def open_connection(url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(url, "looking") as conn:
+    async with store.connection(url, "reading") as conn:
         yield conn
 
 
 async def delete_positions(conn: AsyncConnection, *positions: int) -> None:
-    """Delete events, as the table's owner can who drops the triggers."""
+    """Delete events, which the table's owner can do by disabling the triggers."""
     async with conn.transaction():
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
         await conn.execute("DELETE FROM eventstore.events WHERE position = ANY(%s)", [list(positions)])

@@ -1,7 +1,7 @@
-"""Writes both contracts' messages byte by byte, by hand, so that nothing of the project's own coding is trusted.
+"""Encodes the messages of both contracts by hand, so that tests don't depend on the project's own encoding.
 
-Imports neither the project nor protobuf. The builders leave out what an encoder leaves out (absent parts, and in a
-Timestamp zeroes); whatever is illegal on the wire is made from the field helpers at the top.
+This module imports neither the project nor protobuf. The builders omit what an encoder omits (absent parts, and zeroes
+in a Timestamp). Invalid messages are built with the field helpers at the top.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 Text: TypeAlias = str | bytes
-"""Text, or bytes that need not be any."""
+"""Text, or bytes that need not be valid text."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -24,7 +24,7 @@ VARINT, FIXED64, DELIMITED, GROUP, END_GROUP, FIXED32 = range(6)
 
 
 def varint(value: int) -> bytes:
-    """A negative number takes ten bytes, as everywhere in protobuf."""
+    """Encode a varint; a negative number takes ten bytes, as always in protobuf."""
     value &= 2**64 - 1
     out = bytearray()
     while value > 0x7F:
@@ -145,7 +145,7 @@ def event(
     poll_response: bytes | None = None,
     more: bytes = b"",
 ) -> bytes:
-    """A SendRequestEvent of either contract: they differ in what ``occurred_at`` is. Without an id, a new one."""
+    """Encode a SendRequestEvent; the contracts differ in ``occurred_at``. Without an id it gets a new one."""
     return b"".join(
         (
             bytes_field(1, new_ulid() if event_id is None else event_id),
@@ -190,7 +190,7 @@ def request(after_event_id: Text | None = None, send_request_id: Text | None = N
 
 
 def ulid_of(milliseconds: int, tail: int = 0) -> str:
-    """The ULID of a time (48 bits) and what is behind it (80 bits)."""
+    """Return the ULID of a time (48 bits) and a random part (80 bits)."""
     value = milliseconds << 80 | tail
     digits = []
     for _ in range(26):
@@ -208,6 +208,6 @@ def new_ulid() -> str:
 
 
 def ulids(start: int = 1_767_225_600_000) -> Iterator[str]:
-    """Different ULIDs without end, each a millisecond after the one before, and never the same ones twice."""
+    """Yield ULIDs without end, each a millisecond after the one before; no two calls yield the same ones."""
     tail = int.from_bytes(os.urandom(10), "big")
     return (ulid_of(milliseconds, tail) for milliseconds in itertools.count(start))

@@ -18,7 +18,7 @@ from tests.acceptance.command import INSTALLED, QUICK, Commands, Ended
 from tests.acceptance.forking import ForkServer
 from tests.folding import append, new_record
 from tests.scripted import scripted_server, stays_open
-from tests.unit.test_help import below
+from tests.unit.test_help import subcommands
 from tests.wire import ulid_of
 
 PPNUM = "12300000003"
@@ -61,7 +61,7 @@ def comparable(ended: Ended) -> tuple[int, list[str], list[str]]:
 
 
 def test_every_command_is_compared() -> None:
-    words = set(below(get_command(app)))
+    words = set(subcommands(get_command(app)))
     leaves = {each for each in words if not any(other[:-1] == each for other in words if other)}
     assert set(CASES) | ELSEWHERE == leaves
 

@@ -31,7 +31,7 @@ from tests.store import (
     with_and_without_probing,
 )
 
-# As it came, in order
+# Unchanged, in order
 
 
 async def test_positions_are_assigned_in_the_order_of_the_batch(appender: Appender, conn: AsyncConnection) -> None:
@@ -88,7 +88,7 @@ async def test_an_unknown_type_is_stored(appender: Appender, conn: AsyncConnecti
 async def test_received_at_never_falls_even_when_the_clock_does(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append(new_events(2))
     ahead = datetime.now(UTC) + timedelta(days=1)
-    # A clock that went ahead for one append, and was then set right.
+    # The clock was ahead during one append and was corrected afterwards.
     await conn.execute(
         "INSERT INTO eventstore.events (event_id, position, app, contract, event_type, occurred_at, received_at,"
         r" payload) VALUES (%s, 3, 'app', 'chat.external', 1, now(), %s, '\x')",

@@ -88,7 +88,7 @@ async def test_repeated_events_in_a_batch_are_compared_with_the_stored_one(
     other = conflicting_event(first)
     await appender.append([first])
     appender.probing = probing
-    # Had they come one by one: a contradiction, a duplicate, a contradiction, a duplicate.
+    # Appended one by one, they would be: a conflict, a duplicate, a conflict, a duplicate.
     assert await appender.append([other, first, other, first]) == Appended(
         stored=0, duplicates=2, quarantined=2, head=1
     )
@@ -211,7 +211,7 @@ async def test_a_batch_whose_commit_is_unknown_is_appended_again(
 
 
 class Steps:
-    """What an appender asked of Postgres, in order."""
+    """Records the probes and copies of an appender, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[str] = []

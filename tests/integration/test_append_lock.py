@@ -24,12 +24,12 @@ from tests.store import APP, QUICK, new_events, positions
 
 ALREADY = timedelta(0)
 PATIENT = QUICK.model_copy(update={"append_lock": 3})
-"""So that one that works isn't taken for a frozen one."""
+"""Long enough that a working holder isn't taken for a frozen one."""
 
 
 @asynccontextmanager
 async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterator[AsyncConnection]:
-    """A client that took the append lock, began a COPY, and says nothing any more."""
+    """A client that acquired the append lock, began a COPY, and then sends nothing more."""
     conn = await connect(url, name="frozen", waits=QUICK, autocommit=False)
     try:
         if with_cursor:
@@ -39,7 +39,7 @@ async def frozen_in_copy(url: str, *, with_cursor: bool = False) -> AsyncIterato
         copy = await copying.__aenter__()
         await copy.write(b"half a row")
         yield conn
-        # Whoever comes back to life finds out, at the latest when the copy is to end.
+        # A client that continues notices the lost connection when it ends the copy, if not before.
         with pytest.raises(psycopg.OperationalError):
             await copying.__aexit__(None, None, None)
     finally:
@@ -128,7 +128,7 @@ async def test_nobody_is_terminated_while_the_holder_changes(
         first_may_end = asyncio.Event()
         holding = asyncio.create_task(hold(first, first_may_end))
         await store.wait_until(lambda: find_holder(conn, APPEND_LOCK), "a holder")
-        # The second stands in the queue before the appender, so it holds the lock when the appender gives up.
+        # The second is before the appender in the queue, so it holds the lock when the appender gives up.
         queued = asyncio.create_task(hold(second, gave_up))
         await store.wait_for_append_lock_waiters(conn, 1)
         task = asyncio.create_task(appender.append(new_events(1)))

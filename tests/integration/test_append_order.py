@@ -33,13 +33,13 @@ CREATE TRIGGER slowed BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE FU
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection to look with, in a database where an event of ppnum ``slow`` waits for the lock 42."""
+    """A connection to a database where an event of ppnum ``slow`` waits for the lock 42."""
     async with store.connection(database_url) as conn:
         await conn.execute(SLOWED)
         yield conn
 
 
-async def seen(conn: AsyncConnection, after: int = 0) -> list[int]:
+async def visible_positions(conn: AsyncConnection, after: int = 0) -> list[int]:
     return [item.position async for item in read(conn, after)]
 
 
@@ -47,7 +47,7 @@ async def seen(conn: AsyncConnection, after: int = 0) -> list[int]:
 async def slow_append(
     database_url: str, conn: AsyncConnection, batch: list[Event]
 ) -> AsyncIterator[tuple[asyncio.Task[Appended], int]]:
-    """An append that is held up in the middle of its COPY, and its backend; it goes on when the block ends."""
+    """Start an append that waits in the middle of its COPY until the block ends; yields its task and backend."""
     async with store.appender(database_url, "slow", PATIENT) as slow, store.connection(database_url) as gate:
         pid = slow._conn.info.backend_pid
         async with gate.transaction():
@@ -58,7 +58,7 @@ async def slow_append(
         await asyncio.wait([task])
 
 
-def slowed(count: int = 3) -> list[Event]:
+def slow_batch(count: int = 3) -> list[Event]:
     return [*new_events(count - 1), *new_events(1, ppnum="slow")]
 
 
@@ -67,20 +67,20 @@ async def test_a_slow_append_that_began_first_gets_the_first_positions(
 ) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
         await quick.append(new_events(2))
-        first, second = slowed(), new_events(2)
+        first, second = slow_batch(), new_events(2)
         async with slow_append(database_url, conn, first) as (slow, _):
             task = asyncio.create_task(quick.append(second))
             await store.wait_for_append_lock_waiters(conn)
-            assert await seen(conn) == [1, 2]
+            assert await visible_positions(conn) == [1, 2]
         assert (await slow).head == 5
         assert (await task).head == 7
-    assert await seen(conn, after=2) == [3, 4, 5, 6, 7]
+    assert await visible_positions(conn, after=2) == [3, 4, 5, 6, 7]
     assert list(await positions(conn))[2:] == [event.event_id for event in (*first, *second)]
 
 
 async def test_a_rolled_back_append_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
-        lost, kept = slowed(), new_events(2)
+        lost, kept = slow_batch(), new_events(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
             task = asyncio.create_task(quick.append(kept))
             await store.wait_for_append_lock_waiters(conn)
@@ -94,7 +94,7 @@ async def test_a_rolled_back_append_leaves_no_missing_positions(database_url: st
 
 async def test_a_killed_backend_leaves_no_missing_positions(database_url: str, conn: AsyncConnection) -> None:
     async with store.appender(database_url, waits=PATIENT) as quick:
-        lost, kept = slowed(), new_events(2)
+        lost, kept = slow_batch(), new_events(2)
         async with slow_append(database_url, conn, lost) as (slow, pid):
             task = asyncio.create_task(quick.append(kept))
             await store.wait_for_append_lock_waiters(conn)
@@ -118,7 +118,7 @@ async def test_appends_take_turns_under_any_default_isolation(database_url: str,
         ):
             await store.set_epoch(conn, "one")
             await store.set_epoch(conn, "two")
-            async with slow_append(database_url, conn, slowed()) as (slow, _):
+            async with slow_append(database_url, conn, slow_batch()) as (slow, _):
                 waiting = [
                     asyncio.create_task(appender.append(events, cursor=CursorMove(app, 1, events[-1].event_id)))
                     for app, appender in (("one", one), ("two", two))
@@ -131,7 +131,7 @@ async def test_appends_take_turns_under_any_default_isolation(database_url: str,
 
 
 class Reader:
-    """One who polls the log, and believes that nothing comes behind its last position any more."""
+    """Polls the log, and assumes that no new event appears at or below the last position that it has read."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -139,7 +139,7 @@ class Reader:
         self.enough = asyncio.Event()
 
     async def poll(self) -> None:
-        """Poll until told that it is enough, and once more."""
+        """Poll until ``enough`` is set, and once more."""
         async with store.connection(self._url, "reader") as conn:
             while True:
                 last_round = self.enough.is_set()
@@ -151,7 +151,7 @@ class Reader:
 
 
 class Writer:
-    """One who appends batches of a pool of events, on a new connection whenever the old one was killed."""
+    """Appends batches of a pool of events; it opens a new connection whenever the old one was killed."""
 
     def __init__(self, url: str, number: int, pool: list[Event], seed: int) -> None:
         self._url = url
@@ -166,7 +166,7 @@ class Writer:
         return [conflicting_event(event) if self._random.random() < 0.1 else event for event in chosen]
 
     async def write(self, rounds: int) -> None:
-        """Append random batches, and at last all of the pool."""
+        """Append random batches, and finally the whole pool."""
         for batch in [*(self._batch() for _ in range(rounds)), self._pool]:
             while not await self._appended(batch):
                 self.deaths += 1
@@ -206,7 +206,7 @@ async def test_a_reader_sees_every_event_once_and_in_order_while_writers_are_kil
                 " AND state <> 'idle'",
                 [victim.pid, f"writer {victim.number}"],
             )
-            # Not for order: so that some get through, also where the machine is so slow that 0.02 s is a round trip.
+            # Lets some appends complete, also on a machine so slow that a round trip takes 0.02 s.
             await asyncio.sleep(max(0.02, 20 * (time.monotonic() - began)))
         await asyncio.gather(*writing)
         reader.enough.set()
@@ -260,7 +260,7 @@ async def test_appends_of_two_apps_do_not_deadlock(database_url: str) -> None:
                 events = new_events((turn + number) % 3, app=app)
                 again = [*events, *map(conflicting_event, events)][::-1] if turn % 2 else events
                 rejected = [garbage(n, app) for n in range(4)][:: 1 if number % 4 < 2 else -1]
-                # Some without a cursor, as an import has none: nothing but the order of locks keeps them apart.
+                # Some have no cursor, like an import: only the order of the locks prevents a deadlock.
                 cursor = CursorMove(app, 1, None) if number < 4 else None
                 await appender.append(again, rejected=rejected, cursor=cursor)
 

@@ -83,7 +83,7 @@ async def test_the_sha_256_is_the_payloads(appender: Appender, conn: AsyncConnec
     assert equal is True
 
 
-# What Postgres refuses
+# Events that Postgres refuses
 
 
 CHECK = "ALTER TABLE eventstore.events ADD CONSTRAINT refused CHECK (ppnum IS DISTINCT FROM 'culprit')"
@@ -106,7 +106,7 @@ CREATE TRIGGER waiting BEFORE INSERT ON eventstore.events FOR EACH ROW EXECUTE F
 STOP_RAISING = "DROP TRIGGER raising ON eventstore.events; DROP FUNCTION public.raising()"
 
 
-def with_culprits(count: int, culprits: Sequence[int]) -> list[Event]:
+def batch_with_culprits(count: int, culprits: Sequence[int]) -> list[Event]:
     return [new_events(1, ppnum="culprit" if number in culprits else "1")[0] for number in range(count)]
 
 
@@ -118,7 +118,7 @@ async def test_the_event_that_postgres_refuses_is_quarantined_and_the_others_sto
     await conn.execute(refusal.encode())
     await store.set_epoch(conn)
     appender.probing = probing
-    batch = with_culprits(7, [4])
+    batch = batch_with_culprits(7, [4])
     last = batch[-1].event_id
     assert await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, last)) == Appended(6, 0, 2, 6)
     assert list(await positions(conn)) == [event.event_id for event in batch if event is not batch[4]]
@@ -137,7 +137,7 @@ async def test_several_events_that_postgres_refuses_are_all_quarantined(
     appender: Appender, conn: AsyncConnection, culprits: Sequence[int]
 ) -> None:
     await conn.execute(CHECK)
-    batch = with_culprits(7, culprits)
+    batch = batch_with_culprits(7, culprits)
     good = [event for event in batch if event.ppnum == "1"]
     result = await appender.append([*batch, batch[0]])
     assert (result.stored, result.quarantined, result.head) == (len(good), len(culprits) + (0 in culprits), len(good))
@@ -149,7 +149,7 @@ async def test_several_events_that_postgres_refuses_are_all_quarantined(
 async def test_only_the_event_whose_text_cannot_be_encoded_is_quarantined(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    """No message decodes to such a text; if one did, neither the connection nor this code would be to blame."""
+    """No message decodes to such a text; if one did, the error wouldn't be the connection's or this code's."""
     appender.probing = probing
     batch = new_events(5)
     batch[2] = batch[2]._replace(error_code="\ud800")
@@ -163,7 +163,7 @@ async def test_only_the_event_whose_text_cannot_be_encoded_is_quarantined(
 async def test_a_session_of_another_encoding_is_an_error_of_the_database(
     appender: Appender, conn: AsyncConnection, probing: bool
 ) -> None:
-    """A pooler may give a session another encoding than was asked for; a new connection is to be tried then."""
+    """A pooler may ignore the requested encoding of a session; then a new connection is tried."""
     appender.probing = probing
     batch = [new_events()[0]._replace(error_code="недоступен")]
     await appender._conn.execute("SET client_encoding = LATIN1")
@@ -182,7 +182,7 @@ async def test_an_error_of_another_class_quarantines_nothing_and_writes_nothing(
     await conn.execute((RAISING % sqlstate).encode())
     await store.set_epoch(conn)
     appender.probing = probing
-    batch = with_culprits(7, [4])
+    batch = batch_with_culprits(7, [4])
     with pytest.raises(psycopg.Error) as caught:
         await appender.append(batch, rejected=[garbage()], cursor=CursorMove(APP, 1, batch[-1].event_id))
     assert caught.value.sqlstate == sqlstate
@@ -199,7 +199,7 @@ async def test_an_append_that_is_cancelled_in_the_middle_of_its_copy_writes_noth
     await conn.execute(WAITING.encode())
     await store.set_epoch(conn)
     appender.probing = probing
-    batch = with_culprits(7, [4])
+    batch = batch_with_culprits(7, [4])
     pid = appender._conn.info.backend_pid
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock(42)")

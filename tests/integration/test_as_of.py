@@ -1,4 +1,4 @@
-"""Read models as of a moment: of the log up to it, all tables or none, in a schema that nobody else uses."""
+"""Read models as of a moment: built from the log up to it, all tables or none, in a schema that nothing else uses."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ SUMMARY = oracle.Summary(3, 2, 2, 0, 0)
 TABLES = sorted(table.name for projection in READ_MODELS for table in projection.tables)
 
 
-def a_log() -> list[Record]:
-    """Events for every read model; the third is late: its event_id is lower than the ones before."""
+def sample_log() -> list[Record]:
+    """Return events for every read model; the third is late: its event_id is lower than the earlier ones."""
     records = [
         new_record(oracle.PENDING_CONSENT, "12300000001"),
         new_record(oracle.DELIVERED, "12300000002"),
@@ -48,7 +48,7 @@ def a_log() -> list[Record]:
     return records
 
 
-async def built(
+async def build(
     url: str,
     moment: str,
     into: str = "then",
@@ -62,8 +62,8 @@ async def built(
     return await build_as_of(context, [projection() for projection in projections], moment, into, force=force)
 
 
-async def are_those_of(conn: AsyncConnection, records: Sequence[Record], schema: str = "then") -> None:
-    """Check that a schema's tables equal what the oracle expects of these events."""
+async def assert_tables_match(conn: AsyncConnection, records: Sequence[Record], schema: str = "then") -> None:
+    """Assert that a schema's tables equal the oracle's rows for these events."""
     expected = oracle.read_models(records)
     for name in TABLES:
         columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
@@ -77,40 +77,40 @@ async def tables_in(conn: AsyncConnection, schema: str = "then") -> list[str]:
     return [row[0] for row in await rows.fetchall()]
 
 
-async def is_there(conn: AsyncConnection, schema: str = "then") -> bool:
+async def schema_exists(conn: AsyncConnection, schema: str = "then") -> bool:
     return bool(await store.value(conn, "SELECT to_regnamespace(%s) IS NOT NULL", schema))
 
 
-async def received(conn: AsyncConnection) -> list[datetime]:
+async def received_times(conn: AsyncConnection) -> list[datetime]:
     rows = await conn.execute("SELECT received_at FROM eventstore.events ORDER BY position")
     return [row[0] for row in await rows.fetchall()]
 
 
-# Which position
+# The position of a moment
 
 
 async def test_an_event_id_means_the_log_up_to_and_including_its_position(
     database_url: str, conn: AsyncConnection, subtests: pytest.Subtests
 ) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
     for number, record in enumerate(records, 1):
         with subtests.test(position=number):
-            done = await built(database_url, record.event_id, f"at {number}")
+            done = await build(database_url, record.event_id, f"at {number}")
             assert done.position == number
-            assert done.received_at == (await received(conn))[number - 1]
+            assert done.received_at == (await received_times(conn))[number - 1]
             assert sorted(done.rows) == TABLES
-            await are_those_of(conn, records[:number], f"at {number}")
+            await assert_tables_match(conn, records[:number], f"at {number}")
 
 
 async def test_a_time_means_the_last_event_received_by_then(database_url: str, conn: AsyncConnection) -> None:
-    records = a_log()
+    records = sample_log()
     first = records[0]
     await append(conn, first)
     for record in records[1:]:
         await append(conn, record)
     await append(conn, *(more := [new_record(), new_record()]))  # two events received at the same time
-    times = await received(conn)
+    times = await received_times(conn)
     assert times[-1] == times[-2]
     tick = timedelta(microseconds=1)
     expected = {
@@ -123,24 +123,24 @@ async def test_a_time_means_the_last_event_received_by_then(database_url: str, c
     }
     assert {time: await find_position(conn, time.isoformat()) for time in expected} == expected
     assert await find_position(conn, f" {times[4]:%Y-%m-%d %H:%M:%S.%f}Z ") == 5
-    assert (await built(database_url, times[-1].isoformat())).position == len(times)
-    await are_those_of(conn, [*records, *more])
+    assert (await build(database_url, times[-1].isoformat())).position == len(times)
+    await assert_tables_match(conn, [*records, *more])
 
 
 async def test_before_the_first_event_the_tables_are_empty(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, *a_log())
-    done = await built(database_url, "2001-01-01T00:00:00+02:00")
+    await append(conn, *sample_log())
+    done = await build(database_url, "2001-01-01T00:00:00+02:00")
     assert (done.position, done.received_at, set(done.rows.values())) == (0, None, {0})
-    await are_those_of(conn, [])
+    await assert_tables_match(conn, [])
 
 
 async def test_a_log_without_events(database_url: str, conn: AsyncConnection) -> None:
-    assert (await built(database_url, "2030-01-01T00:00:00Z")).position == 0
+    assert (await build(database_url, "2030-01-01T00:00:00Z")).position == 0
     assert await tables_in(conn) == TABLES
 
 
 @pytest.mark.parametrize(
-    ("moment", "said"),
+    ("moment", "message"),
     [
         ("2026-11-01T00:00:00", "neither an event_id nor a time with a time zone"),
         ("2026-11-01", "neither an event_id nor a time with a time zone"),
@@ -151,46 +151,46 @@ async def test_a_log_without_events(database_url: str, conn: AsyncConnection) ->
     ],
 )
 async def test_an_invalid_moment_is_refused_and_nothing_is_created(
-    database_url: str, conn: AsyncConnection, moment: str, said: str
+    database_url: str, conn: AsyncConnection, moment: str, message: str
 ) -> None:
     await append(conn, new_record())
-    with pytest.raises(UsageError, match=said):
-        await built(database_url, moment)
-    assert not await is_there(conn)
+    with pytest.raises(UsageError, match=message):
+        await build(database_url, moment)
+    assert not await schema_exists(conn)
 
 
 async def test_a_missing_position_is_reported_and_nothing_is_created(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, new_record(), last := new_record())
     await folding.insert_at(conn, 4, late := new_record())
     with pytest.raises(CannotFold, match=r"positions 3\.\.3 missing"):
-        await built(database_url, late.event_id)
+        await build(database_url, late.event_id)
     with pytest.raises(ProjectionsError, match="position 3 is missing; import it"):
-        await built(database_url, "2999-01-01T00:00:00Z")
-    assert not await is_there(conn)
-    assert (await built(database_url, last.event_id)).position == 2
+        await build(database_url, "2999-01-01T00:00:00Z")
+    assert not await schema_exists(conn)
+    assert (await build(database_url, last.event_id)).position == 2
 
 
-# Which tables
+# The tables
 
 
 async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_url: str, conn: AsyncConnection) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[-1].event_id, "early")  # before any worker ran
+    await build(database_url, records[-1].event_id, "early")  # before any worker ran
     await folding.fold_all(database_url)
-    await built(database_url, records[2].event_id, "late")
-    await are_those_of(conn, records, "early")
-    await are_those_of(conn, records[:3], "late")
+    await build(database_url, records[2].event_id, "late")
+    await assert_tables_match(conn, records, "early")
+    await assert_tables_match(conn, records[:3], "late")
     await folding.assert_rows_match_oracle(conn)
     assert await tables_in(conn, "projections_shadow") == ["shadow_positions"]
     assert await store.value(conn, "SELECT count(*) FROM projections_shadow.shadow_positions") == 0
 
 
 async def test_only_the_named_projections_are_built(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, *a_log())
-    done = await built(database_url, "2999-01-01T00:00:00Z", projections=READ_MODELS[1:])
+    await append(conn, *sample_log())
+    done = await build(database_url, "2999-01-01T00:00:00Z", projections=READ_MODELS[1:])
     assert sorted(done.rows) == await tables_in(conn) == ["consent_registry", "poll_responses", "poll_tallies"]
-    await built(database_url, "2999-01-01T00:00:00Z", "rest", projections=READ_MODELS[:1])
+    await build(database_url, "2999-01-01T00:00:00Z", "rest", projections=READ_MODELS[:1])
     assert await tables_in(conn, "rest") == ["request_recipients", "request_status"]
 
 
@@ -198,20 +198,20 @@ async def test_skipped_events_are_skipped(database_url: str, conn: AsyncConnecti
     await folding.create_watched_table(conn)
     await append(conn, new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO), new_record())
     with pytest.raises(CannotFold, match=f"event {poison.event_id} at position 2: division by zero"):
-        await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
-    assert not await is_there(conn)
+        await build(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
+    assert not await schema_exists(conn)
     async with folding.worker_connection(one := folding.worker(database_url, Watched())) as own:
         await folding.fold(one, own)
     await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
-    done = await built(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
+    done = await build(database_url, "2999-01-01T00:00:00Z", projections=[Watched])
     assert (done.position, done.rows) == (3, {"watched": 2})
 
 
 async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append(conn, *a_log())
-    await built(database_url, "2999-01-01T00:00:00Z", "past")
+    await append(conn, *sample_log())
+    await build(database_url, "2999-01-01T00:00:00Z", "past")
     shape = (
         "SELECT c.relname, c.relpersistence::text, obj_description(c.oid, 'pg_class'),"
         " ARRAY(SELECT attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' '"
@@ -232,13 +232,13 @@ async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
         assert comment
         assert indexes
         assert len(keys) == 1
-    said = str(await store.value(conn, "SELECT obj_description('past'::regnamespace, 'pg_namespace')"))
-    assert "as of position 8" in said
+    message = str(await store.value(conn, "SELECT obj_description('past'::regnamespace, 'pg_namespace')"))
+    assert "as of position 8" in message
 
 
 async def test_an_as_of_is_recorded(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, *a_log())
-    await built(database_url, "2999-01-01T00:00:00Z")
+    await append(conn, *sample_log())
+    await build(database_url, "2999-01-01T00:00:00Z")
     rows = await conn.execute(
         "SELECT name, state, dry_run, position, into_schema, into_schema_oid = 'then'::regnamespace,"
         " finished_at >= started_at FROM projections.rebuilds ORDER BY name"
@@ -253,9 +253,9 @@ async def test_an_as_of_is_recorded(database_url: str, conn: AsyncConnection) ->
 async def test_a_failure_at_the_end_leaves_no_schema(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(conn, *a_log())
+    await append(conn, *sample_log())
     moved: list[str] = []
-    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - to break it
+    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - the test breaks it
 
     move = as_of_schema._move
 
@@ -267,29 +267,29 @@ async def test_a_failure_at_the_end_leaves_no_schema(
 
     monkeypatch.setattr(as_of_schema, "_move", breaks)
     with pytest.raises(errors.DiskFull):
-        await built(database_url, "2999-01-01T00:00:00Z")
-    assert not await is_there(conn)
+        await build(database_url, "2999-01-01T00:00:00Z")
+    assert not await schema_exists(conn)
     assert await rebuilding.shadow_tables(conn) == [], "a failed as-of is never resumed"
     monkeypatch.undo()
-    await built(database_url, "2999-01-01T00:00:00Z")
+    await build(database_url, "2999-01-01T00:00:00Z")
     assert await tables_in(conn) == TABLES
 
 
 async def test_a_failure_while_replacing_leaves_the_old_schema(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[2].event_id)
-    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - to break it
+    await build(database_url, records[2].event_id)
+    from projections.rebuilding import as_of_schema  # noqa: PLC0415 - the test breaks it
 
     async def breaks(*_: object) -> int:
         raise errors.DiskFull
 
     monkeypatch.setattr(as_of_schema, "_move", breaks)
     with pytest.raises(errors.DiskFull):
-        await built(database_url, records[-1].event_id, force=True)
-    await are_those_of(conn, records[:3])
+        await build(database_url, records[-1].event_id, force=True)
+    await assert_tables_match(conn, records[:3])
 
 
 async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
@@ -298,48 +298,48 @@ async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
     for projection in READ_MODELS:
         key = rebuild_lock(projection.name)
         async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
-            said = f"projection {projection.name}: held by projections rebuild x at host:1; try again later"
-            with pytest.raises(LockHeld, match=said):
-                await built(database_url, "2999-01-01T00:00:00Z")
-    assert not await is_there(conn)
-    assert (await built(database_url, "2999-01-01T00:00:00Z")).position == 0  # all locks are released
+            message = f"projection {projection.name}: held by projections rebuild x at host:1; try again later"
+            with pytest.raises(LockHeld, match=message):
+                await build(database_url, "2999-01-01T00:00:00Z")
+    assert not await schema_exists(conn)
+    assert (await build(database_url, "2999-01-01T00:00:00Z")).position == 0  # all locks are released
 
 
-# Whose schema
+# The owner of the schema
 
 
 async def test_its_own_schema_is_replaced_only_with_force(database_url: str, conn: AsyncConnection) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[2].event_id)
+    await build(database_url, records[2].event_id)
     with pytest.raises(UsageError, match="schema then already exists; choose another name or use --force"):
-        await built(database_url, records[-1].event_id)
-    await are_those_of(conn, records[:3])
-    await built(database_url, records[-1].event_id, force=True)
-    await are_those_of(conn, records)
-    done = await built(database_url, records[1].event_id, force=True, projections=READ_MODELS[2:])
+        await build(database_url, records[-1].event_id)
+    await assert_tables_match(conn, records[:3])
+    await build(database_url, records[-1].event_id, force=True)
+    await assert_tables_match(conn, records)
+    done = await build(database_url, records[1].event_id, force=True, projections=READ_MODELS[2:])
     assert await tables_in(conn) == sorted(done.rows) == ["poll_responses", "poll_tallies"]
-    await built(database_url, records[-1].event_id, "new", force=True)
-    assert await is_there(conn, "new")
+    await build(database_url, records[-1].event_id, "new", force=True)
+    assert await schema_exists(conn, "new")
 
 
 async def test_a_schema_that_others_created_is_never_replaced(database_url: str, conn: AsyncConnection) -> None:
-    await append(conn, *a_log())
+    await append(conn, *sample_log())
     await conn.execute("CREATE SCHEMA theirs")
     for force in (False, True):
         with pytest.raises(UsageError, match="schema theirs already exists and was not created by this command"):
-            await built(database_url, "2999-01-01T00:00:00Z", "theirs", force=force)
-    await built(database_url, "2999-01-01T00:00:00Z")
+            await build(database_url, "2999-01-01T00:00:00Z", "theirs", force=force)
+    await build(database_url, "2999-01-01T00:00:00Z")
     # The same name, but another oid.
     await conn.execute('DROP SCHEMA "then" CASCADE')
     await conn.execute('CREATE SCHEMA "then"')
     with pytest.raises(UsageError, match="was not created by this command"):
-        await built(database_url, "2999-01-01T00:00:00Z", force=True)
-    # A schema that an as-of created, renamed.
-    await built(database_url, "2999-01-01T00:00:00Z", "ours")
+        await build(database_url, "2999-01-01T00:00:00Z", force=True)
+    # A schema that an as-of created and somebody renamed.
+    await build(database_url, "2999-01-01T00:00:00Z", "ours")
     await conn.execute("ALTER SCHEMA ours RENAME TO mine")
     with pytest.raises(UsageError, match="was not created by this command"):
-        await built(database_url, "2999-01-01T00:00:00Z", "mine", force=True)
+        await build(database_url, "2999-01-01T00:00:00Z", "mine", force=True)
     assert await tables_in(conn, "mine") == TABLES
 
 
@@ -356,38 +356,38 @@ async def test_a_schema_that_others_created_is_never_replaced(database_url: str,
 async def test_a_schema_that_other_objects_depend_on_is_not_replaced(
     database_url: str, conn: AsyncConnection, theirs: str
 ) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[2].event_id)
+    await build(database_url, records[2].event_id)
     await conn.execute(theirs.encode())
     progress = RecordedProgress()
-    said = r"schema then can't be replaced, because it contains objects of others: .*\bmine\b"
-    with pytest.raises(UsageError, match=said):
-        await built(database_url, records[-1].event_id, force=True, progress=progress)
-    assert progress.phases == [], "it is told before the long work"
-    await are_those_of(conn, records[:3])
+    message = r"schema then can't be replaced, because it contains objects of others: .*\bmine\b"
+    with pytest.raises(UsageError, match=message):
+        await build(database_url, records[-1].event_id, force=True, progress=progress)
+    assert progress.phases == [], "it is reported before the long work"
+    await assert_tables_match(conn, records[:3])
 
 
 async def test_a_users_table_with_one_of_our_names_is_kept(database_url: str, conn: AsyncConnection) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[2].event_id)
+    await build(database_url, records[2].event_id)
     await conn.execute('DROP TABLE "then".consent_registry')
     await conn.execute('CREATE TABLE "then".consent_registry AS SELECT 1 AS precious')
     with pytest.raises(UsageError, match=r"because it contains objects of others: table .*consent_registry"):
-        await built(database_url, records[-1].event_id, force=True)
+        await build(database_url, records[-1].event_id, force=True)
     assert await store.value(conn, 'SELECT precious FROM "then".consent_registry') == 1
 
 
 async def test_a_schema_created_before_table_oids_were_recorded_is_replaced(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    records = a_log()
+    records = sample_log()
     await append(conn, *records)
-    await built(database_url, records[2].event_id)
+    await build(database_url, records[2].event_id)
     await conn.execute("UPDATE projections.rebuilds SET into_table_oids = NULL")
-    await built(database_url, records[-1].event_id, force=True)
-    await are_those_of(conn, records)
+    await build(database_url, records[-1].event_id, force=True)
+    await assert_tables_match(conn, records)
 
 
 @pytest.mark.parametrize(
@@ -397,33 +397,33 @@ async def test_a_schema_created_before_table_oids_were_recorded_is_replaced(
 async def test_reserved_schema_names_are_refused(database_url: str, conn: AsyncConnection, into: str) -> None:
     for force in (False, True):
         with pytest.raises(UsageError, match=f"--into {into}: this schema name is reserved"):
-            await built(database_url, "2999-01-01T00:00:00Z", into, force=force)
-    assert not await is_there(conn, "projections_shadow")
+            await build(database_url, "2999-01-01T00:00:00Z", into, force=force)
+    assert not await schema_exists(conn, "projections_shadow")
 
 
 async def test_schema_names_that_postgres_would_change_are_refused(database_url: str) -> None:
     for into in ("", "é" * 32, "\udcff", "two\nlines"):
         with pytest.raises(UsageError, match="a schema name of 1 to 63 printable bytes"):
-            await built(database_url, "2999-01-01T00:00:00Z", into)
+            await build(database_url, "2999-01-01T00:00:00Z", into)
     odd = 'Odd "name"; --'
-    assert (await built(database_url, "2999-01-01T00:00:00Z", odd)).position == 0
-    assert (await built(database_url, "2999-01-01T00:00:00Z", odd, force=True)).position == 0
+    assert (await build(database_url, "2999-01-01T00:00:00Z", odd)).position == 0
+    assert (await build(database_url, "2999-01-01T00:00:00Z", odd, force=True)).position == 0
 
 
 async def test_a_role_that_may_not_create_schemas_is_refused_before_folding(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
-    await append(conn, *a_log())
+    await append(conn, *sample_log())
     database, owner = str(await store.value(conn, "SELECT current_database()")), postgres.owner
     postgres.execute("ALTER DATABASE {} OWNER TO CURRENT_USER", sql.Identifier(database))
     postgres.execute("REVOKE CREATE ON DATABASE {} FROM {}", sql.Identifier(database), sql.Identifier(owner))
     with pytest.raises(UsageError, match="this role may not create schemas"):
-        await built(database_url, "2999-01-01T00:00:00Z")
-    assert not await is_there(conn, "projections_shadow")
+        await build(database_url, "2999-01-01T00:00:00Z")
+    assert not await schema_exists(conn, "projections_shadow")
 
 
 def test_the_log_of_these_tests_reaches_every_table() -> None:
-    records = a_log()
+    records = sample_log()
     found = oracle.read_models(records)
     assert all(found[name] for name in TABLES)
     assert records != sorted(records, key=lambda record: record.event_id)

@@ -28,7 +28,7 @@ AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """Fold everything, and then lose the last third of the log."""
+    """Fold everything, then delete the last third of the log."""
     async with store.connection(database_url, "looking") as conn:
         length = await rebuilding.append_and_fold(database_url, conn)
         await store.lose_events(conn, 2 * length // 3)
@@ -83,7 +83,7 @@ async def test_a_paused_projection_stays_paused_and_waits_after_resume(
     assert (await checkpoint_row(conn, "request_status")).state == "waiting"
 
 
-@pytest.mark.parametrize("marked", [True, False], ids=["a worker saw it", "no worker saw it"])
+@pytest.mark.parametrize("marked", [True, False], ids=["noticed by a worker", "not noticed yet"])
 async def test_a_rebuild_repairs_it(database_url: str, conn: AsyncConnection, marked: bool) -> None:
     for projection in READ_MODELS:
         one = worker(database_url, projection())

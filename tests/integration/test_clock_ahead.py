@@ -28,7 +28,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 async def stored_at(url: str, *ages: timedelta) -> None:
-    """Store an event for each age, in order of position."""
+    """Store an event of each age, in order of position."""
     now = datetime.now(UTC)
     async with store.connection(url) as conn:
         events = zip(ages, store.new_events(len(ages)), strict=True)
@@ -36,7 +36,7 @@ async def stored_at(url: str, *ages: timedelta) -> None:
         await restore_events(conn, stored, store.QUICK)
 
 
-async def remarks(url: str, moment: str) -> tuple[int, str]:
+async def position_and_remark(url: str, moment: str) -> tuple[int, str]:
     context = ReplayContext(url, QUICK, ReplaySettings())
     built = await build_as_of(context, [projection() for projection in READ_MODELS], moment, "then", force=True)
     return built.position, "; ".join(built.remarks)
@@ -55,11 +55,11 @@ async def test_an_append_warns_once_when_the_last_time_is_ahead_of_the_clock(
         for _ in range(3):
             async with store.appender(database_url) as appender:
                 await appender.append(store.new_events(1))
-    (said,) = [line for line in logs if "ahead of the database server's clock" in line["event"]]
-    assert said["log_level"] == "warning"
-    assert abs(said["seconds_ahead"] - MONTH.total_seconds()) < 600
+    (line,) = [each for each in logs if "ahead of the database server's clock" in each["event"]]
+    assert line["log_level"] == "warning"
+    assert abs(line["seconds_ahead"] - MONTH.total_seconds()) < 600
     times = [row[0] for row in await fetch_all(conn, "SELECT received_at FROM eventstore.events ORDER BY position")]
-    assert len(set(times[1:])) == 1, "which is what is warned of"
+    assert len(set(times[1:])) == 1, "this is the time that the warning is about"
 
 
 def test_the_warning_repeats_only_after_long_and_not_for_small_differences() -> None:
@@ -114,28 +114,31 @@ async def test_positions_ahead_are_found_although_some_are_missing(database_url:
 
 async def test_as_of_now_says_that_positions_with_a_time_ahead_are_left_out(database_url: str) -> None:
     await stored_at(database_url, timedelta(hours=1), -MONTH, -MONTH)
-    position, said = await remarks(database_url, after(timedelta(0)))
+    position, remark = await position_and_remark(database_url, after(timedelta(0)))
     assert position == 1
-    assert "positions 2 to 3 have times ahead of the database server's clock" in said
-    assert "positions from 2 on are left out: to include them, give an event_id" in said
-    position, said = await remarks(database_url, after(-2 * MONTH))
+    assert "positions 2 to 3 have times ahead of the database server's clock" in remark
+    assert "positions from 2 on are left out: to include them, give an event_id" in remark
+    position, remark = await position_and_remark(database_url, after(-2 * MONTH))
     assert position == 3
-    assert "when they were received is not known" in said
-    assert "in the future" in said
+    assert "when they were received is not known" in remark
+    assert "in the future" in remark
 
 
 async def test_as_of_before_the_first_and_not_before_the_last_event_says_so(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    assert (await remarks(database_url, after(timedelta(0))))[1] == "no event is stored yet"
+    assert (await position_and_remark(database_url, after(timedelta(0))))[1] == "no event is stored yet"
     await stored_at(database_url, timedelta(hours=3), timedelta(hours=2), timedelta(hours=1))
-    position, said = await remarks(database_url, after(timedelta(hours=4)))
-    assert (position, said.startswith("that is before the first event: position 1 was received at 20")) == (0, True)
-    position, said = await remarks(database_url, after(timedelta(hours=2.5)))
-    assert (position, said) == (1, "")
-    position, said = await remarks(database_url, after(timedelta(minutes=5)))
-    assert (position, said.startswith("that is not before the last event: position 3 was received at 20")) == (3, True)
-    position, said = await remarks(database_url, after(timedelta(hours=-5)))
-    assert (position, "in the future" in said, "position 3 was received" in said) == (3, True, True)
+    position, remark = await position_and_remark(database_url, after(timedelta(hours=4)))
+    assert (position, remark.startswith("that is before the first event: position 1 was received at 20")) == (0, True)
+    position, remark = await position_and_remark(database_url, after(timedelta(hours=2.5)))
+    assert (position, remark) == (1, "")
+    position, remark = await position_and_remark(database_url, after(timedelta(minutes=5)))
+    assert (position, remark.startswith("that is not before the last event: position 3 was received at 20")) == (
+        3,
+        True,
+    )
+    position, remark = await position_and_remark(database_url, after(timedelta(hours=-5)))
+    assert (position, "in the future" in remark, "position 3 was received" in remark) == (3, True, True)
     event_id = await store.value(conn, "SELECT event_id FROM eventstore.events WHERE position = 3")
-    assert await remarks(database_url, str(event_id)) == (3, "")
+    assert await position_and_remark(database_url, str(event_id)) == (3, "")

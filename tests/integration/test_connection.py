@@ -27,7 +27,7 @@ from tests.store import QUICK
 
 
 async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on_purpose(database_url: str) -> None:
-    """A new server version brings new settings: each has to be given a place in session_settings."""
+    """A new server version has new settings: session_settings must set each or leave it to others."""
     async with store.connection(database_url, "looking") as conn:
         found = await conn.execute("SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
         names = {name for (name,) in await found.fetchall()}
@@ -45,7 +45,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(await fetch_all(conn, query, [[*theirs, *profile]]))
     for name in ("work_mem", *(name for name in found if name.startswith("tcp_"))):
-        found.pop(name, None)  # shown in other units, or not at all over a Unix socket
+        found.pop(name, None)  # shown in other units, or not shown over a Unix socket
     assert found == {name: wanted[name].removesuffix("ms") for name in found}
     assert len(found) > 50
 
@@ -138,7 +138,7 @@ async def test_a_pooler_that_drops_startup_options_changes_no_setting(
     async with await connect(url, name="looking", waits=QUICK, lock_timeout=3) as conn:
         found = {name: await store.value(conn, "SELECT current_setting(%s)", name) for name in limits}
         interval = await store.value(conn, "SHOW client_connection_check_interval")
-    assert found == {**limits, "lock_timeout": "3s"}, "what the URL sets is left as the pooler has it"
+    assert found == {**limits, "lock_timeout": "3s"}, "the pooler keeps its own value of what the URL sets"
     assert interval == f"{QUICK.leader_heartbeat:g}s"
 
 

@@ -1,4 +1,4 @@
-"""What people do to a projection: wait for it, pause and resume it, and let it skip an event."""
+"""Controlling a projection: waiting for it, pausing and resuming it, and skipping an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of a real issuer: what it is asked for, how long a token is used, and its refusals."""
+"""Tokens of a real issuer: the requests, how long a token is used, and refusals."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def client_of(
     return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, resource, waits=waits or Waits(), tls=tls)
 
 
-async def refusal(client: ClientCredentials, kind: type[CredentialsError]) -> str:
-    """The sentence with which no token is had; it has nothing secret in it."""
+async def refusal_message(client: ClientCredentials, kind: type[CredentialsError]) -> str:
+    """Return the message when the client gets no token; assert that it contains no secret."""
     with pytest.raises(CredentialsError) as caught:
         await client.token()
     assert type(caught.value) is kind
@@ -111,12 +111,12 @@ async def test_the_secret_is_sent_by_a_method_that_the_issuer_supports(
 
 async def test_an_issuer_without_a_supported_method_is_a_refusal(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory(methods=["private_key_jwt"])
-    said = await refusal(client_of(issuer), CredentialsRefused)
-    assert "accepts neither client_secret_basic nor client_secret_post" in said
+    message = await refusal_message(client_of(issuer), CredentialsRefused)
+    assert "accepts neither client_secret_basic nor client_secret_post" in message
     assert issuer.token_requests == []
 
 
-# How long it is good
+# The lifetime of a token
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_after_renew_a_new_token_is_fetched(issuer: Issuer) -> None:
     assert await client.token() == issuer.tokens[1]
 
 
-# Refusals, and what may pass
+# Refusals and transient errors
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ async def test_responses_of_the_token_endpoint_are_refusals_or_retried(
 ) -> None:
     issuer.answers.append(answer)
     client = client_of(issuer, waits=Waits(issuer=2 if answer.hang else 60))
-    assert words in await refusal(client, kind)
-    assert await client.token() == issuer.tokens[0]  # and nothing of it is kept
+    assert words in await refusal_message(client, kind)
+    assert await client.token() == issuer.tokens[0]  # and no token is kept
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ async def test_responses_with_the_discovery_document_are_refusals_or_retried(
     if isinstance(answer.body, dict):
         answer = replace(answer, body={"issuer": issuer.url} | answer.body)
     issuer.discovery = answer
-    assert words in await refusal(client_of(issuer, waits=Waits(issuer=2 if answer.hang else 60)), kind)
+    assert words in await refusal_message(client_of(issuer, waits=Waits(issuer=2 if answer.hang else 60)), kind)
     assert issuer.token_requests == []
 
 
@@ -227,11 +227,11 @@ async def test_a_discovery_document_of_another_issuer_is_refused(
     issuer: Issuer, stated: object, kind: type[CredentialsError]
 ) -> None:
     issuer.discovery = Answer(body={"issuer": stated, "token_endpoint": issuer.url + TOKEN_PATH})
-    said = await refusal(client_of(issuer), kind)
-    assert issuer.url in said
+    message = await refusal_message(client_of(issuer), kind)
+    assert issuer.url in message
     if stated == "https://other.example":
-        assert "belongs to another issuer, 'https://other.example'" in said
-        assert "set PAS_ISSUER (or issuer in projections.toml)" in said
+        assert "belongs to another issuer, 'https://other.example'" in message
+        assert "set PAS_ISSUER (or issuer in projections.toml)" in message
     assert issuer.token_requests == []
 
 
@@ -245,7 +245,9 @@ async def test_a_slash_at_the_end_of_an_issuer_does_not_count(issuer: Issuer, co
 async def test_an_issuer_that_does_not_listen_is_retried(issuer_factory: IssuerFactory) -> None:
     issuer = await issuer_factory()
     issuer.port = 1
-    assert "does not answer: All connection attempts failed" in await refusal(client_of(issuer), IssuerUnavailable)
+    assert "does not answer: All connection attempts failed" in await refusal_message(
+        client_of(issuer), IssuerUnavailable
+    )
 
 
 async def test_secrets_that_an_issuer_repeats_are_not_in_the_message(issuer: Issuer) -> None:
@@ -254,8 +256,8 @@ async def test_secrets_that_an_issuer_repeats_are_not_in_the_message(issuer: Iss
     await client.renew()
     echo = f"{CLIENT_SECRET} and {token}\nof 12300000001"
     issuer.answers.append(Answer(400, {"error": "invalid_client", "error_description": echo}))
-    said = await refusal(client, CredentialsRefused)
-    assert said.endswith("invalid_client: [hidden] and [hidden] of [hidden]")
+    message = await refusal_message(client, CredentialsRefused)
+    assert message.endswith("invalid_client: [hidden] and [hidden] of [hidden]")
 
 
 # TLS
@@ -266,8 +268,8 @@ async def test_an_issuer_behind_a_custom_ca(issuer_factory: IssuerFactory, certi
     settings = {"address": API, "issuer": issuer.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
     trusting = AppConfig.model_validate(settings | {"ca_file": certificate_files.certificate})
     assert await trusting.upstream("shop", waits=Waits()).tokens.token() == issuer.tokens[0]
-    said = await refusal(client_of(issuer), IssuerUnavailable)
-    assert "certificate verify failed" in said.lower()
+    message = await refusal_message(client_of(issuer), IssuerUnavailable)
+    assert "certificate verify failed" in message.lower()
 
 
 @pytest.mark.parametrize("issuer_url", ["http://id.example.com", "http://10.0.0.1:8080", "id.example.com", "ftp://id"])

@@ -1,4 +1,4 @@
-"""An issuer that sends anything at all: memory and time stay limited, and the app retries."""
+"""Arbitrary responses of an issuer: memory and time stay limited, and the app retries."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def document_of(issuer: Issuer) -> dict[str, object]:
     return {"issuer": issuer.url, "token_endpoint": issuer.url + TOKEN_PATH, "access_token": "a-token"}
 
 
-def put(issuer: Issuer, place: str, answer: Answer) -> None:
+def set_response(issuer: Issuer, place: str, answer: Answer) -> None:
     if place == "discovery":
         issuer.discovery = answer
     else:
         issuer.answers.append(answer)
 
 
-async def unavailable(issuer: Issuer, place: str, answer: Answer, seconds: float = 60) -> str:
-    """What is said of an answer at that place; the next try finds the issuer well."""
-    put(issuer, place, answer)
+async def error_for(issuer: Issuer, place: str, answer: Answer, seconds: float = 60) -> str:
+    """Return the error that a response in this place causes; the next attempt gets a token."""
+    set_response(issuer, place, answer)
     client = client_of(issuer, seconds)
     with pytest.raises(IssuerUnavailable) as caught:
         await client.token()
@@ -53,7 +53,7 @@ async def unavailable(issuer: Issuer, place: str, answer: Answer, seconds: float
 
 
 def bomb() -> bytes:
-    """A gigabyte of spaces, as gzip."""
+    """Return about a gigabyte of spaces, compressed with gzip."""
     compressor = zlib.compressobj(9, wbits=31)
     mebibyte = b" " * 2**20
     return b"".join(compressor.compress(mebibyte) for _ in range(960)) + compressor.flush()
@@ -65,18 +65,18 @@ places = pytest.mark.parametrize("place", ["discovery", "token"])
 @places
 async def test_a_compressed_response_is_decompressed_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
     answer = Answer(body=bomb(), headers=(("Content-Encoding", "gzip"),))
-    assert "more than 1 MiB" in await unavailable(issuer, place, answer)
+    assert "more than 1 MiB" in await error_for(issuer, place, answer)
 
 
 @places
 async def test_a_long_response_is_read_up_to_the_limit_only(issuer: Issuer, place: str) -> None:
-    assert "more than 1 MiB" in await unavailable(issuer, place, Answer(body=b" " * (MAX_BYTES + 1)))
+    assert "more than 1 MiB" in await error_for(issuer, place, Answer(body=b" " * (MAX_BYTES + 1)))
 
 
 @places
 async def test_a_response_as_long_as_the_limit_is_read(issuer: Issuer, place: str) -> None:
     raw = json.dumps(document_of(issuer)).encode()
-    put(issuer, place, Answer(body=raw + b" " * (MAX_BYTES - len(raw))))
+    set_response(issuer, place, Answer(body=raw + b" " * (MAX_BYTES - len(raw))))
     assert await client_of(issuer).token()
 
 
@@ -85,7 +85,7 @@ async def test_a_response_as_long_as_the_limit_is_read(issuer: Issuer, place: st
 async def test_a_compressed_response_within_the_limit_is_read(issuer: Issuer, place: str, how: str) -> None:
     raw = json.dumps(document_of(issuer)).encode()
     compress: Callable[[bytes], bytes] = gzip.compress if how == "gzip" else zlib.compress
-    put(issuer, place, Answer(body=compress(raw), headers=(("Content-Encoding", how),)))
+    set_response(issuer, place, Answer(body=compress(raw), headers=(("Content-Encoding", how),)))
     assert await client_of(issuer).token()
     assert {request.headers["accept-encoding"] for request in issuer.requests} == {"identity"}
 
@@ -120,7 +120,7 @@ async def test_a_compressed_response_within_the_limit_is_read(issuer: Issuer, pl
 async def test_an_unreadable_response_is_retried(
     issuer: Issuer, place: str, body: bytes, headers: tuple[tuple[str, str], ...]
 ) -> None:
-    await unavailable(issuer, place, Answer(body=body, headers=headers))
+    await error_for(issuer, place, Answer(body=body, headers=headers))
 
 
 ODD = [None, True, 7, -1, 1.5, "", "text", [], [1], {}, {"a": 1}, "\ud800", "\x00"]
@@ -149,24 +149,24 @@ async def test_any_value_in_a_response_of_the_token_endpoint_is_a_token_a_refusa
 @pytest.mark.parametrize("lifetime", [True, False, -1, "nan", "-inf", "inf", "soon", [1], {"a": 1}])
 async def test_a_lifetime_that_is_not_a_number_of_seconds_is_retried(issuer: Issuer, lifetime: object) -> None:
     answer = Answer(body=document_of(issuer) | {"expires_in": lifetime})
-    assert "expires_in" in await unavailable(issuer, "token", answer)
+    assert "expires_in" in await error_for(issuer, "token", answer)
 
 
 async def test_a_token_that_no_server_accepts_in_a_header_is_retried(issuer: Issuer) -> None:
     answer = Answer(body=document_of(issuer) | {"access_token": "a" * 100_000})
-    assert "without an access_token" in await unavailable(issuer, "token", answer)
+    assert "without an access_token" in await error_for(issuer, "token", answer)
 
 
 @places
 async def test_a_response_that_arrives_byte_by_byte_times_out(issuer: Issuer, place: str) -> None:
     answer = Answer(drips=True)
-    assert "does not answer within 2 s" in await unavailable(issuer, place, answer, seconds=2)
+    assert "does not answer within 2 s" in await error_for(issuer, place, answer, seconds=2)
 
 
 @places
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(issuer: Issuer, place: str, status: int) -> None:
-    put(issuer, place, Answer(status, b"", (("Location", issuer.url + "/elsewhere"),)))
+    set_response(issuer, place, Answer(status, b"", (("Location", issuer.url + "/elsewhere"),)))
     with pytest.raises(CredentialsRefused, match=f"HTTP {status}") as caught:
         await client_of(issuer).token()
     assert caught.value.by_issuer is False

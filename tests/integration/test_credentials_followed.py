@@ -1,4 +1,4 @@
-"""Tokens of a follower: refused, renewed once, or a final refusal."""
+"""Tokens of a follower: a refused token is renewed once; a second refusal is final."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def simulator(simulator_factory: SimulatorFactory) -> Simulator:
-    """One that wants the issuer's first token."""
+    """A simulator that requires the issuer's first token."""
     return await simulator_factory(LOG, SimulatorSettings(token="token-of-the-issuer-1"))
 
 
@@ -58,7 +58,7 @@ def client_of(issuer: Issuer, simulator: Simulator) -> ClientCredentials:
     return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, simulator.address, waits=QUICK)
 
 
-async def stored(follower: Follower, count: int) -> None:
+async def wait_until_stored(follower: Follower, count: int) -> None:
     async def enough() -> bool:
         assert follower.refusal is None
         return follower.stored >= count
@@ -66,8 +66,8 @@ async def stored(follower: Follower, count: int) -> None:
     await wait_until(enough, f"{count} events stored")
 
 
-async def refusal(follower: Follower) -> str:
-    """The sentence with which it ends; nothing secret is in it."""
+async def wait_for_refusal(follower: Follower) -> str:
+    """Wait for the follower's refusal and return its message; assert that it contains no secret."""
 
     async def refused() -> bool:
         return follower.state is FollowerState.REFUSED
@@ -93,10 +93,10 @@ async def test_after_a_refused_token_a_new_one_is_fetched_and_no_event_is_missed
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
-        await stored(follower, EVENTS // 2)
+        await wait_until_stored(follower, EVENTS // 2)
         simulator.token = "token-of-the-issuer-2"
         simulator.inject(Fault(FaultKind.UNAVAILABLE))
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
         await simulator.wait_for(lambda: simulator.calls[-1].authorization == "Bearer token-of-the-issuer-2")
     assert issuer.tokens == ["token-of-the-issuer-1", "token-of-the-issuer-2"]
     assert {request.pairs["resource"] for request in issuer.token_requests} == {simulator.address}
@@ -105,7 +105,7 @@ async def test_after_a_refused_token_a_new_one_is_fetched_and_no_event_is_missed
 async def test_one_token_is_used_for_many_calls(database_url: str, simulator: Simulator, issuer: Issuer) -> None:
     simulator.inject(Fault(FaultKind.UNAVAILABLE, after=10, times=3))
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
     assert len(simulator.calls) == 4
     assert len(issuer.token_requests) == 1
 
@@ -115,23 +115,23 @@ async def test_a_token_refused_again_after_its_renewal_is_final(
 ) -> None:
     simulator.token = "another"
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
-        said = await refusal(follower)
-    assert said.startswith(f"{simulator.address} refuses the token: UNAUTHENTICATED")
+        message = await wait_for_refusal(follower)
+    assert message.startswith(f"{simulator.address} refuses the token: UNAUTHENTICATED")
     assert len(issuer.token_requests) == len(simulator.calls) == 2
-    assert await last_error(database_url) == said
+    assert await last_error(database_url) == message
 
 
 async def test_a_token_may_be_renewed_again_once_one_was_accepted(
     database_url: str, simulator: Simulator, issuer: Issuer
 ) -> None:
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
         for number, entry in enumerate(log_of(3, ago=0), 2):
             simulator.token = f"token-of-the-issuer-{number}"
             simulator.inject(Fault(FaultKind.UNAVAILABLE))
             await simulator.append(entry)
-            await stored(follower, EVENTS + number - 1)
-            await settled(database_url)
+            await wait_until_stored(follower, EVENTS + number - 1)
+            await wait_until_accepted(database_url)
     assert len(issuer.token_requests) == 4
 
 
@@ -140,22 +140,22 @@ async def test_a_token_may_be_renewed_again_after_a_stream_without_events_too(
 ) -> None:
     waits = QUICK.model_copy(update={"healthy_after": 0.05})
     async with following(database_url, simulator, client_of(issuer, simulator), waits) as follower:
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
         for number in (2, 3):
             simulator.token = f"token-of-the-issuer-{number}"
             simulator.inject(Fault(FaultKind.UNAVAILABLE))
-            await simulator.wait_for(lambda: taken(simulator, f"Bearer {simulator.token}"))
-            await settled(database_url)
+            await simulator.wait_for(lambda: is_last_call_open(simulator, f"Bearer {simulator.token}"))
+            await wait_until_accepted(database_url)
     assert len(issuer.token_requests) == 3
 
 
-def taken(simulator: Simulator, authorization: str) -> bool:
-    """Whether the last call came with that, and lasts."""
+def is_last_call_open(simulator: Simulator, authorization: str) -> bool:
+    """Return whether the last call had this authorization and is still open."""
     return simulator.calls[-1].authorization == authorization and simulator.calls[-1].ended is None
 
 
-async def settled(url: str) -> None:
-    """Wait until the stream counts as taken: that clears its last error."""
+async def wait_until_accepted(url: str) -> None:
+    """Wait until the stream counts as accepted, which clears its last error."""
     async with connection(url) as conn:
 
         async def clear() -> bool:
@@ -173,7 +173,7 @@ async def test_an_issuer_that_is_down_is_retried(
         assert "does not answer" in str(await wait_until(lambda: last_error(database_url), "an error of the issuer"))
         assert simulator.calls == []
         up = await issuer_factory(port=down.port)
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
     assert len(up.token_requests) == 1
 
 
@@ -182,18 +182,18 @@ async def test_an_issuer_that_refuses_the_client_is_final(
 ) -> None:
     issuer.always = CLIENT_REFUSED
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
-        said = await refusal(follower)
-    assert said == f"the issuer {issuer.url} refuses the client: invalid_client: who is that?"
+        message = await wait_for_refusal(follower)
+    assert message == f"the issuer {issuer.url} refuses the client: invalid_client: who is that?"
     assert (len(issuer.token_requests), simulator.calls) == (1, [])
-    assert await last_error(database_url) == said
+    assert await last_error(database_url) == message
 
 
-# A token in hand
+# A fixed token, or one from a file
 
 
 async def test_a_fixed_token_that_is_refused_is_final_at_once(database_url: str, simulator: Simulator) -> None:
     async with following(database_url, simulator, FixedToken("my-token")) as follower:
-        assert "refuses the token: UNAUTHENTICATED" in await refusal(follower)
+        assert "refuses the token: UNAUTHENTICATED" in await wait_for_refusal(follower)
     assert len(simulator.calls) == 1
 
 
@@ -203,17 +203,17 @@ async def test_after_a_refused_token_the_file_is_read_again_once(
     file = tmp_path / "token"
     file.write_text("token-of-the-issuer-1")
     async with following(database_url, simulator, FileToken(file)) as follower:
-        await stored(follower, EVENTS)
+        await wait_until_stored(follower, EVENTS)
         simulator.token = "fresh"
         file.write_text("fresh\n")
         simulator.inject(Fault(FaultKind.UNAVAILABLE))
         await simulator.append(*log_of(1, ago=0))
-        await stored(follower, EVENTS + 1)
-        await settled(database_url)
+        await wait_until_stored(follower, EVENTS + 1)
+        await wait_until_accepted(database_url)
         calls = len(simulator.calls)
         simulator.token = "fresher"
         simulator.inject(Fault(FaultKind.UNAVAILABLE))
-        assert "refuses the token" in await refusal(follower)
+        assert "refuses the token" in await wait_for_refusal(follower)
     assert len(simulator.calls) == calls + 2
 
 

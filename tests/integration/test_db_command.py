@@ -1,4 +1,4 @@
-"""``projections db``, run as people run it."""
+"""``projections db``, run as a process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_start_url_psql_stop(run: Run) -> None:
         assert (answer.returncode, answer.stdout) == (0, "42\n")
     assert run("db", "psql", "--", "-c", "select 1/0", "-v", "ON_ERROR_STOP=1").returncode == 1
 
-    # A schema of ours bears the role's name; what people make lies in public all the same.
+    # One of our schemas has the role's name, but users' tables are still created in public.
     theirs = "create schema projections; create table theirs(); select relnamespace::regnamespace from pg_class"
     assert run("db", "psql", "-qAtc", f"{theirs} where relname = 'theirs'").stdout == "public\n"
 

@@ -1,4 +1,4 @@
-"""The examples on the pages in docs/ run, and do what the pages say."""
+"""The examples in docs/ run, and do what the pages say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The modules of the page, importable, and registered as the page registers them."""
+    """Make the page's modules importable, and register their projections as the page does."""
     found = blocks("writing-a-projection.md", "python")
     sources = {block.split("\n", 1)[0].removeprefix("# ").removesuffix(".py"): block for block in found}
     assert len(sources) == len(found)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: nobody gets in without the password, and no kill at any moment keeps it from starting."""
+"""The embedded PostgreSQL: every connection needs the password, and it starts again after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def starter(home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
-def ask(url: str | None, query: str) -> object:
+def query_value(url: str | None, query: str) -> object:
     assert url is not None
     with psycopg.connect(url, autocommit=True, connect_timeout=60) as connection:
         cursor = connection.execute(query)
@@ -64,7 +64,7 @@ def ask(url: str | None, query: str) -> object:
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.002)
 
 
@@ -76,8 +76,8 @@ def kill_postmaster(server: EmbeddedPostgres) -> int:
     return pid
 
 
-def instance(home: Path) -> list[Path]:
-    """The folders in which this home's files may lie."""
+def folders_of(home: Path) -> list[Path]:
+    """Return the folders that may contain this home's files."""
     status = EmbeddedPostgres(home).status()
     return [home, *([status.data.parent] if status.data else [])]
 
@@ -89,27 +89,28 @@ def test_start_and_stop_are_idempotent_and_data_stays(server: EmbeddedPostgres) 
     url = server.start()
     assert server.start() == url == server.url()
     assert server.status().state == "running"
-    ask(url, "create table kept as select 42 as answer")
+    query_value(url, "create table kept as select 42 as answer")
     server.stop()
     server.stop()
     assert server.status().state == "stopped"
     assert server.url() is server.superuser_url() is None
     assert server.start() == url
-    assert ask(url, "select answer from kept") == 42
+    assert query_value(url, "select answer from kept") == 42
 
 
 def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(server: EmbeddedPostgres) -> None:
     url = server.start()
     assert url.startswith("postgresql://projections:")
     assert url.endswith("/projections")
-    assert ask(url, "show server_encoding") == "UTF8"
+    assert query_value(url, "show server_encoding") == "UTF8"
     assert (
-        ask(url, "select datcollate || datctype from pg_database where datname = current_database()") == "C.UTF-8" * 2
+        query_value(url, "select datcollate || datctype from pg_database where datname = current_database()")
+        == "C.UTF-8" * 2
     )
     role = "select rolsuper or rolcreatedb or rolcreaterole or rolbypassrls from pg_roles where rolname = current_user"
-    assert ask(url, role) is False
-    ask(url, "create schema something")
-    assert ask(server.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
+    assert query_value(url, role) is False
+    query_value(url, "create schema something")
+    assert query_value(server.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
 
 
 def test_trusts_nobody(server: EmbeddedPostgres) -> None:
@@ -121,11 +122,11 @@ def test_trusts_nobody(server: EmbeddedPostgres) -> None:
         user = login.partition(":")[0]
         for wrong in (f"{user}:wrong@", f"{user}@"):
             with pytest.raises(psycopg.OperationalError, match="password"):
-                ask(f"{scheme}://{wrong}{place}", "select 1")
+                query_value(f"{scheme}://{wrong}{place}", "select 1")
     rules = "select string_agg(distinct auth_method, ',') from pg_hba_file_rules"
-    assert ask(superuser_url, rules) == "scram-sha-256"
+    assert query_value(superuser_url, rules) == "scram-sha-256"
     stored = "select bool_and(rolpassword like 'SCRAM-SHA-256$%') from pg_authid where rolcanlogin"
-    assert ask(superuser_url, stored) is True
+    assert query_value(superuser_url, stored) is True
 
 
 def test_listens_on_one_loopback_address_and_no_unix_socket(home: Path) -> None:
@@ -135,9 +136,9 @@ def test_listens_on_one_loopback_address_and_no_unix_socket(home: Path) -> None:
     port = server.status().port
     assert port is not None
     url = server.superuser_url()
-    assert ask(url, "show listen_addresses") == "127.0.0.1"
-    assert ask(url, "show unix_socket_directories") == ""
-    assert ask(url, "show password_encryption") == "scram-sha-256"
+    assert query_value(url, "show listen_addresses") == "127.0.0.1"
+    assert query_value(url, "show unix_socket_directories") == ""
+    assert query_value(url, "show password_encryption") == "scram-sha-256"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=5)
     assert f".s.PGSQL.{port}" not in Path("/proc/net/unix").read_text()
@@ -161,7 +162,7 @@ def test_passwords_are_private_and_no_other_folder_changes_its_mode(tmp_path: Pa
         secrets = [
             part.partition("@")[0].rpartition(":")[2] for part in (server.url() or "", server.superuser_url() or "")
         ]
-        for folder in instance(home):
+        for folder in folders_of(home):
             for file in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077):
                 text = file.read_bytes()
                 assert not any(secret.encode() in text for secret in secrets), file
@@ -171,10 +172,10 @@ def test_passwords_are_private_and_no_other_folder_changes_its_mode(tmp_path: Pa
 
 def test_its_log_carries_no_values(server: EmbeddedPostgres) -> None:
     url = server.start()
-    ask(url, "create table people (ppnum text primary key)")
-    ask(url, "insert into people values ('+4912345')")
+    query_value(url, "create table people (ppnum text primary key)")
+    query_value(url, "insert into people values ('+4912345')")
     with pytest.raises(psycopg.errors.UniqueViolation):
-        ask(url, "insert into people values ('+4912345')")
+        query_value(url, "insert into people values ('+4912345')")
     server.stop()
     log = server.status().log
     assert log is not None
@@ -185,18 +186,18 @@ def test_its_log_carries_no_values(server: EmbeddedPostgres) -> None:
 
 def test_outlives_the_process_that_started_it(server: EmbeddedPostgres) -> None:
     process = starter(server.home)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    assert server.url() == said.strip()
-    assert ask(said.strip(), "select 1") == 1
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert server.url() == output.strip()
+    assert query_value(output.strip(), "select 1") == 1
 
 
 def test_recovers_when_its_postmaster_is_killed(server: EmbeddedPostgres) -> None:
     url = server.start()
-    ask(url, "create table kept as select 42 as answer")
+    query_value(url, "create table kept as select 42 as answer")
     kill_postmaster(server)
     assert server.url() is None
-    assert ask(server.start(), "select answer from kept") == 42
+    assert query_value(server.start(), "select answer from kept") == 42
 
 
 def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) -> None:
@@ -205,7 +206,7 @@ def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) ->
         os.kill(connection.info.backend_pid, signal.SIGSTOP)
         kill_postmaster(server)
         impatient = EmbeddedPostgres(server.home, settings=FAST, timeouts=EmbeddedTimeouts(leftovers=0.3))
-        assert ask(impatient.start(), "select 1") == 1
+        assert query_value(impatient.start(), "select 1") == 1
         connection.close()
 
 
@@ -228,7 +229,7 @@ def test_is_not_fooled_by_a_process_number_that_another_process_has_now(
         pid_file.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
         assert server.url() is None
         server.stop()
-        assert ask(server.start(), "select 1") == 1
+        assert query_value(server.start(), "select 1") == 1
         assert other.poll() is None
     finally:
         other.kill()
@@ -242,7 +243,7 @@ def moment(home: Path, name: str) -> bool:
         "cluster": "postgres",
         "up": "postgres/postmaster.pid",
     }
-    return any(list(folder.glob(patterns[name])) for folder in instance(home))
+    return any(list(folder.glob(patterns[name])) for folder in folders_of(home))
 
 
 @pytest.mark.parametrize("name", ["state", "initdb", "cluster", "up"])
@@ -253,13 +254,13 @@ def test_goes_on_where_a_killed_starter_left(home: Path, name: str) -> None:
     process.kill()
     process.communicate()
     server = embedded(home)
-    assert ask(server.start(), "select 1") == 1
-    assert not [left for folder in instance(home) for left in folder.glob(".initdb-*")]
+    assert query_value(server.start(), "select 1") == 1
+    assert not [left for folder in folders_of(home) for left in folder.glob(".initdb-*")]
 
 
 def test_starts_over_a_half_made_cluster(server: EmbeddedPostgres) -> None:
     server.start()
-    folder = instance(server.home)[1]
+    folder = folders_of(server.home)[1]
     half = folder / ".initdb-dead" / "data" / "base"
     half.mkdir(parents=True)
     server.stop()
@@ -282,7 +283,7 @@ def test_takes_another_port_when_its_own_is_taken(server: EmbeddedPostgres) -> N
     with socket.create_server(("127.0.0.1", port)):
         url = server.start()
         assert server.status().port != port
-        assert ask(url, "select 1") == 1
+        assert query_value(url, "select 1") == 1
 
 
 def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> None:
@@ -297,7 +298,7 @@ def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> No
     finally:
         holder.kill()
         holder.communicate()
-    assert ask(embedded(home).start(), "select 1") == 1  # the kernel freed the lock of the dead
+    assert query_value(embedded(home).start(), "select 1") == 1  # the kernel released the dead process's lock
 
 
 def test_refuses_the_data_of_another_major_version(server: EmbeddedPostgres) -> None:
@@ -311,7 +312,7 @@ def test_says_why_it_does_not_start(server: EmbeddedPostgres) -> None:
     broken = EmbeddedPostgres(server.home, settings={**FAST, "max_connections": "none"})
     with pytest.raises(EmbeddedError, match="max_connections"):
         broken.start()
-    assert ask(server.start(), "select 1") == 1
+    assert query_value(server.start(), "select 1") == 1
 
 
 def test_a_damaged_memory_is_one_sentence(server: EmbeddedPostgres) -> None:
@@ -329,7 +330,7 @@ def test_a_damaged_memory_is_one_sentence(server: EmbeddedPostgres) -> None:
 def test_destroy_leaves_nothing(server: EmbeddedPostgres) -> None:
     server.start()
     status = server.status()
-    folders = instance(server.home)
+    folders = folders_of(server.home)
     server.destroy()
     assert status.data is not None
     assert not status.data.exists()
@@ -337,7 +338,7 @@ def test_destroy_leaves_nothing(server: EmbeddedPostgres) -> None:
     assert left <= {"embedded.lock"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's data lies outside the home")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's data is outside the home")
 def test_no_other_home_finds_roots_data(server: EmbeddedPostgres, tmp_path: Path) -> None:
     server.start()
     first = server.status().data

@@ -44,7 +44,7 @@ CHANGES = {
 
 @pytest.fixture
 async def filled(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection of the tables' owner, and two events."""
+    """A connection of the tables' owner to a log of two events."""
     async with store.appender(database_url) as appender, store.connection(database_url) as conn:
         await appender.append(store.new_events(2))
         yield conn

@@ -1,4 +1,4 @@
-"""The history of a row: the events in order, what each changed, which one decides; and tables that differ from it."""
+"""The history of a row: its events in order, what each changed, which one decides; and tables that differ from it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ people = Table(
     MetaData(schema="public"),
     Column("app", Text, primary_key=True),
     Column("ppnum", Text, primary_key=True),
-    Column("said", Text),
+    Column("message", Text),
     Column("event_id", Text(collation="C"), nullable=False),
     Column("deleted", Boolean, nullable=False),
 )
 
 
 class People(PythonProjection):
-    """A grant adds a row, a denial removes it."""
+    """A grant adds a row, and a denial removes it."""
 
     name: ClassVar[str] = "people"
     version: ClassVar[int] = 1
@@ -57,7 +57,7 @@ class People(PythonProjection):
         key = {"app": event.app, "ppnum": event.ppnum}
         if event.event_type == oracle.DENIED:
             return [Tombstone(people, key)]
-        return [Row(people, {**key, "said": event.send_request_id})]
+        return [Row(people, {**key, "message": event.send_request_id})]
 
 
 numbered = Table(
@@ -69,7 +69,7 @@ numbered = Table(
 
 
 class Numbered(Projection):
-    """Rows with a number in the key."""
+    """Has a number in the key of its rows."""
 
     name: ClassVar[str] = "numbered"
     version: ClassVar[int] = 1
@@ -82,7 +82,7 @@ class Numbered(Projection):
         return [insert(numbered).from_select(["app", "number"], select(e.c.app, e.c.position))]
 
 
-async def explained(
+async def explain_row(
     url: str,
     table: str,
     *key: str,
@@ -94,11 +94,11 @@ async def explained(
     return await explain.explain(rebuilding.replay_context(url, progress), owner, found, key, app)
 
 
-def made_by(found: Explanation) -> list[str]:
+def event_ids_of(found: Explanation) -> list[str]:
     return [change.event.event_id for change in found.changes]
 
 
-async def folded(url: str, conn: AsyncConnection, *records: Record) -> None:
+async def append_and_fold(url: str, conn: AsyncConnection, *records: Record) -> None:
     await append(conn, *records)
     await folding.fold_all(url)
 
@@ -111,13 +111,13 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
     delivered, denied = new_record(oracle.DELIVERED), new_record(oracle.DENIED)
     again = new_record(oracle.DELIVERED)
     others = [new_record(oracle.DENIED, OTHER), new_record(oracle.DENIED, app="another"), new_record(oracle.FAILED)]
-    await folded(database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again)
-    found = await explained(database_url, "consent_registry", PPNUM, app="app")
-    assert made_by(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
+    await append_and_fold(database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again)
+    found = await explain_row(database_url, "consent_registry", PPNUM, app="app")
+    assert event_ids_of(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
     assert (found.key, found.position) == ({"app": "app", "ppnum": PPNUM}, 8)
     assert (found.decided_by, found.without_effect, found.skipped) == (again.event_id, 1, ())
-    said = [(change.after or {})["status"] for change in found.changes]
-    assert said == ["pending", "granted", "granted", "denied", "granted"]
+    message = [(change.after or {})["status"] for change in found.changes]
+    assert message == ["pending", "granted", "granted", "denied", "granted"]
     first, second, third, *_ = found.changes
     assert first.before is None
     assert first.columns["status"] == (None, "pending")
@@ -137,12 +137,12 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
         new_record(oracle.DELIVERED, OTHER),
     )
     completed = new_record(oracle.COMPLETED, None, summary=oracle.Summary(3, 2, 1, 1, 0))
-    await folded(database_url, conn, asked, failed, delivered, new_record(request="request 2"), completed)
-    found = await explained(database_url, "request_recipients", REQUEST, PPNUM)
-    assert made_by(found) == [asked.event_id, failed.event_id]
+    await append_and_fold(database_url, conn, asked, failed, delivered, new_record(request="request 2"), completed)
+    found = await explain_row(database_url, "request_recipients", REQUEST, PPNUM)
+    assert event_ids_of(found) == [asked.event_id, failed.event_id]
     assert (found.decided_by, found.without_effect, found.row) == (failed.event_id, 2, found.table_row)
-    found = await explained(database_url, "request_status", REQUEST)
-    assert made_by(found) == [record.event_id for record in (asked, failed, delivered, completed)]
+    found = await explain_row(database_url, "request_status", REQUEST)
+    assert event_ids_of(found) == [record.event_id for record in (asked, failed, delivered, completed)]
     assert (found.decided_by, found.without_effect, found.row) == (completed.event_id, 0, found.table_row)
     assert [change.columns.get("state") for change in found.changes] == [
         (None, "in_progress"),
@@ -153,9 +153,9 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
 
 
 async def test_no_event_decides_a_request_in_progress(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, record := new_record())
-    found = await explained(database_url, "request_status", REQUEST)
-    assert (made_by(found), found.decided_by) == ([record.event_id], None)
+    await append_and_fold(database_url, conn, record := new_record())
+    found = await explain_row(database_url, "request_status", REQUEST)
+    assert (event_ids_of(found), found.decided_by) == ([record.event_id], None)
 
 
 async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
@@ -164,49 +164,49 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
         for ppnum, option in ((PPNUM, "yes"), (OTHER, "yes"), (PPNUM, "no"), (OTHER, "no"))
     ]
     one, two, three, four = (vote.event_id for vote in votes)
-    await folded(database_url, conn, *votes)
-    found = await explained(database_url, "poll_responses", REQUEST, "poll 1", PPNUM)
-    assert (made_by(found), found.decided_by, found.without_effect) == ([one, three], three, 2)
+    await append_and_fold(database_url, conn, *votes)
+    found = await explain_row(database_url, "poll_responses", REQUEST, "poll 1", PPNUM)
+    assert (event_ids_of(found), found.decided_by, found.without_effect) == ([one, three], three, 2)
     assert found.changes[1].columns["options"] == (["yes"], ["no"])
-    found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "yes", app="app")
-    assert (made_by(found), found.decided_by) == ([one, two, three, four], None)
+    found = await explain_row(database_url, "poll_tallies", REQUEST, "poll 1", "yes", app="app")
+    assert (event_ids_of(found), found.decided_by) == ([one, two, three, four], None)
     assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2), (2, 1), (1, None)]
     assert found.changes[-1].after is None, "nobody chooses it any more"
     assert (found.row, found.table_row) == (None, None)
-    found = await explained(database_url, "poll_tallies", REQUEST, "poll 1", "no")
+    found = await explain_row(database_url, "poll_tallies", REQUEST, "poll 1", "no")
     assert [change.columns["responses"] for change in found.changes] == [(None, 1), (1, 2)]
 
 
 async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: AsyncConnection) -> None:
     early, middle, last = new_record(oracle.PENDING_CONSENT), new_record(oracle.DENIED), new_record(oracle.GRANTED)
-    await folded(database_url, conn, early, last)
-    await folded(database_url, conn, middle)
-    found = await explained(database_url, "consent_registry", PPNUM)
-    assert made_by(found) == [early.event_id, middle.event_id, last.event_id]
+    await append_and_fold(database_url, conn, early, last)
+    await append_and_fold(database_url, conn, middle)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
+    assert event_ids_of(found) == [early.event_id, middle.event_id, last.event_id]
     assert [change.event.position for change in found.changes] == [1, 3, 2]
     assert (found.decided_by, found.row) == (last.event_id, found.table_row)
 
 
 async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, first := new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED))
     await append(conn, new_record(oracle.DENIED))
-    found = await explained(database_url, "consent_registry", PPNUM)
-    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
+    assert (event_ids_of(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
 async def test_events_folded_meanwhile_are_no_difference(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await folded(database_url, conn, first := new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED))
     find_events = row_events.find_events
 
     async def after_more(*arguments: object) -> object:
-        await folded(database_url, conn, new_record(oracle.DENIED))
+        await append_and_fold(database_url, conn, new_record(oracle.DENIED))
         return await find_events(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(explain, "find_events", after_more)
-    found = await explained(database_url, "consent_registry", PPNUM)
-    assert (made_by(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
+    assert (event_ids_of(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
 async def test_the_log_is_searched_in_windows(
@@ -214,15 +214,15 @@ async def test_the_log_is_searched_in_windows(
 ) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
     records = [new_record(oracle.GRANTED) for _ in range(5)]
-    await folded(database_url, conn, *records)
-    found = await explained(database_url, "consent_registry", PPNUM)
-    assert made_by(found) == [record.event_id for record in records]
+    await append_and_fold(database_url, conn, *records)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
+    assert event_ids_of(found) == [record.event_id for record in records]
 
 
 async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(oracle.GRANTED), new_record())
+    await append_and_fold(database_url, conn, new_record(oracle.GRANTED), new_record())
     before = await folding.read_model_rows(conn)
-    await explained(database_url, "consent_registry", PPNUM)
+    await explain_row(database_url, "consent_registry", PPNUM)
     assert await folding.read_model_rows(conn) == before
     assert await store.value(conn, "SELECT to_regnamespace('projections_shadow') IS NULL")
 
@@ -231,111 +231,111 @@ async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: A
 
 
 async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(oracle.PENDING_CONSENT), granted := new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, new_record(oracle.PENDING_CONSENT), granted := new_record(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
-    found = await explained(database_url, "consent_registry", PPNUM)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
     assert found.row is not None
     assert found.table_row is not None
     assert (found.row["status"], found.table_row["status"], found.decided_by) == ("granted", "denied", granted.event_id)
     await conn.execute("DELETE FROM consent_registry")
-    found = await explained(database_url, "consent_registry", PPNUM, app="app")
+    found = await explain_row(database_url, "consent_registry", PPNUM, app="app")
     assert (found.row is None, found.table_row) == (False, None)
 
 
 async def test_a_row_without_events(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(ppnum=OTHER))
+    await append_and_fold(database_url, conn, new_record(ppnum=OTHER))
     await conn.execute(
         "INSERT INTO consent_registry (app, ppnum, consent_status, consent_event_id, consent_at, consent_request_id)"
         " VALUES ('app', %s, 'granted', 'none', now(), '')",
         [PPNUM],
     )
-    found = await explained(database_url, "consent_registry", PPNUM)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
     assert (found.changes, found.row, found.decided_by, found.without_effect) == ((), None, None, 0)
     assert found.table_row is not None
     assert found.table_row["status"] == "granted"
 
 
 async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(ppnum=OTHER))
-    found = await explained(database_url, "consent_registry", PPNUM, app="app")
+    await append_and_fold(database_url, conn, new_record(ppnum=OTHER))
+    found = await explain_row(database_url, "consent_registry", PPNUM, app="app")
     assert (found.changes, found.row, found.table_row) == ((), None, None)
 
 
-# Which row
+# The row
 
 
 async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(), other := new_record(app="shop"))
+    await append_and_fold(database_url, conn, new_record(), other := new_record(app="shop"))
     with pytest.raises(
         UsageError, match=r"which app's row of consent_registry\? several apps have such a row \(app, shop\); give"
     ):
-        await explained(database_url, "consent_registry", PPNUM)
+        await explain_row(database_url, "consent_registry", PPNUM)
     for found in (
-        await explained(database_url, "consent_registry", PPNUM, app="shop"),
-        await explained(database_url, "consent_registry", "shop", PPNUM),
+        await explain_row(database_url, "consent_registry", PPNUM, app="shop"),
+        await explain_row(database_url, "consent_registry", "shop", PPNUM),
     ):
-        assert (found.key["app"], made_by(found), found.row) == ("shop", [other.event_id], found.table_row)
+        assert (found.key["app"], event_ids_of(found), found.row) == ("shop", [other.event_id], found.table_row)
 
 
 async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record())
+    await append_and_fold(database_url, conn, new_record())
     await conn.execute("DELETE FROM consent_registry")
     with pytest.raises(UsageError, match="no app has such a row, and none is followed; give --app"):
-        await explained(database_url, "consent_registry", PPNUM)
+        await explain_row(database_url, "consent_registry", PPNUM)
     await store.set_epoch(conn)
-    found = await explained(database_url, "consent_registry", PPNUM)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
     assert (found.key["app"], found.table_row, found.row is None) == ("app", None, False)
     await store.set_epoch(conn, "shop")
     with pytest.raises(UsageError, match=r"no app has such a row, and these are followed \(app, shop\); give --app"):
-        await explained(database_url, "consent_registry", PPNUM)
+        await explain_row(database_url, "consent_registry", PPNUM)
 
 
 @pytest.mark.parametrize("key", [(), (PPNUM,), (REQUEST, PPNUM, "more", "even more")])
 async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnection, key: tuple[str, ...]) -> None:
-    await folded(database_url, conn, new_record())
+    await append_and_fold(database_url, conn, new_record())
     with pytest.raises(UsageError, match="key of a row of request_recipients is send_request_id, ppnum; give these"):
-        await explained(database_url, "request_recipients", *key)
+        await explain_row(database_url, "request_recipients", *key)
     with pytest.raises(UsageError, match="is send_request_id, ppnum"):
-        await explained(database_url, "request_recipients", "app", REQUEST, PPNUM, app="app")
+        await explain_row(database_url, "request_recipients", "app", REQUEST, PPNUM, app="app")
 
 
 async def test_a_table_that_is_no_read_model(database_url: str) -> None:
     with pytest.raises(
         UsageError, match="no read model is named 'nonsense'; the names are consent_registry, poll_responses, poll_"
     ):
-        await explained(database_url, "nonsense", PPNUM)
+        await explain_row(database_url, "nonsense", PPNUM)
 
 
 async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Numbered()])
     await append(conn, new_record(), new_record())
     await folding.fold_all(database_url, [Numbered])
-    found = await explained(database_url, "numbered", "2", projections=[Numbered])
+    found = await explain_row(database_url, "numbered", "2", projections=[Numbered])
     assert (found.key, found.without_effect, found.decided_by) == ({"app": "app", "number": 2}, 1, None)
     for key in (("two",), ("app", "two"), (str(2**40),)):
         with pytest.raises(UsageError, match="that can't be a key of numbered") as caught:
-            await explained(database_url, "numbered", *key, projections=[Numbered])
+            await explain_row(database_url, "numbered", *key, projections=[Numbered])
         assert key[-1] not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["'; DROP TABLE consent_registry; --", "100%", "%s", "$1", '"', "\\", "\n"])
 async def test_keys_are_never_sql(database_url: str, conn: AsyncConnection, key: str) -> None:
-    await folded(database_url, conn, record := new_record(ppnum=key))
-    found = await explained(database_url, "consent_registry", key)
-    assert (made_by(found), found.row) == ([record.event_id], found.table_row)
+    await append_and_fold(database_url, conn, record := new_record(ppnum=key))
+    found = await explain_row(database_url, "consent_registry", key)
+    assert (event_ids_of(found), found.row) == ([record.event_id], found.table_row)
 
 
 async def test_before_the_first_run_and_under_another_version(database_url: str, conn: AsyncConnection) -> None:
     await folding.create_watched_table(conn)
     await append(conn, record := new_record())
     with pytest.raises(ProjectionsError, match="watched has not run yet: start projections run, or run projections"):
-        await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
+        await explain_row(database_url, "watched", record.event_id, app="app", projections=[Watched])
     await folding.fold_all(database_url, [Watched])
     with pytest.raises(ProjectionsError, match="are of version 1, this code is version 2; run projections rebuild wat"):
-        await explained(database_url, "watched", record.event_id, app="app", projections=[NewerWatched])
+        await explain_row(database_url, "watched", record.event_id, app="app", projections=[NewerWatched])
     await conn.execute("UPDATE projections.checkpoints SET version = 2 WHERE name = 'watched'")
     with pytest.raises(ProjectionsError, match="are of version 2, this code is version 1; upgrade this installation"):
-        await explained(database_url, "watched", record.event_id, app="app", projections=[Watched])
+        await explain_row(database_url, "watched", record.event_id, app="app", projections=[Watched])
 
 
 # Other folds
@@ -349,8 +349,8 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
         await control.resume(conn, "watched")
         await folding.fold(one, own)
-    found = await explained(database_url, "watched", first.event_id, app="app", projections=[Watched])
-    assert (made_by(found), found.skipped, found.without_effect) == ([first.event_id], (poison.event_id,), 1)
+    found = await explain_row(database_url, "watched", first.event_id, app="app", projections=[Watched])
+    assert (event_ids_of(found), found.skipped, found.without_effect) == ([first.event_id], (poison.event_id,), 1)
     assert (found.position, found.row) == (2, found.table_row)
 
 
@@ -364,10 +364,10 @@ async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) 
     last = new_record(oracle.DENIED)
     await append(conn, granted, last, late, denied, new_record(oracle.GRANTED, OTHER))
     await folding.fold_all(database_url, [People])
-    found = await explained(database_url, "people", PPNUM, projections=[People])
-    assert made_by(found) == [record.event_id for record in (granted, denied, late, last)]
-    said = [change.columns.get("said") for change in found.changes]
-    assert said == [(None, REQUEST), (REQUEST, None), (None, "late"), ("late", None)]
+    found = await explain_row(database_url, "people", PPNUM, projections=[People])
+    assert event_ids_of(found) == [record.event_id for record in (granted, denied, late, last)]
+    message = [change.columns.get("message") for change in found.changes]
+    assert message == [(None, REQUEST), (REQUEST, None), (None, "late"), ("late", None)]
     assert [(change.after or {})["deleted"] for change in found.changes] == [False, True, False, True]
     assert (found.decided_by, found.row) == (last.event_id, found.table_row)
 
@@ -381,7 +381,7 @@ def shown(url: str, *arguments: str) -> Result:
 
 async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None:
     asked, granted = new_record(oracle.PENDING_CONSENT), new_record(oracle.GRANTED)
-    await folded(database_url, conn, asked, granted, new_record(oracle.FAILED))
+    await append_and_fold(database_url, conn, asked, granted, new_record(oracle.FAILED))
     result = await asyncio.to_thread(shown, database_url, "consent_registry", PPNUM, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -400,17 +400,17 @@ async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None
 
 async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
-    await folded(
+    await append_and_fold(
         database_url, conn, new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER), new_record(oracle.DENIED)
     )
-    await explained(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
+    await explain_row(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
 
 
 async def test_a_row_with_a_value_without_a_python_equivalent(database_url: str, conn: AsyncConnection) -> None:
-    await folded(database_url, conn, new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, new_record(oracle.GRANTED))
     await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
-    found = await explained(database_url, "consent_registry", PPNUM)
+    found = await explain_row(database_url, "consent_registry", PPNUM)
     assert found.table_row is not None
     assert found.table_row["decided_at"] == "infinity"
     assert found.table_row != found.row
@@ -429,7 +429,7 @@ measured = Table(
 
 
 class Measured(PythonProjection):
-    """Rows with values that in Python differ from themselves, or equal other ones."""
+    """Has values that don't equal themselves in Python, or that equal different values."""
 
     name: ClassVar[str] = "measured"
     version: ClassVar[int] = 1
@@ -445,9 +445,9 @@ async def test_values_are_compared_as_verify_compares_them(database_url: str, co
     upgrade(database_url, projections=[Measured()])
     await append(conn, first := new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER))
     await folding.fold_all(database_url, [Measured])
-    found = await explained(database_url, "measured", PPNUM, projections=[Measured])
-    assert (made_by(found), found.equal) == ([first.event_id], True)
+    found = await explain_row(database_url, "measured", PPNUM, projections=[Measured])
+    assert (event_ids_of(found), found.equal) == ([first.event_id], True)
     assert list(found.changes[0].columns) == ["app", "ppnum", "size", "exact", "event_id", "deleted"]
     await conn.execute("UPDATE measured SET exact = 1.5")
-    assert not (await explained(database_url, "measured", PPNUM, projections=[Measured])).equal
+    assert not (await explain_row(database_url, "measured", PPNUM, projections=[Measured])).equal
     assert not (await rebuilding.verify(database_url, Measured())).equal

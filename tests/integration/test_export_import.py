@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "events"
 
 
-# Elsewhere
+# Into another database
 
 
 async def test_an_imported_store_is_byte_equal(
@@ -50,7 +50,7 @@ async def test_an_imported_store_is_byte_equal(
         assert sha256 is True
         await folding.fold_all(elsewhere)
         await folding.assert_rows_match_oracle(there)
-        # And it goes on there as it would have gone on here.
+        # The other database continues as this one would have.
         await append(there, new_record())
         assert list((await store.positions(there)).values())[-1] == 10
         times = [row[-2] for row in (await store_content(there))["events"]]

@@ -24,7 +24,7 @@ from tests.store import APP, CHAT, QUICK, garbage, new_events, with_and_without_
 
 @dataclass
 class Moves:
-    """The moves of one follower's cursor, each from where the last one led."""
+    """The moves of one follower's cursor; each starts from the previous one."""
 
     after: int | None = None
     head: int = 0
@@ -62,7 +62,7 @@ async def test_a_log_without_the_last_commit_accepts_nothing_more(
     appender.probing = probing
     kept = await store.value(conn, "SELECT fence FROM eventstore.cursors")
     await appender.append([second], cursor=moves.to(second.event_id))
-    # A standby took over that has the first commit and lacks the second.
+    # A standby took over that has the first commit but not the second.
     await store.lose_events(conn, 1)
     await conn.execute("UPDATE eventstore.cursors SET fence = %s, last_event_id = %s", [kept, first.event_id])
     events = [third] if batch == "events" else []
@@ -74,7 +74,7 @@ async def test_a_log_without_the_last_commit_accepts_nothing_more(
 
 
 async def test_another_follower_of_the_same_epoch_is_told_apart(appender: Appender, conn: AsyncConnection) -> None:
-    """After a failover another process may get the epoch that this one had: only the tokens tell them apart."""
+    """After a failover another process may get the same epoch: only the tokens distinguish the two."""
     await store.set_epoch(conn)
     moves = Moves()
     (event,) = new_events(1)
@@ -119,7 +119,7 @@ async def test_a_batch_that_was_committed_is_not_appended_again(appender: Append
     (event,) = new_events(1)
     move = moves.to(event.event_id)
     await appender.append([event], rejected=[garbage()], cursor=move)
-    move = move._replace(after=17)  # what it was before is not there any more
+    move = move._replace(after=17)  # its previous token is no longer stored
     with pytest.raises(AlreadyAppended):
         await appender.append([event], rejected=[garbage()], cursor=move)
     assert await store.value(conn, "SELECT sum(count)::int FROM eventstore.quarantine") == 1
@@ -134,7 +134,7 @@ async def lease_of(conn: AsyncConnection) -> Lease:
     return Lease(APP, 1, fence, conn, QUICK)
 
 
-async def written(writer: EventWriter, buffer: Buffer, *batches: list[Event]) -> None:
+async def write_batches(writer: EventWriter, buffer: Buffer, *batches: list[Event]) -> None:
     """Let a writer append batches, one after another."""
     task = asyncio.create_task(writer.run())
     try:
@@ -158,7 +158,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
     append = Appender.append
     lost: list[Appended] = []
 
-    async def without_answer(self: Appender, *args: Any, **more: Any) -> Appended:  # noqa: ANN401 - handed on
+    async def without_answer(self: Appender, *args: Any, **more: Any) -> Appended:  # noqa: ANN401 - passed on
         result = await append(self, *args, **more)
         if result.head == 5 and not lost:
             lost.append(result)
@@ -168,7 +168,7 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(
     monkeypatch.setattr(Appender, "append", without_answer)
     buffer, results = Buffer(), list[Appended]()
     writer = EventWriter(IngestContext(database_url, QUICK), await lease_of(conn), KnownHeads(), buffer, results.append)
-    await written(writer, buffer, new_events(2), new_events(3))
+    await write_batches(writer, buffer, new_events(2), new_events(3))
     assert lost
     assert [(one.stored, one.duplicates) for one in results] == [(2, 0), (3, 0)]
     assert len(await store.positions(conn)) == 5
@@ -180,18 +180,18 @@ async def test_a_writer_ends_when_the_database_lost_its_events(database_url: str
     held = await lease_of(conn)
     results: list[Appended] = []
     writer = EventWriter(IngestContext(database_url, QUICK), held, heads, buffer, results.append)
-    await written(writer, buffer, new_events(2))
+    await write_batches(writer, buffer, new_events(2))
     assert heads.last == 2
     await conn.execute("UPDATE eventstore.cursors SET fence = 9")
     with pytest.raises(CommitsLost):
-        await written(writer, buffer, new_events(2))
+        await write_batches(writer, buffer, new_events(2))
     assert len(await store.positions(conn)) == 2
 
 
-# What is recorded
+# The record of lost events
 
 
-async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
+async def heads_after(appender: Appender, *sizes: int) -> KnownHeads:
     heads = KnownHeads()
     for size in sizes:
         events = new_events(size)
@@ -202,17 +202,17 @@ async def remembered(appender: Appender, *sizes: int) -> KnownHeads:
 async def test_nothing_is_recorded_while_no_event_is_lost(appender: Appender, conn: AsyncConnection) -> None:
     await store.set_epoch(conn)
     assert await KnownHeads().find_lost(conn, APP) is None
-    assert await (await remembered(appender, 3, 2)).find_lost(conn, APP) is None
+    assert await (await heads_after(appender, 3, 2)).find_lost(conn, APP) is None
     assert await store.value(conn, "SELECT went_back FROM eventstore.cursors") == []
 
 
 async def test_lost_events_are_recorded_once_with_their_positions(appender: Appender, conn: AsyncConnection) -> None:
     await store.set_epoch(conn)
-    heads = await remembered(appender, 3, 2, 4, 1)
+    heads = await heads_after(appender, 3, 2, 4, 1)
     await store.lose_events(conn, 6)  # inside the third batch
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=10, last_kept=5)
     assert await heads.find_lost(conn, APP) is None
-    assert heads.last == 6, "what is the head now"
+    assert heads.last == 6, "6 is the head now"
     found = await store.value(conn, "SELECT went_back FROM eventstore.cursors")
     assert isinstance(found, list)
     assert [(one["from"], one["to"]) for one in found] == [(10, 5)]
@@ -221,7 +221,7 @@ async def test_lost_events_are_recorded_once_with_their_positions(appender: Appe
 
 async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appender, conn: AsyncConnection) -> None:
     await store.set_epoch(conn)
-    heads = await remembered(appender, 3, 2)
+    heads = await heads_after(appender, 3, 2)
     await store.lose_events(conn, 3)
     await appender.append(new_events(7, app="another"))
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=5, last_kept=3)
@@ -230,7 +230,7 @@ async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appende
 async def test_a_database_without_any_remembered_event_lost_everything(
     appender: Appender, conn: AsyncConnection
 ) -> None:
-    heads = await remembered(appender, 3)
+    heads = await heads_after(appender, 3)
     await store.lose_events(conn, 0)
     assert await heads.find_lost(conn, APP) == LostEvents(last_lost=3, last_kept=0)
     assert await store.value(conn, "SELECT jsonb_array_length(went_back) FROM eventstore.cursors") == 1
@@ -250,8 +250,8 @@ async def test_a_process_that_committed_nothing_notices_lost_events_that_it_saw(
 async def test_lost_events_are_noticed_before_the_lease_is_acquired(
     database_url: str, appender: Appender, conn: AsyncConnection
 ) -> None:
-    """Also by a process that stands by: another may have taken the app over, and knows nothing of what was lost."""
-    heads = await remembered(appender, 3, 2)
+    """Also by a standby process: another one may have taken the app over without knowing the lost events."""
+    heads = await heads_after(appender, 3, 2)
     await store.lose_events(conn, 3)
     noticed: list[LostEvents | None] = []
 

@@ -40,7 +40,7 @@ seen = Table(
 
 
 class Slow(Projection):
-    """Sleeps in Postgres for one person, longer than any test runs."""
+    """Sleeps in Postgres for one person, for longer than any test."""
 
     name: ClassVar[str] = "slow"
     version: ClassVar[int] = 1
@@ -57,7 +57,7 @@ class Slow(Projection):
 
 
 class SlowHandle(PythonProjection):
-    """Sleeps in Python for one person, a little longer than the budget of the tests."""
+    """Sleeps in Python for one person, for a little longer than the tests' time budget."""
 
     name: ClassVar[str] = "slow_handle"
     version: ClassVar[int] = 1
@@ -85,7 +85,7 @@ def people(count: int, first: int = 1) -> list[oracle.Record]:
     return [new_record(ppnum=f"123000{number:05}") for number in range(first, first + count)]
 
 
-async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, name: str) -> str:
+async def fold_until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, name: str) -> str:
     """Fold until the error names an event; return the error."""
 
     async def named() -> bool:
@@ -93,7 +93,7 @@ async def until_named(one: Worker, own: AsyncConnection, conn: AsyncConnection, 
         await fold(one, own)
         return ((await checkpoint_row(conn, name)).last_error or "").startswith("event ")
 
-    await store.wait_until(named, "that an event is named")
+    await store.wait_until(named, "an error that names an event")
     return str((await checkpoint_row(conn, name)).last_error)
 
 
@@ -105,11 +105,11 @@ async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
     await append(conn, *people(7), slow, *people(5, 20))
     one = worker(database_url, projection(), fold_timeout=1.0)
     async with worker_connection(one) as own:
-        error = await until_named(one, own, conn, projection.name)
+        error = await fold_until_named(one, own, conn, projection.name)
         now = await checkpoint_row(conn, projection.name)
         assert (now.state, now.position) == ("failed", 7)
         assert now.wait is not None
-        assert now.wait >= timedelta(seconds=4), "meanwhile skip and pause get the checkpoint"
+        assert now.wait >= timedelta(seconds=4), "skip and pause can lock the checkpoint until then"
         assert error == (
             f"event {slow.event_id} at position 8: folding took longer than 1 s (PROJECTIONS_FOLD_TIMEOUT), twice"
         )
@@ -120,13 +120,13 @@ async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
 
 
 async def test_a_slow_event_is_retried_once_before_it_is_named(database_url: str, conn: AsyncConnection) -> None:
-    """The first time, the machine may have stood still."""
+    """The first time, the whole machine may have been frozen."""
     await append(conn, new_record(ppnum=SLOW))
     one = worker(database_url, Slow(), fold_timeout=0.3, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-        said = (await checkpoint_row(conn, "slow")).last_error
-        assert said == ("after position 0: folding took longer than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); retrying once")
+        message = (await checkpoint_row(conn, "slow")).last_error
+        assert message == ("after position 0: folding took longer than 0.3 s (PROJECTIONS_FOLD_TIMEOUT); retrying once")
 
 
 async def test_a_slow_event_in_a_one_round_trip_window_is_named_too(database_url: str, conn: AsyncConnection) -> None:
@@ -136,7 +136,7 @@ async def test_a_slow_event_in_a_one_round_trip_window_is_named_too(database_url
             await append(conn, *people(1, number + 1))
             assert await fold(one, own) is Step.AT_HEAD
         await append(conn, new_record(ppnum=SLOW))
-        error = await until_named(one, own, conn, "slow")
+        error = await fold_until_named(one, own, conn, "slow")
     assert "at position 4: folding took longer" in error
 
 
@@ -150,8 +150,8 @@ async def test_a_lock_held_by_another_session_blames_no_event(database_url: str,
             for _ in range(3):
                 await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
                 assert await one.step(own) is Step.STOPPED
-                said = (await checkpoint_row(conn, "slow")).last_error
-                assert said == "after position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
+                message = (await checkpoint_row(conn, "slow")).last_error
+                assert message == "after position 0: canceling statement due to lock timeout (SQLSTATE 55P03)"
         await conn.execute("UPDATE projections.checkpoints SET retry_at = NULL")
         assert await fold(one, own) is Step.AT_HEAD
 
@@ -171,10 +171,10 @@ async def test_a_cancelled_statement_blames_no_event(database_url: str, conn: As
                 )
                 return await store.value(conn, sleeping, own.info.backend_pid)
 
-            await store.wait_until(cancelled, "that it sleeps, and is cancelled")
+            await store.wait_until(cancelled, "a sleeping statement, which is then cancelled")
             assert await step is Step.STOPPED
-            said = (await checkpoint_row(conn, "slow")).last_error
-            assert said == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
+            message = (await checkpoint_row(conn, "slow")).last_error
+            assert message == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
 
 
 async def test_an_event_that_was_slow_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:

@@ -72,7 +72,7 @@ def fold_function(projection: Projection) -> FoldFunction:
     return FoldFunction(projection)
 
 
-async def written(conn: AsyncConnection) -> int:
+async def count_written(conn: AsyncConnection) -> int:
     return await folding.count_rows(conn, "watched")
 
 
@@ -82,10 +82,10 @@ async def test_a_usual_window_is_one_round_trip(
 ) -> None:
     async with PostgresProxy(*target_of(database_url)) as proxy:
         one = worker(through(database_url, proxy.port), projection())
-        said: list[bytes] = []
+        sent: list[bytes] = []
 
         def listen(_n: int, kind: bytes) -> bool:
-            said.append(kind)
+            sent.append(kind)
             return True
 
         async with worker_connection(one) as own:
@@ -95,13 +95,13 @@ async def test_a_usual_window_is_one_round_trip(
             assert await fold(one, own) is Step.AT_HEAD
             proxy.before = listen
             for _ in range(20):
-                said.clear()
+                sent.clear()
                 await append(conn, new_record())
                 assert await one.step(own) is Step.AT_HEAD
-                assert said == [b"Q"]
-            said.clear()
+                assert sent == [b"Q"]
+            sent.clear()
             assert await one.step(own) is Step.AT_HEAD
-            assert said == [b"Q"], "there was nothing to fold"
+            assert sent == [b"Q"], "there was nothing to fold"
     now = await folding.checkpoint_row(conn, projection.name)
     assert (now.state, now.position, now.windows, now.events) == ("running", 22, 22, 22)
     if projection in READ_MODELS:
@@ -116,11 +116,11 @@ async def test_a_window_goes_from_the_checkpoint_to_the_head(database_url: str, 
         assert await fold.fold(own, 10) == FoldedWindow(0, 0, 0)
         await append(conn, *(new_record() for _ in range(25)))
         assert await fold.fold(own, 10) == FoldedWindow(0, 10, 25)
-        assert await written(conn) == 10
+        assert await count_written(conn) == 10
         assert await fold.fold(own, 10) == FoldedWindow(10, 20, 25)
         assert await fold.fold(own, 10) == FoldedWindow(20, 25, 25)
         assert await fold.fold(own, 10) == FoldedWindow(25, 25, 25)
-    assert await written(conn) == 25
+    assert await count_written(conn) == 25
     assert (await folding.checkpoint_row(conn, "watched")).windows == 3
 
 
@@ -133,7 +133,7 @@ async def test_a_checkpoint_that_is_not_running_is_left_alone(
     await conn.execute("UPDATE projections.checkpoints SET state = %s", [state])
     async with store.connection(database_url, "folding") as own:
         assert await fold_function(Watched()).fold(own, 10) is None
-    assert await written(conn) == (await folding.checkpoint_row(conn, "watched")).position == 0
+    assert await count_written(conn) == (await folding.checkpoint_row(conn, "watched")).position == 0
 
 
 async def test_a_checkpoint_of_another_version_a_locked_one_and_a_missing_one_are_left_alone(
@@ -151,7 +151,7 @@ async def test_a_checkpoint_of_another_version_a_locked_one_and_a_missing_one_ar
         assert await mine.fold(own, 10) == FoldedWindow(0, 1, 1)
         await conn.execute("DELETE FROM projections.checkpoints")
         assert await mine.fold(own, 10) is None
-    assert await written(conn) == 1
+    assert await count_written(conn) == 1
 
 
 async def test_a_worker_reports_an_unusual_window_as_in_the_slow_path(database_url: str, conn: AsyncConnection) -> None:
@@ -170,7 +170,7 @@ async def test_a_worker_reports_an_unusual_window_as_in_the_slow_path(database_u
         assert await fold(one, own) is Step.AT_HEAD
         await append(conn, new_record(), new_record())
         assert await fold(one, own) is Step.AT_HEAD
-        assert await written(conn) == 5
+        assert await count_written(conn) == 5
 
         await control.pause(conn, "watched")
         await append(conn, new_record())
@@ -188,7 +188,7 @@ async def test_a_worker_reports_an_unusual_window_as_in_the_slow_path(database_u
         await conn.execute("UPDATE projections.checkpoints SET version = 2")
         await append(conn, new_record())
         assert await fold(one, own) is Step.STOPPED
-    assert await written(conn) == 8
+    assert await count_written(conn) == 8
 
 
 async def test_an_event_skipped_before_its_window_is_skipped_in_one_round_trip(
@@ -206,10 +206,10 @@ async def test_an_event_skipped_before_its_window_is_skipped_in_one_round_trip(
         await control.skip(conn, "watched", poison.event_id, "it divides by zero", 1)
     async with store.connection(database_url, "folding") as own:
         assert await fold_function(Watched()).fold(own, 10) == FoldedWindow(0, 4, 4)
-    assert await written(conn) == 2
+    assert await count_written(conn) == 2
 
 
-# Runs while a statement searches the checkpoint's row: after its snapshot was taken, and before it locks the row.
+# Runs while a statement searches for the checkpoint's row: after it took its snapshot and before it locks the row.
 _BLOCKED = """
 CREATE FUNCTION held_up() RETURNS boolean LANGUAGE plpgsql AS
 'BEGIN PERFORM pg_advisory_lock_shared(7); PERFORM pg_advisory_unlock_shared(7); RETURN true; END';
@@ -230,7 +230,7 @@ async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
         await append(conn, poison := new_record())
         await conn.execute(_BLOCKED)
         for each in (own, conn):
-            await each.execute("SET row_security = on")  # only a policy stops a statement in the middle
+            await each.execute("SET row_security = on")  # the policy pauses the statement
         await conn.execute("SELECT pg_advisory_lock(7)")
         folding_it = asyncio.create_task(fold(one, own))
         await store.wait_until_blocked(conn, own.info.backend_pid)
@@ -238,11 +238,11 @@ async def test_a_skip_recorded_while_a_window_begins_holds_for_that_window(
         await conn.execute("SELECT pg_advisory_unlock(7)")
         assert await folding_it is Step.AT_HEAD
         assert (await folding.checkpoint_row(conn, "watched")).position == 2
-    assert await written(conn) == 1
+    assert await count_written(conn) == 1
 
 
 class Locking(Watched):
-    """Has a statement that Postgres does not plan."""
+    """Has a fold statement that Postgres doesn't plan."""
 
     name: ClassVar[str] = "watched"
 
@@ -257,7 +257,7 @@ async def test_any_kind_of_statement_runs(database_url: str, conn: AsyncConnecti
         for number in range(1, 4):
             await append(conn, new_record())
             assert await one.fold(own, 10) == FoldedWindow(number - 1, number, number)
-            assert await written(conn) == number
+            assert await count_written(conn) == number
 
 
 async def test_a_role_without_temporary_functions_folds_in_the_slow_path(
@@ -272,7 +272,7 @@ async def test_a_role_without_temporary_functions_folds_in_the_slow_path(
         for number in range(1, 4):
             await append(conn, new_record())
             assert await fold(one, own) is Step.AT_HEAD
-            assert await written(conn) == number
+            assert await count_written(conn) == number
         assert await fold_function(Watched()).fold(own, 10) is None
 
 
@@ -287,7 +287,7 @@ async def test_another_connection_gets_a_function_of_its_own(database_url: str, 
                 "SELECT count(*) FROM pg_proc WHERE proname = 'projections_fold' AND pronamespace = pg_my_temp_schema()"
             )
             assert await store.value(own, named) == 1
-        assert await written(conn) == 2 * number
+        assert await count_written(conn) == 2 * number
 
 
 seen = Table(
@@ -300,7 +300,7 @@ totals = Table("totals", seen.metadata, Column("app", Text, primary_key=True), C
 
 
 class Recounting(Watched):
-    """Counts everything again in each window: slow, but correct."""
+    """Counts everything again in each window, which is slow but correct."""
 
     name: ClassVar[str] = "recounting"
     tables: ClassVar[tuple[Table, ...]] = (seen, totals)
@@ -380,7 +380,7 @@ async def test_constants_are_literals_with_their_values(conn: AsyncConnection, v
 
 
 class Decorated(TypeDecorator[int]):
-    """A user's own type."""
+    """A type that a user defines."""
 
     impl = BigInteger
     cache_ok = True
@@ -446,7 +446,7 @@ def test_a_parameter_without_a_value_is_refused_when_the_fold_is_built() -> None
 
 
 class Mood(enum.Enum):
-    """Stored by the names of its members."""
+    """Is stored as the names of its members."""
 
     GOOD = 7
 

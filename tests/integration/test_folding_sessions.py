@@ -44,17 +44,17 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def look(conn: AsyncConnection, projection: type[Projection] = Watched) -> Status:
+async def status_of(conn: AsyncConnection, projection: type[Projection] = Watched) -> Status:
     return await read_status(conn, Registry({projection.name: projection()}, {}))
 
 
-async def nobody_folds(conn: AsyncConnection) -> None:
-    """Wait until the backends of earlier workers have ended; they end a little later than their connections."""
+async def wait_until_nobody_folds(conn: AsyncConnection) -> None:
+    """Wait until the backends of earlier workers have ended, which is a little later than their connections."""
 
     async def gone() -> bool:
-        return not any(one.folded_by for one in (await look(conn)).projections)
+        return not any(one.folded_by for one in (await status_of(conn)).projections)
 
-    await store.wait_until(gone, "that nobody folds")
+    await store.wait_until(gone, "the end of all folding sessions")
 
 
 async def test_a_folded_projection_shows_its_processes_and_when_they_were_active(
@@ -63,15 +63,15 @@ async def test_a_folded_projection_shows_its_processes_and_when_they_were_active
     one = worker(database_url, Watched())
     async with worker_connection(one) as own, worker_connection(worker(database_url, Watched())):
         await fold(one, own)
-        (found,) = (await look(conn)).projections
+        (found,) = (await status_of(conn)).projections
         assert (found.state, found.shown_state, len(found.folded_by)) == ("running", "running", 2)
         (mine,) = [folder for folder in found.folded_by if folder.backend == own.info.backend_pid]
         assert (mine.host, mine.pid) == (socket.gethostname(), os.getpid())
         assert mine.seen_at is not None
         assert abs(mine.seen_at - datetime.now(UTC)) < timedelta(minutes=10)
-        (line,) = folder_lines(await look(conn))
+        (line,) = folder_lines(await status_of(conn))
         assert line.startswith(f"watched: folded by {PROCESS} (last active ")
-        plain = json.loads(json.dumps((await look(conn)).as_dict()))["projections"][0]
+        plain = json.loads(json.dumps((await status_of(conn)).as_dict()))["projections"][0]
         assert plain["state"] == "running"
         assert {folder["pid"] for folder in plain["folded_by"]} == {os.getpid()}
 
@@ -80,8 +80,8 @@ async def test_a_projection_that_nobody_folds_is_shown_as_stopped_and_keeps_its_
     database_url: str, conn: AsyncConnection
 ) -> None:
     await folding.fold_all(database_url, [Watched])
-    await nobody_folds(conn)
-    found = await look(conn)
+    await wait_until_nobody_folds(conn)
+    found = await status_of(conn)
     (one,) = found.projections
     assert (one.state, one.shown_state, one.folded_by) == ("running", "stopped (nobody folds)", ())
     assert folder_lines(found) == ["nobody folds watched: start projections run"]
@@ -99,7 +99,7 @@ async def test_a_role_without_access_to_other_sessions_still_sees_that_somebody_
         tables = "SELECT ON ALL TABLES IN SCHEMA eventstore, projections, public"
         await looker.grant("USAGE ON SCHEMA eventstore, projections", tables)
         async with store.connection(looker.url, "looker") as conn:
-            found = await look(conn)
+            found = await status_of(conn)
             (folder,) = found.projections[0].folded_by
             assert (folder.backend, folder.seen_at) == (own.info.backend_pid, None)
             assert found.projections[0].shown_state == "running"
@@ -118,38 +118,41 @@ async def test_there_are_no_problems_while_everything_is_followed_folded_and_up_
     ):
         await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
         await fold(one, own)
-        assert find_problems(await look(conn), {"shop"}, 0.0) == []
+        assert find_problems(await status_of(conn), {"shop"}, 0.0) == []
 
 
 async def test_each_problem_has_a_sentence(database_url: str, conn: AsyncConnection) -> None:
     never_run = "watched has not run yet: start projections run"
-    assert find_problems(await look(conn), {"shop"}) == ["nobody follows app 'shop': start projections run", never_run]
+    assert find_problems(await status_of(conn), {"shop"}) == [
+        "nobody follows app 'shop': start projections run",
+        never_run,
+    ]
     await store.set_epoch(conn, "shop")
     await conn.execute("UPDATE eventstore.cursors SET last_error = 'refused: no rights'")
-    said = "nobody follows app 'shop': start projections run; its last error: refused: no rights"
-    assert find_problems(await look(conn)) == [said, never_run]
+    message = "nobody follows app 'shop': start projections run; its last error: refused: no rights"
+    assert find_problems(await status_of(conn)) == [message, never_run]
     async with store.connection(database_url, "projections ingest shop host:1") as leader:
         await leader.execute("SELECT pg_advisory_lock(%s)", [app_lock("shop")])
-        assert find_problems(await look(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
+        assert find_problems(await status_of(conn))[0] == "the stream of app 'shop' fails: refused: no rights"
     await conn.execute("DELETE FROM eventstore.cursors")
 
     await append(conn, poison := new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         await fold(one, own)
-        (said,) = find_problems(await look(conn))
-        assert said.startswith(f"watched is failed: event {poison.event_id} at position 1: ")
-        _, behind = find_problems(await look(conn), max_behind=0.0)
+        (message,) = find_problems(await status_of(conn))
+        assert message.startswith(f"watched is failed: event {poison.event_id} at position 1: ")
+        _, behind = find_problems(await status_of(conn), max_behind=0.0)
         assert behind.startswith("watched is ")
         assert behind.endswith(" s behind (1 events); the limit is 0 s")
         await control.pause(conn, "watched")
-        assert find_problems(await look(conn)) == [], "a pause is somebody's decision"
+        assert find_problems(await status_of(conn)) == [], "a pause is intended"
         await control.resume(conn, "watched")
-        assert find_problems(await look(conn, NewerWatched)) == [
+        assert find_problems(await status_of(conn, NewerWatched)) == [
             "watched: the code has version 2, its rows are older; run projections rebuild watched"
         ]
         await conn.execute("DROP TABLE public.watched")
-        assert find_problems(await look(conn)) == [f"watched: {describe_missing_table('watched')}"]
+        assert find_problems(await status_of(conn)) == [f"watched: {describe_missing_table('watched')}"]
 
 
 async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_installation_folds_it(
@@ -157,7 +160,7 @@ async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_in
 ) -> None:
     async with worker_connection(worker(database_url, Watched())):
         assert find_problems(await read_status(conn, Registry({}, {}))) == []
-    await nobody_folds(conn)
+    await wait_until_nobody_folds(conn)
     assert find_problems(await read_status(conn, Registry({}, {}))) == ["watched: not installed here"]
     assert find_problems(await read_status(conn, Registry({}, {"watched": "it can't be loaded"}))) == [
         "watched: it can't be loaded"
@@ -165,7 +168,7 @@ async def test_a_projection_that_is_not_installed_is_a_problem_unless_another_in
 
 
 async def test_long_names_stay_distinct(database_url: str, conn: AsyncConnection) -> None:
-    """Postgres cuts a session's name at 63 bytes, so the projection is not taken from it."""
+    """Postgres cuts a session's name at 63 bytes, so the projection's name isn't read from it."""
 
     class Long(Watched):
         name = "watched_with_a_name_that_is_as_long_as_a_name_may_be_and_ends_1"

@@ -1,4 +1,4 @@
-"""``--until-idle`` with ``--give-up-after``: a run ends even if it waits in vain, and names what it waited for."""
+"""``--until-idle`` with ``--give-up-after``: a run ends even if it can't become idle, and names what it waited for."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_foldi
             async def looked() -> object:
                 return await store.value(conn, looking)
 
-            await store.wait_until(looked, "a look at the checkpoints")
+            await store.wait_until(looked, "the first poll of the checkpoints")
             proxy.refuse()
             proxy.cut()
             outcome = await ending

@@ -43,22 +43,22 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "events"
 
 
-def written(file: Path, records: list[archive.Record]) -> None:
-    """Write records as they are; the digest is right."""
+def write_records(file: Path, records: list[archive.Record]) -> None:
+    """Write records unchanged, with a correct digest."""
     with ArchiveWriter(file) as out:
         for record in records:
             out.write(record)
 
 
 def changed(file: Path, kind: str, change: Change, *, number: int = 2) -> None:
-    """Change the header, or the number-th record of a kind, or its last."""
+    """Return a function that changes the header, or one record of a kind, by number."""
     records = [record for record in read_archive(file) if not record.HasField("end")]
     chosen = [record for record in records if record.HasField(kind)]
     change(chosen[min(number, len(chosen)) - 1])
-    written(file, records)
+    write_records(file, records)
 
 
-def setting(part: str, **values: Any) -> Change:  # noqa: ANN401 - any field
+def set_field(part: str, **values: Any) -> Change:  # noqa: ANN401 - any field
     def change(record: archive.Record) -> None:
         for name, value in values.items():
             setattr(getattr(record, part), name, value)
@@ -83,20 +83,25 @@ def falling(record: archive.Record) -> None:
 
 
 WRONG: list[tuple[str, str, Change, str]] = [
-    ("position 0", "event", setting("event", position=0), "the event at position 0: positions begin at 1"),
-    ("position -3", "event", setting("event", position=-3), "positions begin at 1"),
-    ("a position twice", "event", setting("event", position=1), "it follows position 1, but positions must rise"),
-    ("beyond the head", "event", setting("event", position=10), "it is beyond the head of the file, 9"),
+    ("position 0", "event", set_field("event", position=0), "the event at position 0: positions begin at 1"),
+    ("position -3", "event", set_field("event", position=-3), "positions begin at 1"),
+    ("a position twice", "event", set_field("event", position=1), "it follows position 1, but positions must rise"),
+    ("beyond the head", "event", set_field("event", position=10), "it is beyond the head of the file, 9"),
     ("a falling time", "event", falling, "received_at is earlier than that of the event before it"),
-    ("the year 9999", "event", setting("event", received_at=FAR), "received_at is after 20.*, far in the future"),
-    ("no time at all", "event", setting("event", received_at=2**63 - 1), "far in the future"),
-    ("before all times", "event", setting("event", received_at=-(2**63)), "received_at is before 0?0?0?1-01-02"),
-    ("an app's name", "event", setting("event", app="my app"), "'my app' is not a valid name of an app"),
-    ("no app", "event", setting("event", app=""), "'' is not a valid name of an app"),
-    ("a contract", "event", setting("event", contract="chat.internal"), "unknown contract 'chat.internal'"),
-    ("bytes", "event", setting("event", payload=b"\xff"), "it can't be decoded: the bytes are not a SendRequestEvent"),
-    ("version 0", "header", setting("header", version=0), "unknown format 0"),
-    ("head -1", "header", setting("header", head=-1), "the head is -1"),
+    ("the year 9999", "event", set_field("event", received_at=FAR), "received_at is after 20.*, far in the future"),
+    ("no time at all", "event", set_field("event", received_at=2**63 - 1), "far in the future"),
+    ("before all times", "event", set_field("event", received_at=-(2**63)), "received_at is before 0?0?0?1-01-02"),
+    ("an app's name", "event", set_field("event", app="my app"), "'my app' is not a valid name of an app"),
+    ("no app", "event", set_field("event", app=""), "'' is not a valid name of an app"),
+    ("a contract", "event", set_field("event", contract="chat.internal"), "unknown contract 'chat.internal'"),
+    (
+        "bytes",
+        "event",
+        set_field("event", payload=b"\xff"),
+        "it can't be decoded: the bytes are not a SendRequestEvent",
+    ),
+    ("version 0", "header", set_field("header", version=0), "unknown format 0"),
+    ("head -1", "header", set_field("header", head=-1), "the head is -1"),
     ("a cursor", "header", cursor(last_event_id="later"), "the cursor of app 'shop': last_event_id is not an"),
     ("a cursor's contract", "header", cursor(contract="x"), "unknown contract 'x'"),
     ("a cursor's app", "header", cursor(app="../etc"), "is not a valid name of an app"),
@@ -132,17 +137,17 @@ WRONG: list[tuple[str, str, Change, str]] = [
         "detail has characters that Postgres can't store",
     ),
     ("a hole's length", "header", holes(GAP | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
-    ("count 0", "quarantined", setting("quarantined", count=0), "count is 0, but must be at least 1"),
+    ("count 0", "quarantined", set_field("quarantined", count=0), "count is 0, but must be at least 1"),
     ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
-    ("a reason", "quarantined", setting("quarantined", reason=""), "reason is empty"),
+    ("a reason", "quarantined", set_field("quarantined", reason=""), "reason is empty"),
     (
         "U+0000",
         "quarantined",
-        setting("quarantined", reason="a\0b"),
+        set_field("quarantined", reason="a\0b"),
         "reason has characters that Postgres can't store",
     ),
-    ("an event_id", "quarantined", setting("quarantined", event_id="x"), "event_id is not an upper-case ULID"),
-    ("an origin", "quarantined", setting("quarantined", app="\0"), "is not a valid name of an app"),
+    ("an event_id", "quarantined", set_field("quarantined", event_id="x"), "event_id is not an upper-case ULID"),
+    ("an origin", "quarantined", set_field("quarantined", app="\0"), "is not a valid name of an app"),
     ("a kind", "quarantined", lambda record: record.Clear(), "it is of an unknown kind"),
 ]
 
@@ -154,13 +159,13 @@ async def test_what_no_event_store_writes_is_refused_in_one_sentence(
     await export(conn, file)
     whole = read_content(file)
     async with open_connection(elsewhere) as there:
-        for what, kind, change, said in WRONG:
+        for what, kind, change, message in WRONG:
             write_content(file, whole)
             changed(file, kind, change)
             with pytest.raises(ArchiveError) as caught:
                 await import_file(elsewhere, file)
             sentence = str(caught.value)
-            assert re.fullmatch(rf"record \d+ of .*events is invalid: .*{said}.*", sentence), f"{what}: {sentence}"
+            assert re.fullmatch(rf"record \d+ of .*events is invalid: .*{message}.*", sentence), f"{what}: {sentence}"
             await assert_empty(there)
 
 
@@ -207,7 +212,7 @@ async def test_a_time_that_is_not_between_its_neighbours_is_refused(
     before = await store_content(conn)
     records = [one for one in read_archive(file) if one.HasField("header") or one.event.position == 3]
     records[1].event.received_at = microseconds(now + timedelta(hours=hours))
-    written(file, records)
+    write_records(file, records)
     with pytest.raises(OtherLog, match="position 3 of the file was not received between its neighbours here"):
         await import_file(database_url, file)
     assert await store_content(conn) == before

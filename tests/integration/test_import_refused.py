@@ -142,7 +142,7 @@ async def test_a_file_that_is_changed_after_it_was_checked_moves_no_cursor(
 async def test_a_long_file_keeps_no_transaction_idle(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Postgres would end it, and with it the import."""
+    """Postgres would end an idle transaction, and the import with it."""
     await fill_store(database_url, conn)
     await export(conn, file)
     monkeypatch.setattr(importing, "BATCH", 2)

@@ -29,7 +29,7 @@ async def test_several_apps_are_followed_at_once_and_a_refused_one_ends_alone(
         await running.wait_until(lambda: followers[2].state is FollowerState.REFUSED, "the refusal")
         (late,) = log_of(1, ago=0)
         await shop.append(late)
-        await running.wait_until(lambda: followers[0].stored == 21, "what came after the refusal")
+        await running.wait_until(lambda: followers[0].stored == 21, "the event after the refusal")
         await running.wait_until(lambda: followers[1].stored == 20, "the other's events")
         outcome = await running.stop()
     assert list(outcome.refused) == ["bad"]
@@ -72,7 +72,7 @@ async def test_of_two_apps_of_one_stream_the_second_is_refused_and_writes_nothin
         outcome = await ingest(follower(database_url, simulator.address, app="second"), until_idle=60)
         (late,) = log_of(1, ago=0)
         await simulator.append(late)
-        await running.wait_until(lambda: first.stored == 11, "what comes later")
+        await running.wait_until(lambda: first.stored == 11, "the later event")
     sentence = outcome.refused["second"]
     assert f"event {log[0].event_id} is already stored under app 'first'" in sentence
     assert await stored_payloads(conn, "second") == []
@@ -165,7 +165,7 @@ async def test_a_bug_that_hits_one_app_ends_that_app_alone(
 async def test_apps_with_uncommitted_events_are_named_when_the_database_is_lost(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    """Also when the app's lock went with it: nobody else follows it, as far as is known."""
+    """Also if the app's lock was lost with the connection: as far as we know, nobody else follows the app."""
     log = log_of(6)
     simulator = await simulator_factory(log[:3])
     waits = quick_waits(leader_timeout=0.4, shutdown=0.3)
@@ -175,10 +175,11 @@ async def test_apps_with_uncommitted_events_are_named_when_the_database_is_lost(
             async with following(one, waits=waits) as running:
                 await running.wait_until(lambda: one.stored == 3, "the first events")
                 proxy.pause()
-                said = len(logs)
+                seen_lines = len(logs)
                 await simulator.append(*log[3:])
                 await running.wait_until(
-                    lambda: any(line["event"] == "lost the lease of the app" for line in logs[said:]), "the loss"
+                    lambda: any(line["event"] == "lost the lease of the app" for line in logs[seen_lines:]),
+                    "the lost lease",
                 )
                 outcome = await running.stop()
     assert outcome.uncommitted == ("app",)

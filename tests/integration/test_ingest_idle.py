@@ -77,7 +77,7 @@ async def test_time_without_a_connection_does_not_count(
     with capture_logs() as logs:
         async with following(one, until_idle=seconds) as running:
             await running.wait_until(
-                lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten dials"
+                lambda: sum(line["event"] == "the stream failed" for line in logs) >= 10, "ten attempts to connect"
             )
             assert await still_runs(running)
             await simulator_factory(log_of(3), SimulatorSettings(port=simulator.port))
@@ -126,8 +126,8 @@ async def test_uncommitted_events_delay_the_end(database_url: str, simulator_fac
         await conn.execute("BEGIN")
         await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
         async with following(one, until_idle=0.5) as running:
-            await running.wait_until(lambda: len(one._buffer), "something to append")
-            await conn.execute("SELECT pg_sleep(1.5)")  # three times what would be idle
+            await running.wait_until(lambda: len(one._buffer), "a batch to append")
+            await conn.execute("SELECT pg_sleep(1.5)")  # three times the idle time
             assert not one.is_quiet
             assert await still_runs(running)
             await conn.execute("COMMIT")
@@ -157,7 +157,7 @@ async def test_received_events_are_committed_before_a_stop(
     waits = quick_waits(shutdown=30)
     one = follower(database_url, simulator.address, waits=waits)
     async with following(one, waits=waits) as running:
-        await running.wait_until(lambda: len(one._buffer), "something uncommitted")
+        await running.wait_until(lambda: len(one._buffer), "an uncommitted event")
         outcome = await running.stop()
     assert outcome.uncommitted == ()
     assert not one.has_uncommitted

@@ -33,7 +33,7 @@ REPLIES: dict[str, list[Reply]] = {
         http2(200, GRPC, ("grpc-status", "77")),
     ],
     "RST_STREAM": [reset(code) for code in range(14)],
-    # Not 13: gRPC 1.85 itself aborts the process on it ("UNREACHABLE CODE" in its http2_status.h).
+    # Not 13: gRPC 1.85 aborts the process on it ("UNREACHABLE CODE" in its http2_status.h).
     "GOAWAY": [goaway(code) for code in (0, 2, 11, 12)],
 }
 

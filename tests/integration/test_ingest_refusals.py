@@ -21,11 +21,11 @@ FINAL = [Status.PERMISSION_DENIED, Status.NOT_FOUND, Status.INVALID_ARGUMENT]
 TRANSIENT = set(Status) - {Status.OK, Status.UNAUTHENTICATED, Status.UNIMPLEMENTED, *FINAL}
 MESSAGES = [wire.event(event_id) for event_id, _ in zip(wire.ulids(), range(6), strict=False)]
 AT_ONCE = {"healthy_after": 1e-9}
-"""Less than a setting may be: any stream that was open at all was healthy."""
+"""Lower than a setting may be: any stream that was open counts as healthy."""
 
 
-class Slept:
-    """Stands for ``asyncio`` in a module: it keeps how long each sleep was to be, and sleeps for no time."""
+class RecordedSleeps:
+    """Replaces ``asyncio`` in a module: records the length of each sleep, and doesn't sleep."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -39,15 +39,15 @@ class Slept:
 
 
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
-    """The back-offs of all sessions, which take no time."""
-    recorder = Slept()
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> RecordedSleeps:
+    """Records the back-offs of all sessions, which take no time."""
+    recorder = RecordedSleeps()
     monkeypatch.setattr(stream_reader, "asyncio", recorder)
     return recorder
 
 
 class Tokens:
-    """Gives one token after the other, the next one when it is asked to renew."""
+    """Returns a list of tokens: each renewal changes to the next one."""
 
     def __init__(self, *tokens: str | Exception, renewable: bool = True) -> None:
         self._tokens = list(tokens)
@@ -81,13 +81,15 @@ async def test_a_final_status_ends_the_app_with_a_sentence_and_earlier_events_ar
     assert (await cursor_row(conn))["error"] == sentence
 
 
-async def test_every_transient_status_is_retried(database_url: str, conn: AsyncConnection, slept: Slept) -> None:
+async def test_every_transient_status_is_retried(
+    database_url: str, conn: AsyncConnection, sleeps: RecordedSleeps
+) -> None:
     scripts = [ends_with(code) for code in sorted(TRANSIENT, key=str)]
     async with scripted_server(*scripts, stays_open(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address))
     assert (outcome.stored, outcome.refused) == (len(MESSAGES), {})
     assert len(upstream.calls) == len(TRANSIENT) + 1
-    assert len(slept.waits) == len(TRANSIENT)
+    assert len(sleeps.waits) == len(TRANSIENT)
     assert await stored_payloads(conn) == MESSAGES
 
 
@@ -102,19 +104,19 @@ async def test_every_transient_status_is_retried(database_url: str, conn: AsyncC
     ],
 )
 async def test_the_wait_that_the_upstream_asks_for_is_respected(
-    database_url: str, slept: Slept, trailing: tuple[str, str], waited: float | None
+    database_url: str, sleeps: RecordedSleeps, trailing: tuple[str, str], waited: float | None
 ) -> None:
     async with scripted_server(
         ends_with(Status.RESOURCE_EXHAUSTED, trailing=[trailing]), stays_open(*MESSAGES)
     ) as upstream:
         outcome = await ingest(follower(database_url, upstream.address))
     assert outcome.stored == len(MESSAGES)
-    (wait,) = slept.waits
+    (wait,) = sleeps.waits
     assert wait == waited or (waited is None and wait <= 0.004)
 
 
 async def test_the_back_off_doubles_to_its_cap_while_calls_fail_and_starts_over_after_a_new_event(
-    database_url: str, slept: Slept
+    database_url: str, sleeps: RecordedSleeps
 ) -> None:
     waits = quick_waits(backoff_first=1, backoff_cap=16)
     failures = [ends_with(Status.UNAVAILABLE)] * 6
@@ -123,34 +125,34 @@ async def test_the_back_off_doubles_to_its_cap_while_calls_fail_and_starts_over_
     ) as upstream:
         await ingest(follower(database_url, upstream.address, waits=waits))
     longest = [1, 2, 4, 8, 16, 16, 1, 2, 4]
-    assert len(slept.waits) == len(longest)
-    assert all(most / 2 <= wait <= most for wait, most in zip(slept.waits, longest, strict=True))
+    assert len(sleeps.waits) == len(longest)
+    assert all(most / 2 <= wait <= most for wait, most in zip(sleeps.waits, longest, strict=True))
 
 
-async def test_a_call_that_fails_slowly_is_not_a_healthy_connection(database_url: str, slept: Slept) -> None:
+async def test_a_call_that_fails_slowly_is_not_a_healthy_connection(database_url: str, sleeps: RecordedSleeps) -> None:
     async with scripted_server(stays_open()) as upstream:
         address = upstream.address
     waits = quick_waits(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
     one = follower(database_url, address, waits=waits)
     async with following(one) as running:
-        await running.wait_until(lambda: len(slept.waits) >= 6, "six failed dials")
-    assert all(later > earlier for earlier, later in pairwise(slept.waits[:6]))
+        await running.wait_until(lambda: len(sleeps.waits) >= 6, "six failed calls")
+    assert all(later > earlier for earlier, later in pairwise(sleeps.waits[:6]))
 
 
-async def test_a_stream_that_was_open_long_enough_was_healthy(database_url: str, slept: Slept) -> None:
+async def test_a_stream_that_was_open_long_enough_was_healthy(database_url: str, sleeps: RecordedSleeps) -> None:
     waits = quick_waits(backoff_first=1, backoff_cap=1024).model_copy(update=AT_ONCE)
     async with scripted_server(*[ends_with(Status.UNAVAILABLE)] * 6, stays_open(*MESSAGES)) as upstream:
         await ingest(follower(database_url, upstream.address, waits=waits))
-    assert all(wait <= 1 for wait in slept.waits)
+    assert all(wait <= 1 for wait in sleeps.waits)
 
 
-async def test_there_is_a_short_back_off_after_normal_ends_too(database_url: str, slept: Slept) -> None:
+async def test_there_is_a_short_back_off_after_normal_ends_too(database_url: str, sleeps: RecordedSleeps) -> None:
     waits = quick_waits(backoff_first=1, backoff_cap=1024, normal_end_cap=2)
     async with scripted_server(*[ends_with(Status.OK)] * 5, stays_open(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=waits)
         async with following(one, waits=waits) as running:
-            await running.wait_until(lambda: one.stored == len(MESSAGES), "what the last one brings")
-    assert [wait <= 2 for wait in slept.waits] == [True] * 5
+            await running.wait_until(lambda: one.stored == len(MESSAGES), "the events of the last call")
+    assert [wait <= 2 for wait in sleeps.waits] == [True] * 5
 
 
 async def test_a_refused_token_is_renewed_once_and_accepted(database_url: str, conn: AsyncConnection) -> None:
@@ -208,7 +210,9 @@ async def test_an_issuer_that_refuses_ends_the_app_and_an_unavailable_one_is_ret
 
 
 async def test_a_message_above_grpc_s_size_limit_does_not_end_the_app(database_url: str, conn: AsyncConnection) -> None:
-    large = wire.event(MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20)))  # gRPC's own limit is 4 MiB
+    large = wire.event(
+        MESSAGES[0][2:28], more=wire.bytes_field(5000, bytes(5 * 2**20))
+    )  # gRPC's default limit is 4 MiB
     async with scripted_server(ends_with(Status.OK, wire.frame(large)), stays_open()) as upstream:
         await ingest(follower(database_url, upstream.address, contract=PCS), until_idle=3)
     assert await stored_payloads(conn) == [large]

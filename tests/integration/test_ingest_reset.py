@@ -68,7 +68,7 @@ async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
         await reset_cursor(database_url, APP, None, waits=QUICK)
         await ingest(follower(database_url, simulator.address, contract=contract))
     sent = [call.after_event_id for call in simulator.calls]
-    assert sent[1] is None, "all there is"
+    assert sent[1] is None, "all events"
     moment = ulid.time_of(sent[3] or "")
     assert moment is not None
     assert timedelta(0) <= datetime.now(UTC) - moment - REPLAY_WINDOW < timedelta(minutes=5)
@@ -87,17 +87,17 @@ async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
     simulator.inject(Fault(FaultKind.END, after=7, times=10_000))
     one = follower(database_url, simulator.address)
     async with following(one) as running:
-        await running.wait_until(lambda: one.stored, "what is new")
+        await running.wait_until(lambda: one.stored, "the new event")
         await running.stop()
     assert await stored_payloads(conn) == payloads([*log, *new], CHAT)
-    assert len(simulator.calls) < 10, "it does not begin anew on each dial"
+    assert len(simulator.calls) < 10, "the replay doesn't start over with each call"
 
 
 @pytest.mark.parametrize("among", ["a late event", "an id that can't be stored"])
 async def test_a_process_that_starts_during_a_replay_misses_nothing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, among: str
 ) -> None:
-    """The replay brings the last event early, or a message with an id of now; then another process goes on."""
+    """The replay sends the last event early, or a message with a current id; then another process continues."""
     log = log_of(40, spacing_ms=10_000, ago=HOUR)
     early = log[39] if among == "a late event" else log_entry(cursor_at(0), CHAT, more=b"\x0f")
     order = [*log[:5], early, *(one for one in log[5:] if one is not early)]
@@ -212,7 +212,7 @@ async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     assert (left.has_cursor, left.last_event_id, left.quarantined) == (False, None, 1)
     assert await stored_payloads(conn) == payloads(log, CHAT)
     await ingest(follower(database_url, simulator.address))
-    assert simulator.calls[-1].after_event_id == log[3].event_id, "where the stored events end, less the overlap"
+    assert simulator.calls[-1].after_event_id == log[3].event_id, "the end of the stored events, minus the overlap"
     assert (await read_apps(conn))[APP].has_cursor
 
 

@@ -33,7 +33,7 @@ async def test_a_stream_cut_on_every_call_gets_to_its_end(
     kind: FaultKind,
     disorder: int,
 ) -> None:
-    dense = log_of(28)  # within the overlap, all of them
+    dense = log_of(28)  # all of them within the overlap
     log = [item for at in range(0, 28, disorder) for item in reversed(dense[at : at + disorder])]
     simulator = await simulator_factory(log)
     simulator.inject(Fault(kind, after=3, times=10_000))
@@ -65,7 +65,7 @@ async def test_a_second_run_resumes_with_an_overlap_and_stores_only_new_events(
     await ingest(follower(database_url, first.address))
     second = await simulator_factory(log)
     outcome = await ingest(follower(database_url, second.address))
-    assert second.calls[0].after_event_id == log[9].event_id, "5 s before the last received, log[14]"
+    assert second.calls[0].after_event_id == log[9].event_id, "5 s before log[14], the last received one"
     assert (outcome.stored, outcome.duplicates) == (5, 5)
     assert await stored_payloads(conn) == payloads(log, CHAT)
 
@@ -141,8 +141,8 @@ async def test_a_quarantined_message_moves_the_cursor_if_its_id_is_a_ulid(
     assert simulator.calls[1].after_event_id in {item.event_id for item in log}
 
 
-def refused(item: SimulatedEvent) -> SimulatedEvent:
-    """The same entry with a text that is too long to be stored."""
+def with_too_long_text(item: SimulatedEvent) -> SimulatedEvent:
+    """Return the entry with a text that is too long to be stored."""
     return SimulatedEvent(
         item.event_id, "", {contract: wire.event(item.event_id, send_request_id="x" * 300) for contract in Contract}
     )
@@ -152,7 +152,7 @@ async def test_a_run_of_quarantined_messages_does_not_block_a_stream_that_is_cut
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(20)
-    log[5:12] = [refused(item) for item in log[5:12]]
+    log[5:12] = [with_too_long_text(item) for item in log[5:12]]
     simulator = await simulator_factory(log)
     simulator.inject(Fault(FaultKind.END, after=3, times=10_000))
     one = follower(database_url, simulator.address)
@@ -218,7 +218,7 @@ async def test_a_bogus_future_ulid_is_stored_and_no_event_after_it_is_missed(
     simulator.inject(Fault(FaultKind.FUTURE_ULID, after=after), Fault(FaultKind.END, after=after))
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
-        await running.wait_until(lambda: one.stored == 5, "four and a bogus one")
+        await running.wait_until(lambda: one.stored == 5, "four events and a bogus one")
         for item in log[4:]:
             await simulator.append(item)
             simulator.inject(Fault(FaultKind.END, after=1))
@@ -269,7 +269,7 @@ async def test_an_expired_cursor_makes_a_gap_whose_end_is_sent_until_a_newer_eve
 
         (newer,) = log_of(1, ago=0)
         await simulator.append(newer)
-        await running.wait_until(lambda: one.stored == 1, "what is newer than the gap")
+        await running.wait_until(lambda: one.stored == 1, "the event after the gap")
         simulator.inject(Fault(FaultKind.END))
         assert (await simulator.wait_for_calls(5)).after_event_id == newer.event_id
     assert (await cursor_row(conn))["holes"] == [gap]
@@ -318,7 +318,7 @@ async def test_a_stream_that_reports_an_expired_cursor_twice_has_one_gap(
     simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=2), Fault(FaultKind.CURSOR_EXPIRED, after=3))
     one = follower(database_url, simulator.address, contract=PCS)
     async with following(one) as running:
-        await running.wait_until(lambda: one.stored == 2, "what came before")
+        await running.wait_until(lambda: one.stored == 2, "the earlier events")
         for number in (2, 3):
             await simulator.append(log[number])
             await running.wait_until(lambda: one.stored == number + 1, "the next")  # noqa: B023 - called in this round only

@@ -104,7 +104,7 @@ async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
             async def let_go() -> bool:
                 return await find_holder(conn, app_lock(APP)) is None
 
-            await store.wait_until(let_go, "the app to be let go")
+            await store.wait_until(let_go, "the release of the app")
             (line,) = await lines_of(conn)
             (problem,) = find_problems(await read_status(conn, Registry({}, {})))
             outcome = await running.stop()
@@ -117,8 +117,8 @@ async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
     assert "is overdue: no process follows it" in (await lines_of(conn))[0]
     assert problem == f"app {APP!r} is refused since {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: {outcome.refused[APP]}"
     (problem,) = find_problems(await read_status(conn, Registry({}, {})))
-    said = f"app {APP!r} was refused at {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} and nobody follows it: http"
-    assert problem.startswith(said)
+    expected = f"app {APP!r} was refused at {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} and nobody follows it: http"
+    assert problem.startswith(expected)
 
 
 async def test_with_refused_retry_0_a_refusal_ends_the_app(database_url: str, conn: AsyncConnection) -> None:
@@ -167,7 +167,7 @@ async def test_a_refused_follower_whose_app_was_taken_over_stands_by(database_ur
                 await running.wait_until(lambda: first.state is FollowerState.REFUSED, "the refusal")
                 third = follower(database_url, upstream.address)
                 async with following(third) as taking:
-                    await taking.wait_until(lambda: third.duplicates, "what the third receives again")
+                    await taking.wait_until(lambda: third.duplicates, "the duplicates of the third")
                     await running.wait_until(lambda: first.state is FollowerState.STANDING_BY, "standing by again")
 
 
@@ -206,11 +206,11 @@ async def test_two_apps_of_one_stream_continue_once_each_has_its_own(database_ur
 
 async def test_the_configuration_is_loaded_again_and_an_error_in_it_is_a_refusal(database_url: str) -> None:
     mistakes: list[Exception] = [UsageError("projections.toml is not TOML"), LookupError("a mistake of ours")]
-    said: list[str | None] = []
+    refusals: list[str | None] = []
     async with scripted_server(REFUSES) as refusing, scripted_server(stays_open(*MESSAGES)) as upstream:
 
         def reload() -> Upstream:
-            said.append(one.refusal)
+            refusals.append(one.refusal)
             if mistakes:
                 raise mistakes.pop(0)
             return Upstream(APP, Address.parse(upstream.address), FixedToken("token"), CHAT)
@@ -218,9 +218,11 @@ async def test_the_configuration_is_loaded_again_and_an_error_in_it_is_a_refusal
         refused = Upstream(APP, Address.parse(refusing.address), FixedToken("token"), CHAT)
         one = Follower(IngestContext(database_url, SOON), refused, reload=reload)
         async with following(one, waits=SOON) as running:
-            await running.wait_until(lambda: one.stored == len(MESSAGES), "the events of the mended configuration")
+            await running.wait_until(
+                lambda: one.stored == len(MESSAGES), "the events after the configuration is corrected"
+            )
         assert len(refusing.calls) == 1
-    assert [str(text).rpartition(": ")[2] for text in said] == [
+    assert [str(text).rpartition(": ")[2] for text in refusals] == [
         "no such client",
         "projections.toml is not TOML",
         "a mistake of ours",
@@ -250,7 +252,7 @@ async def test_a_transient_error_after_a_refusal_is_no_refusal(database_url: str
             assert await refusal_of(conn) == (None, None)
 
 
-@pytest.mark.parametrize("waits", [SOON, LATER], ids=["soon", "later"])
+@pytest.mark.parametrize("waits", [SOON, LATER], ids=["retried soon", "retried later"])
 async def test_a_refused_follower_stops_at_once(database_url: str, waits: Waits) -> None:
     async with scripted_server(REFUSES) as upstream:
         one = follower(database_url, upstream.address, waits=waits)

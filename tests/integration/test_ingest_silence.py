@@ -52,9 +52,9 @@ async def test_time_in_which_the_process_was_frozen_is_not_silence(
 
     async with following(one, waits=waits) as running:
         for sent in (5, 20):
-            await running.wait_until(lambda: lived() >= sent, "signs of life")  # noqa: B023 - in this round
-            time.sleep(1.5)  # noqa: ASYNC251 - that is the point
-        await running.wait_until(lambda: lived() >= 40, "life that goes on")
+            await running.wait_until(lambda: lived() >= sent, "keep-alives")  # noqa: B023 - in this round
+            time.sleep(1.5)  # noqa: ASYNC251 - freezes the process on purpose
+        await running.wait_until(lambda: lived() >= 40, "more keep-alives")
     assert len(simulator.calls) == 1
 
 
@@ -72,7 +72,7 @@ async def test_a_silent_chat_stream_is_kept_with_one_warning(
         async with following(one, waits=SILENT) as running:
             await running.wait_until(warnings, "the warning")
             await simulator.append(log[2])
-            await running.wait_until(lambda: one.stored == 3, "what came after the silence")
+            await running.wait_until(lambda: one.stored == 3, "the event after the silence")
     assert (len(simulator.calls), warnings()) == (1, 1)
     assert await stored_payloads(conn) == payloads(log, CHAT)
 
@@ -88,9 +88,9 @@ async def test_a_chat_stream_whose_server_vanished_is_noticed_by_the_ping(
         async with following(one, waits=waits) as running:
             await running.wait_until(lambda: one.stored == 3, "the first events")
             proxy.pause()
-            await running.wait_until(lambda: not one.is_quiet, "that it is noticed")
+            await running.wait_until(lambda: not one.is_quiet, "the lost server to be noticed")
             proxy.cut()
             proxy.resume()
             await simulator.append(log[3])
-            await running.wait_until(lambda: one.stored == 4, "what came later")
+            await running.wait_until(lambda: one.stored == 4, "the later event")
     assert await stored_payloads(conn) == payloads(log, CHAT)

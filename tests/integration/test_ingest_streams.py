@@ -1,4 +1,4 @@
-"""From a stream to the table: both contracts, byte for byte, and finding out the contract."""
+"""From a stream to the table: both contracts, byte for byte, and detecting the contract."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_every_payload_is_stored_byte_for_byte_in_the_order_of_the_stream(
     odd = [
         wire.bytes_field(5000, bytes(range(256))),
         wire.number_field(3, 2) + wire.fixed64_field(77, 1),
-        wire.varint(3 << 3) + b"\x81\x80\x00",  # a varint that is longer than it need be
+        wire.varint(3 << 3) + b"\x81\x80\x00",  # a varint that is longer than necessary
         wire.group_field(90, wire.number_field(1, 1)),
         wire.bytes_field(6000, bytes(200_000)),
     ]
@@ -59,7 +59,7 @@ async def test_events_appended_upstream_are_received_while_the_stream_is_open(
     one = follower(database_url, simulator.address, contract=contract)
     async with following(one) as running:
         for count in range(2, 7):
-            await running.wait_until(lambda: one.stored == count, f"{count} events")  # noqa: B023 - asked in this round
+            await running.wait_until(lambda: one.stored == count, f"{count} events")  # noqa: B023 - called in this round
             assert await stored_payloads(conn) == payloads(log[:count], contract)
             await simulator.append(*log[count : count + 1])
         outcome = await running.stop()
@@ -74,7 +74,7 @@ async def test_the_state_text_shows_whether_the_upstream_is_connected(
     async with following(one) as running:
         await running.wait_until(lambda: one.state_text == "following", "a stream")
         await simulator.stop()
-        await running.wait_until(lambda: one.state_text == "connecting", "the loss of it")
+        await running.wait_until(lambda: one.state_text == "connecting", "the end of the stream")
         assert one.state is FollowerState.FOLLOWING
 
 
@@ -148,10 +148,10 @@ async def test_a_service_that_worked_before_and_is_missing_now_is_retried(
     one = follower(database_url, before.address, contract=wished)
     async with following(one) as running:
 
-        async def told() -> bool:
+        async def has_error() -> bool:
             return "no such service" in ((await cursor_row(conn))["error"] or "")
 
-        await store.wait_until(told, "the error in the table")
+        await store.wait_until(has_error, "the error in the table")
         await gone.stop()
         await simulator_factory(log, SimulatorSettings(port=port))
         await running.wait_until(lambda: one.stored == 2, "the rest")
@@ -236,7 +236,7 @@ async def test_megabytes_of_detail_about_a_gap_are_cut(database_url: str, conn: 
     async with scripted_server(stays_open(wire.cursor_expired(words), wire.frame(event))) as upstream:
         one = follower(database_url, upstream.address, contract=PCS)
         async with following(one) as running:
-            await running.wait_until(lambda: one.stored == 1, "the event behind the gap")
+            await running.wait_until(lambda: one.stored == 1, "the event after the gap")
     ((gap,)) = (await cursor_row(conn))["holes"]
     assert gap["detail"].startswith("gone [hidden] gone [hidden]")
     assert len(gap["detail"]) <= 300

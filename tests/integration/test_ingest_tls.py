@@ -1,4 +1,4 @@
-"""Ingest over TLS: a custom CA, a client certificate, and no way around either."""
+"""Ingest over TLS: a custom CA and a client certificate, neither of which can be bypassed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def serve(factory: SimulatorFactory, server: tuple[bytes, bytes] = SERVER,
     return simulator.address
 
 
-async def never_gets_through(url: str, address: str, tls: Tls) -> None:
-    """It is tried again and again, and nothing is stored."""
+async def assert_never_connects(url: str, address: str, tls: Tls) -> None:
+    """Assert that the follower retries and stores nothing."""
     with capture_logs() as logs:
         one = follower(url, address, tls=tls)
         async with following(one) as running:
             await running.wait_until(
-                lambda: sum("can't serve" in str(line.get("error")) for line in logs) >= 3, "three failed dials"
+                lambda: sum("can't serve" in str(line.get("error")) for line in logs) >= 3, "three failed calls"
             )
             outcome = await running.stop()
     assert (outcome.stored, outcome.refused) == (0, {})
@@ -50,14 +50,14 @@ async def test_a_server_with_a_certificate_of_the_given_ca_is_trusted(
 async def test_a_server_with_a_certificate_of_an_unknown_ca_is_not_trusted(
     database_url: str, simulator_factory: SimulatorFactory, tls: Tls
 ) -> None:
-    await never_gets_through(database_url, await serve(simulator_factory), tls)
+    await assert_never_connects(database_url, await serve(simulator_factory), tls)
 
 
 async def test_a_server_with_another_name_is_not_trusted(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     address = await serve(simulator_factory, OURS.sign("server", "127.0.0.2"))
-    await never_gets_through(database_url, address, Tls(ca=OURS.certificate))
+    await assert_never_connects(database_url, address, Tls(ca=OURS.certificate))
 
 
 async def test_the_client_certificate_is_sent(
@@ -73,11 +73,11 @@ async def test_without_the_required_client_certificate_nothing_is_received(
     database_url: str, simulator_factory: SimulatorFactory, client: tuple[bytes | None, bytes | None]
 ) -> None:
     address = await serve(simulator_factory, client_ca=THEIRS.certificate)
-    await never_gets_through(database_url, address, Tls(OURS.certificate, *client))
+    await assert_never_connects(database_url, address, Tls(OURS.certificate, *client))
 
 
 async def test_plaintext_to_a_tls_server_receives_nothing(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     address = await serve(simulator_factory)
-    await never_gets_through(database_url, address.replace("https://", "http://"), NO_TLS)
+    await assert_never_connects(database_url, address.replace("https://", "http://"), NO_TLS)

@@ -60,7 +60,7 @@ class LastToArriveWins(Bad):
 
 
 class CountsWindows(Bad):
-    """Correct only if all events are folded in one window, once."""
+    """Is correct only if all events are folded once, in one window."""
 
     def changes(self, new: Insert) -> dict[str, Any]:
         return {"events": new.excluded.events}

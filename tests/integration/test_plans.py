@@ -1,6 +1,6 @@
 """The plans of folds use indexes everywhere, with and without statistics about the tables.
 
-A fold that reads a whole table is right, and slower with each day; nothing but its plan tells before it is too late.
+A fold that reads a whole table is correct, but slower every day. Only its plan shows that early.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     async with store.connection(database_url, "looking") as conn:
         for table in ("eventstore.events", *(f"public.{one.name}" for each in READ_MODELS for one in each.tables)):
-            # Only the test gathers statistics.
+            # Only the test collects statistics.
             name = sql.Identifier(*table.split("."))
             await conn.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = false)").format(name))
         yield conn
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for part in plan.get("Plans", ()):
-        yield from nodes(part)
+        yield from plan_nodes(part)
 
 
-def careless(plan: dict[str, Any], tables: set[str]) -> list[str]:
-    """The parts of a plan that read a whole table or a whole index."""
+def full_reads(plan: dict[str, Any], tables: set[str]) -> list[str]:
+    """Return the parts of a plan that read a whole table or index."""
     return [
         f"{node['Node Type']} of {node.get('Relation Name') or node.get('Index Name')}"
-        for node in nodes(plan)
+        for node in plan_nodes(plan)
         if (node["Node Type"] == "Seq Scan" and node["Relation Name"] in tables)
         or (node["Node Type"] in BY_INDEX and "Index Cond" not in node)
     ]
 
 
 async def plans(conn: AsyncConnection, projection: Projection, *, generic: bool) -> AsyncIterator[dict[str, Any]]:
-    """The plan of each statement of a fold, for one window's values or for any window."""
+    """Yield the plan of each statement of a fold, for the values of one window or a generic plan."""
     await conn.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan".encode())
     for number, statement in enumerate(projection.fold(Window(projection.handles))):
         text, names = compile_fold_statement(statement)
@@ -79,7 +79,7 @@ async def fill(conn: AsyncConnection) -> None:
     await append(conn, *events)
 
 
-@pytest.mark.parametrize("generic", [False, True], ids=["for-the-window", "for-any-window"])
+@pytest.mark.parametrize("generic", [False, True], ids=["custom-plan", "generic-plan"])
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_fold_reads_through_indexes(
     database_url: str, conn: AsyncConnection, projection: type[Projection], generic: bool
@@ -90,7 +90,7 @@ async def test_a_fold_reads_through_indexes(
     async with worker_connection(one) as own:
         for known in ("nothing", "empty read models", "everything"):
             async for plan in plans(own, one.projection, generic=generic):
-                assert careless(plan, tables) == [], f"with {known} known"
+                assert full_reads(plan, tables) == [], f"with statistics about {known}"
             await own.rollback()
             if known == "empty read models":
                 await folding.fold_all(database_url, [projection])

@@ -16,7 +16,7 @@ from tests.folding import QUICK, append, new_record
 from tests.queries import fetch_all
 
 MANY = 50_000
-"""Options of one answer. Comparing each with every other would take minutes, and hours for a few times as many."""
+"""The number of options of one answer. Comparing each with every other one would take minutes."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def vote(*options: str, ppnum: str = "12300000001") -> oracle.Record:
 
 
 def as_an_older_decoder_read_it(record: oracle.Record) -> Event:
-    """An answer with all of these options."""
+    """Return an answer with all of these options."""
     return folding.decode_record(record)._replace(
         poll_options=list(record.poll_options or ()), poll_options_dropped=None
     )
@@ -83,7 +83,7 @@ async def test_a_repeated_option_counts_once_among_few_and_among_many(
 
 async def test_the_longest_accepted_texts_fit_every_table_and_index(database_url: str, conn: AsyncConnection) -> None:
     """Random texts, which Postgres can't compress in an index entry."""
-    chosen = random.Random(0)  # noqa: S311 - no secrets
+    chosen = random.Random(0)  # noqa: S311 - not for secrets
 
     def noise(size: int) -> str:
         return "".join(chosen.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=size))

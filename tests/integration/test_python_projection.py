@@ -1,4 +1,4 @@
-"""A projection in Python: the greatest event_id wins in any order, and mistakes of handle are reported."""
+"""A projection in Python: the greatest event_id wins in any order, and errors of handle are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.queries import fetch_all
 metadata = MetaData(schema="public")
 
 
-def a_table(name: str, *columns: Column[Any]) -> Table:
+def make_table(name: str, *columns: Column[Any]) -> Table:
     return Table(
         name,
         metadata,
@@ -45,29 +45,29 @@ def a_table(name: str, *columns: Column[Any]) -> Table:
     )
 
 
-people = a_table(
+people = make_table(
     "people",
-    Column("said", Text),
+    Column("note", Text),
     Column("at", DateTime(timezone=True)),
     Column("more", JSONB),
     Column("options", ARRAY(Text)),
     Column("number", Integer, nullable=False, server_default=text("7")),
-    Column("loud", Text, Computed("upper(said)", persisted=True)),
+    Column("loud", Text, Computed("upper(note)", persisted=True)),
 )
-second = a_table("second people")
+second = make_table("second people")
 foreign = Table("foreign", MetaData(schema="public"), Column("app", Text, primary_key=True))
 
 GRANTED, DENIED = EventType.CONSENT_GRANTED, EventType.CONSENT_DENIED
 Handle = Callable[[Event], Iterable[Row | Tombstone]]
 
 
-def said(event: Event) -> Iterable[Row | Tombstone]:
+def handle_consent(event: Event) -> Iterable[Row | Tombstone]:
     """A grant sets a row, and a denial deletes it."""
     key = {"app": event.app, "ppnum": event.ppnum}
     if event.event_type == DENIED:
         yield Tombstone(people, key)
     else:
-        yield Row(people, {**key, "said": event.send_request_id, "at": event.occurred_at})
+        yield Row(people, {**key, "note": event.send_request_id, "at": event.occurred_at})
 
 
 class People(PythonProjection):
@@ -77,7 +77,7 @@ class People(PythonProjection):
     tables: ClassVar[tuple[Table, ...]] = (people, second)
     partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
 
-    def __init__(self, handle: Handle = said) -> None:
+    def __init__(self, handle: Handle = handle_consent) -> None:
         self._handle = handle
         self.seen: list[str] = []
 
@@ -94,7 +94,7 @@ async def test_the_greatest_event_id_wins_in_every_order(database_url: str) -> N
     events = [event(GRANTED, send_request_id=f"{number}", ppnum=f"41{number % 3}") for number in range(8)]
     last = {row.ppnum: row for row in events}
     expected = [
-        {"app": "app", "ppnum": key, "said": row.send_request_id, "at": row.occurred_at, "event_id": row.event_id}
+        {"app": "app", "ppnum": key, "note": row.send_request_id, "at": row.occurred_at, "event_id": row.event_id}
         for key, row in last.items()
     ]
     async with ProjectionKit(database_url, People()) as kit:
@@ -106,25 +106,25 @@ async def test_a_tombstone_blocks_older_events_and_is_replaced_by_newer_ones(dat
     gone = [event(GRANTED, ppnum="2"), event(DENIED, ppnum="2")]
     never = [event(DENIED, ppnum="3")]
     async with ProjectionKit(database_url, People()) as kit:
-        expected = [{"app": "app", "ppnum": "1", "said": "back", "number": 7, "loud": "BACK", "deleted": False}]
+        expected = [{"app": "app", "ppnum": "1", "note": "back", "number": 7, "loud": "BACK", "deleted": False}]
         await kit.assert_same_for_every_order([*back, *gone, *never], {people: expected})
         rows = {row["ppnum"]: row for row in await kit.rows(people, deleted=True)}
-        empty = {"said": None, "at": None, "more": None, "options": None, "number": 7, "loud": None, "deleted": True}
+        empty = {"note": None, "at": None, "more": None, "options": None, "number": 7, "loud": None, "deleted": True}
         assert rows["2"] == {"app": "app", "ppnum": "2", **empty, "event_id": gone[1].event_id}
         assert rows["3"] == {"app": "app", "ppnum": "3", **empty, "event_id": never[0].event_id}
 
 
 async def test_a_row_is_written_whole_with_defaults_for_missing_columns(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row]:
-        extra = {"said": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
+        extra = {"note": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
         yield Row(people, {"app": event.app, "ppnum": event.ppnum, **extra})
 
     events = [event(GRANTED, send_request_id="all"), event(GRANTED)]
     async with ProjectionKit(database_url, People(handle)) as kit:
-        await kit.assert_same_for_every_order(events, {people: [key(said=None, more=None, number=7, loud=None)]})
+        await kit.assert_same_for_every_order(events, {people: [key(note=None, more=None, number=7, loud=None)]})
         await kit.assert_same_for_every_order(
             [event(GRANTED), event(GRANTED, send_request_id="all")],
-            {people: [key(said="all", more=[1], number=1, loud="ALL")]},
+            {people: [key(note="all", more=[1], number=1, loud="ALL")]},
         )
 
 
@@ -143,12 +143,12 @@ class Word(StrEnum):
 async def test_values_of_every_type_are_stored_unchanged(database_url: str) -> None:
     at = datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
     handle = with_values(
-        said=Word.YES, at=at, more={"a": [None, 'é"%(x)s']}, options=["%s", "", "NULL"], number=Number.NINE
+        note=Word.YES, at=at, more={"a": [None, 'é"%(x)s']}, options=["%s", "", "NULL"], number=Number.NINE
     )
     async with ProjectionKit(database_url, People(handle)) as kit:
         await kit.given([event(GRANTED)])
         (row,) = await kit.rows(people)
-        assert row["said"] == "yes"
+        assert row["note"] == "yes"
         assert row["at"] == at
         assert row["more"] == {"a": [None, 'é"%(x)s']}
         assert row["options"] == ["%s", "", "NULL"]
@@ -203,23 +203,23 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
 async def test_the_later_of_two_rows_of_one_event_counts(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row | Tombstone]:
         yield Tombstone(people, key())
-        yield Row(people, key(said=event.event_id))
-        yield Row(people, key(said="latter"))
+        yield Row(people, key(note=event.event_id))
+        yield Row(people, key(note="latter"))
 
     async with ProjectionKit(database_url, People(handle)) as kit:
-        await kit.assert_same_for_every_order([event(GRANTED)] * 2, {people: [key(said="latter")]})
+        await kit.assert_same_for_every_order([event(GRANTED)] * 2, {people: [key(note="latter")]})
 
 
 def table_of_another(_: Event) -> Iterable[Row]:
     return [Row(foreign, {"app": "app"})]
 
 
-def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refuse
+def something_else(event: Event) -> Any:  # noqa: ANN401 - mypy would refuse the value
     return [event]
 
 
 @pytest.mark.parametrize(
-    ("handle", "told"),
+    ("handle", "message"),
     [
         (with_values(ppnum="4179"), "a row of people has another ppnum than its event"),
         (with_values(app="App"), "a row of people has another app than its event"),
@@ -235,19 +235,19 @@ def something_else(event: Event) -> Any:  # noqa: ANN401 - what mypy would refus
         (with_values(loud="x"), "a row of people sets loud, which handle may not set"),
         (lambda event: [Row(people, {"app": event.app})], "a row of people must set ppnum of the primary key"),
         (
-            lambda _: [Tombstone(people, key(said="x"))],
-            "a tombstone of people sets said, which is not in the primary key",
+            lambda _: [Tombstone(people, key(note="x"))],
+            "a tombstone of people sets note, which is not in the primary key",
         ),
         (lambda event: [Tombstone(people, {"app": event.app})], "a row of people must set ppnum of the primary key"),
         (table_of_another, "handle returned a row of foreign, which is not the projection's"),
         (something_else, "handle returned a Event; it must return Row or Tombstone"),
     ],
 )
-async def test_an_invalid_row_is_reported_without_values(database_url: str, handle: Handle, told: str) -> None:
+async def test_an_invalid_row_is_reported_without_values(database_url: str, handle: Handle, message: str) -> None:
     async with ProjectionKit(database_url, People(handle)) as kit:
         with pytest.raises(InvalidProjection) as caught:
             await kit.given([event(GRANTED)])
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 async def test_an_event_without_the_partitions_value_has_no_row(database_url: str) -> None:
@@ -285,7 +285,7 @@ async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(data
     def handle(event: Event) -> Iterable[Row | Tombstone]:
         if event.ppnum == poison:
             raise ValueError(f"{event.ppnum} can't be")
-        yield from said(event)
+        yield from handle_consent(event)
 
     projection = People(handle)
     upgrade(database_url, projections=[projection])
@@ -309,10 +309,10 @@ async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(data
     assert rows == [("1", events[1].event_id, True), ("12300000001", events[3].event_id, False)]
 
 
-@pytest.mark.parametrize("said", ["a \x00 in it", "a \ud800 in it", "x" * 10_000], ids=["U+0000", "surrogate", "long"])
-async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(database_url: str, said: str) -> None:
+@pytest.mark.parametrize("text", ["a \x00 in it", "a \ud800 in it", "x" * 10_000], ids=["U+0000", "surrogate", "long"])
+async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(database_url: str, text: str) -> None:
     def handle(_: Event) -> Iterable[Row | Tombstone]:
-        raise ValueError(said)
+        raise ValueError(text)
 
     projection = People(handle)
     upgrade(database_url, projections=[projection])
@@ -336,8 +336,8 @@ async def test_a_slow_handle_neither_blocks_other_tasks_nor_loses_its_transactio
     others = 0
 
     def handle(one: Event) -> Iterable[Row | Tombstone]:
-        time.sleep(0.9)  # no synchronisation: it is as slow as a lookup in another system may be
-        yield from said(one)
+        time.sleep(0.9)  # not for synchronisation: it is as slow as a lookup in another system
+        yield from handle_consent(one)
 
     async def other() -> None:
         nonlocal others

@@ -31,14 +31,14 @@ from tests.scripted import scripted_server, stays_open
 from tests.store import APP, CHAT, conflicting_event, cursor_of, garbage, new_events, quarantine_rows
 
 TWENTY = QuarantineLimits(max_rows=20, max_bytes=10**6)
-"""Eighteen rows, and two for samples."""
+"""Eighteen rows, and two more for samples."""
 
 Appending = Callable[[QuarantineLimits], AbstractAsyncContextManager[Appender]]
 
 
 @pytest.fixture
 def appending(database_url: str) -> Appending:
-    """Open an appender with these limits."""
+    """Yield an appender with these limits."""
 
     @asynccontextmanager
     async def opened(limits: QuarantineLimits) -> AsyncIterator[Appender]:
@@ -49,7 +49,7 @@ def appending(database_url: str) -> Appending:
 
 
 async def counts(conn: AsyncConnection, app: str = APP) -> dict[str, tuple[int, int]]:
-    """Messages and those not kept, by reason."""
+    """Return the number of messages, and of those not kept, by reason."""
     rows = await conn.execute(
         "SELECT reason, messages, not_kept FROM eventstore.quarantine_counts WHERE app = %s", [app]
     )
@@ -57,7 +57,7 @@ async def counts(conn: AsyncConnection, app: str = APP) -> dict[str, tuple[int, 
 
 
 async def size(conn: AsyncConnection, *, samples: bool | None = None) -> tuple[int, int]:
-    """Rows kept and the bytes of their payloads."""
+    """Return the number of kept rows and the bytes of their payloads."""
     rows = await conn.execute(
         "SELECT count(*), coalesce(sum(octet_length(payload)), 0)::bigint FROM eventstore.quarantine"
         " WHERE is_sample = coalesce(%s, is_sample)",
@@ -72,13 +72,13 @@ async def full_since(conn: AsyncConnection, app: str = APP) -> object:
     return await store.value(conn, "SELECT full_since FROM eventstore.quarantine_usage WHERE app = %s", app)
 
 
-async def age(conn: AsyncConnection) -> None:
-    """Let a minute pass since everything was counted and sampled."""
+async def let_a_minute_pass(conn: AsyncConnection) -> None:
+    """Change the stored times as if a minute had passed."""
     await conn.execute("UPDATE eventstore.quarantine_usage SET counted_at = counted_at - interval '1 minute'")
     await conn.execute("UPDATE eventstore.quarantine_counts SET last_sample_at = last_sample_at - interval '1 minute'")
 
 
-def of_size(number: int, length: int, reason: str = "too odd") -> Rejected:
+def garbage_of_size(number: int, length: int, reason: str = "too odd") -> Rejected:
     return Rejected(APP, CHAT.value, b"%08d" % number + bytes(length - 8), reason)
 
 
@@ -139,10 +139,10 @@ async def test_so_are_messages_beyond_the_byte_limit_while_small_ones_still_fit(
 ) -> None:
     limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
     async with appending(limits) as appender:
-        await appender.append([], rejected=[of_size(number, 4_000) for number in range(3)])
-        await appender.append([], rejected=[of_size(9, 50_000, "large"), of_size(10, 500, "small")])
+        await appender.append([], rejected=[garbage_of_size(number, 4_000) for number in range(3)])
+        await appender.append([], rejected=[garbage_of_size(9, 50_000, "large"), garbage_of_size(10, 500, "small")])
     assert await size(conn, samples=False) == (3, 8_500)
-    assert await size(conn, samples=True) == (0, 0)  # none that is due fits into a tenth
+    assert await size(conn, samples=True) == (0, 0)  # no sample fits into a tenth of the limit
     assert await counts(conn) == {"too odd": (3, 1), "large": (1, 1), "small": (1, 0)}
 
 
@@ -166,7 +166,7 @@ async def test_one_sample_a_minute_of_each_reason_is_kept_and_replaces_the_oldes
         for minute in range(6):
             await appender.append([], rejected=[garbage(100 + minute * 10 + number) for number in range(10)])
             await appender.append([], rejected=[garbage(900 + minute)])  # in the same minute
-            await age(conn)
+            await let_a_minute_pass(conn)
         other = garbage(7)._replace(payload=b"other", reason="another reason")
         await appender.append([], rejected=[other])
     samples = await conn.execute("SELECT payload FROM eventstore.quarantine WHERE is_sample ORDER BY id")
@@ -178,10 +178,10 @@ async def test_one_sample_a_minute_of_each_reason_is_kept_and_replaces_the_oldes
 async def test_samples_stay_within_their_byte_limit(appending: Appending, conn: AsyncConnection) -> None:
     limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
     async with appending(limits) as appender:
-        await appender.append([], rejected=[of_size(0, 9_000)])
+        await appender.append([], rejected=[garbage_of_size(0, 9_000)])
         for number in range(1, 6):
-            await appender.append([], rejected=[of_size(number, 400)])
-            await age(conn)
+            await appender.append([], rejected=[garbage_of_size(number, 400)])
+            await let_a_minute_pass(conn)
     assert await size(conn, samples=True) == (2, 800)
     assert (await size(conn))[1] <= 10_000
 
@@ -195,7 +195,7 @@ async def test_deleted_rows_make_room_within_a_minute_and_status_shows_it(
         since = await full_since(conn)
         await conn.execute("DELETE FROM eventstore.quarantine")
         assert (await appender.append([], rejected=[garbage(51)])).not_kept == 1
-        await age(conn)
+        await let_a_minute_pass(conn)
         assert (await appender.append([], rejected=[garbage(52), garbage(53)])).not_kept == 0
     assert since is not None
     assert await full_since(conn) is None
@@ -297,7 +297,7 @@ async def test_a_flood_of_garbage_is_logged_once_and_status_has_the_numbers(
         async with scripted_server(stays_open(*flood, event)) as upstream:
             one = follower(database_url, upstream.address, limits=TWENTY)
             async with following(one) as running:
-                await running.wait_until(lambda: one.stored == 1, "the event behind the garbage")
+                await running.wait_until(lambda: one.stored == 1, "the event after the garbage")
     assert one.quarantined == 3_000
     assert (await size(conn))[0] <= 20
     lines = [line for line in logs if line["event"] == "quarantined"]
@@ -308,9 +308,9 @@ async def test_a_flood_of_garbage_is_logged_once_and_status_has_the_numbers(
     assert (app.quarantined_messages, app.quarantined_not_kept) == (3_000, 3_000 - app.quarantined)
     assert app.quarantine_full_since is not None
     assert app.quarantine_reasons == {"the bytes are not a SendRequestEvent": 3_000}
-    said = app_lines(await read_status(conn, Registry({}, {})))[1]
-    assert said.startswith(f"{APP}: the quarantine is full since 20")
-    assert "of 3,000 quarantined messages" in said
+    message = app_lines(await read_status(conn, Registry({}, {})))[1]
+    assert message.startswith(f"{APP}: the quarantine is full since 20")
+    assert "of 3,000 quarantined messages" in message
     assert f"the quarantine of app {APP!r} is full since" in " ".join(
         find_problems(await read_status(conn, Registry({}, {})))
     )

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, store
 from tests.folding import append, new_record
-from tests.integration.test_plans import careless
+from tests.integration.test_plans import full_reads
 from tests.queries import fetch_row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ REQUESTS = 1_000
 
 
 def queries() -> list[str]:
-    """Every query on the pages."""
+    """Return every query on the pages."""
     blocks = [block for page in PAGES for block in re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)]
     return [query.strip() for block in blocks for query in re.sub(r"--.*", "", block).split(";") if query.strip()]
 
@@ -57,7 +57,7 @@ async def test_the_queries_work_and_use_indexes(filled: str, subtests: pytest.Su
                 await conn.execute(query.encode())
                 if KEYS.search(query) and "consent_history" not in query:  # which reads the log, as its page says
                     assert " app = '" in query
-                    assert careless(await plan_of(conn, query), tables) == []
+                    assert full_reads(await plan_of(conn, query), tables) == []
 
 
 async def plan_of(conn: AsyncConnection, query: str) -> dict[str, object]:

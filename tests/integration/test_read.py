@@ -22,18 +22,18 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-def sized(bytes_each: Sequence[int]) -> list[Event]:
-    """Events whose payloads are at least so long."""
+def events_of_sizes(bytes_each: Sequence[int]) -> list[Event]:
+    """Return events whose payloads are at least this long."""
     return [decode(wire.event(next_ulid(), more=wire.bytes_field(5000, b"x" * size)), APP, CHAT) for size in bytes_each]
 
 
-async def everything(log: AsyncIterator[StoredEvent]) -> list[StoredEvent]:
+async def read_all(log: AsyncIterator[StoredEvent]) -> list[StoredEvent]:
     return [item async for item in log]
 
 
 async def test_an_empty_log_yields_nothing(conn: AsyncConnection) -> None:
-    assert await everything(read(conn)) == []
-    assert await everything(read(conn, 5)) == []
+    assert await read_all(read(conn)) == []
+    assert await read_all(read(conn, 5)) == []
     assert await read_head(conn) == 0
 
 
@@ -43,7 +43,7 @@ async def test_every_event_is_read_once_and_in_order_for_any_page_size(
 ) -> None:
     events = new_events(10)
     await appender.append(events)
-    found = await everything(read(conn, page_events=page_events))
+    found = await read_all(read(conn, page_events=page_events))
     assert [item.event for item in found] == events
     assert [item.position for item in found] == list(range(1, 11))
     assert await read_head(conn) == 10
@@ -54,34 +54,34 @@ async def test_events_after_one_position_and_up_to_another_are_read(
     conn: AsyncConnection, appender: Appender, after: int, up_to: int
 ) -> None:
     await appender.append(new_events(10))
-    found = await everything(read(conn, after, up_to=up_to, page_events=2))
+    found = await read_all(read(conn, after, up_to=up_to, page_events=2))
     assert [item.position for item in found] == list(range(after + 1, min(up_to, 10) + 1))
 
 
 async def test_a_page_ends_with_the_event_that_fills_it(
     conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = sized([1_000] * 7)
+    events = events_of_sizes([1_000] * 7)
     await appender.append(events)
     pages = PageSizes(monkeypatch)
     size = len(events[0].payload)
-    assert len(await everything(read(conn, page_bytes=3 * size))) == 7
+    assert len(await read_all(read(conn, page_bytes=3 * size))) == 7
     assert pages.sizes == [3, 3, 1, 0]
     pages.sizes.clear()
-    assert len(await everything(read(conn, page_bytes=3 * size + 1))) == 7
+    assert len(await read_all(read(conn, page_bytes=3 * size + 1))) == 7
     assert pages.sizes == [4, 3, 0]
 
 
 async def test_an_event_larger_than_a_page_is_read(
     conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = sized([10, 100_000, 10, 10, 200_000])
+    events = events_of_sizes([10, 100_000, 10, 10, 200_000])
     await appender.append(events)
     pages = PageSizes(monkeypatch)
-    assert [item.event for item in await everything(read(conn, page_bytes=5_000))] == events
+    assert [item.event for item in await read_all(read(conn, page_bytes=5_000))] == events
     assert pages.sizes == [2, 3, 0]
     pages.sizes.clear()
-    assert [item.event for item in await everything(read(conn, page_bytes=1))] == events
+    assert [item.event for item in await read_all(read(conn, page_bytes=1))] == events
     assert pages.sizes == [1, 1, 1, 1, 1, 0]
 
 
@@ -124,7 +124,7 @@ async def test_the_same_connection_may_be_used_between_events(conn: AsyncConnect
 
 async def test_times_are_in_utc_and_columns_of_their_types(conn: AsyncConnection, appender: Appender) -> None:
     await appender.append(new_events(1))
-    (item,) = await everything(read(conn))
+    (item,) = await read_all(read(conn))
     assert item.received_at.tzname() == "UTC"
     assert item.event.occurred_at.tzname() == "UTC"
     assert isinstance(item.event.payload, bytes)

@@ -69,7 +69,7 @@ def counts(done: Rebuilt, table: str) -> tuple[int, int, int]:
     return one.added, one.removed, one.changed
 
 
-# What it does
+# Repairs
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
@@ -78,7 +78,7 @@ async def test_equal_tables_are_not_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], window: int
 ) -> None:
     head = await append_and_fold(database_url, conn, projection)
-    # A row that is written again moves to another place.
+    # A row that is written again gets another ctid.
     query = "SELECT array_agg((ctid, xmin::text) ORDER BY ctid) FROM public."
     before = [await store.value(conn, query + table.name) for table in projection.tables]
     done = await rebuild(database_url, projection(), window=window, limits=Limits(max_changed=0))
@@ -189,7 +189,7 @@ places = Table(
 
 
 class Places(Projection):
-    """Gives each person a place that nobody else has."""
+    """Gives each person a unique place."""
 
     name: ClassVar[str] = "places"
     version: ClassVar[int] = 1
@@ -208,7 +208,7 @@ async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, c
     await append(conn, *(new_record(ppnum=str(number)) for number in range(6)))
     await folding.fold_all(database_url, [Places])
     expected = await all_rows(conn, Places)
-    # 0 and 1 swap places, 2 to 4 rotate theirs; 5 is deleted, and another person has its place.
+    # 0 and 1 swap places, 2 to 4 rotate theirs; 5 is deleted, and another person gets its place.
     await conn.execute("UPDATE places SET place = 'new ' || (ppnum::int + CASE ppnum WHEN '1' THEN -1 ELSE 1 END)")
     await conn.execute("UPDATE places SET ppnum = '6', place = '5' WHERE ppnum = '5'")
     await conn.execute("UPDATE places SET place = replace(replace(place, 'new 5', '2'), 'new ', '')")
@@ -219,7 +219,7 @@ async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, c
 
 
 async def test_a_users_table_is_left_alone_whatever_its_name(database_url: str, conn: AsyncConnection) -> None:
-    """The keys that differ are in temporary tables, which are looked up by their schema."""
+    """The keys that differ are in temporary tables, which statements name with their schema."""
     await append_and_fold(database_url, conn)
     await conn.execute("CREATE TABLE public.differing_0 AS SELECT 'mine' AS whose")
     await rebuild(database_url, RequestStatus())
@@ -292,7 +292,7 @@ async def test_what_is_folded_meanwhile_does_not_count_as_a_change(database_url:
     await folding.assert_rows_match_oracle(conn)
 
 
-# Where it stands
+# States and positions
 
 
 async def test_a_projection_that_never_ran_is_rebuilt_to_the_head(database_url: str, conn: AsyncConnection) -> None:
@@ -335,7 +335,7 @@ async def test_a_paused_projection_stays_paused(
     await control.pause(conn, "watched")
     await append(conn, new_record())
     await rebuild(database_url, projection())
-    # Up to the checkpoint; or to the head, where the position of the rows doesn't say how far to fold.
+    # Up to the checkpoint, or to the head if the rows' position doesn't tell how far to fold.
     expected = (1, 2, "paused") if projection is Watched else (2, 3, "paused")
     assert (await checkpoint_row(conn, "watched"))[:3] == expected
     assert await folding.count_rows(conn, "watched") == expected[1]
@@ -366,7 +366,7 @@ async def test_rows_of_a_newer_version_are_not_changed(database_url: str, conn: 
     assert (await checkpoint_row(conn, "watched"))[:3] == (2, 1, "running")
 
 
-# What can't be folded
+# Events that can't be folded
 
 
 async def test_a_missing_position_is_named(database_url: str, conn: AsyncConnection) -> None:

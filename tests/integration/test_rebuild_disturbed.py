@@ -1,4 +1,4 @@
-"""Disturbed replays: others read the shadow, fill the disk, or end the lock's session."""
+"""Disturbed replays: other sessions read the shadow, the disk is full, or the lock's session ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.rebuilding import (
 READ = "SELECT count(*) FROM projections_shadow.poll_tallies"
 
 
-async def given(url: str, conn: AsyncConnection) -> None:
+async def append_fold_and_damage(url: str, conn: AsyncConnection) -> None:
     await append(conn, *sample_records())
     await folding.fold_all(url)
     await damage_all(conn, PollTallies)
@@ -49,7 +49,7 @@ async def given(url: str, conn: AsyncConnection) -> None:
 
 @contextmanager
 def dump(url: str) -> Iterator[psycopg.Connection]:
-    """A session that reads in one transaction, as a dump of the database does."""
+    """Open a session that reads in one transaction, as a dump of the database does."""
     with psycopg.connect(url) as session:
         yield session
 
@@ -61,7 +61,7 @@ def dump(url: str) -> Iterator[psycopg.Connection]:
 async def test_a_rebuild_succeeds_while_its_shadow_is_read(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
-    await given(database_url, conn)
+    await append_fold_and_damage(database_url, conn)
     with dump(database_url) as session:
 
         async def read() -> None:
@@ -85,7 +85,7 @@ async def test_a_rebuild_succeeds_while_its_shadow_is_read(
 async def test_a_verification_returns_its_result_while_its_shadow_is_read(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await given(database_url, conn)
+    await append_fold_and_damage(database_url, conn)
     with dump(database_url) as session:
 
         async def read() -> None:
@@ -98,7 +98,7 @@ async def test_a_verification_returns_its_result_while_its_shadow_is_read(
 
 
 async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, conn: AsyncConnection) -> None:
-    await given(database_url, conn)
+    await append_fold_and_damage(database_url, conn)
     with pytest.raises(rebuilding.Interrupted):
         await rebuild(database_url, PollTallies(), progress=rebuilding.Interrupting(50), window=50)
     with dump(database_url) as session:
@@ -110,7 +110,7 @@ async def test_a_leftover_shadow_that_is_read_is_reported(database_url: str, con
     await folding.assert_rows_match_oracle(conn)
 
 
-class Ending(RecordedProgress):
+class EndsSession(RecordedProgress):
     """Ends a reader's session once the rebuild has reported it."""
 
     def __init__(self, session: psycopg.Connection) -> None:
@@ -119,7 +119,7 @@ class Ending(RecordedProgress):
 
     def note(self, line: str) -> None:
         super().note(line)
-        # Rolled back, not only closed: its locks are released when this returns.
+        # A rollback releases its locks before this method returns; closing alone doesn't.
         if not self._session.closed:
             self._session.rollback()
             self._session.close()
@@ -133,18 +133,18 @@ async def as_of(url: str, *, progress: RecordedProgress | None = None, force: bo
 
 
 async def test_a_schema_is_replaced_once_nobody_reads_it(database_url: str, conn: AsyncConnection) -> None:
-    await given(database_url, conn)
+    await append_fold_and_damage(database_url, conn)
     await as_of(database_url)
     with dump(database_url) as session:
         session.execute('SELECT count(*) FROM "then".poll_tallies')
-        progress = Ending(session)
+        progress = EndsSession(session)
         await as_of(database_url, progress=progress, force=True)
     assert progress.notes == ["another session reads then or projections_shadow; trying again"]
     states = "SELECT string_agg(state, ' ' ORDER BY id) FROM projections.rebuilds"
     assert await store.value(conn, states) == "done done"
 
 
-# The database's own faults
+# Faults of the database
 
 BOOM = (
     "CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -160,8 +160,8 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
-    said = (await checkpoint_row(conn, "watched")).last_error
-    assert said == "after position 0: no space left on device (SQLSTATE 53100)"
+    message = (await checkpoint_row(conn, "watched")).last_error
+    assert message == "after position 0: no space left on device (SQLSTATE 53100)"
 
     def full() -> None:
         with psycopg.connect(database_url) as session:
@@ -177,17 +177,17 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
 
     with pytest.raises(CannotFold) as caught:
         await rebuild(database_url, Watched(), progress=Filling())
-    assert str(caught.value) == f"watched: {said}"
+    assert str(caught.value) == f"watched: {message}"
 
 
-# What is recorded of a failed run
+# The record of a failed run
 
 
 async def test_a_run_that_lost_its_lock_ends_as_abandoned(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
-    await given(database_url, conn)
+    await append_fold_and_damage(database_url, conn)
     before = await rebuilding.all_rows(conn, PollTallies)
     end = (
         "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"

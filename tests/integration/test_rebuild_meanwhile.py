@@ -1,4 +1,4 @@
-"""A rebuild while events are appended and folded, and while others hold rows."""
+"""A rebuild while events are appended and folded, and while other sessions lock rows."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-# Live, meanwhile
+# Live folds during a rebuild
 
 
-async def answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
-    """Append an answer to a poll that nobody else answers, and fold it."""
+async def append_answer(url: str, *options: str, ppnum: str = "12300009999") -> None:
+    """Append an answer to a poll without other answers, and fold it."""
     async with store.connection(url) as own:
         await append(own, new_record(oracle.POLL_RESPONSE, ppnum, request="a poll", options=options))
     await folding.fold_all(url, [PollTallies])
 
 
-async def let_go_twice(progress: RecordedProgress) -> None:
+async def wait_for_two_releases(progress: RecordedProgress) -> None:
     async def has() -> bool:
         return len(progress.notes) >= 2
 
-    await store.wait_until(has, "it let go twice")
+    await store.wait_until(has, "two released locks")
 
 
 @pytest.mark.parametrize("rest", [0, 1000])
@@ -71,13 +71,13 @@ async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     await damage_all(conn, PollTallies)
 
     async def chosen() -> None:
-        await answer(database_url, "briefly", "to the end")
+        await append_answer(database_url, "briefly", "to the end")
 
     async def deserted() -> None:
-        await answer(database_url, "to the end")
-        await answer(database_url, "more briefly")
-        await answer(database_url, "to the end", ppnum="12300009998")
-        await answer(database_url, "to the end")
+        await append_answer(database_url, "to the end")
+        await append_answer(database_url, "more briefly")
+        await append_answer(database_url, "to the end", ppnum="12300009998")
+        await append_answer(database_url, "to the end")
 
     progress = During(**{first: chosen, "applying_the_difference": deserted})
     done = await rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, rest=rest)
@@ -95,7 +95,7 @@ async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     await damage_all(conn, projection)
 
     async def more() -> None:
-        """New events about old rows, and new rows."""
+        """Append events for existing rows and for new rows."""
         async with store.connection(database_url) as own:
             await append(own, *sample_records(14)[::-1])
         await folding.fold_all(database_url, [projection], batch_size=50)
@@ -115,7 +115,7 @@ async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
     one, progress = worker(database_url, PollTallies()), RecordedProgress()
     async with worker_connection(one) as own, store.connection(database_url, "holder") as holder:
         async with holder.transaction():
-            # The worker has locked the checkpoint and can't write; readers are not blocked.
+            # The worker has locked the checkpoint and can't write; readers aren't blocked.
             await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
             await append(conn, *sample_records(5))
             step = asyncio.create_task(one.step(own))
@@ -124,7 +124,7 @@ async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL)
             )
 
-            await let_go_twice(progress)
+            await wait_for_two_releases(progress)
         assert await step is Step.AT_HEAD
         await rebuilding_
     assert set(progress.notes) == {"poll_tallies: another session has locked the checkpoint or a row; trying again"}
@@ -146,12 +146,12 @@ async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, lock_timeout=0.05)
             )
 
-            await let_go_twice(progress)
+            await wait_for_two_releases(progress)
         await task
     await folding.assert_rows_match_oracle(conn)
 
 
-class Watching(RecordedProgress):
+class AppendsOnRelease(RecordedProgress):
     """Appends an event when a rebuild releases its locks, and records whether it is folded before the next attempt."""
 
     def __init__(self, url: str) -> None:
@@ -161,7 +161,7 @@ class Watching(RecordedProgress):
 
     def note(self, line: str) -> None:
         super().note(line)
-        with ThreadPoolExecutor(1) as other:  # in a loop of its own, while this one is blocked
+        with ThreadPoolExecutor(1) as other:  # in another event loop, because this one is blocked
             other.submit(lambda: asyncio.run(folding.append_in_new_session(self._url, new_record()))).result()
 
     def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
@@ -181,7 +181,7 @@ async def test_workers_catch_up_between_two_attempts(
     monkeypatch.setattr("projections.rebuilding.rebuild.CATCH_UP_SECONDS", 60)
     await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
-    progress = Watching(database_url)
+    progress = AppendsOnRelease(database_url)
     async with (
         folding.running_workers(database_url, worker(database_url, PollTallies())),
         store.connection(database_url, "holder") as holder,
@@ -195,7 +195,7 @@ async def test_workers_catch_up_between_two_attempts(
             async def tried() -> bool:
                 return len(progress.fresh) >= 3
 
-            await store.wait_until(tried, "three attempts more")
+            await store.wait_until(tried, "three more attempts")
         await task
     assert set(progress.fresh) == {True}
 
@@ -224,16 +224,16 @@ async def test_it_retries_while_a_table_is_locked(database_url: str, conn: Async
                     )
                 )
 
-            await let_go_twice(progress)
+            await wait_for_two_releases(progress)
         assert total_differences(await waiting) > 0
     assert set(progress.notes) == {"poll_tallies: another session has locked a table; trying again"}
 
 
-# Live rows that miss events which the shadow has
+# Live rows without events that the shadow has
 
 
-async def missed(url: str, *records: Record) -> None:
-    """Append events and move the checkpoint past them without folding: what a rebuild must repair."""
+async def append_without_folding(url: str, *records: Record) -> None:
+    """Append events and move the checkpoint past them without folding, which a rebuild must repair."""
     async with store.connection(url) as own:
         await append(own, *records)
         await own.execute(
@@ -242,11 +242,11 @@ async def missed(url: str, *records: Record) -> None:
         )
 
 
-Act = Callable[[], Coroutine[Any, Any, object]]
+Action = Callable[[], Coroutine[Any, Any, object]]
 ANSWERS = {"a new row": ("another poll", "yes"), "a row less": ("a poll", "no")}
 
 
-def one_of(which: str) -> Record:
+def answer_record(which: str) -> Record:
     """Return an answer to a new poll, or another answer of the same person."""
     request, option = ANSWERS[which]
     return new_record(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
@@ -258,8 +258,8 @@ async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
     database_url: str, conn: AsyncConnection, which: str, rest: int
 ) -> None:
     await append_and_fold(database_url, conn)
-    await answer(database_url, "yes")
-    progress = During(comparing=lambda: missed(database_url, one_of(which)))
+    await append_answer(database_url, "yes")
+    progress = During(comparing=lambda: append_without_folding(database_url, answer_record(which)))
     assert total_differences(await rebuild(database_url, PollTallies(), progress=progress, rest=rest)) > 0
     assert progress.is_done
     assert (await verify(database_url, PollTallies())).equal
@@ -267,12 +267,12 @@ async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
     await folding.assert_rows_match_oracle(conn)
 
 
-class WhileNarrowing(During):
-    """Does one more thing while the events of during the comparison are folded."""
+class DuringNarrowing(During):
+    """Runs one more action while events that were appended during the comparison are folded."""
 
-    def __init__(self, last: Act, **acts: Act) -> None:
+    def __init__(self, last: Action, **acts: Action) -> None:
         super().__init__(**acts)
-        self._last: Act | None = last
+        self._last: Action | None = last
 
     def at(self, position: int) -> None:
         super().at(position)
@@ -287,9 +287,12 @@ async def test_events_missing_in_the_rows_after_the_difference_was_narrowed(
     database_url: str, conn: AsyncConnection, which: str
 ) -> None:
     await append_and_fold(database_url, conn)
-    await answer(database_url, "yes")
+    await append_answer(database_url, "yes")
     two = [new_record(oracle.POLL_RESPONSE, ppnum, request="a third poll") for ppnum in ("12300000001", "12300000002")]
-    progress = WhileNarrowing(lambda: missed(database_url, one_of(which)), comparing=lambda: missed(database_url, *two))
+    progress = DuringNarrowing(
+        lambda: append_without_folding(database_url, answer_record(which)),
+        comparing=lambda: append_without_folding(database_url, *two),
+    )
     done = await rebuild(database_url, PollTallies(), progress=progress, rest=1)
     assert done.position == progress.positions[-1] + 1
     assert (await verify(database_url, PollTallies())).equal

@@ -70,7 +70,7 @@ async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, mo
         await rebuild(database_url, ConsentRegistry(), progress=Interrupting(100, asyncio.CancelledError()), window=50)
     interrupted = (await recorded_runs(conn, "consent_registry"))[-1]
     assert (interrupted.state, interrupted.error, interrupted.is_over) == ("abandoned", "it was interrupted", True)
-    # As a killed run leaves its row.
+    # The row as a killed run leaves it.
     await conn.execute("UPDATE projections.rebuilds SET state = 'running', error = NULL WHERE state = 'abandoned'")
     await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
     refused, failed, abandoned, done = await recorded_runs(conn, "consent_registry")
@@ -106,9 +106,11 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
         met.clear()
         await first(database_url, RequestStatus(), progress=During(comparing=others))
         assert len(met) == 3
-        for said in met:
-            assert said.startswith(f"projection request_status: held by projections {first.__name__} request_status ")
-            assert said.endswith("; try again later")
+        for message in met:
+            assert message.startswith(
+                f"projection request_status: held by projections {first.__name__} request_status "
+            )
+            assert message.endswith("; try again later")
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "applying_the_difference"])
@@ -119,16 +121,16 @@ async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
     await damage_all(conn, PollTallies)
     before, stood = await all_rows(conn, PollTallies), await checkpoint_row(conn, "poll_tallies")
 
-    async def anew() -> None:
+    async def take_over() -> None:
         async with store.connection(database_url) as own:
             await Shadow(own, PollTallies(), [], run=await next_run_id(own)).begin()
 
     with pytest.raises(RebuildLost, match="poll_tallies: another rebuild took over; nothing was applied"):
-        await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), limits=ANY_REMOVAL)
+        await rebuild(database_url, PollTallies(), progress=During(**{phase: take_over}), limits=ANY_REMOVAL)
     assert await all_rows(conn, PollTallies) == before
     assert await checkpoint_row(conn, "poll_tallies") == stood
     assert (await recorded_runs(conn, "poll_tallies"))[-1].state == "failed"
-    assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"], "they are the other's"
+    assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"], "they belong to the other run"
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
@@ -137,15 +139,15 @@ async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
 ) -> None:
     await append_and_fold(database_url, conn)
 
-    async def anew() -> None:
+    async def take_over() -> None:
         async with store.connection(database_url) as own:
             await Shadow(own, PollTallies(), [], run=await next_run_id(own)).begin()
 
     with pytest.raises(RebuildLost):
-        await rebuild(database_url, PollTallies(), progress=During(**{phase: anew}), dry_run=True)
+        await rebuild(database_url, PollTallies(), progress=During(**{phase: take_over}), dry_run=True)
     if phase != "counting":
         with pytest.raises(RebuildLost):
-            await verify(database_url, PollTallies(), progress=During(**{phase: anew}))
+            await verify(database_url, PollTallies(), progress=During(**{phase: take_over}))
 
 
 # Resuming

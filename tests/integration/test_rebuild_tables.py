@@ -159,10 +159,10 @@ async def test_a_column_with_another_type_than_in_the_code_is_refused_before_fol
 ) -> None:
     await given(database_url, conn, Numbered())
     await conn.execute("ALTER TABLE outcomes ALTER number TYPE bigint")
-    said = "outcomes.number is bigint in the database and integer in the code; change one of them"
+    message = "outcomes.number is bigint in the database and integer in the code; change one of them"
     for run in (rebuild, verify):
         progress = rebuilding.RecordedProgress()
-        with pytest.raises(ProjectionsError, match=said):
+        with pytest.raises(ProjectionsError, match=message):
             await run(database_url, Numbered(), progress=progress)
         assert progress.phases == []
     assert (await verify(database_url, Widened())).equal
@@ -208,7 +208,9 @@ async def swap(conn: AsyncConnection, table: str, column: str) -> None:
 
 
 @pytest.mark.parametrize("unique", ["(last)", "(lower(last))", "(last) WHERE last <> ''", "(last) NULLS NOT DISTINCT"])
-@pytest.mark.parametrize("projection", [Unique(), Outcomes()], ids=["of the code", "of the owner's"])
+@pytest.mark.parametrize(
+    "projection", [Unique(), Outcomes()], ids=["constraint of the code", "constraint of the owner"]
+)
 async def test_rows_that_swapped_values_of_a_unique_column(
     database_url: str, conn: AsyncConnection, projection: Projection, unique: str
 ) -> None:
@@ -327,7 +329,7 @@ async def test_referenced_rows_that_swapped_unique_values(database_url: str, con
 # How tables are stored
 
 
-def stored(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's
+def stored(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's parameters
     key = (Column("app", Text, primary_key=True), Column("ppnum", Text, primary_key=True))
     index = Index("outcomes_event_id", "app", "ppnum", "event_id", unique=True, postgresql_concurrently=True)
     columns = (Column("event_id", Text(collation="C"), nullable=False), index)

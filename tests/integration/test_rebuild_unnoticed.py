@@ -51,13 +51,13 @@ _HELD_UP = (
 ALLOWED = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
 
 
-async def facts(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything in ``public``, as the catalog describes it."""
+async def catalog_facts(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
+    """Return everything in ``public``, as the catalog describes it."""
     return {name: await fetch_all(conn, query.encode()) for name, query in _FACTS.items()}
 
 
-def reading(projection: type[Projection]) -> sql.Composed:
-    """A query that reads, in one snapshot and through users' views, every row but those that the load changes."""
+def stable_rows_query(projection: type[Projection]) -> sql.Composed:
+    """Return a query of all rows except those that the load changes, in one snapshot and through users' views."""
     parts = [
         sql.SQL("SELECT {}, v::text FROM public.{} AS v WHERE app IN ({}, {})").format(
             table.name, sql.Identifier(f"bi_{table.name}"), store.APP, NOBODY
@@ -68,7 +68,7 @@ def reading(projection: type[Projection]) -> sql.Composed:
 
 
 class Reader:
-    """Reads again and again, and remembers each state that it has seen, in order."""
+    """Reads repeatedly, and records each state that it sees, in order."""
 
     def __init__(self, conn: AsyncConnection, query: sql.Composed) -> None:
         self.states: list[list[tuple[str, str]]] = []
@@ -83,18 +83,18 @@ class Reader:
             self.states.append(rows)
 
     async def reads_on(self) -> None:
-        """Wait until a reading has begun and ended since now."""
+        """Wait until a read that begins from now on has ended."""
         wanted = self.times + 2
 
         async def there() -> bool:
             return self.times >= wanted
 
-        await store.wait_until(there, "another reading")
+        await store.wait_until(there, "another read")
 
 
 @asynccontextmanager
-async def again_and_again(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Repeat something while the block runs, and once more after it."""
+async def repeat(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Repeat an action while the block runs, and once more after it."""
     is_over = False
 
     async def acting() -> None:
@@ -130,14 +130,14 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
             await conn.execute(sql.SQL("CREATE PUBLICATION {} FOR TABLE public.{}").format(view, table))
             for one in (view, table):
                 await conn.execute(sql.SQL("GRANT SELECT ON public.{} TO {}").format(one, sql.Identifier(role.name)))
-        query = reading(projection)
+        query = stable_rows_query(projection)
         true = await fetch_all(conn, query)
         await damage_all(conn, projection)
         damaged = await fetch_all(conn, query)
         for name in names:  # at least a tenth of each table differs
             wrong = {row for row in damaged if row[0] == name} ^ {row for row in true if row[0] == name}
             assert len(wrong) >= 0.1 * sum(row[0] == name for row in true)
-        before = await facts(conn)
+        before = await catalog_facts(conn)
 
         modes: set[tuple[int, str]] = set()
 
@@ -153,7 +153,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
         ):
             reader = Reader(reading_on, query)
             await reader.read()
-            async with again_and_again(watch), again_and_again(reader.read):
+            async with repeat(watch), repeat(reader.read):
                 async with holder.transaction():
                     # The last table's rows are changed after rows of others were deleted: the rebuild is blocked there.
                     rows = sql.SQL("SELECT FROM public.{} WHERE app = {} FOR UPDATE")
@@ -168,7 +168,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                             lock_timeout=folding.NEVER,
                         )
                     )
-                    await store.wait_until(is_held_up, "the rebuild held up")
+                    await store.wait_until(is_held_up, "the blocked rebuild")
                     modes.update(await fetch_all(conn, _MODES.encode()))
                     # While it is blocked, readers read and appenders append.
                     await reader.reads_on()
@@ -181,6 +181,6 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
         oids = {oid for oid, relname, *_ in before[next(iter(_FACTS))] if relname in names}
         assert {oid for oid, mode in modes if mode == "RowExclusiveLock"} >= oids
         assert {mode for _, mode in modes} <= ALLOWED
-        assert await facts(conn) == before
+        assert await catalog_facts(conn) == before
         await folding.fold_all(database_url)
         await folding.assert_rows_match_oracle(conn)

@@ -44,7 +44,7 @@ COLUMNS = [column for column in Event._fields if column not in ("event_id", "app
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection of the tables' owner to nine events that use every column."""
+    """Yield a connection of the tables' owner to a log of nine events that use every column."""
     async with store.connection(database_url, "looking") as conn:
         await append(
             conn,
@@ -61,7 +61,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-def nothing(_position: int, _head: int) -> None:
+def ignore_progress(_position: int, _head: int) -> None:
     """Ignore the progress."""
 
 
@@ -78,24 +78,24 @@ async def change(conn: AsyncConnection, position: int, **values: object) -> None
     assert (await rows(conn))[position - 1] == before | values
 
 
-async def logged(
-    url: str, *, after: int = 0, on_progress: Callable[[int, int], None] = nothing
+async def run_redecode(
+    url: str, *, after: int = 0, on_progress: Callable[[int, int], None] = ignore_progress
 ) -> tuple[Redecoded, list[str]]:
     context = ReplayContext(url, QUICK, ReplaySettings())
     return await redecode_and_mark(context, [one() for one in READ_MODELS], after=after, on_progress=on_progress)
 
 
-async def owed(conn: AsyncConnection) -> list[str]:
+async def marked_for_rebuild(conn: AsyncConnection) -> list[str]:
     query = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL ORDER BY name"
     return [row[0] for row in await fetch_all(conn, query)]
 
 
-# What it changes
+# Changes
 
 
 async def test_a_decoder_that_learned_nothing_changes_nothing(conn: AsyncConnection) -> None:
     before = await rows(conn)
-    assert await redecode(conn, on_progress=nothing) == Redecoded(read=9)
+    assert await redecode(conn, on_progress=ignore_progress) == Redecoded(read=9)
     assert await rows(conn) == before
 
 
@@ -107,11 +107,11 @@ async def test_columns_that_an_older_decoder_read_differently_are_decoded_again(
     await change(conn, 4, poll_id=None, poll_options=None)
     await change(conn, 5, poll_options=["a", 'NULL, "{é}\\'])
     await change(conn, 6, summary_status=None, total_recipients=0, delivered=0, failed=0, pending_consent=0)
-    done = await redecode(conn, on_progress=nothing)
+    done = await redecode(conn, on_progress=ignore_progress)
     assert (done.read, done.changed, done.refused) == (9, 5, 0)
     assert done.types == {0, oracle.DELIVERED, oracle.FAILED, oracle.POLL_RESPONSE, oracle.COMPLETED}
     assert await rows(conn) == before
-    assert await redecode(conn, on_progress=nothing) == Redecoded(read=9)
+    assert await redecode(conn, on_progress=ignore_progress) == Redecoded(read=9)
 
 
 async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_others(conn: AsyncConnection) -> None:
@@ -142,7 +142,7 @@ async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_o
             occurred_at=event.occurred_at + timedelta(microseconds=1),
         )
 
-    done = await redecode(conn, on_progress=nothing, decoder=learned)
+    done = await redecode(conn, on_progress=ignore_progress, decoder=learned)
     assert (done.read, done.changed, done.types) == (9, 1, {oracle.DELIVERED, 9})
     after = await rows(conn)
     assert after[1:] == before[1:]
@@ -162,7 +162,7 @@ async def test_an_answer_that_an_older_decoder_dropped_is_counted_after_a_redeco
     assert (await rows(conn))[-1].items() >= read.items()
     await change(conn, 10, poll_id=None, poll_options=None, poll_options_dropped=None)  # as decoded by version 0.1
     await folding.fold_all(database_url)
-    _, rebuild = await logged(database_url)
+    _, rebuild = await run_redecode(database_url)
     assert rebuild == ["poll_tallies", "request_status"]
     assert (await rows(conn))[-1].items() >= read.items()
     await rebuilding.rebuild(database_url, PollTallies(), limits=Limits(removal=True))
@@ -181,7 +181,7 @@ async def test_payloads_that_can_no_longer_be_decoded_are_reported_and_kept(conn
             return event._replace(event_id=store.next_ulid(), ppnum="of another")
         return event
 
-    done = await redecode(conn, on_progress=nothing, decoder=stricter)
+    done = await redecode(conn, on_progress=ignore_progress, decoder=stricter)
     assert (done.read, done.changed, done.refused, done.undecodable) == (9, 1, 3, [4, 5, 6])
     assert await rows(conn) == before
 
@@ -190,12 +190,12 @@ async def test_it_starts_after_a_given_position(database_url: str, conn: AsyncCo
     before = await rows(conn)
     for position in (1, 2, 3):
         await change(conn, position, ppnum="stale")
-    done, _ = await logged(database_url, after=1)
+    done, _ = await run_redecode(database_url, after=1)
     assert (done.read, done.changed) == (8, 2)
     assert (await rows(conn))[1:] == before[1:]
     assert (await rows(conn))[0]["ppnum"] == "stale"
     with pytest.raises(UsageError, match="position 10 is beyond the last one, 9; there is nothing to redecode"):
-        await logged(database_url, after=9)
+        await run_redecode(database_url, after=9)
 
 
 async def test_it_works_page_by_page_and_is_run_again_after_a_kill(
@@ -218,12 +218,12 @@ async def test_it_works_page_by_page_and_is_run_again_after_a_kill(
     found = await rows(conn)
     assert found[:4] == before[:4]
     assert found[6]["message_id"] == "stale"
-    done = await redecode(conn, on_progress=nothing)
+    done = await redecode(conn, on_progress=ignore_progress)
     assert (done.read, done.changed) == (9, 3)
     assert await rows(conn) == before
 
 
-# What nobody may change
+# Refused changes
 
 
 @pytest.mark.parametrize("table", ["event_id", "app", "contract", "payload", "position", "received_at"])
@@ -340,7 +340,9 @@ async def test_a_role_with_update_on_events_still_cannot_change_them(
             with pytest.raises(errors.InsufficientPrivilege):
                 await other.execute("SELECT eventstore.redecode('[]')")
             with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
-                await redecode(other, on_progress=nothing, decoder=lambda *given: decode(*given)._replace(ppnum="x"))
+                await redecode(
+                    other, on_progress=ignore_progress, decoder=lambda *given: decode(*given)._replace(ppnum="x")
+                )
             # As after GRANT ALL ON ALL TABLES: a permit that the role writes itself is not accepted.
             await conn.execute(f"GRANT ALL ON eventstore.change_permits TO {other.info.user}".encode())
             for statement in FORGING:
@@ -360,7 +362,7 @@ async def test_a_role_that_may_execute_the_function_may_redecode(
             user = other.info.user
             await conn.execute(f"REVOKE UPDATE ON eventstore.events FROM {user}".encode())
             await conn.execute(f"GRANT EXECUTE ON FUNCTION eventstore.redecode(jsonb) TO {user}".encode())
-            done = await redecode(other, on_progress=nothing)
+            done = await redecode(other, on_progress=ignore_progress)
             await conn.execute(f"REVOKE EXECUTE ON FUNCTION eventstore.redecode(jsonb) FROM {user}".encode())
     assert (done.changed, done.refused) == (1, 0)
     assert await rows(conn) == before
@@ -372,14 +374,14 @@ async def test_no_permit_outlives_the_function(conn: AsyncConnection) -> None:
         await conn.execute("SELECT eventstore.redecode(%s)", ['[{"position": 1}]'])  # an event needs a time
     assert await store.value(conn, "SELECT count(*) FROM eventstore.change_permits") == 0
     async with conn.transaction():
-        await redecode(conn, on_progress=nothing)
+        await redecode(conn, on_progress=ignore_progress)
         with pytest.raises(errors.ModifyingSqlDataNotPermitted, match=REFUSED):
             async with conn.transaction():
                 await conn.execute("UPDATE eventstore.events SET ppnum = 'x' WHERE position = 1")
 
 
 async def test_no_function_of_ours_depends_on_message_texts(conn: AsyncConnection) -> None:
-    """Postgres translates its messages, by a setting that only superusers can change."""
+    """Postgres translates its messages by a setting that only superusers can change."""
     query = (
         "SELECT p.proname FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = 'eventstore'::regnamespace"
         " AND p.prosrc ~* 'pg_context|sqlerrm|message_text|pg_exception'"
@@ -392,18 +394,18 @@ async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) 
     assert await store.value(conn, query) is False
 
 
-# Beside rebuilds
+# Together with rebuilds
 
 
-async def rebuilt(url: str, projection: Projection) -> None:
+async def run_rebuild(url: str, projection: Projection) -> None:
     await rebuild(ReplayContext(url, QUICK, ReplaySettings(window=3)), projection, limits=Limits(removal=True))
 
 
 async def test_the_projections_that_need_a_rebuild_are_named(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 4, message_id="stale")
-    assert (await logged(database_url))[1] == [], "none has folded it"
+    assert (await run_redecode(database_url))[1] == [], "no projection has folded it"
     await folding.fold_all(database_url)
-    await rebuilt(database_url, PollTallies())
+    await run_rebuild(database_url, PollTallies())
     for position, names in (
         (4, ["poll_tallies", "request_status"]),
         (6, ["request_status"]),
@@ -411,12 +413,12 @@ async def test_the_projections_that_need_a_rebuild_are_named(database_url: str, 
         (8, []),  # a type that no projection handles
     ):
         await change(conn, position, message_id="stale")
-        assert (await logged(database_url))[1] == names
+        assert (await run_redecode(database_url))[1] == names
         for projection in READ_MODELS:
             if projection.name in names:
-                await rebuilt(database_url, projection())
+                await run_rebuild(database_url, projection())
     await change(conn, 8, event_type=oracle.POLL_RESPONSE)  # it was decoded as another type before
-    assert (await logged(database_url))[1] == ["poll_tallies", "request_status"]
+    assert (await run_redecode(database_url))[1] == ["poll_tallies", "request_status"]
 
 
 async def test_marks_for_a_rebuild_survive_a_killed_redecode(
@@ -435,18 +437,18 @@ async def test_marks_for_a_rebuild_survive_a_killed_redecode(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await logged(database_url, on_progress=dies)
-    owing = ["elsewhere", "poll_tallies", "request_status"]
-    assert await owed(conn) == owing, "of one that isn't installed here nothing can be said"
-    assert await logged(database_url) == (Redecoded(read=9, changed=1, types={oracle.COMPLETED}), owing[1:])
-    assert await logged(database_url) == (Redecoded(read=9), owing[1:])
+        await run_redecode(database_url, on_progress=dies)
+    marked = ["elsewhere", "poll_tallies", "request_status"]
+    assert await marked_for_rebuild(conn) == marked, "a projection that isn't installed here may be affected, too"
+    assert await run_redecode(database_url) == (Redecoded(read=9, changed=1, types={oracle.COMPLETED}), marked[1:])
+    assert await run_redecode(database_url) == (Redecoded(read=9), marked[1:])
     notes = {one.name: one.note for one in (await read_status(conn, find_projections())).projections}
     assert notes["poll_tallies"] == (
         "projections redecode changed events that it has folded; run projections rebuild poll_tallies"
     )
     assert notes["consent_registry"] is None
-    await rebuilt(database_url, PollTallies())
-    assert await owed(conn) == ["elsewhere", "request_status"]
+    await run_rebuild(database_url, PollTallies())
+    assert await marked_for_rebuild(conn) == ["elsewhere", "request_status"]
 
 
 async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str, conn: AsyncConnection) -> None:
@@ -457,7 +459,7 @@ async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str
             await holder.execute("LOCK TABLE public.poll_responses IN SHARE MODE")
             folds = asyncio.create_task(one.step(own))
             await store.wait_until_blocked(conn, own.info.backend_pid)
-            redecodes = asyncio.create_task(logged(database_url))
+            redecodes = asyncio.create_task(run_redecode(database_url))
 
             async def waits() -> bool:
                 query = (
@@ -479,7 +481,7 @@ async def test_nothing_is_begun_while_a_rebuild_runs(database_url: str, conn: As
         async with hold_lock(database_url, key, name="projections rebuild x at host:1", what="it", waits=QUICK):
             held = f"projection {projection.name}: held by projections rebuild x at host:1;"
             with pytest.raises(LockHeld, match=held):
-                await logged(database_url)
+                await run_redecode(database_url)
     assert await rows(conn) == before
 
 
@@ -497,7 +499,7 @@ async def test_no_rebuild_begins_while_a_redecode_runs(
         return Redecoded()
 
     monkeypatch.setattr("projections.rebuilding.redecode_and_mark.redecode", looks)
-    await logged(database_url)
+    await run_redecode(database_url)
     assert refused == [projection.name for projection in READ_MODELS]
     assert len(await rows(conn)) == 9
 
@@ -514,16 +516,16 @@ async def test_a_rebuild_interrupted_before_a_redecode_is_not_resumed(database_u
         await shadow.begin()
         await shadow.fold_to(5, 2)
         assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() is None
-        await logged(database_url)
+        await run_redecode(database_url)
         assert await Shadow(own, Watched(), [], run=1, is_rebuild=True).resume() == "no interrupted rebuild found"
 
 
 async def test_rebuilt_read_models_use_the_new_columns(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 2, ppnum="12300000009")
     await folding.fold_all(database_url)
-    done, names = await logged(database_url)
+    done, names = await run_redecode(database_url)
     assert (done.changed, names) == (1, ["consent_registry", "request_status"])
     for projection in READ_MODELS:
         if projection.name in names:
-            await rebuilt(database_url, projection())
+            await run_rebuild(database_url, projection())
     await folding.assert_rows_match_oracle(conn)

@@ -1,4 +1,4 @@
-"""When workers and ingest are done together, and what ends them earlier."""
+"""``run --until-idle``: when workers and ingest are both done, and what ends the run earlier."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
             async def looked() -> object:
                 return await store.value(conn, looking)
 
-            await store.wait_until(looked, "a first look at the checkpoints")
+            await store.wait_until(looked, "the first poll of the checkpoints")
             assert not ending.done()
         assert await ending == RunOutcome(None)
     assert await folding.position(conn, "watched") == 3
@@ -63,7 +63,7 @@ async def test_a_connection_lost_while_it_polls_does_not_end_the_run(database_ur
                     ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
                     return await store.value(conn, ended, "projections run")
 
-                await store.wait_until(cut, "a look at the checkpoints")
+                await store.wait_until(cut, "a poll of the checkpoints")
         assert await ending == RunOutcome(None)
 
 

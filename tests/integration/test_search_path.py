@@ -1,4 +1,4 @@
-"""Folds call nothing that somebody put into schema public, unless they name it with its schema."""
+"""Folds call no function in schema public unless they name it with the schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.folding import Watched, append, new_record, watched
 
 @pytest.fixture
 def somebody(postgres: Server, database_url: str) -> Iterator[str]:
-    """The URL of a role that may do nothing but create things in schema public, as all could before PostgreSQL 15."""
+    """The URL of a role that may only create objects in schema public, as every role could before PostgreSQL 15."""
     name, word = f"somebody_{secrets.token_hex(4)}", secrets.token_hex(8)
     postgres.execute("CREATE ROLE {} LOGIN PASSWORD {}", sql.Identifier(name), sql.Literal(word))
     with psycopg.connect(database_url) as owner:
@@ -42,8 +42,8 @@ def somebody(postgres: Server, database_url: str) -> Iterator[str]:
         postgres.execute("DROP ROLE {}", sql.Identifier(name))
 
 
-def set_traps_of(url: str) -> str:
-    """Make functions that a fold of poll answers would prefer, and that grant their maker a right; returns its name."""
+def create_trap_functions(url: str) -> str:
+    """Create functions that a fold of poll answers prefers, and that grant this role a privilege; return its name."""
     with psycopg.connect(url) as conn:
         name = conn.info.user
         grant = sql.SQL("GRANT SELECT ON eventstore.events TO {}").format(sql.Identifier(name)).as_string()
@@ -60,7 +60,7 @@ def set_traps_of(url: str) -> str:
 async def test_a_fold_runs_no_function_of_a_role_without_rights(
     database_url: str, conn: AsyncConnection, somebody: str
 ) -> None:
-    name = set_traps_of(somebody)
+    name = create_trap_functions(somebody)
     may_read = "SELECT has_table_privilege(%s, 'eventstore.events', 'SELECT')"
     one = folding.worker(database_url, PollTallies())
     async with folding.worker_connection(one) as own:
@@ -68,14 +68,14 @@ async def test_a_fold_runs_no_function_of_a_role_without_rights(
             ("yes", "no"),
             (),
             ("no",),
-        ):  # the first window in general, the others by the session's function
+        ):  # the first window statement by statement, the others by the session's function
             await append(conn, new_record(oracle.POLL_RESPONSE, options=options))
             assert await folding.fold(one, own) is Step.AT_HEAD
     await rebuilding.rebuild(database_url, PollTallies())
     assert (await rebuilding.verify(database_url, PollTallies())).equal
     assert await store.value(conn, may_read, name) is False
     await conn.execute("SELECT cardinality(ARRAY['a'])")
-    assert await store.value(conn, may_read, name) is True, "the trap works for who searches public"
+    assert await store.value(conn, may_read, name) is True, "the trap works in a session with public in its search path"
 
 
 async def test_the_test_kit_folds_as_workers_do_in_a_hostile_database(database_url: str) -> None:
@@ -86,8 +86,8 @@ async def test_the_test_kit_folds_as_workers_do_in_a_hostile_database(database_u
         await kit.assert_same_for_every_order(answers)
 
 
-class Calling(Watched):
-    """Writes what a function says of each delivery."""
+class CallsFunction(Watched):
+    """Writes the result of a function for each delivery."""
 
     def fold(self, window: Window) -> Sequence[Executable]:
         e = window.events
@@ -98,8 +98,8 @@ class Calling(Watched):
         return func.ours(ppnum)
 
 
-class Naming(Calling):
-    """The same, naming the schema of the function."""
+class CallsQualifiedFunction(CallsFunction):
+    """Calls the function with its schema."""
 
     name: ClassVar[str] = "watched"
 
@@ -108,7 +108,7 @@ class Naming(Calling):
 
 
 @asynccontextmanager
-async def stepped(url: str, projection: Projection) -> AsyncIterator[Step]:
+async def one_step(url: str, projection: Projection) -> AsyncIterator[Step]:
     one = folding.worker(url, projection)
     async with folding.worker_connection(one) as own:
         yield await folding.fold(one, own)
@@ -119,11 +119,11 @@ async def test_a_fold_names_the_schema_of_a_function_of_its_own(database_url: st
     await conn.execute("CREATE FUNCTION public.ours(text) RETURNS integer LANGUAGE sql AS 'SELECT 7'")
     await append(conn, new_record())
     advice = "names outside pg_catalog need their schema, such as public.name"
-    async with stepped(database_url, Calling()) as step:
+    async with one_step(database_url, CallsFunction()) as step:
         assert step is Step.STOPPED
         assert str((await folding.checkpoint_row(conn, "watched")).last_error).endswith(f"(SQLSTATE 42883); {advice}")
     with pytest.raises(CannotFold, match=advice):
-        await rebuilding.rebuild(database_url, Calling())
-    async with stepped(database_url, Naming()) as step:
+        await rebuilding.rebuild(database_url, CallsFunction())
+    async with one_step(database_url, CallsQualifiedFunction()) as step:
         assert step is Step.AT_HEAD
     assert await store.value(conn, "SELECT value FROM public.watched") == 7

@@ -1,4 +1,4 @@
-"""``projections simulate``, run as people run it."""
+"""``projections simulate``, run as a process."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def follow(address: str, token: str) -> list[bytes]:
         return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=120))
 
 
-def served(
+def run_and_read(
     cwd: Path,
     *arguments: str,
     end: signal.Signals = signal.SIGTERM,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> list[bytes]:
-    """Start it, read a stream to its end, end it; return the stream."""
+    """Start the command, read a stream to its end, end the command; return the stream."""
     with subprocess.Popen(
         [*COMMAND, "--end-at-log-end", *arguments],
         env=environment(**variables),
@@ -61,10 +61,10 @@ def served(
 
 def test_the_same_seed_and_epoch_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     pinned = ["--recipients", "300", "--epoch", "2026-03-01T12:00:00Z"]
-    first = served(tmp_path, *pinned, end=signal.SIGINT)
+    first = run_and_read(tmp_path, *pinned, end=signal.SIGINT)
     assert len(first) > 300
-    assert served(tmp_path, *pinned) == first
-    assert set(served(tmp_path, *pinned, "--seed", "2")).isdisjoint(first)
+    assert run_and_read(tmp_path, *pinned) == first
+    assert set(run_and_read(tmp_path, *pinned, "--seed", "2")).isdisjoint(first)
 
 
 def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
         "PROJECTIONS_SIMULATOR_FAULT": "duplicates=2@5 end@9",
         "PROJECTIONS_SIMULATOR_RATE": "1000",
     }
-    log = served(tmp_path, variables=variables)
+    log = run_and_read(tmp_path, variables=variables)
     assert len(log) == 9 + 2
     assert log[5:7] == log[3:5]
 

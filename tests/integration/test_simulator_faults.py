@@ -158,7 +158,7 @@ async def test_a_future_ulid_is_an_event_and_not_in_the_log(
     moment = ulid.time_of(bogus.event_id)
     assert moment is not None
     assert moment.year == 9000
-    async with open_stream(simulator, contract, bogus.event_id) as call:  # a cursor that skips all there is
+    async with open_stream(simulator, contract, bogus.event_id) as call:  # a cursor that skips all events
         await simulator.wait_for_calls(2)
         await simulator.append(LOG[0])
         assert await read_events(call, contract, 1) == payloads(LOG[:1], contract)

@@ -232,7 +232,7 @@ async def test_a_port_in_use_is_reported_in_one_sentence(simulator_factory: Simu
 
 
 def self_signed() -> tuple[bytes, bytes]:
-    """A certificate for 127.0.0.1 and its key, PEM."""
+    """Return a certificate for 127.0.0.1 and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "simulator")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The status, for people and as JSON."""
+"""The status as text and as JSON."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
         return (await status(conn)).apps[0].followed_by is None
 
     await store.wait_until(
-        followed_by_nobody, "the end of the leader's backend, which outlives its connection a little"
+        followed_by_nobody, "the end of the leader's backend, which ends a little later than its connection"
     )
     shown = printed(apps_table(found), projections_table(found), *projection_lines(found))
     assert "no rows for shop: contract pcs.external.v1" in shown

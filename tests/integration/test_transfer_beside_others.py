@@ -1,4 +1,4 @@
-"""Exports and imports while others follow and append, interrupted ones, and those of logs larger than memory."""
+"""Exports and imports while other processes follow and append, interrupted ones, and ones larger than memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "events"
 
 
-# Beside others
+# While other processes follow and append
 
 
 async def test_nothing_is_stored_while_an_app_of_the_file_is_followed(
@@ -74,16 +74,16 @@ async def test_nothing_is_stored_after_the_head_while_any_app_is_followed(
 ) -> None:
     await fill_store(database_url, conn)
     await export(conn, file)
-    said = r"the head of the log, after which the file continues: held by projections ingest (another|one more) .*"
+    message = r"the head of the log, after which the file continues: held by projections ingest (another|one more) .*"
     async with open_connection(elsewhere) as there:
         async with (
             hold_lease(IngestContext(elsewhere, QUICK), "another"),
             hold_lease(IngestContext(elsewhere, QUICK), "one more"),
         ):
-            with pytest.raises(LockHeld, match=said):
+            with pytest.raises(LockHeld, match=message):
                 await import_file(elsewhere, file)
         assert await store.positions(there) == {}
-    # Positions below the head are nobody else's.
+    # Nobody else writes positions below the head.
     await delete_positions(conn, 3, 4)
     async with hold_lease(IngestContext(database_url, QUICK), "another"):
         assert (await import_file(database_url, file)).stored == 2
@@ -103,27 +103,27 @@ async def test_a_follower_stands_by_while_a_file_continues_the_log(
                 await appender.append(store.new_events(app="another"))
             return len(stood_by)
 
-    def told(done: int, _of: int) -> None:
+    def on_progress(done: int, _of: int) -> None:
         if done and not following:
             following.append(asyncio.create_task(follow()))
 
     async def slowly(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
         count = await restore_events(conn, stored, waits)
         if following:
-            await store.wait_until(lambda: anyhow(bool(stood_by)), "standing by")
+            await store.wait_until(lambda: as_awaitable(bool(stood_by)), "standing by")
         return count
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "BATCH", 3)
         patch.setattr(importing, "restore_events", slowly)
-        done = await import_events(elsewhere, file, waits=QUICK, on_progress=told)
+        done = await import_events(elsewhere, file, waits=QUICK, on_progress=on_progress)
     assert (done.events, done.stored) == (9, 9)
     assert await following[0] >= 1
     async with open_connection(elsewhere) as there:
         assert len(await store.positions(there)) == 10
 
 
-async def anyhow(value: bool) -> bool:
+async def as_awaitable(value: bool) -> bool:
     return value
 
 
@@ -162,7 +162,7 @@ async def test_appends_continue_while_missing_positions_are_filled(
     await fill_store(database_url, conn)
     await export(conn, file)
     await delete_positions(conn, 3, 4)
-    patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for a frozen one
+    patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for frozen
     async with store.appender(database_url, waits=patient) as appender:
         importing = import_events(database_url, file, waits=patient, on_progress=ignore_progress)
         await asyncio.gather(importing, appender.append(store.new_events(20, app="another")))
@@ -238,14 +238,14 @@ async def test_events_appended_during_an_export_are_not_in_it_and_the_cursor_mat
         assert await store_content(there) == before
 
 
-# How much it takes
+# Memory
 
 
 @pytest.mark.parametrize("is_quarantine", [False, True])
 async def test_neither_export_nor_import_holds_the_store_in_memory(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path, is_quarantine: bool
 ) -> None:
-    """Four pages of payloads pass; what is held of them at any moment is a page or so."""
+    """Four pages of payloads are transferred, but only about one page is in memory at any moment."""
     size, pages = 2**20, 4
     async with store.appender(database_url) as appender:
         for _ in range(pages):

@@ -1,4 +1,4 @@
-"""Nothing depends on the text of Postgres's messages: a server with Japanese messages works like any other."""
+"""Nothing depends on the text of Postgres's messages: a server with Japanese messages works as well."""
 
 from __future__ import annotations
 

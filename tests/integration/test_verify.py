@@ -173,7 +173,7 @@ async def test_verification_and_repair_under_load(
             await load.wait_for_batches()
         for kind in DAMAGES:
             for table in projection.tables:
-                # Not rows that the load changes: a fold may have repaired them by then.
+                # Not rows that the load changes, because a fold may have repaired them by then.
                 count = await damage(conn, table, kind, 0.001)
                 found = await verify(database_url, projection(), rest=50)
                 assert {(one.table, one.kind) for one in found.samples} == {(table.name, kind)}
@@ -186,8 +186,8 @@ async def test_verification_and_repair_under_load(
 
 async def test_a_projection_that_never_ran_cannot_be_verified(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, new_record())
-    said = r"^watched has not run yet: start projections run, or run projections rebuild watched$"
-    with pytest.raises(ProjectionsError, match=said):
+    message = r"^watched has not run yet: start projections run, or run projections rebuild watched$"
+    with pytest.raises(ProjectionsError, match=message):
         await verify(database_url, Watched())
     assert await store.value(conn, "SELECT count(*) FROM projections.checkpoints") == 0
 

@@ -41,7 +41,7 @@ ADD = 'op.add_column("outcomes", sa.Column("send_request_id", sa.Text()), schema
 BY_HAND = "ALTER TABLE public.outcomes ADD COLUMN send_request_id text"
 
 
-def a_table(*more: Column[str]) -> Table:
+def make_table(*more: Column[str]) -> Table:
     return Table(
         "outcomes",
         MetaData(schema="public"),
@@ -57,7 +57,7 @@ class Old(Projection):
     name: ClassVar[str] = "outcomes"
     version: ClassVar[int] = 1
     handles: ClassVar[frozenset[int]] = frozenset({oracle.DELIVERED, oracle.FAILED})
-    tables: ClassVar[tuple[Table, ...]] = (a_table(),)
+    tables: ClassVar[tuple[Table, ...]] = (make_table(),)
     partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
     columns: ClassVar[tuple[str, ...]] = ("app", "ppnum", "event_id")
 
@@ -76,10 +76,10 @@ class Old(Projection):
 
 
 class New(Old):
-    """The same with one more column."""
+    """Has one more column."""
 
     version: ClassVar[int] = 2
-    tables: ClassVar[tuple[Table, ...]] = (a_table(Column("send_request_id", Text, comment="The request.")),)
+    tables: ClassVar[tuple[Table, ...]] = (make_table(Column("send_request_id", Text, comment="The request.")),)
     columns: ClassVar[tuple[str, ...]] = (*Old.columns, "send_request_id")
 
 
@@ -93,7 +93,7 @@ def folder(path: Path, *steps: str) -> Path:
 
 
 async def expected(conn: AsyncConnection) -> list[tuple[str | None, ...]]:
-    """The new version's rows, computed from the log one by one."""
+    """Return the new version's rows, computed from the log event by event."""
     latest = {
         (record.app, record.ppnum): (record.event_id, record.send_request_id)
         for record in sorted(await folding.stored_records(conn), key=lambda one: one.event_id)
@@ -121,7 +121,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
             await load.wait_for_batches()
             await asyncio.to_thread(require_current_schema, database_url, [old])
 
-            # The new code waits; the old one keeps the rows fresh.
+            # The new code waits; the old code keeps the rows up to date.
             waiting = worker(database_url, new)
             async with folding.running_workers(database_url, waiting):
                 await folding.wait_for_state(conn, "outcomes", "waiting")
@@ -132,7 +132,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 assert (await checkpoint_row(conn, "outcomes")).version == 1
                 assert waiting.windows == 0
 
-                # The difference: every row changes, and none is removed.
+                # The rebuild changes every row and removes none.
                 shown = await rebuild(database_url, new, dry_run=True, rest=1000)
                 (changes,) = shown.changes
                 assert (changes.added, changes.removed) == (0, 0)
@@ -142,7 +142,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
                 await rebuild(database_url, new, rest=1000)
                 assert (await checkpoint_row(conn, "outcomes")).version == 2
 
-                # From now on the new code folds, under the same load; the old one leaves the rows unchanged.
+                # Now the new code folds, under the same load; the old code leaves the rows unchanged.
                 await load.wait_for_batches()
                 folded = waiting.windows
 
@@ -167,7 +167,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
         assert rebuilding.total_differences(await rebuild(database_url, new)) == 0
 
 
-# What else may differ between old and new code
+# Other differences between old and new code
 
 recipients = Table(
     "recipients",
@@ -180,7 +180,7 @@ recipients = Table(
 
 
 class ByRequest(Projection):
-    """The end of a request is the end of its recipients."""
+    """The end of a request ends its recipients, too."""
 
     name: ClassVar[str] = "recipients"
     version: ClassVar[int] = 1
@@ -246,7 +246,7 @@ another = Table("another", MetaData(schema="public"), Column("app", Text, primar
 
 
 class NewWithAnother(Old):
-    """A version that has one more table."""
+    """Has one more table."""
 
     version: ClassVar[int] = 2
     tables: ClassVar[tuple[Table, ...]] = (*Old.tables, another)

@@ -1,4 +1,4 @@
-"""A worker: its windows, the checkpoint that is its lock, and what wakes it up."""
+"""A worker: its windows, its checkpoint, which is also its lock, and what wakes it up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def came_to(one: Worker, step: Step) -> None:
+async def wait_for_step(one: Worker, step: Step) -> None:
     """Wait until the last attempt of a running worker has this result."""
 
     async def there() -> bool:
@@ -49,7 +49,7 @@ async def came_to(one: Worker, step: Step) -> None:
     await store.wait_until(there, f"{step}")
 
 
-async def written(conn: AsyncConnection) -> list[str]:
+async def folded_event_ids(conn: AsyncConnection) -> list[str]:
     rows = await conn.execute("SELECT event_id FROM watched ORDER BY event_id")
     return [event_id for (event_id,) in await rows.fetchall()]
 
@@ -74,7 +74,7 @@ async def test_windows_have_the_batch_size_and_follow_each_other(
         assert await fold(one, own) is Step.AT_HEAD
     assert (one.windows, one.position) == (windows, 7)
     assert await checkpoint_row(conn, "watched") == (1, 7, "running", None, 0, windows, 7, None)
-    assert await written(conn) == [record.event_id for record in records]
+    assert await folded_event_ids(conn) == [record.event_id for record in records]
 
 
 async def test_events_of_other_types_move_the_checkpoint_too(database_url: str, conn: AsyncConnection) -> None:
@@ -82,7 +82,7 @@ async def test_events_of_other_types_move_the_checkpoint_too(database_url: str, 
     await folding.fold_all(database_url, [Watched, *READ_MODELS])
     for name in ("watched", "request_status", "consent_registry", "poll_tallies"):
         assert (await checkpoint_row(conn, name)).position == 3
-    assert await written(conn) == []
+    assert await folded_event_ids(conn) == []
     await folding.assert_rows_match_oracle(conn)
 
 
@@ -116,9 +116,9 @@ async def test_a_checkpoint_locked_by_another_session_is_skipped(database_url: s
             await other.execute("SELECT FROM projections.checkpoints WHERE name = 'watched' FOR UPDATE")
             assert await one.step(own) is Step.BUSY
             assert own.info.transaction_status is psycopg.pq.TransactionStatus.IDLE, "it holds no snapshot"
-            assert (one.windows, await written(conn)) == (0, [])
+            assert (one.windows, await folded_event_ids(conn)) == (0, [])
         await fold(one, own)
-    assert one.windows == len(await written(conn)) == 1
+    assert one.windows == len(await folded_event_ids(conn)) == 1
 
 
 async def test_a_worker_sleeps_while_its_checkpoint_row_is_missing(database_url: str, conn: AsyncConnection) -> None:
@@ -127,7 +127,7 @@ async def test_a_worker_sleeps_while_its_checkpoint_row_is_missing(database_url:
     async with worker_connection(one) as own:
         await conn.execute("DELETE FROM projections.checkpoints")
         assert await one.step(own) is Step.BUSY
-    assert await written(conn) == []
+    assert await folded_event_ids(conn) == []
 
 
 async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncConnection) -> None:
@@ -142,10 +142,10 @@ async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncC
             return sum(one.windows for one in workers) >= 60
 
         # A commit is visible shortly before the client gets its answer.
-        await store.wait_until(told_of, "60 windows counted")
+        await store.wait_until(told_of, "60 counted windows")
     assert await checkpoint_row(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
     assert sum(one.windows for one in workers) == 60
-    assert await written(conn) == [record.event_id for record in records]
+    assert await folded_event_ids(conn) == [record.event_id for record in records]
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
@@ -158,7 +158,7 @@ async def test_a_backend_terminated_during_a_fold_leaves_nothing(
     async with worker_connection(one) as own, store.connection(database_url, "other") as other:
         pid = own.info.backend_pid
         async with other.transaction():
-            # Its last table is locked; what it has written to the other tables by then must be rolled back.
+            # Its last table is locked; its writes to the other tables must be rolled back.
             await other.execute(sql.SQL("LOCK TABLE public.{} IN SHARE MODE").format(sql.Identifier(last)))
             step = asyncio.create_task(one.step(own))
             await store.wait_until_blocked(conn, pid)
@@ -175,7 +175,7 @@ async def test_a_backend_terminated_during_a_fold_leaves_nothing(
 async def test_a_running_worker_survives_a_lost_connection(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running_workers(database_url, one) as (task,):
-        await came_to(one, Step.AT_HEAD)
+        await wait_for_step(one, Step.AT_HEAD)
         await append(conn, new_record())
         await folding.wait_until_folded(conn, "watched", 1)
         ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
@@ -189,7 +189,7 @@ async def test_a_running_worker_survives_a_lost_connection(database_url: str, co
 async def test_a_notification_wakes_the_worker(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running_workers(database_url, one):
-        await came_to(one, Step.AT_HEAD)
+        await wait_for_step(one, Step.AT_HEAD)
         for number in range(1, 30):
             await append(conn, new_record())
             await folding.wait_until_folded(conn, "watched", number)
@@ -198,7 +198,7 @@ async def test_a_notification_wakes_the_worker(database_url: str, conn: AsyncCon
 async def test_a_notification_during_a_step_is_not_lost(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), poll=NEVER)
     async with running_workers(database_url, one):
-        await came_to(one, Step.AT_HEAD)
+        await wait_for_step(one, Step.AT_HEAD)
         for number in range(0, 60, 3):
             await asyncio.gather(*(folding.append_in_new_session(database_url, new_record()) for _ in range(3)))
             await folding.wait_until_folded(conn, "watched", number + 3)
@@ -207,7 +207,7 @@ async def test_a_notification_during_a_step_is_not_lost(database_url: str, conn:
 async def test_without_a_notification_the_worker_polls(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
     async with running_workers(database_url, one):
-        await came_to(one, Step.AT_HEAD)
+        await wait_for_step(one, Step.AT_HEAD)
         await folding.insert_at(conn, 1, new_record())
         await folding.wait_until_folded(conn, "watched", 1)
 
@@ -220,7 +220,7 @@ async def test_a_standby_process_takes_over_without_a_notification(database_url:
         async with other.transaction():
             await other.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             async with running_workers(database_url, one):
-                await came_to(one, Step.BUSY)
+                await wait_for_step(one, Step.BUSY)
                 pid = other.info.backend_pid
                 await store.value(conn, "SELECT pg_terminate_backend(%s)", pid)
                 await folding.wait_until_folded(conn, "watched", 1)
@@ -256,8 +256,8 @@ async def test_progress_is_logged_while_the_worker_is_behind(
     with capture_logs() as logs:
         async with worker_connection(one) as own:
             await fold(one, own)
-    said = [(line["event"], line["position"]) for line in logs if line["event"] in ("folding", "caught up")]
-    assert said == [("folding", 0), ("folding", 1), ("folding", 2), ("caught up", 3)]
+    logged = [(line["event"], line["position"]) for line in logs if line["event"] in ("folding", "caught up")]
+    assert logged == [("folding", 0), ("folding", 1), ("folding", 2), ("caught up", 3)]
     assert [line["behind"] for line in logs if line["event"] == "folding"] == [3, 2, 1]
 
 

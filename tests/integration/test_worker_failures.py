@@ -47,15 +47,15 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def poisoned(conn: AsyncConnection, ppnum: str = DIVIDES_BY_ZERO) -> str:
+async def append_with_poison(conn: AsyncConnection, ppnum: str = DIVIDES_BY_ZERO) -> str:
     """Append good events, one that can't be folded, and more good ones; return the id of the bad one."""
     poison = new_record(ppnum=ppnum)
     await append(conn, *(new_record() for _ in range(PREFIX)), poison, *(new_record() for _ in range(SUFFIX)))
     return poison.event_id
 
 
-async def due(conn: AsyncConnection) -> None:
-    """Let failed projections be retried now."""
+async def make_due(conn: AsyncConnection) -> None:
+    """Make failed projections due for a retry now."""
     await conn.execute("UPDATE projections.checkpoints SET retry_at = clock_timestamp()")
 
 
@@ -63,7 +63,7 @@ async def due(conn: AsyncConnection) -> None:
 async def test_events_before_a_poison_event_are_folded_and_the_error_names_it(
     database_url: str, conn: AsyncConnection, size: int
 ) -> None:
-    event_id = await poisoned(conn)
+    event_id = await append_with_poison(conn)
     one = worker(database_url, Watched(), batch_size=size, retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
@@ -78,7 +78,7 @@ async def test_events_before_a_poison_event_are_folded_and_the_error_names_it(
 async def test_no_phone_number_is_in_the_error(
     database_url: str, conn: AsyncConnection, ppnum: str, sqlstate: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    event_id = await poisoned(conn, ppnum)
+    event_id = await append_with_poison(conn, ppnum)
     one = worker(database_url, Watched())
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
@@ -88,12 +88,12 @@ async def test_no_phone_number_is_in_the_error(
     assert sqlstate in error
     assert ppnum not in error
     assert "DETAIL" not in error
-    said = capsys.readouterr()
-    assert ppnum not in said.out + said.err
+    printed = capsys.readouterr()
+    assert ppnum not in printed.out + printed.err
 
 
 async def test_other_projections_continue(database_url: str, conn: AsyncConnection) -> None:
-    await poisoned(conn)
+    await append_with_poison(conn)
     workers = [worker(database_url, projection()) for projection in (Watched, *READ_MODELS)]
     async with folding.running_workers(database_url, *workers) as tasks:
         await folding.wait_for_state(conn, "watched", "failed")
@@ -106,7 +106,7 @@ async def test_other_projections_continue(database_url: str, conn: AsyncConnecti
 
 
 async def test_the_retry_wait_doubles_up_to_its_cap(database_url: str, conn: AsyncConnection) -> None:
-    await poisoned(conn)
+    await append_with_poison(conn)
     one = worker(database_url, Watched(), retry_first=100.0, retry_cap=500.0)
     async with worker_connection(one) as own:
         for failures, longest in enumerate([100, 200, 400, 500, 500], 1):
@@ -117,14 +117,14 @@ async def test_the_retry_wait_doubles_up_to_its_cap(database_url: str, conn: Asy
             seconds = timedelta(seconds=longest)
             assert seconds / 2 <= now.wait <= seconds + timedelta(seconds=1)
             assert await one.step(own) is Step.STOPPED
-            assert (await checkpoint_row(conn, "watched")).failures == failures, "it is not tried before its time"
-            await due(conn)
+            assert (await checkpoint_row(conn, "watched")).failures == failures, "it isn't retried before its time"
+            await make_due(conn)
 
 
 async def test_a_failed_projection_is_retried_and_runs_once_it_succeeds(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await poisoned(conn, TOO_LONG)
+    await append_with_poison(conn, TOO_LONG)
     one = worker(database_url, Watched())
     async with folding.running_workers(database_url, one):
         await folding.wait_for_state(conn, "watched", "failed")
@@ -136,18 +136,18 @@ async def test_a_failed_projection_is_retried_and_runs_once_it_succeeds(
 
 
 async def test_resume_clears_the_failure_and_its_retry_wait(database_url: str, conn: AsyncConnection) -> None:
-    await poisoned(conn)
+    await append_with_poison(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         for _ in range(2):
-            await due(conn)
+            await make_due(conn)
             await fold(one, own)
         assert (await checkpoint_row(conn, "watched")).failures == 2
         assert await control.resume(conn, "watched")
         cleared = await checkpoint_row(conn, "watched")
         assert (cleared.state, cleared.last_error, cleared.failures, cleared.wait) == ("running", None, 0, None)
         await fold(one, own)
-        assert (await checkpoint_row(conn, "watched")).failures == 1, "it was tried at once"
+        assert (await checkpoint_row(conn, "watched")).failures == 1, "it was retried at once"
 
 
 async def test_a_paused_projection_folds_nothing_until_it_is_resumed(database_url: str, conn: AsyncConnection) -> None:
@@ -207,7 +207,7 @@ async def test_missing_positions_stop_every_projection_and_storing_them_heals_it
         return
     for position in {*range(1, there[-1])} - {*there}:
         await insert_at(conn, position, new_record())
-    await due(conn)
+    await make_due(conn)
     await folding.fold_all(database_url, [*READ_MODELS, Watched])
     assert await count_rows(conn, "watched") == there[-1]
     await folding.assert_rows_match_oracle(conn)
@@ -229,7 +229,7 @@ async def test_missing_positions_in_the_folded_part_of_the_log(database_url: str
 
 
 async def test_a_skipped_event_is_not_folded_and_the_rest_is(database_url: str, conn: AsyncConnection) -> None:
-    event_id = await poisoned(conn)
+    event_id = await append_with_poison(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         await fold(one, own)
@@ -243,7 +243,7 @@ async def test_a_skipped_event_is_not_folded_and_the_rest_is(database_url: str, 
 
 
 async def test_a_skip_holds_for_one_projection_and_one_version(database_url: str, conn: AsyncConnection) -> None:
-    event_id = await poisoned(conn)
+    event_id = await append_with_poison(conn)
     other, newer = worker(database_url, RequestStatus()), worker(database_url, NewerWatched())
     async with worker_connection(worker(database_url, Watched())), worker_connection(other) as others:
         await control.skip(conn, "watched", event_id, "it divides by zero", 1)
@@ -293,9 +293,9 @@ async def test_older_code_changes_nothing_in_newer_rows(
         assert await fold(older, own) is Step.STOPPED
     assert await checkpoint_row(conn, "watched") == before
     assert await count_rows(conn, "watched") == 1
-    said = capsys.readouterr().out
-    assert "version 2" in said
-    assert "rebuild" not in said, "a rebuild by older code is no remedy"
+    printed = capsys.readouterr().out
+    assert "version 2" in printed
+    assert "rebuild" not in printed, "a rebuild by older code wouldn't help"
 
 
 async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_url: str, conn: AsyncConnection) -> None:
@@ -314,18 +314,18 @@ async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_u
 
 
 async def test_fixed_code_is_tried_without_waiting(database_url: str, conn: AsyncConnection) -> None:
-    await poisoned(conn)
+    await append_with_poison(conn)
     one = worker(database_url, Watched(), retry_first=HALF_HOUR, retry_cap=HALF_HOUR)
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.STOPPED
         assert await fold(one, own) is Step.STOPPED, "the same process waits"
 
-    class Mended(Watched):
+    class Corrected(Watched):
         handles = frozenset({oracle.GRANTED})
 
-    mended = worker(database_url, Mended())
-    async with worker_connection(mended) as own:
-        assert await fold(mended, own) is Step.AT_HEAD
+    corrected = worker(database_url, Corrected())
+    async with worker_connection(corrected) as own:
+        assert await fold(corrected, own) is Step.AT_HEAD
 
 
 async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn: AsyncConnection) -> None:
@@ -337,12 +337,12 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
         async with slow.transaction():
             await slow.execute("LOCK TABLE public.watched IN SHARE MODE")
             assert await fold(one, own) is Step.STOPPED
-        said = (await checkpoint_row(conn, "watched")).last_error
-        assert said == "after position 0: canceling statement due to statement timeout (SQLSTATE 57014)"
+        error = (await checkpoint_row(conn, "watched")).last_error
+        assert error == "after position 0: canceling statement due to statement timeout (SQLSTATE 57014)"
 
 
 @pytest.mark.parametrize(
-    ("done", "said"),
+    ("done", "ending"),
     [
         (
             "DROP TABLE watched",
@@ -352,7 +352,7 @@ async def test_a_timeout_of_the_database_names_no_event(database_url: str, conn:
     ],
 )
 async def test_a_changed_table_names_no_event(
-    database_url: str, conn: AsyncConnection, done: LiteralString, said: str
+    database_url: str, conn: AsyncConnection, done: LiteralString, ending: str
 ) -> None:
     await append(conn, new_record())
     one = worker(database_url, Watched())
@@ -363,7 +363,7 @@ async def test_a_changed_table_names_no_event(
         assert await fold(one, own) is Step.STOPPED
     error = (await checkpoint_row(conn, "watched")).last_error or ""
     assert error.startswith("after position 1: ")
-    assert error.endswith(said)
+    assert error.endswith(ending)
 
 
 async def test_a_worker_waits_while_the_database_takes_no_writes(database_url: str, conn: AsyncConnection) -> None:
@@ -389,7 +389,7 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
     async with worker_connection(one) as own, store.connection(database_url, "frozen") as frozen:
         await own.execute("SET idle_in_transaction_session_timeout = 0")
         with suppress(psycopg.OperationalError):
-            # In a pipeline without a sync, no timeout of Postgres ends the wait for its client.
+            # In a pipeline without a sync, none of Postgres's timeouts ends the wait for the client.
             async with frozen.pipeline():
                 await frozen.execute("SET idle_in_transaction_session_timeout = 0")
                 await frozen.execute("BEGIN")
@@ -402,6 +402,6 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
                 async def over() -> bool:
                     return await one.step(own) is Step.AT_HEAD
 
-                await store.wait_until(over, "that it is folded")
+                await store.wait_until(over, "the folded event")
         assert frozen.broken
     assert await count_rows(conn, "watched") == 1

@@ -42,14 +42,14 @@ def quarantined() -> archive.Record:
     return Record(quarantined=archive.Quarantined(app="clinic", contract="chat.external", payload=b"\xff", count=2))
 
 
-def written(path: Path, *records: archive.Record) -> bytes:
+def write_archive(path: Path, *records: archive.Record) -> bytes:
     with ArchiveWriter(path) as file:
         for record in records:
             file.write(record)
     return path.read_bytes()
 
 
-def checked(path: Path) -> Contents:
+def check(path: Path) -> Contents:
     return asyncio.run(check_archive(path))
 
 
@@ -60,19 +60,19 @@ def path(tmp_path: Path) -> Path:
 
 def test_records_are_read_as_they_were_written(path: Path) -> None:
     records = [header(), event(1), event(3, b"x" * 300), event(4, b""), quarantined()]
-    written(path, *records)
+    write_archive(path, *records)
     *read, end = read_archive(path)
     assert read == records
     assert end.end.events == 3
-    contents = checked(path)
+    contents = check(path)
     assert (contents.header, contents.events) == (records[0].header, 3)
     assert contents.apps == {"app", "clinic", "shop"}
 
 
 def test_a_log_without_events(path: Path) -> None:
-    written(path, header())
-    assert checked(path).events == 0
-    assert checked(path).apps == {"shop"}
+    write_archive(path, header())
+    assert check(path).events == 0
+    assert check(path).apps == {"shop"}
 
 
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - made aware
@@ -81,34 +81,34 @@ def test_times_are_read_as_they_were_written(time: datetime) -> None:
 
 
 def test_a_file_truncated_at_any_byte_is_refused(path: Path) -> None:
-    whole = written(path, header(), event(1), event(2), quarantined())
+    whole = write_archive(path, header(), event(1), event(2), quarantined())
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(ArchiveError, match=r"incomplete|not a file written by projections export events"):
-            checked(path)
+            check(path)
 
 
 @pytest.mark.parametrize("records", [[header(), event(1), event(2), quarantined()], [header()]])
 def test_a_file_with_any_byte_changed_is_refused(path: Path, records: list[archive.Record]) -> None:
-    whole = written(path, *records)
+    whole = write_archive(path, *records)
     for place in range(len(whole)):
         for change in (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF):
             changed = bytearray(whole)
             changed[place] ^= change
             path.write_bytes(changed)
             with pytest.raises(ArchiveError):
-                checked(path)
+                check(path)
 
 
 @pytest.mark.parametrize("more", [b"\0", b"x", b"\x80"])
 def test_bytes_after_the_end_are_refused(path: Path, more: bytes) -> None:
-    path.write_bytes(written(path, header(), event(1)) + more)
+    path.write_bytes(write_archive(path, header(), event(1)) + more)
     with pytest.raises(ArchiveError):
-        checked(path)
+        check(path)
 
 
 async def test_other_tasks_run_while_a_file_is_checked(path: Path) -> None:
-    written(path, header(), *(event(number) for number in range(1, 1_000)))
+    write_archive(path, header(), *(event(number) for number in range(1, 1_000)))
     checking = asyncio.create_task(check_archive(path))
     turns = 0
     while not checking.done():
@@ -118,21 +118,21 @@ async def test_other_tasks_run_while_a_file_is_checked(path: Path) -> None:
 
 
 def test_two_concatenated_files_are_refused(path: Path) -> None:
-    path.write_bytes(written(path, header(), event(1)) * 2)
+    path.write_bytes(write_archive(path, header(), event(1)) * 2)
     with pytest.raises(ArchiveError, match="not a file written by projections export events"):
-        checked(path)
+        check(path)
 
 
 def test_swapped_or_omitted_records_are_refused(path: Path) -> None:
     one, two = event(1), event(2)
-    whole = written(path, header(), one, two)
+    whole = write_archive(path, header(), one, two)
     size = len(one.SerializeToString()) + 1
     start = whole.index(one.SerializeToString()) - 1
     first, second = whole[start : start + size], whole[start + size : start + 2 * size]
     for middle in (second + first, first, first + first + second, b""):
         path.write_bytes(whole[:start] + middle + whole[start + 2 * size :])
         with pytest.raises(ArchiveError, match="changed after it was written"):
-            checked(path)
+            check(path)
 
 
 NO_FILES_OF_OURS = [b"", b"\0", b"{}", b"\xff" * 99, b"\xff\xff\xff\xff\x7f", b"PK\x03\x04", b"\n" * 9]
@@ -142,21 +142,21 @@ NO_FILES_OF_OURS = [b"", b"\0", b"{}", b"\xff" * 99, b"\xff\xff\xff\xff\x7f", b"
 def test_a_file_of_another_format_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ArchiveError, match=f"{path} is (incomplete|not a file written by)"):
-        checked(path)
+        check(path)
 
 
 def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
-    written(path, header(version=2))
+    write_archive(path, header(version=2))
     with pytest.raises(ArchiveError, match=r"written by a newer version \(format 2\); upgrade this one"):
-        checked(path)
+        check(path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
     with pytest.raises(ArchiveError, match="can't be read: No such file or directory"):
-        checked(path)
+        check(path)
     path.mkdir()
     with pytest.raises(ArchiveError, match="is not a regular file; an import reads it more than once"):
-        checked(path)
+        check(path)
     with pytest.raises(ArchiveError, match="is a folder; give a file name"), ArchiveWriter(path):
         pass
     with pytest.raises(ArchiveError, match="is a folder; give a file name"), ArchiveWriter(Path()):
@@ -168,7 +168,7 @@ def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
 def test_a_pipe_is_refused_because_it_cannot_be_read_twice(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(ArchiveError, match="is not a regular file; an import reads it more than once"):
-        checked(path)
+        check(path)
 
 
 def test_a_pipe_a_device_or_a_folder_is_never_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +199,10 @@ def test_the_target_of_a_symbolic_link_is_written(path: Path, content: bytes | N
     path.symlink_to("there/file")
     with ArchiveWriter(path) as file:
         file.write(header())
-        assert [one for one in folder.iterdir() if one.suffix == ".part"], "beside the file, on the same disk"
+        assert [one for one in folder.iterdir() if one.suffix == ".part"], "next to the file, on the same disk"
     assert path.is_symlink()
     assert list(folder.iterdir()) == [target]
-    assert checked(target).events == 0
+    assert check(target).events == 0
 
 
 def test_only_the_owner_may_read_the_file(path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_file_gets_its_name_only_when_it_is_complete(path: Path) -> None:
     with ArchiveWriter(path) as file:
         file.write(header())
         assert path.read_bytes() == b"of before"
-    assert checked(path).events == 0
+    assert check(path).events == 0
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -237,7 +237,7 @@ def test_a_file_created_meanwhile_is_replaced_only_with_force(
         monkeypatch.setattr(Path, "hardlink_to", no_links)
     with ArchiveWriter(path, replace=False) as file:
         file.write(header())
-    assert checked(path).events == 0
+    assert check(path).events == 0
     path.unlink()
     file = ArchiveWriter(path, replace=False)
     with pytest.raises(ArchiveError, match="already exists; choose another name or use --force"), file:
@@ -251,7 +251,7 @@ def test_two_exports_to_one_file_do_not_write_into_each_other(path: Path) -> Non
         for file in (first, second):
             file.write(header())
         assert len(list(path.parent.iterdir())) == 2
-    assert checked(path).events == 0
+    assert check(path).events == 0
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -274,7 +274,7 @@ def test_an_error_leaves_no_new_file_and_keeps_the_old_one(path: Path) -> None:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let this process write no larger file, as on a full disk."""
+    """Limit the size of files that this process writes, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -287,5 +287,5 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 def test_a_full_disk_is_reported_and_leaves_no_file(path: Path, size: int) -> None:
     records = [header(), *(event(number, b"x" * 5_000) for number in range(2 * size // 5_000))]
     with files_no_larger_than(size), pytest.raises(ArchiveError, match=f"{path} can't be written: File too large"):
-        written(path, *records)
+        write_archive(path, *records)
     assert list(path.parent.iterdir()) == []

@@ -15,7 +15,7 @@ def message(size: int = 1) -> Received:
 
 
 async def settle() -> None:
-    """Let every task that can go on do so."""
+    """Let every task that can continue run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -40,7 +40,7 @@ async def test_it_accepts_messages_up_to_its_limit_and_has_room_again_once_a_bat
     batch = await buffer.take()
     await settle()
     assert len(batch) == 3
-    assert not waiting.done(), "what is taken counts until it is committed"
+    assert not waiting.done(), "taken messages count until they are committed"
     assert (len(buffer), buffer.size) == (3, 30)
     buffer.committed()
     await waiting
@@ -94,7 +94,7 @@ async def test_drained_means_committed_not_taken() -> None:
     buffer.put(message())
     buffer.committed()
     await settle()
-    assert not drained.done(), "another one came meanwhile"
+    assert not drained.done(), "another one was received meanwhile"
     await buffer.take()
     buffer.committed()
     await drained

@@ -1,4 +1,4 @@
-"""Options of every command are read wherever they stand, and psql's own stay psql's."""
+"""Common options are recognised anywhere on the command line; psql's own options are passed to psql."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def test_they_are_read_wherever_they_stand(given: str, read: str) -> None:
 
 
 def test_the_version_is_said() -> None:
-    said = CliRunner().invoke(app, ["--version"])
-    assert (said.exit_code, said.output) == (0, f"projections {version('projections')}\n")
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"projections {version('projections')}\n")

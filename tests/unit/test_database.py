@@ -1,4 +1,4 @@
-"""Which database is meant: what the environment gives, in every form that people write it."""
+"""Which database the environment chooses, in every form of a connection string."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def refusal(payload: bytes, contract: Contract = CHAT) -> Undecodable:
     return caught.value
 
 
-# What is read
+# Columns
 
 
 @pytest.mark.parametrize("occurred_at", [wire.rfc3339(OCCURRED), wire.timestamp_of(OCCURRED)])
@@ -325,7 +325,7 @@ def test_the_time_of_a_ulid_has_the_same_limit() -> None:
 
 
 THAI, CHINESE, EMOJI = "ก" * 100, "好" * 100, "😀" * 100
-"""What a chat app takes as an option: 100 characters."""
+"""Chat apps allow options of 100 characters."""
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_an_event_without_a_poll_is_accepted() -> None:
     assert event.poll_options_dropped is None
 
 
-# What the wire allows, and what it doesn't
+# What the wire format allows
 
 
 def test_unknown_fields_stay_in_the_payload_and_are_ignored() -> None:
@@ -456,7 +456,7 @@ def test_a_truncated_event_is_refused_or_is_a_shorter_event() -> None:
     whole = wire.event(
         ID, 7, recipient=wire.recipient(), summary=wire.summary(1, 1), poll_response=wire.poll("poll", "yes")
     )
-    ends = [28]  # the event_id's field, then each other field's end
+    ends = [28]  # the end of the event_id, then of each other field
     for part in (28, 2, 2 + len(wire.recipient()), 2 + len(wire.summary(1, 1)), 2 + 27):
         ends.append(ends[-1] + part)
     ends.append(len(whole))

@@ -1,4 +1,4 @@
-"""docs/design.md has every module in its map, every table, every advisory lock, and links that lead somewhere."""
+"""docs/design.md has every module in its map, every table, every advisory lock, and valid links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_YET = {
     "projections/inspecting/doctor",
     "migrations/versions/0012_recipient_contract.py",
 }
-"""Rooms to come, and the recipe's example."""
+"""Future packages, and the example of the recipe."""
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")
 
 
@@ -84,13 +84,13 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
     broken = []
     for target, anchor in LINK.findall(page.read_text()):
         file = (page.parent / target).resolve() if target else page
-        if not file.exists() or (anchor and anchor not in headings(file)):
+        if not file.exists() or (anchor and anchor not in heading_anchors(file)):
             broken.append(f"{target}#{anchor}" if anchor else target)
     assert broken == []
 
 
-def headings(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+def heading_anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub generates them."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

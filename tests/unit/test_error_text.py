@@ -13,7 +13,7 @@ PHONE = "12300000001"
 
 
 class Diagnosis:
-    """What psycopg reads off a server's error."""
+    """The diagnostics that psycopg reads from a server's error."""
 
     def __init__(self, primary: str | None, sqlstate: str) -> None:
         self.message_primary = primary
@@ -55,9 +55,9 @@ def test_a_value_in_a_message_is_removed_in_any_language(message: str) -> None:
     class Invalid(FromServer):
         sqlstate = "22P02"
 
-    told = describe(Invalid(message.replace("{}", "недоступен")))
-    assert "недоступен" not in told
-    assert told.endswith('"…" (SQLSTATE 22P02)')
+    text = describe(Invalid(message.replace("{}", "недоступен")))
+    assert "недоступен" not in text
+    assert text.endswith('"…" (SQLSTATE 22P02)')
 
 
 def test_a_sqlalchemy_error_shows_neither_statement_nor_parameters() -> None:
@@ -76,7 +76,7 @@ def test_an_error_without_sqlstate_is_described_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [
         (LeadershipLost("a"), "app 'a': another process follows it now; this one stands by"),
         (Undecodable("why", "id"), "why"),
@@ -84,8 +84,8 @@ def test_an_error_without_sqlstate_is_described_in_one_line() -> None:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_every_other_error_is_described_in_one_line(error: BaseException, told: str) -> None:
-    assert describe(error) == told
+def test_every_other_error_is_described_in_one_line(error: BaseException, text: str) -> None:
+    assert describe(error) == text
 
 
 def test_a_foreign_event_id_names_both_apps_and_what_to_do() -> None:

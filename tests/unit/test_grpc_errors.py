@@ -1,4 +1,4 @@
-"""What a follower does for each gRPC status, the message, and how long the upstream asks to wait."""
+"""How a follower reacts to each gRPC status, the message, and how long the upstream asks it to wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_TRANSIENT = {
 }
 
 
-def said(status: Status, details: str | None = "no", *trailing: tuple[str, str | bytes]) -> UpstreamError:
+def error_of(status: Status, details: str | None = "no", *trailing: tuple[str, str | bytes]) -> UpstreamError:
     return upstream_error(status, details, trailing, address=ADDRESS, contract=Contract.PCS_EXTERNAL_V1)
 
 
@@ -31,7 +31,7 @@ def test_every_status_has_an_error() -> None:
 
 @pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
 def test_only_five_statuses_are_not_transient(status: Status) -> None:
-    error = said(status)
+    error = error_of(status)
     assert type(error) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
     assert error.status == status.name
     assert error.retry_after is None
@@ -41,30 +41,32 @@ def test_only_five_statuses_are_not_transient(status: Status) -> None:
 
 @pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
 def test_a_status_made_up_by_the_client_is_told_apart_from_the_platform_s(status: Status) -> None:
-    assert said(status).by_platform
-    http = said(status, "Received http2 header with status: 403")
+    assert error_of(status).by_platform
+    http = error_of(status, "Received http2 header with status: 403")
     assert type(http) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
     assert not http.by_platform
     assert "answered HTTP 403 without a gRPC status" in str(http)
-    cut = said(status, "Stream removed (RST_STREAM (Received RST_STREAM with error code 12))")
+    cut = error_of(status, "Stream removed (RST_STREAM (Received RST_STREAM with error code 12))")
     assert type(cut) is UpstreamUnavailable
 
 
 def test_text_around_the_client_s_wording_means_that_the_platform_sent_it() -> None:
-    assert said(Status.PERMISSION_DENIED, "no: Received http2 header with status: 403").by_platform
+    assert error_of(Status.PERMISSION_DENIED, "no: Received http2 header with status: 403").by_platform
 
 
 def test_a_missing_service_says_what_to_check() -> None:
-    assert str(said(Status.UNIMPLEMENTED)).startswith("no such service under https://api.example/ext, check the path")
+    assert str(error_of(Status.UNIMPLEMENTED)).startswith(
+        "no such service under https://api.example/ext, check the path"
+    )
 
 
 @pytest.mark.parametrize("details", [None, "", " \n "])
 def test_a_status_without_details_still_makes_a_sentence(details: str | None) -> None:
-    assert str(said(Status.PERMISSION_DENIED, details)).endswith(": PERMISSION_DENIED")
+    assert str(error_of(Status.PERMISSION_DENIED, details)).endswith(": PERMISSION_DENIED")
 
 
 def test_the_server_s_details_are_one_redacted_line_of_limited_length() -> None:
-    text = str(said(Status.PERMISSION_DENIED, "for\n 12300000001\twith Bearer abc.def " + "x" * 10_000))
+    text = str(error_of(Status.PERMISSION_DENIED, "for\n 12300000001\twith Bearer abc.def " + "x" * 10_000))
     assert "\n" not in text
     assert "12300000001" not in text
     assert "abc.def" not in text
@@ -88,7 +90,7 @@ def test_the_server_s_details_are_one_redacted_line_of_limited_length() -> None:
 )
 def test_the_seconds_that_the_upstream_asks_to_wait(trailing: list[tuple[str, str | bytes]], seconds: float) -> None:
     assert retry_after(trailing) == seconds
-    assert said(Status.RESOURCE_EXHAUSTED, "no", *trailing).retry_after == seconds
+    assert error_of(Status.RESOURCE_EXHAUSTED, "no", *trailing).retry_after == seconds
 
 
 @pytest.mark.parametrize(

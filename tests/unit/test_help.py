@@ -14,16 +14,18 @@ from projections.cli.app import app
 from projections.cli.lazy_commands import SUMMARIES, LazyCommands
 
 
-def below(command: object, *names: str) -> list[tuple[str, ...]]:
-    """A command and those below it, by their words."""
+def subcommands(command: object, *names: str) -> list[tuple[str, ...]]:
+    """Yield a command and its subcommands, each by its words."""
     found = [names]
     if isinstance(command, TyperGroup):
         for name, one in command.commands.items():
-            found += below(one, *names, name)
+            found += subcommands(one, *names, name)
     return found
 
 
-@pytest.mark.parametrize("command", below(get_command(app)), ids=lambda command: " ".join(["projections", *command]))
+@pytest.mark.parametrize(
+    "command", subcommands(get_command(app)), ids=lambda command: " ".join(["projections", *command])
+)
 @pytest.mark.parametrize("columns", [80, 120])
 def test_help_reads_well(command: tuple[str, ...], columns: int) -> None:
     page = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": str(columns)}).stdout

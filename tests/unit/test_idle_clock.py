@@ -1,4 +1,4 @@
-"""What counts as idle: only time with an open stream and without new events."""
+"""Only time with an open stream and without new events counts as idle."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
 
 
-class Standing(Follower):
-    """A follower that is as quiet as a test says."""
+class StandInFollower(Follower):
+    """A follower whose ``is_quiet`` a test sets."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -28,19 +28,19 @@ class Standing(Follower):
 
 
 @pytest.fixture
-def standing() -> Standing:
+def standing() -> StandInFollower:
     """A follower with an open stream."""
-    return Standing()
+    return StandInFollower()
 
 
-def test_a_quiet_stream_s_time_adds_up(standing: Standing) -> None:
+def test_a_quiet_stream_s_time_adds_up(standing: StandInFollower) -> None:
     clock = IdleClock(standing)
     for _ in range(4):
         clock.tick(0.25)
     assert clock.seconds == 1
 
 
-def test_a_new_event_starts_the_count_over(standing: Standing) -> None:
+def test_a_new_event_starts_the_count_over(standing: StandInFollower) -> None:
     clock = IdleClock(standing)
     clock.tick(5)
     standing.stored += 1
@@ -50,7 +50,7 @@ def test_a_new_event_starts_the_count_over(standing: Standing) -> None:
     assert clock.seconds == 0.25
 
 
-def test_duplicates_and_quarantined_messages_do_not_start_the_count_over(standing: Standing) -> None:
+def test_duplicates_and_quarantined_messages_do_not_start_the_count_over(standing: StandInFollower) -> None:
     clock = IdleClock(standing)
     clock.tick(1)
     standing.duplicates += 100
@@ -59,7 +59,7 @@ def test_duplicates_and_quarantined_messages_do_not_start_the_count_over(standin
     assert clock.seconds == 2
 
 
-def test_time_that_is_not_quiet_is_left_out_and_does_not_start_the_count_over(standing: Standing) -> None:
+def test_time_that_is_not_quiet_is_left_out_and_does_not_start_the_count_over(standing: StandInFollower) -> None:
     clock = IdleClock(standing)
     clock.tick(1)
     standing.quiet = False
@@ -69,7 +69,7 @@ def test_time_that_is_not_quiet_is_left_out_and_does_not_start_the_count_over(st
     assert clock.seconds == 2
 
 
-def test_events_stored_before_the_clock_started_are_not_new(standing: Standing) -> None:
+def test_events_stored_before_the_clock_started_are_not_new(standing: StandInFollower) -> None:
     standing.stored = 7
     clock = IdleClock(standing)
     clock.tick(1)

@@ -33,13 +33,13 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def configured() -> None:
-    """Load all apps, and make of each what a follower needs."""
+    """Load all apps, and create the upstream of each."""
     for app, config in load_apps().items():
         config.upstream(app, waits=Waits())
 
 
 def refusal(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is said of an environment that can't work."""
+    """Return the message about an invalid environment."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as refused:
@@ -82,28 +82,28 @@ def test_the_address_with_a_token_file_is_an_app(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_empty_environment_is_reported_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = refusal({}, monkeypatch)
-    assert all(name in said for name in (*WHOLE, TOKEN, "projections.toml"))
+    message = refusal({}, monkeypatch)
+    assert all(name in message for name in (*WHOLE, TOKEN, "projections.toml"))
 
 
 @pytest.mark.parametrize("chosen", range(1, 15))
 def test_some_of_the_four_names_exactly_the_missing_ones(monkeypatch: pytest.MonkeyPatch, chosen: int) -> None:
     given = {name: value for at, (name, value) in enumerate(WHOLE.items()) if chosen >> at & 1}
-    said = refusal(given, monkeypatch)
-    assert {name for name in WHOLE if name in said} == WHOLE.keys() - given.keys()
+    message = refusal(given, monkeypatch)
+    assert {name for name in WHOLE if name in message} == WHOLE.keys() - given.keys()
 
 
 @pytest.mark.parametrize("name", [TOKEN, TOKEN_FILE])
 def test_a_token_without_an_address_names_the_address_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    said = refusal({name: "hunter2"}, monkeypatch)
-    assert URL in said
-    assert not any(other in said for other in (ISSUER, CLIENT, SECRET))
+    message = refusal({name: "hunter2"}, monkeypatch)
+    assert URL in message
+    assert not any(other in message for other in (ISSUER, CLIENT, SECRET))
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = refusal({**WHOLE, SECRET: ""}, monkeypatch)
-    assert SECRET in said
-    assert URL not in said
+    message = refusal({**WHOLE, SECRET: ""}, monkeypatch)
+    assert SECRET in message
+    assert URL not in message
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_two_kinds_of_credentials_are_refused(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    said = refusal(environment, monkeypatch)
-    assert all(name in said for name in environment if name != URL)
-    assert "keep one" in said
+    message = refusal(environment, monkeypatch)
+    assert all(name in message for name in environment if name != URL)
+    assert "keep one" in message
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,14 @@ def configured() -> None:
 
 
 def refusal(text: str) -> str:
-    """The message about a file that isn't valid."""
+    """Return the message about an invalid file."""
     Path(CONFIG_FILE).write_text(text)
     with pytest.raises(UsageError) as refused:
         configured()
-    said = str(refused.value)
-    assert "\n" not in said
-    assert "hunter2" not in said
-    return said
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "hunter2" not in message
+    return message
 
 
 def test_several_apps_have_their_own_credentials_and_contracts() -> None:

@@ -14,14 +14,14 @@ import typer
 
 from projections.cli.shared.interruptible import run_interruptible
 
-Ends = Callable[["Work"], Coroutine[Any, Any, object]]
+Ending = Callable[["Work"], Coroutine[Any, Any, object]]
 NEVER = 600.0
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Begin with Python's own handlers, whoever started the tests, and take back what an interruption leaves."""
+    """Set Python's default handlers before the test, and restore the previous ones after it."""
     before = {number: signal.getsignal(number) for number, _ in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -31,7 +31,7 @@ def _handlers() -> Iterator[None]:
 
 
 class Work:
-    """Sends this process a signal, and notes how it ends."""
+    """Sends this process a signal, and records whether it cleaned up."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
@@ -62,13 +62,13 @@ class Work:
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("ends", [Work.stands_still, Work.fails, Work.is_done_all_the_same])
 def test_a_signal_lets_it_tidy_up_and_what_holds_is_said(
-    capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, ends: Ends
+    capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, ends: Ending
 ) -> None:
     work = Work(number)
     with pytest.raises(typer.Exit) as caught:
         run_interruptible(ends(work), if_interrupted="all is as it was")
     assert caught.value.exit_code == code
-    assert work.tidied == [signal.SIG_DFL], "a second signal ends it at once"
+    assert work.tidied == [signal.SIG_DFL], "a second signal would end the process at once"
     assert capsys.readouterr() == ("", "projections: interrupted; all is as it was\n")
 
 
@@ -86,6 +86,6 @@ def test_without_a_signal_it_is_as_if_it_were_run(capsys: pytest.CaptureFixture[
     with pytest.raises(ZeroDivisionError):
         run_interruptible(raised(), if_interrupted="nothing")
     assert [signal.getsignal(number) for number, _ in SIGNALS] == before
-    with ThreadPoolExecutor(1) as other:  # which is told of no signals
+    with ThreadPoolExecutor(1) as other:  # Python runs signal handlers in the main thread only
         assert other.submit(lambda: run_interruptible(returned(8), if_interrupted="nothing")).result() == 8
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Imports go one way between the rooms of the tree, without cycles, and a file name says by itself which file is meant.
+"""Imports go one way between the rooms of the tree, without cycles, and file names are unique.
 
 A room is a package or a module in the table below. Every import counts for the order: those inside functions and those
 for type checkers only as well. For cycles the imports count that run when a module is loaded.

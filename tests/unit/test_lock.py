@@ -54,4 +54,4 @@ def test_holds_the_build_backend() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
     names = {canonicalize_name(name) for name, *_ in PINS}
     assert {canonicalize_name(Requirement(line).name) for line in build["requires"]} <= names
-    assert "editables" in names  # hatchling wants it for an editable install
+    assert "editables" in names  # hatchling needs it for an editable install

@@ -28,7 +28,7 @@ def test_only_one_module_spells_an_advisory_lock() -> None:
 
 
 def test_a_number_is_the_same_in_every_version() -> None:
-    """Processes of two versions run side by side during an upgrade, and keep each other out."""
+    """During an upgrade, processes of two versions run side by side and must exclude each other."""
     assert {
         "append": locks.APPEND_LOCK,
         "import": locks.IMPORT_LOCK,

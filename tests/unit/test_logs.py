@@ -1,4 +1,4 @@
-"""What log lines carry: of ours every number, of others' no phone number, of anybody's no secret."""
+"""Log lines contain no secrets; our own lines keep all numbers, and others' lines lose phone numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _json() -> None:
     logs.configure("info", "json")
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def logged_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     line: dict[str, object] = json.loads(capsys.readouterr().err)
     return line
 
@@ -30,7 +30,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str], name: str) -> None:
     error = f"positions {POSITION}..{POSITION + 5} missing"
     structlog.get_logger(name).info("folding", position=POSITION, error=error)
-    line = said(capsys)
+    line = logged_line(capsys)
     assert (line["position"], line["error"]) == (POSITION, error)
 
 
@@ -38,14 +38,14 @@ def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str]
 def test_what_a_plug_in_logs_is_redacted(capsys: pytest.CaptureFixture[str], name: str | None) -> None:
     log = structlog.get_logger() if name is None else structlog.get_logger(name)
     log.warning(WORDS, person=PHONE, many=[PHONE], positions=POSITION)
-    line = said(capsys)
+    line = logged_line(capsys)
     assert line["event"] == f"no {MASK}"
     assert (line["person"], line["many"], line["positions"]) == (MASK, [MASK], POSITION)
 
 
 def test_what_a_library_logs_is_redacted(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("their.library").warning("can't reach %s", PHONE)
-    assert said(capsys)["event"] == f"can't reach {MASK}"
+    assert logged_line(capsys)["event"] == f"can't reach {MASK}"
 
 
 @pytest.mark.parametrize("name", ["eventstore.ingest.stream_reader", "theirs"])
@@ -55,6 +55,6 @@ def test_tracebacks_and_secrets_are_hidden_for_everybody(capsys: pytest.CaptureF
         int(PHONE)
     except ValueError:
         structlog.get_logger(name).exception("failed", detail="hunter2%2Dhunter2")
-    line = said(capsys)
+    line = logged_line(capsys)
     assert line["detail"] == MASK
     assert f"int() with base 10: '{MASK}'" in str(line["exception"])

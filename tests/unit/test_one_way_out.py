@@ -1,4 +1,4 @@
-"""Everything that a command writes goes through the module that makes it safe to show."""
+"""All output of commands goes through the module that escapes unsafe characters."""
 
 from __future__ import annotations
 

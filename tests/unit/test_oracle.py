@@ -24,34 +24,34 @@ def at(minutes: int) -> datetime:
     return NOON + timedelta(minutes=minutes)
 
 
-def told(number: int, event_type: int, **more: Any) -> Record:  # noqa: ANN401 - a Record's fields
-    """Event ``number`` of app ``a`` and request ``r``, that many minutes after noon, unless given."""
+def record(number: int, event_type: int, **more: Any) -> Record:  # noqa: ANN401 - a Record's fields
+    """Return event ``number``: by default of app ``a`` and request ``r``, ``number`` minutes after noon."""
     defaults: dict[str, Any] = {"app": "a", "contract": "chat.external", "send_request_id": "r"}
     defaults["occurred_at"] = at(number)
     return Record(event_id=f"E{number}", event_type=event_type, **(defaults | more))
 
 
 def voted(number: int, ppnum: str | None, *options: str, poll_id: str | None = "p", **more: Any) -> Record:  # noqa: ANN401
-    return told(number, 7, ppnum=ppnum, poll_id=poll_id, poll_options=options, **more)
+    return record(number, 7, ppnum=ppnum, poll_id=poll_id, poll_options=options, **more)
 
 
 def rows(table: str, *events: Record) -> list[Row]:
     return read_models(events)[table]
 
 
-def only(table: str, *events: Record) -> dict[str, object]:
-    """The one row of a table, by column."""
+def only_row(table: str, *events: Record) -> dict[str, object]:
+    """Return the only row of a table, by column."""
     (row,) = rows(table, *events)
     return dict(zip(oracle.COLUMNS[table], row, strict=True))
 
 
-def deciding(*events: Record) -> tuple[object, ...]:
-    """The consent_registry row of the only person."""
-    row = only("consent_registry", *events)
+def decision(*events: Record) -> tuple[object, ...]:
+    """Return status, basis and event_id of the only person in consent_registry."""
+    row = only_row("consent_registry", *events)
     return row["status"], row["basis"], row["event_id"]
 
 
-# The whole
+# All tables
 
 
 def test_without_events_there_is_no_row() -> None:
@@ -74,24 +74,24 @@ def test_every_key_is_among_the_columns_and_identifies_one_row() -> None:
 
 def test_order_and_repetition_change_nothing() -> None:
     events = [
-        told(1, 3, ppnum=ANN),
-        told(2, 1, ppnum=ANN),
+        record(1, 3, ppnum=ANN),
+        record(2, 1, ppnum=ANN),
         voted(3, ANN, "x"),
         voted(4, ANN, "y"),
-        told(5, 6, summary=Summary(3, 1, 1, 0, 0)),
-        told(6, 8),
+        record(5, 6, summary=Summary(3, 1, 1, 0, 0)),
+        record(6, 8),
     ]
     expected = read_models(events)
     for seed in range(20):
         mixed = [*events, *events]
-        random.Random(seed).shuffle(mixed)  # noqa: S311 - nothing to keep secret
+        random.Random(seed).shuffle(mixed)  # noqa: S311 - not for secrets
         assert read_models(mixed) == expected
 
 
 def test_the_contract_changes_nothing() -> None:
     def under(contract: str) -> list[Record]:
         return [
-            told(number, number, ppnum=ANN, contract=contract, poll_id="p", poll_options=("x",))
+            record(number, number, ppnum=ANN, contract=contract, poll_id="p", poll_options=("x",))
             for number in range(1, 9)
         ]
 
@@ -99,14 +99,14 @@ def test_the_contract_changes_nothing() -> None:
 
 
 def test_apps_are_separate() -> None:
-    for table, found in read_models([told(1, 1, ppnum=ANN), told(2, 1, ppnum=ANN, app="b")]).items():
+    for table, found in read_models([record(1, 1, ppnum=ANN), record(2, 1, ppnum=ANN, app="b")]).items():
         expected = [] if table.startswith("poll") else ["a", "b"]
         assert [row[0] for row in found] == expected
 
 
 @pytest.mark.parametrize("number", UNKNOWN_TYPES)
 def test_unknown_types_fold_nowhere(number: int) -> None:
-    event = told(1, number, ppnum=ANN, poll_id="p", poll_options=("x",), summary=Summary(3, 1, 1, 0, 0))
+    event = record(1, number, ppnum=ANN, poll_id="p", poll_options=("x",), summary=Summary(3, 1, 1, 0, 0))
     assert read_models([event]) == read_models([])
 
 
@@ -125,15 +125,15 @@ def test_arranged_brings_database_rows_into_the_oracles_form_and_keeps_duplicate
     ("event_type", "status"), [(1, "delivered"), (2, "failed"), (3, "pending_consent")], ids=["1", "2", "3"]
 )
 def test_the_type_decides_the_status_of_a_recipient(event_type: int, status: str) -> None:
-    event = told(1, event_type, ppnum=ANN, error_code="why", message_id="m")
+    event = record(1, event_type, ppnum=ANN, error_code="why", message_id="m")
     assert rows("request_recipients", event) == [("a", "r", ANN, status, "why", "m", "E1", at(1))]
 
 
 def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> None:
     events = [
-        told(1, 3, ppnum=ANN, occurred_at=at(9)),
-        told(2, 2, ppnum=ANN, occurred_at=at(8), error_code="why", message_id="m"),
-        told(3, 1, ppnum=ANN, occurred_at=at(7)),
+        record(1, 3, ppnum=ANN, occurred_at=at(9)),
+        record(2, 2, ppnum=ANN, occurred_at=at(8), error_code="why", message_id="m"),
+        record(3, 1, ppnum=ANN, occurred_at=at(7)),
     ]
     assert rows("request_recipients", *events) == [("a", "r", ANN, "delivered", None, None, "E3", at(7))]
     assert rows("request_recipients", *events[:2]) == [("a", "r", ANN, "failed", "why", "m", "E2", at(8))]
@@ -141,20 +141,20 @@ def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> Non
 
 @pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
 def test_other_types_create_and_count_no_recipient(event_type: int) -> None:
-    assert rows("request_recipients", told(1, event_type, ppnum=ANN)) == []
-    assert only("request_status", told(1, event_type, ppnum=ANN))["recipients"] == 0
-    counted = only("request_status", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN))
+    assert rows("request_recipients", record(1, event_type, ppnum=ANN)) == []
+    assert only_row("request_status", record(1, event_type, ppnum=ANN))["recipients"] == 0
+    counted = only_row("request_status", record(1, 1, ppnum=ANN), record(2, event_type, ppnum=ANN))
     assert (counted["recipients"], counted["delivered"]) == (1, 1)
 
 
 @pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
 def test_other_types_do_not_change_a_recipient(event_type: int) -> None:
-    before = rows("request_recipients", told(1, 1, ppnum=ANN))
-    assert rows("request_recipients", told(1, 1, ppnum=ANN), told(2, event_type, ppnum=ANN)) == before
+    before = rows("request_recipients", record(1, 1, ppnum=ANN))
+    assert rows("request_recipients", record(1, 1, ppnum=ANN), record(2, event_type, ppnum=ANN)) == before
 
 
 def test_recipients_are_identified_by_request_and_number() -> None:
-    events = [told(1, 1, ppnum=ANN), told(2, 2, ppnum=BOB), told(3, 3, ppnum=ANN, send_request_id="s")]
+    events = [record(1, 1, ppnum=ANN), record(2, 2, ppnum=BOB), record(3, 3, ppnum=ANN, send_request_id="s")]
     assert [row[:4] for row in rows("request_recipients", *events)] == [
         ("a", "r", ANN, "delivered"),
         ("a", "r", BOB, "failed"),
@@ -166,7 +166,7 @@ def test_recipients_are_identified_by_request_and_number() -> None:
 @pytest.mark.parametrize("event_type", range(1, 9))
 def test_an_event_without_a_recipient_counts_only_for_its_request(event_type: int, ppnum: str | None) -> None:
     found = read_models(
-        [told(1, event_type, ppnum=ppnum, error_code="consent_denied", poll_id="p", poll_options=("x",))]
+        [record(1, event_type, ppnum=ppnum, error_code="consent_denied", poll_id="p", poll_options=("x",))]
     )
     row = found.pop("request_status")
     assert [len(row), *map(len, found.values())] == [1, 0, 0, 0, 0, 0, 0]
@@ -178,7 +178,7 @@ def test_an_event_without_a_recipient_counts_only_for_its_request(event_type: in
 @pytest.mark.parametrize("request_id", [None, ""])
 def test_an_event_without_a_request_is_folded_only_for_the_person(request_id: str | None) -> None:
     events = [
-        told(number, number, ppnum=ANN, send_request_id=request_id, poll_id="p", poll_options=("x",))
+        record(number, number, ppnum=ANN, send_request_id=request_id, poll_id="p", poll_options=("x",))
         for number in range(1, 9)
     ]
     found = read_models(events)
@@ -196,7 +196,7 @@ def test_an_event_without_a_request_is_folded_only_for_the_person(request_id: st
 
 
 def test_a_request_in_progress_has_no_end_and_nothing_reported() -> None:
-    events = [told(1, 3, ppnum=ANN), told(2, 1, ppnum=BOB), told(3, 2, ppnum=CY), told(4, 1, ppnum=ANN)]
+    events = [record(1, 3, ppnum=ANN), record(2, 1, ppnum=BOB), record(3, 2, ppnum=CY), record(4, 1, ppnum=ANN)]
     assert rows("request_status", *events) == [
         ("a", "r", "in_progress", 3, 2, 1, 0, None, None, None, None, at(1), at(4), None, "E4", None)
     ]
@@ -204,9 +204,9 @@ def test_a_request_in_progress_has_no_end_and_nothing_reported() -> None:
 
 def test_a_completed_request_reports_what_its_summary_says() -> None:
     events = [
-        told(1, 3, ppnum=ANN, occurred_at=at(30)),
-        told(2, 6, summary=Summary(3, 10, 7, 2, 1), occurred_at=at(20)),
-        told(3, 1, ppnum=BOB, occurred_at=at(10)),
+        record(1, 3, ppnum=ANN, occurred_at=at(30)),
+        record(2, 6, summary=Summary(3, 10, 7, 2, 1), occurred_at=at(20)),
+        record(3, 1, ppnum=BOB, occurred_at=at(10)),
     ]
     assert rows("request_status", *events) == [
         ("a", "r", "completed", 2, 1, 0, 1, 10, 7, 2, 1, at(10), at(30), at(20), "E3", "E2")
@@ -228,41 +228,41 @@ def test_a_completed_request_reports_what_its_summary_says() -> None:
 )
 def test_type_and_summary_decide_how_a_request_ended(event_type: int, summary_status: int | None, state: str) -> None:
     summary = None if summary_status is None else Summary(summary_status, 1, 1, 0, 0)
-    assert only("request_status", told(1, event_type, summary=summary))["state"] == state
+    assert only_row("request_status", record(1, event_type, summary=summary))["state"] == state
 
 
 def test_of_types_6_and_8_the_greater_event_id_decides_with_all_its_numbers() -> None:
     six, eight = Summary(3, 4, 3, 2, 1), Summary(4, 8, 7, 6, 5)
-    assert rows("request_status", told(1, 6, summary=six), told(2, 8, summary=eight)) == [
+    assert rows("request_status", record(1, 6, summary=six), record(2, 8, summary=eight)) == [
         ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2")
     ]
-    assert rows("request_status", told(1, 8, summary=eight), told(2, 6, summary=six)) == [
+    assert rows("request_status", record(1, 8, summary=eight), record(2, 6, summary=six)) == [
         ("a", "r", "completed", 0, 0, 0, 0, 4, 3, 2, 1, at(1), at(2), at(2), "E2", "E2")
     ]
 
 
 def test_a_deciding_event_without_a_summary_clears_the_earlier_summary() -> None:
-    assert rows("request_status", told(1, 6, summary=Summary(4, 4, 3, 2, 1)), told(2, 6)) == [
+    assert rows("request_status", record(1, 6, summary=Summary(4, 4, 3, 2, 1)), record(2, 6)) == [
         ("a", "r", "completed", 0, 0, 0, 0, None, None, None, None, at(1), at(2), at(2), "E2", "E2")
     ]
 
 
 def test_the_event_id_decides_and_not_the_time() -> None:
-    row = only("request_status", told(1, 8, occurred_at=at(50)), told(2, 6, occurred_at=at(40)))
+    row = only_row("request_status", record(1, 8, occurred_at=at(50)), record(2, 6, occurred_at=at(40)))
     assert (row["state"], row["completed_at"], row["decided_event_id"]) == ("completed", at(40), "E2")
     assert (row["first_event_at"], row["last_event_at"]) == (at(40), at(50))
 
 
 @pytest.mark.parametrize("event_type", [1, 2, 3, 4, 5, 7])
 def test_a_summary_on_another_type_reports_nothing(event_type: int) -> None:
-    row = only("request_status", told(1, event_type, summary=Summary(4, 1, 1, 1, 1)))
+    row = only_row("request_status", record(1, event_type, summary=Summary(4, 1, 1, 1, 1)))
     assert row["state"] == "in_progress"
     assert [row[name] for name in row if name.startswith("reported_")] == [None] * 4
 
 
 def test_unknown_types_change_no_times_of_a_request() -> None:
-    before = rows("request_status", told(3, 1, ppnum=ANN))
-    assert rows("request_status", told(1, 0), told(3, 1, ppnum=ANN), told(9, 9)) == before
+    before = rows("request_status", record(3, 1, ppnum=ANN))
+    assert rows("request_status", record(1, 0), record(3, 1, ppnum=ANN), record(9, 9)) == before
 
 
 # consent_registry
@@ -271,11 +271,11 @@ def test_unknown_types_change_no_times_of_a_request() -> None:
 @pytest.mark.parametrize(
     ("event", "status"),
     [
-        (told(1, 3, ppnum=ANN), "pending"),
-        (told(1, 4, ppnum=ANN), "granted"),
-        (told(1, 5, ppnum=ANN), "denied"),
-        (told(1, 2, ppnum=ANN, error_code="consent_denied"), "denied"),
-        (told(1, 2, ppnum=ANN, error_code="consent_expired"), "expired"),
+        (record(1, 3, ppnum=ANN), "pending"),
+        (record(1, 4, ppnum=ANN), "granted"),
+        (record(1, 5, ppnum=ANN), "denied"),
+        (record(1, 2, ppnum=ANN, error_code="consent_denied"), "denied"),
+        (record(1, 2, ppnum=ANN, error_code="consent_expired"), "expired"),
     ],
 )
 def test_a_consent_fact_alone_decides(event: Record, status: str) -> None:
@@ -288,19 +288,19 @@ def test_a_consent_fact_alone_decides(event: Record, status: str) -> None:
 @pytest.mark.parametrize("event_type", [2, 6, 7, 8])
 @pytest.mark.parametrize("error_code", [None, "", "unreachable", "CONSENT_DENIED"])
 def test_other_events_state_no_consent(event_type: int, error_code: str | None) -> None:
-    event = told(1, event_type, ppnum=ANN, error_code=error_code)
+    event = record(1, event_type, ppnum=ANN, error_code=error_code)
     assert rows("consent_registry", event) == rows("consent_history", event) == []
 
 
 @pytest.mark.parametrize("event_type", [6, 7, 8])
 def test_the_error_code_counts_only_on_failed_recipients(event_type: int) -> None:
-    assert rows("consent_registry", told(1, event_type, ppnum=ANN, error_code="consent_denied")) == []
-    assert deciding(told(1, 1, ppnum=ANN, error_code="consent_denied")) == ("granted", "delivery", "E1")
-    assert deciding(told(1, 4, ppnum=ANN, error_code="consent_denied")) == ("granted", "consent", "E1")
+    assert rows("consent_registry", record(1, event_type, ppnum=ANN, error_code="consent_denied")) == []
+    assert decision(record(1, 1, ppnum=ANN, error_code="consent_denied")) == ("granted", "delivery", "E1")
+    assert decision(record(1, 4, ppnum=ANN, error_code="consent_denied")) == ("granted", "consent", "E1")
 
 
 def test_a_delivery_alone_means_consent() -> None:
-    event = told(1, 1, ppnum=ANN)
+    event = record(1, 1, ppnum=ANN)
     assert rows("consent_registry", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r", None)]
     assert rows("consent_history", event) == [("a", ANN, "granted", "delivery", at(1), "E1", "r")]
 
@@ -313,31 +313,35 @@ def test_of_a_fact_other_than_a_grant_and_a_delivery_the_newer_decides(
     event_type: int, error_code: str | None, status: str
 ) -> None:
     def fact(number: int) -> Record:
-        return told(number, event_type, ppnum=ANN, error_code=error_code)
+        return record(number, event_type, ppnum=ANN, error_code=error_code)
 
-    assert deciding(fact(1), told(2, 1, ppnum=ANN)) == ("granted", "delivery", "E2")
-    assert deciding(told(1, 1, ppnum=ANN), fact(2)) == (status, "consent", "E2")
-    assert deciding(told(1, 1, ppnum=ANN), fact(2), told(3, 1, ppnum=ANN)) == ("granted", "delivery", "E3")
+    assert decision(fact(1), record(2, 1, ppnum=ANN)) == ("granted", "delivery", "E2")
+    assert decision(record(1, 1, ppnum=ANN), fact(2)) == (status, "consent", "E2")
+    assert decision(record(1, 1, ppnum=ANN), fact(2), record(3, 1, ppnum=ANN)) == ("granted", "delivery", "E3")
 
 
 def test_a_grant_decides_even_when_a_delivery_is_newer() -> None:
-    assert deciding(told(1, 4, ppnum=ANN), told(2, 1, ppnum=ANN)) == ("granted", "consent", "E1")
-    assert deciding(told(1, 1, ppnum=ANN), told(2, 4, ppnum=ANN)) == ("granted", "consent", "E2")
+    assert decision(record(1, 4, ppnum=ANN), record(2, 1, ppnum=ANN)) == ("granted", "consent", "E1")
+    assert decision(record(1, 1, ppnum=ANN), record(2, 4, ppnum=ANN)) == ("granted", "consent", "E2")
 
 
 def test_only_the_last_fact_and_the_last_delivery_count() -> None:
-    assert deciding(told(1, 4, ppnum=ANN), told(2, 5, ppnum=ANN)) == ("denied", "consent", "E2")
-    assert deciding(told(1, 5, ppnum=ANN), told(2, 1, ppnum=ANN), told(3, 4, ppnum=ANN)) == (
+    assert decision(record(1, 4, ppnum=ANN), record(2, 5, ppnum=ANN)) == ("denied", "consent", "E2")
+    assert decision(record(1, 5, ppnum=ANN), record(2, 1, ppnum=ANN), record(3, 4, ppnum=ANN)) == (
         "granted",
         "consent",
         "E3",
     )
-    # An older delivery than the fact is no help, though a newer fact than some delivery was there too.
-    assert deciding(told(1, 3, ppnum=ANN), told(2, 1, ppnum=ANN), told(3, 5, ppnum=ANN)) == ("denied", "consent", "E3")
+    # A delivery that is older than the last fact doesn't decide, although it is newer than an earlier fact.
+    assert decision(record(1, 3, ppnum=ANN), record(2, 1, ppnum=ANN), record(3, 5, ppnum=ANN)) == (
+        "denied",
+        "consent",
+        "E3",
+    )
 
 
 def test_the_event_id_decides_on_consent_and_not_the_time() -> None:
-    assert deciding(told(1, 5, ppnum=ANN, occurred_at=at(9)), told(2, 1, ppnum=ANN, occurred_at=at(8))) == (
+    assert decision(record(1, 5, ppnum=ANN, occurred_at=at(9)), record(2, 1, ppnum=ANN, occurred_at=at(8))) == (
         "granted",
         "delivery",
         "E2",
@@ -346,15 +350,15 @@ def test_the_event_id_decides_on_consent_and_not_the_time() -> None:
 
 def test_first_asked_is_the_earliest_time_in_any_order_of_ids_and_survives_every_decision() -> None:
     events = [
-        told(1, 3, ppnum=ANN, occurred_at=at(9)),
-        told(2, 3, ppnum=ANN, occurred_at=at(5), send_request_id="s"),
-        told(3, 4, ppnum=ANN, occurred_at=at(1)),
+        record(1, 3, ppnum=ANN, occurred_at=at(9)),
+        record(2, 3, ppnum=ANN, occurred_at=at(5), send_request_id="s"),
+        record(3, 4, ppnum=ANN, occurred_at=at(1)),
     ]
     assert rows("consent_registry", *events) == [("a", ANN, "granted", "consent", at(1), "E3", "r", at(5))]
 
 
 def test_consent_belongs_to_the_person_and_not_to_the_request() -> None:
-    events = [told(1, 3, ppnum=ANN), told(2, 5, ppnum=ANN, send_request_id="s"), told(3, 1, ppnum=BOB)]
+    events = [record(1, 3, ppnum=ANN), record(2, 5, ppnum=ANN, send_request_id="s"), record(3, 1, ppnum=BOB)]
     assert rows("consent_registry", *events) == [
         ("a", ANN, "denied", "consent", at(2), "E2", "s", at(1)),
         ("a", BOB, "granted", "delivery", at(3), "E3", "r", None),
@@ -363,11 +367,11 @@ def test_consent_belongs_to_the_person_and_not_to_the_request() -> None:
 
 def test_the_history_keeps_every_fact_and_delivery_in_order_of_the_ids() -> None:
     events = [
-        told(4, 2, ppnum=ANN, error_code="consent_expired", send_request_id=None),
-        told(3, 2, ppnum=ANN, error_code="unreachable"),
-        told(2, 1, ppnum=ANN, occurred_at=at(90)),
-        told(1, 3, ppnum=ANN, send_request_id=""),
-        told(5, 6, ppnum=ANN),
+        record(4, 2, ppnum=ANN, error_code="consent_expired", send_request_id=None),
+        record(3, 2, ppnum=ANN, error_code="unreachable"),
+        record(2, 1, ppnum=ANN, occurred_at=at(90)),
+        record(1, 3, ppnum=ANN, send_request_id=""),
+        record(5, 6, ppnum=ANN),
     ]
     assert rows("consent_history", *events) == [
         ("a", ANN, "pending", "consent", at(1), "E1", ""),
@@ -410,7 +414,7 @@ def test_the_latest_answer_is_that_of_the_greatest_id_and_the_last_time_is_the_g
 def test_an_answer_without_options_counts_under_the_empty_option(
     poll_id: str | None, options: tuple[str, ...] | None
 ) -> None:
-    event = told(1, 7, ppnum=ANN, poll_id=poll_id, poll_options=options)
+    event = record(1, 7, ppnum=ANN, poll_id=poll_id, poll_options=options)
     assert rows("poll_responses", event) == [("a", "r", "", ANN, (), "E1", at(1))]
     assert rows("poll_tallies", event) == [("a", "r", "", "", 1, at(1))]
     assert rows("poll_results", event) == [("a", "r", "", "", 1, 1, 1.0)]
@@ -443,22 +447,22 @@ def test_shares_are_of_respondents_and_may_sum_above_one() -> None:
 
 @pytest.mark.parametrize("event_type", [1, 2, 3, 4, 5, 6, 8])
 def test_an_answer_on_another_type_is_ignored(event_type: int) -> None:
-    found = read_models([told(1, event_type, ppnum=ANN, poll_id="p", poll_options=("x",))])
+    found = read_models([record(1, event_type, ppnum=ANN, poll_id="p", poll_options=("x",))])
     assert not any(found[table] for table in found if table.startswith("poll"))
 
 
-# What tests ask of single events
+# Keys of single events
 
 
 def test_the_keys_identify_the_rows_of_an_event() -> None:
     asks: list[Callable[[Record], object]] = [oracle.recipient_key, oracle.decider_key, oracle.answer_key]
-    named = {number: [ask(told(1, number, ppnum=ANN)) for ask in asks] for number in range(10)}
+    named = {number: [ask(record(1, number, ppnum=ANN)) for ask in asks] for number in range(10)}
     recipient, decider, answer = ("a", "r", ANN), ("a", "r"), ("a", "r", "", ANN)
     assert [number for number, keys in named.items() if keys == [recipient, None, None]] == [1, 2, 3]
     assert [number for number, keys in named.items() if keys == [None, decider, None]] == [6, 8]
     assert [number for number, keys in named.items() if keys == [None, None, answer]] == [7]
     assert [number for number, keys in named.items() if keys == [None, None, None]] == [0, 4, 5, 9]
     for nothing in (None, ""):
-        assert [ask(told(1, 1, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
-        assert [ask(told(1, 6, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
-        assert [ask(told(1, 7, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+        assert [ask(record(1, 1, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+        assert [ask(record(1, 6, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+        assert [ask(record(1, 7, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]

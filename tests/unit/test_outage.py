@@ -15,7 +15,7 @@ LOST = psycopg.OperationalError("connection refused")
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock whose time a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""How a following ended, in sentences and as a verdict."""
+"""The printed outcome of an ingest, and whether it counts as successful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a long piece of work, off a terminal."""
+"""The progress that long work prints when stderr isn't a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from projections.cli.shared.progress import ProgressLines, duration_text, progre
 
 @dataclass
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock whose time a test sets."""
 
     now: float = 100.0
 
@@ -78,14 +78,14 @@ def test_without_a_rate_nothing_is_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3_599, "59 min 59 s"), (3_600, "1 h 0 min")],
 )
-def test_durations(seconds: float, said: str) -> None:
-    assert duration_text(seconds) == said
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "0 rows were"), (1, "1 row was"), (1_000, "1,000 rows were")])
-def test_what_is_counted(number: int, said: str) -> None:
-    assert counted(number, "row was", "rows were") == said
-    assert counted(number, "row") == said.rsplit(maxsplit=1)[0]
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rows were"), (1, "1 row was"), (1_000, "1,000 rows were")])
+def test_what_is_counted(number: int, text: str) -> None:
+    assert counted(number, "row was", "rows were") == text
+    assert counted(number, "row") == text.rsplit(maxsplit=1)[0]

@@ -23,7 +23,7 @@ def root_of(package: str) -> Path:
 
 
 def names_for_mypy(package: str) -> dict[str, str]:
-    """The names that a package root imports for type checkers, each with its module."""
+    """Return the names that a package root imports for type checkers, each with its module."""
     tree = ast.parse(root_of(package).read_text())
     return {
         alias.asname or alias.name: f"{statement.module}.{alias.name}"
@@ -34,7 +34,7 @@ def names_for_mypy(package: str) -> dict[str, str]:
 
 
 def documented_names(package: str) -> list[str]:
-    """The names in the first column of the table that docs/api.md has for a package."""
+    """Return the names in the first column of a package's table in docs/api.md."""
     page = (ROOT / "docs" / "api.md").read_text()
     table = page.partition(f"<!-- public: {package} -->\n")[2].partition("\n\n")[0]
     _title, _line, *rows = table.splitlines()

@@ -223,17 +223,17 @@ FORMS: dict[str, Callable[[str], str]] = {
 def test_a_secret_is_hidden_in_every_encoding(form: str, secret: str) -> None:
     register_secret(secret)
     written = FORMS[form](secret)
-    said = hide_secrets(f"it said x={written}, and more")
-    assert said.replace('"', "").replace("\\", "").replace("b'", "").replace("'", "") == f"it said x={MASK}, and more"
+    hidden = hide_secrets(f"it said x={written}, and more")
+    assert hidden.replace('"', "").replace("\\", "").replace("b'", "").replace("'", "") == f"it said x={MASK}, and more"
 
 
 def test_a_secret_is_hidden_in_base64_over_several_lines() -> None:
     token = "eyJ" + "aZ09-_xY" * 40
     register_secret(token)
     lines = base64.encodebytes(f"{CLIENT}:{token}".encode()).decode()
-    said = hide_secrets(f"it said {lines} and more")
-    assert MASK in said
-    assert not [line for line in lines.splitlines()[1:-1] if line in said]
+    hidden = hide_secrets(f"it said {lines} and more")
+    assert MASK in hidden
+    assert not [line for line in lines.splitlines()[1:-1] if line in hidden]
 
 
 def test_the_newest_tokens_and_all_permanent_secrets_are_remembered() -> None:
@@ -249,9 +249,9 @@ def test_a_very_long_text_is_cut_between_words() -> None:
     register_secret(secret)
     text = "word " * (MAX_LENGTH // 5 - 20) + secret
     assert len(text) > MAX_LENGTH
-    said = redact(text)
-    assert "hunter2" not in said
-    assert said.endswith("word…")
+    hidden = redact(text)
+    assert "hunter2" not in hidden
+    assert hidden.endswith("word…")
     assert redact("1" * (MAX_LENGTH + 1)) == "…"
 
 
@@ -260,9 +260,9 @@ def test_no_part_of_a_secret_is_left_where_a_quoted_text_is_cut(between: str) ->
     secret = "hunter2-" * 50
     register_secret(secret)
     for shift in range(0, len(secret), 7):
-        said = quoted("y" * shift + f" {secret}{between}" * 100)
-        assert len(said) <= 300
-        assert "hunter2" not in said
+        hidden = quoted("y" * shift + f" {secret}{between}" * 100)
+        assert len(hidden) <= 300
+        assert "hunter2" not in hidden
 
 
 def test_values_of_log_fields_of_any_shape() -> None:
@@ -284,7 +284,7 @@ def test_values_of_log_fields_of_any_shape() -> None:
         PPNUM: 1,
     }
     clean = redact_value(value)
-    assert (clean["position"], clean["negative"]) == (int(PPNUM), -int(PPNUM)), "numbers are ours"
+    assert (clean["position"], clean["negative"]) == (int(PPNUM), -int(PPNUM)), "numbers in our own fields stay"
     assert PPNUM not in str({**clean, "position": 0, "negative": 0})
     assert clean["none"] is None
     assert (clean["flag"], clean["seconds"]) == (True, 0.25)

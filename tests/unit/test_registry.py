@@ -89,12 +89,12 @@ def test_named_projections_are_selected_once_and_in_order() -> None:
 def test_an_unknown_name_is_reported_with_the_known_names() -> None:
     with pytest.raises(UnknownProjection) as caught:
         select_projections(["request_status", "nobody"])
-    said = "unknown projection 'nobody'; known projections: consent_registry, poll_tallies, request_status"
-    assert str(caught.value) == said
+    message = "unknown projection 'nobody'; known projections: consent_registry, poll_tallies, request_status"
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "message"),
     [
         ({"first": "absent:First"}, "'first' can't be loaded from absent:First: No module named 'absent'"),
         ({"first": "registering:Absent"}, "'first' can't be loaded from registering:Absent"),
@@ -112,16 +112,16 @@ def test_an_unknown_name_is_reported_with_the_known_names() -> None:
     ],
 )
 def test_a_broken_entry_point_is_reported(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, points: dict[str, str], said: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, points: dict[str, str], message: str
 ) -> None:
     install(folder, monkeypatch, {"registering": SOURCE}, points)
-    with pytest.raises(InvalidProjection, match=said) as caught:
+    with pytest.raises(InvalidProjection, match=message) as caught:
         find_valid_projections()
     assert "\n" not in str(caught.value)
     (name,) = points
     assert find_projections().broken == {name: str(caught.value)}
-    assert list(select_projections([])) == OURS, "one that is broken holds up no other"
-    with pytest.raises(InvalidProjection, match=said):
+    assert list(select_projections([])) == OURS, "a broken projection doesn't block others"
+    with pytest.raises(InvalidProjection, match=message):
         select_projections([name])
 
 
@@ -161,7 +161,7 @@ def test_two_projections_that_share_their_migrations_are_reported(
     for name in ("migrations/versions", "elsewhere"):
         (folder / name).mkdir(parents=True)
     install(folder, monkeypatch, {"sharing": SHARING}, {"first": "sharing:First", "second": "sharing:Second"})
-    said = "projections 'first' and 'second' share their migrations folder"
-    with pytest.raises(InvalidProjection, match=said):
+    message = "projections 'first' and 'second' share their migrations folder"
+    with pytest.raises(InvalidProjection, match=message):
         find_valid_projections()
     assert "first" in find_projections().projections

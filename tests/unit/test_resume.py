@@ -1,4 +1,4 @@
-"""Which event_id a follower sends: an overlap back, made up only at first contact, and always making progress."""
+"""Which event_id a follower sends: an overlap before the last one, made up only at first contact; never stuck."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def resume_point(
     now: datetime = NOW,
     is_log_empty: bool = False,
 ) -> ResumePoint:
-    """``stored`` in the order in which they were stored."""
+    """Return the resume point; ``stored`` is in the order in which events were stored."""
     cursor = Cursor("app", 1, None, received or (stored[-1] if stored else None), list(gaps))
     saved = Saved(cursor, stored[::-1], is_log_empty=is_log_empty)
     return choose_resume_point(
@@ -55,7 +55,7 @@ def resume_point(
     )
 
 
-def resume(stored: list[str], received: str | None = None, **changes: Any) -> str | None:  # noqa: ANN401 - those of resume_point
+def resume(stored: list[str], received: str | None = None, **changes: Any) -> str | None:  # noqa: ANN401 - parameters of resume_point
     return resume_point(stored, received, **changes).event_id
 
 
@@ -103,7 +103,7 @@ def test_a_bogus_future_id_is_never_sent_and_never_used_for_the_overlap() -> Non
     stored = [ago(20), ago(10), ago(1)]
     for bogus in (FUTURE, wire.ulid_at(NOW + timedelta(minutes=5, seconds=1))):
         assert resume([*stored, bogus]) == ago(10)
-        assert resume(stored, received=bogus) == ago(10), "received, and in quarantine"
+        assert resume(stored, received=bogus) == ago(10), "it was received and quarantined"
         assert resume([bogus, *stored]) == ago(10)
         for without_new in range(3):
             assert resume([*stored, bogus], without_new=without_new) in stored
@@ -132,7 +132,7 @@ def test_the_second_attempt_is_before_the_overlap_and_the_third_after_the_last_r
     stored = [ago(9), ago(2), ago(1), ago(3)]
     sent = [resume(stored, received=ago(2), before_overlap=ago(1), without_new=without_new) for without_new in range(4)]
     assert sent == [ago(9), ago(1), ago(2), ago(2)]
-    assert resume(stored, received=ago(2), before_overlap=FUTURE, without_new=1) == ago(1), "the greatest"
+    assert resume(stored, received=ago(2), before_overlap=FUTURE, without_new=1) == ago(1), "the greatest stored one"
 
 
 def test_after_a_bogus_id_the_attempts_are_greatest_stored_then_last_stored_then_overlap_again() -> None:
@@ -167,22 +167,22 @@ def test_many_ids_that_agree_are_believed_whatever_the_clock_says() -> None:
     assert sent in stored
     assert is_clock_behind(stored, years_ago)
     assert resume([*stored, FUTURE], now=years_ago) in stored
-    assert resume(stored[1:], now=years_ago) == SINCE, "too few to tell them from bogus ones"
+    assert resume(stored[1:], now=years_ago) == SINCE, "too few to distinguish them from bogus ones"
 
 
 def test_if_everything_was_quarantined_for_days_the_last_received_id_is_sent_and_no_older_stored_one() -> None:
     days = 24 * 3600.0
     pcs = Contract.PCS_EXTERNAL_V1
     assert resume([ago(8 * days)], received=ago(60), contract=pcs) == ago(60)
-    assert resume([ago(8 * days)], received=ago(60)) == ago(8 * days), "the other contract knows no window"
+    assert resume([ago(8 * days)], received=ago(60)) == ago(8 * days), "the other contract has no replay window"
     assert resume([ago(6 * days)], received=ago(60), contract=pcs) == ago(6 * days)
-    assert resume([ago(9 * days)], received=ago(8 * days), contract=pcs) == ago(9 * days), "a gap either way"
+    assert resume([ago(9 * days)], received=ago(8 * days), contract=pcs) == ago(9 * days), "with or without a gap"
     assert resume([ago(8 * days)], received=FUTURE, contract=pcs) == ago(8 * days)
 
 
 def test_the_end_of_a_gap_is_sent_until_an_event_after_it_is_stored() -> None:
     assert resume([], received=ago(1), gaps=(GAP,)) == GAP["upper"]
-    assert resume([], gaps=({**GAP, "upper": SINCE}, GAP)) == GAP["upper"], "the last gap's"
+    assert resume([], gaps=({**GAP, "upper": SINCE}, GAP)) == GAP["upper"], "the end of the last gap"
     assert resume([ago(1)], gaps=(GAP,)) == ago(1)
 
 
@@ -194,7 +194,7 @@ def test_first_contact_is_at_since() -> None:
 @pytest.mark.parametrize("days", [6.99, 7, 8, 400, 30_000])
 def test_first_contact_is_moved_into_the_replay_window_if_there_is_one(days: float) -> None:
     wished = ulid.first_ulid_at(NOW - timedelta(days=days))
-    assert first_contact(Contract.CHAT_EXTERNAL, wished, NOW) == wished, "no window is known"
+    assert first_contact(Contract.CHAT_EXTERNAL, wished, NOW) == wished, "the window isn't known"
     assert first_contact(Contract.PCS_EXTERNAL_V1, wished, NOW) == ulid.first_ulid_at(NOW - REPLAY_WINDOW)
 
 
@@ -222,14 +222,14 @@ def test_first_contact_without_since() -> None:
 def test_before_anything_is_stored_first_contact_is_repeated() -> None:
     assert resume([]) == SINCE
     assert resume([], since=None) is None
-    assert resume([], received=ago(1)) == SINCE, "what was received is in quarantine, all of it"
+    assert resume([], received=ago(1)) == SINCE, "everything that was received is quarantined"
 
 
 Order = Literal["by arrival", "by ULID"]
 
 
 def next_of(log: list[str], after: str | None, order: Order, count: int) -> list[str]:
-    """What an upstream sends that ends every stream after so many events."""
+    """Return what an upstream sends that ends every stream after this many events."""
     if after is None:
         rest = log if order == "by arrival" else sorted(log)
     elif order == "by arrival":
@@ -247,8 +247,8 @@ def next_of(log: list[str], after: str | None, order: Order, count: int) -> list
 def test_a_stream_that_is_cut_again_and_again_gets_to_its_end(
     order: Order, per_dial: int, disorder: int, spacing: int, refused: float
 ) -> None:
-    """Also when much of it is quarantined, so that its ids are never among the stored ones."""
-    chance = random.Random(disorder * per_dial)  # noqa: S311 - wants to be repeatable, not secret
+    """Also if many events are quarantined, so that their ids are never among the stored ones."""
+    chance = random.Random(disorder * per_dial)  # noqa: S311 - repeatable, not secret
     ids = [ago(3600 - at * spacing / 1000, at) for at in range(60)]
     log = [event_id for _, event_id in sorted((at + chance.uniform(0, disorder), i) for at, i in enumerate(ids))]
     quarantined = {event_id for event_id in log if chance.random() < refused}

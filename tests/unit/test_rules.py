@@ -38,7 +38,7 @@ from projections.projection import Projection, Window
 from projections.rules import check_projection
 
 
-def a_table(
+def make_table(
     name: str = "mine",
     *columns: Column[Any],
     schema: str | None = "public",
@@ -48,8 +48,8 @@ def a_table(
     return Table(name, MetaData(schema=schema), Column(key, Text, primary_key=True), *columns, **options)
 
 
-def referring(target: str, **options: Any) -> Table:  # noqa: ANN401 - SQLAlchemy's
-    """A table whose app refers to a column of another table."""
+def referring_table(target: str, **options: Any) -> Table:  # noqa: ANN401 - SQLAlchemy's
+    """Return a table whose app refers to a column of another table."""
     key = Column("app", Text, ForeignKey(target, **options), primary_key=True)
     return Table("referring", MetaData(schema="public"), key)
 
@@ -58,7 +58,7 @@ class Mine(Projection):
     name: ClassVar[str] = "mine"
     version: ClassVar[int] = 1
     handles: ClassVar[frozenset[int]] = frozenset({1})
-    tables: ClassVar[tuple[Table, ...]] = (a_table(),)
+    tables: ClassVar[tuple[Table, ...]] = (make_table(),)
     partition_by: ClassVar[tuple[str, ...]] = ("app",)
 
     def fold(self, window: Window) -> Sequence[Executable]:
@@ -74,7 +74,7 @@ def python_table(event_id: Column[Any] | None = None, deleted: Column[Any] | Non
         event_id = Column(*EVENT_ID, nullable=False)
     if deleted is None:
         deleted = Column("deleted", Boolean, nullable=False)
-    return a_table("mine", event_id, deleted, *more)
+    return make_table("mine", event_id, deleted, *more)
 
 
 class MineInPython(PythonProjection):
@@ -89,7 +89,7 @@ class MineInPython(PythonProjection):
         return ()
 
 
-def altered(base: type[Projection], **attributes: object) -> Projection:
+def changed_table(base: type[Projection], **attributes: object) -> Projection:
     made: Projection = type("Altered", (base,), attributes)()
     return made
 
@@ -100,13 +100,13 @@ def test_valid_projections_are_accepted(projection: Projection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("attributes", "message"),
     [
         ({"name": None}, "must define name"),
         ({"version": None, "handles": None}, "must define version, handles"),
         ({"name": 5}, "name must be a string"),
         ({"version": "1"}, "version must be an integer"),
-        ({"tables": a_table()}, "tables must be a collection of tables, such as a tuple"),
+        ({"tables": make_table()}, "tables must be a collection of tables, such as a tuple"),
         ({"tables": ("mine",)}, "tables must contain only tables"),
         ({"partition_by": "app"}, "partition_by must be a collection of column names"),
         ({"handles": {"CONSENT_DENIED"}}, "handles must contain only numbers of event types"),
@@ -118,22 +118,22 @@ def test_valid_projections_are_accepted(projection: Projection) -> None:
         ({"name": "m" * 49}, "a name has 1 to 48 lower-case letters"),
         ({"version": 0}, "the version must be 1 or higher"),
         (
-            {"tables": (a_table("mine", Column("mood", Enum("good", "bad", name="mood"))),)},
+            {"tables": (make_table("mine", Column("mood", Enum("good", "bad", name="mood"))),)},
             "table mine has column mood, whose type has a name of its own",
         ),
-        ({"tables": (a_table("mine", Column("moods", ARRAY(Enum("good", name="mood")))),)}, "native_enum=False"),
-        ({"tables": (a_table("mine", Column("size", DOMAIN("size", Integer))),)}, "make it Text"),
+        ({"tables": (make_table("mine", Column("moods", ARRAY(Enum("good", name="mood")))),)}, "native_enum=False"),
+        ({"tables": (make_table("mine", Column("size", DOMAIN("size", Integer))),)}, "make it Text"),
         (
-            {"tables": (a_table("mine", Column("n", Integer, default=1)),)},
+            {"tables": (make_table("mine", Column("n", Integer, default=1)),)},
             "column n, whose default must be a server_default",
         ),
         (
-            {"tables": (a_table("mine", Column("n", Integer, onupdate=1)),)},
+            {"tables": (make_table("mine", Column("n", Integer, onupdate=1)),)},
             "column n, whose default must be a server_default",
         ),
         *(
             (
-                {"tables": (a_table("mine", Column("at", Text, server_default=default)),)},
+                {"tables": (make_table("mine", Column("at", Text, server_default=default)),)},
                 "column at, whose default must be a constant",
             )
             for default in (
@@ -146,7 +146,7 @@ def test_valid_projections_are_accepted(projection: Projection) -> None:
             )
         ),
         (
-            {"tables": (a_table("mine", Column("n", Integer, Identity())),)},
+            {"tables": (make_table("mine", Column("n", Integer, Identity())),)},
             "column n, whose default must be a constant",
         ),
         ({"migrations": Path("nowhere")}, "folder nowhere/versions does not exist; install the migrations"),
@@ -156,47 +156,47 @@ def test_valid_projections_are_accepted(projection: Projection) -> None:
         ({"partition_by": ("app", "colour")}, "'colour', which is not a column of events"),
         ({"partition_by": ("event_type",)}, "'event_type', which is not a text column"),
         ({"partition_by": ("app", "ppnum")}, "table mine must have ppnum of partition_by in its primary key"),
-        ({"tables": (a_table(schema=None),)}, "table mine must be in schema public"),
-        ({"tables": (a_table(schema="other"),)}, "table mine must be in schema public"),
-        ({"tables": (a_table("poll_results"),)}, "table poll_results has the name of a built-in view"),
+        ({"tables": (make_table(schema=None),)}, "table mine must be in schema public"),
+        ({"tables": (make_table(schema="other"),)}, "table mine must be in schema public"),
+        ({"tables": (make_table("poll_results"),)}, "table poll_results has the name of a built-in view"),
         (
-            {"tables": (a_table(), a_table("second", key="ppnum"))},
+            {"tables": (make_table(), make_table("second", key="ppnum"))},
             "table second must have app of partition_by in its primary key",
         ),
-        ({"tables": (a_table("mine", prefixes=["UNLOGGED"]),)}, "table mine is UNLOGGED, so its rows can be lost"),
-        ({"tables": (a_table("mine", prefixes=["TEMPORARY"]),)}, "table mine is TEMPORARY"),
-        ({"tables": (a_table("mine", postgresql_on_commit="DROP"),)}, "postgresql_on_commit"),
-        ({"tables": (a_table("mine", postgresql_inherits="other"),)}, "table mine inherits from another table"),
-        ({"tables": (a_table("mine", postgresql_partition_by="LIST (app)"),)}, "bring an Alembic folder"),
+        ({"tables": (make_table("mine", prefixes=["UNLOGGED"]),)}, "table mine is UNLOGGED, so its rows can be lost"),
+        ({"tables": (make_table("mine", prefixes=["TEMPORARY"]),)}, "table mine is TEMPORARY"),
+        ({"tables": (make_table("mine", postgresql_on_commit="DROP"),)}, "postgresql_on_commit"),
+        ({"tables": (make_table("mine", postgresql_inherits="other"),)}, "table mine inherits from another table"),
+        ({"tables": (make_table("mine", postgresql_partition_by="LIST (app)"),)}, "bring an Alembic folder"),
         (
-            {"tables": (a_table("mine", Column("at", Text, server_default=FetchedValue())),)},
+            {"tables": (make_table("mine", Column("at", Text, server_default=FetchedValue())),)},
             "whose values come from a trigger",
         ),
         (
-            {"tables": (a_table("mine", Column("at", Text, server_onupdate=FetchedValue())),)},
+            {"tables": (make_table("mine", Column("at", Text, server_onupdate=FetchedValue())),)},
             "whose values come from a trigger",
         ),
         (
-            {"tables": (referring("public.request_status.app"),)},
+            {"tables": (referring_table("public.request_status.app"),)},
             "refers to public.request_status, which is not a table of this projection",
         ),
         (
-            {"tables": (a_table(), referring("public.mine.app"))},
+            {"tables": (make_table(), referring_table("public.mine.app"))},
             "that Postgres checks after each statement, .* make it deferrable=True",
         ),
         (
-            {"tables": (a_table(), referring("public.mine.app", deferrable=True, ondelete="CASCADE"))},
+            {"tables": (make_table(), referring_table("public.mine.app", deferrable=True, ondelete="CASCADE"))},
             "with an action, which could delete or change rows in a rebuild",
         ),
         (
-            {"tables": (a_table(), referring("public.mine.app", deferrable=True, onupdate="SET NULL"))},
+            {"tables": (make_table(), referring_table("public.mine.app", deferrable=True, onupdate="SET NULL"))},
             "leave out ondelete and onupdate",
         ),
     ],
 )
-def test_each_broken_rule_is_reported(attributes: dict[str, object], said: str) -> None:
-    with pytest.raises(InvalidProjection, match=said):
-        check_projection(altered(Mine, **attributes))
+def test_each_broken_rule_is_reported(attributes: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidProjection, match=message):
+        check_projection(changed_table(Mine, **attributes))
 
 
 @pytest.mark.parametrize(
@@ -216,20 +216,22 @@ def test_each_broken_rule_is_reported(attributes: dict[str, object], said: str) 
     ],
 )
 def test_a_server_default_may_be_any_constant(default: str | ColumnElement[Any] | TextClause) -> None:
-    check_projection(altered(Mine, tables=(a_table("mine", Column("constant", Text, server_default=default)),)))
+    check_projection(
+        changed_table(Mine, tables=(make_table("mine", Column("constant", Text, server_default=default)),))
+    )
 
 
 def test_tables_may_refer_to_each_other_with_deferrable_foreign_keys() -> None:
-    check_projection(altered(Mine, tables=(a_table(), referring("public.mine.app", deferrable=True))))
+    check_projection(changed_table(Mine, tables=(make_table(), referring_table("public.mine.app", deferrable=True))))
 
 
 def test_a_computed_column_is_accepted() -> None:
     computed = Column("loud", Text, Computed("upper(app)", persisted=True))
-    check_projection(altered(Mine, tables=(a_table("mine", computed),)))
+    check_projection(changed_table(Mine, tables=(make_table("mine", computed),)))
 
 
 def test_the_longest_name_is_accepted() -> None:
-    check_projection(altered(Mine, name="m" * 48))
+    check_projection(changed_table(Mine, name="m" * 48))
 
 
 NO_EVENT_ID = 'needs a column event_id of type Text\\(collation="C"\\)'
@@ -238,13 +240,13 @@ LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
-        (a_table(), NO_EVENT_ID),
+        (make_table(), NO_EVENT_ID),
         (python_table(Column("event_id", Text, nullable=False)), NO_EVENT_ID),
         (python_table(Column("event_id", Text(collation="de"), nullable=False)), NO_EVENT_ID),
         (python_table(Column("event_id", Integer, nullable=False)), NO_EVENT_ID),
-        (a_table("mine", Column(*EVENT_ID, nullable=False)), NO_DELETED),
+        (make_table("mine", Column(*EVENT_ID, nullable=False)), NO_DELETED),
         (python_table(None, Column("deleted", Integer, nullable=False)), NO_DELETED),
         (python_table(Column(*EVENT_ID)), LOOSE),
         (python_table(Column(*EVENT_ID, primary_key=True)), LOOSE),
@@ -260,11 +262,11 @@ LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
         ),
     ],
 )
-def test_each_broken_rule_for_tables_folded_in_python_is_reported(table: Table, said: str) -> None:
-    with pytest.raises(InvalidProjection, match=said):
-        check_projection(altered(MineInPython, tables=(table,)))
+def test_each_broken_rule_for_tables_folded_in_python_is_reported(table: Table, message: str) -> None:
+    with pytest.raises(InvalidProjection, match=message):
+        check_projection(changed_table(MineInPython, tables=(table,)))
 
 
 def test_a_column_folded_in_python_may_have_a_server_default() -> None:
     column = Column("n", Integer, nullable=False, server_default=text("0"))
-    check_projection(altered(MineInPython, tables=(python_table(None, None, column),)))
+    check_projection(changed_table(MineInPython, tables=(python_table(None, None, column),)))

@@ -22,8 +22,8 @@ def test_sizes_that_postgres_refuses(monkeypatch: pytest.MonkeyPatch, size: str)
     monkeypatch.setenv(NAME, size)
     with pytest.raises(UsageError) as caught:
         load_replay_settings()
-    said = f"{NAME} must be a size such as 64MB, between 64kB and 2147483647kB"
-    assert str(caught.value) == said
+    message = f"{NAME} must be a size such as 64MB, between 64kB and 2147483647kB"
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("size", ["much", "0kB", "64", "64 MB", "64mb", "-1MB", ""])

@@ -65,7 +65,7 @@ def test_the_sentence_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UsageError) as caught:  # noqa: PT012 - each loads its own settings
+    with pytest.raises(UsageError) as caught:  # noqa: PT012 - each loads other settings
         load_waits()
         load_embedded_timeouts()
         load_worker_settings()

@@ -1,4 +1,4 @@
-"""The stories meet every situation they are made for, arrive whole, and say on the wire what they say in a list."""
+"""The stories contain every situation that they must, deliveries are complete, and the wire bytes match the records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def record(tail: int, event_type: int, *, millisecond: int = 0, ppnum: str | Non
     return Record(event_id, "one", CHAT, event_type, MOMENT, "request", ppnum)
 
 
-def met(*batches: tuple[Record, ...]) -> Counter[Situation]:
+def count_situations(*batches: tuple[Record, ...]) -> Counter[Situation]:
     delivery: Delivery = batches
     return coverage({event.event_id: event for event in chain.from_iterable(delivery)}.values(), delivery)
 
@@ -104,8 +104,8 @@ def test_the_wire_carries_what_the_record_says(events: tuple[Record, ...]) -> No
         assert read.poll_options == (list(event.poll_options or ()) if answered else None)
         assert read.occurred_at == event.occurred_at
         counts = (read.summary_status, read.total_recipients, read.delivered, read.failed, read.pending_consent)
-        told = event.summary
-        expected = (told.status, told.total, told.delivered, told.failed, told.pending) if told else (None,) * 5
+        given = event.summary
+        expected = (given.status, given.total, given.delivered, given.failed, given.pending) if given else (None,) * 5
         assert counts == expected
 
 
@@ -129,39 +129,39 @@ def test_worlds_share_nothing_and_tell_the_same(story: Story) -> None:
     assert set(chain.from_iterable(first.delivery)) == set(first.events)
 
 
-# What coverage calls what
+# What counts as which situation
 
 
 def test_a_decider_is_late_only_behind_a_greater_one_in_an_earlier_batch() -> None:
     small, great = record(1, 6), record(2, 6)
-    assert met((great,), (small,))[Situation.LATE_DECIDERS] == 1
-    assert met((small,), (great,))[Situation.LATE_DECIDERS] == 0
-    assert met((great, small))[Situation.LATE_DECIDERS] == 0
-    assert met((small, great), (small,))[Situation.LATE_DECIDERS] == 0
+    assert count_situations((great,), (small,))[Situation.LATE_DECIDERS] == 1
+    assert count_situations((small,), (great,))[Situation.LATE_DECIDERS] == 0
+    assert count_situations((great, small))[Situation.LATE_DECIDERS] == 0
+    assert count_situations((small, great), (small,))[Situation.LATE_DECIDERS] == 0
 
 
 def test_ties_are_of_one_millisecond_and_about_one_thing() -> None:
-    assert met((record(1, 6), record(2, 8)))[Situation.TIES] == 1
-    assert met((record(1, 6), record(2, 8, millisecond=1)))[Situation.TIES] == 0
-    assert met((record(1, 6), record(2, 7, ppnum="12300000001")))[Situation.TIES] == 0
+    assert count_situations((record(1, 6), record(2, 8)))[Situation.TIES] == 1
+    assert count_situations((record(1, 6), record(2, 8, millisecond=1)))[Situation.TIES] == 0
+    assert count_situations((record(1, 6), record(2, 7, ppnum="12300000001")))[Situation.TIES] == 0
 
 
 def test_6_against_8_has_a_winner() -> None:
-    assert met((record(1, 6), record(2, 6)))[Situation.SIX_AGAINST_EIGHT] == 0
-    counted = met((record(2, 6), record(1, 8)))
+    assert count_situations((record(1, 6), record(2, 6)))[Situation.SIX_AGAINST_EIGHT] == 0
+    counted = count_situations((record(2, 6), record(1, 8)))
     assert (counted[Situation.SIX_AGAINST_EIGHT], counted[Situation.SIX_AFTER_EIGHT]) == (1, 1)
-    counted = met((record(1, 6), record(2, 8)))
+    counted = count_situations((record(1, 6), record(2, 8)))
     assert (counted[Situation.SIX_AGAINST_EIGHT], counted[Situation.EIGHT_AFTER_SIX]) == (1, 1)
 
 
 def test_consent_is_against_delivery_unless_it_was_granted() -> None:
     pending, granted = record(1, 3, ppnum="12300000001"), record(2, 4, ppnum="12300000001")
     delivered, denied = record(3, 1, ppnum="12300000001"), record(4, 5, ppnum="12300000001")
-    counted = met((pending, delivered))
+    counted = count_situations((pending, delivered))
     assert (counted[Situation.CONSENT_AGAINST_DELIVERY], counted[Situation.DELIVERY_WINS]) == (1, 1)
-    counted = met((pending, granted, delivered))
+    counted = count_situations((pending, granted, delivered))
     assert (counted[Situation.CONSENT_AGAINST_DELIVERY], counted[Situation.GRANTED_BEFORE_DELIVERY]) == (0, 1)
-    counted = met((pending, granted, delivered, denied))
+    counted = count_situations((pending, granted, delivered, denied))
     assert (counted[Situation.CONSENT_AGAINST_DELIVERY], counted[Situation.CONSENT_WINS]) == (1, 1)
 
 
@@ -171,17 +171,17 @@ def answer(tail: int, *options: str) -> Record:
 
 
 def test_a_vote_is_changed_when_its_options_are_and_deserts_them_when_it_was_seen_before() -> None:
-    assert met((answer(1, "x", "y"), answer(2, "y", "x", "x")))[Situation.CHANGED_VOTES] == 0
-    counted = met((answer(1, "x"),), (answer(2, "y"),))
+    assert count_situations((answer(1, "x", "y"), answer(2, "y", "x", "x")))[Situation.CHANGED_VOTES] == 0
+    counted = count_situations((answer(1, "x"),), (answer(2, "y"),))
     assert (counted[Situation.CHANGED_VOTES], counted[Situation.DESERTED_OPTIONS]) == (1, 1)
-    counted = met((answer(2, "y"),), (answer(1, "x"),))
+    counted = count_situations((answer(2, "y"),), (answer(1, "x"),))
     assert (counted[Situation.CHANGED_VOTES], counted[Situation.DESERTED_OPTIONS]) == (1, 0)
 
 
 def test_repetitions_are_counted_where_they_come() -> None:
     event = record(1, 6)
-    assert met((event, event))[Situation.REPEATED_IN_BATCH] == 1
-    assert met((event,), (event,))[Situation.REPEATED_LATER] == 1
+    assert count_situations((event, event))[Situation.REPEATED_IN_BATCH] == 1
+    assert count_situations((event,), (event,))[Situation.REPEATED_LATER] == 1
 
 
 def test_no_events_arrive_as_no_batches() -> None:

@@ -1,4 +1,4 @@
-"""The committed stubs are what proto/ says, and stay out of the way of anybody else's messages."""
+"""The committed stubs match proto/, and don't conflict with other packages' messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIVES_BESIDE_OTHERS = """
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
 default = descriptor_pool.Default()
-# Somebody else's messages, under the very names of ours, but otherwise different.
+# Another package's messages, with the same names as ours but different contents.
 for name, package in (
     ("chat/external/message_service.proto", "chat.external"),
     ("pcs/external/v1/message_service.proto", "pcs.external.v1"),

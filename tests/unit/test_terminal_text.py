@@ -1,4 +1,4 @@
-"""Shown text has no characters that a terminal obeys or hides; JSON is exact; unencodable characters are replaced."""
+"""Printed text has no characters that a terminal obeys or hides; JSON is exact; unencodable characters are replaced."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_shown_text_is_one_line_without_unsafe_characters(text: str) -> None
 
 
 class Stream(io.TextIOWrapper):
-    """A stream with this encoding, and what was written to it."""
+    """A stream with an encoding, which keeps what was written to it."""
 
     def __init__(self, encoding: str, errors: str = "strict") -> None:
         super().__init__(io.BytesIO(), encoding=encoding, errors=errors, write_through=True)

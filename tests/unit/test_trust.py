@@ -1,4 +1,4 @@
-"""Where the certificates that sslrootcert=system means are found."""
+"""Where sslrootcert=system finds the system's certificates."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_letters_outside_the_alphabet_are_refused_everywhere(letter: str, place:
         GOOD[:25] + "v",
         GOOD + "\n",
         " " + GOOD[1:],
-        "\u0660" + GOOD[1:],  # a digit, though not one of ours
+        "\u0660" + GOOD[1:],  # a digit, but not of this alphabet
         "0" * 25 + "\u0661",
         "\uff10" + "0" * 25,
         GOOD[:25] + "\0",

@@ -1,4 +1,4 @@
-"""The defaults of all waits, in the one place that holds them, and where others come from."""
+"""The defaults of all timeouts and intervals, and the settings that change them."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def test_every_wait_says_what_it_is_for() -> None:
 def test_what_must_be_shorter_than_what() -> None:
     waits = Waits()
     assert waits.leader_heartbeat * 2 < waits.leader_timeout, "one late heartbeat must not cost the app"
-    assert waits.append_lock < waits.leader_timeout, "who waits for the append lock must not lose the app over it"
+    assert waits.append_lock < waits.leader_timeout, "waiting for the append lock must not lose the app"
     assert waits.silence > 3 * 20, "keep-alives come every 20 s, and one or two may be late"
     assert waits.ping >= 300, "servers answer more than one ping in 5 minutes with GOAWAY"
-    assert waits.shutdown < 5, "SIGTERM is obeyed within 5 s"
+    assert waits.shutdown < 5, "SIGTERM ends the process within 5 s"
 
 
 def test_seconds_become_what_drivers_take() -> None:

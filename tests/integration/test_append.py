@@ -85,7 +85,7 @@ async def test_an_unknown_type_is_stored(appender: Appender, conn: AsyncConnecti
     assert await stored_events(conn) == [event]
 
 
-async def test_received_at_never_falls_even_when_the_clock_does(appender: Appender, conn: AsyncConnection) -> None:
+async def test_received_at_never_decreases_even_if_the_clock_does(appender: Appender, conn: AsyncConnection) -> None:
     await appender.append(new_events(2))
     ahead = datetime.now(UTC) + timedelta(days=1)
     # The clock was ahead during one append and was corrected afterwards.

@@ -73,8 +73,8 @@ async def assert_tables_match(conn: AsyncConnection, records: Sequence[Record], 
 
 
 async def tables_in(conn: AsyncConnection, schema: str = "then") -> list[str]:
-    rows = await conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema])
-    return [row[0] for row in await rows.fetchall()]
+    rows = await fetch_all(conn, "SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema])
+    return [row[0] for row in rows]
 
 
 async def schema_exists(conn: AsyncConnection, schema: str = "then") -> bool:
@@ -82,8 +82,8 @@ async def schema_exists(conn: AsyncConnection, schema: str = "then") -> bool:
 
 
 async def received_times(conn: AsyncConnection) -> list[datetime]:
-    rows = await conn.execute("SELECT received_at FROM eventstore.events ORDER BY position")
-    return [row[0] for row in await rows.fetchall()]
+    rows = await fetch_all(conn, "SELECT received_at FROM eventstore.events ORDER BY position")
+    return [row[0] for row in rows]
 
 
 # The position of a moment
@@ -239,12 +239,13 @@ async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
 async def test_an_as_of_is_recorded(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *sample_log())
     await build(database_url, "2999-01-01T00:00:00Z")
-    rows = await conn.execute(
+    rows = await fetch_all(
+        conn,
         "SELECT name, state, dry_run, position, into_schema, into_schema_oid = 'then'::regnamespace,"
-        " finished_at >= started_at FROM projections.rebuilds ORDER BY name"
+        " finished_at >= started_at FROM projections.rebuilds ORDER BY name",
     )
     names = sorted(projection.name for projection in READ_MODELS)
-    assert await rows.fetchall() == [(name, "done", False, 8, "then", True, True) for name in names]
+    assert rows == [(name, "done", False, 8, "then", True, True) for name in names]
 
 
 # All or nothing
@@ -292,7 +293,7 @@ async def test_a_failure_while_replacing_leaves_the_old_schema(
     await assert_tables_match(conn, records[:3])
 
 
-async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
+async def test_nothing_is_started_while_another_run_has_one_of_the_projections(
     database_url: str, conn: AsyncConnection
 ) -> None:
     for projection in READ_MODELS:
@@ -308,7 +309,9 @@ async def test_nothing_is_begun_while_another_run_has_one_of_the_projections(
 # The owner of the schema
 
 
-async def test_its_own_schema_is_replaced_only_with_force(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_schema_of_an_earlier_as_of_is_replaced_only_with_force(
+    database_url: str, conn: AsyncConnection
+) -> None:
     records = sample_log()
     await append(conn, *records)
     await build(database_url, records[2].event_id)

@@ -29,8 +29,8 @@ from tests.store import QUICK
 async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on_purpose(database_url: str) -> None:
     """A new server version has new settings: session_settings must set each or leave it to others."""
     async with store.connection(database_url, "looking") as conn:
-        found = await conn.execute("SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
-        names = {name for (name,) in await found.fetchall()}
+        found = await fetch_all(conn, "SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
+        names = {name for (name,) in found}
     assert names - {*hostile_database.PINNED, *LEFT_TO_OTHERS, "application_name"} == set()
     assert not {*hostile_database.PINNED} & {*LEFT_TO_OTHERS}
 
@@ -50,7 +50,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
     assert len(found) > 50
 
 
-def test_so_has_the_session_of_a_migration(database_url: str) -> None:
+def test_the_session_of_a_migration_has_our_settings_too(database_url: str) -> None:
     hostile_database.make_hostile(database_url)
     with connect_sync(database_url, name="looking", waits=QUICK) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"

@@ -75,7 +75,7 @@ def test_data_goes_to_stdout_and_the_rest_to_stderr(run: Run) -> None:
 
 
 @pytest.mark.parametrize("given", [{"DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c"}, {"PGHOST": "/nowhere"}])
-def test_a_given_database_leaves_the_embedded_one_alone(run: Run, home: Path, given: dict[str, str]) -> None:
+def test_with_a_given_database_the_embedded_one_is_not_started(run: Run, home: Path, given: dict[str, str]) -> None:
     for command in ("start", "stop"):
         refused = run("db", command, **given)
         assert refused.returncode == 2
@@ -85,7 +85,7 @@ def test_a_given_database_leaves_the_embedded_one_alone(run: Run, home: Path, gi
     assert not home.exists()
 
 
-def test_a_given_database_is_the_one_that_psql_asks(run: Run) -> None:
+def test_psql_connects_to_a_given_database(run: Run) -> None:
     url = run("db", "start").stdout.strip()
     query = ("--", "-Atc", "select current_setting('port')")
     port = url.rpartition(":")[2].partition("/")[0]
@@ -99,7 +99,7 @@ def test_a_given_database_is_the_one_that_psql_asks(run: Run) -> None:
 
 
 @pytest.mark.skipif(wheel_psql() is None, reason="the wheel's psql")
-def test_psql_gets_the_password_by_its_environment(run: Run) -> None:
+def test_psql_gets_the_password_from_its_environment(run: Run) -> None:
     url = run("db", "start").stdout.strip()
     password = url.partition("@")[0].rpartition(":")[2]
     shown = run("db", "psql", "--", "-Atc", "\\! tr '\\0' ' ' < /proc/$PPID/cmdline")
@@ -107,7 +107,7 @@ def test_psql_gets_the_password_by_its_environment(run: Run) -> None:
     assert password not in shown.stdout
 
 
-def test_a_malformed_url_is_one_sentence_without_its_password(run: Run) -> None:
+def test_a_malformed_url_is_reported_in_one_sentence_without_its_password(run: Run) -> None:
     for url in (
         "postgresql://user:s3cret@host:port/x",
         "postgresql://user:s3cret%zz@host/x",

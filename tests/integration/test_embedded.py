@@ -113,7 +113,7 @@ def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(server: Em
     assert query_value(server.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
 
 
-def test_trusts_nobody(server: EmbeddedPostgres) -> None:
+def test_every_connection_needs_a_password(server: EmbeddedPostgres) -> None:
     url = server.start()
     superuser_url = server.superuser_url() or ""
     for known in (url, superuser_url):
@@ -170,7 +170,7 @@ def test_passwords_are_private_and_no_other_folder_changes_its_mode(tmp_path: Pa
         server.destroy()
 
 
-def test_its_log_carries_no_values(server: EmbeddedPostgres) -> None:
+def test_its_log_contains_no_values(server: EmbeddedPostgres) -> None:
     url = server.start()
     query_value(url, "create table people (ppnum text primary key)")
     query_value(url, "insert into people values ('+4912345')")
@@ -184,7 +184,7 @@ def test_its_log_carries_no_values(server: EmbeddedPostgres) -> None:
     assert "+4912345" not in text
 
 
-def test_outlives_the_process_that_started_it(server: EmbeddedPostgres) -> None:
+def test_the_server_outlives_the_process_that_started_it(server: EmbeddedPostgres) -> None:
     process = starter(server.home)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
@@ -200,7 +200,7 @@ def test_recovers_when_its_postmaster_is_killed(server: EmbeddedPostgres) -> Non
     assert query_value(server.start(), "select answer from kept") == 42
 
 
-def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) -> None:
+def test_a_start_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) -> None:
     url = server.start()
     with psycopg.connect(url) as connection:
         os.kill(connection.info.backend_pid, signal.SIGSTOP)
@@ -211,9 +211,7 @@ def test_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) ->
 
 
 @pytest.mark.parametrize("stop_first", [True, False], ids=["stopped", "killed"])
-def test_is_not_fooled_by_a_process_number_that_another_process_has_now(
-    server: EmbeddedPostgres, *, stop_first: bool
-) -> None:
+def test_a_reused_process_id_is_not_taken_for_the_server(server: EmbeddedPostgres, *, stop_first: bool) -> None:
     server.start()
     data = server.status().data
     assert data is not None
@@ -247,7 +245,7 @@ def moment(home: Path, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["state", "initdb", "cluster", "up"])
-def test_goes_on_where_a_killed_starter_left(home: Path, name: str) -> None:
+def test_a_start_continues_after_a_killed_start(home: Path, name: str) -> None:
     process = starter(home)
     wait_for((home / "embedded.json").exists)
     wait_for(lambda: moment(home, name))
@@ -258,7 +256,7 @@ def test_goes_on_where_a_killed_starter_left(home: Path, name: str) -> None:
     assert not [left for folder in folders_of(home) for left in folder.glob(".initdb-*")]
 
 
-def test_starts_over_a_half_made_cluster(server: EmbeddedPostgres) -> None:
+def test_a_start_replaces_an_incomplete_cluster(server: EmbeddedPostgres) -> None:
     server.start()
     folder = folders_of(server.home)[1]
     half = folder / ".initdb-dead" / "data" / "base"
@@ -268,7 +266,7 @@ def test_starts_over_a_half_made_cluster(server: EmbeddedPostgres) -> None:
     assert not half.exists()
 
 
-def test_starters_at_once_start_one_server(home: Path) -> None:
+def test_concurrent_starts_start_one_server(home: Path) -> None:
     processes = [starter(home) for _ in range(4)]
     answers = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
@@ -286,7 +284,7 @@ def test_takes_another_port_when_its_own_is_taken(server: EmbeddedPostgres) -> N
         assert query_value(url, "select 1") == 1
 
 
-def test_a_frozen_starter_is_named_and_not_waited_for_for_ever(home: Path) -> None:
+def test_a_frozen_starter_is_named_after_a_limited_wait(home: Path) -> None:
     home.mkdir()
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(home / "embedded.lock")], stdout=subprocess.PIPE)
     try:
@@ -308,14 +306,14 @@ def test_refuses_the_data_of_another_major_version(server: EmbeddedPostgres) -> 
         EmbeddedPostgres(server.home, major=16, settings=FAST).start()
 
 
-def test_says_why_it_does_not_start(server: EmbeddedPostgres) -> None:
+def test_a_failed_start_reports_its_reason(server: EmbeddedPostgres) -> None:
     broken = EmbeddedPostgres(server.home, settings={**FAST, "max_connections": "none"})
     with pytest.raises(EmbeddedError, match="max_connections"):
         broken.start()
     assert query_value(server.start(), "select 1") == 1
 
 
-def test_a_damaged_memory_is_one_sentence(server: EmbeddedPostgres) -> None:
+def test_a_damaged_state_file_is_reported_in_one_sentence(server: EmbeddedPostgres) -> None:
     server.start()
     server.stop()
     memory = server.home / "embedded.json"

@@ -81,12 +81,13 @@ async def test_a_superuser_in_the_role_of_a_replica_cannot_change_events(
 
 
 async def test_row_by_row_changes_are_refused_by_a_trigger_of_their_own(filled: AsyncConnection) -> None:
-    triggers = await filled.execute(
+    triggers = await fetch_all(
+        filled,
         "SELECT tgname, tgenabled, tgtype & 1 = 1 AS each_row, tgtype & 2 = 2 AS before, tgtype & 8 = 8 AS on_delete,"
         " tgtype & 16 = 16 AS on_update, tgtype & 32 = 32 AS on_truncate"
-        " FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND NOT tgisinternal ORDER BY tgname"
+        " FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND NOT tgisinternal ORDER BY tgname",
     )
-    assert await triggers.fetchall() == [
+    assert triggers == [
         ("refuse_change_row", "A", True, True, True, True, False),
         ("refuse_change_statement", "A", False, True, True, True, True),
     ]

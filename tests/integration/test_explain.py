@@ -354,7 +354,7 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
     assert (found.position, found.row) == (2, found.table_row)
 
 
-async def test_a_projection_in_python(database_url: str, conn: AsyncConnection) -> None:
+async def test_explaining_a_row_of_a_python_projection(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[People()])
     granted, denied, late = (
         new_record(oracle.GRANTED),

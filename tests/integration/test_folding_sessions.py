@@ -57,7 +57,7 @@ async def wait_until_nobody_folds(conn: AsyncConnection) -> None:
     await store.wait_until(gone, "the end of all folding sessions")
 
 
-async def test_a_folded_projection_shows_its_processes_and_when_they_were_active(
+async def test_status_shows_the_processes_that_fold_a_projection_and_when_they_were_active(
     database_url: str, conn: AsyncConnection
 ) -> None:
     one = worker(database_url, Watched())

@@ -152,7 +152,7 @@ WRONG: list[tuple[str, str, Change, str]] = [
 ]
 
 
-async def test_what_no_event_store_writes_is_refused_in_one_sentence(
+async def test_contents_that_no_event_store_writes_are_refused_in_one_sentence(
     database_url: str, conn: AsyncConnection, elsewhere: str, file: Path
 ) -> None:
     await fill_store(database_url, conn)

@@ -61,7 +61,7 @@ async def test_until_idle_ends_once_all_apps_are_refused(
     assert sorted(outcome.refused) == ["a", "b"]
 
 
-async def test_of_two_apps_of_one_stream_the_second_is_refused_and_writes_nothing(
+async def test_the_second_of_two_apps_of_one_stream_is_refused_and_writes_nothing(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(10)
@@ -81,7 +81,7 @@ async def test_of_two_apps_of_one_stream_the_second_is_refused_and_writes_nothin
     assert await store.quarantine_rows(conn) == []
 
 
-async def test_of_two_followers_of_one_app_the_second_stands_by_and_takes_over(
+async def test_the_second_of_two_followers_of_one_app_stands_by_and_takes_over(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(12)
@@ -141,9 +141,7 @@ async def test_a_follower_that_stands_by_can_be_stopped(database_url: str, simul
     assert (outcome.stored, outcome.uncommitted, outcome.refused) == (0, (), {})
 
 
-async def test_a_bug_that_hits_one_app_ends_that_app_alone(
-    database_url: str, simulator_factory: SimulatorFactory
-) -> None:
+async def test_a_bug_in_one_app_ends_only_that_app(database_url: str, simulator_factory: SimulatorFactory) -> None:
     class Broken:
         async def token(self) -> str:
             raise LookupError("a mistake")

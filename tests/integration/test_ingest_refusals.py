@@ -68,7 +68,7 @@ class Tokens:
 
 
 @pytest.mark.parametrize("code", FINAL, ids=lambda code: code.name)
-async def test_a_final_status_ends_the_app_with_a_sentence_and_earlier_events_are_committed(
+async def test_a_final_status_ends_the_app_with_a_message_and_earlier_events_are_committed(
     database_url: str, conn: AsyncConnection, code: grpc.StatusCode
 ) -> None:
     async with scripted_server(ends_with(code, *MESSAGES[:3], details="because of 12300000001")) as upstream:

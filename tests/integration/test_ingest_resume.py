@@ -161,7 +161,7 @@ async def test_a_run_of_quarantined_messages_does_not_block_a_stream_that_is_cut
     assert {item.event_id for item in await store.quarantine_rows(conn)} == {item.event_id for item in log[5:12]}
 
 
-async def test_failed_calls_in_between_do_not_block_it_either(
+async def test_failed_calls_in_between_do_not_block_the_stream(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(12)

@@ -26,6 +26,7 @@ from projections.registry import Registry
 from tests import store, wire
 from tests.following import cursor_row, follower, following, ingest, quick_waits, stored_payloads
 from tests.integration.test_ingest_refusals import Tokens
+from tests.queries import fetch_row
 from tests.scripted import ends_with, scripted_server, stays_open
 from tests.store import APP, CHAT
 
@@ -41,8 +42,7 @@ REFUSES = ends_with(Status.PERMISSION_DENIED, details="no such client")
 
 
 async def refusal_of(conn: AsyncConnection, app: str = APP) -> tuple[Any, Any]:
-    rows = await conn.execute("SELECT refused_at, retry_at FROM eventstore.cursors WHERE app = %s", [app])
-    row = await rows.fetchone()
+    row = await fetch_row(conn, "SELECT refused_at, retry_at FROM eventstore.cursors WHERE app = %s", [app])
     assert row is not None
     return row[0], row[1]
 
@@ -132,7 +132,7 @@ async def test_with_refused_retry_0_a_refusal_ends_the_app(database_url: str, co
     assert "the next attempt is made when a process follows it" in (await lines_of(conn))[0]
 
 
-async def test_until_idle_a_refusal_ends_the_app(database_url: str) -> None:
+async def test_with_until_idle_a_refusal_ends_the_app(database_url: str) -> None:
     async with scripted_server(REFUSES, stays_open(*MESSAGES)) as upstream:
         outcome = await ingest(follower(database_url, upstream.address, waits=SOON), waits=SOON, until_idle=60)
         assert len(upstream.calls) == 1

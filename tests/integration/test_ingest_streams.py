@@ -88,7 +88,7 @@ async def test_a_path_prefix_comes_before_the_method(
 
 
 @pytest.mark.parametrize("served", Contract)
-async def test_auto_finds_out_the_contract_and_saves_it(
+async def test_auto_detects_the_contract_and_saves_it(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, served: Contract
 ) -> None:
     log = log_of(3)
@@ -230,7 +230,7 @@ async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
     assert (await cursor_row(conn))["contract"] == CHAT
 
 
-async def test_megabytes_of_detail_about_a_gap_are_cut(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_gap_detail_of_megabytes_is_cut(database_url: str, conn: AsyncConnection) -> None:
     event = wire.event(store.next_ulid(), occurred_at=wire.timestamp_of(store.OCCURRED))
     words = "gone 12300000001 " * 1_000_000
     async with scripted_server(stays_open(wire.cursor_expired(words), wire.frame(event))) as upstream:

@@ -27,6 +27,7 @@ from projections.inspecting.status import AppStatus
 from projections.registry import Registry
 from tests import store, wire
 from tests.following import follower, following
+from tests.queries import fetch_all, fetch_row
 from tests.scripted import scripted_server, stays_open
 from tests.store import APP, CHAT, conflicting_event, cursor_of, garbage, new_events, quarantine_rows
 
@@ -50,20 +51,20 @@ def appending(database_url: str) -> Appending:
 
 async def counts(conn: AsyncConnection, app: str = APP) -> dict[str, tuple[int, int]]:
     """Return the number of messages, and of those not kept, by reason."""
-    rows = await conn.execute(
-        "SELECT reason, messages, not_kept FROM eventstore.quarantine_counts WHERE app = %s", [app]
+    rows = await fetch_all(
+        conn, "SELECT reason, messages, not_kept FROM eventstore.quarantine_counts WHERE app = %s", [app]
     )
-    return {reason: (messages, not_kept) for reason, messages, not_kept in await rows.fetchall()}
+    return {reason: (messages, not_kept) for reason, messages, not_kept in rows}
 
 
 async def size(conn: AsyncConnection, *, samples: bool | None = None) -> tuple[int, int]:
     """Return the number of kept rows and the bytes of their payloads."""
-    rows = await conn.execute(
+    found = await fetch_row(
+        conn,
         "SELECT count(*), coalesce(sum(octet_length(payload)), 0)::bigint FROM eventstore.quarantine"
         " WHERE is_sample = coalesce(%s, is_sample)",
         [samples],
     )
-    found = await rows.fetchone()
     assert found is not None
     return found
 
@@ -134,7 +135,7 @@ async def test_different_events_under_a_stored_id_count_against_the_same_limit(
     assert (messages, not_kept) == (35, 11)
 
 
-async def test_so_are_messages_beyond_the_byte_limit_while_small_ones_still_fit(
+async def test_messages_beyond_the_byte_limit_are_counted_while_small_ones_are_still_kept(
     appending: Appending, conn: AsyncConnection
 ) -> None:
     limits = QuarantineLimits(max_rows=1000, max_bytes=10_000)
@@ -169,8 +170,8 @@ async def test_one_sample_a_minute_of_each_reason_is_kept_and_replaces_the_oldes
             await let_a_minute_pass(conn)
         other = garbage(7)._replace(payload=b"other", reason="another reason")
         await appender.append([], rejected=[other])
-    samples = await conn.execute("SELECT payload FROM eventstore.quarantine WHERE is_sample ORDER BY id")
-    assert [payload for (payload,) in await samples.fetchall()] == [garbage(159).payload, b"other"]
+    samples = await fetch_all(conn, "SELECT payload FROM eventstore.quarantine WHERE is_sample ORDER BY id")
+    assert [payload for (payload,) in samples] == [garbage(159).payload, b"other"]
     assert (await size(conn, samples=False))[0] == 18
     assert (await counts(conn))[garbage().reason] == (84, 60)
 

@@ -274,7 +274,7 @@ async def test_under_a_new_version_any_number_of_rows_may_be_removed(database_ur
     await folding.assert_rows_match_oracle(conn)
 
 
-async def test_what_is_folded_meanwhile_does_not_count_as_a_change(database_url: str, conn: AsyncConnection) -> None:
+async def test_events_folded_meanwhile_do_not_count_as_changes(database_url: str, conn: AsyncConnection) -> None:
     """New live rows that the shadow doesn't have yet would count as removed, if positions differed."""
     await append_and_fold(database_url, conn)
 
@@ -402,9 +402,7 @@ async def test_an_event_that_cant_be_folded_is_named_and_can_be_skipped(
 
 
 @pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
-async def test_an_event_that_cant_be_folded_is_named_when_it_comes_late(
-    database_url: str, conn: AsyncConnection, phase: str
-) -> None:
+async def test_a_late_event_that_cant_be_folded_is_named(database_url: str, conn: AsyncConnection, phase: str) -> None:
     """Old code folds an event that new code can't, after new code has folded everything before it."""
     await append(conn, new_record())
     await folding.fold_all(database_url, [Lenient])

@@ -107,7 +107,7 @@ async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     await folding.assert_rows_match_oracle(conn)
 
 
-async def test_it_waits_for_a_running_fold_and_retries_when_that_takes_long(
+async def test_a_rebuild_waits_for_a_running_fold_and_retries_if_it_takes_long(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append_and_fold(database_url, conn)
@@ -201,7 +201,7 @@ async def test_workers_catch_up_between_two_attempts(
 
 
 @pytest.mark.parametrize("work", ["rebuild", "dry run", "verify"])
-async def test_it_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
+async def test_a_rebuild_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
     await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = RecordedProgress()

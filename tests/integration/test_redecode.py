@@ -93,7 +93,7 @@ async def marked_for_rebuild(conn: AsyncConnection) -> list[str]:
 # Changes
 
 
-async def test_a_decoder_that_learned_nothing_changes_nothing(conn: AsyncConnection) -> None:
+async def test_an_unchanged_decoder_changes_nothing(conn: AsyncConnection) -> None:
     before = await rows(conn)
     assert await redecode(conn, on_progress=ignore_progress) == Redecoded(read=9)
     assert await rows(conn) == before
@@ -114,7 +114,7 @@ async def test_columns_that_an_older_decoder_read_differently_are_decoded_again(
     assert await redecode(conn, on_progress=ignore_progress) == Redecoded(read=9)
 
 
-async def test_a_decoder_that_learned_something_changes_decoded_columns_and_no_others(conn: AsyncConnection) -> None:
+async def test_a_changed_decoder_changes_only_decoded_columns(conn: AsyncConnection) -> None:
     before = await rows(conn)
 
     def learned(payload: bytes, app: str, contract: Contract) -> Event:
@@ -186,7 +186,7 @@ async def test_payloads_that_can_no_longer_be_decoded_are_reported_and_kept(conn
     assert await rows(conn) == before
 
 
-async def test_it_starts_after_a_given_position(database_url: str, conn: AsyncConnection) -> None:
+async def test_redecode_starts_after_a_given_position(database_url: str, conn: AsyncConnection) -> None:
     before = await rows(conn)
     for position in (1, 2, 3):
         await change(conn, position, ppnum="stale")
@@ -198,7 +198,7 @@ async def test_it_starts_after_a_given_position(database_url: str, conn: AsyncCo
         await run_redecode(database_url, after=9)
 
 
-async def test_it_works_page_by_page_and_is_run_again_after_a_kill(
+async def test_redecode_works_page_by_page_and_can_be_run_again_after_a_kill(
     conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await rows(conn)
@@ -368,7 +368,7 @@ async def test_a_role_that_may_execute_the_function_may_redecode(
     assert await rows(conn) == before
 
 
-async def test_no_permit_outlives_the_function(conn: AsyncConnection) -> None:
+async def test_the_function_removes_its_permit(conn: AsyncConnection) -> None:
     await change(conn, 1, ppnum="stale")
     with pytest.raises(errors.NotNullViolation):
         await conn.execute("SELECT eventstore.redecode(%s)", ['[{"position": 1}]'])  # an event needs a time
@@ -389,7 +389,7 @@ async def test_no_function_of_ours_depends_on_message_texts(conn: AsyncConnectio
     assert await fetch_all(conn, query) == []
 
 
-async def test_nobody_but_the_owner_may_run_the_function(conn: AsyncConnection) -> None:
+async def test_only_the_owner_may_run_the_function(conn: AsyncConnection) -> None:
     query = "SELECT has_function_privilege('public', 'eventstore.redecode(jsonb)', 'EXECUTE')"
     assert await store.value(conn, query) is False
 
@@ -451,7 +451,7 @@ async def test_marks_for_a_rebuild_survive_a_killed_redecode(
     assert await marked_for_rebuild(conn) == ["elsewhere", "request_status"]
 
 
-async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str, conn: AsyncConnection) -> None:
+async def test_redecode_waits_for_a_window_that_read_the_old_columns(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 4, message_id="stale")
     one = folding.worker(database_url, PollTallies())
     async with folding.worker_connection(one) as own, store.connection(database_url, "holder") as holder:
@@ -473,7 +473,7 @@ async def test_it_waits_for_a_window_that_read_the_old_columns(database_url: str
         assert (await redecodes)[1] == ["poll_tallies"]
 
 
-async def test_nothing_is_begun_while_a_rebuild_runs(database_url: str, conn: AsyncConnection) -> None:
+async def test_no_redecode_starts_while_a_rebuild_runs(database_url: str, conn: AsyncConnection) -> None:
     await change(conn, 1, ppnum="stale")
     before = await rows(conn)
     for projection in READ_MODELS:
@@ -485,7 +485,7 @@ async def test_nothing_is_begun_while_a_rebuild_runs(database_url: str, conn: As
     assert await rows(conn) == before
 
 
-async def test_no_rebuild_begins_while_a_redecode_runs(
+async def test_no_rebuild_starts_while_a_redecode_runs(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []

@@ -30,7 +30,7 @@ async def run(url: str, workers: Sequence[Worker], until_idle: float | None = 0.
     return await running.run_projections(context, workers, [], stop=asyncio.Event(), until_idle=until_idle)
 
 
-async def test_it_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
+async def test_the_run_ends_at_the_head_even_if_it_was_not_there_at_the_first_poll(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, *(new_record() for _ in range(3)))
@@ -80,7 +80,9 @@ async def test_stopped_projections_are_named(database_url: str, conn: AsyncConne
     assert outcome.stopped["watched"].startswith("failed: event ")
 
 
-async def test_newer_code_beside_it_does_not_make_it_stopped(database_url: str, conn: AsyncConnection) -> None:
+async def test_a_projection_that_newer_code_folds_too_does_not_count_as_stopped(
+    database_url: str, conn: AsyncConnection
+) -> None:
     await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])
     async with folding.worker_connection(newer := worker(database_url, NewerWatched())) as own:

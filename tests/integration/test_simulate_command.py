@@ -90,7 +90,7 @@ def test_every_option_may_be_an_environment_variable(tmp_path: Path) -> None:
         (["--prefix", "ext"], "the path prefix must start with /"),
     ],
 )
-def test_bad_options_are_said_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_invalid_options_are_reported_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     done = subprocess.run(
         [*COMMAND, *arguments],
         env=environment(),

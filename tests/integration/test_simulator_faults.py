@@ -64,7 +64,7 @@ async def test_a_stream_ends_after_the_given_number_of_events_and_as_often_as_gi
         (Fault(FaultKind.RESOURCE_EXHAUSTED, retry_after_ms=250), ("retry-after-ms", "250")),
     ],
 )
-async def test_resource_exhausted_states_how_long_to_wait(
+async def test_resource_exhausted_includes_how_long_to_wait(
     simulator_factory: SimulatorFactory, fault: Fault, metadata: tuple[str, str]
 ) -> None:
     simulator = await simulator_factory(LOG)
@@ -96,7 +96,7 @@ async def test_silence_has_no_keep_alive_and_ends_when_the_client_leaves(simulat
     assert (record.ended, record.faults) == (grpc.StatusCode.CANCELLED, [FaultKind.SILENCE])
 
 
-async def test_a_client_that_leaves_in_a_flood_is_noticed(simulator_factory: SimulatorFactory) -> None:
+async def test_a_client_that_disconnects_during_a_flood_is_noticed(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(SimulatedEvent(LOG[0].event_id, "", {CHAT: bytes(100_000)}) for _ in range(500))
     async with open_stream(simulator, CHAT) as call:
         await read_events(call, CHAT, 5)
@@ -107,7 +107,7 @@ async def test_a_client_that_leaves_in_a_flood_is_noticed(simulator_factory: Sim
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_duplicates_are_the_last_events_again(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_duplicates_repeat_the_last_events(simulator_factory: SimulatorFactory, contract: Contract) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.DUPLICATES, after=10, count=3))
     expected = payloads(entries_of(contract)[:11], contract)

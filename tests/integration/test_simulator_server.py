@@ -89,7 +89,9 @@ async def test_a_cursor_in_the_log_resumes_by_log_order_and_another_one_by_ulid(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_the_filter_gives_one_request_s_events(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_the_filter_returns_the_events_of_one_request(
+    simulator_factory: SimulatorFactory, contract: Contract
+) -> None:
     simulator = await simulator_factory(LOG)
     request = LOG[0].send_request_id
     expected = payloads([entry for entry in entries_of(contract) if entry.send_request_id == request], contract)
@@ -165,7 +167,7 @@ async def test_pcs_keeps_the_stream_alive_and_chat_external_does_not(simulator_f
         assert await read_message(bare) == b"first"
 
 
-def test_the_times_are_the_vendor_s_by_default() -> None:
+def test_the_default_times_are_the_vendor_s() -> None:
     settings = SimulatorSettings()
     assert (settings.keep_alive, settings.replay_window) == (20, 7 * 24 * 3600)
 
@@ -184,7 +186,7 @@ async def test_a_call_without_the_token_is_unauthenticated(
     assert simulator.calls[0].ended is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_new_token_refuses_the_old_one(simulator_factory: SimulatorFactory) -> None:
+async def test_after_a_change_of_the_token_the_old_one_is_refused(simulator_factory: SimulatorFactory) -> None:
     simulator = await simulator_factory(LOG, SimulatorSettings(end_at_log_end=True))
     simulator.token = "newer"
     async with open_stream(simulator, CHAT) as call:

@@ -128,9 +128,7 @@ async def test_events_that_read_models_leave_out_are_counted(database_url: str, 
     await folding.assert_rows_match_oracle(conn)
 
 
-async def test_poll_answers_of_which_something_could_not_be_kept_are_counted(
-    database_url: str, conn: AsyncConnection
-) -> None:
+async def test_poll_answers_with_dropped_options_are_counted(database_url: str, conn: AsyncConnection) -> None:
     whole = new_record(oracle.POLL_RESPONSE, options=("yes",))
     partly = [new_record(oracle.POLL_RESPONSE, options=("yes", "o" * 2_001)) for _ in range(2)]
     unreadable = wire.event(store.next_ulid(), 7, recipient=wire.recipient(), poll_response=b"not a message")
@@ -177,7 +175,7 @@ async def test_a_count_does_not_replace_another_of_the_same_name(conn: AsyncConn
     ]
 
 
-async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnection) -> None:
+async def test_apps_and_their_followers(database_url: str, conn: AsyncConnection) -> None:
     await store.set_epoch(conn, "shop")
     await conn.execute("UPDATE eventstore.cursors SET contract = %s, last_error = 'away'", [store.PCS])
     async with store.appender(database_url) as appender:
@@ -205,7 +203,7 @@ async def test_apps_and_who_follows_them(database_url: str, conn: AsyncConnectio
     assert "no rows for shop: contract pcs.external.v1" in shown
 
 
-async def test_the_status_as_plain_data(database_url: str, conn: AsyncConnection) -> None:
+async def test_the_status_as_json(database_url: str, conn: AsyncConnection) -> None:
     await store.set_epoch(conn, "shop")
     await append(conn, new_record(ppnum=DIVIDES_BY_ZERO))
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)

@@ -31,6 +31,7 @@ from tests.folding import (
     worker,
     worker_connection,
 )
+from tests.queries import fetch_all
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ async def wait_for_step(one: Worker, step: Step) -> None:
 
 
 async def folded_event_ids(conn: AsyncConnection) -> list[str]:
-    rows = await conn.execute("SELECT event_id FROM watched ORDER BY event_id")
-    return [event_id for (event_id,) in await rows.fetchall()]
+    rows = await fetch_all(conn, "SELECT event_id FROM watched ORDER BY event_id")
+    return [event_id for (event_id,) in rows]
 
 
 async def test_a_new_projection_begins_at_0_and_is_at_the_head_of_an_empty_log(

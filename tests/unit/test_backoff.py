@@ -38,7 +38,7 @@ def test_a_higher_cap_for_one_wait_has_no_effect() -> None:
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(0.0, 1.0), (0.9, 1.0), (1.1, 1.1), (3600.0, 3600.0)])
-def test_what_the_other_side_asks_for_is_obeyed_even_above_the_cap(asked: float, expected: float) -> None:
+def test_the_requested_wait_is_respected_even_above_the_cap(asked: float, expected: float) -> None:
     assert Backoff(1, 10, lambda: 1.0).next(at_least=asked) == expected
 
 

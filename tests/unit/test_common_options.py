@@ -27,10 +27,10 @@ from projections.cli.app import app, common_options_first
         ("", ""),
     ],
 )
-def test_they_are_read_wherever_they_stand(given: str, read: str) -> None:
+def test_common_options_are_recognised_anywhere(given: str, read: str) -> None:
     assert common_options_first(given.split()) == read.split()
 
 
-def test_the_version_is_said() -> None:
+def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output) == (0, f"projections {version('projections')}\n")

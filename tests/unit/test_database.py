@@ -39,7 +39,7 @@ def test_each_scheme_means_the_same(monkeypatch: pytest.MonkeyPatch, scheme: str
     ],
     ids=["keywords", "keywords socket", "several hosts", "socket", "abstract", "address", "service of URL", "service"],
 )
-def test_what_libpq_takes_is_a_url_of_the_same_meaning(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_connection_string_of_libpq_becomes_an_equivalent_url(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("DATABASE_URL", text)
     url = given_database_url()
     assert url is not None
@@ -58,7 +58,7 @@ def test_variables_of_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
     assert conninfo_to_dict(url) == {"host": "/run/pg", "dbname": "base"}
 
 
-def test_database_url_comes_first_and_an_empty_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_url_takes_precedence_and_an_empty_one_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "")
     assert given_database_url() is None
     monkeypatch.setenv("PGHOST", "elsewhere")
@@ -66,7 +66,7 @@ def test_database_url_comes_first_and_an_empty_one_is_none(monkeypatch: pytest.M
     assert given_database_url() == "postgresql://host/base"
 
 
-def test_without_any_nothing_is_started(tmp_path: Path) -> None:
+def test_without_a_database_nothing_is_started(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="projections db start"):
         resolve_database_url(start=False)
     assert not (tmp_path / ".projections").exists()

@@ -86,7 +86,7 @@ def test_every_column_is_decoded_from_both_contracts(contract: Contract, occurre
     )
 
 
-def test_what_is_absent_is_none() -> None:
+def test_absent_fields_are_none() -> None:
     payload = wire.event(AT_ULID, None, send_request_id=None, occurred_at=None)
     assert tuple(read(payload)) == (AT_ULID, "app", CHAT.value, 0, *[None] * 12, ULID_TIME, payload)
 
@@ -366,7 +366,7 @@ def test_only_the_option_that_cannot_be_stored_is_dropped_and_counted(
     assert (event.poll_id, event.poll_options, event.poll_options_dropped) == ("poll", options, dropped)
 
 
-def test_of_millions_of_options_only_the_first_are_examined() -> None:
+def test_only_the_first_of_millions_of_options_are_examined() -> None:
     event = read(wire.event(ID, 7, poll_response=wire.poll("poll", "no", *["\0"] * MAX_OPTIONS_READ, "yes")))
     assert (event.poll_options, event.poll_options_dropped) == (["no"], MAX_OPTIONS_READ + 1)
 

@@ -35,7 +35,7 @@ def test_every_module_is_in_the_map_and_the_map_has_no_others() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_what_is_missing_from_the_map_is_printed_as_the_line_to_add(
+def test_a_module_missing_from_the_map_is_printed_as_the_line_to_add(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "design.md"
@@ -75,12 +75,12 @@ def test_paths_on_a_page_exist(page: Path) -> None:
     assert sorted(missing) == []
 
 
-def test_rooms_to_come_are_not_there_yet() -> None:
+def test_future_packages_do_not_exist_yet() -> None:
     assert [path for path in NOT_YET if (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     broken = []
     for target, anchor in LINK.findall(page.read_text()):
         file = (page.parent / target).resolve() if target else page

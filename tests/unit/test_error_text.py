@@ -66,7 +66,7 @@ def test_a_sqlalchemy_error_shows_neither_statement_nor_parameters() -> None:
     assert describe(error) == "duplicate key value (SQLSTATE 23505)"
 
 
-def test_nor_does_a_sqlalchemy_error_that_wraps_another_one() -> None:
+def test_a_sqlalchemy_error_that_wraps_another_one_shows_no_parameters_either() -> None:
     assert describe(DBAPIError(f"INSERT {PHONE}", {"ppnum": PHONE}, OSError("away"))) == "OSError: away"
 
 

@@ -52,7 +52,7 @@ def test_an_unknown_frame_shows_that_the_stream_is_alive(message: bytes) -> None
 @pytest.mark.parametrize(
     "message", [b"\xff", b"\0", wire.frame(EVENT)[:-1], b"\x0a", wire.tag(1, wire.GROUP), wire.bytes_field(4, b"\xff")]
 )
-def test_bytes_that_are_no_frame_are_garbage_and_kept_whole(message: bytes) -> None:
+def test_bytes_that_are_not_a_frame_are_garbage_and_kept_whole(message: bytes) -> None:
     assert read_frame(PCS, message) == Frame(FrameKind.GARBAGE, message)
 
 
@@ -63,7 +63,7 @@ def test_an_event_with_unknown_fields_is_still_an_event() -> None:
 
 @pytest.mark.parametrize("after", [None, "01KDYN1V80ABCDEFGHJKMNPQRS", ""])
 @pytest.mark.parametrize("request_id", [None, "01KDYN1V80ABCDEFGHJKMNPQRT"])
-def test_the_request_is_the_same_bytes_as_another_encoders(after: str | None, request_id: str | None) -> None:
+def test_the_request_has_the_same_bytes_as_from_another_encoder(after: str | None, request_id: str | None) -> None:
     assert encode_request(after, request_id) == wire.request(after, request_id)
 
 

@@ -40,7 +40,7 @@ def test_only_five_statuses_are_not_transient(status: Status) -> None:
 
 
 @pytest.mark.parametrize("status", Status, ids=lambda status: status.name)
-def test_a_status_made_up_by_the_client_is_told_apart_from_the_platform_s(status: Status) -> None:
+def test_a_status_made_up_by_the_client_is_distinguished_from_the_platform_s(status: Status) -> None:
     assert error_of(status).by_platform
     http = error_of(status, "Received http2 header with status: 403")
     assert type(http) is NOT_TRANSIENT.get(status, UpstreamUnavailable)
@@ -61,7 +61,7 @@ def test_a_missing_service_says_what_to_check() -> None:
 
 
 @pytest.mark.parametrize("details", [None, "", " \n "])
-def test_a_status_without_details_still_makes_a_sentence(details: str | None) -> None:
+def test_a_status_without_details_has_a_message_too(details: str | None) -> None:
     assert str(error_of(Status.PERMISSION_DENIED, details)).endswith(": PERMISSION_DENIED")
 
 

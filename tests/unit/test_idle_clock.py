@@ -33,7 +33,7 @@ def standing() -> StandInFollower:
     return StandInFollower()
 
 
-def test_a_quiet_stream_s_time_adds_up(standing: StandInFollower) -> None:
+def test_the_time_of_a_quiet_stream_adds_up(standing: StandInFollower) -> None:
     clock = IdleClock(standing)
     for _ in range(4):
         clock.tick(0.25)

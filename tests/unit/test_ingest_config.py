@@ -87,7 +87,9 @@ def test_an_empty_environment_is_reported_with_what_to_set(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("chosen", range(1, 15))
-def test_some_of_the_four_names_exactly_the_missing_ones(monkeypatch: pytest.MonkeyPatch, chosen: int) -> None:
+def test_with_some_of_the_four_the_message_names_exactly_the_missing_ones(
+    monkeypatch: pytest.MonkeyPatch, chosen: int
+) -> None:
     given = {name: value for at, (name, value) in enumerate(WHOLE.items()) if chosen >> at & 1}
     message = refusal(given, monkeypatch)
     assert {name for name in WHOLE if name in message} == WHOLE.keys() - given.keys()
@@ -144,7 +146,7 @@ def test_each_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, v
 
 
 @pytest.mark.parametrize("name", ["a", "A.b-c_9", "9", "a" * 63])
-def test_names_that_an_app_may_have(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_valid_app_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for variable, value in {**WHOLE, "PROJECTIONS_APP": name}.items():
         monkeypatch.setenv(variable, value)
     assert list(load_apps()) == [name]
@@ -201,7 +203,7 @@ def test_an_invalid_since_is_refused_and_repeated(text: str) -> None:
         ("9999-12-31T23:59:59-23:59", "not a time|in the future"),
     ],
 )
-def test_a_since_that_no_stream_can_start_at_is_refused(text: str, why: str) -> None:
+def test_a_since_at_which_no_stream_can_start_is_refused(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=f"^since '{text}' is.*({why})"):
         parse_since(text, NOW)
 

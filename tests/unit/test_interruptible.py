@@ -61,7 +61,7 @@ class Work:
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("ends", [Work.stands_still, Work.fails, Work.is_done_all_the_same])
-def test_a_signal_lets_it_tidy_up_and_what_holds_is_said(
+def test_a_signal_lets_the_work_clean_up_and_prints_what_was_changed(
     capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int, ends: Ending
 ) -> None:
     work = Work(number)
@@ -80,7 +80,7 @@ async def raised() -> None:
     raise ZeroDivisionError
 
 
-def test_without_a_signal_it_is_as_if_it_were_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_signal_the_work_runs_normally(capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(number) for number, _ in SIGNALS]
     assert run_interruptible(returned(7), if_interrupted="nothing") == 7
     with pytest.raises(ZeroDivisionError):

@@ -152,7 +152,7 @@ def test_a_cycle_is_found() -> None:
         check_acyclic({"a": {"b"}, "b": {"a"}})
 
 
-def test_every_room_of_the_table_is_there() -> None:
+def test_every_room_of_the_table_exists() -> None:
     assert [room for room in ROOMS if room not in MODULES] == []
 
 

@@ -28,7 +28,7 @@ def declared() -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-def test_names_no_registry_index_or_link() -> None:
+def test_the_lock_names_no_registry_index_or_link() -> None:
     for forbidden in ("://", "--index", "--extra-index", "--find-links", "-i ", "-f ", " @ ", "file:"):
         assert forbidden not in LOCK
 
@@ -40,7 +40,7 @@ def test_every_line_is_a_pin_with_hashes() -> None:
     assert all(line.endswith(" \\") for line in starts)
 
 
-def test_holds_what_the_project_declares() -> None:
+def test_the_lock_contains_every_declared_dependency() -> None:
     pinned: dict[str, list[str]] = {}
     for name, version, *_ in PINS:
         pinned.setdefault(canonicalize_name(name), []).append(version)
@@ -50,7 +50,7 @@ def test_holds_what_the_project_declares() -> None:
         assert all(requirement.specifier.contains(version, prereleases=True) for version in versions), requirement
 
 
-def test_holds_the_build_backend() -> None:
+def test_the_lock_contains_the_build_backend() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
     names = {canonicalize_name(name) for name, *_ in PINS}
     assert {canonicalize_name(Requirement(line).name) for line in build["requires"]} <= names

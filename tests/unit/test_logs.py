@@ -27,7 +27,9 @@ def logged_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ["eventstore.ingest.stream_reader", "projections.running.worker", "projections"])
-def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_numbers_in_our_own_log_lines_are_not_taken_for_phone_numbers(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     error = f"positions {POSITION}..{POSITION + 5} missing"
     structlog.get_logger(name).info("folding", position=POSITION, error=error)
     line = logged_line(capsys)
@@ -35,7 +37,7 @@ def test_our_own_numbers_are_no_phone_numbers(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("name", ["their_projection", "", None])
-def test_what_a_plug_in_logs_is_redacted(capsys: pytest.CaptureFixture[str], name: str | None) -> None:
+def test_log_lines_of_plug_ins_are_redacted(capsys: pytest.CaptureFixture[str], name: str | None) -> None:
     log = structlog.get_logger() if name is None else structlog.get_logger(name)
     log.warning(WORDS, person=PHONE, many=[PHONE], positions=POSITION)
     line = logged_line(capsys)
@@ -43,13 +45,15 @@ def test_what_a_plug_in_logs_is_redacted(capsys: pytest.CaptureFixture[str], nam
     assert (line["person"], line["many"], line["positions"]) == (MASK, [MASK], POSITION)
 
 
-def test_what_a_library_logs_is_redacted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_of_libraries_are_redacted(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("their.library").warning("can't reach %s", PHONE)
     assert logged_line(capsys)["event"] == f"can't reach {MASK}"
 
 
 @pytest.mark.parametrize("name", ["eventstore.ingest.stream_reader", "theirs"])
-def test_tracebacks_and_secrets_are_hidden_for_everybody(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_phone_numbers_in_tracebacks_and_secrets_are_always_hidden(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     register_secret("hunter2-hunter2")
     try:
         int(PHONE)

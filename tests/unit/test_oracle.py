@@ -58,7 +58,7 @@ def test_without_events_there_is_no_row() -> None:
     assert read_models([]) == {table: [] for table in oracle.COLUMNS}
 
 
-def test_imports_nothing_but_the_standard_library() -> None:
+def test_the_oracle_imports_only_the_standard_library() -> None:
     tree = ast.parse(Path(oracle.__file__).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -231,7 +231,7 @@ def test_type_and_summary_decide_how_a_request_ended(event_type: int, summary_st
     assert only_row("request_status", record(1, event_type, summary=summary))["state"] == state
 
 
-def test_of_types_6_and_8_the_greater_event_id_decides_with_all_its_numbers() -> None:
+def test_the_greater_event_id_of_types_6_and_8_decides_with_all_its_counts() -> None:
     six, eight = Summary(3, 4, 3, 2, 1), Summary(4, 8, 7, 6, 5)
     assert rows("request_status", record(1, 6, summary=six), record(2, 8, summary=eight)) == [
         ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2")
@@ -309,7 +309,7 @@ def test_a_delivery_alone_means_consent() -> None:
     ("event_type", "error_code", "status"),
     [(3, None, "pending"), (5, None, "denied"), (2, "consent_denied", "denied"), (2, "consent_expired", "expired")],
 )
-def test_of_a_fact_other_than_a_grant_and_a_delivery_the_newer_decides(
+def test_the_newer_of_a_delivery_and_a_fact_other_than_a_grant_decides(
     event_type: int, error_code: str | None, status: str
 ) -> None:
     def fact(number: int) -> Record:

@@ -48,7 +48,7 @@ def test_it_is_reported_again_once_a_minute_while_it_lasts() -> None:
     assert lines[-1]["since_seconds"] == 120
 
 
-def test_the_end_is_reported_once_and_the_next_outage_begins_anew() -> None:
+def test_the_end_is_reported_once_and_the_next_outage_is_reported_again() -> None:
     clock = Clock()
     one = outage(clock)
     with capture_logs() as lines:

@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_phase_is_said_and_then_how_far_it_is_every_few_seconds(
+def test_a_phase_is_printed_and_then_its_progress_every_few_seconds(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = ProgressLines("consent_registry")
@@ -45,7 +45,7 @@ def test_a_phase_is_said_and_then_how_far_it_is_every_few_seconds(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_mostly_short_is_said_only_when_it_is_long(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usually_short_work_is_printed_only_if_it_takes_long(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ProgressLines("consent_registry", only_long=True)
     lines.phase("searching", target=3_000)
     clock.now += 4
@@ -64,7 +64,7 @@ def test_what_is_mostly_short_is_said_only_when_it_is_long(clock: Clock, capsys:
     ]
 
 
-def test_the_rate_is_that_of_late(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rate_is_the_recent_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ProgressLines("consent_registry")
     lines.phase("folding", target=100_000)
     for step in range(70):
@@ -73,7 +73,7 @@ def test_the_rate_is_that_of_late(clock: Clock, capsys: pytest.CaptureFixture[st
     assert "30,400 of 100,000 events (30%), 10 events/s, about 1 h 56 min left" in capsys.readouterr().err
 
 
-def test_without_a_rate_nothing_is_promised() -> None:
+def test_without_a_rate_no_remaining_time_is_printed() -> None:
     assert progress_text(0, 10, None) == "0 of 10 events (0%)"
 
 
@@ -86,6 +86,6 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rows were"), (1, "1 row was"), (1_000, "1,000 rows were")])
-def test_what_is_counted(number: int, text: str) -> None:
+def test_counts_have_the_right_noun_form(number: int, text: str) -> None:
     assert counted(number, "row was", "rows were") == text
     assert counted(number, "row") == text.rsplit(maxsplit=1)[0]

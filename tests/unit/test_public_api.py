@@ -65,7 +65,7 @@ def test_the_page_on_the_api_lists_exactly_the_public_names(package: str) -> Non
 
 
 @pytest.mark.parametrize("package", PUBLIC_PACKAGES)
-def test_a_name_that_is_not_there_raises_an_attribute_error(package: str) -> None:
+def test_an_unknown_name_raises_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         _ = importlib.import_module(package).nothing
 

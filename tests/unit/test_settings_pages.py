@@ -29,7 +29,7 @@ def sources() -> Iterator[ast.Module]:
                 yield ast.parse(path.read_text())
 
 
-def test_the_tables_are_what_the_code_has() -> None:
+def test_the_tables_match_the_code() -> None:
     checked = subprocess.run(
         [sys.executable, ROOT / "tools" / "settings_tables.py", "--check"], capture_output=True, text=True, check=False
     )
@@ -78,7 +78,7 @@ def test_every_variable_that_the_code_names_is_on_a_page() -> None:
     assert sorted(name for name in names if name not in TEXT) == []
 
 
-def test_no_page_names_a_variable_that_is_not_there() -> None:
+def test_no_page_names_a_variable_that_does_not_exist() -> None:
     command = get_command(app)
     known = {variable(model, name, field) for model in MODELS for name, field in model.model_fields.items()}
     known |= {str(option.envvar) for _words, option in settings_tables.options(command)}

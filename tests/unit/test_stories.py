@@ -53,7 +53,7 @@ def count_situations(*batches: tuple[Record, ...]) -> Counter[Situation]:
 
 
 @pytest.mark.parametrize("contracts", [(CHAT, PCS), (CHAT,), (PCS,)], ids=["both", "chat", "pcs"])
-def test_every_possible_situation_is_met_more_than_once_and_conflicts_often(contracts: tuple[str, ...]) -> None:
+def test_every_possible_situation_occurs_more_than_once_and_conflicts_often(contracts: tuple[str, ...]) -> None:
     stories_with: Counter[Situation] = Counter()
 
     @counting
@@ -69,7 +69,7 @@ def test_every_possible_situation_is_met_more_than_once_and_conflicts_often(cont
 
 @checking
 @given(story=stories())
-def test_a_delivery_brings_every_event_and_no_other(story: Story) -> None:
+def test_a_delivery_contains_every_event_and_no_other(story: Story) -> None:
     assert all(story.delivery)
     assert set(chain.from_iterable(story.delivery)) == set(story.events)
     assert len({event.event_id for event in story.events}) == len(story.events)
@@ -77,7 +77,7 @@ def test_a_delivery_brings_every_event_and_no_other(story: Story) -> None:
 
 @checking
 @given(story=stories())
-def test_what_is_told_does_not_depend_on_how_it_arrives(story: Story) -> None:
+def test_events_do_not_depend_on_their_delivery(story: Story) -> None:
     assert oracle.read_models(chain.from_iterable(story.delivery)) == oracle.read_models(story.events)
 
 
@@ -92,7 +92,7 @@ def test_the_oracle_gives_each_key_one_row(story: Story) -> None:
 
 @checking
 @given(events=event_lists())
-def test_the_wire_carries_what_the_record_says(events: tuple[Record, ...]) -> None:
+def test_the_wire_bytes_match_the_record(events: tuple[Record, ...]) -> None:
     for event in events:
         read = decode(payload(event), event.app, Contract(event.contract))
         answered = event.poll_options is not None
@@ -111,14 +111,14 @@ def test_the_wire_carries_what_the_record_says(events: tuple[Record, ...]) -> No
 
 @checking
 @given(events=event_lists())
-def test_an_app_speaks_one_contract_and_the_later_one_brings_no_grants_and_polls(events: tuple[Record, ...]) -> None:
+def test_an_app_has_one_contract_and_pcs_has_no_grants_and_polls(events: tuple[Record, ...]) -> None:
     assert len({event.app for event in events}) == len({(event.app, event.contract) for event in events})
     assert not [event for event in events if event.contract == PCS and event.event_type in {4, 5, 7}]
 
 
 @checking
 @given(story=stories())
-def test_worlds_share_nothing_and_tell_the_same(story: Story) -> None:
+def test_worlds_share_nothing_and_have_equal_events(story: Story) -> None:
     first, second = story.in_world(1), story.in_world(2**62)
     assert all(is_ulid(event.event_id) for event in (*first.events, *second.events))
     assert not {event.event_id for event in first.events} & {event.event_id for event in second.events}
@@ -132,7 +132,7 @@ def test_worlds_share_nothing_and_tell_the_same(story: Story) -> None:
 # What counts as which situation
 
 
-def test_a_decider_is_late_only_behind_a_greater_one_in_an_earlier_batch() -> None:
+def test_a_deciding_event_is_late_only_after_a_greater_one_in_an_earlier_batch() -> None:
     small, great = record(1, 6), record(2, 6)
     assert count_situations((great,), (small,))[Situation.LATE_DECIDERS] == 1
     assert count_situations((small,), (great,))[Situation.LATE_DECIDERS] == 0
@@ -140,13 +140,13 @@ def test_a_decider_is_late_only_behind_a_greater_one_in_an_earlier_batch() -> No
     assert count_situations((small, great), (small,))[Situation.LATE_DECIDERS] == 0
 
 
-def test_ties_are_of_one_millisecond_and_about_one_thing() -> None:
+def test_ties_have_the_same_millisecond_and_the_same_key() -> None:
     assert count_situations((record(1, 6), record(2, 8)))[Situation.TIES] == 1
     assert count_situations((record(1, 6), record(2, 8, millisecond=1)))[Situation.TIES] == 0
     assert count_situations((record(1, 6), record(2, 7, ppnum="12300000001")))[Situation.TIES] == 0
 
 
-def test_6_against_8_has_a_winner() -> None:
+def test_of_a_completion_and_a_failure_one_decides() -> None:
     assert count_situations((record(1, 6), record(2, 6)))[Situation.SIX_AGAINST_EIGHT] == 0
     counted = count_situations((record(2, 6), record(1, 8)))
     assert (counted[Situation.SIX_AGAINST_EIGHT], counted[Situation.SIX_AFTER_EIGHT]) == (1, 1)
@@ -170,7 +170,7 @@ def answer(tail: int, *options: str) -> Record:
     return Record(event.event_id, "one", CHAT, 7, MOMENT, "request", "12300000001", poll_id="p", poll_options=options)
 
 
-def test_a_vote_is_changed_when_its_options_are_and_deserts_them_when_it_was_seen_before() -> None:
+def test_a_vote_changes_with_its_options_and_abandons_options_that_were_counted_before() -> None:
     assert count_situations((answer(1, "x", "y"), answer(2, "y", "x", "x")))[Situation.CHANGED_VOTES] == 0
     counted = count_situations((answer(1, "x"),), (answer(2, "y"),))
     assert (counted[Situation.CHANGED_VOTES], counted[Situation.DESERTED_OPTIONS]) == (1, 1)
@@ -178,7 +178,7 @@ def test_a_vote_is_changed_when_its_options_are_and_deserts_them_when_it_was_see
     assert (counted[Situation.CHANGED_VOTES], counted[Situation.DESERTED_OPTIONS]) == (1, 0)
 
 
-def test_repetitions_are_counted_where_they_come() -> None:
+def test_repetitions_are_counted_within_and_across_batches() -> None:
     event = record(1, 6)
     assert count_situations((event, event))[Situation.REPEATED_IN_BATCH] == 1
     assert count_situations((event,), (event,))[Situation.REPEATED_LATER] == 1

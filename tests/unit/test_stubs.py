@@ -63,7 +63,7 @@ def run(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_stubs_are_what_proto_says() -> None:
+def test_the_stubs_match_proto() -> None:
     run("tools/stubs.py", "--check")
 
 
@@ -71,9 +71,9 @@ def test_the_default_descriptor_pool_knows_none_of_our_messages() -> None:
     run("-W", "error", "-c", KNOWS_NONE_OF_OURS)
 
 
-def test_our_messages_live_beside_others_of_the_same_names() -> None:
+def test_our_messages_work_beside_others_with_the_same_names() -> None:
     run("-c", LIVES_BESIDE_OTHERS)
 
 
-def test_the_messages_are_no_top_level_packages() -> None:
+def test_the_messages_are_not_top_level_packages() -> None:
     run("-c", "import importlib.util as u; assert not any(map(u.find_spec, ('chat', 'pcs', 'message_service_pb2')))")

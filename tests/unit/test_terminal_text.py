@@ -25,7 +25,7 @@ def test_every_control_format_and_separator_character_of_unicode_is_escaped() ->
     assert wrong == []
 
 
-def test_escapes_tell_which_character_it_was() -> None:
+def test_an_escape_shows_which_character_it_replaces() -> None:
     assert visible("a\x1b\n\x9b\u202e\U000e0041\ud800z") == "a\\x1b\\n\\x9b\\u202e\\U000e0041\\ud800z"
 
 

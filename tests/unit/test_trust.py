@@ -21,7 +21,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_systems_list_is_named_to_openssl_when_a_connection_asks_for_it(bundle: Path) -> None:
+def test_openssl_gets_the_systems_list_if_a_connection_needs_it(bundle: Path) -> None:
     certificate_authorities.find_system_certificates({"host": "h", "sslrootcert": "/my/ca.pem"})
     assert "SSL_CERT_FILE" not in os.environ
     certificate_authorities.find_system_certificates({"sslrootcert": "system"})
@@ -29,7 +29,7 @@ def test_the_systems_list_is_named_to_openssl_when_a_connection_asks_for_it(bund
 
 
 @pytest.mark.parametrize(("name", "value"), [("PGSSLROOTCERT", "system"), ("PGSERVICE", "main")])
-def test_the_environment_and_a_service_may_ask_for_it_too(
+def test_the_environment_and_a_service_may_need_it_too(
     monkeypatch: pytest.MonkeyPatch, bundle: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -38,7 +38,7 @@ def test_the_environment_and_a_service_may_ask_for_it_too(
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_value_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "/theirs")
     certificate_authorities.find_system_certificates({"sslrootcert": "system", "service": "main"})
     assert [os.environ.get(each) for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)] == ["/theirs"]

@@ -46,17 +46,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_the_defaults_of_all_waits() -> None:
+def test_the_defaults_of_all_timeouts_and_intervals() -> None:
     assert Waits().model_dump() == DEFAULTS
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_each_wait_is_a_setting_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_each_timeout_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"PROJECTIONS_{name.upper()}", "5.125")
     assert Waits().model_dump() == DEFAULTS | {name: 5.125}
 
 
-def test_a_heartbeat_that_would_come_too_late_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_that_would_be_too_late_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECTIONS_LEADER_HEARTBEAT", "15")
     with pytest.raises(UsageError) as caught:
         load_waits()
@@ -64,23 +64,23 @@ def test_a_heartbeat_that_would_come_too_late_is_refused_in_one_sentence(monkeyp
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_no_wait_is_negative(name: str) -> None:
+def test_no_timeout_is_negative(name: str) -> None:
     with pytest.raises(ValidationError, match=name):
         Waits.model_validate({name: -0.001})
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS.keys() - {"overlap", "token_margin", "refused_retry"}))
-def test_only_an_overlap_a_margin_and_the_wait_after_a_refusal_may_be_nothing(name: str) -> None:
+def test_only_the_overlap_the_margin_and_the_interval_after_a_refusal_may_be_zero(name: str) -> None:
     with pytest.raises(ValidationError, match=name):
         Waits.model_validate({name: 0})
     assert Waits(overlap=0, token_margin=0).overlap == 0
 
 
-def test_every_wait_says_what_it_is_for() -> None:
+def test_every_timeout_has_a_description() -> None:
     assert all(field.description for field in Waits.model_fields.values())
 
 
-def test_what_must_be_shorter_than_what() -> None:
+def test_which_timeouts_must_be_shorter_than_others() -> None:
     waits = Waits()
     assert waits.leader_heartbeat * 2 < waits.leader_timeout, "one late heartbeat must not cost the app"
     assert waits.append_lock < waits.leader_timeout, "waiting for the append lock must not lose the app"
@@ -89,5 +89,5 @@ def test_what_must_be_shorter_than_what() -> None:
     assert waits.shutdown < 5, "SIGTERM ends the process within 5 s"
 
 
-def test_seconds_become_what_drivers_take() -> None:
+def test_seconds_are_converted_to_the_units_of_drivers() -> None:
     assert Waits.as_timedelta(0.25) == timedelta(milliseconds=250)

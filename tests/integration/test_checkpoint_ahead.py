@@ -29,7 +29,7 @@ AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Fold everything, then delete the last third of the log."""
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         length = await rebuilding.append_and_fold(database_url, conn)
         await store.lose_events(conn, 2 * length // 3)
         yield conn

@@ -28,7 +28,7 @@ from tests.store import QUICK
 
 async def test_every_setting_that_a_role_can_change_is_ours_or_left_to_others_on_purpose(database_url: str) -> None:
     """A new server version has new settings: session_settings must set each or leave it to others."""
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         found = await fetch_all(conn, "SELECT name FROM pg_catalog.pg_settings WHERE context = 'user'")
         names = {name for (name,) in found}
     assert names - {*hostile_database.PINNED, *LEFT_TO_OTHERS, "application_name"} == set()
@@ -41,7 +41,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
     with psycopg.connect(database_url) as person:
         assert person.execute("SHOW enable_indexscan").fetchone() == ("off",), "the role's settings are in force"
     wanted = {**startup_settings(QUICK), **EVERY_SESSION, "synchronous_commit": "on", **profile}
-    async with await connect(database_url, name="looking", waits=QUICK, settings=profile) as conn:
+    async with await connect(database_url, name="reading", waits=QUICK, settings=profile) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(await fetch_all(conn, query, [[*theirs, *profile]]))
     for name in ("work_mem", *(name for name in found if name.startswith("tcp_"))):
@@ -52,7 +52,7 @@ async def test_a_session_has_our_settings_despite_its_role(database_url: str, pr
 
 def test_the_session_of_a_migration_has_our_settings_too(database_url: str) -> None:
     hostile_database.make_hostile(database_url)
-    with connect_sync(database_url, name="looking", waits=QUICK) as conn:
+    with connect_sync(database_url, name="reading", waits=QUICK) as conn:
         query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)"
         found: dict[str, str] = dict(conn.execute(query, [list(EVERY_SESSION)]).fetchall())
     assert found == {name: EVERY_SESSION[name] for name in found}
@@ -70,7 +70,7 @@ async def test_texts_are_sent_and_read_in_utf_8(
         monkeypatch.setenv("PGCLIENTENCODING", theirs)
     else:
         url = make_conninfo(database_url, client_encoding=theirs)
-    async with await connect(url, name="looking", waits=QUICK) as conn:
+    async with await connect(url, name="reading", waits=QUICK) as conn:
         row = await fetch_row(conn, "SELECT %s::text", ["недоступен"])
     assert row == ("недоступен",)
 
@@ -78,7 +78,7 @@ async def test_texts_are_sent_and_read_in_utf_8(
 @pytest.mark.parametrize("theirs", ["off", "local", "remote_write", "on", "remote_apply"])
 async def test_a_commit_waits_for_the_disk_or_for_whatever_takes_longer(database_url: str, theirs: str) -> None:
     hostile_database.make_hostile(database_url, ("synchronous_commit", theirs))
-    async with await connect(database_url, name="looking", waits=QUICK) as conn:
+    async with await connect(database_url, name="reading", waits=QUICK) as conn:
         ours = "remote_apply" if theirs == "remote_apply" else "on"
         assert await store.value(conn, "SHOW synchronous_commit") == ours
         async with conn.transaction():  # in a session whose other commits need not be durable
@@ -92,7 +92,7 @@ async def test_a_superusers_session_fires_triggers_despite_its_role(postgres: Se
     url = urlsplit(postgres.superuser_url)._replace(path=f"/{name}").geturl()
     try:
         hostile_database.make_hostile(url, ("session_replication_role", "replica"))
-        async with await connect(url, name="looking", waits=QUICK) as conn:
+        async with await connect(url, name="reading", waits=QUICK) as conn:
             assert await store.value(conn, "SHOW session_replication_role") == "origin"
     finally:
         postgres.drop(name)
@@ -104,7 +104,7 @@ async def test_no_setting_of_a_role_ends_a_transaction(database_url: str) -> Non
             pytest.skip("this server has no transaction_timeout")
         command = sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET transaction_timeout = '10ms'")
         await owner.execute(command.format(sql.Identifier(owner.info.dbname)))
-    async with store.connection(database_url, "looking") as conn, conn.transaction():
+    async with store.connection(database_url, "reading") as conn, conn.transaction():
         await conn.execute("SELECT pg_sleep(0.1)")
 
 
@@ -122,7 +122,7 @@ async def test_the_environment_can_set_no_more_than_the_url(
     database_url: str, monkeypatch: pytest.MonkeyPatch, variable: str, theirs: str, setting: str, ours: str
 ) -> None:
     monkeypatch.setenv(variable, theirs)
-    async with await connect(database_url, name="looking", waits=QUICK) as conn:
+    async with await connect(database_url, name="reading", waits=QUICK) as conn:
         assert await store.value(conn, "SELECT current_setting(%s)", setting) == ours
 
 
@@ -135,7 +135,7 @@ async def test_a_pooler_that_drops_startup_options_changes_no_setting(
     dropped = {"options": ""}
     monkeypatch.setattr(connection, "make_conninfo", lambda *_, **given: make_conninfo("", **{**given, **dropped}))
     url = make_conninfo(database_url, options="-c statement_timeout=7s --idle-session-timeout=8s")
-    async with await connect(url, name="looking", waits=QUICK, lock_timeout=3) as conn:
+    async with await connect(url, name="reading", waits=QUICK, lock_timeout=3) as conn:
         found = {name: await store.value(conn, "SELECT current_setting(%s)", name) for name in limits}
         interval = await store.value(conn, "SHOW client_connection_check_interval")
     assert found == {**limits, "lock_timeout": "3s"}, "the pooler keeps its own value of what the URL sets"
@@ -145,7 +145,7 @@ async def test_a_pooler_that_drops_startup_options_changes_no_setting(
 async def test_the_url_can_set_timeouts_and_read_only_and_nothing_else(database_url: str) -> None:
     theirs = "-c timezone=Asia/Kathmandu -c search_path=public -c statement_timeout=7s"
     url = make_conninfo(database_url, options=f"{theirs} -c default_transaction_read_only=on")
-    async with await connect(url, name="looking", waits=QUICK) as conn:
+    async with await connect(url, name="reading", waits=QUICK) as conn:
         assert await store.value(conn, "SHOW timezone") == "UTC"
         assert await store.value(conn, "SHOW search_path") == "pg_catalog, pg_temp"
         assert await store.value(conn, "SHOW statement_timeout") == "7s"

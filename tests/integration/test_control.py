@@ -33,7 +33,7 @@ VERSIONS = {projection.name: projection.version for projection in READ_MODELS}
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 

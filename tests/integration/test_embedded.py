@@ -234,7 +234,7 @@ def test_a_reused_process_id_is_not_taken_for_the_server(server: EmbeddedPostgre
         other.wait()
 
 
-def moment(home: Path, name: str) -> bool:
+def starter_is_at(home: Path, name: str) -> bool:
     patterns = {
         "state": "embedded.json",
         "initdb": ".initdb-*/data/base",
@@ -248,7 +248,7 @@ def moment(home: Path, name: str) -> bool:
 def test_a_start_continues_after_a_killed_start(home: Path, name: str) -> None:
     process = starter(home)
     wait_for((home / "embedded.json").exists)
-    wait_for(lambda: moment(home, name))
+    wait_for(lambda: starter_is_at(home, name))
     process.kill()
     process.communicate()
     server = embedded(home)

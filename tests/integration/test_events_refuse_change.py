@@ -54,7 +54,7 @@ async def rows(conn: AsyncConnection) -> list[tuple[object, ...]]:
     return await fetch_all(conn, "SELECT * FROM eventstore.events ORDER BY position")
 
 
-async def refuses_all_changes(conn: AsyncConnection, subtests: pytest.Subtests) -> None:
+async def assert_all_changes_refused(conn: AsyncConnection, subtests: pytest.Subtests) -> None:
     before = await rows(conn)
     assert len(before) == 2
     for name, change in CHANGES.items():
@@ -67,7 +67,7 @@ async def refuses_all_changes(conn: AsyncConnection, subtests: pytest.Subtests) 
 async def test_the_owner_cannot_change_events(filled: AsyncConnection, subtests: pytest.Subtests) -> None:
     owner = await store.value(filled, "SELECT tableowner = current_user FROM pg_tables WHERE tablename = 'events'")
     assert owner is True
-    await refuses_all_changes(filled, subtests)
+    await assert_all_changes_refused(filled, subtests)
 
 
 async def test_a_superuser_in_the_role_of_a_replica_cannot_change_events(
@@ -77,7 +77,7 @@ async def test_a_superuser_in_the_role_of_a_replica_cannot_change_events(
     url = urlunsplit(urlsplit(postgres.superuser_url)._replace(path=f"/{name}"))
     async with store.connection(url) as conn:
         await conn.execute("SET session_replication_role = replica")
-        await refuses_all_changes(conn, subtests)
+        await assert_all_changes_refused(conn, subtests)
 
 
 async def test_row_by_row_changes_are_refused_by_a_trigger_of_their_own(filled: AsyncConnection) -> None:

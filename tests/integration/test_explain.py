@@ -375,14 +375,14 @@ async def test_explaining_a_row_of_a_python_projection(database_url: str, conn: 
 # The command
 
 
-def shown(url: str, *arguments: str) -> Result:
+def run_explain(url: str, *arguments: str) -> Result:
     return CliRunner().invoke(command, ["explain", *arguments], env={"DATABASE_URL": url}, prog_name="projections")
 
 
 async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None:
     asked, granted = new_record(oracle.PENDING_CONSENT), new_record(oracle.GRANTED)
     await append_and_fold(database_url, conn, asked, granted, new_record(oracle.FAILED))
-    result = await asyncio.to_thread(shown, database_url, "consent_registry", PPNUM, "--json")
+    result = await asyncio.to_thread(run_explain, database_url, "consent_registry", PPNUM, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["table"], found["key"], found["position"]) == (

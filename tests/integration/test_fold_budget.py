@@ -76,7 +76,7 @@ both = pytest.mark.parametrize("projection", [Slow, SlowHandle])
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await conn.execute(str(CreateTable(seen).compile(dialect=DIALECT)).encode())
         yield conn
 

@@ -39,7 +39,7 @@ PROCESS = f"{socket.gethostname()}:{os.getpid()}"
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -51,10 +51,10 @@ async def status_of(conn: AsyncConnection, projection: type[Projection] = Watche
 async def wait_until_nobody_folds(conn: AsyncConnection) -> None:
     """Wait until the backends of earlier workers have ended, which is a little later than their connections."""
 
-    async def gone() -> bool:
+    async def nobody_is_left() -> bool:
         return not any(one.folded_by for one in (await status_of(conn)).projections)
 
-    await store.wait_until(gone, "the end of all folding sessions")
+    await store.wait_until(nobody_is_left, "the end of all folding sessions")
 
 
 async def test_status_shows_the_processes_that_fold_a_projection_and_when_they_were_active(

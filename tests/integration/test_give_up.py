@@ -94,7 +94,7 @@ async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_foldi
     async with (
         TcpProxy(*target_of(database_url)) as proxy,
         store.connection(database_url, "holder") as holder,
-        store.connection(database_url, "looking") as conn,
+        store.connection(database_url, "reading") as conn,
     ):
         await folding.create_watched_table(holder)
         await append(holder, new_record())
@@ -105,10 +105,10 @@ async def test_a_run_gives_up_on_a_database_that_becomes_unavailable_while_foldi
             ending = asyncio.create_task(run(url, worker(url, Watched()), give_up_after=2.0))
             looking = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'projections run'"
 
-            async def looked() -> object:
+            async def has_polled() -> object:
                 return await store.value(conn, looking)
 
-            await store.wait_until(looked, "the first poll of the checkpoints")
+            await store.wait_until(has_polled, "the first poll of the checkpoints")
             proxy.refuse()
             proxy.cut()
             outcome = await ending

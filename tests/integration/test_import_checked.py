@@ -66,11 +66,11 @@ def set_field(part: str, **values: Any) -> Change:  # noqa: ANN401 - any field
     return change
 
 
-def holes(*found: object) -> Change:
+def set_gaps(*found: object) -> Change:
     return lambda record: setattr(record.header.cursors[1], "holes", json.dumps(list(found)))
 
 
-def cursor(**values: Any) -> Change:  # noqa: ANN401 - any field
+def set_cursor(**values: Any) -> Change:  # noqa: ANN401 - any field
     def change(record: archive.Record) -> None:
         for name, value in values.items():
             setattr(record.header.cursors[1], name, value)
@@ -78,7 +78,7 @@ def cursor(**values: Any) -> Change:  # noqa: ANN401 - any field
     return change
 
 
-def falling(record: archive.Record) -> None:
+def set_falling_times(record: archive.Record) -> None:
     record.event.received_at -= 3600 * 1_000_000
 
 
@@ -87,7 +87,7 @@ WRONG: list[tuple[str, str, Change, str]] = [
     ("position -3", "event", set_field("event", position=-3), "positions begin at 1"),
     ("a position twice", "event", set_field("event", position=1), "it follows position 1, but positions must rise"),
     ("beyond the head", "event", set_field("event", position=10), "it is beyond the head of the file, 9"),
-    ("a falling time", "event", falling, "received_at is earlier than that of the event before it"),
+    ("a falling time", "event", set_falling_times, "received_at is earlier than that of the event before it"),
     ("the year 9999", "event", set_field("event", received_at=FAR), "received_at is after 20.*, far in the future"),
     ("no time at all", "event", set_field("event", received_at=2**63 - 1), "far in the future"),
     ("before all times", "event", set_field("event", received_at=-(2**63)), "received_at is before 0?0?0?1-01-02"),
@@ -102,41 +102,41 @@ WRONG: list[tuple[str, str, Change, str]] = [
     ),
     ("version 0", "header", set_field("header", version=0), "unknown format 0"),
     ("head -1", "header", set_field("header", head=-1), "the head is -1"),
-    ("a cursor", "header", cursor(last_event_id="later"), "the cursor of app 'shop': last_event_id is not an"),
-    ("a cursor's contract", "header", cursor(contract="x"), "unknown contract 'x'"),
-    ("a cursor's app", "header", cursor(app="../etc"), "is not a valid name of an app"),
-    ("a cursor twice", "header", cursor(app="new"), "the cursor of app 'new': the app has two cursors"),
-    ("a cursor's time", "header", cursor(last_received_at=FAR), "last_received_at is after"),
-    ("holes = 7", "header", cursor(holes="7"), "holes is not a list of objects"),
-    ("no holes", "header", cursor(holes=""), "holes is not JSON"),
-    ("deep holes", "header", cursor(holes="[" * 100_000), "holes is not JSON"),
-    ("a hole of numbers", "header", holes(7), "holes is not a list of objects"),
-    ("a hole's keys", "header", holes({"lower": None}), "gap 1: its keys must be detail, lower"),
-    ("more keys", "header", holes(GAP, GAP | {"more": 1}), "gap 2: its keys"),
-    ("a hole's lower", "header", holes(GAP | {"lower": "x"}), "lower is not an upper-case ULID"),
-    ("a hole's upper", "header", holes(GAP | {"upper": None}), "upper is not an upper-case ULID"),
-    ("a hole's position", "header", holes(GAP | {"position": -1}), "position is not valid"),
-    ("a hole's true", "header", holes(GAP | {"position": True}), "position is not valid"),
-    ("a hole's fraction", "header", holes(GAP | {"position": 1.5}), "position is not valid"),
+    ("a cursor", "header", set_cursor(last_event_id="later"), "the cursor of app 'shop': last_event_id is not an"),
+    ("a cursor's contract", "header", set_cursor(contract="x"), "unknown contract 'x'"),
+    ("a cursor's app", "header", set_cursor(app="../etc"), "is not a valid name of an app"),
+    ("a cursor twice", "header", set_cursor(app="new"), "the cursor of app 'new': the app has two cursors"),
+    ("a cursor's time", "header", set_cursor(last_received_at=FAR), "last_received_at is after"),
+    ("holes = 7", "header", set_cursor(holes="7"), "holes is not a list of objects"),
+    ("no gaps", "header", set_cursor(holes=""), "holes is not JSON"),
+    ("deep gaps", "header", set_cursor(holes="[" * 100_000), "holes is not JSON"),
+    ("a gap of numbers", "header", set_gaps(7), "holes is not a list of objects"),
+    ("a gap's keys", "header", set_gaps({"lower": None}), "gap 1: its keys must be detail, lower"),
+    ("more keys", "header", set_gaps(GAP, GAP | {"more": 1}), "gap 2: its keys"),
+    ("a gap's lower", "header", set_gaps(GAP | {"lower": "x"}), "lower is not an upper-case ULID"),
+    ("a gap's upper", "header", set_gaps(GAP | {"upper": None}), "upper is not an upper-case ULID"),
+    ("a gap's position", "header", set_gaps(GAP | {"position": -1}), "position is not valid"),
+    ("a gap's true", "header", set_gaps(GAP | {"position": True}), "position is not valid"),
+    ("a gap's fraction", "header", set_gaps(GAP | {"position": 1.5}), "position is not valid"),
     (
-        "a hole's time",
+        "a gap's time",
         "header",
-        holes(GAP | {"noticed_at": "2026-01-02"}),
+        set_gaps(GAP | {"noticed_at": "2026-01-02"}),
         "noticed_at is not a time with its time zone",
     ),
     (
-        "a hole's words",
+        "a gap's detail",
         "header",
-        holes(GAP | {"detail": "a\0b"}),
+        set_gaps(GAP | {"detail": "a\0b"}),
         "detail has characters that Postgres can't store",
     ),
     (
-        "a hole's surrogate",
+        "a gap's surrogate",
         "header",
-        holes(GAP | {"detail": "\ud800"}),
+        set_gaps(GAP | {"detail": "\ud800"}),
         "detail has characters that Postgres can't store",
     ),
-    ("a hole's length", "header", holes(GAP | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
+    ("a gap's length", "header", set_gaps(GAP | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
     ("count 0", "quarantined", set_field("quarantined", count=0), "count is 0, but must be at least 1"),
     ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
     ("a reason", "quarantined", set_field("quarantined", reason=""), "reason is empty"),
@@ -236,7 +236,7 @@ async def test_a_gap_after_the_head_of_the_file_is_moved_to_the_head(
 ) -> None:
     await fill_store(database_url, conn)
     await export(conn, file)
-    changed(file, "header", holes(GAP | {"position": 2**62}))
+    changed(file, "header", set_gaps(GAP | {"position": 2**62}))
     await import_file(elsewhere, file)
     async with open_connection(elsewhere) as there:
         found = await store.value(there, "SELECT holes->0->'position' FROM eventstore.cursors WHERE app = 'shop'")

@@ -167,10 +167,10 @@ async def test_gaps_stay_and_a_later_gap_ends_the_reset(
     one = follower(database_url, again.address, contract=PCS)
     async with following(one) as running:
 
-        async def recorded() -> bool:
+        async def has_second_gap() -> bool:
             return len((await cursor_row(conn))["holes"]) == 2
 
-        await store.wait_until(recorded, "the second gap")
+        await store.wait_until(has_second_gap, "the second gap")
         await running.stop()
     second = (await cursor_row(conn))["holes"][1]
     await ingest(follower(database_url, again.address, contract=PCS))

@@ -284,10 +284,10 @@ async def test_a_gap_s_position_is_after_the_events_that_the_same_stream_brought
     async with following(one) as running:
         await running.wait_until(lambda: one.stored == 500, "the events")
 
-        async def recorded() -> bool:
+        async def has_gap() -> bool:
             return bool((await cursor_row(conn))["holes"])
 
-        await store.wait_until(recorded, "the gap")
+        await store.wait_until(has_gap, "the gap")
     (gap,) = (await cursor_row(conn))["holes"]
     assert gap["position"] == 500
 

@@ -47,7 +47,7 @@ async def refusal_of(conn: AsyncConnection, app: str = APP) -> tuple[Any, Any]:
     return row[0], row[1]
 
 
-async def lines_of(conn: AsyncConnection) -> list[str]:
+async def status_lines(conn: AsyncConnection) -> list[str]:
     return app_lines(await read_status(conn, Registry({}, {})))
 
 
@@ -105,7 +105,7 @@ async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
                 return await find_holder(conn, app_lock(APP)) is None
 
             await store.wait_until(let_go, "the release of the app")
-            (line,) = await lines_of(conn)
+            (line,) = await status_lines(conn)
             (problem,) = find_problems(await read_status(conn, Registry({}, {})))
             outcome = await running.stop()
     assert list(outcome.refused) == [APP]
@@ -114,7 +114,7 @@ async def test_status_shows_since_when_an_app_is_refused_and_the_next_attempt(
     assert line.startswith(f"{APP} is followed by nobody; refused since {shown[0]}, next attempt at {shown[1]}: http")
     assert line.endswith("PERMISSION_DENIED: no such client")
     await conn.execute("UPDATE eventstore.cursors SET retry_at = now() - interval '1 hour'")
-    assert "is overdue: no process follows it" in (await lines_of(conn))[0]
+    assert "is overdue: no process follows it" in (await status_lines(conn))[0]
     assert problem == f"app {APP!r} is refused since {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: {outcome.refused[APP]}"
     (problem,) = find_problems(await read_status(conn, Registry({}, {})))
     expected = f"app {APP!r} was refused at {since.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} and nobody follows it: http"
@@ -129,7 +129,7 @@ async def test_with_refused_retry_0_a_refusal_ends_the_app(database_url: str, co
         assert len(upstream.calls) == 1
     assert list(outcome.refused) == [APP]
     assert (await refusal_of(conn))[1] is None
-    assert "the next attempt is made when a process follows it" in (await lines_of(conn))[0]
+    assert "the next attempt is made when a process follows it" in (await status_lines(conn))[0]
 
 
 async def test_with_until_idle_a_refusal_ends_the_app(database_url: str) -> None:

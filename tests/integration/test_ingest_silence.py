@@ -47,14 +47,14 @@ async def test_time_in_which_the_process_was_frozen_is_not_silence(
     waits = quick_waits(silence=1)
     one = follower(database_url, simulator.address, contract=PCS, waits=waits)
 
-    def lived() -> int:
+    def keep_alives() -> int:
         return sum(call.keep_alives_sent for call in simulator.calls)
 
     async with following(one, waits=waits) as running:
         for sent in (5, 20):
-            await running.wait_until(lambda: lived() >= sent, "keep-alives")  # noqa: B023 - in this round
+            await running.wait_until(lambda: keep_alives() >= sent, "keep-alives")  # noqa: B023 - in this round
             time.sleep(1.5)  # noqa: ASYNC251 - freezes the process on purpose
-        await running.wait_until(lambda: lived() >= 40, "more keep-alives")
+        await running.wait_until(lambda: keep_alives() >= 40, "more keep-alives")
     assert len(simulator.calls) == 1
 
 

@@ -189,11 +189,11 @@ async def test_a_call_that_is_open_without_an_answer_and_refused_later_decides_n
 ) -> None:
     waits = quick_waits(healthy_after=0.05)
 
-    async def late(context: Context) -> None:
+    async def refuse_late(context: Context) -> None:
         await asyncio.sleep(4 * (waits.healthy_after + waits.settle))
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
 
-    async with scripted_server(late) as upstream:
+    async with scripted_server(refuse_late) as upstream:
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         outcome = await ingest(one, waits=waits, until_idle=20)
     assert [call.contract for call in upstream.calls] == [CHAT, PCS]
@@ -207,11 +207,11 @@ async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
     waits = quick_waits(append_lock=0.1)
     held = asyncio.Event()
 
-    async def answers(context: Context) -> None:
+    async def answer_later(context: Context) -> None:
         await held.wait()
         await stays_open()(context)
 
-    async with scripted_server(answers) as upstream, store.connection(database_url, "slow") as slow:
+    async with scripted_server(answer_later) as upstream, store.connection(database_url, "slow") as slow:
         one = follower(database_url, upstream.address, contract=None, waits=waits)
         with capture_logs() as logs:
             async with following(one, waits=waits) as running:
@@ -223,10 +223,10 @@ async def test_the_contract_is_saved_even_while_an_append_has_locked_the_cursor(
                         lambda: any("has locked the cursor" in line["event"] for line in logs), "the retry"
                     )
 
-                async def kept() -> bool:
+                async def is_saved() -> bool:
                     return (await cursor_row(conn))["contract"] is not None
 
-                await store.wait_until(kept, "the contract")
+                await store.wait_until(is_saved, "the contract")
     assert (await cursor_row(conn))["contract"] == CHAT
 
 

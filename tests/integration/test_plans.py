@@ -24,7 +24,7 @@ BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         for table in ("eventstore.events", *(f"public.{one.name}" for each in READ_MODELS for one in each.tables)):
             # Only the test collects statistics.
             name = sql.Identifier(*table.split("."))

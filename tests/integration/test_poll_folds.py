@@ -21,7 +21,7 @@ MANY = 50_000
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         yield conn
 
 
@@ -29,7 +29,7 @@ def vote(*options: str, ppnum: str = "12300000001") -> oracle.Record:
     return new_record(oracle.POLL_RESPONSE, ppnum, options=options)
 
 
-def as_an_older_decoder_read_it(record: oracle.Record) -> Event:
+def as_decoded_by_older_code(record: oracle.Record) -> Event:
     """Return an answer with all of these options."""
     return folding.decode_record(record)._replace(
         poll_options=list(record.poll_options or ()), poll_options_dropped=None
@@ -40,7 +40,7 @@ async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
     database_url: str, conn: AsyncConnection
 ) -> None:
     options = [f"option {number % (MANY - 5)}" for number in range(MANY)]
-    event = as_an_older_decoder_read_it(vote(*options))
+    event = as_decoded_by_older_code(vote(*options))
     assert len(event.poll_options or ()) == MANY
     await Appender(conn, QUICK).append([event])
     await folding.fold_all(database_url, [PollTallies])
@@ -49,7 +49,7 @@ async def test_an_answer_of_50_000_options_is_folded_rebuilt_and_verified(
     await folding.fold_all(database_url, [PollTallies])
     tallies = "SELECT option, responses FROM public.poll_tallies ORDER BY option"
     assert await fetch_all(conn, tallies) == [("option 1", 2), ("option 2", 1)]
-    await Appender(conn, QUICK).append([as_an_older_decoder_read_it(vote(*options))])
+    await Appender(conn, QUICK).append([as_decoded_by_older_code(vote(*options))])
     await folding.fold_all(database_url, [PollTallies])
     assert rebuilding.total_differences(await rebuilding.verify(database_url, PollTallies())) == 0
 

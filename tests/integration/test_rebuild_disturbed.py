@@ -169,14 +169,14 @@ async def test_no_event_is_blamed_for_a_full_disk(database_url: str, conn: Async
                 "CREATE TRIGGER boom BEFORE INSERT ON projections_shadow.watched FOR EACH ROW EXECUTE FUNCTION boom()"
             )
 
-    class Filling(RecordedProgress):
+    class FillsDisk(RecordedProgress):
         def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
             super().phase(name, position=position, target=target)
             if name == "folding":
                 full()
 
     with pytest.raises(CannotFold) as caught:
-        await rebuild(database_url, Watched(), progress=Filling())
+        await rebuild(database_url, Watched(), progress=FillsDisk())
     assert str(caught.value) == f"watched: {message}"
 
 
@@ -195,7 +195,7 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
         " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
 
-    class Losing(RecordedProgress):
+    class LosesLock(RecordedProgress):
         def phase(self, name: str, *, position: int = 0, target: int | None = None) -> None:
             super().phase(name, position=position, target=target)
             with psycopg.connect(database_url, autocommit=True) as session:
@@ -204,7 +204,7 @@ async def test_a_run_that_lost_its_lock_ends_as_abandoned(
                 blocker.execute("LOCK TABLE projections.checkpoints")
 
     with psycopg.connect(database_url) as blocker, pytest.raises(LockLost):
-        await rebuild(database_url, PollTallies(), progress=Losing(), lock_timeout=600)
+        await rebuild(database_url, PollTallies(), progress=LosesLock(), lock_timeout=600)
     (run,) = await recorded_runs(conn, "poll_tallies")
     assert (run.state, run.error, run.is_over) == ("abandoned", "it was interrupted", True)
     assert await rebuilding.all_rows(conn, PollTallies) == before

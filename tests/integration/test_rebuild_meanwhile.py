@@ -40,7 +40,7 @@ from tests.rebuilding import (
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -56,10 +56,10 @@ async def append_answer(url: str, *options: str, ppnum: str = "12300009999") -> 
 
 
 async def wait_for_two_releases(progress: RecordedProgress) -> None:
-    async def has() -> bool:
+    async def has_two() -> bool:
         return len(progress.notes) >= 2
 
-    await store.wait_until(has, "two released locks")
+    await store.wait_until(has_two, "two released locks")
 
 
 @pytest.mark.parametrize("rest", [0, 1000])
@@ -192,10 +192,10 @@ async def test_workers_catch_up_between_two_attempts(
                 rebuild(database_url, PollTallies(), progress=progress, limits=ANY_REMOVAL, lock_timeout=0.05)
             )
 
-            async def tried() -> bool:
+            async def has_three() -> bool:
                 return len(progress.fresh) >= 3
 
-            await store.wait_until(tried, "three more attempts")
+            await store.wait_until(has_three, "three more attempts")
         await task
     assert set(progress.fresh) == {True}
 

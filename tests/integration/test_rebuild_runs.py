@@ -49,7 +49,7 @@ from tests.rebuilding import (
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -88,7 +88,7 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
     await append_and_fold(database_url, conn)
     met: list[str] = []
 
-    async def others() -> None:
+    async def try_second_runs() -> None:
         one = RequestStatus()
         context = rebuilding.replay_context(database_url)
         for attempt in (
@@ -104,7 +104,7 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
 
     for first in (rebuild, verify):
         met.clear()
-        await first(database_url, RequestStatus(), progress=During(comparing=others))
+        await first(database_url, RequestStatus(), progress=During(comparing=try_second_runs))
         assert len(met) == 3
         for message in met:
             assert message.startswith(

@@ -68,7 +68,7 @@ class Outcomes(Projection):
         return [new.on_conflict_do_update(index_elements=["app", "ppnum"], set_=set_, where=newer)]
 
 
-async def given(url: str, conn: AsyncConnection, projection: Projection) -> None:
+async def append_and_fold_outcomes(url: str, conn: AsyncConnection, projection: Projection) -> None:
     upgrade(url, projections=[projection])
     await append(conn, *sample_records())
     await folding.fold_all(url, [type(projection)])
@@ -131,7 +131,7 @@ class OddNames(Outcomes):
 
 @pytest.mark.parametrize("projection", [LongNames(), OddNames()])
 async def test_odd_column_names(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
-    await given(database_url, conn, projection)
+    await append_and_fold_outcomes(database_url, conn, projection)
     (table,) = projection.tables
     damage = sql.SQL("UPDATE {0} SET event_id = 'x' WHERE ctid IN (SELECT ctid FROM {0} LIMIT 2)")
     await conn.execute(damage.format(sql.Identifier("public", table.name)))
@@ -157,7 +157,7 @@ class Widened(Numbered):
 async def test_a_column_with_another_type_than_in_the_code_is_refused_before_folding(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await given(database_url, conn, Numbered())
+    await append_and_fold_outcomes(database_url, conn, Numbered())
     await conn.execute("ALTER TABLE outcomes ALTER number TYPE bigint")
     message = "outcomes.number is bigint in the database and integer in the code; change one of them"
     for run in (rebuild, verify):
@@ -171,7 +171,7 @@ async def test_a_column_with_another_type_than_in_the_code_is_refused_before_fol
 async def test_a_role_without_temporary_tables_is_refused_before_folding(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
-    await given(database_url, conn, Outcomes())
+    await append_and_fold_outcomes(database_url, conn, Outcomes())
     name = sql.Identifier(conn.info.dbname)
     async with rebuilding.role(postgres, database_url) as owner:
         for whom in ("PUBLIC", "CURRENT_ROLE", conn.info.user):
@@ -193,7 +193,7 @@ class Unique(Outcomes):
         return {"last": event["event_id"], "number": event["event_type"]}
 
 
-async def swap(conn: AsyncConnection, table: str, column: str) -> None:
+async def rotate_values(conn: AsyncConnection, table: str, column: str) -> None:
     """Rotate the values of the first three rows."""
     query = sql.SQL("SELECT ppnum, {} FROM {} ORDER BY ppnum LIMIT 3").format(
         sql.Identifier(column), sql.Identifier(table)
@@ -215,10 +215,10 @@ async def test_rows_that_swapped_values_of_a_unique_column(
     database_url: str, conn: AsyncConnection, projection: Projection, unique: str
 ) -> None:
     column = "last" if "last" in projection.tables[0].c else "event_id"
-    await given(database_url, conn, projection)
+    await append_and_fold_outcomes(database_url, conn, projection)
     await conn.execute(sql.SQL("CREATE UNIQUE INDEX ON outcomes " + unique.replace("last", column)))
     before = await rebuilding.all_rows(conn, projection)
-    await swap(conn, "outcomes", column)
+    await rotate_values(conn, "outcomes", column)
     done = await rebuild(database_url, projection)
     assert [(one.added, one.removed, one.changed) for one in done.changes] == [(0, 0, 3)]
     assert await rebuilding.all_rows(conn, projection) == before
@@ -227,7 +227,7 @@ async def test_rows_that_swapped_values_of_a_unique_column(
 async def test_rows_that_keep_their_unique_values_are_updated_in_place(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await given(database_url, conn, Unique())
+    await append_and_fold_outcomes(database_url, conn, Unique())
     await conn.execute(
         "CREATE TABLE public.notes (app text, ppnum text, note text,"
         " FOREIGN KEY (app, ppnum) REFERENCES public.outcomes ON DELETE CASCADE)"
@@ -242,9 +242,9 @@ async def test_rows_that_keep_their_unique_values_are_updated_in_place(
 
 
 async def test_an_exclusion_constraint_added_by_the_owner(database_url: str, conn: AsyncConnection) -> None:
-    await given(database_url, conn, RequestStatus())
+    await append_and_fold_outcomes(database_url, conn, RequestStatus())
     await conn.execute("ALTER TABLE request_recipients ADD EXCLUDE USING btree (last_event_id WITH =)")
-    await swap(conn, "request_recipients", "last_event_id")
+    await rotate_values(conn, "request_recipients", "last_event_id")
     assert total_differences(await rebuild(database_url, RequestStatus())) == 3
     assert (await verify(database_url, RequestStatus())).equal
 
@@ -300,7 +300,7 @@ class ChildrenFirst(Family):
 
 @pytest.mark.parametrize("projection", [Family(), ChildrenFirst()], ids=["parents first", "children first"])
 async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
-    await given(database_url, conn, projection)
+    await append_and_fold_outcomes(database_url, conn, projection)
     before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE parents SET event_id = 'x' WHERE send_request_id = 'request 1'")
     await conn.execute("DELETE FROM children WHERE send_request_id = 'request 2'")
@@ -315,7 +315,7 @@ async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConne
 
 
 async def test_referenced_rows_that_swapped_unique_values(database_url: str, conn: AsyncConnection) -> None:
-    await given(database_url, conn, Family())
+    await append_and_fold_outcomes(database_url, conn, Family())
     before = await rebuilding.all_rows(conn, Family())
     (one, its), (other, others) = await fetch_all(
         conn, "SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2"
@@ -329,7 +329,7 @@ async def test_referenced_rows_that_swapped_unique_values(database_url: str, con
 # How tables are stored
 
 
-def stored(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's parameters
+def storage_projection(**options: Any) -> tuple[Table]:  # noqa: ANN401 - SQLAlchemy's parameters
     key = (Column("app", Text, primary_key=True), Column("ppnum", Text, primary_key=True))
     index = Index("outcomes_event_id", "app", "ppnum", "event_id", unique=True, postgresql_concurrently=True)
     columns = (Column("event_id", Text(collation="C"), nullable=False), index)
@@ -358,12 +358,12 @@ async def test_tables_with_other_storage_are_rebuilt(
     database_url: str, conn: AsyncConnection, tmp_path: Path, options: dict[str, object], statements: tuple[str, ...]
 ) -> None:
     class Stored(Outcomes):
-        tables: ClassVar[tuple[Table, ...]] = stored(**options)
+        tables: ClassVar[tuple[Table, ...]] = storage_projection(**options)
         migrations: ClassVar[Path | None] = folder(tmp_path, f"[op.execute(one) for one in {statements!r}]")
 
     projection = Stored()
     check_projection(projection)
-    await given(database_url, conn, projection)
+    await append_and_fold_outcomes(database_url, conn, projection)
     assert (await verify(database_url, projection)).equal
     before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE outcomes SET event_id = 'x' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")

@@ -82,14 +82,14 @@ class Reader:
         if not self.states or self.states[-1] != rows:
             self.states.append(rows)
 
-    async def reads_on(self) -> None:
+    async def wait_for_next_read(self) -> None:
         """Wait until a read that begins from now on has ended."""
         wanted = self.times + 2
 
-        async def there() -> bool:
+        async def has_read() -> bool:
             return self.times >= wanted
 
-        await store.wait_until(there, "another read")
+        await store.wait_until(has_read, "another read")
 
 
 @asynccontextmanager
@@ -97,12 +97,12 @@ async def repeat(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     """Repeat an action while the block runs, and once more after it."""
     is_over = False
 
-    async def acting() -> None:
+    async def repeat_action() -> None:
         while not is_over:
             await act()
         await act()
 
-    task = asyncio.create_task(acting())
+    task = asyncio.create_task(repeat_action())
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
     names = [table.name for table in projection.tables]
     async with (
         rebuilding.role(postgres, database_url) as role,
-        store.connection(database_url, "looking") as conn,
+        store.connection(database_url, "reading") as conn,
         store.connection(database_url, "watching") as watching,
         store.connection(database_url, "holder") as holder,
     ):
@@ -144,7 +144,7 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
         async def watch() -> None:
             modes.update(await fetch_all(watching, _MODES.encode()))
 
-        async def is_held_up() -> bool:
+        async def is_blocked() -> bool:
             return bool(await store.value(conn, _HELD_UP, holder.info.backend_pid))
 
         async with (
@@ -168,10 +168,10 @@ async def test_readers_and_dependent_objects_see_no_disturbance(
                             lock_timeout=folding.NEVER,
                         )
                     )
-                    await store.wait_until(is_held_up, "the blocked rebuild")
+                    await store.wait_until(is_blocked, "the blocked rebuild")
                     modes.update(await fetch_all(conn, _MODES.encode()))
                     # While it is blocked, readers read and appenders append.
-                    await reader.reads_on()
+                    await reader.wait_for_next_read()
                     await load.wait_for_batches()
                 done = await task
             await load.wait_for_batches()

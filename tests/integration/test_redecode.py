@@ -45,7 +45,7 @@ COLUMNS = [column for column in Event._fields if column not in ("event_id", "app
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Yield a connection of the tables' owner to a log of nine events that use every column."""
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await append(
             conn,
             new_record(),
@@ -461,14 +461,14 @@ async def test_redecode_waits_for_a_window_that_read_the_old_columns(database_ur
             await store.wait_until_blocked(conn, own.info.backend_pid)
             redecodes = asyncio.create_task(run_redecode(database_url))
 
-            async def waits() -> bool:
+            async def is_waiting() -> bool:
                 query = (
                     "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()"
                     " AND application_name LIKE 'projections redecode%%' AND wait_event_type = 'Lock'"
                 )
                 return bool(await store.value(conn, query))
 
-            await store.wait_until(waits, "the redecoding waiting for the window")
+            await store.wait_until(is_waiting, "the redecode to wait for the window")
         await folds
         assert (await redecodes)[1] == ["poll_tallies"]
 
@@ -490,7 +490,7 @@ async def test_no_rebuild_starts_while_a_redecode_runs(
 ) -> None:
     refused: list[str] = []
 
-    async def looks(*_: object, **__: object) -> Redecoded:
+    async def try_rebuilds(*_: object, **__: object) -> Redecoded:
         for projection in READ_MODELS:
             with pytest.raises(LockHeld, match="projections redecode"):
                 async with hold_lock(database_url, rebuild_lock(projection.name), name="x", what="it", waits=QUICK):
@@ -498,7 +498,7 @@ async def test_no_rebuild_starts_while_a_redecode_runs(
             refused.append(projection.name)
         return Redecoded()
 
-    monkeypatch.setattr("projections.rebuilding.redecode_and_mark.redecode", looks)
+    monkeypatch.setattr("projections.rebuilding.redecode_and_mark.redecode", try_rebuilds)
     await run_redecode(database_url)
     assert refused == [projection.name for projection in READ_MODELS]
     assert len(await rows(conn)) == 9

@@ -20,7 +20,7 @@ from tests.folding import DIVIDES_BY_ZERO, NEVER, NewerWatched, Watched, append,
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -41,10 +41,10 @@ async def test_the_run_ends_at_the_head_even_if_it_was_not_there_at_the_first_po
             ending = group.create_task(run(database_url, [worker(database_url, Watched())]))
             looking = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'projections run' AND query <> ''"
 
-            async def looked() -> object:
+            async def has_polled() -> object:
                 return await store.value(conn, looking)
 
-            await store.wait_until(looked, "the first poll of the checkpoints")
+            await store.wait_until(has_polled, "the first poll of the checkpoints")
             assert not ending.done()
         assert await ending == RunOutcome(None)
     assert await folding.position(conn, "watched") == 3

@@ -32,7 +32,7 @@ from tests.folding import DIVIDES_BY_ZERO, NewerWatched, Watched, append, fold, 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 

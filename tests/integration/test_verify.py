@@ -40,6 +40,7 @@ from tests.rebuilding import (
     During,
     OptOuts,
     all_rows,
+    append_and_fold,
     damage,
     damage_all,
     rebuild,
@@ -51,16 +52,9 @@ from tests.rebuilding import (
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
-
-
-async def given(url: str, conn: AsyncConnection, projection: type[Projection] | None = None) -> int:
-    records = sample_records()
-    await append(conn, *records)
-    await folding.fold_all(url, [projection] if projection else READ_MODELS)
-    return len(records)
 
 
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
@@ -68,7 +62,7 @@ async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     upgrade(database_url, projections=[OptOuts()])
-    head = await given(database_url, conn, projection)
+    head = await append_and_fold(database_url, conn, projection)
     for window in (1, 7, 1000):
         found = await verify(database_url, projection(), window=window)
         assert (found.name, found.position, found.equal, found.samples) == (projection.name, head, True, ())
@@ -83,7 +77,7 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
 ) -> None:
     upgrade(database_url, projections=[OptOuts()])
-    await given(database_url, conn, projection)
+    await append_and_fold(database_url, conn, projection)
     for table in projection.tables:
         count = await damage(conn, table, kind, 0.05)
         before, stood = await all_rows(conn, projection), await checkpoint_row(conn, projection.name)
@@ -101,7 +95,7 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     )
 
 
-async def behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
+async def events_behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
     return await list_events_behind(rebuilding.replay_context(url), projection, found.samples, found.position)
 
 
@@ -127,7 +121,7 @@ async def test_samples_show_what_differs_and_the_events_behind_it(database_url: 
     assert missing.new["last_event_id"] == other.event_id
     assert (extra.kind, extra.new) == (EXTRA, None)
     assert extra.key == {**key, "app": NOBODY, "ppnum": "12300000003"}
-    assert await behind(database_url, RequestStatus(), found) == [
+    assert await events_behind(database_url, RequestStatus(), found) == [
         [
             f"event {first.event_id} RECIPIENT_PENDING_CONSENT at position 1",
             f"event {second.event_id} RECIPIENT_FAILED at position 3",
@@ -138,7 +132,7 @@ async def test_samples_show_what_differs_and_the_events_behind_it(database_url: 
 
 
 async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncConnection) -> None:
-    await given(database_url, conn)
+    await append_and_fold(database_url, conn)
     damaged = await damage_all(conn, PollTallies, 0.3)
     found = await verify(database_url, PollTallies())
     assert total_differences(found) == damaged > len(found.samples) == 10
@@ -146,7 +140,7 @@ async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncCon
 
 async def test_events_folded_during_a_verification_are_no_difference(database_url: str, conn: AsyncConnection) -> None:
     """Events that are folded during the verification are verified too."""
-    head = await given(database_url, conn)
+    head = await append_and_fold(database_url, conn)
 
     async def more() -> None:
         async with store.connection(database_url) as own:
@@ -166,7 +160,7 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
 async def test_verification_and_repair_under_load(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    await given(database_url, conn)
+    await append_and_fold(database_url, conn)
     async with rebuilding.live_load(database_url, projection()) as load:
         for _ in range(3):
             assert (await verify(database_url, projection(), rest=50)).equal

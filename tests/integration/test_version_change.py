@@ -110,7 +110,7 @@ async def test_a_new_column_with_old_and_new_code_side_by_side(
         monkeypatch.setattr(Old, "migrations", folder(tmp_path / "old", MAKE))
         monkeypatch.setattr(New, "migrations", folder(tmp_path / "new", MAKE, ADD))
     old, new = Old(), New()
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         upgrade(database_url, projections=[old])
         await append(conn, *sample_records())
         async with live_load(database_url, old) as load:

@@ -36,7 +36,7 @@ from tests.queries import fetch_all
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -44,10 +44,10 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 async def wait_for_step(one: Worker, step: Step) -> None:
     """Wait until the last attempt of a running worker has this result."""
 
-    async def there() -> bool:
+    async def has_step() -> bool:
         return one.last is step
 
-    await store.wait_until(there, f"{step}")
+    await store.wait_until(has_step, f"{step}")
 
 
 async def folded_event_ids(conn: AsyncConnection) -> list[str]:
@@ -139,11 +139,11 @@ async def test_two_workers_fold_each_window_once(database_url: str, conn: AsyncC
             await append(conn, record)
         await folding.wait_until_folded(conn, "watched", 60)
 
-        async def told_of() -> bool:
+        async def are_counted() -> bool:
             return sum(one.windows for one in workers) >= 60
 
         # A commit is visible shortly before the client gets its answer.
-        await store.wait_until(told_of, "60 counted windows")
+        await store.wait_until(are_counted, "60 counted windows")
     assert await checkpoint_row(conn, "watched") == (1, 60, "running", None, 0, 60, 60, None)
     assert sum(one.windows for one in workers) == 60
     assert await folded_event_ids(conn) == [record.event_id for record in records]

@@ -42,7 +42,7 @@ PREFIX, SUFFIX = 5, 4
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    async with store.connection(database_url, "looking") as conn:
+    async with store.connection(database_url, "reading") as conn:
         await folding.create_watched_table(conn)
         yield conn
 
@@ -399,9 +399,9 @@ async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
                 frozen.pgconn.flush()
                 assert await one.step(own) is Step.BUSY
 
-                async def over() -> bool:
+                async def is_folded() -> bool:
                     return await one.step(own) is Step.AT_HEAD
 
-                await store.wait_until(over, "the folded event")
+                await store.wait_until(is_folded, "the folded event")
         assert frozen.broken
     assert await count_rows(conn, "watched") == 1

@@ -31,7 +31,7 @@ def record(number: int, event_type: int, **more: Any) -> Record:  # noqa: ANN401
     return Record(event_id=f"E{number}", event_type=event_type, **(defaults | more))
 
 
-def voted(number: int, ppnum: str | None, *options: str, poll_id: str | None = "p", **more: Any) -> Record:  # noqa: ANN401
+def vote(number: int, ppnum: str | None, *options: str, poll_id: str | None = "p", **more: Any) -> Record:  # noqa: ANN401
     return record(number, 7, ppnum=ppnum, poll_id=poll_id, poll_options=options, **more)
 
 
@@ -76,8 +76,8 @@ def test_order_and_repetition_change_nothing() -> None:
     events = [
         record(1, 3, ppnum=ANN),
         record(2, 1, ppnum=ANN),
-        voted(3, ANN, "x"),
-        voted(4, ANN, "y"),
+        vote(3, ANN, "x"),
+        vote(4, ANN, "y"),
         record(5, 6, summary=Summary(3, 1, 1, 0, 0)),
         record(6, 8),
     ]
@@ -111,7 +111,7 @@ def test_unknown_types_fold_nowhere(number: int) -> None:
 
 
 def test_arranged_brings_database_rows_into_the_oracles_form_and_keeps_duplicates() -> None:
-    events = [voted(1, BOB, "x", "y"), voted(2, ANN)]
+    events = [vote(1, BOB, "x", "y"), vote(2, ANN)]
     first: list[object] = ["a", "r", "p", BOB, ["x", "y"], "E1", at(1)]
     second: Row = ("a", "r", "p", ANN, [], "E2", at(2))
     assert oracle.sorted_rows("poll_responses", [first, second]) == rows("poll_responses", *events)
@@ -384,14 +384,14 @@ def test_the_history_keeps_every_fact_and_delivery_in_order_of_the_ids() -> None
 
 
 def test_an_answer_is_kept_unchanged_and_each_option_counts_once() -> None:
-    events = [voted(1, ANN, "y", "x", "y")]
+    events = [vote(1, ANN, "y", "x", "y")]
     assert rows("poll_responses", *events) == [("a", "r", "p", ANN, ("y", "x", "y"), "E1", at(1))]
     assert rows("poll_tallies", *events) == [("a", "r", "p", "x", 1, at(1)), ("a", "r", "p", "y", 1, at(1))]
     assert rows("poll_results", *events) == [("a", "r", "p", "x", 1, 1, 1.0), ("a", "r", "p", "y", 1, 1, 1.0)]
 
 
 def test_a_changed_answer_moves_the_tally_and_leaves_no_empty_row() -> None:
-    events = [voted(1, ANN, "x", "y"), voted(2, BOB, "y"), voted(3, ANN, "z")]
+    events = [vote(1, ANN, "x", "y"), vote(2, BOB, "y"), vote(3, ANN, "z")]
     assert rows("poll_responses", *events) == [
         ("a", "r", "p", ANN, ("z",), "E3", at(3)),
         ("a", "r", "p", BOB, ("y",), "E2", at(2)),
@@ -402,9 +402,9 @@ def test_a_changed_answer_moves_the_tally_and_leaves_no_empty_row() -> None:
 
 def test_the_latest_answer_is_that_of_the_greatest_id_and_the_last_time_is_the_greatest() -> None:
     events = [
-        voted(1, ANN, "x", occurred_at=at(90)),
-        voted(2, ANN, "y", occurred_at=at(20)),
-        voted(3, BOB, "y", occurred_at=at(10)),
+        vote(1, ANN, "x", occurred_at=at(90)),
+        vote(2, ANN, "y", occurred_at=at(20)),
+        vote(3, BOB, "y", occurred_at=at(10)),
     ]
     assert rows("poll_tallies", *events) == [("a", "r", "p", "y", 2, at(20))]
 
@@ -421,17 +421,17 @@ def test_an_answer_without_options_counts_under_the_empty_option(
 
 
 def test_an_empty_option_and_no_option_are_one_tally() -> None:
-    events = [voted(1, ANN, ""), voted(2, BOB), voted(3, CY, "", "x")]
+    events = [vote(1, ANN, ""), vote(2, BOB), vote(3, CY, "", "x")]
     assert rows("poll_tallies", *events) == [("a", "r", "p", "", 3, at(3)), ("a", "r", "p", "x", 1, at(3))]
 
 
 def test_answers_without_a_poll_id_replace_each_other_whether_it_is_missing_or_empty() -> None:
-    events = [voted(1, ANN, "x", poll_id=None), voted(2, ANN, "y", poll_id="")]
+    events = [vote(1, ANN, "x", poll_id=None), vote(2, ANN, "y", poll_id="")]
     assert rows("poll_responses", *events) == [("a", "r", "", ANN, ("y",), "E2", at(2))]
 
 
 def test_polls_are_identified_by_request_and_id() -> None:
-    events = [voted(1, ANN, "x"), voted(2, ANN, "x", poll_id="q"), voted(3, ANN, "x", send_request_id="s")]
+    events = [vote(1, ANN, "x"), vote(2, ANN, "x", poll_id="q"), vote(3, ANN, "x", send_request_id="s")]
     assert [row[:5] for row in rows("poll_tallies", *events)] == [
         ("a", "r", "p", "x", 1),
         ("a", "r", "q", "x", 1),
@@ -441,7 +441,7 @@ def test_polls_are_identified_by_request_and_id() -> None:
 
 
 def test_shares_are_of_respondents_and_may_sum_above_one() -> None:
-    events = [voted(1, ANN, "x", "y"), voted(2, BOB, "x", "y"), voted(3, CY, "x")]
+    events = [vote(1, ANN, "x", "y"), vote(2, BOB, "x", "y"), vote(3, CY, "x")]
     assert rows("poll_results", *events) == [("a", "r", "p", "x", 3, 3, 1.0), ("a", "r", "p", "y", 2, 3, 2 / 3)]
 
 

@@ -235,14 +235,14 @@ async def test_a_file_without_a_token_is_final(tmp_path: Path, content: bytes | 
         await FileToken(file).token()
 
 
-async def test_a_fixed_token_can_not_be_renewed() -> None:
+async def test_a_fixed_token_cannot_be_renewed() -> None:
     tokens = FixedToken("one")
     assert await tokens.token() == "one"
     assert await tokens.renew() is False
 
 
 @pytest.mark.parametrize("token", ["", " ", "one\n", " one", "two words", "two\nlines", "tök"])
-def test_a_text_that_can_not_be_a_token_is_a_usage_error(token: str) -> None:
+def test_a_text_that_cannot_be_a_token_is_a_usage_error(token: str) -> None:
     with pytest.raises(UsageError, match="the token is not valid") as caught:
         FixedToken(token)
     assert not token.strip() or token not in str(caught.value)

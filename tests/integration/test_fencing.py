@@ -73,7 +73,7 @@ async def test_a_log_without_the_last_commit_accepts_nothing_more(
     assert await store.quarantine_rows(conn) == []
 
 
-async def test_another_follower_of_the_same_epoch_is_told_apart(appender: Appender, conn: AsyncConnection) -> None:
+async def test_another_follower_of_the_same_epoch_is_distinguished(appender: Appender, conn: AsyncConnection) -> None:
     """After a failover another process may get the same epoch: only the tokens distinguish the two."""
     await store.set_epoch(conn)
     moves = Moves()

@@ -87,7 +87,7 @@ async def test_the_platform_s_own_status_is_a_refusal_at_any_time(database_url: 
     assert outcome.stored == len(MESSAGES)
 
 
-async def test_a_proxy_that_sends_a_grpc_status_with_its_http_status_speaks_for_the_platform(database_url: str) -> None:
+async def test_a_grpc_status_that_a_proxy_sends_counts_as_the_platforms(database_url: str) -> None:
     reply = http2(403, GRPC, ("grpc-status", "7"), ("grpc-message", "no"))
     async with scripted_server(ends_with(Status.OK, *MESSAGES)) as upstream, intermediary_for(upstream.port) as front:
         front.replies = [None, reply]

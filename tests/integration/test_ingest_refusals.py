@@ -173,7 +173,7 @@ async def test_a_token_refused_twice_ends_the_app(database_url: str, conn: Async
     assert (await cursor_row(conn))["error"] == outcome.refused[APP]
 
 
-async def test_a_token_that_can_not_be_renewed_is_not_sent_twice(database_url: str) -> None:
+async def test_a_token_that_cannot_be_renewed_is_not_sent_twice(database_url: str) -> None:
     async with scripted_server(ends_with(Status.UNAUTHENTICATED)) as upstream:
         outcome = await ingest(
             follower(database_url, upstream.address, tokens=Tokens("only", renewable=False)), until_idle=60

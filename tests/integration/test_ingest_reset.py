@@ -188,7 +188,7 @@ async def test_the_cursor_of_a_followed_app_is_not_reset(database_url: str, conn
     assert (await cursor_row(conn))["epoch"] == 1
 
 
-async def test_a_follower_that_froze_before_a_reset_can_not_move_the_cursor_afterwards(
+async def test_a_follower_that_froze_before_a_reset_cannot_move_the_cursor_afterwards(
     database_url: str, conn: AsyncConnection
 ) -> None:
     await store.set_epoch(conn)
@@ -222,15 +222,15 @@ async def test_the_shown_resume_point_is_the_one_that_is_sent(
     simulator = await simulator_factory(log_of(5, spacing_ms=10_000))
     since = cursor_at(2 * HOUR)
     await store.set_epoch(conn)
-    whys = []
+    reasons = []
     for step in ("first", "stored", "reset"):
         if step == "reset":
             await reset_cursor(database_url, APP, cursor_at(1.5 * HOUR), waits=QUICK)
         app = (await read_apps(conn))[APP]
-        contract, dial = await next_resume_point(conn, app, contract=None, since=since, waits=QUICK)
+        contract, resume_point = await next_resume_point(conn, app, contract=None, since=since, waits=QUICK)
         await ingest(follower(database_url, simulator.address, since=since))
-        assert (contract, dial.event_id) == (CHAT, simulator.calls[-1].after_event_id)
-        whys.append(dial.why)
-    assert whys[0] == "nothing is stored, so from since"
-    assert whys[1].startswith("a stored event")
-    assert whys[2] == "the cursor was reset, so from since"
+        assert (contract, resume_point.event_id) == (CHAT, simulator.calls[-1].after_event_id)
+        reasons.append(resume_point.why)
+    assert reasons[0] == "nothing is stored, so from since"
+    assert reasons[1].startswith("a stored event")
+    assert reasons[2] == "the cursor was reset, so from since"

@@ -310,7 +310,7 @@ async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(data
 
 
 @pytest.mark.parametrize("text", ["a \x00 in it", "a \ud800 in it", "x" * 10_000], ids=["U+0000", "surrogate", "long"])
-async def test_an_error_whose_text_can_not_be_stored_stops_it_all_the_same(database_url: str, text: str) -> None:
+async def test_an_error_whose_text_cannot_be_stored_stops_it_all_the_same(database_url: str, text: str) -> None:
     def handle(_: Event) -> Iterable[Row | Tombstone]:
         raise ValueError(text)
 

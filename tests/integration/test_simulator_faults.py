@@ -165,7 +165,7 @@ async def test_a_future_ulid_is_an_event_and_not_in_the_log(
 
 
 @pytest.mark.parametrize("contract", Contract)
-async def test_garbage_can_not_be_decoded(simulator_factory: SimulatorFactory, contract: Contract) -> None:
+async def test_garbage_cannot_be_decoded(simulator_factory: SimulatorFactory, contract: Contract) -> None:
     simulator = await simulator_factory(LOG)
     simulator.inject(Fault(FaultKind.GARBAGE, times=2), Fault(FaultKind.GARBAGE, data=b"\x1a\x00"))
     async with open_stream(simulator, contract, BEGINNING) as call:

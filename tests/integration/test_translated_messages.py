@@ -49,7 +49,7 @@ def japanese_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield url
 
 
-async def test_redecode_and_folds_work_on_a_server_that_speaks_japanese(japanese_url: str) -> None:
+async def test_redecode_and_folds_work_on_a_server_with_japanese_messages(japanese_url: str) -> None:
     async with store.connection(japanese_url) as conn:
         with pytest.raises(errors.DivisionByZero, match="0 による除算"):
             await conn.execute("SELECT 1 / 0")

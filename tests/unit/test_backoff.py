@@ -1,4 +1,4 @@
-"""Back-off: doubled, with jitter, capped, at least what the other side asks for, and reset after a success."""
+"""Back-off: doubled, with jitter, capped, at least as long as the other side requests, and reset after a success."""
 
 from __future__ import annotations
 

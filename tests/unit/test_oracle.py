@@ -110,7 +110,7 @@ def test_unknown_types_fold_nowhere(number: int) -> None:
     assert read_models([event]) == read_models([])
 
 
-def test_arranged_brings_database_rows_into_the_oracles_form_and_keeps_duplicates() -> None:
+def test_sorted_rows_have_the_oracles_form_and_keep_duplicates() -> None:
     events = [vote(1, BOB, "x", "y"), vote(2, ANN)]
     first: list[object] = ["a", "r", "p", BOB, ["x", "y"], "E1", at(1)]
     second: Row = ("a", "r", "p", ANN, [], "E2", at(2))

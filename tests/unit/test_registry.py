@@ -1,4 +1,4 @@
-"""How projections are found through entry points, and what happens to one that is broken."""
+"""How projections are found through entry points, and how a broken one is reported."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_each_situation_has_an_attempt_for_none_one_and_more_streams_without_a_n
     assert {len(attempts) for attempts in ATTEMPTS.values()} == {3}
 
 
-def test_the_newest_event_that_lies_an_overlap_before_the_last_one_received() -> None:
+def test_the_newest_event_that_is_an_overlap_before_the_last_one_received() -> None:
     assert resume([ago(20), ago(10), ago(8), ago(5.001), ago(3)]) == ago(8)
 
 

@@ -11,22 +11,22 @@ from projections.registry import find_projections, find_valid_projections, selec
 from tests.fake_package import install
 
 SOURCE = """
-from tests.unit.test_rules import Mine, a_table
+from tests.unit.test_rules import Mine, make_table
 
 
 class First(Mine):
     name = "first"
-    tables = (a_table("first"),)
+    tables = (make_table("first"),)
 
 
 class Second(Mine):
     name = "second"
-    tables = (a_table("second"),)
+    tables = (make_table("second"),)
 
 
 class Taken(Mine):
     name = "taken"
-    tables = (a_table("request_status"),)
+    tables = (make_table("request_status"),)
 
 
 class WithoutVersion(Mine):
@@ -49,7 +49,7 @@ class Abstract(Mine.__mro__[1]):
 
 class FoldRaises(Mine):
     name = "fold_raises"
-    tables = (a_table("fold_raises"),)
+    tables = (make_table("fold_raises"),)
 
     def fold(self, window):
         raise KeyError("no such column")
@@ -139,18 +139,18 @@ def test_two_projections_with_one_name_are_reported(
 SHARING = """
 from pathlib import Path
 
-from tests.unit.test_rules import Mine, a_table
+from tests.unit.test_rules import Mine, make_table
 
 
 class First(Mine):
     name = "first"
-    tables = (a_table("first"),)
+    tables = (make_table("first"),)
     migrations = Path(__file__).parent / "migrations"
 
 
 class Second(Mine):
     name = "second"
-    tables = (a_table("second"),)
+    tables = (make_table("second"),)
     migrations = Path(__file__).parent / "elsewhere" / ".." / "migrations"
 """
 

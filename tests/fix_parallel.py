@@ -16,8 +16,8 @@ TIERS = ("fault", "property", "acceptance", "migration", "integration", "unit")
 SERVERS_OF_THEIR_OWN = {
     "test_db_command.py": "starts and stops embedded servers through the command",
     "test_embedded.py": "starts many embedded servers at once, and kills them",
-    "test_embedded_said.py": "starts embedded servers through the command",
-    "test_log_goes_back.py": "starts primaries and standbys, and lets them crash",
+    "test_embedded_messages.py": "starts embedded servers through the command",
+    "test_database_loses_events.py": "starts primaries and standbys, and lets them crash",
     "test_translated_messages.py": "starts a server with another language",
 }
 """Files whose tests start servers besides the two of each process. Two at once would use most of the memory of a

@@ -1,8 +1,8 @@
-"""The command as a process of its own: started in a clean environment, read line by line, given signals.
+"""Runs the command as a process: in a clean environment, with its output read line by line; tests can send signals.
 
 Most processes are children of a fork server, which saves the start of Python. The installed program itself is started
-where a test asks for it (``commands.installed``), where the interpreter reads a variable when it starts, and for each
-command in ``test_installed_command.py``, which compares the two.
+where a test uses ``commands.installed``, where the interpreter reads one of the given variables when it starts, and for
+each command in ``test_installed_command.py``, which compares the two.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.acceptance.forking import ForkServer, Process
+from tests.acceptance.fork_client import ForkServer, Process
 
 INSTALLED = Path(sys.executable).parent / "projections"
 COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [sys.executable, "-m", "projections"]
-LONGEST_LINE = 2**22
-GIVE_UP = 40.0
-"""Seconds after which what does not come about fails the test."""
+MAX_LINE_BYTES = 2**22
+TIMEOUT_SECONDS = 40.0
+"""A test fails if a line or the end of a process does not come within so many seconds."""
 
 QUICK = {
     "PROJECTIONS_OVERLAP": "0.5",
@@ -34,74 +34,80 @@ QUICK = {
     "PROJECTIONS_DATABASE_BACKOFF_CAP": "0.1",
     "PROJECTIONS_STANDBY": "0.05",
 }
-"""Waits that suit a test."""
+"""Short timeouts and intervals, for tests."""
 
 
-class Ended(NamedTuple):
-    """How a process ended: its exit code, or the negative number of a signal, and all that it said."""
+class CommandResult(NamedTuple):
+    """The result of a process: its exit code, or minus the signal's number, and its whole output."""
 
     code: int
     out: str
     err: str
 
     @property
-    def said(self) -> str:
-        """Everything, for messages of failed tests."""
+    def transcript(self) -> str:
+        """The exit code and the whole output, for messages of failed assertions."""
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
     @property
-    def sentence(self) -> str:
-        """What stands on stderr, when that is one line and stdout is empty."""
-        assert self.out == "", self.said
+    def stderr_line(self) -> str:
+        """The only line on stderr; fails unless stderr has exactly one line and stdout is empty."""
+        assert self.out == "", self.transcript
         lines = self.err.splitlines()
-        assert len(lines) == 1, self.said
+        assert len(lines) == 1, self.transcript
         return lines[0]
 
 
-class Running:
-    """A process whose output is collected as it comes."""
+class RunningCommand:
+    """A running command; its output is collected while it runs."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.lines: list[str] = []
-        self._out: list[str] = []
+        self.stderr_lines: list[str] = []
+        self._stdout_lines: list[str] = []
         self._changed = asyncio.Condition()
         self._open = 2
         self._reading = [
-            asyncio.create_task(self._read(process.stdout, self._out)),
-            asyncio.create_task(self._read(process.stderr, self.lines)),
+            asyncio.create_task(self._read(process.stdout, self._stdout_lines)),
+            asyncio.create_task(self._read(process.stderr, self.stderr_lines)),
         ]
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    async def says(self, *words: str) -> str:
-        """Wait for a line on stderr that has all these words."""
-        return await self._line(self.lines, words)
+    async def wait_for_stderr(self, *words: str) -> str:
+        """Wait for a line on stderr that contains all these words; returns the line."""
+        return await self._line(self.stderr_lines, words)
 
-    async def prints(self, *words: str) -> str:
-        """Wait for a line on stdout that has all these words."""
-        return await self._line(self._out, words)
+    async def wait_for_stdout(self, *words: str) -> str:
+        """Wait for a line on stdout that contains all these words; returns the line."""
+        return await self._line(self._stdout_lines, words)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def ended(self, within: float = GIVE_UP) -> Ended:
-        """Wait for its end."""
+    async def wait(self, within: float = TIMEOUT_SECONDS) -> CommandResult:
+        """Wait for its end; returns its result."""
         try:
             async with asyncio.timeout(within):
                 code = await self.process.wait()
                 await asyncio.gather(*self._reading)
         except TimeoutError:
-            raise AssertionError(f"it did not end within {within:g} s, and said:\n" + "\n".join(self.lines)) from None
-        return Ended(code, "".join(f"{line}\n" for line in self._out), "".join(f"{line}\n" for line in self.lines))
+            raise AssertionError(
+                f"it did not end within {within:g} s; its stderr:\n" + "\n".join(self.stderr_lines)
+            ) from None
+        return CommandResult(
+            code,
+            "".join(f"{line}\n" for line in self._stdout_lines),
+            "".join(f"{line}\n" for line in self.stderr_lines),
+        )
 
-    async def kill(self) -> Ended:
-        """End it with SIGKILL, unless it is over, and wait until it is gone."""
+    async def kill(self) -> CommandResult:
+        """Send SIGKILL unless it has ended, and wait for its end; returns its result."""
         if self.process.returncode is None:
             self.process.kill()
-        return await self.ended()
+        return await self.wait()
 
     async def _line(self, lines: list[str], words: Iterable[str]) -> str:
         def found() -> str | None:
@@ -109,12 +115,12 @@ class Running:
 
         async with self._changed:
             try:
-                async with asyncio.timeout(GIVE_UP):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     await self._changed.wait_for(lambda: found() or not self._open)
             except TimeoutError:
                 pass
         line = found()
-        assert line is not None, f"it never said {words}, but:\n" + "\n".join(self.lines)
+        assert line is not None, f"no line with {words}; its stderr:\n" + "\n".join(self.stderr_lines)
         return line
 
     async def _read(self, stream: asyncio.StreamReader | None, lines: list[str]) -> None:
@@ -130,12 +136,12 @@ class Running:
 
 @dataclass
 class Commands:
-    """Starts commands in a folder of the test's own; what still runs at its end is killed.
+    """Starts commands in a folder of the test's own; those that still run at the end of the test are killed.
 
     Attributes:
         folder: the working folder and the home of the commands.
-        stack: ends them.
-        fork_server: forks them; without one, the installed program is started.
+        stack: kills them at the end.
+        fork_server: forks them; None starts the installed program instead.
 
     """
 
@@ -145,14 +151,14 @@ class Commands:
 
     @property
     def installed(self) -> Commands:
-        """The same, but without the fork server."""
+        """The same, but each command is started as the installed program."""
         return replace(self, fork_server=None)
 
-    async def start(self, *arguments: str, **variables: str) -> Running:
-        """Start a command; nothing of this process's environment but PATH reaches it."""
+    async def start(self, *arguments: str, **variables: str) -> RunningCommand:
+        """Start a command; of this process's environment it gets PATH only."""
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **variables}
         process: Process
-        if self.fork_server is None or concerns_the_interpreter(variables):
+        if self.fork_server is None or affects_interpreter_start(variables):
             process = await asyncio.create_subprocess_exec(
                 *COMMAND,
                 *arguments,
@@ -161,21 +167,21 @@ class Commands:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                limit=LONGEST_LINE,
+                limit=MAX_LINE_BYTES,
             )
         else:
-            process = await self.fork_server.start(arguments, environment, self.folder, limit=LONGEST_LINE)
-        running = Running(process)
+            process = await self.fork_server.start(arguments, environment, self.folder, limit=MAX_LINE_BYTES)
+        running = RunningCommand(process)
         self.stack.push_async_callback(running.kill)
         return running
 
-    async def run(self, *arguments: str, **variables: str) -> Ended:
-        """Run a command to its end."""
-        return await (await self.start(*arguments, **variables)).ended()
+    async def run(self, *arguments: str, **variables: str) -> CommandResult:
+        """Run a command to its end; returns its result."""
+        return await (await self.start(*arguments, **variables)).wait()
 
 
-def concerns_the_interpreter(variables: Mapping[str, str]) -> bool:
-    """Say whether Python or gRPC's library reads one of these variables before a fork could change it."""
+def affects_interpreter_start(variables: Mapping[str, str]) -> bool:
+    """Return whether Python or gRPC reads one of these variables at its start, before a fork could change it."""
     for name, value in variables.items():
         if name == "PYTHONPATH":
             if any((Path(folder) / "sitecustomize.py").exists() for folder in value.split(os.pathsep)):

@@ -1,4 +1,4 @@
-"""Fixtures: the command, started by a fork server."""
+"""Fixtures that start commands, by a fork server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import INSTALLED, Commands
-from tests.acceptance.forking import ForkServer, running_fork_server
+from tests.acceptance.fork_client import ForkServer, running_fork_server
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer | None]:
-    """A process that forks commands; None where the command isn't installed, so that each is started by itself."""
+    """The process that forks commands; None if the command isn't installed: then each starts an interpreter."""
     if not INSTALLED.exists():
         yield None
         return

@@ -1,16 +1,16 @@
-"""A process that has the whole command loaded and forks a child for each command that a test starts.
+"""A process that has loaded the whole command, and forks a child for each command that a test starts.
 
-Starting Python and loading the command takes about a second of CPU time, a fork a few milliseconds. The child then is
-what a true start would be: its own arguments, environment, folder, standard streams, process group and default signal
-handlers. It runs ``projections.cli.main`` and ends with its exit code, its threads waited for and its output flushed.
+Starting Python and loading the command takes about a second of CPU time, a fork a few milliseconds. The child is set up
+like a new process: its own arguments, environment, folder, standard streams, process group and default signal handlers.
+It runs ``projections.cli.main``, waits for its threads, flushes its output, and ends with the command's exit code.
 
-Invariants. This process never starts a thread, a loop or gRPC, so a fork is safe; it checks that before each fork. What
-the command reads from its environment, it reads after the fork. Whatever the interpreter itself reads when it starts
-(``PYTHON…``, locale) can't be changed after the fork: such commands are started truly, see ``command.py``.
+Invariants. This process never starts a thread, an event loop or gRPC, so a fork is safe; it checks its threads before
+each fork. The command reads its environment after the fork. What the interpreter reads when it starts (``PYTHON…``,
+locale) can't be changed after the fork: commands with such variables start an interpreter, see ``command.py``.
 
 Run as a script: ``python fork_server.py SOCKET PROGRAM``, a descriptor of a SOCK_SEQPACKET socket and the path of the
 command. A request is one JSON message with four descriptors: standard input, output and error of the child, and a pipe
-to which its pid is written at once and its exit code when it ends.
+to which the server writes the child's pid at once, and its exit code when it ends.
 """
 
 from __future__ import annotations
@@ -40,48 +40,53 @@ from projections.cli import main
 if TYPE_CHECKING:
     from tests.statements import Recorder
 
-LARGEST_REQUEST = 2**17
-SKIPPED = ("eventstore.contracts._generated", "projections.testing", "projections.__main__", "projections._migrations")
-"""What is loaded by those below, or by no command."""
-ALSO = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.ext.asyncio")
-"""What the libraries load only when they are used."""
+MAX_REQUEST_BYTES = 2**17
+NOT_LOADED = (
+    "eventstore.contracts._generated",
+    "projections.testing",
+    "projections.__main__",
+    "projections._migrations",
+)
+"""Modules that other modules load, or that no command needs."""
+LAZILY_LOADED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.ext.asyncio")
+"""Modules that libraries load only on first use."""
 
 
 class ChildStarts(BaseException):
-    """Leads a child out of the server's loop, so that it ends as an interpreter of its own."""
+    """Raised in a child, to leave the server's loop and run the command."""
 
 
 def load_everything() -> None:
     """Load all modules that any command needs."""
     for package in (eventstore, projections):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(SKIPPED):
+            if not module.name.startswith(NOT_LOADED):
                 importlib.import_module(module.name)
-    for name in ALSO:
+    for name in LAZILY_LOADED:
         importlib.import_module(name)
 
 
-def recorder() -> Recorder | None:
-    """Return what records the statements of children, if this test run does that."""
+def make_recorder() -> Recorder | None:
+    """Return a recorder of the children's SQL statements, if this test run records them."""
     if "TESTS_RECORD_STATEMENTS" not in os.environ:
         return None
     root = str(Path(__file__).resolve().parents[2])
     sys.path.insert(0, root)
-    from tests.statements import Recorder  # noqa: PLC0415 - not needed otherwise
+    from tests.statements import Recorder  # noqa: PLC0415 - only needed for recording
 
     sys.path.remove(root)
-    made = Recorder()
-    made.install()
-    return made
+    recorder = Recorder()
+    recorder.install()
+    return recorder
 
 
 class Server:
-    """The loop of the parent."""
+    """The loop of the parent process."""
 
     def __init__(self, requests: socket.socket, program: str) -> None:
         self._requests = requests
         self._program = program
-        self._recorder = recorder()
+        self._recorder = make_recorder()
         self._reports: dict[int, int] = {}
         # A signal that arrives wakes the selector.
         self._woken, self._wake = socket.socketpair()
@@ -93,7 +98,7 @@ class Server:
             self._selector.register(each, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Answer requests until the tests close their end; then no child is left."""
+        """Answer requests until the tests close their end; then kill the children that still run."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._woken:
@@ -105,7 +110,7 @@ class Server:
                     return
 
     def _answer(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._requests, LARGEST_REQUEST, 4)
+        message, descriptors, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, 4)
         if not message:
             return False
         refuse_threads()
@@ -116,7 +121,7 @@ class Server:
             request = json.loads(message)
             if self._recorder is not None and request["statements"] is not None:
                 self._recorder.file = Path(request["statements"])
-            become(request, streams, self._program)
+            set_up_child(request, streams, self._program)
         self._reports[pid] = report
         _write(report, pid)
         for stream in streams:
@@ -134,7 +139,7 @@ class Server:
                 os.close(report)
 
     def _leave(self, report: int) -> None:
-        """Close, in a child, all that is the parent's."""
+        """Close, in a child, everything that belongs to the parent."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
         for each in (self._requests, self._woken, self._wake):
@@ -149,14 +154,14 @@ def _write(report: int, number: int) -> None:
 
 
 def refuse_threads() -> None:
-    """End the server if a fork would not be safe."""
+    """Exit if this process has more than one thread: a fork would not be safe."""
     tasks = Path("/proc/self/task")
     if tasks.is_dir() and (threads := len(list(tasks.iterdir()))) != 1:
         sys.exit(f"the fork server runs {threads} threads")
 
 
-def become(request: Mapping[str, Any], streams: list[int], program: str) -> NoReturn:
-    """Make a child what a new process would be."""
+def set_up_child(request: Mapping[str, Any], streams: list[int], program: str) -> NoReturn:
+    """Set up a child like a new process."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(streams):
@@ -190,7 +195,7 @@ def set_stream(name: str, number: int) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
-def serve_or_become() -> None:
+def serve_or_run_command() -> None:
     """Serve until the tests end, or, in a child, run the command."""
     descriptor, program = sys.argv[1:]
     load_everything()
@@ -212,9 +217,9 @@ def serve_or_become() -> None:
 
 
 def end_quickly(code: int) -> None:
-    """Do what an interpreter does at its end, but leave all objects where they are: that takes as long as the rest.
+    """Do what an interpreter does at its end, except freeing all objects, which takes as long as the rest.
 
-    Where the output can't be written, this returns, and the interpreter does it all again and says so.
+    If the output can't be written, this returns: the interpreter then ends normally and reports the error.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -225,4 +230,4 @@ def end_quickly(code: int) -> None:
 
 
 if __name__ == "__main__":
-    serve_or_become()
+    serve_or_run_command()

@@ -1,4 +1,4 @@
-"""Every form in which libpq takes a database is taken by the commands, migrate included."""
+"""The commands, migrate included, accept a database in every form that libpq accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMS = ("socket in a URL", "socket as keyword", "two hosts", "service", "servic
 
 @asynccontextmanager
 async def unix_socket(host: str, port: int) -> AsyncIterator[str]:
-    """Pass connections to a socket file on to a server's port; yields the socket's folder."""
+    """Forward connections from a socket file to a server's port; yields the socket's folder."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -41,7 +41,7 @@ async def unix_socket(host: str, port: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_what_libpq_takes_the_commands_take(commands: Commands, empty_database_url: str, form: str) -> None:
+async def test_the_commands_accept_what_libpq_accepts(commands: Commands, empty_database_url: str, form: str) -> None:
     parts = urlsplit(empty_database_url)
     host, port, database = parts.hostname or "", parts.port or 0, parts.path.lstrip("/")
     login = f"{parts.username}:{quote(parts.password or '', safe='')}"
@@ -63,6 +63,6 @@ async def test_what_libpq_takes_the_commands_take(commands: Commands, empty_data
             "hostaddr": {"DATABASE_URL": f"postgresql://{login}@no.such.host:{port}/{database}?hostaddr={host}"},
         }[form]
         migrated = await commands.run("migrate", **variables)
-        assert migrated.code == 0, migrated.said
+        assert migrated.code == 0, migrated.transcript
         status = await commands.run("status", "--json", **variables)
-        assert status.code == 0, status.said
+        assert status.code == 0, status.transcript

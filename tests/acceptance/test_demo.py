@@ -1,4 +1,4 @@
-"""``make run``: what it refuses, and that what it says to try next can be tried. CI runs it to its end."""
+"""``make run`` refuses a given database and wrong settings; the commands it suggests exist. CI runs it to its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from projections.sandbox.demo import RUN as FOLLOW
 from projections.sandbox.demo import SIMULATE, TRY_NEXT
-from tests.acceptance.test_readme import check_make, parse
+from tests.acceptance.test_documented_commands import check_make, parse
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_given_database_and_a_wrong_setting_are_refused_before_anything_is_cre
     tmp_path: Path, variable: str, value: str, words: str
 ) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), variable: value}
-    ended = run(
+    result = run(
         [sys.executable, "-m", "projections.sandbox.demo"],
         env=environment,
         cwd=tmp_path,
@@ -35,13 +35,13 @@ def test_a_given_database_and_a_wrong_setting_are_refused_before_anything_is_cre
         text=True,
         check=False,
     )
-    assert ended.returncode == 2
-    (sentence,) = ended.stderr.splitlines()
+    assert result.returncode == 2
+    (sentence,) = result.stderr.splitlines()
     assert words in sentence
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_it_says_to_try_next_can_be_tried() -> None:
+def test_the_suggested_commands_exist() -> None:
     lines = re.findall(r"^  (projections|make) (\S.*?)  ", TRY_NEXT, re.MULTILINE)
     assert len(lines) >= 4
     for program, arguments in lines:
@@ -49,5 +49,5 @@ def test_what_it_says_to_try_next_can_be_tried() -> None:
             check_make(arguments.split())
         else:
             parse(arguments.split())
-    for said in (SIMULATE, FOLLOW):
-        parse(list(said))
+    for arguments_of_demo in (SIMULATE, FOLLOW):
+        parse(list(arguments_of_demo))

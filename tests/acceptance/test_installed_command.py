@@ -1,7 +1,7 @@
-"""Each command, started as the installed program, does what its fork does: the other tests start forks.
+"""Each command does the same when it is installed and when it is forked; the other tests start forks.
 
 ``db start`` and ``simulate`` are not compared: tests/integration/test_db_command.py and test_simulate_command.py start
-them truly, without any fork server.
+the installed program.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typer.main import get_command
 
 from projections.cli.app import app
 from tests import folding, oracle, store
-from tests.acceptance.command import INSTALLED, QUICK, Commands, Ended
-from tests.acceptance.forking import ForkServer
+from tests.acceptance.command import INSTALLED, QUICK, CommandResult, Commands
+from tests.acceptance.fork_client import ForkServer
 from tests.folding import append, new_record
 from tests.scripted import scripted_server, stays_open
 from tests.unit.test_help import subcommands
@@ -23,7 +23,7 @@ from tests.wire import ulid_of
 
 PPNUM = "12300000003"
 EVENT_ID = ulid_of(1_767_225_600_000)
-ELSEWHERE = {("db", "start"), ("simulate",)}
+COMPARED_ELSEWHERE = {("db", "start"), ("simulate",)}
 UNTIL_IDLE = ("--until-idle", "0.1")
 CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("migrate",): (),
@@ -49,40 +49,40 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("db", "url"): (),
     ("db", "psql"): ("--", "-Atc", "SELECT count(*) FROM consent_registry"),
 }
-FAILING = {("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
+EXIT_CODES = {("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
 """Exit codes other than 0."""
 
 
-def comparable(ended: Ended) -> tuple[int, list[str], list[str]]:
-    """An outcome without what differs between two databases or two moments; several projections print in any order."""
+def comparable(result: CommandResult) -> tuple[int, list[str], list[str]]:
+    """A result without names and numbers that differ from run to run, and with its lines sorted."""
     changing = re.compile(r"(?<=test_)[0-9a-f]{12}\b|\d+([.,:]\d+)*")
-    out, err = (sorted(changing.sub("#", text).splitlines()) for text in (ended.out, ended.err))
-    return ended.code, out, err
+    out, err = (sorted(changing.sub("#", text).splitlines()) for text in (result.out, result.err))
+    return result.code, out, err
 
 
 def test_every_command_is_compared() -> None:
     words = set(subcommands(get_command(app)))
     leaves = {each for each in words if not any(other[:-1] == each for other in words if other)}
-    assert set(CASES) | ELSEWHERE == leaves
+    assert set(CASES) | COMPARED_ELSEWHERE == leaves
 
 
 @pytest.mark.skipif(not INSTALLED.exists(), reason="the command isn't installed")
 @pytest.mark.parametrize("command", CASES, ids=" ".join)
-async def test_the_installed_command_does_what_its_fork_does(
+async def test_the_installed_command_does_the_same_as_a_fork(
     commands: Commands, fork_server: ForkServer | None, database_url: str, elsewhere: str, command: tuple[str, ...]
 ) -> None:
     assert fork_server is not None
     records = [new_record(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.GRANTED, oracle.DELIVERED)]
-    outcomes = []
+    results = []
     async with scripted_server(stays_open()) as upstream:
-        for how, url in ((commands.installed, database_url), (commands, elsewhere)):
+        for starter, url in ((commands.installed, database_url), (commands, elsewhere)):
             async with store.connection(url) as conn:
                 await append(conn, *records)
                 await store.set_epoch(conn, "default")
             await folding.fold_all(url)
             variables = {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": upstream.address, "COLUMNS": "150"}
-            outcomes.append(await how.run(*command, *CASES[command], **variables, PROJECTIONS_TOKEN="token-of-mine"))
+            results.append(await starter.run(*command, *CASES[command], **variables, PROJECTIONS_TOKEN="token-of-mine"))
             (commands.folder / "log").unlink(missing_ok=True)
-    installed, forked = map(comparable, outcomes)
+    installed, forked = map(comparable, results)
     assert installed == forked
-    assert installed[0] == FAILING.get(command, 0), outcomes[0].said
+    assert installed[0] == EXIT_CODES.get(command, 0), results[0].transcript

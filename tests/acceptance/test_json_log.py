@@ -1,4 +1,4 @@
-"""With ``--log-format json`` every line on stderr is one JSON object, whatever says it; stdout keeps the data."""
+"""With ``--log-format json`` every line on stderr is one JSON object, whoever writes it; data stay on stdout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from tests import folding, oracle
-from tests.acceptance.command import QUICK, Commands, Ended
+from tests.acceptance.command import QUICK, CommandResult, Commands
 from tests.fake_package import write_broken_package
 from tests.folding import append, new_record
 from tests.scripted import scripted_server, stays_open
@@ -32,9 +32,10 @@ if "TROUBLE" in os.environ:
 """
 
 
-def objects(ended: Ended) -> list[dict[str, str]]:
-    found = [json.loads(line) for line in ended.err.splitlines()]
-    assert all({"event", "level", "timestamp"} <= {*line} for line in found), ended.said
+def log_objects(result: CommandResult) -> list[dict[str, str]]:
+    """The JSON objects on stderr."""
+    found = [json.loads(line) for line in result.err.splitlines()]
+    assert all({"event", "level", "timestamp"} <= {*line} for line in found), result.transcript
     return found
 
 
@@ -51,17 +52,17 @@ def objects(ended: Ended) -> list[dict[str, str]]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-async def test_what_is_wrong_is_said_in_json(
+async def test_usage_errors_are_json(
     commands: Commands, database_url: str, arguments: tuple[str, ...], code: int, words: str | None
 ) -> None:
-    ended = await commands.run(*arguments, DATABASE_URL=database_url, PROJECTIONS_LOG_FORMAT="json")
-    assert ended.code == code, ended.said
-    found = objects(ended)
-    assert words is None or words in found[0]["event"], ended.said
+    result = await commands.run(*arguments, DATABASE_URL=database_url, PROJECTIONS_LOG_FORMAT="json")
+    assert result.code == code, result.transcript
+    found = log_objects(result)
+    assert words is None or words in found[0]["event"], result.transcript
     assert "-v" not in arguments or "Traceback" in found[0]["exception"]
 
 
-async def test_progress_warnings_and_errors_of_threads_are_said_in_json(
+async def test_progress_warnings_and_errors_of_threads_are_json(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
     await append(conn, new_record(oracle.GRANTED, PPNUM))
@@ -70,25 +71,25 @@ async def test_progress_warnings_and_errors_of_threads_are_said_in_json(
     (tmp_path / "sitecustomize.py").write_text(TROUBLE)
     path = f"{tmp_path}:{write_broken_package(tmp_path)}"
     variables = {"DATABASE_URL": database_url, "PYTHONPATH": path, "PROJECTIONS_LOG_FORMAT": "json", "TROUBLE": "1"}
-    ended = await commands.run("verify", **variables)
-    assert ended.code == 1
-    assert "consent_registry: 1 row differs" in ended.out
-    said = "\n".join(f"{line['event']} {line.get('exception', '')}" for line in objects(ended))
+    result = await commands.run("verify", **variables)
+    assert result.code == 1
+    assert "consent_registry: 1 row differs" in result.out
+    log = "\n".join(f"{line['event']} {line.get('exception', '')}" for line in log_objects(result))
     for words in ("left out", "folding 1 event", "comparing", "to repair it", "a warning of a library"):
-        assert words in said, words
+        assert words in log, words
     for words in ("ZeroDivisionError", "in __del__"):
-        assert words in said, words
-    assert "412 34" not in said
+        assert words in log, words
+    assert "412 34" not in log
 
 
-async def test_a_run_says_everything_in_json(commands: Commands, database_url: str) -> None:
+async def test_the_log_of_a_run_is_json(commands: Commands, database_url: str) -> None:
     async with scripted_server(stays_open()) as upstream:
-        ended = await commands.run(
+        result = await commands.run(
             *("--log-format=json", "run", "--until-idle", "0.2"),
             **QUICK,
             DATABASE_URL=database_url,
             PCS_EXTERNAL_API_URL=upstream.address,
             PROJECTIONS_TOKEN="token-of-mine",
         )
-    assert ended.code == 0, ended.said
-    assert objects(ended)[-1]["event"] == "0 new events, 0 duplicates, 0 quarantined"
+    assert result.code == 0, result.transcript
+    assert log_objects(result)[-1]["event"] == "0 new events, 0 duplicates, 0 quarantined"

@@ -1,4 +1,4 @@
-"""Two ``projections run`` on one database under load, the older one killed over and over: all is folded, once."""
+"""Two ``projections run`` on one database under load, the older one killed repeatedly: each event is folded once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from projections.sandbox.simulator import Simulator, World, build_log
 from tests import folding, store
-from tests.acceptance.command import QUICK, Commands, Running
-from tests.acceptance.stored import stored
+from tests.acceptance.command import QUICK, Commands, RunningCommand
+from tests.acceptance.stored_events import read_stored
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.store import CHAT
 
@@ -25,59 +25,60 @@ ENVIRONMENT = {
     "PROJECTIONS_BATCH_SIZE": "5",
 }
 LOG = [entry for entry in build_log(World(recipients=1000).events(), ends=datetime.now(UTC)) if CHAT in entry.payloads]
-AT_ONCE = 10
+EVENTS_PER_APPEND = 10
 
 
 class Load:
-    """Events that come, while it flows, a few at a time, each once those before them are stored.
+    """Sends events while it is enabled: a few at a time, after all earlier ones are stored.
 
     Attributes:
-        came: how many came so far.
+        sent: how many events it has sent.
+        enabled: whether it sends more.
 
     """
 
     def __init__(self, simulator: Simulator, conn: AsyncConnection) -> None:
-        self.came = 0
-        self.flows = asyncio.Event()
+        self.sent = 0
+        self.enabled = asyncio.Event()
         self._simulator = simulator
         self._conn = conn
 
     async def run(self) -> None:
-        """Go on until the log is over."""
-        while self.came < len(LOG):
-            await self.flows.wait()
-            await store.wait_until(self._all_stored, f"{self.came} events stored")
-            await self._simulator.append(*LOG[self.came : self.came + AT_ONCE])
-            self.came = min(self.came + AT_ONCE, len(LOG))
+        """Send the whole log."""
+        while self.sent < len(LOG):
+            await self.enabled.wait()
+            await store.wait_until(self._all_stored, f"{self.sent} events stored")
+            await self._simulator.append(*LOG[self.sent : self.sent + EVENTS_PER_APPEND])
+            self.sent = min(self.sent + EVENTS_PER_APPEND, len(LOG))
 
     async def _all_stored(self) -> bool:
         head = await store.value(self._conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")
-        return int(str(head)) >= self.came
+        return int(str(head)) >= self.sent
 
 
-async def at_work(conn: AsyncConnection, processes: int) -> None:
-    """Wait until so many processes run every projection."""
+async def wait_for_processes(conn: AsyncConnection, processes: int) -> None:
+    """Wait until so many processes have a session for every projection."""
 
-    async def here() -> bool:
+    async def all_connected() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE ANY(%s)"
         found = await store.value(conn, query, [f"projections run {name} %" for name in NAMES])
         return int(str(found)) >= processes * len(NAMES)
 
-    await store.wait_until(here, f"{processes} processes at work")
+    await store.wait_until(all_connected, f"{processes} processes that fold")
 
 
-async def more_folded(conn: AsyncConnection, more: int) -> None:
-    """Wait until so many windows more are folded."""
+async def wait_for_more_windows(conn: AsyncConnection, more: int) -> None:
+    """Wait until so many more windows are folded."""
     query = "SELECT coalesce(sum(windows), 0) FROM projections.checkpoints"
     before = int(str(await store.value(conn, query)))
 
-    async def there() -> bool:
+    async def enough() -> bool:
         return int(str(await store.value(conn, query))) >= before + more
 
-    await store.wait_until(there, f"{more} windows more than {before}")
+    await store.wait_until(enough, f"{more} more windows than {before}")
 
 
-async def test_whoever_is_killed_everything_is_folded_once(
+async def test_every_event_is_folded_once_whichever_process_is_killed(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
     simulator = await simulator_factory([])
@@ -85,27 +86,27 @@ async def test_whoever_is_killed_everything_is_folded_once(
     async with store.connection(database_url) as conn, store.connection(database_url) as other:
         load = Load(simulator, other)
         loading = asyncio.create_task(load.run())
-        running: list[Running] = [await commands.start("run", **environment)]
+        running: list[RunningCommand] = [await commands.start("run", **environment)]
         for _ in range(KILLS):
             running.append(await commands.start("run", **environment))
-            await at_work(conn, 2)
-            load.flows.set()
-            await more_folded(conn, 20)
-            ended = await running.pop(0).kill()
-            assert ended.code == -signal.SIGKILL
-            assert "Traceback" not in ended.err
-            await more_folded(conn, 20)  # by the other, which follows the app now
-            assert not loading.done(), "the log is too short for so many kills"
-            load.flows.clear()
-        load.flows.set()
+            await wait_for_processes(conn, 2)
+            load.enabled.set()
+            await wait_for_more_windows(conn, 20)
+            result = await running.pop(0).kill()
+            assert result.code == -signal.SIGKILL
+            assert "Traceback" not in result.err
+            await wait_for_more_windows(conn, 20)  # by the other process, which follows the app now
+            assert not loading.done(), "the log is too short for this many kills"
+            load.enabled.clear()
+        load.enabled.set()
         await loading
         for name in NAMES:
             await folding.wait_until_folded(conn, name, len(LOG))
         (last,) = running
         last.send(signal.SIGTERM)
-        ended = await last.ended(within=5)
-        assert ended.code == 0, ended.said
-        assert (await stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
+        result = await last.wait(within=5)
+        assert result.code == 0, result.transcript
+        assert (await read_stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
         for name in NAMES:
             now = await folding.checkpoint_row(conn, name)
             assert (now.state, now.position, now.events, now.failures) == ("running", len(LOG), len(LOG), 0)

@@ -1,4 +1,4 @@
-"""Commands wait at their start for an unavailable database; what waiting can't help is reported at once."""
+"""Commands wait at their start for an unavailable database; an error that waiting can't solve is reported at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class Standby:
-    """A server that recovers until it is promoted; a hot one takes sessions that only read meanwhile."""
+    """A server that recovers until it is promoted; a hot standby accepts sessions that only read meanwhile."""
 
     def __init__(self, *, hot: bool) -> None:
         self._hot = "on" if hot else "off"
@@ -49,7 +49,7 @@ class Standby:
         server.stop()
         self._data = data
         (data / "standby.signal").touch()
-        # Such a server is never "ready", so nobody waits for it to be; it goes on all the same.
+        # Such a server never reports that it is ready, so the start fails; the server keeps running.
         timeouts = EmbeddedTimeouts(start=1)
         self._server = EmbeddedPostgres(home, settings={**FAST, "hot_standby": self._hot}, timeouts=timeouts)
         with suppress(EmbeddedError):
@@ -68,56 +68,56 @@ class Standby:
 
 @pytest.fixture(params=[False, True], ids=["recovering", "hot standby"])
 def standby(request: pytest.FixtureRequest) -> Iterator[tuple[str, Standby]]:
-    one = Standby(hot=request.param)
-    with one as url:
-        yield url, one
+    server = Standby(hot=request.param)
+    with server as url:
+        yield url, server
 
 
-async def test_a_server_that_recovers_is_waited_for(commands: Commands, standby: tuple[str, Standby]) -> None:
+async def test_it_waits_for_a_server_that_recovers(commands: Commands, standby: tuple[str, Standby]) -> None:
     url, server = standby
     running = await commands.start(*RUN, DATABASE_URL=url, **QUICK)
-    await running.says("database unavailable: ", "; retrying for up to 60 s")
+    await running.wait_for_stderr("database unavailable: ", "; retrying for up to 60 s")
     server.promote()
-    ended = await running.ended()
-    assert ended.code == 0, ended.said
-    assert "projections: database available" in ended.err
+    result = await running.wait()
+    assert result.code == 0, result.transcript
+    assert "projections: database available" in result.err
 
 
-async def test_the_wait_ends_with_exit_code_1_and_reading_needs_no_promotion(commands: Commands) -> None:
+async def test_the_wait_ends_with_exit_code_1_and_status_can_read_from_a_standby(commands: Commands) -> None:
     with Standby(hot=True) as url:
-        # Until the standby takes sessions at all.
+        # This waits until the standby accepts sessions at all.
         status = await commands.run("status", "--wait-for-database", "30", DATABASE_URL=url)
-        assert status.code == 0, status.said
-        ended = await commands.run("migrate", "--wait-for-database=0.2", DATABASE_URL=url)
-        assert ended.code == 1, ended.said
-        last = ended.err.splitlines()[-1]
+        assert status.code == 0, status.transcript
+        result = await commands.run("migrate", "--wait-for-database=0.2", DATABASE_URL=url)
+        assert result.code == 1, result.transcript
+        last = result.err.splitlines()[-1]
         assert last == "projections: database unavailable after 0.2 s: the server is a standby and takes no writes"
 
 
-async def test_a_host_where_nobody_listens_yet_is_waited_for(commands: Commands, database_url: str) -> None:
+async def test_it_waits_for_a_host_where_no_server_listens_yet(commands: Commands, database_url: str) -> None:
     proxy = TcpProxy(*target_of(database_url))
     async with proxy:
         port = proxy.port
     url = through(database_url, port)
     for command in (("migrate",), RUN, ("verify",)):
-        ended = await commands.run(*command, DATABASE_URL=url, PROJECTIONS_WAIT_FOR_DATABASE="0.1", **QUICK)
-        assert ended.code == 1, ended.said
-        assert "database unavailable after 0.1 s" in ended.err.splitlines()[-1]
+        result = await commands.run(*command, DATABASE_URL=url, PROJECTIONS_WAIT_FOR_DATABASE="0.1", **QUICK)
+        assert result.code == 1, result.transcript
+        assert "database unavailable after 0.1 s" in result.err.splitlines()[-1]
     running = await commands.start("migrate", DATABASE_URL=url, **QUICK)
-    await running.says("database unavailable: ", "Connection refused")
+    await running.wait_for_stderr("database unavailable: ", "Connection refused")
     async with TcpProxy(*target_of(database_url), listen=port):
-        ended = await running.ended()
-    assert ended.code == 0, ended.said
+        result = await running.wait()
+    assert result.code == 0, result.transcript
 
 
 async def test_a_signal_ends_the_wait(commands: Commands) -> None:
     url = f"postgresql://u@127.0.0.1:{free_port()}/d"
     running = await commands.start("run", "--no-ingest", DATABASE_URL=url)
-    await running.says("database unavailable")
+    await running.wait_for_stderr("database unavailable")
     running.send(signal.SIGTERM)
-    ended = await running.ended()
-    assert ended.code == 0, ended.said
-    assert "Traceback" not in ended.err
+    result = await running.wait()
+    assert result.code == 0, result.transcript
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -132,17 +132,17 @@ async def test_a_signal_ends_the_wait(commands: Commands) -> None:
 async def test_a_permanent_refusal_is_reported_at_once(
     commands: Commands, database_url: str, change: dict[str, str], sqlstate: str
 ) -> None:
-    ended = await commands.run("migrate", DATABASE_URL=changed(database_url, **change))
-    assert ended.code == 2, ended.said
-    assert ended.sentence.startswith("projections: the database can't be used: ")
-    assert ended.sentence.endswith(f" (SQLSTATE {sqlstate}); check DATABASE_URL")
+    result = await commands.run("migrate", DATABASE_URL=changed(database_url, **change))
+    assert result.code == 2, result.transcript
+    assert result.stderr_line.startswith("projections: the database can't be used: ")
+    assert result.stderr_line.endswith(f" (SQLSTATE {sqlstate}); check DATABASE_URL")
 
 
 @pytest.mark.parametrize("query", ["sslmode=bogus", "options=-c%20no_such_setting%3D1"])
-async def test_so_is_an_invalid_parameter(commands: Commands, database_url: str, query: str) -> None:
-    ended = await commands.run("migrate", DATABASE_URL=f"{database_url}?{query}")
-    assert ended.code == 2, ended.said
-    assert "bogus" in ended.sentence or "no_such_setting" in ended.sentence
+async def test_an_invalid_parameter_is_reported_at_once(commands: Commands, database_url: str, query: str) -> None:
+    result = await commands.run("migrate", DATABASE_URL=f"{database_url}?{query}")
+    assert result.code == 2, result.transcript
+    assert "bogus" in result.stderr_line or "no_such_setting" in result.stderr_line
 
 
 async def test_a_role_that_may_not_connect_is_reported_at_once(
@@ -152,26 +152,26 @@ async def test_a_role_that_may_not_connect_is_reported_at_once(
     postgres.execute("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", sql.Identifier(database))
     postgres.execute("CREATE ROLE may_not LOGIN PASSWORD 'x'")
     try:
-        ended = await commands.run(
+        result = await commands.run(
             "run", "--no-ingest", DATABASE_URL=changed(database_url, user="may_not", password="x")
         )
-        assert ended.code == 2, ended.said
-        assert "(SQLSTATE 42501)" in ended.sentence
+        assert result.code == 2, result.transcript
+        assert "(SQLSTATE 42501)" in result.stderr_line
     finally:
         postgres.execute("DROP ROLE may_not")
 
 
-async def test_a_server_with_no_session_left_is_waited_for(
+async def test_it_waits_for_a_server_with_too_many_sessions(
     commands: Commands, postgres: Server, database_url: str
 ) -> None:
     database = sql.Identifier(urlsplit(database_url).path.lstrip("/"))
     postgres.execute("ALTER DATABASE {} CONNECTION LIMIT 1", database)
     with psycopg.connect(database_url):
         running = await commands.start(*RUN, DATABASE_URL=database_url, **QUICK)
-        await running.says("database unavailable: ", "too many connections")
+        await running.wait_for_stderr("database unavailable: ", "too many connections")
     postgres.execute("ALTER DATABASE {} CONNECTION LIMIT -1", database)
-    ended = await running.ended()
-    assert ended.code == 0, ended.said
+    result = await running.wait()
+    assert result.code == 0, result.transcript
 
 
 def changed(url: str, *, user: str | None = None, password: str | None = None, database: str | None = None) -> str:

@@ -1,6 +1,6 @@
-"""Proxies that tests cut, pause and resume; one of them counts what a client says to Postgres.
+"""Proxies that tests cut, pause and resume; one of them counts the messages that clients send to Postgres.
 
-Every proxy listens on a port of 127.0.0.1 and passes bytes on, both ways, until it is told otherwise.
+A proxy listens on a port of 127.0.0.1 and forwards bytes in both directions.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 CHUNK = 2**16
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
-GOODBYE = b"X"
-"""The type of the message with which a client of Postgres ends its session."""
+TERMINATE = b"X"
+"""The type of the Terminate message, with which a client of Postgres ends its session."""
 
 
 class Link:
@@ -25,7 +25,7 @@ class Link:
         self._writers = (client, server)
 
     def cut(self) -> None:
-        """Reset both sides at once; what is under way is lost."""
+        """Reset both sides at once; bytes in transit are lost."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -34,13 +34,13 @@ class TcpProxy:
     """A plain TCP proxy.
 
     Args:
-        host: where connections go.
-        port: where connections go.
+        host: the host that connections are forwarded to.
+        port: the port that connections are forwarded to.
         listen: the port to listen on; 0 for any.
 
     Attributes:
-        port: where it listens.
-        accepted: connections taken so far, those refused not among them.
+        port: the port that it listens on.
+        accepted: connections accepted so far; refused ones are not counted.
 
     """
 
@@ -49,9 +49,9 @@ class TcpProxy:
         self._listen = listen
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._held = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._paused = asyncio.Event()
         self._changed = asyncio.Condition()
         self._refusing = False
         self.port = 0
@@ -72,55 +72,55 @@ class TcpProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Reset every connection there is; new ones are taken."""
+        """Reset every connection; new ones are accepted."""
         for link in list(self._links):
             link.cut()
 
     def pause(self) -> None:
-        """Pass nothing on any more, and end nothing either: the other side is neither there nor gone."""
-        self._flowing.clear()
-        self._held.set()
+        """Stop forwarding and keep all connections open, as if the other side were frozen."""
+        self._resumed.clear()
+        self._paused.set()
 
     def resume(self) -> None:
-        """Pass on what was held back, and what comes."""
-        self._held.clear()
-        self._flowing.set()
+        """Forward the bytes that were held back, and all later ones."""
+        self._paused.clear()
+        self._resumed.set()
 
     @property
     def is_paused(self) -> bool:
-        """Whether it holds everything back."""
-        return self._held.is_set()
+        """Whether it is paused."""
+        return self._paused.is_set()
 
-    async def paused(self) -> None:
+    async def wait_for_pause(self) -> None:
         """Wait until it is paused."""
-        await self._held.wait()
+        await self._paused.wait()
 
     def switch(self, host: str, port: int) -> None:
-        """Reset every connection there is; new ones go to another server."""
+        """Reset every connection; new ones go to another server."""
         self._target = (host, port)
         self.cut()
 
     def refuse(self) -> None:
-        """Reset every connection there is, and every new one."""
+        """Reset every connection, and every new one."""
         self._refusing = True
         self.cut()
 
     def accept(self) -> None:
-        """Take new connections again."""
+        """Accept new connections again."""
         self._refusing = False
 
-    async def connected(self, count: int = 1) -> None:
-        """Wait until so many connections were taken since the beginning."""
+    async def wait_for_connections(self, count: int = 1) -> None:
+        """Wait until it has accepted so many connections since its start."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.accepted >= count)
 
-    async def disconnected(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         """Wait until there is no connection."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._links)
 
     async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """What is passed on of what the client says, piece by piece."""
+        """Yield the bytes to forward from the client to the server, piece by piece."""
         while data := await reader.read(CHUNK):
             yield data
 
@@ -128,13 +128,13 @@ class TcpProxy:
         if self._refusing:
             client.transport.abort()
             return
-        task = asyncio.create_task(self._pass_on(client_reader, client))
+        task = asyncio.create_task(self._forward(client_reader, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _pass_on(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def _forward(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
-            await self._flowing.wait()
+            await self._resumed.wait()
             server_reader, server = await asyncio.open_connection(*self._target)
         except OSError:
             client.transport.abort()
@@ -145,7 +145,7 @@ class TcpProxy:
         link = Link(client, server)
         self._links.add(link)
         self.accepted += 1
-        await self._tell()
+        await self._notify()
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 async with asyncio.TaskGroup() as group:
@@ -156,18 +156,18 @@ class TcpProxy:
         finally:
             self._links.discard(link)
             link.cut()
-            await self._tell()
+            await self._notify()
 
     async def _pump(self, pieces: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         async for piece in pieces:
-            await self._flowing.wait()
+            await self._resumed.wait()
             writer.write(piece)
             await writer.drain()
-        await self._flowing.wait()
+        await self._resumed.wait()
         with suppress(OSError):
             writer.write_eof()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -175,12 +175,12 @@ class TcpProxy:
 class PostgresProxy(TcpProxy):
     """A proxy that knows where each message of a client to Postgres begins, and counts them.
 
-    Before the n-th message (of all connections together, from 1) is passed on, ``before(n, type)`` is called, with the
-    message's type byte, empty for those at a connection's beginning that have none. When it returns False, neither
-    this message nor any later one of the connection gets through: the server sees the client gone.
+    Before it forwards the n-th message (of all connections together, from 1), it calls ``before(n, type)`` with the
+    message's type byte, which is empty for the first messages of a connection. If that returns False, neither this
+    message nor a later one of the connection is forwarded: the server sees the client disconnect.
 
     Attributes:
-        messages: how many came so far.
+        messages: how many messages it has received.
 
     """
 
@@ -190,7 +190,7 @@ class PostgresProxy(TcpProxy):
         self.messages = 0
 
     async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """Yield whole messages; the hook runs before each."""
+        """Yield whole messages; ``before`` is called before each."""
         with suppress(asyncio.IncompleteReadError):
             kind, typed = b"", False
             while True:
@@ -205,7 +205,7 @@ class PostgresProxy(TcpProxy):
 
 
 def through(url: str, port: int) -> str:
-    """Return a Postgres URL that goes through a proxy, unencrypted, so that it can be read on the way."""
+    """Return a Postgres URL that goes through a proxy, unencrypted, so that the proxy can read the messages."""
     parts = urlsplit(url)
     credentials, at, _ = parts.netloc.rpartition("@")
     query = dict(parse_qsl(parts.query)) | {"sslmode": "disable", "gssencmode": "disable"}

@@ -1,16 +1,11 @@
-"""An appender that is killed before any of its messages to Postgres leaves whole batches or nothing of them."""
+"""An appender that is killed before any of its messages to Postgres leaves whole batches only."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 from psycopg import AsyncConnection
@@ -18,14 +13,13 @@ from psycopg import AsyncConnection
 from eventstore.appending.append import Appender
 from eventstore.contracts import Event
 from tests import store
-from tests.fault.appending import Batch, batches, name_of
-from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.fault.append_child import Batch, batches, name_of
+from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
+from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
 
 
 class State(NamedTuple):
-    """What lies in the tables for one app: payloads in order, the cursor, and how often bytes were quarantined."""
+    """The stored state of one app: payloads in order, the cursor, and how often each payload was quarantined."""
 
     payloads: list[bytes]
     cursor: str | None
@@ -33,7 +27,7 @@ class State(NamedTuple):
 
 
 def states(plan: list[Batch]) -> list[State]:
-    """The state before the first batch, and after each, by plain reasoning."""
+    """Compute the state before the first batch, and after each."""
     first: dict[str, Event] = {}
     quarantined: Counter[bytes] = Counter()
     found = [State([], None, Counter())]
@@ -54,58 +48,22 @@ async def state_of(conn: AsyncConnection, app: str) -> State:
     return State([row[0] for row in await events.fetchall()], cursor, Counter(dict(await bad.fetchall())))
 
 
-class Forks:
-    """The process that forks appenders."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def start(self, number: int, url: str) -> int:
-        """Start an appender, and return its pid."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{number} {url}\n".encode())
-        return await self.end()
-
-    async def end(self) -> int:
-        """Wait for the end of the appender, and return how it ended."""
-        assert self._process.stdout is not None
-        return int(await self._process.stdout.readline())
-
-
-@asynccontextmanager
-async def forks() -> AsyncIterator[Forks]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.fault.appending",
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Forks(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
-
-
-async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_again_the_full_set(
+async def test_a_kill_before_any_message_leaves_whole_batches_and_a_second_append_completes_them(
     database_url: str,
 ) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        forks() as forked,
-        store.connection(database_url, name="looking") as conn,
+        forking_process("tests.fault.append_child") as process,
+        store.connection(database_url, name="observer") as conn,
     ):
         url = through(database_url, proxy.port)
         appender = Appender(conn, store.QUICK)
         plan = batches(0)
         await store.set_epoch(conn, name_of(0))
-        await forked.start(0, url)
-        assert await forked.end() == 0
+        await start_child(process, f"0 {url}")
+        assert await exit_code_of_child(process) == 0
         assert await state_of(conn, name_of(0)) == states(plan)[-1]
-        await proxy.disconnected()
+        await proxy.wait_for_disconnect()
         reached = Counter({len(plan): 1})
 
         for number in count(1):
@@ -115,8 +73,8 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
             proxy.messages = 0
 
             def kill(n: int, kind: bytes) -> bool:
-                # The goodbye ends the cycle; whoever said it may be gone already.
-                if n != number or kind == GOODBYE:  # noqa: B023 - is called in this round only
+                # A Terminate message ends a connection; its sender may have ended already.
+                if n != number or kind == TERMINATE:  # noqa: B023 - called in this round only
                     return True
                 killed.append(n)  # noqa: B023
                 os.kill(pid, signal.SIGKILL)  # noqa: B023
@@ -125,10 +83,10 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
             proxy.before = kill
             await store.set_epoch(conn, app)
             proxy.pause()
-            pid = await forked.start(number, url)
+            pid = await start_child(process, f"{number} {url}")
             proxy.resume()
-            ended = await forked.end()
-            await proxy.disconnected()
+            exit_code = await exit_code_of_child(process)
+            await proxy.wait_for_disconnect()
             await store.wait_until_session_ended(conn, app)
 
             found, possible = await state_of(conn, app), states(plan)
@@ -136,10 +94,10 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
             reached[possible.index(found)] += 1
             await store.positions(conn)
             if not killed:
-                assert ended == 0
+                assert exit_code == 0
                 assert found == possible[-1]
                 break
-            assert ended == -signal.SIGKILL
+            assert exit_code == -signal.SIGKILL
 
             appender.probing = True
             for batch in plan:
@@ -149,5 +107,5 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_appending_agai
             assert again.quarantined.keys() == possible[-1].quarantined.keys()
             await store.positions(conn)
 
-        assert proxy.messages <= number, "a point was never hit"
-        assert set(reached) == set(range(len(plan) + 1)), "a batch was never the last one"
+        assert proxy.messages <= number, "one of the messages was never reached"
+        assert set(reached) == set(range(len(plan) + 1)), "one of the batches was never the last one stored"

@@ -1,4 +1,4 @@
-"""A worker killed before any of its messages to Postgres leaves rows and checkpoint at the same window."""
+"""A worker that is killed before any of its messages to Postgres leaves rows and checkpoint of the same window."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from projections.projection import Projection
 from projections.running.folding_sessions import folding_session_name
 from projections.running.window_step import Step
 from tests import folding, oracle, store
-from tests.fault.folding import WINDOW
-from tests.fault.forks import answer, forking, started
-from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
+from tests.fault.fold_child import WINDOW
+from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
+from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
 from tests.folding import fold, new_record, worker, worker_connection
 from tests.oracle import Record, Row, Summary
 
 MISSES = 3
-"""After so many cycles in a row that end before their kill, all points count as reached."""
+"""After so many rounds in a row that end before their kill, every message has been reached."""
 RETURNS = 10
+"""At most so many times the test goes back to messages that it may have missed."""
 
 
 def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
-    """The events folded before, and those folded when it is killed: they change every old row, and add new ones."""
+    """The events folded before the kill, and those folded during it: these change every old row and add new rows."""
     one, two, poll = "12300000001", "12300000002", oracle.POLL_RESPONSE
     first = [
         new_record(oracle.PENDING_CONSENT, one, app=app),
@@ -46,7 +47,7 @@ def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
 
 
 async def state(conn: AsyncConnection, projection: type[Projection], app: str) -> tuple[int, dict[str, list[Row]]]:
-    """The checkpoint's position, and the rows of one app."""
+    """Read the checkpoint's position and the rows of one app."""
     found = await folding.read_model_rows(conn, [app])
     return await folding.position(conn, projection.name), {one.name: found[one.name] for one in projection.tables}
 
@@ -56,14 +57,14 @@ def expected(projection: type[Projection], events: list[Record]) -> dict[str, li
     return {one.name: found[one.name] for one in projection.tables}
 
 
-async def alone(conn: AsyncConnection, projection: type[Projection]) -> None:
-    """Wait until the killed worker's session has ended, so that nothing of it still runs."""
+async def wait_for_session_end(conn: AsyncConnection, projection: type[Projection]) -> None:
+    """Wait until the killed worker's session has ended, so that none of its statements still runs."""
 
-    async def one() -> bool:
+    async def only_own_session() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
         return await store.value(conn, query, folding_session_name(projection.name)) == 1
 
-    await store.wait_until(one, "the end of the killed one's session")
+    await store.wait_until(only_own_session, "the end of the killed worker's session")
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
@@ -73,14 +74,14 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
     own = worker(database_url, projection())
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        forking("tests.fault.folding", projection, through(database_url, proxy.port)) as process,
-        store.connection(database_url, "looking") as conn,
+        forking_process("tests.fault.fold_child", projection.name, through(database_url, proxy.port)) as process,
+        store.connection(database_url, "observer") as conn,
         worker_connection(own) as own_conn,
     ):
         position, number, missed, returned = 0, 1, 0, 0
         outcomes: set[int] = set()
-        # The last window is one message; only the goodbye follows it.
-        wanted = set(range(-(-len(before_and_after("")[1]) // WINDOW)))
+        # The last window is one message; only Terminate follows it.
+        expected_outcomes = set(range(-(-len(before_and_after("")[1]) // WINDOW)))
         for attempt in count(1):
             app = f"app {attempt}"
             first, then = before_and_after(app)
@@ -96,8 +97,8 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
 
             def kill(n: int, kind: bytes) -> bool:
                 nonlocal killed
-                # The goodbye ends the cycle; the process may have ended already.
-                if n != number or kind == GOODBYE:  # noqa: B023 - is called in this round only
+                # A Terminate message ends a connection; its sender may have ended already.
+                if n != number or kind == TERMINATE:  # noqa: B023 - called in this round only
                     return True
                 killed = True
                 os.kill(pid, signal.SIGKILL)  # noqa: B023
@@ -105,30 +106,30 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
 
             proxy.before = kill
             proxy.pause()
-            pid = await started(process)
+            pid = await start_child(process)
             proxy.resume()
-            ended = await answer(process)
-            await proxy.disconnected()
-            await alone(conn, projection)
+            exit_code = await exit_code_of_child(process)
+            await proxy.wait_for_disconnect()
+            await wait_for_session_end(conn, projection)
 
             found = await state(conn, projection, app)
             if not killed:
-                assert (ended, found) == (0, new)
+                assert (exit_code, found) == (0, new)
                 missed += 1
-                # How often it says that a pipeline ends is a matter of timing: with a word less than last time, a kill
-                # comes a window later than meant, and one that was passed over so is gone back to.
-                if missed == MISSES and (outcomes == wanted or returned == RETURNS):
+                # How many Sync messages a pipeline sends depends on timing: with one less than last time, a kill is a
+                # window later than intended. The test then goes back to the messages that it may have missed.
+                if missed == MISSES and (outcomes == expected_outcomes or returned == RETURNS):
                     break
                 if missed == MISSES:
                     number, missed, returned = max(1, number - MISSES), 0, returned + 1
                 continue
-            assert ended == -signal.SIGKILL
+            assert exit_code == -signal.SIGKILL
             assert found in states, f"killed before message {number}"
             outcomes.add(states.index(found))
             number += 1
             assert await fold(own, own_conn) is Step.AT_HEAD
             assert await state(conn, projection, app) == new
-        assert proxy.messages <= number, "a point was never reached"
-        assert outcomes == wanted, "it was never killed between some of its commits"
+        assert proxy.messages <= number, "one of the messages was never reached"
+        assert outcomes == expected_outcomes, "it was not killed between each two of its commits"
         await folding.fold_all(database_url)
         await folding.assert_rows_match_oracle(conn)

@@ -1,4 +1,4 @@
-"""An ingest's connection to Postgres is cut before its n-th message, for n up to where none is left."""
+"""Ingest's connection to Postgres is cut before its n-th message, for n up to the last message."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.store import CHAT
 
 EVENTS = 12
 EVERY = 3
-"""Messages of psycopg's come in fives, so every third of them is each of its kinds by turns."""
-# Few heartbeats, so that each run says nearly the same to Postgres.
+"""psycopg sends messages in groups of five, so every third message is of each kind by turns."""
+# Few heartbeats, so that each run sends nearly the same messages to Postgres.
 WAITS = quick_waits(leader_heartbeat=0.1, standby=0.005)
 
 
@@ -29,7 +29,7 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
 ) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        store.connection(database_url, name="looking") as conn,
+        store.connection(database_url, name="observer") as conn,
     ):
         url = through(database_url, proxy.port)
         for number in count(1, EVERY):
@@ -40,7 +40,7 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
             proxy.messages = 0
 
             def cut(n: int, _kind: bytes) -> bool:
-                if n != number or cuts:  # noqa: B023 - is called in this round only
+                if n != number or cuts:  # noqa: B023 - called in this round only
                     return True
                 cuts.append(n)  # noqa: B023
                 return False
@@ -55,11 +55,11 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
                 return bool(row["contract"] and one.is_quiet)  # noqa: B023
 
             async with following(one, waits=WAITS) as running:
-                await store.wait_until(done, f"all of them, cut before message {number}")
+                await store.wait_until(done, f"all events stored after a cut before message {number}")
                 outcome = await running.stop()
-            # A cut may be noticed only now, and then nobody knows that all is committed.
+            # If the cut is noticed only at the stop, ingest can't know that everything is committed.
             assert cuts or not outcome.uncommitted
-            await proxy.disconnected()
+            await proxy.wait_for_disconnect()
             await simulator.stop()
             assert await stored(conn, app) == payloads(log, CHAT), f"cut before message {number}"
             row = await cursor_row(conn, app)
@@ -68,4 +68,4 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
                 break
         await store.positions(conn)
         assert await store.quarantine_rows(conn) == []
-    assert number > 20, "an ingest says more than that to Postgres"
+    assert number > 20, "an ingest sends more messages than that to Postgres"

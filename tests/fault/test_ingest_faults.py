@@ -1,4 +1,4 @@
-"""Whatever fails, the table in the end has every event that was sent, exactly once, byte for byte."""
+"""After any failure the table has every event that was sent, exactly once, byte for byte."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FLOW = SimulatorSettings(rate=2_000)
 WAITS = quick_waits(leader_heartbeat=0.05)
 
 
-async def everything(conn: AsyncConnection, simulator: Simulator, contract: Contract = CHAT) -> None:
-    """All that was sent lies in the table, once, as it came and in its order, and the cursor is at its end."""
+async def assert_everything_stored(conn: AsyncConnection, simulator: Simulator, contract: Contract = CHAT) -> None:
+    """Assert that all sent events are stored once, unchanged and in order, and that the cursor is at the last one."""
     sent = simulator.entries(contract)
     assert len(sent) == COUNT
     assert await stored_payloads(conn) == payloads(sent, contract)
@@ -45,10 +45,12 @@ async def everything(conn: AsyncConnection, simulator: Simulator, contract: Cont
     assert (await cursor_row(conn))["cursor"] == sent[-1].event_id
 
 
-async def all_stored(conn: AsyncConnection, running: Running, simulator: Simulator, contract: Contract = CHAT) -> None:
-    """Wait for the last event, and for the cursor to be there again after what came twice.
+async def wait_for_all(
+    conn: AsyncConnection, running: Running, simulator: Simulator, contract: Contract = CHAT
+) -> None:
+    """Wait until all events are stored and the cursor is at the last one, also after duplicates.
 
-    The follower's own count may miss a commit whose answer was lost.
+    The follower's own count may miss a commit whose response was lost.
     """
 
     async def complete() -> bool:
@@ -57,7 +59,7 @@ async def all_stored(conn: AsyncConnection, running: Running, simulator: Simulat
             return False
         return bool((await cursor_row(conn))["cursor"] == simulator.entries(contract)[-1].event_id)
 
-    await store.wait_until(complete, "all of them")
+    await store.wait_until(complete, "all events stored and the cursor at the last one")
 
 
 @pytest.mark.parametrize("contract", Contract)
@@ -69,28 +71,28 @@ async def test_the_connection_to_the_upstream_is_cut(
     async with TcpProxy("127.0.0.1", simulator.port) as proxy:
         one = follower(database_url, f"http://127.0.0.1:{proxy.port}", contract=contract)
         async with following(one) as running:
-            for dials, least in enumerate((20, 100, 250), start=1):
+            for connects, least in enumerate((20, 100, 250), start=1):
 
-                async def there() -> bool:
-                    # Not what it counted: a commit may be cut off from its answer.
-                    return await count_events(conn) >= least  # noqa: B023 - in this round
+                async def is_reached() -> bool:
+                    # The follower's own count may miss a commit whose response was lost.
+                    return await count_events(conn) >= least  # noqa: B023 - called in this round only
 
-                await proxy.connected(dials)
-                await store.wait_until(there, f"{least} events")
+                await proxy.wait_for_connections(connects)
+                await store.wait_until(is_reached, f"{least} events")
                 proxy.cut()
-            await proxy.connected(4)
+            await proxy.wait_for_connections(4)
 
             async def all_but_one() -> bool:
                 return await count_events(conn) == COUNT - 1
 
             await store.wait_until(all_but_one, "all but the last event")
-            # A dial that brings nothing new leaves the cursor at an event that came twice.
+            # A call that receives nothing new leaves the cursor at a duplicate.
             await simulator.append(last)
-            await all_stored(conn, running, simulator, contract)
-    await everything(conn, simulator, contract)
+            await wait_for_all(conn, running, simulator, contract)
+    await assert_everything_stored(conn, simulator, contract)
 
 
-async def test_the_upstream_s_server_is_killed_and_restarted_later(
+async def test_the_upstreams_server_is_killed_and_restarted_later(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(COUNT)
@@ -101,8 +103,8 @@ async def test_the_upstream_s_server_is_killed_and_restarted_later(
         await first.stop()
         await running.wait_until(lambda: not one.is_quiet, "the end of the stream")
         second = await simulator_factory(log, SimulatorSettings(port=first.port))
-        await all_stored(conn, running, second)
-    await everything(conn, second)
+        await wait_for_all(conn, running, second)
+    await assert_everything_stored(conn, second)
 
 
 async def test_the_connections_to_the_database_are_cut(
@@ -112,25 +114,25 @@ async def test_the_connections_to_the_database_are_cut(
     async with TcpProxy(*target_of(database_url)) as proxy:
         one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
-            for dials, least in enumerate((20, 100, 250), start=1):
+            for connects, least in enumerate((20, 100, 250), start=1):
 
-                async def there() -> bool:
-                    # Not what it counted: a commit may be cut off from its answer.
-                    return await count_events(conn) >= least  # noqa: B023 - in this round
+                async def is_reached() -> bool:
+                    # The follower's own count may miss a commit whose response was lost.
+                    return await count_events(conn) >= least  # noqa: B023 - called in this round only
 
-                await proxy.connected(dials)
-                await store.wait_until(there, f"{least} events")
+                await proxy.wait_for_connections(connects)
+                await store.wait_until(is_reached, f"{least} events")
                 proxy.cut()
-            await proxy.connected(4)
-            await all_stored(conn, running, simulator)
-    await everything(conn, simulator)
+            await proxy.wait_for_connections(4)
+            await wait_for_all(conn, running, simulator)
+    await assert_everything_stored(conn, simulator)
 
 
 CUTS = {
     "before a COPY's data": (b"d", True),
-    "behind a COPY's data": (b"c", True),
+    "after a COPY's data": (b"c", True),
     "before the commit": (b"Q", True),
-    "behind a commit, whose answer is lost": (b"Q", False),
+    "after the commit, whose response is lost": (b"Q", False),
 }
 
 
@@ -143,23 +145,23 @@ async def test_the_connection_is_cut_in_the_middle_of_a_batch(
     cuts = 0
     copying = False
 
-    def hook(_n: int, this: bytes) -> bool:
+    def cut_connection(_n: int, sent: bytes) -> bool:
         nonlocal cuts, copying
-        copying = copying or this == b"d"
-        if not copying or this != kind or cuts >= 4:
+        copying = copying or sent == b"d"
+        if not copying or sent != kind or cuts >= 4:
             return True
         cuts, copying = cuts + 1, False
         if not before:
             asyncio.get_running_loop().call_soon(proxy.cut)
         return not before
 
-    async with PostgresProxy(*target_of(database_url), hook) as proxy:
+    async with PostgresProxy(*target_of(database_url), cut_connection) as proxy:
         one = follower(through(database_url, proxy.port), simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
-            await all_stored(conn, running, simulator)
+            await wait_for_all(conn, running, simulator)
             await running.wait_until(lambda: cuts == 4 or one.is_quiet, "the last cut")
     assert cuts > 0
-    await everything(conn, simulator)
+    await assert_everything_stored(conn, simulator)
 
 
 async def test_the_backends_are_terminated_by_an_administrator(
@@ -169,23 +171,24 @@ async def test_the_backends_are_terminated_by_an_administrator(
     one = follower(database_url, simulator.address, waits=WAITS)
     async with following(one, waits=WAITS) as running:
         for least in (20, 100, 250):
-            await running.wait_until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - in this round
+            await running.wait_until(lambda: one.stored >= least, f"{least} events")  # noqa: B023 - called in this round only
             await conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        await all_stored(conn, running, simulator)
-    await everything(conn, simulator)
+        await wait_for_all(conn, running, simulator)
+    await assert_everything_stored(conn, simulator)
 
 
 def kill(server: EmbeddedPostgres) -> None:
-    """SIGKILL for the postmaster; its children notice by themselves."""
+    """Send SIGKILL to the postmaster; its children end by themselves."""
     pid = server.status().pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
 
 
-async def outlive(server: EmbeddedPostgres, one: Follower, running: Running, least: int) -> None:
+async def stop_and_restart(server: EmbeddedPostgres, one: Follower, running: Running, least: int) -> None:
+    """Stop or kill the server once so many events are stored, and start it when the follower has noticed."""
     await running.wait_until(lambda: one.stored >= least, f"{least} events")
     if least % 2:
         await asyncio.to_thread(server.stop, "immediate")
@@ -203,15 +206,15 @@ async def test_the_database_is_killed_and_restarted(simulator_factory: Simulator
         simulator = await simulator_factory(log_of(COUNT), SimulatorSettings(rate=500))
         one = follower(url, simulator.address, waits=WAITS)
         async with following(one, waits=WAITS) as running:
-            await outlive(server, one, running, 50)
-            await outlive(server, one, running, 151)
+            await stop_and_restart(server, one, running, 50)
+            await stop_and_restart(server, one, running, 151)
             async with store.connection(url) as conn:
-                await all_stored(conn, running, simulator)
+                await wait_for_all(conn, running, simulator)
         async with store.connection(url) as conn:
-            await everything(conn, simulator)
+            await assert_everything_stored(conn, simulator)
 
 
-async def test_an_append_that_can_not_get_a_lock_is_rolled_back_and_retried(
+async def test_an_append_that_cannot_acquire_a_lock_is_rolled_back_and_retried(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
     log = log_of(10)
@@ -224,7 +227,7 @@ async def test_an_append_that_can_not_get_a_lock_is_rolled_back_and_retried(
             await owner.execute("LOCK TABLE eventstore.events IN SHARE MODE")
             await simulator.append(*log[5:])
 
-            await running.wait_until(lambda: not one.can_commit, "the append gives up")
+            await running.wait_until(lambda: not one.can_commit, "the append to give up")
             assert await count_events(conn) == 5
         await running.wait_until(lambda: one.stored == 10, "the rest")
     assert await stored_payloads(conn) == payloads(log, CHAT)

@@ -24,7 +24,7 @@ WAITS = quick_waits(silence=2, append_lock=30, leader_timeout=60)
 
 
 class Peak:
-    """The most that buffers ever held."""
+    """The largest size and number of events of all buffers so far."""
 
     def __init__(self) -> None:
         self.bytes = self.events = 0
@@ -36,7 +36,7 @@ class Peak:
 
 @pytest.fixture
 def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
-    """Watch all buffers."""
+    """Record the peak of all buffers."""
     peak, put = Peak(), Buffer.put
 
     def watched(self: Buffer, received: Received) -> bool:
@@ -52,7 +52,8 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
 async def test_a_slow_database_fills_the_buffer_to_its_limit_and_the_stream_waits(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak, contract: Contract
 ) -> None:
-    log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))  # far more than sockets and libraries hold as well
+    # Much more than the buffers of sockets and libraries hold.
+    log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))
     simulator = await simulator_factory(log, SimulatorSettings(keep_alive=0.02))
     one = follower(database_url, simulator.address, contract=contract, waits=WAITS)
     with capture_logs() as logs:
@@ -60,11 +61,13 @@ async def test_a_slow_database_fills_the_buffer_to_its_limit_and_the_stream_wait
             async with conn.transaction():
                 await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
                 await running.wait_until(lambda: not one._buffer.has_room, "a full buffer")
-                await conn.execute("SELECT pg_sleep(5)")  # more than twice the silence that would be too long
-                said = [line["event"] for line in logs]
+                await conn.execute("SELECT pg_sleep(5)")  # more than twice the timeout for silence
+                messages_so_far = [line["event"] for line in logs]
                 assert simulator.calls[0].events_sent < len(log)
-            await running.wait_until(lambda: one.stored == len(log), "all of them")
-    assert not {"the stream is silent", "the stream failed"} & {*said}, "who has no room hears no silence"
+            await running.wait_until(lambda: one.stored == len(log), "all events stored")
+    assert not {"the stream is silent", "the stream failed"} & {*messages_so_far}, (
+        "a full buffer does not count as a silent stream"
+    )
     assert len(simulator.calls) == 1
     assert 64 * 2**20 <= peak.bytes <= 64 * 2**20 + MESSAGE + 1024
     assert await stored_payloads(conn) == payloads(log, contract)
@@ -86,7 +89,7 @@ async def test_many_small_events_fill_the_buffer_by_their_number(
         async with conn.transaction():
             await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
             await running.wait_until(lambda: not one._buffer.has_room, "a full buffer")
-        await running.wait_until(lambda: one.stored == len(log), "all of them")
+        await running.wait_until(lambda: one.stored == len(log), "all events stored")
     assert peak.events == 300
     assert await stored_payloads(conn) == payloads(log, CHAT)
 
@@ -125,8 +128,8 @@ async def test_a_normal_end_of_the_stream_does_not_disturb_a_long_append(
             async with following(one, waits=waits) as running:
                 async with conn.transaction():
                     await conn.execute("LOCK TABLE eventstore.events IN SHARE MODE")
-                    await running.wait_until(lambda: len(one._buffer), "something to append")
-                    await conn.execute("SELECT pg_sleep(0.4)")  # eight times what a statement of the lease may wait
-                await running.wait_until(lambda: one.stored == len(messages), "all of them")
+                    await running.wait_until(lambda: len(one._buffer), "events in the buffer")
+                    await conn.execute("SELECT pg_sleep(0.4)")  # eight times the lock timeout of the lease's statements
+                await running.wait_until(lambda: one.stored == len(messages), "all events stored")
     assert {line["event"] for line in logs if line["log_level"] != "debug"} <= {"following"}
     assert await stored_payloads(conn) == messages

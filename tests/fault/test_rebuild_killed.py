@@ -1,4 +1,4 @@
-"""A rebuild that is killed before any of its messages to Postgres leaves the old tables, or the new ones."""
+"""A rebuild that is killed before any of its messages to Postgres leaves the old tables or the new ones."""
 
 from __future__ import annotations
 
@@ -17,63 +17,70 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from tests import folding, rebuilding, store
-from tests.fault.forks import answer, forking, started
-from tests.fault.proxy import GOODBYE, PostgresProxy, target_of, through
-from tests.fault.rebuilding import RESUME
+from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
+from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
+from tests.fault.rebuild_child import RESUME
 from tests.rebuilding import ANY_REMOVAL, all_rows, damage_all, sample_records
 
 
-class Killing:
-    """Starts rebuilds, and kills each before it sends its n-th message."""
+class RebuildKiller:
+    """Starts rebuilds, and kills each before its n-th message to Postgres.
+
+    Attributes:
+        messages: how many messages the last rebuild sent, without Terminate messages.
+
+    """
 
     def __init__(self, proxy: PostgresProxy, process: asyncio.subprocess.Process, conn: AsyncConnection) -> None:
-        self.said = 0
+        self.messages = 0
         self._proxy = proxy
         self._process = process
         self._conn = conn
 
-    async def run(self, number: int | None = None, how: str = "") -> int:
+    async def run(self, number: int | None = None, line: str = "") -> int:
         """Run a rebuild until it ends or is killed; returns its exit code, or minus the signal."""
-        pid = self.said = 0
+        pid = self.messages = 0
 
         def before(_: int, kind: bytes) -> bool:
             # A Terminate message ends a connection; its sender may have ended already.
-            self.said += kind != GOODBYE
-            if self.said == number:
+            self.messages += kind != TERMINATE
+            if self.messages == number:
                 os.kill(pid, signal.SIGKILL)
-            return number is None or self.said < number
+            return number is None or self.messages < number
 
         self._proxy.before = before
         self._proxy.pause()
-        pid = await started(self._process, how)
+        pid = await start_child(self._process, line)
         self._proxy.resume()
-        ended = await answer(self._process)
-        await self._proxy.disconnected()
-        await store.wait_until(self._are_gone, "the end of its sessions")
-        return ended
+        exit_code = await exit_code_of_child(self._process)
+        await self._proxy.wait_for_disconnect()
+        await store.wait_until(self._sessions_ended, "the end of its sessions")
+        return exit_code
 
-    async def _are_gone(self) -> bool:
+    async def _sessions_ended(self) -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'projections rebuild ')"
         return await store.value(self._conn, query) == 0
 
 
 @asynccontextmanager
-async def killings(url: str, projection: type[Projection]) -> AsyncIterator[tuple[Killing, AsyncConnection[Any]]]:
-    """Yield what kills rebuilds of a projection, and a connection to look with."""
+async def rebuild_killer(
+    url: str, projection: type[Projection]
+) -> AsyncIterator[tuple[RebuildKiller, AsyncConnection[Any]]]:
+    """Yield a killer of a projection's rebuilds, and a connection for reading."""
     async with (
         PostgresProxy(*target_of(url)) as proxy,
-        forking("tests.fault.rebuilding", projection, through(url, proxy.port)) as process,
-        store.connection(url, "looking") as conn,
+        forking_process("tests.fault.rebuild_child", projection.name, through(url, proxy.port)) as process,
+        store.connection(url, "observer") as conn,
     ):
-        yield Killing(proxy, process, conn), conn
+        yield RebuildKiller(proxy, process, conn), conn
 
 
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
-    async with killings(database_url, projection) as (killing, conn):
+    async with rebuild_killer(database_url, projection) as (killer, conn):
         await folding.append(conn, *sample_records(2, 2))
         await folding.fold_all(database_url)
-        new, stood = await all_rows(conn, projection), await folding.checkpoint_row(conn, projection.name)
+        new, checkpoint = await all_rows(conn, projection), await folding.checkpoint_row(conn, projection.name)
 
         async def damaged() -> dict[str, list[Any]]:
             await damage_all(conn, projection)
@@ -82,24 +89,24 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
         for _ in range(2):  # the first one creates the schema
             old = await damaged()
             assert old != new
-            assert await killing.run() == 0
+            assert await killer.run() == 0
             assert await all_rows(conn, projection) == new
         old, outcomes, abandoned = await damaged(), [], 0
         for number in count(1):
             before = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
-            ended = await killing.run(number)
+            exit_code = await killer.run(number)
             found = await all_rows(conn, projection)
-            if ended == 0:
-                assert killing.said < number
+            if exit_code == 0:
+                assert killer.messages < number
                 assert found == new
                 break
-            assert ended == -signal.SIGKILL
+            assert exit_code == -signal.SIGKILL
             assert found in (old, new), f"killed before message {number}"
-            assert await folding.checkpoint_row(conn, projection.name) == stood
+            assert await folding.checkpoint_row(conn, projection.name) == checkpoint
             outcomes.append(found == new)
             states = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
             assert states.count("done") - before.count("done") == (found == new), f"killed before message {number}"
-            assert states.count("running") <= 1, "an earlier one was not found to be abandoned"
+            assert states.count("running") <= 1, "an earlier rebuild was not marked as abandoned"
             abandoned = states.count("abandoned")
             if number % 20 == 1:
                 resume = number % 40 == 1
@@ -111,31 +118,31 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
             if found == new:
                 old = await damaged()
         assert len(outcomes) > 100
-        assert set(outcomes) == {False, True}, "it was never killed before its commit, or never after it"
+        assert set(outcomes) == {False, True}, "it was never killed before its commit, or never after its commit"
         assert abandoned > 0
-        assert await killing.run() == 0
+        assert await killer.run() == 0
         await folding.assert_rows_match_oracle(conn)
 
 
 async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
     projection = ConsentRegistry
-    async with killings(database_url, projection) as (killing, conn):
+    async with rebuild_killer(database_url, projection) as (killer, conn):
         await folding.append(conn, *sample_records(4, 4))
         await folding.fold_all(database_url)
         new = await all_rows(conn, projection)
-        assert await killing.run() == 0  # it creates the schema
+        assert await killer.run() == 0  # it creates the schema
         await damage_all(conn, projection)
         old = await all_rows(conn, projection)
         assert old != new
         reached, number = [0], 60
-        while await killing.run(number, RESUME) != 0:
+        while await killer.run(number, RESUME) != 0:
             number += 3  # enough to get a little further, but not to the end
             found = await all_rows(conn, projection)
             assert found in (old, new), f"killed before message {number}"
             if found == old:
                 query = "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"
                 reached.append(int(str(await store.value(conn, query))))
-        assert reached == sorted(reached), "one of them started over"
-        assert len(set(reached)) > 3, "they were killed before they got anywhere"
+        assert reached == sorted(reached), "one of the rebuilds started over"
+        assert len(set(reached)) > 3, "the rebuilds were killed before they made progress"
         assert await all_rows(conn, projection) == new
         assert (await rebuilding.verify(database_url, projection())).equal

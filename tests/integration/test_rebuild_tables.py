@@ -33,7 +33,7 @@ from projections.rules import check_projection
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.folding import append, new_record
-from tests.migration.test_user_tables import folder
+from tests.migration.test_user_tables import alembic_folder
 from tests.queries import fetch_all
 from tests.rebuilding import During, rebuild, sample_records, total_differences, verify
 
@@ -359,7 +359,7 @@ async def test_tables_with_other_storage_are_rebuilt(
 ) -> None:
     class Stored(Outcomes):
         tables: ClassVar[tuple[Table, ...]] = storage_projection(**options)
-        migrations: ClassVar[Path | None] = folder(tmp_path, f"[op.execute(one) for one in {statements!r}]")
+        migrations: ClassVar[Path | None] = alembic_folder(tmp_path, f"[op.execute(one) for one in {statements!r}]")
 
     projection = Stored()
     check_projection(projection)

@@ -1,4 +1,4 @@
-"""Migrate repairs a schema that somebody changed, and until then status reports it."""
+"""Status reports a schema that was changed by hand, and migrate repairs it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests import folding, store
 from tests.migration.test_migrations import shape
 
 EVENTS = "ALTER TABLE eventstore.events "
-UNDONE = {
-    # what pg_restore --data-only --disable-triggers leaves
+CHANGES = {
+    # the result of pg_restore --data-only --disable-triggers
     "triggers not always": (
         EVENTS + "DISABLE TRIGGER ALL; " + EVENTS + "ENABLE TRIGGER ALL",
         "trigger refuse_change_row on eventstore.events isn't ENABLE ALWAYS",
@@ -55,7 +55,7 @@ UNDONE = {
         "DROP FUNCTION eventstore.redecode(jsonb)",
         "function eventstore.redecode(jsonb) is missing",
     ),
-    # what a restore without privileges leaves
+    # the result of a restore without privileges
     "function for everybody": (
         "GRANT EXECUTE ON FUNCTION eventstore.redecode(jsonb) TO PUBLIC",
         "everybody may run function eventstore.redecode(jsonb)",
@@ -96,35 +96,37 @@ UNDONE = {
 }
 
 
-def breaches(url: str) -> list[str]:
-    async def found() -> list[str]:
+def drift_of(url: str) -> list[str]:
+    """Return a sentence for each difference between the schema and the code."""
+
+    async def find() -> list[str]:
         async with store.connection(url) as conn:
             return [drift.sentence for drift in await find_drift(conn)]
 
-    return asyncio.run(found())
+    return asyncio.run(find())
 
 
 @pytest.mark.oldest
-@pytest.mark.parametrize("undone", UNDONE)
-def test_a_change_is_reported_and_repaired(database_url: str, undone: str) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_reported_and_repaired(database_url: str, change: str) -> None:
     before = shape(database_url)
-    statement, said = UNDONE[undone]
+    statement, sentence = CHANGES[change]
     with psycopg.connect(database_url) as conn:
         conn.execute(statement.encode())
-    found = breaches(database_url)
-    assert any(one.startswith(said) and one.endswith("; run projections migrate") for one in found), found
+    found = drift_of(database_url)
+    assert any(one.startswith(sentence) and one.endswith("; run projections migrate") for one in found), found
     upgrade(database_url, projections=())
-    assert breaches(database_url) == []
+    assert drift_of(database_url) == []
     # A dropped view's comments are not repaired.
-    if undone != "view":
+    if change != "view":
         assert shape(database_url) == before
     upgrade(database_url, projections=())
-    assert breaches(database_url) == []
+    assert drift_of(database_url) == []
 
 
 @pytest.mark.oldest
 def test_an_unchanged_schema_has_no_drift(database_url: str) -> None:
-    assert breaches(database_url) == []
+    assert drift_of(database_url) == []
 
 
 def test_all_our_tables_are_checked(database_url: str) -> None:
@@ -135,7 +137,7 @@ def test_all_our_tables_are_checked(database_url: str) -> None:
         conn.execute(
             "DROP VIEW eventstore.event_log, public.consent_history, public.poll_results, read_model_freshness"
         )
-    found = breaches(database_url)
+    found = drift_of(database_url)
     for name in named:
         assert any(f"table {name} has lost primary key" in one for one in found), (name, found)
     assert [view for view in VIEWS if not any(f"view public.{view} is missing" in one for one in found)] == []
@@ -148,14 +150,14 @@ def test_a_missing_table_of_the_event_store_is_not_created_again(database_url: s
         upgrade(database_url, projections=())
 
 
-def test_what_cannot_be_repaired_is_reported_and_the_rest_is_repaired(database_url: str) -> None:
+def test_drift_that_cannot_be_repaired_is_reported_and_the_rest_is_repaired(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("ALTER TABLE eventstore.cursors DROP CONSTRAINT cursors_epoch_check")
         conn.execute("INSERT INTO eventstore.cursors (app, epoch) VALUES ('app', -1)")
-        conn.execute(UNDONE["triggers not always"][0].encode())
+        conn.execute(CHANGES["triggers not always"][0].encode())
     with pytest.raises(SchemaBroken, match=r"has lost CHECK cursors_epoch_check, and repairing it failed: .*23514"):
         upgrade(database_url, projections=())
-    found = breaches(database_url)
+    found = drift_of(database_url)
     assert found == ["CHECK cursors_epoch_check of eventstore.cursors isn't validated yet; run projections migrate"]
 
 
@@ -169,7 +171,7 @@ def test_rows_that_violate_a_new_check_are_kept_and_reported(empty_database_url:
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("DELETE FROM projections.checkpoints")
     upgrade(empty_database_url, projections=())
-    assert breaches(empty_database_url) == []
+    assert drift_of(empty_database_url) == []
 
 
 BEFORE_CHECKS = "0010"
@@ -207,7 +209,7 @@ def test_impossible_values_are_refused(database_url: str, statement: str) -> Non
 
 async def test_status_reports_drift(database_url: str) -> None:
     async with store.connection(database_url) as conn:
-        await conn.execute(UNDONE["trigger disabled"][0].encode())
+        await conn.execute(CHANGES["trigger disabled"][0].encode())
         status = await read_status(conn, Registry({}, {}))
     assert len(status.schema) == 1
     assert json.loads(json.dumps(status.as_dict()))["schema"] == status.schema

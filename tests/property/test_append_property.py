@@ -1,4 +1,4 @@
-"""Any sequence of batches by several appenders leaves in the tables what a short Python model computes."""
+"""After any sequence of batches by several appenders, the tables match a short Python model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import store, wire
 
 APPENDERS = 3
 VARIANTS = 4
-"""Of each event: twice other values, and the first of them in the other contract's bytes."""
+"""Variants of each event: two different values, each in the bytes of either contract."""
 
 _rounds = count(1)
 times = "2026-01-02T03:04:05Z"
@@ -27,7 +27,7 @@ times = "2026-01-02T03:04:05Z"
 
 @dataclass(frozen=True)
 class Message:
-    """What comes: which event in which form, or garbage; and whether it comes for another app."""
+    """A received message: an event in one of its variants, or garbage; perhaps of another app."""
 
     number: int
     variant: int
@@ -48,7 +48,7 @@ steps = st.tuples(
 
 
 def event_of(message: Message, world: int) -> Event:
-    """The event: variants 0 and 2 say the same, in either contract; 1 and 3 say something else."""
+    """Decode the event: variants 0 and 2 have equal values, in either contract; 1 and 3 have other values."""
     contract = Contract.CHAT_EXTERNAL if message.variant < 2 else Contract.PCS_EXTERNAL_V1
     occurred_at = times if message.variant < 2 else wire.timestamp(1_767_323_045)
     ppnum = f"1230000000{message.variant % 2}"
@@ -62,14 +62,14 @@ def event_of(message: Message, world: int) -> Event:
 
 @dataclass
 class Model:
-    """What ought to lie in the tables, kept by coming to know one message after the other."""
+    """The expected content of the tables, computed message by message."""
 
     stored: dict[str, Event] = field(default_factory=dict)
     quarantined: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     cursor: str | None = None
 
-    def take(self, events: list[Event], rejected: list[Rejected]) -> tuple[int, int, int] | None:
-        """Take a batch; None when it is refused as a whole."""
+    def append(self, events: list[Event], rejected: list[Rejected]) -> tuple[int, int, int] | None:
+        """Append a batch; returns the expected counts, or None if the batch is refused."""
         owner = dict(self.stored)
         for event in events:
             if owner.setdefault(event.event_id, event).app != event.app:
@@ -120,7 +120,7 @@ async def test_the_tables_match_the_model(
             appender = appenders[who]
             if probing is not None:
                 appender.probing = probing
-            expected = model.take(events, rejected)
+            expected = model.append(events, rejected)
             try:
                 result = await appender.append(events, rejected=rejected, cursor=CursorMove(app, 1, last))
             except ForeignEventId:

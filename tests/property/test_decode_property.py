@@ -72,7 +72,7 @@ good_events = st.builds(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A good event with a few bytes changed, left out, put in or repeated."""
+    """A good event with a few bytes changed, removed, inserted or repeated."""
     data = bytearray(draw(good_events))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -109,7 +109,7 @@ def decoded(payload: bytes, contract: Contract) -> Event | None:
 @given(anything, contracts)
 @example(b"", Contract.CHAT_EXTERNAL)
 @example(wire.tag(4, wire.GROUP) * 200, Contract.PCS_EXTERNAL_V1)
-def test_any_bytes_are_refused_with_a_reason_or_read_within_the_limits(payload: bytes, contract: Contract) -> None:
+def test_any_bytes_are_refused_with_a_reason_or_decoded_within_the_limits(payload: bytes, contract: Contract) -> None:
     event = decoded(payload, contract)
     if event is None:
         return
@@ -140,7 +140,7 @@ def test_a_valid_event_is_never_refused(payload: bytes, contract: Contract) -> N
 @given(
     st.one_of(st.binary(max_size=100), st.builds(wire.frame, events), st.builds(wire.cursor_expired, texts)), contracts
 )
-def test_any_message_is_some_frame(message: bytes, contract: Contract) -> None:
+def test_any_message_is_read_as_a_frame(message: bytes, contract: Contract) -> None:
     frame = read_frame(contract, message)
     assert frame.kind in FrameKind
     if contract is Contract.CHAT_EXTERNAL:

@@ -1,4 +1,4 @@
-"""Any file with a correct digest is imported as valid data, or refused in one sentence and not at all."""
+"""A file with a correct digest is imported as valid data, or refused in one sentence; then nothing is imported."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def change(records: list[Any], how: str, which: int, field: int, number: int, te
             setattr(part, chosen.name, number % 2**31 if small else number)
 
 
-async def is_as_promised(conn: AsyncConnection) -> None:
-    """What is stored is what arriving events could have made."""
+async def assert_valid(conn: AsyncConnection) -> None:
+    """Assert that received events could have produced the stored data."""
     last, received = 0, None
     async for one in read(conn):
         assert one.position == last + 1
@@ -101,7 +101,8 @@ async def is_as_promised(conn: AsyncConnection) -> None:
         assert first_seen <= last_seen
 
 
-async def emptied(conn: AsyncConnection) -> None:
+async def empty(conn: AsyncConnection) -> None:
+    """Delete all that was imported."""
     await delete_positions(conn, *range(1, 20))
     await conn.execute("DELETE FROM eventstore.cursors")
     await conn.execute("DELETE FROM eventstore.quarantine")
@@ -110,7 +111,7 @@ async def emptied(conn: AsyncConnection) -> None:
 
 @given(changes=CHANGES)
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_changed_file_is_refused_or_leaves_what_the_schema_promises(
+async def test_a_changed_file_is_refused_or_imported_as_valid_data(
     database_url: str, elsewhere: str, tmp_path: Path, changes: list[tuple[str, int, int, int, str, bytes]]
 ) -> None:
     original, file = tmp_path / "original", tmp_path / "events"
@@ -124,15 +125,15 @@ async def test_a_changed_file_is_refused_or_leaves_what_the_schema_promises(
     with ArchiveWriter(file) as out:
         for record in records:
             out.write(record)
-    async with open_connection(elsewhere) as there:
+    async with open_connection(elsewhere) as target_conn:
         refusal: str | None = None
         try:
             await import_file(elsewhere, file)
         except (ArchiveError, OtherLog) as error:
             refusal = str(error)
         if refusal is None:
-            await is_as_promised(there)
-            await emptied(there)
+            await assert_valid(target_conn)
+            await empty(target_conn)
         else:
             assert len(refusal.splitlines()) == 1
-            await assert_empty(there)
+            await assert_empty(target_conn)

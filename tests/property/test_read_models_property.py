@@ -1,7 +1,7 @@
 """For any events, in any order and batches, the read models have the rows that the oracle computes.
 
-Once for any story by itself, so that a failure shrinks to a few events; and for hundreds of them in one log, where
-every situation that can occur must have occurred.
+One test folds each story by itself, so that a failure shrinks to a few events. The other folds hundreds of stories in
+one log, and every possible situation must occur in them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ any_story = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-the_same_stories = settings(
+same_stories = settings(
     max_examples=STORIES,
     deadline=None,
     derandomize=True,
@@ -52,16 +52,16 @@ class Engine:
         self._appender = appender
         self._conn = conn
 
-    async def takes(self, batches: Sequence[Sequence[Record]], batch_size: int, *, at_once: bool) -> None:
+    async def append_and_fold(self, batches: Sequence[Sequence[Record]], batch_size: int, *, fold_once: bool) -> None:
         """Append the batches; fold after each batch, or once after all of them."""
         for batch in batches:
             await self._appender.append([folding.decode_record(record) for record in batch])
-            if not at_once:
+            if not fold_once:
                 await self._fold(batch_size)
         await self._fold(batch_size)
 
-    async def shows(self, events: Collection[Record]) -> None:
-        """Assert that every row of these events' apps is the oracle's."""
+    async def assert_rows(self, events: Collection[Record]) -> None:
+        """Assert that the rows of these events' apps equal the oracle's rows."""
         found = await folding.read_model_rows(self._conn, {event.app for event in events})
         expected = oracle.read_models(events)
         for name in oracle.COLUMNS:
@@ -87,42 +87,42 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
 
 
 @any_story
-@given(story=stories.stories(), batch_size=st.sampled_from((1, 2, 3, 7, 10_000)), at_once=st.booleans())
-async def test_every_story_in_a_log_of_its_own(engine: Engine, story: Story, batch_size: int, at_once: bool) -> None:
+@given(story=stories.stories(), batch_size=st.sampled_from((1, 2, 3, 7, 10_000)), fold_once=st.booleans())
+async def test_each_story_in_its_own_log(engine: Engine, story: Story, batch_size: int, fold_once: bool) -> None:
     story = story.in_world(next(_worlds))
-    await engine.takes(story.delivery, batch_size, at_once=at_once)
-    await engine.shows(story.events)
+    await engine.append_and_fold(story.delivery, batch_size, fold_once=fold_once)
+    await engine.assert_rows(story.events)
 
 
 @pytest.mark.parametrize(
-    ("contracts", "batch_size", "at_once"),
+    ("contracts", "batch_size", "fold_once"),
     [
         ((CHAT, PCS), 1000, False),
         ((CHAT, PCS), 37, False),
         ((CHAT, PCS), 10_000, True),
         ((PCS,), 1000, False),
     ],
-    ids=["by-batch", "small-windows", "at-once", "pcs"],
+    ids=["by-batch", "small-windows", "fold-once", "pcs"],
 )
 async def test_hundreds_of_stories_in_one_log(
-    engine: Engine, contracts: tuple[str, ...], batch_size: int, at_once: bool
+    engine: Engine, contracts: tuple[str, ...], batch_size: int, fold_once: bool
 ) -> None:
-    told: list[Story] = []
+    drawn: list[Story] = []
 
-    @the_same_stories
+    @same_stories
     @given(story=stories.stories(contracts))
-    def tell(story: Story) -> None:
-        told.append(story)
+    def collect(story: Story) -> None:
+        drawn.append(story)
 
-    tell()
-    met: Counter[stories.Situation] = Counter()
-    for story in told:
-        met.update(stories.coverage(story.events, story.delivery))
-    assert sorted(stories.possible(contracts) - met.keys()) == [], "never occurred"
-    worlds = [story.in_world(number) for number, story in enumerate(told, 1)]
-    # The first batch of every story, then the second of every story: an event that is late in its story is late here.
+    collect()
+    occurred: Counter[stories.Situation] = Counter()
+    for story in drawn:
+        occurred.update(stories.coverage(story.events, story.delivery))
+    assert sorted(stories.possible(contracts) - occurred.keys()) == [], "some situations never occurred"
+    worlds = [story.in_world(number) for number, story in enumerate(drawn, 1)]
+    # The first batch of every story, then the second of every story: an event that is late in its story stays late.
     batches = [
         list(chain.from_iterable(batch)) for batch in zip_longest(*(one.delivery for one in worlds), fillvalue=())
     ]
-    await engine.takes(batches, batch_size, at_once=at_once)
-    await engine.shows([event for story in worlds for event in story.events])
+    await engine.append_and_fold(batches, batch_size, fold_once=fold_once)
+    await engine.assert_rows([event for story in worlds for event in story.events])

@@ -1,8 +1,8 @@
 """For any events, order, batches and windows: live rows, rebuilt rows, verified rows and the oracle's are equal.
 
-Each story is a log of its own, in a database of its own: a part of it comes before a rebuild, and the rest while it is
-folding, comparing and applying. The rows may have been damaged before, and a rebuild ended at a position, or cut off
-before any of its messages to Postgres, as a process is that was killed.
+Each story is the log of its own database. Some batches are folded before a rebuild, and the rest while it folds,
+compares and applies. Before it, rows may be damaged, and earlier rebuilds may be interrupted at a position, or cut off
+from Postgres before any message, like a killed process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.stories import Story
 WINDOWS = (1, 2, 3, 7, 1000)
 
 
-async def are_right(conn: AsyncConnection, projection: Projection) -> None:
-    """Check that the projection's tables equal what the oracle expects of the events up to its checkpoint."""
+async def assert_rows_equal_oracle(conn: AsyncConnection, projection: Projection) -> None:
+    """Assert that the projection's tables equal the oracle's rows of the events up to its checkpoint."""
     log = await folding.stored_records(conn)
     expected = oracle.read_models(log[: await folding.position(conn, projection.name)])
     found = await folding.read_model_rows(conn)
@@ -46,33 +46,33 @@ async def damage(conn: AsyncConnection, projection: Projection, kind: str) -> No
             await rebuilding.damage(conn, table, kind, 0.5)
 
 
-async def killed(url: str, number: int, projection: Projection, **how: Any) -> None:  # noqa: ANN401 - passed on
-    """Run a rebuild whose n-th and later messages don't reach Postgres, and wait for the end of its sessions."""
-    async with PostgresProxy(*target_of(url), before=lambda said, _: said < number) as proxy:
+async def run_killed_rebuild(url: str, number: int, projection: Projection, **how: Any) -> None:  # noqa: ANN401 - passed on
+    """Run a rebuild whose n-th and later messages do not reach Postgres, and wait for the end of its sessions."""
+    async with PostgresProxy(*target_of(url), before=lambda message, _: message < number) as proxy:
         with suppress(psycopg.Error, OSError, LockLost):
             await rebuild(through(url, proxy.port), projection, **how)
-    async with store.connection(url, "looking") as conn:
+    async with store.connection(url, "observer") as conn:
 
-        async def are_gone() -> bool:
+        async def sessions_ended() -> bool:
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
             return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
 
-        await store.wait_until(are_gone, "the end of its sessions")
+        await store.wait_until(sessions_ended, "the end of the rebuild's sessions")
 
 
 @dataclass(frozen=True)
-class Play:
+class Replay:
     """How the events of a story are replayed.
 
     Attributes:
-        projection: who folds it.
-        cuts: how many batches come before the rebuild, before it compares, and before it applies.
-        window: positions in the rebuild's windows.
-        batch_size: positions in the worker's.
+        projection: the projection that folds it.
+        cuts: how many batches are folded before the rebuild, before it compares, and before it applies.
+        window: positions in a window of the rebuild.
+        batch_size: positions in a window of the worker.
         rest: events that may be left to fold under the checkpoint's lock.
-        damage: what happens to the rows first; None for nothing.
-        interrupted_at: the position at which a first rebuild ends; None for no such rebuild.
-        killed_at: the message to Postgres before which another one is killed, while events come; None for no such one.
+        damage: the damage to the rows before the rebuild; None for no damage.
+        interrupted_at: the position at which an earlier rebuild is interrupted; None for no such rebuild.
+        killed_at: the message to Postgres before which another earlier rebuild is killed; None for no such rebuild.
 
     """
 
@@ -86,8 +86,8 @@ class Play:
     killed_at: int | None
 
 
-plays = st.builds(
-    Play,
+replays = st.builds(
+    Replay,
     projection=st.sampled_from([one() for one in READ_MODELS]),
     cuts=st.lists(st.integers(0, 40), min_size=3, max_size=3).map(sorted),
     window=st.sampled_from(WINDOWS),
@@ -100,45 +100,47 @@ plays = st.builds(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(story=stories.stories(), play=plays)
-async def test_live_rebuilt_verified_and_expected_rows_are_equal(postgres: Server, story: Story, play: Play) -> None:
-    projection, delivery = play.projection, story.delivery
+@given(story=stories.stories(), replay=replays)
+async def test_live_rebuilt_verified_and_expected_rows_are_equal(
+    postgres: Server, story: Story, replay: Replay
+) -> None:
+    projection, delivery = replay.projection, story.delivery
     with postgres.database() as url:
 
-        async def take(begin: int, end: int | None) -> None:
+        async def append_and_fold(begin: int, end: int | None) -> None:
             async with store.connection(url) as own:
                 for batch in delivery[begin:end]:
                     await folding.append(own, *batch)
-            await folding.fold_all(url, [type(projection)], batch_size=play.batch_size)
+            await folding.fold_all(url, [type(projection)], batch_size=replay.batch_size)
 
-        first, second, third = play.cuts
-        how: dict[str, Any] = {"window": play.window, "rest": play.rest}
-        is_resumed = play.interrupted_at is not None or play.killed_at is not None
+        first, second, third = replay.cuts
+        how: dict[str, Any] = {"window": replay.window, "rest": replay.rest}
+        is_resumed = replay.interrupted_at is not None or replay.killed_at is not None
 
         def meanwhile() -> During:
             return During(
-                folding=lambda: take(first, second),
-                comparing=lambda: take(second, third),
-                applying_the_difference=lambda: take(third, None),
+                folding=lambda: append_and_fold(first, second),
+                comparing=lambda: append_and_fold(second, third),
+                applying_the_difference=lambda: append_and_fold(third, None),
             )
 
-        await take(0, first)
-        async with store.connection(url, "looking") as conn:
-            if play.damage is not None:
-                await damage(conn, projection, play.damage)
-            if play.interrupted_at is not None:
+        await append_and_fold(0, first)
+        async with store.connection(url, "observer") as conn:
+            if replay.damage is not None:
+                await damage(conn, projection, replay.damage)
+            if replay.interrupted_at is not None:
                 with suppress(Interrupted):
-                    interrupting = Interrupting(play.interrupted_at)
-                    await rebuild(url, projection, progress=interrupting, window=play.window, dry_run=True)
+                    interrupting = Interrupting(replay.interrupted_at)
+                    await rebuild(url, projection, progress=interrupting, window=replay.window, dry_run=True)
             limits = ANY_REMOVAL
-            if play.killed_at is not None:
-                await killed(url, play.killed_at, projection, progress=meanwhile(), limits=limits, **how)
-                if play.damage is None:
-                    await are_right(conn, projection)
+            if replay.killed_at is not None:
+                await run_killed_rebuild(url, replay.killed_at, projection, progress=meanwhile(), limits=limits, **how)
+                if replay.damage is None:
+                    await assert_rows_equal_oracle(conn, projection)
             await rebuild(url, projection, progress=meanwhile(), limits=limits, resume=is_resumed, **how)
-            await are_right(conn, projection)
-            await take(0, None)  # what no phase took, and everything once more
-            await are_right(conn, projection)
+            await assert_rows_equal_oracle(conn, projection)
+            await append_and_fold(0, None)  # the batches that no phase appended, and all others again
+            await assert_rows_equal_oracle(conn, projection)
             found = await verify(url, projection, **how)
             assert found.equal
             assert found.position == len(story.events)

@@ -1,4 +1,4 @@
-"""No phone number survives in text from others, in any form; and no id, time or position is lost."""
+"""Redaction removes phone numbers in any form from text of others, and keeps ids, times and positions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DATE = re.compile(r"(19|20)\d\d-[01]\d-[0-3]\d")
 
 @st.composite
 def written_numbers(draw: st.DrawFn) -> tuple[str, str]:
-    """A number, and a form in which it is written."""
+    """A phone number, and a form in which it may be written."""
     digits = draw(NUMBERS)
     zero = draw(st.sampled_from(ZEROES))
     separators = st.sampled_from(draw(st.lists(st.sampled_from(SEPARATORS), min_size=1, max_size=3)))
@@ -66,24 +66,26 @@ def written_numbers(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(written_numbers(), WORDS, WORDS, st.sampled_from(ENCODINGS))
-def test_no_phone_number_survives_redaction(written: tuple[str, str], before: str, behind: str, encode: object) -> None:
+def test_redaction_removes_every_phone_number(
+    written: tuple[str, str], before: str, after: str, encode: object
+) -> None:
     digits, shown = written
     assert callable(encode)
-    said = redact(encode(f"{before} {shown} {behind}"))
+    redacted = redact(encode(f"{before} {shown} {after}"))
     if not DATE.search(shown):
-        assert MASK in said
-    left = "".join(str(unicodedata.digit(char)) for char in said.replace(MASK, "x") if char.isdigit())
+        assert MASK in redacted
+    left = "".join(str(unicodedata.digit(char)) for char in redacted.replace(MASK, "x") if char.isdigit())
     assert digits not in left or DATE.search(shown)
 
 
 @given(st.lists(st.one_of(ULIDS, TIMES.map(datetime.isoformat), st.uuids().map(str), WORDS), min_size=1))
-def test_no_id_and_no_time_is_lost(parts: list[str]) -> None:
+def test_redaction_keeps_ids_and_times(parts: list[str]) -> None:
     text = ", ".join(parts)
     assert redact(text) == text
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
-def test_no_position_of_ours_is_lost(first: int, last: int) -> None:
+def test_positions_are_kept_in_our_own_texts(first: int, last: int) -> None:
     text = f"positions {first}..{last} missing, {first:,} of {last:,} events"
     assert hide_secrets(text) == text
 

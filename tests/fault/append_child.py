@@ -1,7 +1,7 @@
-"""A process that forks one appender for each line it reads, so that a test can kill many of them quickly.
+"""A process that forks one appender for each line it reads, so that a test can kill many appenders quickly.
 
-A line is a number and a URL. The child's pid is answered at once, its end when it comes: 0, or minus the signal.
-Run as ``python -m tests.fault.appending``.
+A line is a number and a URL. The process writes the child's pid at once, and 0 or minus the signal when the child ends.
+Run as ``python -m tests.fault.append_child``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ START = 1_767_225_600_000
 
 
 class Batch(NamedTuple):
-    """What one append gets."""
+    """The arguments of one append."""
 
     events: list[Event]
     rejected: list[Rejected]
@@ -32,12 +32,12 @@ class Batch(NamedTuple):
 
 
 def name_of(number: int) -> str:
-    """An appender's app, and the name of its session."""
+    """Return an appender's app, which is also the name of its session."""
     return f"appender {number}"
 
 
 def batches(number: int) -> list[Batch]:
-    """What an appender appends: new, repeated, contradicting and rejected messages, probed and copied."""
+    """Return the batches of an appender: new, repeated, contradicting and rejected messages, probed and copied."""
     app = name_of(number)
 
     def event(index: int, ppnum: str = "12300000001") -> Event:
@@ -57,13 +57,13 @@ def batches(number: int) -> list[Batch]:
     return [
         batch([event(0), event(1), event(0), event(2), other(2)], bad(0)),  # probed, and clean
         batch([event(3), event(3), event(4), other(4)], bad(0)),  # copied
-        batch([event(5), event(1), other(2), event(6)], bad(0), bad(1)),  # copied in vain, then probed
+        batch([event(5), event(1), other(2), event(6)], bad(0), bad(1)),  # COPY fails on a duplicate, then probed
         batch([], bad(2)),
     ]
 
 
 async def append_all(url: str, number: int, waits: Waits, up_to: int | None = None) -> None:
-    """Append all batches, or the first few, one after the other, on one connection."""
+    """Append all batches, or the first ones, one after another on one connection."""
     conn = await connect(url, name=name_of(number), waits=waits)
     try:
         appender = Appender(conn, waits)
@@ -74,7 +74,7 @@ async def append_all(url: str, number: int, waits: Waits, up_to: int | None = No
 
 
 def main() -> None:
-    """Fork for each line; nothing here runs threads or a loop, so a fork is safe."""
+    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
     for line in sys.stdin:
         number, url = line.split()
         pid = os.fork()

@@ -1,4 +1,4 @@
-"""Servers that fail over: a primary, standbys that stream from it, and base backups, each a real server of its own."""
+"""Servers for failover tests: a primary, standbys that stream from it, and base backups; each is a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.temporary_server import account_of_servers, as_account, fast_folder, 
 
 DATABASE = "projections"
 SETTINGS = {
-    # A crash of the server is tested, not of the machine.
+    # The tests crash servers, not the machine.
     "fsync": "off",
     "autovacuum": "off",
     "max_connections": "60",
@@ -28,14 +28,14 @@ SETTINGS = {
     "max_wal_senders": "8",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
-    # What is committed asynchronously stays in memory, and a crash loses it.
+    # Asynchronous commits stay in memory, so that a crash loses them.
     "wal_writer_delay": "10s",
     "restart_after_crash": "off",
     "log_min_messages": "fatal",
 }
 HBA = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
 PORTS = 5
-"""Attempts to start on a free port, which somebody else may take meanwhile."""
+"""Attempts to start on a free port: another process may take the port first."""
 
 
 class Server:
@@ -59,7 +59,7 @@ class Server:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{DATABASE}"
 
     async def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it accepts connections."""
         for left in reversed(range(PORTS)):
             with socket.socket() as found:
                 found.bind(("127.0.0.1", 0))
@@ -72,13 +72,13 @@ class Server:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            await wait_until(self._answers_or_ended, f"the server on {self.data}")
+            await wait_until(self._accepts_or_ended, f"the server on {self.data}")
             if self._process.returncode is None:
                 return
             assert left, f"the server on {self.data} does not start"
 
-    async def end(self, number: signal.Signals) -> None:
-        """End it with a signal: SIGQUIT is a crash, SIGINT an orderly shutdown."""
+    async def stop(self, number: signal.Signals) -> None:
+        """Stop it with a signal: SIGQUIT is a crash, SIGINT an orderly shutdown."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
             async with asyncio.timeout(GIVE_UP):
@@ -90,11 +90,11 @@ class Server:
             await conn.execute("SELECT pg_promote()")
 
     async def backup(self, data: Path, *, standby_of: int | None = None) -> Server:
-        """Copy it while it runs; the copy is not started yet.
+        """Copy it while it runs; the copy is not started.
 
         Args:
             data: the copy's folder.
-            standby_of: the port that the copy streams from; None for a copy that is restored as it is.
+            standby_of: the port of the server that the copy streams from; None for a plain backup.
 
         """
         arguments = ["-D", str(data), "-X", "stream", "-c", "fast", "--no-sync"]
@@ -111,7 +111,7 @@ class Server:
                 os.chown(data / "standby.signal", self._account.uid, self._account.gid)
         return Server(self._binaries, self._account, data)
 
-    async def _answers_or_ended(self) -> bool:
+    async def _accepts_or_ended(self) -> bool:
         if self._process is not None and self._process.returncode is not None:
             return True
         try:
@@ -122,21 +122,21 @@ class Server:
 
 
 class Cluster:
-    """Servers in one folder, all of them gone at the end of the test."""
+    """Servers in one folder; all are stopped at the end of the test."""
 
     def __init__(self, folder: Path, binaries: Path, account: Account) -> None:
         self.folder = folder
         self._binaries = binaries
         self._account = account
-        self._made = 0
+        self._folders = 0
 
     def new_folder(self) -> Path:
-        """A folder for one more server."""
-        self._made += 1
-        return self.folder / f"data{self._made}"
+        """Return the path of a new data folder."""
+        self._folders += 1
+        return self.folder / f"data{self._folders}"
 
     async def primary(self) -> Server:
-        """Make a cluster with an empty database, and start it."""
+        """Create a server with an empty database, and start it."""
         data = self.new_folder()
         await run(
             [
@@ -157,7 +157,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster() -> AsyncIterator[Cluster]:
-    """Yield a place for servers; whatever still runs at the end crashes."""
+    """Yield a cluster without servers; those that still run at the end are crashed."""
     account = account_of_servers()
     with temporary_folder(fast_folder(), account) as folder:
         try:
@@ -165,10 +165,10 @@ async def cluster() -> AsyncIterator[Cluster]:
         finally:
             for pid in servers_below(folder):
                 os.kill(pid, signal.SIGQUIT)
-                await wait_until(lambda: _is_gone(pid), f"the end of server {pid}")  # noqa: B023 - awaited in this round
+                await wait_until(lambda: _has_ended(pid), f"the end of server {pid}")  # noqa: B023 - called in this round only
 
 
-async def _is_gone(pid: int) -> bool:
+async def _has_ended(pid: int) -> bool:
     try:
         stat = await asyncio.to_thread(Path(f"/proc/{pid}/stat").read_text)
     except OSError:
@@ -177,7 +177,7 @@ async def _is_gone(pid: int) -> bool:
 
 
 async def run(command: list[str], account: Account) -> None:
-    """Run one of PostgreSQL's commands to its end."""
+    """Run one of PostgreSQL's programs to its end; it must succeed."""
     process = await asyncio.create_subprocess_exec(
         *as_account(account),
         *command,
@@ -185,5 +185,5 @@ async def run(command: list[str], account: Account) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await process.communicate()
-    assert process.returncode == 0, f"exit code {process.returncode}: {said.decode()}"
+    _, stderr = await process.communicate()
+    assert process.returncode == 0, f"exit code {process.returncode}: {stderr.decode()}"

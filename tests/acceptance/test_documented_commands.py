@@ -1,4 +1,4 @@
-"""Every ``projections`` and ``make`` line of README, CONTRIBUTING and docs/ is one that runs."""
+"""Every ``projections`` and ``make`` command in README, CONTRIBUTING and docs/ is valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands in the shell blocks of a page, without assignments before them and without redirections."""
+    """The simple commands in the shell blocks of a page, without leading assignments and without redirections."""
     for block in BLOCK.findall(text):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
@@ -31,19 +31,19 @@ def commands(text: str) -> Iterator[list[str]]:
             for word in [*words, ";"]:
                 if set(word) <= set("();<>|&"):
                     yield command
-                    # The target of a redirection is not a command, and never has the name of one of ours.
+                    # The target of a redirection is yielded too; it never has the name of one of our programs.
                     command = []
                 elif command or not ASSIGNMENT.match(word):
                     command.append(word)
 
 
-def ours(text: str, name: str) -> list[list[str]]:
-    """The arguments of each call of a program."""
+def calls_of(text: str, name: str) -> list[list[str]]:
+    """The arguments of each call of this program."""
     return [words[1:] for words in commands(text) if words and words[0].rpartition("/")[2] == name]
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse the arguments as the command does before it runs."""
+    """Parse the arguments as the command does before it runs; raises what it raises."""
     name, command, rest = "projections", get_command(app), arguments
     try:
         while True:
@@ -58,33 +58,37 @@ def parse(arguments: list[str]) -> None:
 
 
 def check_make(arguments: list[str]) -> None:
-    """Check targets and variables against the Makefile."""
+    """Assert that the Makefile has these targets and variables."""
     for argument in arguments:
         if ASSIGNMENT.match(argument):
-            assert re.search(rf"\$\({argument.partition('=')[0]}\)", MAKEFILE), f"make knows no {argument}"
+            assert re.search(rf"\$\({argument.partition('=')[0]}\)", MAKEFILE), (
+                f"the Makefile has no variable {argument}"
+            )
         elif not argument.startswith("-"):
-            assert re.search(rf"^{re.escape(argument)}:", MAKEFILE, re.MULTILINE), f"make knows no target {argument}"
+            assert re.search(rf"^{re.escape(argument)}:", MAKEFILE, re.MULTILINE), (
+                f"the Makefile has no target {argument}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_on_a_page_can_be_run(page: Path) -> None:
+def test_the_commands_on_a_page_are_valid(page: Path) -> None:
     text = page.read_text()
-    wrong = []
-    for arguments in ours(text, "projections"):
+    invalid = []
+    for arguments in calls_of(text, "projections"):
         try:
             parse(arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it has against the line
-            wrong.append(f"projections {shlex.join(arguments)}: {getattr(error, 'message', error)}")
-    assert wrong == []
-    for arguments in ours(text, "make"):
+        except Exception as error:  # noqa: BLE001 - any error makes the line invalid
+            invalid.append(f"projections {shlex.join(arguments)}: {getattr(error, 'message', error)}")
+    assert invalid == []
+    for arguments in calls_of(text, "make"):
         check_make(arguments)
 
 
 def test_commands_are_found_on_the_pages() -> None:
-    readme, everything = PAGES[0].read_text(), "\n".join(page.read_text() for page in PAGES)
-    assert ours(readme, "make")
-    assert ["ingest"] in ours(readme, "projections")
-    assert any(arguments[:1] == ["simulate"] for arguments in ours(everything, "projections"))
+    readme, all_pages = PAGES[0].read_text(), "\n".join(page.read_text() for page in PAGES)
+    assert calls_of(readme, "make")
+    assert ["ingest"] in calls_of(readme, "projections")
+    assert any(arguments[:1] == ["simulate"] for arguments in calls_of(all_pages, "projections"))
 
 
 @pytest.mark.parametrize(
@@ -99,18 +103,18 @@ def test_commands_are_found_on_the_pages() -> None:
         "projections ingest \\\n  --until-idel 3",
     ],
 )
-def test_a_line_that_can_not_be_run_is_reported(line: str) -> None:
+def test_an_invalid_command_is_detected(line: str) -> None:
     def check() -> None:
-        for arguments in ours(f"```sh\n{line}\n```\n", "projections"):
+        for arguments in calls_of(f"```sh\n{line}\n```\n", "projections"):
             parse(arguments)
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - of a private class of Typer's
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Typer's class is private
         check()
     assert type(caught.value).__name__ in {"UsageError", "NoSuchOption", "BadParameter", "BadOptionUsage"}
 
 
-def test_a_make_target_that_does_not_exist_is_reported() -> None:
+def test_an_unknown_make_target_or_variable_is_detected() -> None:
     check_make(["test", "T=tests/unit", "-k"])
     for arguments in (["tests"], ["test", "TESTS=x"]):
-        with pytest.raises(AssertionError, match="make knows no"):
+        with pytest.raises(AssertionError, match="the Makefile has no"):
             check_make(arguments)

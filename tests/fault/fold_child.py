@@ -1,7 +1,7 @@
-"""A process that forks one worker for each line it reads, so that a test can kill many of them quickly.
+"""A process that forks one worker for each line it reads, so that a test can kill many workers quickly.
 
-Its arguments are a projection's name and a URL. The child's pid is answered at once; its end when it comes: 0, or minus
-the signal. The child folds to the head. Run as ``python -m tests.fault.folding``.
+Its arguments are a projection's name and a URL. A child folds to the head. The process writes the child's pid at once,
+and 0 or minus the signal when the child ends. Run as ``python -m tests.fault.fold_child``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from projections.running.worker import Worker
 from tests import folding
 
 WINDOW = 3
-"""Positions in a window: all of a child's windows but the first are one message each."""
+"""Positions in a window: a child sends one message for each window but the first."""
 
 
 async def fold(worker: Worker) -> None:
@@ -29,8 +29,8 @@ async def fold(worker: Worker) -> None:
 
 
 def main() -> None:
-    """Fork for each line; no thread and no event loop runs here, so a fork is safe."""
-    # Only answers go to stdout.
+    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
+    # Only pids and exit codes may go to stdout.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, url = sys.argv[1:]
     (projection,) = (each for each in READ_MODELS if each.name == name)

@@ -1,4 +1,4 @@
-"""Texts of events can't command a terminal or forge a line, and no locale ends a command in the middle."""
+"""Text of events can't control a terminal or forge a line of output, and no output encoding stops a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from projections.terminal_text import UNSAFE
 from tests import folding, oracle
-from tests.acceptance.command import Commands, Ended
+from tests.acceptance.command import CommandResult, Commands
 from tests.folding import append, new_record
 
 PPNUM = "12300000003"
@@ -20,7 +20,7 @@ HOSTILE = f"\x1b[2J\x1b]0;owned\x07\x9b31m\u202e{FORGED}\u2028[red]:smile:[/red]
 
 @pytest.fixture
 async def variables(database_url: str, conn: AsyncConnection) -> dict[str, str]:
-    """A log with hostile texts, folded, and one of its rows changed."""
+    """A folded log with hostile texts; two read models are damaged."""
     await append(
         conn,
         replace(new_record(oracle.FAILED, PPNUM), error_code=HOSTILE),
@@ -47,38 +47,38 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda value: value[0][:7])
-async def test_no_command_shows_what_a_terminal_obeys(
+async def test_no_command_prints_control_characters(
     commands: Commands, variables: dict[str, str], arguments: tuple[str, ...]
 ) -> None:
-    ended = await commands.run("-v", *arguments, **variables, PYTHONUTF8="1")
-    assert ended.code in {0, 1, 2}, ended.said
-    assert not [line for line in (ended.out + ended.err).split("\n") if UNSAFE.search(line)], ended.said
-    assert not [line for line in (ended.out + ended.err).splitlines() if line.startswith(FORGED[1:])], ended.said
-    assert "\\x1b[2J" in ended.out + ended.err, ended.said
+    result = await commands.run("-v", *arguments, **variables, PYTHONUTF8="1")
+    assert result.code in {0, 1, 2}, result.transcript
+    assert not [line for line in (result.out + result.err).split("\n") if UNSAFE.search(line)], result.transcript
+    assert not [line for line in (result.out + result.err).splitlines() if line.startswith(FORGED[1:])], (
+        result.transcript
+    )
+    assert "\\x1b[2J" in result.out + result.err, result.transcript
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("arguments", [COMMANDS[0], COMMANDS[2], COMMANDS[3]], ids=lambda value: value[0])
-async def test_no_encoding_of_stdout_ends_a_command_in_the_middle(
+async def test_no_encoding_of_stdout_stops_a_command(
     commands: Commands, variables: dict[str, str], arguments: tuple[str, ...], encoding: str
 ) -> None:
-    whole = await commands.run(*arguments, **variables, PYTHONIOENCODING="utf-8")
-    ended = await commands.run(*arguments, **variables, PYTHONIOENCODING=f"{encoding}:strict")
-    assert ended.code == whole.code, ended.said
-    assert len(ended.out.splitlines()) == len(whole.out.splitlines()), ended.said
-    assert "Error" not in ended.err
-    assert ended.out.isascii() or encoding == "latin-1"
-    assert whole.out.count("→") == ended.out.count("->")
+    complete = await commands.run(*arguments, **variables, PYTHONIOENCODING="utf-8")
+    result = await commands.run(*arguments, **variables, PYTHONIOENCODING=f"{encoding}:strict")
+    assert result.code == complete.code, result.transcript
+    assert len(result.out.splitlines()) == len(complete.out.splitlines()), result.transcript
+    assert "Error" not in result.err
+    assert result.out.isascii() or encoding == "latin-1"
+    assert complete.out.count("→") == result.out.count("->")
 
 
 @pytest.mark.parametrize("variable", ["LC_ALL", "PYTHONIOENCODING", "PYTHONUTF8"])
-async def test_json_is_exact_whatever_stdout_can_carry(
-    commands: Commands, variables: dict[str, str], variable: str
-) -> None:
+async def test_json_is_exact_in_every_encoding(commands: Commands, variables: dict[str, str], variable: str) -> None:
     value = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}[variable]
-    ended = await commands.run(*COMMANDS[0], "--json", **variables, **{variable: value})
-    found = json.loads(ended.out)
+    result = await commands.run(*COMMANDS[0], "--json", **variables, **{variable: value})
+    found = json.loads(result.out)
     assert found["row"]["error_code"] == HOSTILE
-    assert not UNSAFE.search(ended.out.replace("\n", ""))
-    status: Ended = await commands.run("status", "--json", **variables, **{variable: value})
+    assert not UNSAFE.search(result.out.replace("\n", ""))
+    status: CommandResult = await commands.run("status", "--json", **variables, **{variable: value})
     assert json.loads(status.out)["apps"][0]["last_error"] == HOSTILE

@@ -1,6 +1,6 @@
-"""What is asked wrongly ends with exit code 2 and one sentence that says what to do; nothing secret is in it.
+"""A usage error ends with exit code 2 and one sentence that says what to do and holds no secret.
 
-Most of it is asked of the command inside this process: starting it anew each time shows nothing more, and takes long.
+Most tests run the command inside this process: a new process for each would test nothing more and take long.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from projections.cli.app import app
-from tests.acceptance.command import COMMAND, Commands, Ended
+from tests.acceptance.command import COMMAND, CommandResult, Commands
 
-Invoke = Callable[..., Ended]
+Invoke = Callable[..., CommandResult]
 URL, ISSUER = "PCS_EXTERNAL_API_URL", "PAS_ISSUER"
 CLIENT, SECRET = "PCS_EXTERNAL_CLIENT_ID", "PCS_EXTERNAL_CLIENT_SECRET"
 TOKEN, TOKEN_FILE = "PROJECTIONS_TOKEN", "PROJECTIONS_TOKEN_FILE"
-WHOLE = {URL: "http://localhost:1", TOKEN: "my-own-token"}
+COMPLETE = {URL: "http://localhost:1", TOKEN: "my-own-token"}
 PASSWORD = "pass-word-of-mine"
 
 
@@ -34,15 +34,15 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **variables: str) -> Ended:
+    def run(*arguments: str, **variables: str) -> CommandResult:
         result = CliRunner().invoke(app, arguments, env=variables, prog_name="projections")
-        return Ended(result.exit_code, result.stdout, result.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    ("variables", "expected"),
     [
         ({}, ["no upstream is configured", URL, ISSUER, CLIENT, SECRET, TOKEN, "projections.toml"]),
         ({URL: "https://api.example.com"}, [ISSUER, CLIENT, SECRET, TOKEN, TOKEN_FILE]),
@@ -56,74 +56,81 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
         ({URL: f"https://me:{PASSWORD}@api.example.com", TOKEN: PASSWORD}, ["user name or password"]),
         ({URL: "http://api.example.com", TOKEN: PASSWORD}, ["in the clear", "https://"]),
         ({URL: "https://a", ISSUER: "http://id", CLIENT: "me", SECRET: PASSWORD}, ["the issuer", "in the clear"]),
-        (WHOLE | {"PROJECTIONS_CONTRACT": "chat"}, ["PROJECTIONS_CONTRACT", "chat.external", "pcs.external.v1"]),
-        (WHOLE | {"PROJECTIONS_APP": "my app"}, ["PROJECTIONS_APP", "1 to 63"]),
-        (WHOLE | {"PROJECTIONS_SINCE": "yesterday"}, ["since 'yesterday'", "36h"]),
-        (WHOLE | {"PROJECTIONS_CA_FILE": "absent.pem"}, ["ca_file absent.pem", "No such file"]),
+        (COMPLETE | {"PROJECTIONS_CONTRACT": "chat"}, ["PROJECTIONS_CONTRACT", "chat.external", "pcs.external.v1"]),
+        (COMPLETE | {"PROJECTIONS_APP": "my app"}, ["PROJECTIONS_APP", "1 to 63"]),
+        (COMPLETE | {"PROJECTIONS_SINCE": "yesterday"}, ["since 'yesterday'", "36h"]),
+        (COMPLETE | {"PROJECTIONS_CA_FILE": "absent.pem"}, ["ca_file absent.pem", "No such file"]),
         (
-            WHOLE | {"PROJECTIONS_CLIENT_KEY_FILE": "k.pem"},
+            COMPLETE | {"PROJECTIONS_CLIENT_KEY_FILE": "k.pem"},
             ["PROJECTIONS_CLIENT_CERTIFICATE_FILE", "PROJECTIONS_CLIENT_KEY_FILE", "go together"],
         ),
-        (WHOLE | {"PROJECTIONS_OVERLAP": "much"}, ["PROJECTIONS_OVERLAP must be a number of seconds"]),
-        (WHOLE | {"PROJECTIONS_OVERLAP": "nan"}, ["PROJECTIONS_OVERLAP must be a number of seconds"]),
-        (WHOLE | {"PROJECTIONS_LOCK": "1e9"}, ["PROJECTIONS_LOCK must be between 0.001 and 2,147,483 seconds"]),
-        (WHOLE | {"PROJECTIONS_LEADER_TIMEOUT": "0.0001"}, ["PROJECTIONS_LEADER_TIMEOUT must be between 0.001 and "]),
-        (WHOLE | {"PROJECTIONS_SINCE": "2999-01-01T00:00:00Z"}, ["since '2999-01-01T00:00:00Z' is in the future"]),
-        (WHOLE | {"PROJECTIONS_SINCE": "999999999d"}, ["since '999999999d' is too long ago"]),
-        (WHOLE | {"PROJECTIONS_CONFIG": "absent.toml"}, ["absent.toml", "No such file"]),
-        (WHOLE | {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, ["DATABASE_URL", "postgresql://", "'mysql'"]),
-        (WHOLE | {"DATABASE_URL": f"postgresql://u:{PASSWORD}@h:port/d"}, ["DATABASE_URL", "port"]),
-        (WHOLE | {"DATABASE_URL": f"postgresql://u:a@{PASSWORD}@h/d"}, ["DATABASE_URL", "%40"]),
+        (COMPLETE | {"PROJECTIONS_OVERLAP": "much"}, ["PROJECTIONS_OVERLAP must be a number of seconds"]),
+        (COMPLETE | {"PROJECTIONS_OVERLAP": "nan"}, ["PROJECTIONS_OVERLAP must be a number of seconds"]),
+        (COMPLETE | {"PROJECTIONS_LOCK": "1e9"}, ["PROJECTIONS_LOCK must be between 0.001 and 2,147,483 seconds"]),
+        (
+            COMPLETE | {"PROJECTIONS_LEADER_TIMEOUT": "0.0001"},
+            ["PROJECTIONS_LEADER_TIMEOUT must be between 0.001 and "],
+        ),
+        (COMPLETE | {"PROJECTIONS_SINCE": "2999-01-01T00:00:00Z"}, ["since '2999-01-01T00:00:00Z' is in the future"]),
+        (COMPLETE | {"PROJECTIONS_SINCE": "999999999d"}, ["since '999999999d' is too long ago"]),
+        (COMPLETE | {"PROJECTIONS_CONFIG": "absent.toml"}, ["absent.toml", "No such file"]),
+        (COMPLETE | {"DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, ["DATABASE_URL", "postgresql://", "'mysql'"]),
+        (COMPLETE | {"DATABASE_URL": f"postgresql://u:{PASSWORD}@h:port/d"}, ["DATABASE_URL", "port"]),
+        (COMPLETE | {"DATABASE_URL": f"postgresql://u:a@{PASSWORD}@h/d"}, ["DATABASE_URL", "%40"]),
     ],
 )
-def test_what_ingest_lacks_is_one_sentence(invoke: Invoke, variables: dict[str, str], words: list[str]) -> None:
-    ended = invoke("ingest", **variables)
-    assert ended.code == 2, ended.said
-    assert ended.sentence.startswith("projections: ")
-    assert [word for word in words if word not in ended.sentence] == []
-    assert PASSWORD not in ended.said
-    assert "Error" not in ended.sentence  # a sentence for people: no name of a class
-    given = [name for name in variables if name in ended.sentence]
-    assert "keep one" in ended.sentence or not {ISSUER, CLIENT, SECRET} & {*given}, "it names what is there"
-
-
-async def test_a_configuration_file_that_is_wrong_is_said(commands: Commands) -> None:
-    table = '[apps.shop]\naddress = "https://api.example.com"\nclient_id = "shop"\n'
-    (commands.folder / "projections.toml").write_text(table)
-    ended = await commands.run("ingest", **WHOLE)
-    assert ended.code == 2
-    assert (
-        "projections.toml: app 'shop': settings are missing: set issuer and client_secret (or client_secret_file)"
-        in ended.sentence
+def test_a_wrong_or_missing_setting_of_ingest_is_reported_in_one_sentence(
+    invoke: Invoke, variables: dict[str, str], expected: list[str]
+) -> None:
+    result = invoke("ingest", **variables)
+    assert result.code == 2, result.transcript
+    assert result.stderr_line.startswith("projections: ")
+    assert [words for words in expected if words not in result.stderr_line] == []
+    assert PASSWORD not in result.transcript
+    assert "Error" not in result.stderr_line  # a sentence for people has no class name
+    given = [name for name in variables if name in result.stderr_line]
+    assert "keep one" in result.stderr_line or not {ISSUER, CLIENT, SECRET} & {*given}, (
+        "it names a setting that is present"
     )
 
 
-async def test_a_database_that_is_not_migrated_is_said(commands: Commands, empty_database_url: str) -> None:
-    ended = await commands.run("ingest", **WHOLE, DATABASE_URL=empty_database_url)
-    assert ended.code == 2
-    assert ended.sentence.endswith("run projections migrate")
+async def test_a_wrong_configuration_file_is_reported(commands: Commands) -> None:
+    table = '[apps.shop]\naddress = "https://api.example.com"\nclient_id = "shop"\n'
+    (commands.folder / "projections.toml").write_text(table)
+    result = await commands.run("ingest", **COMPLETE)
+    assert result.code == 2
+    assert (
+        "projections.toml: app 'shop': settings are missing: set issuer and client_secret (or client_secret_file)"
+        in result.stderr_line
+    )
 
 
-async def test_a_refused_password_is_said_and_not_shown(commands: Commands, database_url: str) -> None:
+async def test_an_unmigrated_database_is_reported(commands: Commands, empty_database_url: str) -> None:
+    result = await commands.run("ingest", **COMPLETE, DATABASE_URL=empty_database_url)
+    assert result.code == 2
+    assert result.stderr_line.endswith("run projections migrate")
+
+
+async def test_a_refused_password_is_reported_but_not_shown(commands: Commands, database_url: str) -> None:
     parts = urlsplit(database_url)
     url = parts._replace(netloc=parts.netloc.replace(str(parts.password), PASSWORD)).geturl()
-    ended = await commands.run("ingest", **WHOLE, DATABASE_URL=url)
-    assert ended.code == 2
-    assert "password authentication failed" in ended.sentence
-    assert PASSWORD not in ended.said
+    result = await commands.run("ingest", **COMPLETE, DATABASE_URL=url)
+    assert result.code == 2
+    assert "password authentication failed" in result.stderr_line
+    assert PASSWORD not in result.transcript
 
 
-async def test_a_traceback_is_shown_only_when_asked_for_and_is_redacted(commands: Commands) -> None:
+async def test_a_traceback_is_shown_with_v_only_and_is_redacted(commands: Commands) -> None:
     url = f"postgresql://u:{PASSWORD}@127.0.0.1:1/d"
-    ended = await commands.run("-v", "--wait-for-database", "0", "ingest", **WHOLE, DATABASE_URL=url)
-    assert ended.code == 1
-    assert ended.err.startswith("Traceback (most recent call last)")
-    assert "Connection refused" in ended.err.splitlines()[-1]
-    assert (PASSWORD in ended.err, WHOLE[TOKEN] in ended.err) == (False, False)
+    result = await commands.run("-v", "--wait-for-database", "0", "ingest", **COMPLETE, DATABASE_URL=url)
+    assert result.code == 1
+    assert result.err.startswith("Traceback (most recent call last)")
+    assert "Connection refused" in result.err.splitlines()[-1]
+    assert (PASSWORD in result.err, COMPLETE[TOKEN] in result.err) == (False, False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (["follow"], "No such command 'follow'"),
         (["db", "drop"], "No such command 'drop'"),
@@ -146,15 +153,15 @@ async def test_a_traceback_is_shown_only_when_asked_for_and_is_redacted(commands
         (["--log-level", "loud", "migrate"], "'loud' is not one of"),
     ],
 )
-def test_unknown_commands_and_options_are_said(invoke: Invoke, arguments: list[str], words: str) -> None:
-    ended = invoke(*arguments)
-    assert (ended.code, ended.out) == (2, ""), ended.said
-    assert words in ended.err
-    assert "Traceback" not in ended.err
+def test_unknown_commands_and_wrong_options_are_reported(invoke: Invoke, arguments: list[str], expected: str) -> None:
+    result = invoke(*arguments)
+    assert (result.code, result.out) == (2, ""), result.transcript
+    assert expected in result.err
+    assert "Traceback" not in result.err
 
 
 def test_every_command_has_help(invoke: Invoke) -> None:
-    pages: dict[tuple[str, ...], Ended] = {(): invoke("--help")}
+    pages: dict[tuple[str, ...], CommandResult] = {(): invoke("--help")}
     for command in re.findall(r"^  (\w+) ", pages[()].out.partition("Commands")[2], re.MULTILINE):
         pages[command,] = invoke(command, "--help")
     for command in re.findall(r"^  (\w+) ", pages["db",].out.partition("Commands")[2], re.MULTILINE):
@@ -168,22 +175,20 @@ def test_every_command_has_help(invoke: Invoke) -> None:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("ingest", "-h")])
 async def test_help_goes_to_stdout(commands: Commands, arguments: tuple[str, ...]) -> None:
-    ended = await commands.run(*arguments)
-    assert (ended.code, ended.err) == (0, "")
-    assert "Usage: projections" in ended.out
+    result = await commands.run(*arguments)
+    assert (result.code, result.err) == (0, "")
+    assert "Usage: projections" in result.out
 
 
 @pytest.mark.parametrize("arguments", [("follow",), ("ingest", "--quiet"), ("ingest",)])
-async def test_what_is_asked_wrongly_goes_to_stderr_with_exit_code_2(
-    commands: Commands, arguments: tuple[str, ...]
-) -> None:
-    ended = await commands.run(*arguments)
-    assert (ended.code, ended.out) == (2, ""), ended.said
-    assert ended.err
-    assert "Traceback" not in ended.err
+async def test_a_usage_error_goes_to_stderr_with_exit_code_2(commands: Commands, arguments: tuple[str, ...]) -> None:
+    result = await commands.run(*arguments)
+    assert (result.code, result.out) == (2, ""), result.transcript
+    assert result.err
+    assert "Traceback" not in result.err
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_closed_stdout_ends_without_an_error_message() -> None:
     with subprocess.Popen([*COMMAND, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""How ``projections ingest`` ends: by a signal in a flood, without its database, and by SIGKILL at any moment."""
+"""``projections ingest`` ends by a signal under load, without its database, and by SIGKILL at any moment."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from projections.sandbox.simulator import SimulatedEvent, World, build_log
 from tests.acceptance.command import QUICK, Commands
-from tests.acceptance.stored import at_least, stored
+from tests.acceptance.stored_events import read_stored, wait_for_events
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of, payloads
 from tests.following import log_of
 from tests.store import CHAT
 
 EXPECTED = payloads(entries_of(CHAT), CHAT)
-COMMITTED_NOTHING_MORE = "received again at the next start"
+NOT_STORED = "received again at the next start"
 
 
 @pytest.fixture
 async def proxy(database_url: str) -> AsyncIterator[TcpProxy]:
-    """A way to the database that can be cut and frozen."""
+    """A proxy in front of the database, to cut and to freeze."""
     async with TcpProxy(*target_of(database_url)) as proxy:
         yield proxy
 
@@ -34,7 +34,7 @@ def variables(url: str, address: str, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-async def test_a_signal_in_a_flood_commits_what_was_received(
+async def test_a_signal_under_load_commits_what_was_received(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, number: signal.Signals
 ) -> None:
     log = log_of(30_000, CHAT)
@@ -42,36 +42,36 @@ async def test_a_signal_in_a_flood_commits_what_was_received(
     running = await commands.start("ingest", **variables(database_url, simulator.address))
     await simulator.wait_for(lambda: bool(simulator.calls) and simulator.calls[-1].events_sent >= 3_000)
     running.send(number)
-    ended = await running.ended()
-    assert (ended.code, ended.out) == (0, ""), ended.said
-    found = await stored(database_url)
-    assert 0 < len(found.payloads) < len(log), "the signal came too early, or too late"
+    result = await running.wait()
+    assert (result.code, result.out) == (0, ""), result.transcript
+    found = await read_stored(database_url)
+    assert 0 < len(found.payloads) < len(log), "the signal was too early or too late"
     assert found.payloads == payloads(log[: len(found.payloads)], CHAT)
     assert found.cursor == found.last
-    assert f"{len(found.payloads):,} new events" in ended.err
+    assert f"{len(found.payloads):,} new events" in result.err
 
 
-async def test_without_a_database_it_ends_with_1_and_the_next_start_continues(
+async def test_without_a_database_it_ends_with_exit_code_1_and_the_next_start_continues(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
 ) -> None:
     simulator = await simulator_factory(LOG)
     url = through(database_url, proxy.port)
     running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
-    await at_least(database_url, len(EXPECTED))
-    before = await stored(database_url)
+    await wait_for_events(database_url, len(EXPECTED))
+    before = await read_stored(database_url)
     proxy.refuse()
     later = log_of(20, ago=0)
     await simulator.append(*later)
-    await running.says("database unavailable")
+    await running.wait_for_stderr("database unavailable")
     running.send(signal.SIGTERM)
-    ended = await running.ended()
-    assert (ended.code, ended.out) == (1, ""), ended.said
-    assert COMMITTED_NOTHING_MORE in ended.err.splitlines()[-1]
-    assert "Traceback" not in ended.err
-    assert await stored(database_url) == before
+    result = await running.wait()
+    assert (result.code, result.out) == (1, ""), result.transcript
+    assert NOT_STORED in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert await read_stored(database_url) == before
     again = await commands.run("ingest", "--until-idle", "1", **variables(database_url, simulator.address))
-    assert again.code == 0, again.said
-    assert (await stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)
+    assert again.code == 0, again.transcript
+    assert (await read_stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)
 
 
 async def test_a_frozen_database_does_not_delay_the_end(
@@ -80,41 +80,41 @@ async def test_a_frozen_database_does_not_delay_the_end(
     simulator = await simulator_factory(LOG)
     url = through(database_url, proxy.port)
     running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
-    await at_least(database_url, len(EXPECTED))
-    before = await stored(database_url)
+    await wait_for_events(database_url, len(EXPECTED))
+    before = await read_stored(database_url)
     proxy.pause()
-    # More than fits between the two, so that some of it was received when all of it is sent.
+    # More than the buffers between the two hold, so that some were received when all are sent.
     await simulator.append(*log_of(10_000, ago=60))
     await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 10_000)
     running.send(signal.SIGTERM)
-    ended = await running.ended(within=8)
-    assert (ended.code, ended.out) == (1, ""), ended.said
-    assert COMMITTED_NOTHING_MORE in ended.err.splitlines()[-1]
-    assert "Traceback" not in ended.err
-    assert await stored(database_url) == before
+    result = await running.wait(within=8)
+    assert (result.code, result.out) == (1, ""), result.transcript
+    assert NOT_STORED in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert await read_stored(database_url) == before
 
 
 async def test_a_database_that_does_not_answer_at_the_start_does_not_delay_the_end(commands: Commands) -> None:
-    came = asyncio.Event()
+    connected = asyncio.Event()
 
-    def swallow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kept.append(writer)
-        came.set()
+    def ignore(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        connected.set()
 
-    kept: list[asyncio.StreamWriter] = []
-    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0)
     try:
         url = f"postgresql://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/d"
         running = await commands.start("ingest", **variables(url, "http://localhost:1", PROJECTIONS_SHUTDOWN="0.5"))
-        await came.wait()
+        await connected.wait()
         running.send(signal.SIGTERM)
-        ended = await running.ended(within=8)
+        result = await running.wait(within=8)
     finally:
         server.close()
-        for writer in kept:
+        for writer in writers:
             writer.transport.abort()
-        await asyncio.gather(*(writer.wait_closed() for writer in kept), return_exceptions=True)
-    assert (ended.code, ended.sentence) == (0, "0 new events, 0 duplicates, 0 quarantined"), "nothing was received"
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+    assert (result.code, result.stderr_line) == (0, "0 new events, 0 duplicates, 0 quarantined"), "nothing was received"
 
 
 async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
@@ -123,31 +123,32 @@ async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
     epoch, rate, world = datetime(2026, 3, 1, 12, tzinfo=UTC), 300, World(seed=7, recipients=3_000)
     arguments = ["--seed", "7", "--epoch", "2026-03-01T12:00:00Z", "--recipients", "3000", "--rate", str(rate)]
     simulator = await commands.start("simulate", *arguments)
-    settings = variables(database_url, await simulator.prints("http://"))
+    settings = variables(database_url, await simulator.wait_for_stdout("http://"))
     story = world.events()
-    log = bearing_chat(build_log(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
+    log = chat_payloads(build_log(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
 
-    numbers, done, kills = random.Random(), 0, 0  # noqa: S311 - nothing secret
-    while kills < 8 or done < len(log) // 2:  # the simulator is still at it for most of them
+    randomness, done, kills = random.Random(), 0, 0  # noqa: S311 - not for secrets
+    while kills < 8 or done < len(log) // 2:  # the simulator is still sending during most of them
         running = await commands.start("ingest", **settings)
         match kills % 4:
             case 0:
-                await running.says("following")
-            case 1:  # at once, whatever it is doing then
-                await asyncio.sleep(numbers.uniform(0, 1.5))
+                await running.wait_for_stderr("following")
+            case 1:  # at any moment, also during start-up
+                await asyncio.sleep(randomness.uniform(0, 1.5))
             case _:
-                done = await at_least(database_url, min(done + numbers.randint(1, 300), len(log)))
-        ended = await running.kill()
-        assert ended.code == -signal.SIGKILL, ended.said
+                done = await wait_for_events(database_url, min(done + randomness.randint(1, 300), len(log)))
+        result = await running.kill()
+        assert result.code == -signal.SIGKILL, result.transcript
         kills += 1
     last = await commands.run("ingest", "--until-idle", "5", **settings)
-    assert last.code == 0, last.said
+    assert last.code == 0, last.transcript
     assert "0 quarantined" in last.err
-    found = await stored(database_url)
+    found = await read_stored(database_url)
     assert len(found.payloads) == len(log)
     assert found.payloads == log
     assert found.cursor == found.last
 
 
-def bearing_chat(log: list[SimulatedEvent]) -> list[bytes]:
+def chat_payloads(log: list[SimulatedEvent]) -> list[bytes]:
+    """The payloads of the events that the chat contract has."""
     return [entry.payloads[CHAT] for entry in log if CHAT in entry.payloads]

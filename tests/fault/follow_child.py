@@ -1,6 +1,6 @@
-"""A process that follows one app, so that a test can freeze or kill it; small waits come from the environment.
+"""A process that follows one app, so that a test can freeze or kill it; its timeouts come from the environment.
 
-Run as ``python -m tests.fault.following DATABASE_URL ADDRESS``; its log goes to standard output, and SIGTERM ends it.
+Run as ``python -m tests.fault.follow_child DATABASE_URL ADDRESS``; it logs to standard output, and SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.store import GIVE_UP
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Child:
-    """Such a process, seen from the test.
+class FollowChild:
+    """The process, as the test uses it.
 
     Attributes:
         lines: what it has logged so far.
@@ -34,7 +34,7 @@ class Child:
         self.pid = process.pid
         self.lines: list[str] = []
 
-    async def until(self, words: str) -> None:
+    async def wait_for_line(self, words: str) -> None:
         """Read its log up to the next line with these words."""
         assert self._process.stdout is not None
         try:
@@ -50,8 +50,8 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    async def end(self) -> int:
-        """Wait for its end, and return its exit code, or minus the signal."""
+    async def wait(self) -> int:
+        """Wait for its end; returns its exit code, or minus the signal."""
         assert self._process.stdout is not None
         async with asyncio.timeout(GIVE_UP):
             self.lines += [line.decode() async for line in self._process.stdout]
@@ -59,17 +59,17 @@ class Child:
 
 
 @asynccontextmanager
-async def child(url: str, address: str, waits: Waits) -> AsyncIterator[Child]:
-    """Run one; it is killed at the end of the block."""
+async def follow_child(url: str, address: str, waits: Waits) -> AsyncIterator[FollowChild]:
+    """Run the process; it is killed at the end of the block."""
     environment = {f"PROJECTIONS_{name.upper()}": str(value) for name, value in waits.model_dump().items()}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "tests.fault.following", url, address),
+        *(sys.executable, "-u", "-m", "tests.fault.follow_child", url, address),
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        yield Child(process)
+        yield FollowChild(process)
     finally:
         with suppress(ProcessLookupError):
             process.kill()

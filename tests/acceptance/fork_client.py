@@ -1,4 +1,4 @@
-"""Starts commands through the fork server of ``fork_server.py``: a child looks as asyncio's subprocesses do."""
+"""Starts commands through ``fork_server.py``; a child has the interface of asyncio's subprocesses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.fix_statements import recorder
 from tests.statements import VARIABLE
 
 SCRIPT = Path(__file__).with_name("fork_server.py")
-GIVE_UP = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 class Process(Protocol):
-    """What tests use of a process, whether asyncio started it or the fork server."""
+    """The interface that tests use of a process, started by asyncio or by the fork server."""
 
     stdout: asyncio.StreamReader | None
     stderr: asyncio.StreamReader | None
@@ -81,7 +81,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The fork server, seen from the tests.
+    """The client of the fork server.
 
     Args:
         requests: our end of its socket.
@@ -97,10 +97,10 @@ class ForkServer:
         """Start a command.
 
         Args:
-            arguments: of the command.
-            environment: all of its environment.
+            arguments: the command's arguments.
+            environment: its whole environment.
             folder: its working folder.
-            limit: the longest line of its output, in bytes.
+            limit: the length of the longest line of its output, in bytes.
 
         """
         request = {
@@ -109,12 +109,12 @@ class ForkServer:
             "folder": str(folder),
             "statements": str(recorder.file) if recorder.file else None,
         }
-        with ExitStack() as given_away:
+        with ExitStack() as descriptors:
             stdin = os.open(os.devnull, os.O_RDONLY)
-            given_away.callback(os.close, stdin)
+            descriptors.callback(os.close, stdin)
             pipes = [os.pipe() for _ in ("stdout", "stderr", "report")]
             for _, write_end in pipes:
-                given_away.callback(os.close, write_end)
+                descriptors.callback(os.close, write_end)
             stdout, stderr, report = [await _reader(read_end, limit) for read_end, _ in pipes]
             socket.send_fds(self._requests, [json.dumps(request).encode()], [stdin, *(end for _, end in pipes)])
         line = await report.readline()
@@ -125,23 +125,23 @@ class ForkServer:
 @contextmanager
 def running_fork_server(program: Path) -> Iterator[ForkServer]:
     """Run a fork server of an installed program; its children are killed at the end."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     recording = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
-    with ours:
-        with its:
+    with own_end:
+        with server_end:
             process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(its.fileno()), str(program)],
+                [sys.executable, str(SCRIPT), str(server_end.fileno()), str(program)],
                 env={"PATH": os.environ["PATH"], "GRPC_VERBOSITY": "NONE", **recording},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[its.fileno()],
+                pass_fds=[server_end.fileno()],
                 start_new_session=True,
             )
         try:
-            yield ForkServer(ours)
+            yield ForkServer(own_end)
         finally:
-            ours.close()
-            process.wait(GIVE_UP)
+            own_end.close()
+            process.wait(TIMEOUT_SECONDS)
 
 
 async def _reader(descriptor: int, limit: int) -> asyncio.StreamReader:

@@ -1,4 +1,4 @@
-"""Migrate refuses a database where an object that isn't ours has the name of a read model."""
+"""Migrate refuses a database where an object of others has the name of a read model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from projections.read_models.common_columns import VIEWS, metadata
 TABLES = [table.name for table in metadata.tables.values()]
 
 
-def test_the_names_are_all_that_we_have_in_public(database_url: str) -> None:
+def test_all_our_names_in_public_are_checked(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         rows = conn.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'").fetchall()
     assert {name for (name,) in rows} == {*TABLES, *VIEWS}
 
 
 @pytest.mark.parametrize("name", [*sorted(TABLES), *sorted(VIEWS)])
-def test_a_table_of_that_name_is_refused_in_one_sentence(empty_database_url: str, name: str) -> None:
-    refused(empty_database_url, "CREATE TABLE public.{} (theirs int)", name)
+def test_a_table_of_others_with_such_a_name_is_refused_in_one_sentence(empty_database_url: str, name: str) -> None:
+    assert_refused(empty_database_url, "CREATE TABLE public.{} (theirs int)", name)
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,12 @@ def test_a_table_of_that_name_is_refused_in_one_sentence(empty_database_url: str
         "CREATE TYPE public.{} AS (theirs int)",
     ],
 )
-def test_other_objects_with_that_name_are_refused(empty_database_url: str, command: str) -> None:
-    refused(empty_database_url, command, "request_status")
+def test_another_object_with_such_a_name_is_refused(empty_database_url: str, command: str) -> None:
+    assert_refused(empty_database_url, command, "request_status")
 
 
-def refused(url: str, command: str, name: str) -> None:
+def assert_refused(url: str, command: str, name: str) -> None:
+    """Create an object; assert that migrate refuses the database and creates nothing."""
     with psycopg.connect(url) as conn:
         conn.execute(sql.SQL(command).format(sql.Identifier(name)))
     with pytest.raises(MigrationRefused) as caught:

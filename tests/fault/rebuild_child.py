@@ -1,8 +1,8 @@
-"""A process that forks one rebuild for each line it reads, so that a test can kill many of them quickly.
+"""A process that forks one rebuild for each line it reads, so that a test can kill many rebuilds quickly.
 
-Its arguments are a projection's name and a URL; a line that says so lets its child resume what the last one left. The
-child's pid is answered at once; its end when it comes: 0, or minus the signal. Run as
-``python -m tests.fault.rebuilding``.
+Its arguments are a projection's name and a URL. The line ``resume`` lets the child resume the last interrupted rebuild.
+The process writes the child's pid at once, and 0 or minus the signal when the child ends. Run as
+``python -m tests.fault.rebuild_child``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESUME = "resume"
 
 
 def main() -> None:
-    """Fork for each line; nothing here runs threads or a loop, so a fork is safe."""
+    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
     name, url = sys.argv[1:]
     (projection,) = (each() for each in READ_MODELS if each.name == name)
     for line in sys.stdin:

@@ -6,22 +6,25 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Event
+from eventstore.errors import DatabaseError
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
-from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.schema import events
 
-HEAD: LiteralString = "(SELECT coalesce(max(position), 0) FROM eventstore.events)"
+HEAD = sql.SQL("(SELECT coalesce(max(position), 0) FROM eventstore.events)")
 """The SQL expression for the head of the log: the last position; 0 while there is no event."""
 
 LAST_EVENT: LiteralString = (
-    "SELECT clock_timestamp(), position, received_at"
+    "SELECT clock_timestamp(), position, received_at, event_id"
     " FROM (SELECT) AS here LEFT JOIN"
-    " (SELECT position, received_at FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
+    " (SELECT position, received_at, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
 )
-"""The statement for the server's time, and the last event's position and ``received_at`` (NULL without an event)."""
+"""The statement that returns a :class:`LastEvent`, for those who run it in a pipeline."""
+
+_READ_HEAD = sql.SQL("SELECT {}").format(HEAD).as_bytes()
 
 
 class StoredEvent(NamedTuple):
@@ -32,9 +35,31 @@ class StoredEvent(NamedTuple):
     event: Event
 
 
+class LastEvent(NamedTuple):
+    """The last event of the log, and the server's time; all but the time are None while there is no event."""
+
+    now: datetime
+    position: int | None
+    received_at: datetime | None
+    event_id: str | None
+
+
+async def read_last_event(conn: AsyncConnection[Any]) -> LastEvent:
+    """Read the last event of the log.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    row = await fetch_row(conn, LAST_EVENT)
+    if row is None:
+        raise DatabaseError("the head of eventstore.events can't be read")
+    return LastEvent(*row)
+
+
 async def read_head(conn: AsyncConnection[Any]) -> int:
     """Return the head of the log: the last position; 0 while there is no event."""
-    return int(await fetch_value(conn, f"SELECT {HEAD}"))
+    return int(await fetch_value(conn, _READ_HEAD))
 
 
 async def read(

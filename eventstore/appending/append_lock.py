@@ -19,11 +19,10 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.appending import server_clock
 from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
-from eventstore.errors import AppendLockBusy, CommitsLost, DatabaseError
-from eventstore.event_reader import LAST_EVENT
+from eventstore.errors import AppendLockBusy, CommitsLost
+from eventstore.event_reader import LAST_EVENT, LastEvent, read_last_event
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
-from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
@@ -88,14 +87,13 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         last_event = await conn.execute(LAST_EVENT)
         acquired = await locked.fetchone()
         row = await last_event.fetchone()
+    last = LastEvent(*row) if row else None
     if cursor and moved is not None and moved.rowcount != 1:
         raise await why_not_moved(conn, cursor)
     if not (acquired and acquired[0]):
         await wait_for_append_lock(conn, waits.as_timedelta(waits.append_lock))
-        row = await fetch_row(conn, LAST_EVENT)
-    if row is None:
-        raise DatabaseError("the head of eventstore.events can't be read")
-    now, position, previous = row
+        last = None
+    now, position, previous, _ = last or await read_last_event(conn)
     if cursor and (position or 0) < cursor.head:
         raise CommitsLost(cursor.app)
     if previous is None or previous <= now:

@@ -14,7 +14,7 @@ from time import monotonic
 import structlog
 from psycopg import AsyncConnection
 
-from eventstore.event_reader import LAST_EVENT
+from eventstore.event_reader import read_last_event
 from eventstore.postgres.queries import fetch_row
 
 log = structlog.get_logger(__name__)
@@ -80,10 +80,9 @@ async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | No
         psycopg.Error: the database failed, or the connection.
 
     """
-    row = await fetch_row(conn, LAST_EVENT)
-    if row is None or row[1] is None or row[2] - row[0] <= AHEAD:
+    now, last, received_at, _ = await read_last_event(conn)
+    if last is None or received_at is None or received_at - now <= AHEAD:
         return None
-    now, last, received_at = row
     first = await find_last_received_by(conn, now, last) + 1
     return AheadOfClock(first, last, received_at, (received_at - now).total_seconds())
 

@@ -45,7 +45,7 @@ _RESET = sql.SQL("""
 UPDATE eventstore.cursors
 SET last_event_id = NULL, last_received_at = NULL, reset_to = %s, reset_position = {head}
 WHERE app = %s AND epoch = %s
-""").format(head=sql.SQL(HEAD))
+""").format(head=HEAD)
 
 
 @dataclass(frozen=True, slots=True)

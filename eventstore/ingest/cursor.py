@@ -20,7 +20,7 @@ from eventstore.postgres.queries import fetch_row
 _SAVE_GAP = sql.SQL(
     "UPDATE eventstore.cursors SET holes = %s::jsonb || (%s::jsonb || jsonb_build_object('position', {head})),"
     " reset_to = NULL, reset_position = NULL WHERE app = %s AND epoch = %s"
-).format(head=sql.SQL(HEAD))
+).format(head=HEAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import structlog
 from psycopg import AsyncConnection, sql
 
-from eventstore.event_reader import HEAD
+from eventstore.event_reader import HEAD, read_last_event
 from eventstore.postgres.queries import fetch_all, fetch_value
 
 log = structlog.get_logger(__name__)
@@ -29,14 +29,13 @@ _STILL_THERE = (
     "SELECT coalesce(max(e.position), 0) FROM unnest(%s::bigint[], %s::text[]) AS known (position, event_id)"
     " JOIN eventstore.events AS e ON e.position = known.position AND e.event_id = known.event_id"
 )
-_HEAD = "SELECT position, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
 # A sample of a log that this process has not written, denser towards the head: the last position known to be kept lies
 # below the true one by at most the number of lost events.
 _SAMPLE = sql.SQL(
     "SELECT e.position, e.event_id FROM (SELECT {head} AS position) AS head"
     " CROSS JOIN generate_series(0, 62) AS step (n)"
     " JOIN eventstore.events AS e ON e.position = head.position - (2::numeric ^ step.n)::bigint + 1 ORDER BY 1"
-).format(head=sql.SQL(HEAD))
+).format(head=HEAD)
 _RECORD = (
     "INSERT INTO eventstore.cursors AS c (app, went_back)"
     " VALUES (%(app)s, jsonb_build_array(jsonb_build_object("
@@ -94,8 +93,13 @@ class KnownHeads:
                 why="a failover or a restore",
                 action="lost events are received again; whoever has read these positions must read them again",
             )
-        for position, event_id in await fetch_all(conn, _HEAD if self._ends else _SAMPLE):
-            self.add(position, event_id)
+        if self._ends:
+            last = await read_last_event(conn)
+            if last.position is not None and last.event_id is not None:
+                self.add(last.position, last.event_id)
+        else:
+            for position, event_id in await fetch_all(conn, _SAMPLE):
+                self.add(position, event_id)
         return lost
 
     async def _compare(self, conn: AsyncConnection) -> LostEvents | None:

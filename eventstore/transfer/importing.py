@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -24,12 +24,12 @@ from eventstore.appending.restore import restore_events
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
-from eventstore.event_reader import LAST_EVENT, StoredEvent, read_head
+from eventstore.event_reader import StoredEvent, read_head, read_last_event
 from eventstore.ingest.app_lease import raise_epoch
 from eventstore.locks import IMPORT_LOCK, app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect
-from eventstore.postgres.queries import fetch_all, fetch_row
+from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
 from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_gaps
@@ -135,10 +135,8 @@ async def _latest_possible_time(conn: AsyncConnection) -> datetime:
 
     Times in this log are accepted, so a store whose clock was far ahead can be repaired from its own export.
     """
-    row = await fetch_row(conn, LAST_EVENT)
-    now: datetime = row[0] if row else datetime.now(UTC)
-    last: datetime | None = row[2] if row else None
-    return max(now + FAR_FUTURE, last or now)
+    last = await read_last_event(conn)
+    return max(last.now + FAR_FUTURE, last.received_at or last.now)
 
 
 def _batches(path: Path) -> Iterator[tuple[list[StoredEvent], list[archive.Quarantined]]]:

@@ -42,7 +42,7 @@ _COUNTS = sql.SQL("""
 SELECT {head},
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
        (SELECT count(*) FROM eventstore.events WHERE event_type < {first} OR event_type > {last})
-""").format(head=sql.SQL(HEAD), first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES)))
+""").format(head=HEAD, first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES)))
 _PROJECTIONS = """
 SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
        c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,

@@ -9,18 +9,13 @@ from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock, find_last_received_by
-from eventstore.event_reader import read_head
+from eventstore.event_reader import read_head, read_last_event
 from eventstore.postgres.queries import fetch_row
 from projections.errors import ProjectionsError, UsageError
 
 _POSITION = "SELECT position FROM eventstore.events WHERE event_id = %s"
 _RECEIVED = "SELECT received_at FROM eventstore.events WHERE position = %s"
-_ENDS = (
-    "SELECT clock_timestamp(), (SELECT position FROM eventstore.events ORDER BY position LIMIT 1),"
-    " (SELECT received_at FROM eventstore.events ORDER BY position LIMIT 1),"
-    " (SELECT position FROM eventstore.events ORDER BY position DESC LIMIT 1),"
-    " (SELECT received_at FROM eventstore.events ORDER BY position DESC LIMIT 1)"
-)
+_FIRST = "SELECT position, received_at FROM eventstore.events ORDER BY position LIMIT 1"
 
 
 async def find_position(conn: AsyncConnection[Any], moment: str) -> int:
@@ -80,10 +75,11 @@ async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int
     if ulid.is_ulid(moment.strip()):
         return ()
     asked = parse_time(moment)
-    row = await fetch_row(conn, _ENDS)
-    if row is None or row[1] is None:
+    now, last, last_received, _ = await read_last_event(conn)
+    row = await fetch_row(conn, _FIRST)
+    if row is None or last is None or last_received is None:
         return ("no event is stored yet",)
-    now, first, first_received, last, last_received = row
+    first, first_received = row
     remarks = []
     if asked > now:
         remarks.append(

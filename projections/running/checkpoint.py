@@ -73,11 +73,12 @@ _NAME = sql.Placeholder()
 _OWN_COLUMNS = sql.SQL("version, position, state, failures, retry_at IS NULL OR retry_at <= clock_timestamp()")
 _SKIPPED_AND_HEAD = sql.SQL(
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1), {}"
-).format(sql.SQL(HEAD))
+).format(HEAD)
 _FROM = sql.SQL("FROM projections.checkpoints AS c WHERE name = ")
 _READ = sql.SQL("SELECT {}, {} {}{}").format(_OWN_COLUMNS, _SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()
-_LOCK = sql.SQL("SELECT {} {}{} FOR UPDATE OF c").format(_OWN_COLUMNS, _FROM, _NAME).as_bytes()
-_TRY_LOCK = _LOCK + b" SKIP LOCKED"
+_LOCK_ROW = sql.SQL("SELECT {} {}{} FOR UPDATE OF c").format(_OWN_COLUMNS, _FROM, _NAME)
+_LOCK = _LOCK_ROW.as_bytes()
+_TRY_LOCK = sql.SQL("{} SKIP LOCKED").format(_LOCK_ROW).as_bytes()
 # The statement that locks the row may see other tables as they were before the row's newest version. So the skips and
 # the head are read by a second statement.
 _READ_UNDER_LOCK = sql.SQL("SELECT {} {}{}").format(_SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore import ulid
-from eventstore.event_reader import HEAD
+from eventstore.event_reader import HEAD, read_last_event
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import ProjectionsError, UsageError
 from projections.running.checkpoint import ProjectionState
@@ -32,8 +32,7 @@ _NOT_FOLDED = sql.SQL(
     " CROSS JOIN (SELECT {head} AS position) AS head"
     " LEFT JOIN projections.checkpoints AS c USING (name)"
     " WHERE coalesce(c.position, 0) < %s OR c.version < asked.version OR c.position > head.position ORDER BY name"
-).format(head=sql.SQL(HEAD))
-_LAST_EVENT_ID = "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1"
+).format(head=HEAD)
 _PAUSE = "UPDATE projections.checkpoints SET state = 'paused' WHERE name = %s"
 _RESUME = (
     "UPDATE projections.checkpoints SET state = 'running', last_error = NULL, last_error_at = NULL, failures = 0,"
@@ -94,10 +93,10 @@ async def find_last_event_id(conn: AsyncConnection[Any]) -> str:
         ProjectionsError: no event is stored.
 
     """
-    event_id = await fetch_value(conn, _LAST_EVENT_ID)
-    if event_id is None:
+    last = await read_last_event(conn)
+    if last.event_id is None:
         raise ProjectionsError("no event is stored yet")
-    return str(event_id)
+    return last.event_id
 
 
 async def wait_until_folded(

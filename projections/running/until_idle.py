@@ -30,7 +30,7 @@ LONGEST_POLL_SECONDS = 15.0
 
 _CHECKPOINTS = sql.SQL(
     "SELECT name, version, state, last_error, position, {head} FROM projections.checkpoints WHERE name = ANY(%s)"
-).format(head=sql.SQL(HEAD))
+).format(head=HEAD)
 
 
 class IdleOutcome(NamedTuple):

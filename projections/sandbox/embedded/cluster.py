@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from psycopg import sql
+
 from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded.folders import Place
 from projections.sandbox.embedded.os_account import Account
@@ -28,6 +30,9 @@ _DEFAULTS: Mapping[str, str] = {
     # Without "$user": a schema of ours has the role's name, and users' tables don't belong there.
     "search_path": "public",
 }
+
+# One line for each statement, as the single-user server reads them.
+_CREATE = sql.SQL("CREATE ROLE {role} LOGIN PASSWORD {password}\nCREATE DATABASE {database} OWNER {role}\n")
 
 _HBA = """\
 # Written at each start. Everyone needs a password, and only the loopback interface is open.
@@ -106,7 +111,9 @@ def _make(
     run_program([*initdb, *([] if durable else ["--no-sync"])], account, timeout=timeouts.initdb, keep=lock)
     # A single-user server: the role and the database exist before anyone can connect.
     alone = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on"]
-    statements = f"CREATE ROLE {ROLE} LOGIN PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE} OWNER {ROLE}\n"
+    statements = _CREATE.format(
+        role=sql.Identifier(ROLE), password=sql.Literal(state.password), database=sql.Identifier(DATABASE)
+    ).as_string()
     run_program(
         [*alone, "-c", f"fsync={'on' if durable else 'off'}", SUPERUSER],
         account,

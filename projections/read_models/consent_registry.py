@@ -1,9 +1,13 @@
 """``consent_registry`` answers whether I may write to a person, and which event says so.
 
-Each row keeps two facts about a person, each from the greatest event_id of its kind: the last consent fact and the last
-delivery. The consent fact decides, with two exceptions: there is none, or it is not ``granted`` and the delivery is
-newer. A delivery means consent, because the platform delivers only with consent, and ``pcs.external.v1`` has no other
-event for it. Postgres computes the deciding columns from the facts in the same row, so they can't contradict them.
+Each row keeps two facts about a person, each from the greatest event_id of its kind: the last event about consent (the
+consent fact) and the last delivery. The consent fact decides. The delivery decides instead if there is no consent fact,
+or if the consent fact isn't ``granted`` and the delivery is newer. A delivery means consent, because the platform
+delivers only with consent, and ``pcs.external.v1`` has no other event for it. Postgres computes the deciding columns
+from the facts in the same row, so they can't contradict them.
+
+To add a column, see ``docs/where-to-add.md``: it also needs a migration, a higher ``version``, the tests' oracle and
+``docs/read-models.md``.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ def _decided(by_delivery: str, by_consent: str) -> Computed:
 consent_registry = Table(
     "consent_registry",
     metadata,
-    key("app", "Who would write."),
-    key("ppnum", "To whom: the phone number."),
+    key("app", "The app."),
+    key("ppnum", "The person's phone number."),
     text("status", "pending, granted, denied or expired.", _decided("'granted'", "consent_status"), nullable=False),
     text(
         "basis",
@@ -48,9 +52,9 @@ consent_registry = Table(
         _decided("delivery_request_id", "consent_request_id"),
         nullable=False,
     ),
-    time("first_asked_at", "When the person was first asked; NULL when never, as far as is known."),
-    text("consent_status", "What the last consent fact says; NULL without one."),
-    event_id("consent_event_id", "The last consent fact."),
+    time("first_asked_at", "When the person was first asked for consent; NULL when no event says so."),
+    text("consent_status", "What the last event about consent says; NULL without one."),
+    event_id("consent_event_id", "The last event about consent; NULL without one."),
     time("consent_at", "When it happened."),
     text("consent_request_id", "The request that it names; '' when none."),
     event_id("delivery_event_id", "The last delivery; NULL without one."),
@@ -58,7 +62,7 @@ consent_registry = Table(
     text("delivery_request_id", "The request that it names; '' when none."),
     Index("consent_registry_ppnum_idx", "ppnum"),
     Index("consent_registry_status_idx", "status"),
-    comment="May I write to this person, and by which event do I know?",
+    comment="May I write to this person, and which event says so?",
 )
 
 CONSENT_FAILURES = {"consent_denied": "denied", "consent_expired": "expired"}

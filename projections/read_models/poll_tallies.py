@@ -1,7 +1,10 @@
 """``poll_tallies`` answers how a poll ended: the latest answer of each respondent, and the count of each option.
 
-The documented contract names the event, but no fields for the answer. If an answer can't be decoded, the response still
-counts, under the empty option (''). ``pcs.external.v1`` has no poll events.
+``chat.external`` documents the poll event, but not the fields of its answer. If an answer can't be decoded, the
+response still counts, under the empty option (''). ``pcs.external.v1`` has no poll events.
+
+To add a column, see ``docs/where-to-add.md``: it also needs a migration, a higher ``version``, the tests' oracle and
+``docs/read-models.md``.
 """
 
 from __future__ import annotations
@@ -38,13 +41,13 @@ from projections.read_models.common_columns import count, event_id, key, metadat
 poll_responses = Table(
     "poll_responses",
     metadata,
-    key("app", "Whose poll it is."),
+    key("app", "The app whose poll it is."),
     key("send_request_id", "The request that carried the poll."),
     key("poll_id", "The poll; '' when not stated."),
     key("ppnum", "The respondent's phone number."),
     Column("options", ARRAY(Text), nullable=False, comment="The options chosen, as answered; empty when not stated."),
-    event_id("event_id", "The respondent's latest answer.", nullable=False),
-    time("responded_at", "When that was.", nullable=False),
+    event_id("event_id", "The event with the respondent's latest answer.", nullable=False),
+    time("responded_at", "When that answer was given.", nullable=False),
     Index("poll_responses_ppnum_idx", "ppnum"),
     comment="The latest answer of each respondent to each poll.",
 )
@@ -52,12 +55,12 @@ poll_responses = Table(
 poll_tallies = Table(
     "poll_tallies",
     metadata,
-    key("app", "Whose poll it is."),
+    key("app", "The app whose poll it is."),
     key("send_request_id", "The request that carried the poll."),
     key("poll_id", "The poll; '' when not stated."),
     key("option", "The option; '' when not stated."),
-    count("responses", "Respondents whose latest answer names it."),
-    time("last_response_at", "When the last of these answered.", nullable=False),
+    count("responses", "Respondents whose latest answer names the option."),
+    time("last_response_at", "When the latest of these answers was given.", nullable=False),
     comment="How many respondents chose each option of each poll; options that nobody chooses now have no row.",
 )
 

@@ -1,6 +1,9 @@
 """``request_status`` answers what happened to each send request, and to each of its recipients.
 
 ``event_type`` decides; the status inside the recipient is ignored. Events without a request are not folded.
+
+To add a column, see ``docs/where-to-add.md``: it also needs a migration, a higher ``version``, the tests' oracle and
+``docs/read-models.md``.
 """
 
 from __future__ import annotations
@@ -18,40 +21,44 @@ from projections.read_models.common_columns import count, event_id, key, metadat
 request_recipients = Table(
     "request_recipients",
     metadata,
-    key("app", "Whose request it is."),
+    key("app", "The app whose request it is."),
     key("send_request_id", "The request."),
     key("ppnum", "The recipient's phone number."),
-    text("status", "delivered, failed or pending_consent: of the greatest event_id that tells.", nullable=False),
+    text(
+        "status",
+        "delivered, failed or pending_consent: from the event with the greatest event_id that reports one.",
+        nullable=False,
+    ),
     text("error_code", "The error code of the deciding event: why it failed, in the platform's words."),
     text("message_id", "The platform's id of the message to this recipient."),
     event_id("last_event_id", "The event that decides the row.", nullable=False),
-    time("last_event_at", "When that happened.", nullable=False),
+    time("last_event_at", "When that event happened.", nullable=False),
     Index("request_recipients_ppnum_idx", "ppnum"),
-    comment="What became of each recipient of each request.",
+    comment="What happened to each recipient of each request.",
 )
 
 request_status = Table(
     "request_status",
     metadata,
-    key("app", "Whose request it is."),
+    key("app", "The app whose request it is."),
     key("send_request_id", "The request."),
     text("state", "in_progress, completed or failed.", nullable=False),
-    count("recipients", "Recipients of whom an event told something."),
+    count("recipients", "Recipients whose status at least one event reports."),
     count("delivered", "Of these, delivered."),
     count("failed", "Of these, failed."),
     count("pending_consent", "Of these, waiting for consent."),
-    count("reported_total", "Recipients, as the deciding event's summary has it.", nullable=True),
-    count("reported_delivered", "Delivered, as the summary has it.", nullable=True),
-    count("reported_failed", "Failed, as the summary has it.", nullable=True),
-    count("reported_pending_consent", "Waiting for consent, as the summary has it.", nullable=True),
-    time("first_event_at", "When the first thing happened.", nullable=False),
-    time("last_event_at", "When the last thing happened.", nullable=False),
+    count("reported_total", "Recipients, as reported by the deciding event's summary.", nullable=True),
+    count("reported_delivered", "Delivered, as reported by that summary.", nullable=True),
+    count("reported_failed", "Failed, as reported by that summary.", nullable=True),
+    count("reported_pending_consent", "Waiting for consent, as reported by that summary.", nullable=True),
+    time("first_event_at", "When the earliest event of the request happened.", nullable=False),
+    time("last_event_at", "When the latest event of the request happened.", nullable=False),
     time("completed_at", "When the deciding event happened; NULL while in progress."),
     event_id("last_event_id", "The greatest event_id of the request.", nullable=False),
     event_id("decided_event_id", "The event that decides the state; NULL while in progress."),
     Index("request_status_state_idx", "state"),
     Index("request_status_day_idx", literal_column("((first_event_at AT TIME ZONE 'UTC')::date)")),
-    comment="What became of each send request.",
+    comment="What happened to each send request.",
 )
 
 _KEY = ("app", "send_request_id")

@@ -86,6 +86,34 @@ def test_each_single_step_goes_up_and_down_and_up(empty_database_url: str) -> No
         assert shape(empty_database_url) == once
 
 
+def test_comments_get_new_words_and_their_old_words_back(empty_database_url: str) -> None:
+    """A comment that somebody has changed stays, and nothing fails if somebody has dropped the object."""
+    upgrade(empty_database_url, "0011")
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("COMMENT ON COLUMN public.poll_tallies.responses IS 'votes'")
+        conn.execute("DROP VIEW public.read_model_freshness")
+    before = [*shape(empty_database_url), *schema_comments(empty_database_url)]
+    upgrade(empty_database_url, "0012")
+    after = [*shape(empty_database_url), *schema_comments(empty_database_url)]
+    assert [row[:4] for row in after] == [row[:4] for row in before]
+    new = {str(row[2]): row[4] for row in after if row not in before}
+    assert new["events.payload"] == "The exact bytes of the event, as received: the source of truth."
+    assert {"events", "event_log.payload", "consent_history", "eventstore"} <= new.keys()
+    assert "poll_tallies.responses" not in new
+    downgrade(empty_database_url, "0011")
+    assert [*shape(empty_database_url), *schema_comments(empty_database_url)] == before
+
+
+def schema_comments(url: str) -> list[tuple[object, ...]]:
+    """Return the comment of each of our schemas, in the form of :func:`shape`."""
+    query = (
+        "SELECT 'schema', '', nspname, '', obj_description(oid, 'pg_namespace') FROM pg_namespace"
+        " WHERE nspname = ANY(%s) ORDER BY nspname"
+    )
+    with psycopg.connect(url) as conn:
+        return conn.execute(query, [[*OUR_SCHEMAS]]).fetchall()
+
+
 def test_migrating_a_current_schema_changes_nothing(database_url: str) -> None:
     before = shape(database_url)
     assert upgrade(database_url) == (head_revision(), head_revision())

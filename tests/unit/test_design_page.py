@@ -22,7 +22,7 @@ NOT_YET = {
     "eventstore/erasure/",
     "projections/http/",
     "projections/inspecting/doctor",
-    "migrations/versions/0012_recipient_contract.py",
+    "migrations/versions/0013_recipient_contract.py",
 }
 """Future packages, and the example of the recipe."""
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]+))?\)")

@@ -15,7 +15,7 @@
     │   ├── LockLost              the connection that held a lock was lost
     │   └── ForeignEventId        an event_id is stored under another app
     ├── ArchiveError              a file of events can't be read or written, or is damaged
-    ├── OtherLog                  a file of events is from another log
+    ├── OtherLog                  a file of events was exported from a different log
     ├── Undecodable               bytes that can't be an event
     ├── CredentialsError          no token could be obtained
     │   ├── CredentialsRefused    the issuer refused; a retry would be refused too
@@ -162,7 +162,7 @@ class ArchiveError(EventStoreError):
 
 
 class OtherLog(EventStoreError):
-    """A file of events is from another log, or doesn't continue this one; the message says where they differ."""
+    """A file was exported from a different log, or doesn't continue this one; the message says where they differ."""
 
 
 class Undecodable(EventStoreError):

@@ -1,4 +1,8 @@
-"""Reads the event table in commit order, page by page, so that neither memory nor a snapshot grows with it."""
+"""Reads the event table in commit order, page by page, so that neither memory nor a snapshot grows with it.
+
+This is the one place where stored events are read in order: exports and Python callers use it, and a gRPC server of
+stored events (``eventstore/serve/``, which doesn't exist yet) would.
+"""
 
 from __future__ import annotations
 

@@ -9,19 +9,23 @@ lock                   held by      what it protects
 ``app_lock(app)``      session      one process follows an app, imports its events, or changes its cursor
 ``IMPORT_LOCK``        session      shared by followers; held alone by an import that adds events after the head
 ``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
-``SHADOW_LOCK``        transaction  one process at a time makes the schema of the shadows
+``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
-``fold_lock(name)``    session      nothing: shared by all who fold a projection, so that others can see them
+``fold_lock(name)``    session      informational, shared: shows which sessions fold a projection
 =====================  ===========  ====================================================================================
 
-Invariants. A session acquires the locks of sessions first: app, import, rebuild, several of one kind in the order of
-their names. These are only tried, never waited for, so sessions can't block each other in a circle. A transaction
-acquires what it needs in this order: ``SHADOW_LOCK``, then rows (the cursor of an app, the checkpoint of a projection),
-then ``APPEND_LOCK``; under the append lock only rows are written that no other session may write then. A migration
-acquires its lock before it does anything.
+Invariants. Locks of sessions are acquired before all others, several of one kind in the order of their names. They are
+only tried, never waited for: a command that doesn't get one releases those that it has and fails, and a follower tries
+again later. So they can't deadlock, although their order differs: an import acquires the locks of its apps and then
+``IMPORT_LOCK``, a follower ``IMPORT_LOCK`` and then the lock of its app.
 
-A session that holds a lock can be frozen. :mod:`eventstore.postgres.session_lock` makes it lose the lock, and
-:mod:`eventstore.appending.append_lock` terminates a frozen holder of the append lock.
+A transaction acquires what it needs in this order: ``SHADOW_LOCK``, then rows (the cursor of an app, the checkpoint of
+a projection), then ``APPEND_LOCK``; under the append lock it writes only rows that no other session may write then. A
+migration acquires its lock before it does anything.
+
+A process can freeze while its session holds a lock. :mod:`eventstore.postgres.session_lock` makes it lose a session's
+lock, except ``fold_lock``, which excludes nobody. :mod:`eventstore.appending.append_lock` terminates a frozen holder of
+the append lock.
 """
 
 from __future__ import annotations

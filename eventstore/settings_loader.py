@@ -1,6 +1,6 @@
 """Loads settings from the environment, and turns a value that isn't valid into one sentence.
 
-Neither pydantic's own words nor the value itself are shown: the first help nobody, and the second may be a secret.
+Neither pydantic's text nor the value itself is shown: pydantic's text is unhelpful, and the value may be a secret.
 Numbers that aren't whole are seconds in all our settings, so the sentences say so.
 """
 

@@ -1,7 +1,10 @@
 """Finds duplicates: an event_id is an identity, and the first event stored under it stays.
 
-An event with an id that is stored already is a duplicate if it is the same event, and is dropped. If its bytes differ
-(or its values, when it was received under the other contract), it is quarantined.
+An event with an id that is stored already is a duplicate if it is the same event. If its bytes differ (or its values,
+when it was received under the other contract), it is quarantined.
+
+This module only finds duplicates. :mod:`eventstore.appending.append` drops those that are stored already, and
+:mod:`eventstore.appending.copying` those that repeat an event of their own batch.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.postgres.queries import fetch_all
 
+EXPORTED_ELSEWHERE = "the file was exported from a different log"
 OTHER_BYTES = "different bytes under an event_id that is already stored"
 OTHER_VALUES = "different values under an event_id that is already stored from the other contract"
 
@@ -126,7 +130,7 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
         if found is None:
             missing.append(one)
         elif found != (one.event.event_id, one.event.app, one.event.contract, one.event.payload, one.received_at):
-            raise OtherLog(f"position {one.position:,} has a different event in the file: the file is of another log")
+            raise OtherLog(f"position {one.position:,} has a different event in the file: {EXPORTED_ELSEWHERE}")
     return missing
 
 

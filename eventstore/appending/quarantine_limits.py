@@ -11,7 +11,7 @@ _LARGEST = 2**62
 
 
 class QuarantineLimits(BaseSettings):
-    """The most that is kept of an app's quarantined messages; all of them are counted.
+    """How much is kept of an app's quarantined messages; all of them are counted.
 
     A tenth of both is reserved for samples of messages that are received when the rest is full.
     """
@@ -23,14 +23,14 @@ class QuarantineLimits(BaseSettings):
         ge=0,
         le=_LARGEST,
         json_schema_extra={"unit": "messages"},
-        description="the most different messages that are kept for one app; 0 keeps none",
+        description="maximum number of distinct messages kept per app; 0 keeps none",
     )
     max_bytes: int = Field(
         256 * 2**20,
         ge=0,
         le=_LARGEST,
         json_schema_extra={"unit": "bytes"},
-        description="the most bytes of payloads that are kept for one app",
+        description="maximum size of the payloads kept per app",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Puts exported events back into the log that they came from: at their positions, with the times they had."""
+"""Restores exported events to the log that they were exported from, with their positions and their received_at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psycopg.errors import UniqueViolation
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import copy_rows
-from eventstore.appending.duplicates import find_missing
+from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.appending.notify_channel import NOTIFY
 from eventstore.errors import OtherLog
 from eventstore.event_reader import StoredEvent
@@ -49,7 +49,7 @@ async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], 
                 await copy_rows(conn, [(*each.event, each.position, each.received_at) for each in missing])
             except UniqueViolation as error:
                 raise OtherLog(
-                    "an event of the file is stored here at another position: the file is of another log"
+                    f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"
                 ) from error
             await conn.execute(NOTIFY)
     return len(missing)

@@ -2,12 +2,12 @@
 
 Invariants.
 
-- The lease is a session-level advisory lock. Its connection is queried every few seconds, and Postgres ends the
-  connection when it isn't: a frozen process loses its app.
+- The lease is a session-level advisory lock. Its connection is queried every few seconds; if the queries stop, Postgres
+  closes the session, so a frozen process loses its app.
 - Each new holder raises the app's epoch and writes a fencing token. The cursor moves only under the holder's own epoch,
   and only from the token that the holder wrote last. So a process that wakes up late can't move the cursor back, and a
   holder notices when the database lost what it had committed.
-- No app is followed while an import assigns positions that the events had in another log.
+- No app is followed while an import appends events after the head, at the positions that the file gives them.
 """
 
 from __future__ import annotations

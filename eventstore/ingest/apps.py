@@ -18,7 +18,7 @@ from eventstore import ulid
 from eventstore.contracts import Contract
 from eventstore.errors import LockHeld
 from eventstore.event_reader import HEAD
-from eventstore.ingest import cursor as cursors
+from eventstore.ingest import cursor_row
 from eventstore.ingest.app_lease import raise_epoch
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
 from eventstore.locks import app_lock
@@ -53,7 +53,7 @@ class App:
     """An app that is or was followed, or whose events are stored.
 
     ``has_cursor`` is False if only its events are left; ``followed_by`` is the session that follows it now, or None;
-    ``quarantined`` counts rows; the other fields are those of :class:`eventstore.ingest.cursor.Cursor`.
+    ``quarantined`` counts rows; the other fields are those of :class:`eventstore.ingest.cursor_row.Cursor`.
     """
 
     app: str
@@ -70,10 +70,10 @@ class App:
     followed_by: str | None = None
 
     @property
-    def cursor(self) -> cursors.Cursor:
+    def cursor(self) -> cursor_row.Cursor:
         """The saved cursor."""
         contract = Contract(self.contract) if self.contract is not None else None
-        return cursors.Cursor(
+        return cursor_row.Cursor(
             self.app, self.epoch, contract, self.last_event_id, self.gaps, self.reset_to, self.reset_position
         )
 
@@ -147,7 +147,7 @@ async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> N
         epoch, _ = await raise_epoch(conn, app, waits)
         await conn.execute(_RESET, [to, app, epoch])
 
-    await _alone_with(url, app, "cursor reset", reset, waits)
+    await _run_under_app_lock(url, app, "cursor reset", reset, waits)
 
 
 async def forget_app(url: str, app: str, *, waits: Waits) -> None:
@@ -165,10 +165,10 @@ async def forget_app(url: str, app: str, *, waits: Waits) -> None:
         epoch, _ = await raise_epoch(conn, app, waits)
         await conn.execute("DELETE FROM eventstore.cursors WHERE app = %s AND epoch = %s", [app, epoch])
 
-    await _alone_with(url, app, "apps forget", forget, waits)
+    await _run_under_app_lock(url, app, "apps forget", forget, waits)
 
 
-async def _alone_with(
+async def _run_under_app_lock(
     url: str, app: str, work: str, change: Callable[[AsyncConnection], Coroutine[Any, Any, None]], waits: Waits
 ) -> None:
     what = f"app {app!r}"

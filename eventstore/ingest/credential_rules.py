@@ -49,7 +49,7 @@ def check_settings(given: Collection[str], names: Mapping[str, str]) -> None:
         missing = [] if "address" in given else [names["address"]]
     if missing:
         token_names = " or ".join(names[name] for name in TOKEN_SETTINGS)
-        instead = "" if client or tokens else f", or {token_names} instead of a client"
+        instead = "" if client or tokens else f", or set {token_names} to use a token instead of an OAuth2 client"
         raise UsageError(f"settings are missing: set {_join(missing)}{instead}")
     check_certificate_and_key(
         "client_certificate_file" in given,

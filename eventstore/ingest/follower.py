@@ -7,7 +7,7 @@ Invariants.
   the stream is read again after the cursor that is stored now.
 - A refused app releases its lease and is retried every few minutes, since the platform or the configuration may have
   been corrected.
-- Only :meth:`Follower.stop` ends a follower, or a refusal if refused apps are not retried.
+- A follower ends only by :meth:`Follower.stop`, or on a refusal if refused apps are not retried.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from eventstore.errors import (
     UsageError,
     describe,
 )
-from eventstore.ingest import cursor as cursors
+from eventstore.ingest import cursor_row
 from eventstore.ingest.app_lease import Lease, hold_lease
 from eventstore.ingest.buffer import Buffer
 from eventstore.ingest.context import IngestContext
@@ -193,7 +193,7 @@ class Follower:
                 # Only now, when nothing else of this app runs: a success that the reader saves late would overwrite it.
                 retry_in = self._context.waits.as_timedelta(retry_after) if retry_after else None
                 with suppress(psycopg.Error, OSError):
-                    await cursors.save_refusal(lease.conn, self.app, lease.epoch, describe(error), retry_in)
+                    await cursor_row.save_refusal(lease.conn, self.app, lease.epoch, describe(error), retry_in)
             raise
 
     async def _read_and_write(self, lease: Lease) -> None:

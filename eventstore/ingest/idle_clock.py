@@ -1,4 +1,4 @@
-"""How long a follower's stream has brought nothing new."""
+"""How long a follower has received no new event, for ``--until-idle``."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Notices that the database lost committed events.
 
 That happens when a standby is promoted that had not received everything, when a server that acknowledges commits early
-crashes, and when a backup is restored. The lost positions are then given to other events.
+crashes, and when a backup is restored. The lost positions are then assigned to other events.
 
-Invariants. A follower remembers positions and which event had each: a sample of those stored when it connected, and the
-end of each batch that it committed. On every new connection, before it follows again, it looks for them. Missing ones
-are recorded in ``eventstore.cursors.went_back`` for everybody who has read further: whoever has read past ``to`` must
-read again from there.
+Invariants. A follower remembers (position, event_id) pairs: a sample of those stored when it connected, and the last
+one of each batch that it committed. On every new connection it checks, before it follows again, that they are still
+stored. If some are missing, it records the loss in ``eventstore.cursors.went_back``, so that downstream readers can
+rewind: anyone who read beyond position ``to`` must read again from there.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class KnownHeads:
                 app=app,
                 positions=f"{lost.last_kept + 1}..{lost.last_lost}",
                 why="a failover or a restore",
-                action="lost events are received again; whoever has read these positions must read them again",
+                action=f"lost events are received again; anyone who read beyond position {lost.last_kept} must read"
+                " again from there",
             )
         if self._ends:
             last = await read_last_event(conn)

@@ -1,4 +1,4 @@
-"""Reads an app's last stored event_ids, and decides which of them can be believed.
+"""Reads an app's last stored event_ids, and decides which of them are plausible.
 
 Invariant. An event_id that lies in the future is never sent to an upstream, and no position is computed from it: one
 bogus id would make the upstream skip everything that follows.
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from psycopg import AsyncConnection
 
 from eventstore import ulid
-from eventstore.ingest.cursor import Cursor
+from eventstore.ingest.cursor_row import Cursor
 from eventstore.postgres.queries import fetch_column, fetch_value
 
 RECENT_EVENTS = 1_000
@@ -21,7 +21,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 CLOCK_ERROR = timedelta(days=1)
 """How far behind this machine's clock may be, if all stored event_ids say so."""
 AGREEING_EVENTS = 20
-"""This many stored events are believed, whatever this machine's clock says."""
+"""If this many events are stored, the median of their ids is plausible, whatever this machine's clock says."""
 
 _RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
 _HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
@@ -44,11 +44,11 @@ async def is_last_received_stored(conn: AsyncConnection, cursor: Cursor) -> bool
     return bool(await fetch_value(conn, _IS_STORED, [cursor.app, cursor.last_event_id]))
 
 
-def believable(event_ids: list[str], now: datetime) -> list[str]:
+def plausible_ids(event_ids: list[str], now: datetime) -> list[str]:
     """Return the ids that don't lie in the future, in their order.
 
     This machine's clock decides, with some tolerance. If no id passes, the clock itself may be wrong: then ids are
-    believed that lie less than a day ahead, or that many other ids agree with.
+    plausible that lie less than a day ahead, or else, if there are many ids, those up to their median.
     """
     for tolerance in (CLOCK_SKEW, CLOCK_ERROR):
         latest = unix_milliseconds(now + tolerance)
@@ -63,7 +63,9 @@ def believable(event_ids: list[str], now: datetime) -> list[str]:
 def is_clock_behind(event_ids: list[str], now: datetime) -> bool:
     """Return whether all ids lie in this machine's future, although they agree with each other."""
     latest = unix_milliseconds(now + CLOCK_SKEW)
-    return bool(believable(event_ids, now)) and all(ulid.time_milliseconds(event_id) > latest for event_id in event_ids)
+    return bool(plausible_ids(event_ids, now)) and all(
+        ulid.time_milliseconds(event_id) > latest for event_id in event_ids
+    )
 
 
 def unix_milliseconds(moment: datetime) -> int:

@@ -27,13 +27,13 @@ from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.contracts import Contract
-from eventstore.ingest.cursor import Cursor
+from eventstore.ingest.cursor_row import Cursor
 from eventstore.ingest.first_contact import REPLAY_WINDOW, first_contact
 from eventstore.ingest.recent_events import (
     CLOCK_SKEW,
-    believable,
     has_events,
     is_last_received_stored,
+    plausible_ids,
     recent_event_ids,
     unix_milliseconds,
 )
@@ -179,7 +179,7 @@ async def _may_continue(conn: AsyncConnection, cursor: Cursor, history: StreamHi
 
 def choose_resume_point(saved: Saved, settings: ResumeSettings, history: StreamHistory, now: datetime) -> ResumePoint:
     """Return the event_id to send next."""
-    trusted = believable(saved.recent, now)
+    trusted = plausible_ids(saved.recent, now)
     received = (history.before_overlap if history.without_new == 1 and trusted else None) or saved.cursor.last_event_id
     received = received or (trusted[0] if trusted else None)
     situation = _situation(saved, trusted, received, now)
@@ -188,15 +188,15 @@ def choose_resume_point(saved: Saved, settings: ResumeSettings, history: StreamH
         return _beginning(saved, settings, history, now)
     match attempt:
         case Attempt.OVERLAP if situation is Situation.LAST_IN_FUTURE:
-            point = _overlap_before(max(trusted), trusted, settings.overlap)
+            point = _overlap_before(max(trusted), "the greatest event_id stored", trusted, settings.overlap)
         case Attempt.OVERLAP:
-            point = _overlap_before(received, trusted, settings.overlap)
+            point = _overlap_before(received, "the last event_id received", trusted, settings.overlap)
             if _is_too_old(point.event_id, received, settings, now):
                 point = ResumePoint(received, "the last event_id received; older stored events can't be replayed")
         case Attempt.BEFORE_OVERLAP:
-            point = ResumePoint(received, "where the stream stood before the overlap; no new event was stored since")
+            point = ResumePoint(received, "the last event_id before the overlap was replayed; no event stored since")
         case Attempt.LAST_RECEIVED:
-            point = ResumePoint(received, "the last event_id received; no new event was stored since")
+            point = ResumePoint(received, "the last event_id received; no event stored since")
         case Attempt.GREATEST_STORED:
             point = ResumePoint(max(trusted), "the greatest event_id stored; the last one received is in the future")
         case Attempt.LAST_STORED:
@@ -225,11 +225,13 @@ def _attempt(situation: Situation, without_new: int) -> Attempt:
     return attempts[min(without_new, len(attempts) - 1)]
 
 
-def _overlap_before(reference: str, stored: list[str], overlap: timedelta) -> ResumePoint:
+def _overlap_before(reference: str, reference_in_words: str, stored: list[str], overlap: timedelta) -> ResumePoint:
     latest = ulid.time_milliseconds(reference) - overlap // timedelta(milliseconds=1)
     early_enough = [event_id for event_id in stored if ulid.time_milliseconds(event_id) <= latest]
-    why = f"a stored event, if possible {overlap.total_seconds():g} s before the last event_id received"
-    return ResumePoint(max(early_enough) if early_enough else min(stored), why)
+    before = f"{overlap.total_seconds():g} s before {reference_in_words}"
+    if early_enough:
+        return ResumePoint(max(early_enough), f"the newest recent event at least {before}")
+    return ResumePoint(min(stored), f"the oldest recent event; none is at least {before}")
 
 
 def _is_too_old(event_id: str | None, received: str, settings: ResumeSettings, now: datetime) -> bool:
@@ -249,20 +251,20 @@ def _beginning(saved: Saved, settings: ResumeSettings, history: StreamHistory, n
     # Nothing is stored at all: first contact is repeated, and may find events that the gap says are lost.
     replays_gap = bool(cursor.gaps) and saved.is_log_empty and not history.first_contact_refused and not is_reset
     if cursor.gaps and not is_reset and not replays_gap:
-        return ResumePoint(cursor.gaps[-1]["upper"], "the end of the last gap; nothing was stored since")
+        return ResumePoint(cursor.gaps[-1]["upper"], "the end of the last gap; no event stored since")
     since = cursor.reset_to or settings.since if is_reset else settings.since
     event_id = first_contact(settings.contract, since, now)
     unreachable = since if since is not None and since != event_id else None
     start = "the cursor was reset" if is_reset else "nothing is stored"
-    why = f"{start}, so {_start_in_words(event_id, since, unreachable)}"
+    why = f"{start}; starting with {_start_in_words(event_id, since, unreachable)}"
     return ResumePoint(event_id, why, is_first_contact=True, replays_gap=replays_gap, unreachable_since=unreachable)
 
 
 def _start_in_words(event_id: str | None, since: str | None, unreachable_since: str | None) -> str:
     if event_id is None:
-        return "all events that the upstream has"
+        return "all events the upstream has"
     if since is None:
-        return "as far back as the upstream replays"
+        return "the oldest events the upstream replays"
     if unreachable_since is not None:
-        return "as far back as the upstream replays: since is older"
-    return "from since"
+        return "the oldest events the upstream replays, because `since` is older"
+    return "the events after `since`"

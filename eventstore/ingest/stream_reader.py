@@ -4,9 +4,9 @@ Invariants.
 
 - Before each call the buffer is drained, so that the event_id that is sent accounts for everything received before.
 - Only event frames move the cursor.
-- An upstream that is unavailable is called again after a back-off, for ever. One that refuses for good ends the reader
-  with the refusal. Once a stream has worked, only the platform's own status and the issuer's own words are a refusal:
-  an HTTP status may come from a proxy, and is retried.
+- An upstream that is unavailable is retried with back-off indefinitely. A permanent refusal ends the reader. Once a
+  stream has worked, only the platform's own gRPC status or the issuer's OAuth2 error counts as a refusal: a bare HTTP
+  status may come from a proxy, and is retried.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from eventstore.errors import (
     UpstreamRefused,
     describe,
 )
-from eventstore.ingest import cursor as cursors
+from eventstore.ingest import cursor_row
 from eventstore.ingest.app_lease import Lease
 from eventstore.ingest.buffer import Buffer, Received
 from eventstore.ingest.first_contact import second_first_contact
@@ -139,7 +139,7 @@ class StreamReader:
             if not isinstance(error, NoSuchService) or await self._decided_contract() is not None:
                 await self._back_off(error)
 
-    async def _read_stream(self, cursor: cursors.Cursor, contract: Contract) -> None:
+    async def _read_stream(self, cursor: cursor_row.Cursor, contract: Contract) -> None:
         sent = await self._resume_point(cursor, contract)
         self._history.stream_starts(cursor)
         token = await self._upstream.tokens.token()
@@ -153,7 +153,7 @@ class StreamReader:
         ):
             await self._receive(stream, cursor, sent)
 
-    async def _resume_point(self, cursor: cursors.Cursor, contract: Contract) -> ResumePoint:
+    async def _resume_point(self, cursor: cursor_row.Cursor, contract: Contract) -> ResumePoint:
         now = datetime.now(UTC)
         saved = await read_saved(self._lease.conn, cursor, self._history)
         if is_clock_behind(saved.recent, now):
@@ -188,7 +188,7 @@ class StreamReader:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _receive(self, stream: GrpcStream, cursor: cursors.Cursor, sent: ResumePoint) -> None:
+    async def _receive(self, stream: GrpcStream, cursor: cursor_row.Cursor, sent: ResumePoint) -> None:
         contract, buffer = stream.contract, self._buffer
         expired = False
         has_frames = contract is not Contract.CHAT_EXTERNAL
@@ -207,7 +207,7 @@ class StreamReader:
                         continue
                     item = Received(contract, data, kind is FrameKind.GARBAGE)
                 if not self._received and sent.replays_gap and not expired:
-                    await cursors.shorten_last_gap(self._lease.conn, cursor, sent.event_id)
+                    await cursor_row.shorten_last_gap(self._lease.conn, cursor, sent.event_id)
                 self._received += 1
                 if not buffer.put(item):
                     await buffer.room()
@@ -237,13 +237,13 @@ class StreamReader:
         self.has_succeeded = True
         app, epoch, conn = self._lease.app, self._lease.epoch, self._lease.conn
         if decided and await self._decided_contract() is not contract:
-            await cursors.save_contract(conn, app, epoch, contract)
+            await cursor_row.save_contract(conn, app, epoch, contract)
         if not self._start_logged:
             log.info("following", app=app, address=self._upstream.address.url, contract=contract.value)
             self._start_logged = True
-        await cursors.save_error(conn, app, epoch, None)
+        await cursor_row.save_error(conn, app, epoch, None)
 
-    async def _record_gap(self, cursor: cursors.Cursor, sent: ResumePoint, detail: str) -> bool:
+    async def _record_gap(self, cursor: cursor_row.Cursor, sent: ResumePoint, detail: str) -> bool:
         """Record a gap; return whether to call again at once, from an event_id that the upstream may still replay."""
         # First commit what was received before the gap: the gap's position is the head of the log, and an append at
         # work has locked the cursor's row.
@@ -254,8 +254,8 @@ class StreamReader:
             self._history.first_contact_refused = True
             replayed_gap = cursor.gaps[-1]["upper"] if sent.replays_gap else None
             retry_from = second_first_contact(sent.event_id, replayed_gap, now)
-        gap = cursors.Gap(sent.event_id, retry_from or ulid.first_ulid_at(now - self._overlap), now, words)
-        upper = await cursors.save_gap(self._lease.conn, cursor, gap, extends_last=sent.replays_gap)
+        gap = cursor_row.Gap(sent.event_id, retry_from or ulid.first_ulid_at(now - self._overlap), now, words)
+        upper = await cursor_row.save_gap(self._lease.conn, cursor, gap, extends_last=sent.replays_gap)
         log.warning(
             "gap: the upstream can no longer replay these events",
             app=cursor.app,
@@ -265,7 +265,7 @@ class StreamReader:
         )
         return retry_from is not None
 
-    def _choose_contract(self, cursor: cursors.Cursor) -> Contract:
+    def _choose_contract(self, cursor: cursor_row.Cursor) -> Contract:
         if self._upstream.contract is not None:
             return self._upstream.contract
         if cursor.contract is not None:
@@ -294,8 +294,8 @@ class StreamReader:
             return error.by_issuer or not has_worked
         return isinstance(error, UpstreamRefused) and (error.by_platform or not has_worked)
 
-    async def _load_cursor(self) -> cursors.Cursor:
-        return await cursors.load(self._lease.conn, self._lease.app, self._lease.epoch)
+    async def _load_cursor(self) -> cursor_row.Cursor:
+        return await cursor_row.load(self._lease.conn, self._lease.app, self._lease.epoch)
 
     async def _back_off(self, error: EventStoreError | None) -> None:
         app = self._lease.app
@@ -308,5 +308,5 @@ class StreamReader:
             self.last_error = sentence = describe(error)
             log.warning("the stream failed", app=app, error=sentence, retry_in=round(wait, 2))
             renewing = isinstance(error, TokenRefused)
-            await cursors.save_error(self._lease.conn, app, self._lease.epoch, sentence, keep_refusal=renewing)
+            await cursor_row.save_error(self._lease.conn, app, self._lease.epoch, sentence, keep_refusal=renewing)
         await asyncio.sleep(wait)

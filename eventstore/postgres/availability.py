@@ -186,6 +186,6 @@ def _unusable(why: str, *sqlstates: str) -> UsageError:
 
 def _options_refused(why: str) -> UsageError:
     return UsageError(
-        f"the login succeeds only without startup options: {why}; if this is PgBouncer, set"
+        f"the server or a pooler rejects our startup options: {why}; if this is PgBouncer, set"
         " ignore_startup_parameters = options and pool_mode = session in it, or connect to Postgres itself"
     )

@@ -1,8 +1,7 @@
-"""What everybody does while the database is unavailable: retry with back-off, and report it without flooding the log.
+"""What every part does while the database is unavailable: retry with back-off, and report it without flooding the log.
 
 An outage begins with the first failure and ends with the first success. Its beginning is reported once, then again
-about once a minute while it lasts, and its end once. Who retries sleeps by itself, since some must stop at once when
-they are told to.
+about once a minute while it lasts, and its end once. The caller sleeps itself, so that it can stop immediately.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ READ_ONLY = "25006"
 
 
 class Report:
-    """How an outage is reported; this one says nothing."""
+    """How an outage is reported; this one reports nothing."""
 
     def began(self, what: str, error: str, retry_in: float) -> None:
         """Report the first failure.
@@ -96,7 +95,7 @@ class LogReport(Report):
 
 
 class Outage:
-    """The outages that one user of the database meets.
+    """The outages that one part of the program meets.
 
     Args:
         report: how they are reported.

@@ -53,8 +53,8 @@ async def check_session_is_ours(
         for _ in range(ATTEMPTS):
             if await _has_changed(conn, other, first):
                 raise UsageError(
-                    "a connection pooler in front of the database gives each transaction another session, so locks"
-                    " would be held by nobody: set pool_mode = session in PgBouncer, or connect to Postgres itself"
+                    "a connection pooler in front of the database gives each transaction another session, so"
+                    " session locks would not work: set pool_mode = session in PgBouncer, or connect to Postgres itself"
                 )
 
 

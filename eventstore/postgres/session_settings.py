@@ -1,4 +1,4 @@
-"""The Postgres settings of every session that we open: which ones are ours, and which are left to others.
+"""The Postgres settings of our sessions: which we set, and which we leave to the role, the database or the URL.
 
 Invariants. What a session reads, writes, casts or waits for never depends on settings of the role, the database, the
 environment or the URL. Every new connection sends one statement that sets ours (:func:`pin`). It names each function

@@ -4,6 +4,9 @@ Other things with as many digits are not hidden: ULIDs, UUIDs, times, dates, IP 
 size or time. Digits may be of any script, and a separator may be an invisible character. A longer run of digits is
 treated as a phone number too, because it may be two of them.
 
+:mod:`eventstore.redaction.redact` hides what this finds: in text from outside, where it enters, and in log lines, where
+:mod:`projections.logs` applies it to those of other libraries and to tracebacks.
+
 The pattern has no nested repetition that could match a text in two ways, so its cost grows only with the text's length.
 """
 

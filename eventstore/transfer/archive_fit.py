@@ -11,7 +11,7 @@ from pathlib import Path
 
 from psycopg import AsyncConnection
 
-from eventstore.appending.duplicates import find_missing
+from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
@@ -37,7 +37,7 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
 
     Raises:
         ArchiveError: an event is in the file twice.
-        OtherLog: the file is of another log, or positions between this log and the file are missing.
+        OtherLog: the file was exported from a different log, or positions between this log and the file are missing.
         psycopg.Error: the database failed, or the connection.
 
     """
@@ -49,7 +49,7 @@ async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequenc
         await _check_times(conn, missing)
         ids = [one.event.event_id for one in missing]
         if await fetch_row(conn, _ELSEWHERE, [ids]):
-            raise OtherLog("an event of the file is stored here at another position: the file is of another log")
+            raise OtherLog(f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}")
         async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
             for event_id in ids:
                 await copy.write_row([event_id])
@@ -74,6 +74,6 @@ async def _check_times(conn: AsyncConnection, missing: Sequence[StoredEvent]) ->
     for one, (before, after) in zip(missing, rows, strict=True):
         if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
             raise OtherLog(
-                f"position {one.position:,} of the file was not received between its neighbours here:"
-                " the file is of another log"
+                f"the received_at of position {one.position:,} of the file doesn't fit between its neighbours in this"
+                f" database: {EXPORTED_ELSEWHERE}"
             )

@@ -45,14 +45,14 @@ async def test_cursor_show_prints_what_the_next_call_sends_and_why(commands: Com
     result = await commands.run("cursor", "show", DATABASE_URL=database_url)
     assert (result.code, result.err) == (0, ""), result.transcript
     clinic, shop = result.out.split("\n\n")
-    assert "next connect    no event_id: nothing is stored, so all events that the upstream has" in clinic
+    assert "next connect    no event_id: nothing is stored; starting with all events the upstream has" in clinic
     assert "contract        not yet known; the next connect uses chat.external" in clinic
-    assert "a stored event, if possible 5 s before the last event_id received" in shop
+    assert "the oldest recent event; none is at least 5 s before the last event_id received" in shop
     assert "received at 2026-01-02T03:04:05Z" in shop
     assert "noticed at 2026-01-02T03:04:05+00:00: too old" in shop
     result = await commands.run("cursor", "show", "clinic", "--json", "--since", "2d", DATABASE_URL=database_url)
     (found,) = json.loads(result.out)
-    assert found["next_dial"]["why"] == "nothing is stored, so from since"
+    assert found["next_dial"]["why"] == "nothing is stored; starting with the events after `since`"
     assert (found["app"], found["gaps"], found["reset"], found["followed_by"]) == ("clinic", [], None, None)
 
 
@@ -65,7 +65,7 @@ async def test_cursor_reset_prints_what_would_happen_and_then_does_it(commands: 
     assert "recorded gaps stay" in result.err
     result = await commands.run(*command, "--yes", DATABASE_URL=database_url)
     assert (result.code, result.err) == (0, ""), result.transcript
-    assert result.out.endswith(": the cursor was reset, so from since\n")
+    assert result.out.endswith(": the cursor was reset; starting with the events after `since`\n")
     (found,) = json.loads((await commands.run("cursor", "show", "shop", "--json", DATABASE_URL=database_url)).out)
     assert (found["last_event_id"], found["reset"]["position"], len(found["gaps"])) == (None, 3, 1)
     result = await commands.run("cursor", "reset", "shop", "--since", "tomorrow", "--yes", DATABASE_URL=database_url)

@@ -64,7 +64,7 @@ async def test_refused_startup_options_are_not_mistaken_for_an_unavailable_datab
     with bouncer(database_url, pool_mode="session") as url:
         result = await commands.run(*command, DATABASE_URL=url)
         assert result.code == 2, result.transcript
-        assert result.stderr_line.startswith("projections: the login succeeds only without startup options: ")
+        assert result.stderr_line.startswith("projections: the server or a pooler rejects our startup options: ")
         assert "ignore_startup_parameters = options and pool_mode = session" in result.stderr_line
 
 

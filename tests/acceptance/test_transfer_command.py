@@ -136,7 +136,7 @@ async def test_a_refused_import_exits_with_1_and_one_sentence(
         assert await events(elsewhere) == []
         await target_conn.execute("ALTER TABLE eventstore.events DROP CONSTRAINT no")
         await append(target_conn, new_record(ppnum=PPNUM))
-    await is_refused("log", "position 1 has a different event in the file: the file is of another log")
+    await is_refused("log", "position 1 has a different event in the file: the file was exported from a different log")
     corrupt(commands.folder / "log", PPNUM.encode())
     await is_refused("log", "log was changed after it was written: its digest doesn't match", database_url)
 

@@ -213,7 +213,7 @@ async def test_a_time_that_is_not_between_its_neighbours_is_refused(
     records = [one for one in read_archive(file) if one.HasField("header") or one.event.position == 3]
     records[1].event.received_at = microseconds(now + timedelta(hours=hours))
     write_records(file, records)
-    with pytest.raises(OtherLog, match="position 3 of the file was not received between its neighbours here"):
+    with pytest.raises(OtherLog, match="the received_at of position 3 of the file doesn't fit between its neighbours"):
         await import_file(database_url, file)
     assert await store_content(conn) == before
 

@@ -44,7 +44,8 @@ async def test_a_position_with_a_different_event_is_refused(
     async with open_connection(elsewhere) as there:
         await append(there, new_record())
         before = await store_content(there)
-        with pytest.raises(OtherLog, match="position 1 has a different event in the file: the file is of another log"):
+        sentence = "position 1 has a different event in the file: the file was exported from a different log"
+        with pytest.raises(OtherLog, match=sentence):
             await import_file(elsewhere, file)
         assert await store_content(there) == before
 
@@ -65,9 +66,8 @@ async def test_an_event_that_is_stored_at_another_position_is_refused(
         await delete_positions(there, 2)
         await folding.insert_at(there, 4, third)
         before = await store_content(there)
-        with pytest.raises(
-            OtherLog, match="an event of the file is stored here at another position: the file is of another log"
-        ):
+        sentence = "an event of the file is stored here at another position: the file was exported from a different log"
+        with pytest.raises(OtherLog, match=sentence):
             await import_file(elsewhere, file)
         assert await store_content(there) == before
 

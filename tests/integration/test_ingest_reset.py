@@ -231,6 +231,6 @@ async def test_the_shown_resume_point_is_the_one_that_is_sent(
         await ingest(follower(database_url, simulator.address, since=since))
         assert (contract, resume_point.event_id) == (CHAT, simulator.calls[-1].after_event_id)
         reasons.append(resume_point.why)
-    assert reasons[0] == "nothing is stored, so from since"
-    assert reasons[1].startswith("a stored event")
-    assert reasons[2] == "the cursor was reset, so from since"
+    assert reasons[0] == "nothing is stored; starting with the events after `since`"
+    assert reasons[1] == "the newest recent event at least 5 s before the last event_id received"
+    assert reasons[2] == "the cursor was reset; starting with the events after `since`"

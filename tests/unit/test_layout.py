@@ -61,10 +61,6 @@ REPEATED_FUNCTION_NAMES = (
 )
 
 
-# Each is to be moved; the list only gets shorter.
-STILL_BACKWARD = ("projections.folding.fold_function imports projections.running.checkpoint",)
-
-
 class Import(NamedTuple):
     """One import of one of our modules by another one."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from eventstore import ulid
 from eventstore.contracts import Contract
-from eventstore.ingest.cursor import Cursor
+from eventstore.ingest.cursor_row import Cursor
 from eventstore.ingest.first_contact import REPLAY_WINDOW, first_contact
 from eventstore.ingest.recent_events import AGREEING_EVENTS, RECENT_EVENTS, is_clock_behind
 from eventstore.ingest.resume import (

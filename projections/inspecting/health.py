@@ -1,4 +1,8 @@
-"""Finds what needs attention: one sentence for each problem that ``projections status --check`` prints."""
+"""Finds what needs attention: one sentence for each problem that ``projections status --check`` prints.
+
+It decides; it reads nothing: :mod:`projections.inspecting.read_status` does. Metrics and health over HTTP would be a
+package of its own, ``projections/http/``, that calls both (docs/where-to-add.md).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors of the projections and of the command.
+"""The errors of the package ``projections``, its command line included.
 
 ::
 
@@ -6,16 +6,17 @@
     ├── UnknownProjection         no projection has that name; also a UsageError
     ├── InvalidProjection         a projection breaks the rules; also a UsageError
     ├── SchemaNotCurrent          the database has another schema revision; also a UsageError
-    ├── MigrationRefused          this database can't be migrated as it is; also a UsageError
+    ├── MigrationRefused          the database can't be migrated in its current state; also a UsageError
     ├── MigrationBlocked          another session held a lock that a migration needs for too long
     ├── SchemaBroken              the schema was changed in a way that can't be repaired
-    ├── CannotFold                a rebuild met an event that can't be folded, or missing positions
+    ├── CannotFold                a rebuild found an event that can't be folded, or missing positions
     ├── RebuildLost               another rebuild of the same projection took over
-    ├── RebuildRefused            a rebuild would change more than it may
+    ├── RebuildRefused            a rebuild would change more than its limits allow
     └── HandleFailed              a fold written in Python raised an error
         └── HandleTooSlow         it took too long for one event
 
-What the user has to change (a name, an option, a setting) is one class for both packages: ``UsageError``, exit code 2.
+Both packages have one class for errors that the user can correct (a name, an option, a setting): ``UsageError``. The
+command's exit code is then 2, else 1.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ __all__ = [
 ]
 
 _NO_EVENTS_FAULT = ("40", "42", "53", "55", "57", "58")
-"""SQLSTATE classes of errors that no event causes: deadlocks and other rollbacks, names and privileges of statements,
-resources, locks, cancelled statements, and the system."""
+"""SQLSTATE classes of errors that no event causes: deadlocks and other rollbacks, unknown names and missing privileges,
+lack of resources, locks, cancelled statements, and system errors."""
 
 
 class ProjectionsError(Exception):
@@ -58,7 +59,7 @@ class SchemaNotCurrent(ProjectionsError, UsageError):
 
 
 class MigrationRefused(ProjectionsError, UsageError):
-    """The database can't be migrated as it is; the message says what to do."""
+    """The database can't be migrated in its current state; the message says what to do."""
 
 
 class InvalidProjection(ProjectionsError, UsageError):
@@ -74,7 +75,7 @@ class SchemaBroken(ProjectionsError):
 
 
 class CannotFold(ProjectionsError):
-    """A rebuild or verification met an event that can't be folded, or missing positions; the message says which."""
+    """A rebuild or verify found an event that can't be folded, or missing positions; the message says which."""
 
 
 class RebuildLost(ProjectionsError):
@@ -85,7 +86,7 @@ class RebuildLost(ProjectionsError):
 
 
 class RebuildRefused(ProjectionsError):
-    """A rebuild would change more than it may; nothing was applied, and the message names the option that allows it."""
+    """A rebuild would exceed its limits; nothing was applied, and the message names the option that allows it."""
 
 
 class HandleFailed(ProjectionsError):
@@ -101,7 +102,7 @@ _UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
 
 
 def describe_user_code_error(error: BaseException) -> str:
-    """Describe an error of a user's code, as :func:`describe` does, with advice if a name was not found."""
+    """Describe an error in a user's code, as :func:`describe` does; adds advice if a name was not found."""
     cause = unwrap_driver_error(error)
     if is_driver_error(cause) and cause.sqlstate in _UNDEFINED:
         return f"{describe(error)}; names outside pg_catalog need their schema, such as public.name"

@@ -1,4 +1,8 @@
-"""Progress and trouble on stderr: plain lines for people, one JSON object a line for machines, no secrets in either."""
+"""Configures logging to stderr: plain lines for people, or one JSON object a line for machines, without secrets.
+
+Invariants. Everything that is logged goes through here: our log lines, those of libraries, warnings, and errors that
+nobody caught. Every line is redacted, and characters that control a terminal are escaped.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ _NEEDS_QUOTES = frozenset(" =\"'")
 
 
 def configure(level: str = "info", style: Literal["text", "json"] = "text") -> None:
-    """Send every log line and warning of the process, libraries' included, redacted to stderr.
+    """Write every log line and warning of the process, those of libraries included, to stderr, redacted.
 
     Args:
         level: debug, info, warning or error.
@@ -52,15 +56,16 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    for name in QUIET_LIBRARIES:  # their trouble is of interest; their progress isn't, nor at debug their every step
+    # We want the warnings of these libraries, but not their progress; at level debug, not each of their steps.
+    for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(number, logging.WARNING) if number > logging.DEBUG else logging.INFO)
-    # It warns of errors "ignored" while it raises them all the same; we say those in our own words.
+    # psycopg warns of errors that it "ignored" and raises them anyway; we log those ourselves.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 
 
 def catch_everything() -> None:
-    """Log what Python itself would print: errors that nobody caught, in any thread, and in code that can't raise."""
+    """Log what Python itself would print: uncaught errors, in any thread, and errors in code that can't raise."""
 
     def uncaught(kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
         structlog.get_logger("python").error("uncaught error", error=kind.__name__, exc_info=error)
@@ -78,7 +83,7 @@ def catch_everything() -> None:
 
 
 class _Logger(structlog.WriteLogger):
-    """Writes to stderr, and knows whose logger it is."""
+    """A logger that writes to stderr and has a name: that of the module that logs."""
 
     def __init__(self, name: str = "") -> None:
         super().__init__(cast("TextIO", _Stderr()))
@@ -86,7 +91,7 @@ class _Logger(structlog.WriteLogger):
 
 
 class _Stderr:
-    """Whatever ``sys.stderr`` is at the moment: a live view puts itself there, and shows lines above it."""
+    """Writes to the current ``sys.stderr``: a live view replaces it, and prints the lines above itself."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -96,9 +101,9 @@ class _Stderr:
 
 
 def _redact(logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Hide secrets in everything; what may be a phone number only in what isn't ours, and in tracebacks.
+    """Hide secrets in every line; hide possible phone numbers only in lines of libraries and in tracebacks.
 
-    Texts in our own fields were redacted where they came in, and numbers in them are positions and counts.
+    Texts from outside were redacted where we received them, so the numbers in our own fields are positions and counts.
     """
     record = event.get("_record")
     name = getattr(logger, "name", "") if record is None else record.name

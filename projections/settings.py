@@ -30,7 +30,7 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 
     batch_size: int = Field(
-        10_000, ge=1, json_schema_extra={"unit": "positions"}, description="the most positions that a window has"
+        10_000, ge=1, json_schema_extra={"unit": "positions"}, description="maximum positions in a window"
     )
     poll: float = Field(1.0, gt=0, description="interval between two looks at the log when no notification comes")
     retry_first: float = Field(
@@ -57,7 +57,7 @@ class ReplaySettings(BaseSettings):
         200_000,
         ge=1,
         json_schema_extra={"unit": "positions"},
-        description="the most positions that a window has; one window is folded in one transaction",
+        description="maximum positions in a window; one window is folded in one transaction",
     )
     work_mem: str = Field(
         "64MB",
@@ -81,7 +81,7 @@ class ReplaySettings(BaseSettings):
         2_000,
         ge=0,
         json_schema_extra={"unit": "events"},
-        description="the most events that may be left to fold while the checkpoint is locked",
+        description="maximum events left to fold while the checkpoint is locked",
     )
 
     @field_validator("work_mem")

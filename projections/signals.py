@@ -1,11 +1,11 @@
 """What SIGINT and SIGTERM do to a command from its first moment: one sentence on stderr, and exit code 130 or 143.
 
-Invariants. Until the command's own work begins (:func:`unwind_from_now`) there is nothing to tidy up, so the process
-ends where it stands. From then on :class:`Interrupted` is raised, so that transactions are rolled back and files are
-closed on the way out. A second signal ends the process at once. Event loops that handle these signals themselves take
-over for as long as they run; whoever ran one calls :func:`renew` after it.
+Invariants. Until the command's own work begins (:func:`unwind_from_now`) there is nothing to clean up, so the process
+exits immediately. From then on :class:`Interrupted` is raised, so that transactions are rolled back and files are
+closed. A second signal ends the process immediately. An event loop that handles these signals itself replaces our
+handlers; whoever ran one calls :func:`renew` after it.
 
-This module is loaded before all others, so it loads nothing that takes long.
+This module is loaded before all others, so it imports only modules that load fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SENTENCE = "projections: interrupted"
 
 
 class Interrupted(SystemExit):
-    """A signal asked the process to end. Not an Exception: nobody may take it for a failure of theirs."""
+    """A signal asked the process to end. It is no Exception, so that no handler of errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -33,7 +33,7 @@ class _State:
 
 
 def install() -> None:
-    """Handle the signals from now on; one that is ignored, as behind nohup, stays ignored."""
+    """Handle the signals from now on; one that the process ignores, as under nohup, stays ignored."""
     _State.installed = True
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -41,13 +41,13 @@ def install() -> None:
 
 
 def renew() -> None:
-    """Handle the signals again, after an event loop did; nothing happens in a process that never installed this."""
+    """Install the handlers again after an event loop replaced them; does nothing if they were never installed."""
     if _State.installed:
         install()
 
 
 def unwind_from_now() -> None:
-    """Raise :class:`Interrupted` from now on, rather than end on the spot."""
+    """From now on, raise :class:`Interrupted` instead of exiting immediately."""
     _State.unwinds = True
 
 

@@ -2,8 +2,7 @@
 
 A rebuild folds into copies of the tables and compares both, so it must be able to make the same rows in a copy as in
 the table. How rows are stored (partitions, tablespace, access method, storage parameters) is up to the table: a copy
-is always a plain table. Refused is what decides which rows there are, what values they have, or whether they survive a
-crash.
+is always a plain table. We refuse features that affect which rows exist, their values, or whether they survive a crash.
 """
 
 from __future__ import annotations
@@ -96,8 +95,8 @@ def _broken_by_foreign_keys(projection: Projection, table: Table) -> Iterator[st
             yield f"refers to {target}, which is not a table of this projection; rows may depend only on events"
         if key.ondelete not in _NO_ACTION or key.onupdate not in _NO_ACTION:
             yield (
-                f"has a foreign key to {target} with an action, which could delete or change rows in a rebuild without"
-                " any comparison; leave out ondelete and onupdate"
+                f"has a foreign key to {target} with ON DELETE or ON UPDATE actions, which could change rows that a"
+                " rebuild never compares; remove ondelete and onupdate"
             )
         if not key.deferrable:
             yield (
@@ -120,8 +119,8 @@ def _broken_by_column(column: Column[object]) -> Iterator[str]:
     kind = column.type.item_type if isinstance(column.type, ARRAY) else column.type
     if isinstance(kind, NamedType) or (isinstance(kind, Enum) and kind.native_enum):
         yield (
-            f"has column {column.name}, whose type has a name of its own (a native enum or a domain), which a rebuild's"
-            " tables can't have; make it Text, or an Enum with native_enum=False"
+            f"has column {column.name}, which uses a native enum or a domain; shadow tables can't use such a type; make"
+            " it Text, or an Enum with native_enum=False"
         )
 
 

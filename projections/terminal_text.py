@@ -1,8 +1,8 @@
-"""Makes text safe to show on a terminal: characters that control it, or hide or reorder text, are written as escapes.
+"""Makes text safe to print on a terminal: characters that control it, or that hide or reorder text, are escaped.
 
 Error codes, poll options, file names and other texts come from outside. They may contain terminal commands (ESC, C1),
-line breaks that fake a line of ours, or characters that change the direction of text. Every line that a command writes
-goes through :func:`visible`, once, where it is written. JSON keeps the exact text: see :func:`json_text`.
+line breaks that forge a line of our output, or characters that change the direction of text. Every line that a command
+prints goes through :func:`visible`, once, where it is printed. JSON keeps the exact text: see :func:`json_text`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _REPLACEMENTS = {
     "’": "'",  # noqa: RUF001 - the apostrophe that is replaced
     "•": "*",
 }
-"""Characters of our own texts that have an ASCII form."""
+"""ASCII replacements for characters that our own texts use."""
 _BOXES = re.compile("[\u2500-\u257f]")
 _HANDLER = "projections_replace"
 
 
 def visible(text: str) -> str:
-    """Return the text as one line, with escapes for characters that a terminal would obey or not show."""
+    """Return the text as one line, with escapes for characters that a terminal would interpret or not show."""
     return UNSAFE.sub(lambda match: _escaped(match[0]), text)
 
 
@@ -48,18 +48,18 @@ def json_text(
     indent: int | None = None,
     default: Callable[[Any], Any] = str,
 ) -> str:
-    """Return JSON of exactly this value, with escapes for what a terminal would obey or the stream can't encode."""
+    """Return the exact value as JSON, with escapes for what a terminal would interpret or the stream can't encode."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent, default=default)
-    # Outside of strings there are only the line breaks and spaces of the layout.
+    # Outside of strings, JSON has only the line breaks and spaces of the layout.
     return UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1], text)
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """Return a traceback as lines to show; the message of an exception is one line, whatever it contains."""
+    """Return a traceback as lines to print; an exception's message is one line, even if it contains line breaks."""
     lines: list[str] = []
     for part in traceback.format_exception(error):
         lines += part.rstrip("\n").split("\n") if part.startswith("  File ") else [part.strip("\n")]

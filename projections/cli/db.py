@@ -90,8 +90,8 @@ def psql(context: typer.Context) -> None:
 def _refuse_configured_database(done: str) -> None:
     if given_database_url() is not None:
         raise UsageError(
-            f"the embedded PostgreSQL isn't {done}, because another database is configured: unset DATABASE_URL (and"
-            " PGHOST and the like)"
+            f"the embedded PostgreSQL isn't {done}: DATABASE_URL, or PGHOST and the like, names another database; unset"
+            " it to use the embedded PostgreSQL"
         )
 
 

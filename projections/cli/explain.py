@@ -64,17 +64,18 @@ def explain(
 
 def _print_explanation(found: Explanation) -> None:
     key = ", ".join(f"{name}={value}" for name, value in found.key.items())
-    print_data(f"{found.table} ({key}), by the log up to position {found.position:,}")
+    print_data(f"{found.table} ({key}), according to the log up to position {found.position:,}")
     for change in found.changes:
         _print_change(change, found.key, decides=change.event.event_id == found.decided_by)
     if not found.changes:
         print_message(f"projections: no event up to position {found.position:,} produces such a row")
     if found.without_effect:
-        print_data(f"{counted(found.without_effect, 'more event')} {_in_partition(found)} changed nothing in the row")
+        print_data(f"{counted(found.without_effect, 'other event')} {_in_partition(found)} did not change the row")
     for event_id in found.skipped:
         print_data(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
-        print_data("no event has decided it yet" if found.is_decided_by_one else "no single event decides such a row")
+        undecided = "no event has decided it yet"
+        print_data(undecided if found.is_decided_by_one else "rows of this table have no single deciding event")
     if not found.equal:
         print_message("projections: the row in the table differs; projections verify shows how, rebuild repairs it")
 

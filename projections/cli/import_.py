@@ -19,7 +19,7 @@ from projections.cli.shared.typer_app import new_app
 
 app = new_app(no_args_is_help=True)
 
-IF_INTERRUPTED = "the events stored so far stay; import the file again before anything is followed"
+IF_INTERRUPTED = "the events stored so far stay; run the import again before starting projections run or ingest"
 
 
 @app.callback()

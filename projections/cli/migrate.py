@@ -27,7 +27,7 @@ def migrate(
             envvar="PROJECTIONS_MIGRATE_GIVE_UP_AFTER",
             min=0.0,
             metavar="SECONDS",
-            help="Give up when others hold a needed lock for this long. Default: never.",
+            help="Give up after waiting this long for locks. Default: never.",
         ),
     ] = None,
 ) -> None:

@@ -10,9 +10,9 @@ import typer
 from eventstore.errors import UsageError
 from projections.cli.shared.common_options import ProjectionsArgument
 from projections.cli.shared.difference_output import print_changes, print_samples
-from projections.cli.shared.each_projection import error_stays_its_own
+from projections.cli.shared.each_projection import continue_after_error
 from projections.cli.shared.error_handling import handles_errors
-from projections.cli.shared.interruptible import NOTHING_CHANGED, UNFINISHED_CHANGED_NOTHING, run_interruptible
+from projections.cli.shared.interruptible import NOTHING_CHANGED, UNFINISHED_ROLLED_BACK, run_interruptible
 from projections.cli.shared.open_database import replay_targets
 from projections.cli.shared.output import FAILED, counted, print_data, print_left_out, print_message
 from projections.cli.shared.progress import shown_progress
@@ -78,13 +78,11 @@ def rebuild(  # noqa: PLR0913 - one for each option
     print_left_out(targets.left_out)
     failed = list(targets.left_out)
     for name, projection in targets.projections.items():
-        with error_stays_its_own(name, failed):
+        with continue_after_error(name, failed):
             with shown_progress(name) as progress:
                 context = targets.context(progress)
                 work = rebuild_one(context, projection, limits=limits, dry_run=dry_run, resume=resume)
-                done = run_interruptible(
-                    work, if_interrupted=NOTHING_CHANGED if dry_run else UNFINISHED_CHANGED_NOTHING
-                )
+                done = run_interruptible(work, if_interrupted=NOTHING_CHANGED if dry_run else UNFINISHED_ROLLED_BACK)
             _print_rebuilt(done)
     if failed:
         raise typer.Exit(FAILED)
@@ -96,7 +94,7 @@ def _build_as_of(names: list[str], as_of: str, into: str, *, force: bool) -> Non
     with shown_progress("as of") as progress:
         projections = list(targets.projections.values())
         work = build_as_of(targets.context(progress), projections, as_of, into, force=force)
-        built = run_interruptible(work, if_interrupted=UNFINISHED_CHANGED_NOTHING)
+        built = run_interruptible(work, if_interrupted=UNFINISHED_ROLLED_BACK)
     for table, rows in built.rows.items():
         print_data(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
     for remark in built.remarks:

@@ -55,7 +55,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
     port: Annotated[int, _option("PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
     contract: Annotated[
         ServedContracts,
-        _option("CONTRACT", help="What to serve; calls of the other get UNIMPLEMENTED."),
+        _option("CONTRACT", help="What to serve; the other contract answers UNIMPLEMENTED."),
     ] = ServedContracts.BOTH,
     token: Annotated[str, _option("TOKEN", help="The bearer token that every call must bring.")] = _TOKEN,
     seed: Annotated[
@@ -119,7 +119,7 @@ def simulate(  # noqa: PLR0913 - every option is an argument
             help="Days after which a cursor expires (pcs.external.v1).",
         ),
     ] = 7.0,
-    prefix: Annotated[str, _option("PREFIX", help="A path before the methods', such as /ext.")] = "",
+    prefix: Annotated[str, _option("PREFIX", help="Path prefix for the gRPC methods, such as /ext.")] = "",
     cert: Annotated[
         Path | None,
         _option("CERT", help="Serve TLS with this certificate (PEM)."),

@@ -20,7 +20,7 @@ from projections.cli.shared.status_tables import (
     app_lines,
     apps_table,
     clock_behind_sentence,
-    folder_lines,
+    folding_process_lines,
     projection_lines,
     projections_table,
 )
@@ -93,7 +93,7 @@ def _print_status(found: Status) -> None:
     for sentence in found.schema:
         print_data(f"the schema is damaged: {sentence}")
     tables.print(projections_table(found))
-    for line in [*folder_lines(found), *projection_lines(found)]:
+    for line in [*folding_process_lines(found), *projection_lines(found)]:
         print_data(line)
     if found.without_request:
         subject = counted(found.without_request, "event has", "events have")

@@ -6,7 +6,7 @@ import typer
 
 from projections.cli.shared.common_options import ProjectionsArgument
 from projections.cli.shared.difference_output import print_changes, print_samples
-from projections.cli.shared.each_projection import error_stays_its_own
+from projections.cli.shared.each_projection import continue_after_error
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
 from projections.cli.shared.open_database import replay_targets
@@ -34,7 +34,7 @@ def verify(names: ProjectionsArgument = None) -> None:
     print_left_out(targets.left_out)
     failed = list(targets.left_out)
     for name, projection in targets.projections.items():
-        with error_stays_its_own(name, failed):
+        with continue_after_error(name, failed):
             with shown_progress(name) as progress:
                 work = verify_one(targets.context(progress), projection)
                 found = run_interruptible(work, if_interrupted=NOTHING_CHANGED)

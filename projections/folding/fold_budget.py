@@ -1,8 +1,8 @@
 """The time budget of a fold: how long its statements may take, and how to recognise that the budget ended one.
 
-Invariants. Every statement of a fold may take the same number of seconds, however long the window is; so may
-``handle`` for one event. What other sessions do never counts as too slow: a wait for a lock ends earlier, with an error
-of its own, and a statement that somebody cancels ends before its time is up.
+Invariants. The budget applies to each statement of a fold, or to ``handle`` for each event, regardless of the window's
+size. What other sessions do never counts as too slow: a wait for a lock ends earlier, with a different error, and a
+statement that somebody cancels ends before its time is up.
 
 What happens to a window that took too long is in :mod:`projections.folding.window_size`.
 """

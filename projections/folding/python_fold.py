@@ -106,7 +106,7 @@ class PythonFold:
             key = table.key_of(values, is_tombstone=isinstance(row, Tombstone))
             for column in self._projection.partition_by:
                 if values[column] != getattr(event, column):
-                    raise InvalidProjection(f"a row of {row.table.name} has another {column} than its event")
+                    raise InvalidProjection(f"{column} of a row of {row.table.name} differs from its event's")
             yield row.table, key, {**values, DELETED: isinstance(row, Tombstone)}
 
     def _call_handle(self, event: Event) -> list[Row | Tombstone]:

@@ -2,8 +2,8 @@
 
 Invariants. A window that fails is folded again in shorter windows, so everything before the event that can't be folded
 is folded, and in the end the window is that one event and the error names it. An event that takes too long is blamed
-only when that happens twice in a row: the first time, the machine may have stood still. Two kinds of failure shorten
-nothing: missing positions, and what other sessions did (they held a lock or cancelled the statement).
+only when that happens twice in a row: the first time, the machine may have been suspended. The window is not shortened
+for missing positions, nor for failures that other sessions caused (they held a lock or cancelled the statement).
 """
 
 from __future__ import annotations

@@ -70,13 +70,14 @@ async def complete_key(
 async def _only_app(conn: AsyncConnection[Any], table: Table, key: Mapping[str, str]) -> str:
     same = [table.c[name] == cast(literal(value, Text), table.c[name].type) for name, value in key.items()]
     with_row = select(table.c.app).where(*same).distinct().order_by(table.c.app)
-    apps, found = [row["app"] for row in await fetch_rows(conn, with_row)], "several apps have such a row"
-    if not apps:  # there is no row, and there may be none to find: the events then show why
+    apps = [row["app"] for row in await fetch_rows(conn, with_row)]
+    if len(apps) > 1:
+        raise UsageError(f"several apps have this key in {table.name} ({', '.join(apps)}); choose one with --app")
+    if not apps:  # there is no row; the events of the only app show why
         apps = await fetch_column(conn, "SELECT app FROM eventstore.cursors ORDER BY app")
-        found = "no app has such a row, and these are followed"
-    if len(apps) != 1:
-        why = f"{found} ({', '.join(apps)})" if apps else "no app has such a row, and none is followed"
-        raise UsageError(f"which app's row of {table.name}? {why}; give --app")
+        if len(apps) != 1:
+            followed = f"followed: {', '.join(apps)}" if apps else "none is followed"
+            raise UsageError(f"no row with this key in {table.name}; choose an app with --app ({followed})")
     return str(apps[0])
 
 

@@ -1,8 +1,9 @@
 """Finds where a database's schema differs from what its revision made, and how to repair it.
 
-Alembic knows which revisions ran, not what became of their work. ``pg_restore --data-only --disable-triggers`` leaves
-triggers that are no longer ALWAYS, a restore without privileges lets everybody redecode, and the owner of a table can
-drop its constraints. The invariants rest on all of these, so ``migrate`` repairs them, and ``status`` reports them.
+Alembic knows which revisions ran, not whether their objects still exist unchanged. After ``pg_restore --data-only
+--disable-triggers`` triggers are no longer ALWAYS, a restore without privileges lets everybody redecode, and the owner
+of a table can drop its constraints. Our guarantees depend on all of these, so ``migrate`` repairs them, and ``status``
+reports them.
 
 Definitions aren't repeated here: tables come from the metadata, functions and views from the revisions that made them.
 """

@@ -140,7 +140,8 @@ def _check_usable(connection: Connection, projection: Projection, table: Table) 
     remedy = (
         "add a revision to its migrations"
         if projection.migrations is not None
-        else "migrate alters no table: drop it (a rebuild fills it again), or give the projection an Alembic folder"
+        else "migrate never alters tables; drop the table (a rebuild fills it again), or give the projection an Alembic"
+        " folder"
     )
     found = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
     missing = [column.name for column in table.c if column.name not in found]
@@ -149,4 +150,4 @@ def _check_usable(connection: Connection, projection: Projection, table: Table) 
     key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
     needed = [column.name for column in table.primary_key.columns]
     if set(key) != set(needed):
-        raise MigrationRefused(f"{of_table} has another primary key than ({', '.join(needed)}); {remedy}")
+        raise MigrationRefused(f"{of_table} must have the primary key ({', '.join(needed)}); {remedy}")

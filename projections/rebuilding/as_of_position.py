@@ -87,9 +87,15 @@ async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int
             " received by then"
         )
     if position < first:
-        remarks.append(f"that is before the first event: position {first:,} was received at {_utc(first_received)}")
+        remarks.append(
+            f"that time is before the first event (position {first:,} was received at {_utc(first_received)}), so the"
+            " result is empty"
+        )
     elif position == last:
-        remarks.append(f"that is not before the last event: position {last:,} was received at {_utc(last_received)}")
+        remarks.append(
+            f"that time is at or after the last event (position {last:,} was received at {_utc(last_received)}), so all"
+            " events are included"
+        )
     if (ahead := await find_events_ahead_of_clock(conn)) is not None:
         remarks.append(_remark_on_ahead(ahead, position))
     return tuple(remarks)
@@ -102,7 +108,7 @@ def _remark_on_ahead(ahead: AheadOfClock, position: int) -> str:
     )
     if position < ahead.last:
         return f"{remark}; positions from {position + 1:,} on are left out: to include them, give an event_id"
-    return f"{remark}; when they were received is not known"
+    return f"{remark}; their real receive times are unknown"
 
 
 def _utc(moment: datetime) -> str:

@@ -1,7 +1,7 @@
 """The schema that an as-of fills: whether it may be created or replaced, and how the tables get into it.
 
-Invariants. A schema is replaced only when it is the very one that an earlier as-of created, by its oid, with the very
-tables, and when nobody else has put anything into it.
+Invariants. A schema is replaced only if its oid and the oids of its tables are those that an earlier as-of recorded,
+and if it contains nothing else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finds the rows in which a read model differs from its shadow, and makes them equal.
 
-Invariants. A comparison keeps keys, in temporary tables: in the comparison's snapshot, every row whose key was not kept
-was the same in both tables. Since then only events behind the lower of that snapshot's two positions can have changed a
-row, and only rows of the partitions that these events name: their keys are added before the keys are used. So the long
-comparison needs no lock, and little is done while the checkpoint is locked.
+Invariants. A comparison reads both tables in one snapshot and keeps the keys of the rows that differ, in temporary
+tables; all other rows were equal. After the snapshot, only events after min(checkpoint, shadow position) can change
+rows, and only in the partitions that these events name. Their keys are added before the difference is applied. So the
+long comparison needs no lock, and the checkpoint is locked for a short time only.
 
 A row that differs is updated in place, so that what depends on it stays. Only if its new values collide with those that
 another row still has in a unique index, as when two rows swap values, is it deleted, and inserted again when the others

@@ -1,4 +1,4 @@
-"""Rebuilds a read model by replay, while it is read and folded, and without anyone noticing.
+"""Rebuilds a read model by replay, without downtime: it is read and folded meanwhile.
 
 Invariants. Everything is folded into a shadow first, in short committed windows. Shadow and tables are compared without
 a lock. Then the checkpoint is locked, the rest is folded, and the rows that differ are deleted, updated and inserted,
@@ -8,8 +8,8 @@ views, comments, indexes and oids stay. No other rebuild, verify, as-of or redec
 What holds when a rebuild is killed. In steps 1 to 5 of :mod:`~projections.rebuilding.shadow_run` and before the commit
 of step 6, the tables and the checkpoint are untouched; after that commit, both are new. What was folded stays in the
 shadow with its position, and ``resume`` continues there if the code, the tables and the skipped events are the same. A
-rebuild that seemed dead and wakes up can't apply a shadow that is no longer its own. The next rebuild of the projection
-marks the killed one as abandoned.
+frozen rebuild that wakes up can't apply a shadow that another run has taken over. The projection's next rebuild or
+as-of marks the killed one as abandoned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from projections.errors import ProjectionsError, RebuildRefused
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.exclusive_run import run_exclusively
-from projections.rebuilding.replay_checkpoint import read_checkpoint_cut_to_log
+from projections.rebuilding.replay_checkpoint import read_checkpoint_clamped_to_head
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.row_changes import Changes, Sample
 from projections.rebuilding.shadow import Shadow
@@ -143,9 +143,9 @@ class _Rebuild:
     async def run(self, *, resume: bool) -> Rebuilt:
         if not self._dry_run:
             await checkpoint.create_if_missing(self._conn, self._projection.name, self._projection.version)
-        at = await read_checkpoint_cut_to_log(self._conn, self._projection)
+        at = await read_checkpoint_clamped_to_head(self._conn, self._projection)
         self._shadow = shadow = await new_shadow(self._conn, self._context, self._projection, is_rebuild=True)
-        self._steps = ShadowRun(self._conn, self._context, self._shadow, read_checkpoint_cut_to_log)
+        self._steps = ShadowRun(self._conn, self._context, self._shadow, read_checkpoint_clamped_to_head)
         holder = session_name(_session(self._projection))
         await rebuild_history.record_start(
             self._conn, shadow.run_id, self._projection, shadow.fingerprint, holder, dry_run=self._dry_run

@@ -1,7 +1,7 @@
 """The rows of ``projections.rebuilds``: what each rebuild and each as-of does or did.
 
-Invariants. A row exists from a run's start. A process that can still write records how its run ended; the next run of
-the same projection does that for a killed one. Success is recorded in the transaction that makes it true.
+Invariants. A row exists from a run's start. A process that can still write records how its run ended; the projection's
+next rebuild or as-of marks a killed run as abandoned. Success is recorded in the transaction that applies the result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Redecodes the events while no replay of any projection runs, and marks the projections that need a rebuild after it.
 
-Invariants. The projections are marked in the transaction of each page of events, so a redecoding that is killed leaves
-no changed event behind whose projections aren't marked. No interrupted rebuild is resumed from the old columns.
+Invariants. Each page of events and the marks of its projections are one transaction: if a redecode is killed, the
+projections of every changed event are already marked. No interrupted rebuild is resumed, because it folded the old
+columns.
 """
 
 from __future__ import annotations

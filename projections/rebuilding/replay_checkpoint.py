@@ -49,7 +49,7 @@ async def read_checkpoint_in_log(conn: AsyncConnection[Any], projection: Project
     return at
 
 
-async def read_checkpoint_cut_to_log(conn: AsyncConnection[Any], projection: Projection) -> Checkpoint:
+async def read_checkpoint_clamped_to_head(conn: AsyncConnection[Any], projection: Projection) -> Checkpoint:
     """Read a checkpoint as :func:`read_checkpoint` does; one that is ahead of the log counts as being at its head.
 
     A rebuild compares whole tables, so it finds the rows of events that the log lost.

@@ -2,9 +2,9 @@
 
 Invariants. A shadow's position moves with its rows in one transaction, and names the run that fills it: see
 :mod:`~projections.rebuilding.shadow_position`. Each window is such a transaction, so no snapshot lasts longer than a
-window. A run that seemed dead and wakes up after another one started over can neither fold into the shadow nor apply
-it. A window is folded only from the position where this process stopped: a shadow that went back, as after a crash of
-the server, is not folded any further.
+window. A frozen run that wakes up can neither fold into a shadow that another run has taken over, nor apply it. A
+window is folded only from the position where this process stopped: if the shadow's position was reset (unlogged tables
+are empty after a crash of the server), folding stops.
 """
 
 from __future__ import annotations

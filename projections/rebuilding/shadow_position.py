@@ -1,8 +1,9 @@
 """The position of a shadow: a row beside its tables, which also names the run that fills them.
 
 Invariants. The row is as durable as the shadow's tables, and moves with them in one transaction: after a crash of the
-server both exist or neither does. A run makes the row its own, holding the projection's rebuild lock; every later
-statement requires its id. So a run that seemed dead, and wakes up after another one took the row, changes nothing.
+server both have their contents, or neither has. A run takes over the row while it holds the projection's rebuild lock,
+and every later statement requires the run's id. So a frozen run that wakes up after another one has taken over changes
+nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which sessions fold a projection: every worker's session holds a shared advisory lock for the projection.
 
-The lock keeps nobody out; it only makes the session visible. ``pg_locks`` shows it to every role, while
+The lock excludes nobody; it only makes the session visible. ``pg_locks`` shows it to every role, while
 ``pg_stat_activity`` hides most of another role's session. The worker's process is taken from the session's name. The
 time when it was last active is that of its last statement, because a worker at the head polls about once a second.
 """

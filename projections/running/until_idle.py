@@ -170,5 +170,5 @@ def _why_stopped(row: _Progress, code_version: int) -> str | None:
 
 def _describe_waiting_for(behind: Sequence[_Progress]) -> str:
     if not behind:
-        return "a projection has not begun to fold"
-    return "; ".join(f"{row.name} stays at position {row.position:,} of {row.head:,}" for row in behind)
+        return "a projection has not started"
+    return "; ".join(f"{row.name} is stuck at position {row.position:,} of {row.head:,}" for row in behind)

@@ -27,7 +27,7 @@ async def test_it_prints_the_events_in_order_with_what_each_changed_and_which_de
     result = await commands.run("explain", "consent_registry", PPNUM, DATABASE_URL=database_url)
     assert (result.code, result.err) == (0, ""), result.transcript
     lines = result.out.splitlines()
-    assert lines[0] == f"consent_registry (app=app, ppnum={PPNUM}), by the log up to position 3"
+    assert lines[0] == f"consent_registry (app=app, ppnum={PPNUM}), according to the log up to position 3"
     heads = [line for line in lines[1:] if line.startswith("01")]
     assert [line.partition(" ")[0] for line in heads] == [pending.event_id, granted.event_id]
     assert "RECIPIENT_PENDING_CONSENT  (position 1)" in heads[0]
@@ -35,7 +35,7 @@ async def test_it_prints_the_events_in_order_with_what_each_changed_and_which_de
     assert "    status: pending" in lines
     assert "    status: pending → granted" in lines
     assert f"    event_id: {pending.event_id} → {granted.event_id}" in lines
-    assert lines[-1] == "1 more event with the same ppnum changed nothing in the row"
+    assert lines[-1] == "1 other event with the same ppnum did not change the row"
 
 
 async def test_json_output(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
@@ -98,8 +98,11 @@ async def test_a_usage_error_ends_with_exit_code_2_and_one_sentence(
     for arguments, expected in (
         (("consent", PPNUM), "no read model is named 'consent'; the names are consent_registry, "),
         ((PPNUM, PPNUM), "no read model is named "),
-        (("consent_registry", PPNUM), "which app's row of consent_registry? several apps have such a row (app, shop)"),
-        (("consent_registry", "4912300000003"), "no app has such a row, and none is followed; give --app"),
+        (("consent_registry", PPNUM), "several apps have this key in consent_registry (app, shop)"),
+        (
+            ("consent_registry", "4912300000003"),
+            "no row with this key in consent_registry; choose an app with --app (none is followed)",
+        ),
         (("consent_registry", PPNUM, PPNUM, PPNUM), "the key of a row of consent_registry is ppnum"),
     ):
         with subtests.test(expected):

@@ -18,7 +18,7 @@ WAITING_SESSIONS = (
     " AND datname = current_database() AND wait_event_type = 'Lock'"
 )
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections %%' AND datname = %s"
-NOTHING_CHANGED, UNFINISHED = "nothing was changed", "unfinished work changed nothing"
+NOTHING_CHANGED, UNFINISHED = "nothing was changed", "the unfinished part was rolled back"
 EVENT_ID = "an event_id"
 
 
@@ -29,7 +29,7 @@ EVENT_ID = "an event_id"
         (["export", "events", "log"], "the unfinished file was removed"),
         (
             ["import", "events", "whole"],
-            "the events stored so far stay; import the file again before anything is followed",
+            "the events stored so far stay; run the import again before starting projections run or ingest",
         ),
         (["redecode"], "the events decoded so far stay; run it again for the rest"),
         (["rebuild", "--all"], UNFINISHED),

@@ -120,7 +120,7 @@ async def test_as_of_now_says_that_positions_with_a_time_ahead_are_left_out(data
     assert "positions from 2 on are left out: to include them, give an event_id" in remark
     position, remark = await position_and_remark(database_url, after(-2 * MONTH))
     assert position == 3
-    assert "when they were received is not known" in remark
+    assert "their real receive times are unknown" in remark
     assert "in the future" in remark
 
 
@@ -130,11 +130,14 @@ async def test_as_of_before_the_first_and_not_before_the_last_event_says_so(
     assert (await position_and_remark(database_url, after(timedelta(0))))[1] == "no event is stored yet"
     await stored_at(database_url, timedelta(hours=3), timedelta(hours=2), timedelta(hours=1))
     position, remark = await position_and_remark(database_url, after(timedelta(hours=4)))
-    assert (position, remark.startswith("that is before the first event: position 1 was received at 20")) == (0, True)
+    assert (position, remark.startswith("that time is before the first event (position 1 was received at 20")) == (
+        0,
+        True,
+    )
     position, remark = await position_and_remark(database_url, after(timedelta(hours=2.5)))
     assert (position, remark) == (1, "")
     position, remark = await position_and_remark(database_url, after(timedelta(minutes=5)))
-    assert (position, remark.startswith("that is not before the last event: position 3 was received at 20")) == (
+    assert (position, remark.startswith("that time is at or after the last event (position 3 was received at 20")) == (
         3,
         True,
     )

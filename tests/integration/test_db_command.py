@@ -79,7 +79,7 @@ def test_with_a_given_database_the_embedded_one_is_not_started(run: Run, home: P
     for command in ("start", "stop"):
         refused = run("db", command, **given)
         assert refused.returncode == 2
-        assert "another database is configured" in refused.stderr
+        assert "names another database" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     assert run("db", "url", **given).returncode == 0
     assert not home.exists()

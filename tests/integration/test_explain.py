@@ -267,7 +267,7 @@ async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnec
 async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnection) -> None:
     await append_and_fold(database_url, conn, new_record(), other := new_record(app="shop"))
     with pytest.raises(
-        UsageError, match=r"which app's row of consent_registry\? several apps have such a row \(app, shop\); give"
+        UsageError, match=r"several apps have this key in consent_registry \(app, shop\); choose one with --app"
     ):
         await explain_row(database_url, "consent_registry", PPNUM)
     for found in (
@@ -280,13 +280,17 @@ async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnec
 async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
     await append_and_fold(database_url, conn, new_record())
     await conn.execute("DELETE FROM consent_registry")
-    with pytest.raises(UsageError, match="no app has such a row, and none is followed; give --app"):
+    with pytest.raises(
+        UsageError, match=r"no row with this key in consent_registry; choose an app with --app \(none is followed"
+    ):
         await explain_row(database_url, "consent_registry", PPNUM)
     await store.set_epoch(conn)
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert (found.key["app"], found.table_row, found.row is None) == ("app", None, False)
     await store.set_epoch(conn, "shop")
-    with pytest.raises(UsageError, match=r"no app has such a row, and these are followed \(app, shop\); give --app"):
+    with pytest.raises(
+        UsageError, match=r"no row with this key in consent_registry; choose an app with --app \(followed: app, shop\)"
+    ):
         await explain_row(database_url, "consent_registry", PPNUM)
 
 

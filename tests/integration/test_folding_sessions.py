@@ -12,7 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.locks import app_lock
-from projections.cli.shared.status_tables import folder_lines
+from projections.cli.shared.status_tables import folding_process_lines
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
@@ -69,7 +69,7 @@ async def test_status_shows_the_processes_that_fold_a_projection_and_when_they_w
         assert (mine.host, mine.pid) == (socket.gethostname(), os.getpid())
         assert mine.seen_at is not None
         assert abs(mine.seen_at - datetime.now(UTC)) < timedelta(minutes=10)
-        (line,) = folder_lines(await status_of(conn))
+        (line,) = folding_process_lines(await status_of(conn))
         assert line.startswith(f"watched: folded by {PROCESS} (last active ")
         plain = json.loads(json.dumps((await status_of(conn)).as_dict()))["projections"][0]
         assert plain["state"] == "running"
@@ -84,7 +84,7 @@ async def test_a_projection_that_nobody_folds_is_shown_as_stopped_and_keeps_its_
     found = await status_of(conn)
     (one,) = found.projections
     assert (one.state, one.shown_state, one.folded_by) == ("running", "stopped (nobody folds)", ())
-    assert folder_lines(found) == ["nobody folds watched: start projections run"]
+    assert folding_process_lines(found) == ["nobody folds watched: start projections run"]
     assert find_problems(found) == ["nobody folds watched: start projections run"]
 
 
@@ -103,7 +103,7 @@ async def test_a_role_without_access_to_other_sessions_still_sees_that_somebody_
             (folder,) = found.projections[0].folded_by
             assert (folder.backend, folder.seen_at) == (own.info.backend_pid, None)
             assert found.projections[0].shown_state == "running"
-            assert folder_lines(found)[0].endswith("(last active: unknown to this role)")
+            assert folding_process_lines(found)[0].endswith("(last active: unknown to this role)")
 
 
 async def test_there_are_no_problems_while_everything_is_followed_folded_and_up_to_date(

@@ -85,7 +85,7 @@ async def test_a_run_gives_up_on_folds_that_another_session_blocks_and_names_the
         async with holder.transaction():
             await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
             outcome = await run(database_url, worker(database_url, Watched()), give_up_after=SHORT)
-        assert outcome.gave_up == "gave up after 0.3 s: watched stays at position 0 of 2"
+        assert outcome.gave_up == "gave up after 0.3 s: watched is stuck at position 0 of 2"
         outcome = await run(database_url, worker(database_url, Watched()), give_up_after=store.GIVE_UP)
         assert outcome == RunOutcome(None)
 

@@ -221,8 +221,8 @@ def something_else(event: Event) -> Any:  # noqa: ANN401 - mypy would refuse the
 @pytest.mark.parametrize(
     ("handle", "message"),
     [
-        (with_values(ppnum="4179"), "a row of people has another ppnum than its event"),
-        (with_values(app="App"), "a row of people has another app than its event"),
+        (with_values(ppnum="4179"), "ppnum of a row of people differs from its event's"),
+        (with_values(app="App"), "app of a row of people differs from its event's"),
         (with_values(ppnum=None), "a row of people must set ppnum of the primary key"),
         (with_values(colour=1, size=2), "a row of people sets colour, size, which handle may not set"),
         (with_values(**{"12300000001": True}), "a row of people sets [hidden], which handle may not set"),
@@ -253,7 +253,7 @@ async def test_an_invalid_row_is_reported_without_values(database_url: str, hand
 async def test_an_event_without_the_partitions_value_has_no_row(database_url: str) -> None:
     nobody = event(GRANTED)._replace(ppnum=None)
     async with ProjectionKit(database_url, People(with_values(ppnum=""))) as kit:
-        with pytest.raises(InvalidProjection, match="another ppnum than its event"):
+        with pytest.raises(InvalidProjection, match="ppnum of a row of people differs from its event's"):
             await kit.given([nobody])
     async with ProjectionKit(database_url, People(with_values())) as kit:
         with pytest.raises(InvalidProjection, match="must set ppnum of the primary key"):

@@ -133,12 +133,12 @@ def test_an_earlier_revision_of_ours_creates_no_users_tables(empty_database_url:
 @pytest.mark.parametrize(
     ("existing", "refusal"),
     [
-        ("CREATE TABLE mine (app text PRIMARY KEY)", "is missing value; migrate alters no table"),
-        ("CREATE TABLE mine (ap text PRIMARY KEY)", "is missing app, value; migrate alters no table"),
-        ("CREATE VIEW mine AS SELECT ''::text AS app", "is missing value; migrate alters no table"),
-        ("CREATE TABLE mine (app text, value int)", r"another primary key than \(app\); migrate alters no table"),
-        ("CREATE TABLE mine (app text, value int, PRIMARY KEY (app, value))", r"another primary key than \(app\)"),
-        ("CREATE VIEW mine AS SELECT ''::text AS app, 1 AS value", r"another primary key than \(app\)"),
+        ("CREATE TABLE mine (app text PRIMARY KEY)", "is missing value; migrate never alters tables"),
+        ("CREATE TABLE mine (ap text PRIMARY KEY)", "is missing app, value; migrate never alters tables"),
+        ("CREATE VIEW mine AS SELECT ''::text AS app", "is missing value; migrate never alters tables"),
+        ("CREATE TABLE mine (app text, value int)", r"must have the primary key \(app\); migrate never alters tables"),
+        ("CREATE TABLE mine (app text, value int, PRIMARY KEY (app, value))", r"must have the primary key \(app\)"),
+        ("CREATE VIEW mine AS SELECT ''::text AS app, 1 AS value", r"must have the primary key \(app\)"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_and_kept(database_url: str, existing: str, refusal: str) -> None:

@@ -1,4 +1,4 @@
-"""docs/design.md has every module in its map, every table and every advisory lock; links on all pages lead somewhere."""
+"""docs/design.md maps every module, table and advisory lock; links and paths on all pages lead somewhere."""
 
 from __future__ import annotations
 

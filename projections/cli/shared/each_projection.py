@@ -13,7 +13,7 @@ from projections.errors import ProjectionsError
 
 
 @contextmanager
-def error_stays_its_own(name: str, failed: list[str]) -> Iterator[None]:
+def continue_after_error(name: str, failed: list[str]) -> Iterator[None]:
     """Print one projection's error and add its name to ``failed``, unless the database connection is lost."""
     try:
         yield

@@ -16,7 +16,7 @@ from projections.cli.shared.output import LogLevel, print_message
 T = TypeVar("T")
 
 NOTHING_CHANGED = "nothing was changed"
-UNFINISHED_CHANGED_NOTHING = "unfinished work changed nothing"
+UNFINISHED_ROLLED_BACK = "the unfinished part was rolled back"
 
 
 def run_interruptible(work: Coroutine[Any, Any, T], *, if_interrupted: str) -> T:

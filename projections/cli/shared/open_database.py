@@ -1,4 +1,4 @@
-"""The database and the projections that a command works with, made sure of before it begins."""
+"""Checks the database and the projections that a command needs, before its work starts."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def projection_lines(status: Status) -> list[str]:
     return lines
 
 
-def folder_lines(status: Status) -> list[str]:
+def folding_process_lines(status: Status) -> list[str]:
     """Return which process folds what: one line for each process, and one for what no process folds."""
     names: dict[FoldingSession | tuple[str, int] | None, list[str]] = {}
     seen: dict[FoldingSession | tuple[str, int] | None, list[datetime]] = {}
@@ -104,8 +104,8 @@ def app_lines(status: Status) -> list[str]:
             last = app.went_back[-1]
             lines.append(
                 f"{app.app}: the database lost committed events (a failover or a restore): the log ended at position"
-                f" {last['from']:,} and now at {last['to']:,}, noticed at {last['noticed_at']}; readers beyond it must"
-                " read again from there"
+                f" {last['from']:,} and now at {last['to']:,}, noticed at {last['noticed_at']}; anyone who read"
+                f" beyond position {last['to']:,} must read again from {last['to']:,}"
             )
         if app.quarantined_not_kept:
             lines.append(_about_quarantine(app))
@@ -144,5 +144,6 @@ def clock_behind_sentence(ahead: AheadOfClock) -> str:
         f"The database server's clock is {ahead.seconds:,.0f} s behind the time of the last event"
         f" ({format_value(ahead.received_at)}): it was ahead when positions {ahead.first:,} to {ahead.last:,} were"
         " stored."
-        " New events get that same time until the clock has caught up; rebuild --as-of a time can't tell them apart."
+        " New events get that same time until the clock has caught up, so --as-of TIME can't separate these events;"
+        " use an event_id."
     )

@@ -18,7 +18,14 @@ from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded import processes
 from projections.sandbox.embedded.binaries import Major, locate, published, version_of
 from projections.sandbox.embedded.cluster import DATABASE, ROLE, SUPERUSER, ensure_cluster
-from projections.sandbox.embedded.folders import SYSTEM_ROOT, Place, current, make_folder, make_home, remembered
+from projections.sandbox.embedded.folders import (
+    SYSTEM_ROOT,
+    Place,
+    current,
+    load_or_create_server,
+    make_folder,
+    make_home,
+)
 from projections.sandbox.embedded.lifecycle import HOST, StopMode, clear_leftovers, start, stop
 from projections.sandbox.embedded.os_account import caller, system_account
 from projections.sandbox.embedded.private_files import locked
@@ -163,7 +170,7 @@ class EmbeddedPostgres:
         return f"postgresql://{login(state)}@{HOST}:{server.port}/{database}" if server and server.ready else None
 
     def _start(self, lock: int) -> None:
-        state = remembered(self.home)
+        state = load_or_create_server(self.home)
         place = Place.of(self.home, state)
         account = system_account() if os.geteuid() == 0 else caller()
         make_folder(place, account)

@@ -85,7 +85,7 @@ def make_home(home: Path) -> None:
         raise EmbeddedError(f"the folder {home} can't be created: {error.strerror}") from error
 
 
-def remembered(home: Path) -> SavedServer:
+def load_or_create_server(home: Path) -> SavedServer:
     """Return the saved state of a home's server, or save a new one; call it under the home's lock.
 
     A copy of root's home would find the original's data by its name, so it gets a new name.
@@ -94,7 +94,8 @@ def remembered(home: Path) -> SavedServer:
     if state is None:
         if (home / "postgres").exists():
             raise EmbeddedError(
-                f"{state_file(home)} is missing: restore it, or remove {home / 'postgres'}, whose password it had"
+                f"{state_file(home)} is missing; it holds the database password: restore it, or delete"
+                f" {home / 'postgres'} (this deletes the database)"
             )
         state = SavedServer.new()
         save_server(home, state)

@@ -49,6 +49,7 @@ def load_server(home: Path) -> SavedServer | None:
 
     """
     path = state_file(home)
+    damaged = f"{path} is damaged; restore it from a backup, or delete {home} (this deletes the database)"
     try:
         # A file of another user could lead root to a folder of their choice.
         if home.stat().st_uid != os.geteuid() or path.stat().st_uid != os.geteuid():
@@ -62,9 +63,9 @@ def load_server(home: Path) -> SavedServer | None:
     except OSError as error:
         raise EmbeddedError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, TypeError):
-        raise EmbeddedError(f"{path} is damaged: remove {home}, with the database in it, or restore it") from None
+        raise EmbeddedError(damaged) from None
     if not re.fullmatch(r"[0-9a-f]{24}", state.name):
-        raise EmbeddedError(f"{path} is damaged: remove {home}, with the database in it, or restore it")
+        raise EmbeddedError(damaged)
     return state
 
 

@@ -1,1 +1,1 @@
-"""Speed, as ratios against a reference in the same run: ``make bench``."""
+"""Measures speed, as a ratio to a reference in the same run: ``make bench``."""

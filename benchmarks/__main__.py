@@ -40,11 +40,11 @@ _CONDITIONS = (
     "rebuild_tables",
     "settings",
 )
-"""The parts of a result's detail that say what was measured, with which settings on both sides."""
+"""The keys of a result's detail that say what was measured, and with which settings on both sides."""
 
 
 def main(names: list[str]) -> int:
-    """Run the named benchmarks, or all; returns 2 for an unknown name. ``startup`` means all that begin with it."""
+    """Run the named benchmarks, or all; return 2 for an unknown name. ``startup`` names all startup benchmarks."""
     every = BENCHMARKS | LARGE_ONES | STARTUP
     names = [*LARGE_ONES] if names == ["--large"] else [*STARTUP] if names == ["startup"] else names
     unknown = [name for name in names if name not in every]
@@ -65,7 +65,7 @@ def main(names: list[str]) -> int:
 
 
 def format_number(value: float) -> str:
-    """Return a number with its significant digits."""
+    """Return a number as text, without decimals from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Appending decoded rows, and appending them all again, against a bare binary COPY into the same kind of table."""
+"""Measures appending decoded events, and appending them again; the reference is a bare binary COPY."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ REFERENCE = "bare psycopg binary COPY"
 
 
 def append(postgres: Postgres) -> Result:
-    """Append 200,000 decoded rows, in batches of 5,000, a commit each."""
+    """Append 200,000 decoded events in batches of 5,000, with a commit for each batch."""
     return _measure("append", postgres, again=False)
 
 
 def append_duplicates(postgres: Postgres) -> Result:
-    """Append all of them again: every one is a duplicate."""
+    """Append the same events again: each of them is a duplicate."""
     return _measure("append_duplicates", postgres, again=True)
 
 

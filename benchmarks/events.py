@@ -1,4 +1,4 @@
-"""Events for benchmarks: the simulator's mix, as bytes and decoded."""
+"""Generates the events of the benchmarks with the simulator, as bytes and decoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from projections.sandbox.simulator import SimulatedEvent, World, build_log
 
 EVENTS = 200_000
 RECIPIENTS = 155_000
-"""Recipients enough for so many events of chat.external."""
+"""Enough recipients for that many events of chat.external."""
 
 ENDS = datetime(2026, 10, 1, tzinfo=UTC)
 CONTRACT = Contract.CHAT_EXTERNAL
@@ -19,14 +19,14 @@ MIX = f"the first of the simulator's, seed {SEED}, {CONTRACT.value}"
 
 
 def simulated(count: int = EVENTS) -> list[SimulatedEvent]:
-    """Return so many events of the simulator's world."""
+    """Return the first ``count`` events of the simulator's world."""
     world = World(seed=SEED, recipients=RECIPIENTS * max(1, -(-count // EVENTS)))
     log = build_log(world.events(), ends=ENDS, contracts=[CONTRACT])
     if len(log) < count:
-        raise RuntimeError(f"the simulator made {len(log):,} events only")
+        raise RuntimeError(f"the simulator generated only {len(log):,} events")
     return log[:count]
 
 
 def decoded(log: list[SimulatedEvent], app: str = "default") -> list[Event]:
-    """Return the events as the writer decodes them."""
+    """Return the events, decoded as ingest does it."""
     return [decode(entry.payloads[CONTRACT], app, CONTRACT) for entry in log]

@@ -1,4 +1,4 @@
-"""Folding a million events in windows, against one-statement CREATE TABLE AS plus primary keys of the same tables."""
+"""Measures folding a million events in windows; the reference creates the same tables with one statement each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _filled: dict[Postgres, str] = {}
 
 @contextmanager
 def filled(postgres: Postgres) -> Iterator[str]:
-    """Make a database with a million events; yields its URL. It serves all folds of a run, and goes with the server."""
+    """Yield the URL of a database with a million events; all folds of a run use the same one."""
     if postgres not in _filled:
         _filled[postgres] = postgres.create()
         asyncio.run(_fill(_filled[postgres]))
@@ -80,7 +80,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
 
 
 async def _fold(url: str, projection: Projection, single: list[float]) -> float:
-    """Fold all but the last hundred events in large windows, which is measured, and these one by one."""
+    """Fold all events in large windows, and the last hundred again one by one; return the seconds of the first part."""
     large = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=WINDOW)), projection)
     small = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=1)), projection)
     conn = await large.connect()
@@ -105,7 +105,7 @@ async def _fold(url: str, projection: Projection, single: list[float]) -> float:
 
 
 def empty(url: str, projection: Projection) -> None:
-    """Forget all that a projection folded."""
+    """Empty a projection's tables, and delete all checkpoints."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("DELETE FROM projections.checkpoints")
         for table in projection.tables:
@@ -113,7 +113,7 @@ def empty(url: str, projection: Projection) -> None:
 
 
 def create_reference(url: str, statements: Sequence[LiteralString]) -> float:
-    """Compute the read model at once; returns the seconds that it took."""
+    """Create the reference's tables from the whole log; return the seconds that it took."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("DROP SCHEMA IF EXISTS reference CASCADE")
         conn.execute("CREATE SCHEMA reference")

@@ -1,4 +1,4 @@
-"""What benchmarks share: a server of their own, new databases, and the form of a result."""
+"""Shared code of the benchmarks: a server, new databases, interleaved runs, and the form of a result."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded import EmbeddedPostgres
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
-"""The server's settings, the same for both sides: no checkpoint falls into one of two runs. fsync and commits are
-Postgres's defaults."""
+"""The server's settings, the same for both sides. They keep a checkpoint from slowing one of two runs. fsync and
+synchronous_commit have Postgres's defaults."""
 
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the report: our value, the reference's in the same unit, and how both were measured."""
+    """One line of the report: our value, the reference's value in the same unit, and how both were measured."""
 
     name: str
     value: float
@@ -51,12 +51,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Postgres:
-    """The benchmarks' server, by its superuser's URL."""
+    """The benchmarks' server, with its superuser's URL."""
 
     url: str
 
     def create(self) -> str:
-        """Make a migrated database; returns its URL."""
+        """Create a migrated database and return its URL."""
         name = f"bench_{uuid4().hex}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -66,7 +66,7 @@ class Postgres:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Make a migrated database, and drop it afterwards; yields its URL."""
+        """Create a migrated database, yield its URL, and drop it afterwards."""
         url = self.create()
         try:
             yield url
@@ -76,7 +76,7 @@ class Postgres:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def settings(self) -> dict[str, str]:
-        """Return what the server has of the settings that this one would be given."""
+        """Return the server's values of the settings in ``SETTINGS``, and of fsync."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute(
                 "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS name", [[*SETTINGS, "fsync"]]
@@ -84,7 +84,7 @@ class Postgres:
         return dict(rows)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions that a result depends on."""
+        """Return the versions of Postgres, Python and libraries on which a result depends."""
         with psycopg.connect(self.url) as connection:
             number = connection.info.server_version
         libraries = ("psycopg", "grpcio", "protobuf", "sqlalchemy")
@@ -100,7 +100,7 @@ Benchmark = Callable[[Postgres], Result]
 
 @contextmanager
 def server() -> Iterator[Postgres]:
-    """Run a server for the benchmarks: BENCH_POSTGRES (a superuser's URL), or an embedded one of their own."""
+    """Yield the server that BENCH_POSTGRES names (a superuser's URL), or run an embedded one for the benchmarks."""
     if given := os.environ.get("BENCH_POSTGRES"):
         yield Postgres(given)
         return
@@ -113,7 +113,7 @@ def server() -> Iterator[Postgres]:
 
 
 def interleaved(ours: Callable[[int], float], reference: Callable[[int], float]) -> tuple[list[float], list[float]]:
-    """Run both in turn, each given the round's number; which begins changes with the round."""
+    """Run both in each round, with the round's number as argument; they take turns at running first."""
     a: list[float] = []
     b: list[float] = []
     for number in range(ROUNDS):
@@ -125,7 +125,7 @@ def interleaved(ours: Callable[[int], float], reference: Callable[[int], float])
 def result(
     name: str, unit: str, reference: str, ours: list[float], theirs: list[float], detail: dict[str, Any]
 ) -> Result:
-    """Make a result of interleaved runs: medians, and their ratio."""
+    """Return the result of interleaved runs: the medians, and their ratio."""
     value, reference_value = statistics.median(ours), statistics.median(theirs)
     rounds = {"runs": [round(run, 3) for run in ours], "reference_runs": [round(run, 3) for run in theirs]}
     return Result(name, value, unit, reference, reference_value, value / reference_value, detail | rounds)

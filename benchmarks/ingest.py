@@ -1,4 +1,4 @@
-"""Ingesting a flood, against a bare loop that only reads the same stream from the same server."""
+"""Measures ingest at full speed; the reference is a loop that only reads the same stream from the same server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFERENCE = "grpc.aio loop that only reads"
 
 
 def ingest(postgres: Postgres) -> Result:
-    """Ingest 200,000 events of one stream, from the dial to the last commit."""
+    """Ingest 200,000 events of one stream, from the call to the last commit."""
     with _simulator() as address:
 
         def ours(_round: int) -> float:
@@ -55,7 +55,7 @@ async def _ingest(url: str, address: str) -> float:
     stop = asyncio.Event()
     began = perf_counter()
     running = asyncio.create_task(follow([follower], stop=stop, waits=Waits()))
-    while follower.stored < EVENTS and not running.done():  # noqa: ASYNC110 - polling costs the least here
+    while follower.stored < EVENTS and not running.done():  # noqa: ASYNC110 - polling costs least here
         await asyncio.sleep(0.01)
     elapsed = perf_counter() - began
     stop.set()

@@ -1,4 +1,4 @@
-"""How long after its commit an event is folded by all three projections, against a plain loop with one upsert."""
+"""Measures the time from an event's commit until all projections have folded it; the reference is one plain upsert."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ UPSERT = (
 )
 
 Folded = list[tuple[float, int]]
-"""Moments (monotonic, seconds; one clock for all processes of a machine) and positions reached at them."""
+"""Pairs of a time (monotonic, in seconds; one clock for all processes of a machine) and the position reached then."""
 
 
 def live_p99(postgres: Postgres) -> Result:
-    """Append 200 events a second for a minute, one by one, and time each to the last projection's commit."""
+    """Append 200 events a second for a minute, one by one; measure each until the last projection's commit."""
     ours = _delays(postgres, _fold)
     plain = _delays(postgres, _listen)
     detail = {
@@ -60,7 +60,7 @@ def _percentile(delays: list[float], percent: int) -> float:
 
 
 def _delays(postgres: Postgres, follow: Callable[[str, int, Connection], Awaitable[None]]) -> list[float]:
-    """Return the milliseconds from each event's commit to the last fold's commit that has it."""
+    """Return for each event the milliseconds from its commit to the commit of the last fold that includes it."""
     count = PER_SECOND * SECONDS
     with postgres.database() as url:
         with psycopg.connect(url, autocommit=True) as conn:
@@ -121,12 +121,12 @@ async def _fold(url: str, count: int, pipe: Connection) -> None:
 
 
 class _TimedWorker(Worker):
-    """A worker that notes when it reached which position."""
+    """A worker that records when it reached which position."""
 
     folded: Folded
 
     async def step(self, conn: psycopg.AsyncConnection[tuple[object, ...]]) -> Step:
-        """Fold a window, and note the moment after its commit."""
+        """Fold a window, and record the time after its commit."""
         before = self.windows
         step = await super().step(conn)
         if self.windows > before:

@@ -1,4 +1,4 @@
-"""Whole rebuilds, comparison included, of tables that were equal before; how their cost grows; and their memory."""
+"""Measures whole rebuilds of tables that already match the log: their speed, how their cost grows, and their memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SERIAL = "-c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_worke
 SMALL, LARGE = 500_000, 5_000_000
 SHADOW = "shadows are unlogged, as they always are; the reference's tables are logged, as CREATE TABLE AS makes them"
 OPEN_REQUESTS, RECIPIENTS = 100, 50
-"""Of the synthetic log: so many requests are under way at any time, each of so many recipients and a completion."""
+"""The synthetic log: how many requests are open at any time, and how many recipients each has, besides a completion."""
 MAX_RSS_MB = 150.0
 
 _REBUILD_ALL = """
@@ -49,7 +49,7 @@ except SystemExit as ended:
 print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """
 
-# One recipient of each of the open requests in turn; the last event of a request is its completion.
+# Takes one recipient of each open request in turn; the last event of a request is its completion.
 _INTERLEAVED = """
 INSERT INTO eventstore.events (event_id, position, app, contract, event_type, send_request_id, ppnum, message_id,
     summary_status, total_recipients, delivered, failed, pending_consent, occurred_at, received_at, payload)
@@ -66,17 +66,17 @@ FROM (SELECT p, (p - 1) / (%(open)s * (%(recipients)s + 1)) * %(open)s + (p - 1)
 
 
 def serial(url: str) -> str:
-    """Return the URL with settings that keep Postgres from parallel plans."""
+    """Return the URL with settings that switch parallel plans off."""
     return make_conninfo(url, options=SERIAL)
 
 
 def rebuilt(url: str, projection: Projection) -> tuple[float, Timings]:
-    """Rebuild, serially, with the settings of everyday; returns the seconds from the call to its end, and the parts."""
+    """Rebuild without parallel plans, with the default settings; return the seconds of the whole and of its parts."""
     began = perf_counter()
     done = asyncio.run(rebuild(ReplayContext(serial(url), Waits(), ReplaySettings()), projection))
     seconds = perf_counter() - began
     if any(one.total for one in done.changes):
-        raise RuntimeError("the tables were not equal before")
+        raise RuntimeError("the tables did not match the log before the rebuild")
     return seconds, done.timings
 
 
@@ -96,7 +96,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
             return EVENTS / create_reference(url, REFERENCES[projection.name])
 
         mine, theirs = interleaved(ours, reference)
-    # Of the run in the middle, so that they add up.
+    # The parts of the median run, so that they add up.
     middle = sorted(parts, key=lambda one: sum(one.values()))[len(parts) // 2]
     seconds = {name: round(one, 2) for name, one in middle.items()}
     print(f"  parts, in seconds: {seconds}")
@@ -116,7 +116,7 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
 
 
 def rebuild_rss_mb(postgres: Postgres) -> Result:
-    """Measure the greatest memory of ``projections rebuild --all`` over a million events."""
+    """Measure the peak memory of ``projections rebuild --all`` with a million events."""
     with filled(postgres) as url:
         sizes = [_rss(url) for _ in range(3)]
     detail = {
@@ -126,11 +126,11 @@ def rebuild_rss_mb(postgres: Postgres) -> Result:
         "settings": postgres.settings(),
         "versions": postgres.versions(),
     }
-    return result("rebuild_rss_mb", "MB", "the most that it may take", sizes, [MAX_RSS_MB], detail)
+    return result("rebuild_rss_mb", "MB", "the limit", sizes, [MAX_RSS_MB], detail)
 
 
 def _rss(url: str) -> float:
-    # Asked of the process itself: what its parent is told of it counts the parent's own memory, from before the exec.
+    # The process reports its own peak. What the parent could read includes the parent's memory, from before the exec.
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url}
     ended = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", _REBUILD_ALL], env=environment, capture_output=True, text=True, check=True
@@ -139,7 +139,7 @@ def _rss(url: str) -> float:
 
 
 def rebuild_scale(postgres: Postgres) -> Result:
-    """Compare the cost of an event in a rebuild of a large log with that in one of a tenth of it."""
+    """Compare the cost of an event in the rebuild of a large log with that of a log of a tenth of its size."""
     projection = RequestStatus()
     with postgres.database() as small, postgres.database() as large:
         for url, events in ((small, SMALL), (large, LARGE)):
@@ -189,4 +189,4 @@ REBUILDS: dict[str, Benchmark] = {
     "rebuild_rss_mb": rebuild_rss_mb,
 }
 LARGE_ONES: dict[str, Benchmark] = {"rebuild_scale": rebuild_scale}
-"""Those that take their time: ``make bench-large``."""
+"""The slow ones: ``make bench-large``."""

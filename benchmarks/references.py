@@ -1,4 +1,4 @@
-"""The statements that folds are measured against: each read model computed at once, as fast as one statement can."""
+"""The statements that folds are compared with: each computes a read model from the whole log, as fast as SQL can."""
 
 from __future__ import annotations
 

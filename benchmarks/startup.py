@@ -1,4 +1,4 @@
-"""CPU time of commands that only start, against a Python that imports the same command-line libraries."""
+"""Measures the CPU time of starting a command; the reference is a Python that imports the same libraries for it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from importlib.metadata import version
 from benchmarks.harness import Result, interleaved, result
 
 RUNS = 5
-"""Processes in a round; one sample of CPU time is too coarse."""
+"""Processes in a round: the CPU time of one process is too coarse."""
 REFERENCE_CODE = "import typer, rich"
 REFERENCE = f'python -c "{REFERENCE_CODE}"'
 _COMMAND = "import sys; from projections.cli import main; sys.argv[0] = 'projections'; main()"
 
 
 def _measure(name: str, arguments: Sequence[str]) -> Result:
-    """Measure the CPU seconds of one command, from the start of the process to its end."""
+    """Measure the CPU seconds of one command, over the whole life of its process."""
     with tempfile.TemporaryDirectory() as cache:
-        # As after an installation: all bytecode is compiled, and none of it is written into this checkout.
+        # As in an installation, all bytecode is compiled before; none of it is written into this checkout.
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         ours = [sys.executable, "-c", _COMMAND, *arguments]

@@ -66,7 +66,7 @@ def needed_to_run() -> set[str]:
 
 
 def page() -> str:
-    """Return the page as it should be on this platform."""
+    """Return the page's text, generated on this platform."""
     running = needed_to_run()
     rows = []
     for name in locked():

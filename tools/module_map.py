@@ -67,7 +67,7 @@ def mapped_modules(page: str) -> list[str]:
 
 
 def with_map(page: str) -> str:
-    """Return a page with its map as it should be."""
+    """Return a page with its map brought up to date."""
     lines = "\n".join(modules().values())
     return _MAP.sub(lambda found: f"{found[1]}{lines}\n{found[3]}", page)
 

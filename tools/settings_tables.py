@@ -1,4 +1,4 @@
-"""Writes the tables of settings in docs/: from the settings models and the commands' options, so that none is missing.
+"""Generates the tables of settings in docs/ from the settings models and the commands' options: none is missing.
 
 A table is between ``<!-- settings: NAME -->`` and ``<!-- end -->``. Everything else on the pages is written by hand.
 """
@@ -116,13 +116,13 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def with_tables(page: str) -> str:
-    """Return a page with its tables as they should be."""
+    """Return a page with its tables brought up to date."""
     return _TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
 
 
 def _meaning(model: type[BaseModel], name: str) -> str:
     meaning = model.model_fields[name].description
-    if meaning is None and name in AppConfig.model_fields:  # what an app's environment and its table share
+    if meaning is None and name in AppConfig.model_fields:  # a setting that both the environment and the file have
         meaning = AppConfig.model_fields[name].description
     if meaning is None:
         raise SystemExit(f"{model.__name__}.{name} has no description: add one to its Field")

@@ -1,7 +1,7 @@
 """Generates the protobuf stubs from proto/, or checks that the committed ones match proto/.
 
-The stubs live in a descriptor pool of their own, below ``eventstore.contracts._generated``: a process may
-hold the vendor's SDK, whose messages have the same names, in protobuf's default pool.
+The stubs are in ``eventstore.contracts._generated`` and use their own descriptor pool, because a process may also have
+loaded the vendor's SDK, whose messages have the same names, into protobuf's default pool.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Builds the wheel, checks its files, installs it in an empty virtualenv elsewhere, and migrates a database with it.
 
-Its dependencies are the locked ones: those that the wheel declares, and theirs, are copied from the environment that
-this runs in (made from the lock, with hashes); a dependency that the wheel forgets to declare is missing there.
+Its dependencies are the locked ones: those that the wheel declares, and theirs in turn, are copied from the current
+environment, which was built from the lock. So a dependency that the wheel doesn't declare is missing, and the check
+fails.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def build(folder: Path) -> Path:
 
 
 def look_inside(wheel: Path) -> None:
-    """Refuse a wheel with top-level packages that aren't ours, or without our data files."""
+    """Fail if the wheel has top-level packages that aren't ours, or lacks one of our data files."""
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     if stray := {name for name in top if name in FORBIDDEN} | {
@@ -67,7 +68,7 @@ def look_inside(wheel: Path) -> None:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Install the wheel and what it needs in a virtualenv of its own, and return that one's Python."""
+    """Install the wheel and its dependencies in a new virtualenv, and return the virtualenv's Python."""
     environment = folder / "environment"
     run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
     python = environment / "bin" / "python"
@@ -83,7 +84,7 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 def closure(wheel: Path) -> set[str]:
-    """Return the names of the distributions that the wheel needs, and those that they need, on this machine."""
+    """Return the names of the wheel's dependencies on this machine, and of their dependencies."""
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(metadata).decode().splitlines()
@@ -107,7 +108,7 @@ def closure(wheel: Path) -> set[str]:
 
 
 def copy_distribution(name: str, target: Path) -> None:
-    """Copy what a distribution installed as importable files; its commands aren't needed."""
+    """Copy a distribution's importable files; its commands aren't needed."""
     distribution = importlib.metadata.distribution(name)
     for file in distribution.files or []:
         if ".." in file.parts:
@@ -130,7 +131,7 @@ def use(python: Path, folder: Path) -> None:
         counted = "select count(*) from eventstore.events"
         answer = run([command, "db", "psql", "--", "-Atc", counted], elsewhere, environment).stdout
         if answer.strip() != "0":
-            raise SystemExit(f"the migrated database says {answer!r}")
+            raise SystemExit(f"the migrated database has {answer!r} events, not 0")
     finally:
         run([str(python), "-c", DESTROY, str(home)], elsewhere, environment)
 

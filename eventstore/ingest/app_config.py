@@ -23,7 +23,7 @@ from eventstore.contracts import Contract
 from eventstore.errors import UsageError
 from eventstore.ingest.address import Address
 from eventstore.ingest.credential_rules import check_settings
-from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
+from eventstore.ingest.credentials import FileToken, FixedToken, TokenSource
 from eventstore.ingest.since_setting import parse_since
 from eventstore.ingest.upstream import Tls, Upstream
 from eventstore.settings_loader import describe_invalid
@@ -129,6 +129,9 @@ class AppConfig(BaseModel):
             secret = (_read(self.client_secret_file, "client_secret_file") or b"").decode("utf-8", "replace").strip()
             if not secret:
                 raise UsageError(f"client_secret_file {self.client_secret_file} is empty")
+        # Imported here: it loads the HTTP and OAuth2 libraries, and most commands contact no issuer.
+        from eventstore.ingest.client_credentials import ClientCredentials  # noqa: PLC0415 - see above
+
         return ClientCredentials(self.issuer or "", self.client_id or "", secret, self.address, waits=waits, tls=tls)
 
     def _tls_context(self) -> ssl.SSLContext | None:

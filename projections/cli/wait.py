@@ -14,7 +14,7 @@ from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.output import print_message
 from projections.cli.shared.typer_app import new_app
 from projections.errors import ProjectionsError
-from projections.migrating.user_tables import not_migrated
+from projections.migrating.missing_tables import not_migrated
 from projections.registry import select_projections
 from projections.running.control import find_last_event_id, wait_until_folded
 

@@ -20,8 +20,8 @@ from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 from projections.errors import describe_user_code_error
 from projections.folding.run_statement import fetch_rows
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus, Skip, Status
+from projections.migrating.missing_tables import describe_missing_table
 from projections.migrating.schema_drift import find_drift
-from projections.migrating.user_tables import describe_missing_table
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.running.folding_sessions import find_folding_sessions

@@ -9,10 +9,11 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 from projections.errors import MigrationRefused
+from projections.migrating.alembic_scripts import alembic_config
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
-from projections.migrating.schema_revision import alembic_config, current_revision, refuse_unknown
+from projections.migrating.schema_revision import current_revision, refuse_unknown
 from projections.migrating.user_tables import migrate_user_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import AsyncConnection, sql
 from sqlalchemy import CheckConstraint, Connection, Table, UniqueConstraint
 
-from eventstore.resources import migrations_folder
 from projections.migrating.metadata import target_metadata
+from projections.migrating.revision_files import read_text
 from projections.migrating.schema_catalog import CatalogEntry, read_catalog, read_catalog_sync
 from projections.projection import READ_MODEL_SCHEMA
 
@@ -115,7 +112,7 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
         yield from _of_triggers(catalog)
     for view, (revision, name) in _VIEWS.items():
         if view not in relations:
-            yield Drift(f"view {view} is missing", (_statement(revision, name),))
+            yield Drift(f"view {view} is missing", (_create_view(revision, name),))
 
 
 def _of_sequence(table: str, sequence: str) -> Drift:
@@ -126,7 +123,7 @@ def _of_sequence(table: str, sequence: str) -> Drift:
 
 def _of_functions(found: dict[str, CatalogEntry]) -> Iterator[Drift]:
     for function, (revision, name) in _FUNCTIONS.items():
-        statement = _statement(revision, name)
+        statement = read_text(revision, name).strip()
         revoke = [_PRIVATE_FUNCTIONS[function]] if function in _PRIVATE_FUNCTIONS else []
         entry = found.get(function)
         match = _FUNCTION_TEXT.search(statement)
@@ -205,12 +202,8 @@ def _alter_table(table: Table, action: sql.Composable) -> str:
     return sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table.fullname.split(".")), action).as_string()
 
 
-@cache
-def _statement(revision: str, name: str) -> str:
-    """Return a statement that one of our revisions ran."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    script = ScriptDirectory.from_config(config).get_revision(revision)
-    if script is None:
-        raise LookupError(f"revision {revision} is missing")
-    return str(getattr(script.module, name)).strip()
+def _create_view(revision: str, name: str) -> str:
+    """Return the statement by which one of our revisions created a view; some of them are composed when it runs."""
+    from projections.migrating.alembic_scripts import load_revision  # noqa: PLC0415 - loads Alembic, which takes long
+
+    return str(getattr(load_revision(revision), name)).strip()

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, column, inspect, select, table
 
-from eventstore.resources import migrations_folder
 from projections.errors import MigrationRefused, SchemaNotCurrent
+from projections.migrating.missing_tables import describe_missing_table, find_missing_tables
+from projections.migrating.revision_files import read_revisions
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
-from projections.migrating.user_tables import describe_missing_table, find_missing_tables
 from projections.projection import Projection
 
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
 
 
-def alembic_config() -> Config:
-    """Return Alembic's configuration for our migrations."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    return config
-
-
-def head_revision() -> str | None:
-    """Return the revision that this version of the code needs."""
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+def head_revision() -> str:
+    """Return the revision that this version of the code needs: the only one that no other follows."""
+    revisions = read_revisions()
+    (head,) = revisions.keys() - revisions.values()
+    return head
 
 
 def current_revision(connection: Connection) -> str | None:
     """Return the revision of a database; None before the first migration."""
-    context = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, "version_table_schema": VERSION_SCHEMA}
-    )
-    return context.get_current_revision()
+    # As Alembic does it, which takes long to load.
+    if not inspect(connection).has_table(VERSION_TABLE, schema=VERSION_SCHEMA):
+        return None
+    version = table(VERSION_TABLE, column("version_num"), schema=VERSION_SCHEMA)
+    revision: str | None = connection.execute(select(version.c.version_num)).scalar_one_or_none()
+    return revision
 
 
 def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> dict[str, str]:
@@ -69,8 +63,7 @@ def refuse_unknown(revision: str | None) -> None:
         MigrationRefused: this version doesn't know it.
 
     """
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision is not None and revision not in read_revisions():
         raise MigrationRefused(
             f"the database has schema revision {revision}, which this version doesn't know; upgrade this program"
         )

@@ -5,28 +5,21 @@ Nothing is ever altered here: a table that its projection can't use is refused, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import structlog
 from alembic import command
 from alembic.config import Config
-from psycopg import AsyncConnection
-from sqlalchemy import Connection, MetaData, Table, inspect, text
+from sqlalchemy import Connection, Table, inspect, text
 
-from eventstore.postgres.queries import fetch_row
 from eventstore.resources import migrations_folder
 from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_user_code_error
 from projections.migrating.metadata import READ_MODELS
+from projections.migrating.missing_tables import create_tables, find_missing_tables
 from projections.projection import Projection
 
 log = structlog.get_logger(__name__)
-
-_MISSING = (
-    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
-    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL LIMIT 1"
-)
 
 
 def version_table(projection: Projection) -> str:
@@ -79,33 +72,6 @@ def _mark_for_rebuild(connection: Connection, projection: Projection) -> None:
     values = {"error": error, "name": projection.name, "version": projection.version}
     if connection.execute(waiting, values).rowcount:
         log.warning("needs a rebuild", projection=projection.name, error=error)
-
-
-def find_missing_tables(connection: Connection, projection: Projection) -> list[Table]:
-    """Return the tables of a projection that are missing in the database."""
-    inspector = inspect(connection)
-    return [table for table in projection.tables if not inspector.has_table(table.name, schema=table.schema)]
-
-
-def describe_missing_table(table: str) -> str:
-    """Return the sentence that a table is missing, and what to do."""
-    return f"table {table} is missing; run projections migrate"
-
-
-async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
-    """Return why a projection can't fold, if one of its tables is missing; None if none is."""
-    names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
-    row = await fetch_row(conn, _MISSING, names)
-    return describe_missing_table(row[0]) if row else None
-
-
-def create_tables(connection: Connection, tables: Sequence[Table]) -> None:
-    """Create tables, with their indexes and comments."""
-    by_metadata: dict[MetaData, list[Table]] = {}
-    for table in tables:
-        by_metadata.setdefault(table.metadata, []).append(table)
-    for metadata, its_own in by_metadata.items():
-        metadata.create_all(connection, tables=its_own)
 
 
 def _run_folder(connection: Connection, projection: Projection, folder: Path) -> None:

@@ -20,7 +20,7 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import LogReport, Outage, retry_while_unavailable
 from eventstore.postgres.session_settings import FOLDING
 from projections.folding import fold_budget
-from projections.migrating.user_tables import not_migrated
+from projections.migrating.missing_tables import not_migrated
 from projections.projection import Projection
 from projections.running import checkpoint
 from projections.running.folding_sessions import announce_folding, folding_session_name

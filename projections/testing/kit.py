@@ -35,7 +35,7 @@ from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import compile_statement
 from projections.folding.table_copies import plain_copy
 from projections.folding.window_fold import WindowFold, build_fold
-from projections.migrating.user_tables import create_tables
+from projections.migrating.missing_tables import create_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rules import check_projection
 

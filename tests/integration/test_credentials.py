@@ -11,7 +11,7 @@ import pytest
 
 from eventstore.errors import CredentialsError, CredentialsRefused, IssuerUnavailable, UsageError
 from eventstore.ingest.app_config import AppConfig
-from eventstore.ingest.credentials import ClientCredentials
+from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, DISCOVERY, HANGS, TOKEN_PATH, Answer, CertificateFiles, Issuer
@@ -126,7 +126,7 @@ async def test_a_token_is_used_until_the_margin_before_its_expiry(
     issuer_factory: IssuerFactory, monkeypatch: pytest.MonkeyPatch, lifetime: object, good_for: float
 ) -> None:
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("eventstore.ingest.credentials.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("eventstore.ingest.client_credentials.time", SimpleNamespace(monotonic=lambda: clock.now))
     issuer = await issuer_factory(lifetime=lifetime)
     client = client_of(issuer)
     assert await client.token() == issuer.tokens[0]

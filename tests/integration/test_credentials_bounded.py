@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from eventstore.errors import CredentialsRefused, IssuerUnavailable
-from eventstore.ingest.credentials import ClientCredentials
+from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.issuer_response import MAX_BYTES
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits

@@ -11,8 +11,9 @@ import pytest
 
 from eventstore.errors import CredentialsRefused, UsageError
 from eventstore.ingest.address import Address
+from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.context import IngestContext
-from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken, TokenSource
+from eventstore.ingest.credentials import FileToken, FixedToken, TokenSource
 from eventstore.ingest.follower import Follower, FollowerState
 from eventstore.ingest.upstream import Upstream
 from eventstore.redaction import redact as redaction

@@ -16,7 +16,7 @@ from projections.cli.shared.status_tables import folding_process_lines
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
-from projections.migrating.user_tables import describe_missing_table
+from projections.migrating.missing_tables import describe_missing_table
 from projections.projection import Projection
 from projections.registry import Registry
 from projections.running import control

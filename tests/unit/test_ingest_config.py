@@ -10,8 +10,9 @@ import pytest
 
 from eventstore.contracts import Contract
 from eventstore.errors import UsageError
+from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.config import load_apps
-from eventstore.ingest.credentials import ClientCredentials, FileToken, FixedToken
+from eventstore.ingest.credentials import FileToken, FixedToken
 from eventstore.ingest.since_setting import parse_since
 from eventstore.ingest.upstream import NO_TLS
 from eventstore.waits import Waits

@@ -9,8 +9,9 @@ import pytest
 
 from eventstore.contracts import Contract
 from eventstore.errors import UsageError
+from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.config import CONFIG_FILE, load_apps
-from eventstore.ingest.credentials import ClientCredentials, FixedToken
+from eventstore.ingest.credentials import FixedToken
 from eventstore.waits import Waits
 from tests import wire
 

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.contracts import Contract, Event, decode
+from eventstore.ingest.context import IngestContext
 from eventstore.transfer.export import Exported, export_events
 from eventstore.transfer.importing import Imported, import_events
 from tests import oracle, store, wire
@@ -39,7 +40,7 @@ async def export(conn: AsyncConnection, file: Path) -> Exported:
 
 
 async def import_file(url: str, file: Path) -> Imported:
-    return await import_events(url, file, waits=QUICK, on_progress=ignore_progress)
+    return await import_events(IngestContext(url, QUICK), file, on_progress=ignore_progress)
 
 
 def sample_log() -> list[Record]:

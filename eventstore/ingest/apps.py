@@ -20,6 +20,7 @@ from eventstore.errors import LockHeld
 from eventstore.event_reader import HEAD
 from eventstore.ingest import cursor_row
 from eventstore.ingest.app_lease import raise_epoch
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
 from eventstore.locks import app_lock
 from eventstore.postgres.connection import connect
@@ -127,14 +128,13 @@ async def refuse_followed(conn: AsyncConnection, app: str) -> None:
         raise LockHeld(f"app {app!r}", follower)
 
 
-async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> None:
+async def reset_cursor(context: IngestContext, app: str, to: str | None) -> None:
     """Make an app's stream start again: the last event_id received is removed; events and recorded gaps stay.
 
     Args:
-        url: the database.
+        context: the database and the timeouts.
         app: an app with a cursor.
         to: a made-up ULID to start at; None to start where a first contact does.
-        waits: of the event store.
 
     Raises:
         LockHeld: the app is followed.
@@ -144,13 +144,13 @@ async def reset_cursor(url: str, app: str, to: str | None, *, waits: Waits) -> N
     """
 
     async def reset(conn: AsyncConnection) -> None:
-        epoch, _ = await raise_epoch(conn, app, waits)
+        epoch, _ = await raise_epoch(conn, app, context.waits)
         await conn.execute(_RESET, [to, app, epoch])
 
-    await _run_under_app_lock(url, app, "cursor reset", reset, waits)
+    await _run_under_app_lock(context, app, "cursor reset", reset)
 
 
-async def forget_app(url: str, app: str, *, waits: Waits) -> None:
+async def forget_app(context: IngestContext, app: str) -> None:
     """Remove an app's cursor; its events, its quarantine and the rows of read models stay.
 
     Raises:
@@ -162,16 +162,16 @@ async def forget_app(url: str, app: str, *, waits: Waits) -> None:
 
     async def forget(conn: AsyncConnection) -> None:
         # Raise the epoch first: that waits for, or terminates, a frozen follower's append that has moved the cursor.
-        epoch, _ = await raise_epoch(conn, app, waits)
+        epoch, _ = await raise_epoch(conn, app, context.waits)
         await conn.execute("DELETE FROM eventstore.cursors WHERE app = %s AND epoch = %s", [app, epoch])
 
-    await _run_under_app_lock(url, app, "apps forget", forget, waits)
+    await _run_under_app_lock(context, app, "apps forget", forget)
 
 
 async def _run_under_app_lock(
-    url: str, app: str, work: str, change: Callable[[AsyncConnection], Coroutine[Any, Any, None]], waits: Waits
+    context: IngestContext, app: str, work: str, change: Callable[[AsyncConnection], Coroutine[Any, Any, None]]
 ) -> None:
-    what = f"app {app!r}"
+    url, waits, what = context.url, context.waits, f"app {app!r}"
     async with (
         hold_lock(url, app_lock(app), name=session_name(work), what=what, waits=waits) as lock,
         await connect(url, name=session_name(work), waits=waits) as conn,

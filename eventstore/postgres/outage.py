@@ -1,7 +1,9 @@
 """What every part does while the database is unavailable: retry with back-off, and report it without flooding the log.
 
 An outage begins with the first failure and ends with the first success. Its beginning is reported once, then again
-about once a minute while it lasts, and its end once. The caller sleeps itself, so that it can stop immediately.
+about once a minute while it lasts, and its end once. :func:`retry_while_unavailable` is the loop around it. Some
+callers have a loop of their own, because they do more between two attempts: they stop early, give up, or note what may
+have been committed.
 """
 
 from __future__ import annotations

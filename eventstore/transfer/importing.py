@@ -26,6 +26,7 @@ from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import StoredEvent, read_head, read_last_event
 from eventstore.ingest.app_lease import raise_epoch
+from eventstore.ingest.context import IngestContext
 from eventstore.locks import IMPORT_LOCK, app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect
@@ -68,13 +69,12 @@ class Imported:
     stored: int
 
 
-async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Callable[[int, int], None]) -> Imported:
+async def import_events(context: IngestContext, path: Path, *, on_progress: Callable[[int, int], None]) -> Imported:
     """Store the events of a file at their positions.
 
     Args:
-        url: the database.
+        context: the database and the timeouts; everything is kept, whatever the quarantine's limits are.
         path: a file that :func:`eventstore.transfer.export.export_events` wrote.
-        waits: of the event store.
         on_progress: is called after each batch with the number of events done, and of all events.
 
     Raises:
@@ -85,6 +85,7 @@ async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Call
         psycopg.Error: the database or the connection failed; import the file again.
 
     """
+    url, waits = context.url, context.waits
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         latest = await _latest_possible_time(conn)
     contents = await check_archive(path, RecordCheck(latest).fault)
@@ -97,14 +98,15 @@ async def import_events(url: str, path: Path, *, waits: Waits, on_progress: Call
         locks,
         name=session_name("import"),
         waits=waits,
-        work=lambda: _import(url, path, contents, waits, on_progress),
+        work=lambda: _import(context, path, contents, on_progress),
     )
 
 
 async def _import(
-    url: str, path: Path, contents: Contents, waits: Waits, on_progress: Callable[[int, int], None]
+    context: IngestContext, path: Path, contents: Contents, on_progress: Callable[[int, int], None]
 ) -> Imported:
-    async with await connect(url, name=session_name("import"), waits=waits) as conn:
+    waits = context.waits
+    async with await connect(context.url, name=session_name("import"), waits=waits) as conn:
         await check_fit(conn, path, (events for events, _ in _batches(path) if events))
         await _fence_followers(conn, contents.apps, waits)
         done = stored = 0

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from eventstore.errors import UsageError
 from eventstore.ingest.apps import App, count_events, forget_app, read_apps, refuse_followed
+from eventstore.ingest.context import IngestContext
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.common_options import AppArgument, JsonOption, YesOption
@@ -66,7 +67,7 @@ def forget(name: AppArgument, *, yes: YesOption = False) -> None:
         [f"the cursor of app {name!r} ({one.last_event_id or 'nothing received'}){gaps} would be removed;", kept],
         yes=yes,
     )
-    forgetting = forget_app(url, name, waits=waits)
+    forgetting = forget_app(IngestContext(url, waits), name)
     run_interruptible(forgetting, if_interrupted="the cursor may have been removed: see projections apps")
     print_message(f"app {name!r} is forgotten: {kept}")
 

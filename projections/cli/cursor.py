@@ -13,6 +13,7 @@ from eventstore.contracts import Contract
 from eventstore.errors import UsageError
 from eventstore.ingest.apps import App, next_resume_point, read_apps, refuse_followed, reset_cursor, time_in
 from eventstore.ingest.config import load_apps
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.resume import ResumePoint
 from eventstore.ingest.since_setting import parse_since
 from eventstore.postgres.connection import connect
@@ -95,7 +96,7 @@ def reset(
         ],
         yes=yes,
     )
-    run_interruptible(reset_cursor(url, name, to, waits=waits), if_interrupted=IF_INTERRUPTED)
+    run_interruptible(reset_cursor(IngestContext(url, waits), name, to), if_interrupted=IF_INTERRUPTED)
     (after,) = run_interruptible(_read_cursors(url, waits, name, config, None), if_interrupted=IF_INTERRUPTED)
     print_data(f"{name}: the next connect sends {_sent(after.resume)}")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from eventstore.errors import UsageError
+from eventstore.ingest.context import IngestContext
 from eventstore.transfer.importing import import_events as read_archive
 from eventstore.waits import load_waits
 from projections.cli.shared.error_handling import handles_errors
@@ -41,6 +42,6 @@ def import_events(
     if str(file) == "-":
         raise UsageError("- is not a file, and an archive can't be read from standard input: give a path")
     waits = load_waits()
-    work = read_archive(migrated_database(waits), file, waits=waits, on_progress=progress_lines("import"))
+    work = read_archive(IngestContext(migrated_database(waits), waits), file, on_progress=progress_lines("import"))
     done = run_interruptible(work, if_interrupted=IF_INTERRUPTED)
     print_data(f"{file}: {counted(done.events, 'event')}, {done.stored:,} of them new")

@@ -13,6 +13,7 @@ from eventstore.appending.cursor_move import CursorMove
 from eventstore.contracts import Contract
 from eventstore.errors import LeadershipLost, LockHeld
 from eventstore.ingest.apps import forget_app, next_resume_point, read_apps, reset_cursor
+from eventstore.ingest.context import IngestContext
 from eventstore.ingest.first_contact import REPLAY_WINDOW
 from eventstore.locks import app_lock
 from eventstore.transfer.export import export_events
@@ -49,7 +50,7 @@ async def test_a_reset_receives_events_that_were_missed_and_stores_nothing_twice
     first = await simulator_factory(log[20:])
     await ingest(follower(database_url, first.address, contract=contract))
     to = cursor_at(3 * HOUR)
-    await reset_cursor(database_url, APP, to, waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, to)
     assert (await cursor_row(conn))["cursor"] is None
     simulator = await simulator_factory(log)
     outcome = await ingest(follower(database_url, simulator.address, contract=contract))
@@ -65,7 +66,7 @@ async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
     simulator = await simulator_factory(log_of(3))
     for contract in Contract:
         await ingest(follower(database_url, simulator.address, contract=contract))
-        await reset_cursor(database_url, APP, None, waits=QUICK)
+        await reset_cursor(IngestContext(database_url, QUICK), APP, None)
         await ingest(follower(database_url, simulator.address, contract=contract))
     sent = [call.after_event_id for call in simulator.calls]
     assert sent[1] is None, "all events"
@@ -81,7 +82,7 @@ async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
     log = log_of(30, spacing_ms=10_000, ago=HOUR)
     first = await simulator_factory(log)
     await ingest(follower(database_url, first.address))
-    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(2 * HOUR))
     new = log_of(1, ago=60)
     simulator = await simulator_factory([*log, *new])
     simulator.inject(Fault(FaultKind.END, after=7, times=10_000))
@@ -104,7 +105,7 @@ async def test_a_process_that_starts_during_a_replay_misses_nothing(
     first = await simulator_factory([one for one in order if one not in log[10:20] and one in log])
     await ingest(follower(database_url, first.address))
     assert await count_events(conn) == 30
-    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(2 * HOUR))
     begun = await simulator_factory(order[:6])
     await ingest(follower(database_url, begun.address))
     simulator = await simulator_factory(order)
@@ -119,8 +120,8 @@ async def test_an_import_does_not_change_a_reset(
     first = await simulator_factory(log[20:])
     await ingest(follower(database_url, first.address))
     await export_events(conn, tmp_path / "log", lambda _done, _of: None)
-    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
-    await import_events(database_url, tmp_path / "log", waits=QUICK, on_progress=lambda _done, _of: None)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(2 * HOUR))
+    await import_events(IngestContext(database_url, QUICK), tmp_path / "log", on_progress=lambda _done, _of: None)
     assert (await cursor_row(conn))["cursor"] is None
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address))
@@ -133,7 +134,7 @@ async def test_once_a_new_event_is_stored_the_stream_resumes_there(
     log = log_of(4, ago=HOUR)
     first = await simulator_factory(log)
     await ingest(follower(database_url, first.address))
-    await reset_cursor(database_url, APP, cursor_at(2 * HOUR), waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(2 * HOUR))
     new = log_of(1, ago=60)
     simulator = await simulator_factory([*log, *new])
     await ingest(follower(database_url, simulator.address))
@@ -148,7 +149,7 @@ async def test_a_reset_before_the_replay_window_is_moved_into_it(
     log = log_of(3, ago=HOUR)
     simulator = await simulator_factory(log)
     await ingest(follower(database_url, simulator.address, contract=PCS))
-    await reset_cursor(database_url, APP, cursor_at(30 * 24 * HOUR), waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(30 * 24 * HOUR))
     outcome = await ingest(follower(database_url, simulator.address, contract=PCS))
     assert outcome.duplicates == 3
     assert (await cursor_row(conn))["holes"] == []
@@ -161,7 +162,7 @@ async def test_gaps_stay_and_a_later_gap_ends_the_reset(
     await ingest(follower(database_url, before.address, contract=PCS))
     expired = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     await ingest(follower(database_url, expired.address, contract=PCS))
-    await reset_cursor(database_url, APP, cursor_at(600), waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(600))
     assert len((await cursor_row(conn))["holes"]) == 1
     again = await simulator_factory(settings=SimulatorSettings(replay_window=60))
     one = follower(database_url, again.address, contract=PCS)
@@ -182,7 +183,10 @@ async def test_the_cursor_of_a_followed_app_is_not_reset(database_url: str, conn
     await store.set_epoch(conn)
     async with store.connection(database_url, "projections ingest app host:1") as other:
         await other.execute("SELECT pg_advisory_lock(%s)", [app_lock(APP)])
-        for change in (reset_cursor(database_url, APP, None, waits=QUICK), forget_app(database_url, APP, waits=QUICK)):
+        for change in (
+            reset_cursor(IngestContext(database_url, QUICK), APP, None),
+            forget_app(IngestContext(database_url, QUICK), APP),
+        ):
             with pytest.raises(LockHeld, match="app 'app': held by projections ingest app host:1; try again later"):
                 await change
     assert (await cursor_row(conn))["epoch"] == 1
@@ -192,7 +196,7 @@ async def test_a_follower_that_froze_before_a_reset_cannot_move_the_cursor_after
     database_url: str, conn: AsyncConnection
 ) -> None:
     await store.set_epoch(conn)
-    await reset_cursor(database_url, APP, None, waits=QUICK)
+    await reset_cursor(IngestContext(database_url, QUICK), APP, None)
     async with store.appender(database_url) as appender:
         with pytest.raises(LeadershipLost):
             await appender.append(store.new_events(1), cursor=CursorMove(APP, 1, store.next_ulid()))
@@ -207,7 +211,7 @@ async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     await ingest(follower(database_url, simulator.address))
     async with store.appender(database_url) as appender:
         await appender.append([], rejected=[store.garbage(1)])
-    await forget_app(database_url, APP, waits=QUICK)
+    await forget_app(IngestContext(database_url, QUICK), APP)
     left = (await read_apps(conn))[APP]
     assert (left.has_cursor, left.last_event_id, left.quarantined) == (False, None, 1)
     assert await stored_payloads(conn) == payloads(log, CHAT)
@@ -225,7 +229,7 @@ async def test_the_shown_resume_point_is_the_one_that_is_sent(
     reasons = []
     for step in ("first", "stored", "reset"):
         if step == "reset":
-            await reset_cursor(database_url, APP, cursor_at(1.5 * HOUR), waits=QUICK)
+            await reset_cursor(IngestContext(database_url, QUICK), APP, cursor_at(1.5 * HOUR))
         app = (await read_apps(conn))[APP]
         contract, resume_point = await next_resume_point(conn, app, contract=None, since=since, waits=QUICK)
         await ingest(follower(database_url, simulator.address, since=since))

@@ -18,6 +18,7 @@ from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits, load_quarantine_limits
 from eventstore.errors import UsageError
+from eventstore.ingest.context import IngestContext
 from eventstore.transfer.export import export_events
 from eventstore.transfer.importing import import_events
 from projections.cli.shared.status_tables import app_lines
@@ -278,13 +279,13 @@ async def test_an_import_keeps_all_of_its_file_and_counts_it(
     await export_events(conn, path, on_progress=lambda *_: None)
     await conn.execute("TRUNCATE eventstore.quarantine, eventstore.quarantine_counts, eventstore.quarantine_usage")
     for _ in range(2):  # again: nothing is counted twice
-        await import_events(database_url, path, waits=store.QUICK, on_progress=lambda *_: None)
+        await import_events(IngestContext(database_url, store.QUICK), path, on_progress=lambda *_: None)
         assert await counts(conn) == {garbage().reason: (3, 0)}
     await conn.execute(
         "INSERT INTO eventstore.quarantine_usage (app, kept_rows, counted_at) VALUES (%s, 0, now())", [APP]
     )
     await conn.execute("DELETE FROM eventstore.quarantine")
-    await import_events(database_url, path, waits=store.QUICK, on_progress=lambda *_: None)
+    await import_events(IngestContext(database_url, store.QUICK), path, on_progress=lambda *_: None)
     async with appending(QuarantineLimits(max_rows=2)) as appender:
         assert (await appender.append([], rejected=[garbage(3)])).not_kept == 1
 

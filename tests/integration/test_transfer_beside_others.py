@@ -116,7 +116,7 @@ async def test_a_follower_stands_by_while_a_file_continues_the_log(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "BATCH", 3)
         patch.setattr(importing, "restore_events", slowly)
-        done = await import_events(elsewhere, file, waits=QUICK, on_progress=on_progress)
+        done = await import_events(IngestContext(elsewhere, QUICK), file, on_progress=on_progress)
     assert (done.events, done.stored) == (9, 9)
     assert await following[0] >= 1
     async with open_connection(elsewhere) as there:
@@ -164,7 +164,7 @@ async def test_appends_continue_while_missing_positions_are_filled(
     await delete_positions(conn, 3, 4)
     patient = QUICK.model_copy(update={"append_lock": 30})  # so that neither takes the other for frozen
     async with store.appender(database_url, waits=patient) as appender:
-        importing = import_events(database_url, file, waits=patient, on_progress=ignore_progress)
+        importing = import_events(IngestContext(database_url, patient), file, on_progress=ignore_progress)
         await asyncio.gather(importing, appender.append(store.new_events(20, app="another")))
     assert len(await store.positions(conn)) == 29
 
@@ -195,7 +195,7 @@ async def test_an_interrupted_import_can_be_run_again(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await import_events(elsewhere, file, waits=QUICK, on_progress=dies)
+        await import_events(IngestContext(elsewhere, QUICK), file, on_progress=dies)
     async with open_connection(elsewhere) as there:
         found = await store_content(there)
         assert found == {"events": before["events"][:4], "cursors": [], "quarantine": []}

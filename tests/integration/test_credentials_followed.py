@@ -184,7 +184,7 @@ async def test_an_issuer_that_refuses_the_client_is_final(
     issuer.always = CLIENT_REFUSED
     async with following(database_url, simulator, client_of(issuer, simulator)) as follower:
         message = await wait_for_refusal(follower)
-    assert message == f"the issuer {issuer.url} refuses the client: invalid_client: who is that?"
+    assert message == f"the issuer {issuer.url} refuses the client: invalid_client: unknown client"
     assert (len(issuer.token_requests), simulator.calls) == (1, [])
     assert await last_error(database_url) == message
 

@@ -95,7 +95,7 @@ def test_an_empty_setting_counts_as_not_set() -> None:
         (f"[apps.a]\n{CLIENT}", "address"),
         (
             f"[apps.a]\n{ADDRESS}",
-            "set issuer, client_id and client_secret (or client_secret_file), or token or token_file instead",
+            "set issuer, client_id and client_secret (or client_secret_file), or set token or token_file to use",
         ),
         (
             f'[apps.a]\n{ADDRESS}issuer = "https://id.example"\n',

@@ -31,7 +31,7 @@ async def run_exclusively(
         work: is called once all locks are held.
 
     Raises:
-        LockHeld: another run has one of them; nothing was begun.
+        LockHeld: another run has one of them; nothing was started.
         LockLost: another run took over; the work was cancelled.
         Exception: whatever the work raises.
 

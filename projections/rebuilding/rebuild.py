@@ -176,7 +176,7 @@ class _Rebuild:
         return await steps.retry(self._apply, "the checkpoint or a row", before_retry=self._let_workers_fold)
 
     async def _let_workers_fold(self) -> None:
-        """Leave the checkpoint to the workers for as long as it was locked in vain, and until they have caught up."""
+        """Leave the checkpoint to the workers for as long as the failed attempt locked it, and until they caught up."""
         if self._locked_since is None:
             return
         await asyncio.sleep(monotonic() - self._locked_since)

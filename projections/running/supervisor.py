@@ -19,7 +19,7 @@ class RunOutcome:
     """How a run ended.
 
     ``ingest`` is None if no app was followed. After a run until idle, ``stopped`` has a sentence for each projection
-    that is paused, waiting, failed or not migrated, and ``gave_up`` says what it waited for in vain.
+    that is paused, waiting, failed or not migrated, and ``gave_up`` says what it waited for until it gave up.
     """
 
     ingest: Outcome | None

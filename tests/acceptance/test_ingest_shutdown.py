@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from projections.sandbox.simulator import SimulatedEvent, World, build_log
-from tests.acceptance.command import QUICK, Commands
-from tests.acceptance.stored_events import read_stored, wait_for_events
+from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
+from tests.acceptance.command import QUICK, CommandResult, Commands, RunningCommand
+from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of, payloads
 from tests.following import log_of
@@ -51,24 +51,35 @@ async def test_a_signal_under_load_commits_what_was_received(
     assert f"{len(found.payloads):,} new events" in result.err
 
 
+async def start_through(
+    proxy: TcpProxy, commands: Commands, database_url: str, simulator: Simulator
+) -> tuple[RunningCommand, AppEvents]:
+    """Start an ingest through a proxy; return it, and what is stored once it has everything."""
+    url = through(database_url, proxy.port)
+    running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
+    await wait_for_events(database_url, len(EXPECTED))
+    return running, await read_stored(database_url)
+
+
+async def assert_ended_without_storing(result: CommandResult, database_url: str, before: AppEvents) -> None:
+    assert (result.code, result.out) == (1, ""), result.transcript
+    assert NOT_STORED in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert await read_stored(database_url) == before
+
+
 async def test_without_a_database_it_ends_with_exit_code_1_and_the_next_start_continues(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
 ) -> None:
     simulator = await simulator_factory(LOG)
-    url = through(database_url, proxy.port)
-    running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
-    await wait_for_events(database_url, len(EXPECTED))
-    before = await read_stored(database_url)
+    running, before = await start_through(proxy, commands, database_url, simulator)
     proxy.refuse()
     later = log_of(20, ago=0)
     await simulator.append(*later)
     await running.wait_for_stderr("database unavailable")
     running.send(signal.SIGTERM)
     result = await running.wait()
-    assert (result.code, result.out) == (1, ""), result.transcript
-    assert NOT_STORED in result.err.splitlines()[-1]
-    assert "Traceback" not in result.err
-    assert await read_stored(database_url) == before
+    await assert_ended_without_storing(result, database_url, before)
     again = await commands.run("ingest", "--until-idle", "1", **variables(database_url, simulator.address))
     assert again.code == 0, again.transcript
     assert (await read_stored(database_url)).payloads == EXPECTED + payloads(later, CHAT)
@@ -78,20 +89,14 @@ async def test_a_frozen_database_does_not_delay_the_end(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory, proxy: TcpProxy
 ) -> None:
     simulator = await simulator_factory(LOG)
-    url = through(database_url, proxy.port)
-    running = await commands.start("ingest", **variables(url, simulator.address, PROJECTIONS_SHUTDOWN="0.5"))
-    await wait_for_events(database_url, len(EXPECTED))
-    before = await read_stored(database_url)
+    running, before = await start_through(proxy, commands, database_url, simulator)
     proxy.pause()
     # More than the buffers between the two hold, so that some were received when all are sent.
     await simulator.append(*log_of(10_000, ago=60))
     await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 10_000)
     running.send(signal.SIGTERM)
     result = await running.wait(within=8)
-    assert (result.code, result.out) == (1, ""), result.transcript
-    assert NOT_STORED in result.err.splitlines()[-1]
-    assert "Traceback" not in result.err
-    assert await read_stored(database_url) == before
+    await assert_ended_without_storing(result, database_url, before)
 
 
 async def test_a_database_that_does_not_answer_at_the_start_does_not_delay_the_end(commands: Commands) -> None:

@@ -19,7 +19,7 @@ from projections.registry import find_projections
 from projections.settings import ReplaySettings, load_replay_settings
 
 WAIT_SECONDS = 60.0
-"""How long commands wait for a database that isn't available yet, unless told otherwise."""
+"""How long commands wait for a database that isn't available yet, unless the command is given another time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ LINE_SECONDS = 5.0
 
 
 def progress_lines(name: str) -> Callable[[int, int], None]:
-    """Return a function that is told how many of how many are done, and prints it every few seconds."""
+    """Return a function that takes how many of how many are done, and prints that every few seconds."""
     printed_at = monotonic()
 
     def report(done: int, total: int) -> None:

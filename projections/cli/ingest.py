@@ -17,15 +17,26 @@ from eventstore.waits import load_waits
 from projections.cli.shared.argument_checks import seconds
 from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.http_serving import (
+    HttpOption,
+    PersonalDataOption,
+    bind_if_given,
+    served_over_http,
+)
 from projections.cli.shared.interruptible import run_until_signalled
 from projections.cli.shared.long_running import (
-    available_database_or_stop,
+    configured_database,
     print_ingest_outcome,
     stop_on_signals,
+    wait_for_database_or_stop,
 )
 from projections.cli.shared.output import FAILED
 from projections.cli.shared.typer_app import new_app
+from projections.http.http_options import HttpOptions
+from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
+from projections.registry import Registry, find_projections
+from projections.running.run_parts import RunParts
 
 app = new_app()
 
@@ -47,6 +58,8 @@ def ingest(
     ] = None,
     give_up_after: GiveUpOption = None,
     since: SinceOption = None,
+    http: HttpOption = None,
+    http_personal_data: PersonalDataOption = False,
 ) -> None:
     """Follow the upstreams and store their events, without folding.
 
@@ -57,29 +70,37 @@ def ingest(
     when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    if not print_ingest_outcome(run_until_signalled(_ingest(config, until_idle, give_up_after, since))):
+    bound = bind_if_given(http, personal_data=http_personal_data)
+    if not print_ingest_outcome(run_until_signalled(_ingest(config, until_idle, give_up_after, since, bound))):
         raise typer.Exit(FAILED)
 
 
 async def _ingest(
-    config: Path | None, until_idle: float | None, give_up_after: float | None, since: str | None
+    config: Path | None,
+    until_idle: float | None,
+    give_up_after: float | None,
+    since: str | None,
+    bound: tuple[HttpOptions, BoundAddress] | None,
 ) -> Outcome:
     waits = load_waits()
     limits = load_quarantine_limits()
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
     stop = stop_on_signals(waits)
-    url = await available_database_or_stop(stop, waits)
-    if url is None:
-        return Outcome(0, 0, 0)
-    await asyncio.to_thread(require_current_schema, url)
+    url = await configured_database()
     context = IngestContext(url, waits, limits)
-    return await follow(
-        [
-            Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
-            for upstream in upstreams
-        ],
-        stop=stop,
-        waits=waits,
-        until_idle=until_idle,
-        give_up_after=give_up_after,
-    )
+    followers = [
+        Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
+        for upstream in upstreams
+    ]
+    registry = find_projections() if bound is not None else Registry({}, {})
+    async with served_over_http(bound, url, waits, registry, RunParts(followers=followers)):
+        if not await wait_for_database_or_stop(url, stop, waits):
+            return Outcome(0, 0, 0)
+        await asyncio.to_thread(require_current_schema, url)
+        return await follow(
+            followers,
+            stop=stop,
+            waits=waits,
+            until_idle=until_idle,
+            give_up_after=give_up_after,
+        )

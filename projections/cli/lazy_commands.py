@@ -19,6 +19,7 @@ SUMMARIES = {
     "migrate": "Create, update or repair the schema in the database.",
     "run": "Follow the upstreams and keep the read models up to date.",
     "ingest": "Follow the upstreams and store their events, without folding.",
+    "dashboard": "Serve a page, metrics and health checks over HTTP, read-only.",
     "status": "Show upstreams, projections, who runs them, and quarantine.",
     "list": "List the installed projections.",
     "pause": "Pause a projection, in whatever process it runs.",

@@ -17,19 +17,29 @@ from eventstore.waits import load_waits
 from projections.cli.shared.argument_checks import seconds
 from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.http_serving import (
+    HttpOption,
+    PersonalDataOption,
+    bind_if_given,
+    served_over_http,
+)
 from projections.cli.shared.interruptible import run_until_signalled
 from projections.cli.shared.live_view import live_view
 from projections.cli.shared.long_running import (
-    available_database_or_stop,
+    configured_database,
     print_ingest_outcome,
     stop_on_signals,
+    wait_for_database_or_stop,
 )
 from projections.cli.shared.open_database import refuse_named
 from projections.cli.shared.output import FAILED, LogLevel, print_left_out, print_message, stderr_is_interactive
 from projections.cli.shared.typer_app import new_app
+from projections.http.http_options import HttpOptions
+from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
 from projections.registry import find_projections
 from projections.running.run_context import RunContext
+from projections.running.run_parts import RunParts
 from projections.running.supervisor import RunOutcome, run_projections
 from projections.running.worker import Worker
 from projections.settings import load_worker_settings
@@ -39,7 +49,7 @@ app = new_app()
 
 @app.command()
 @handles_errors
-def run(
+def run(  # noqa: PLR0913 - one for each option
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projections to run; default: all.")] = None,
     *,
     ingest: Annotated[bool, typer.Option(help="Also follow the configured upstreams.")] = True,
@@ -61,6 +71,8 @@ def run(
     ] = None,
     config: ConfigOption = None,
     since: SinceOption = None,
+    http: HttpOption = None,
+    http_personal_data: PersonalDataOption = False,
 ) -> None:
     """Follow the upstreams and keep the read models up to date.
 
@@ -72,7 +84,10 @@ def run(
     a projection is paused, waiting or failed, or the run gave up; 2 when the configuration is wrong.
     """
     check_give_up(until_idle, give_up_after)
-    outcome = run_until_signalled(_run(names or [], ingest, until_idle, give_up_after, batch_size, config, since))
+    bound = bind_if_given(http, personal_data=http_personal_data)
+    outcome = run_until_signalled(
+        _run(names or [], ingest, until_idle, give_up_after, batch_size, config, since, bound)
+    )
     succeeded = True
     if outcome.ingest is not None:
         succeeded = print_ingest_outcome(outcome.ingest)
@@ -92,6 +107,7 @@ async def _run(
     batch_size: int | None,
     config: Path | None,
     since: str | None,
+    bound: tuple[HttpOptions, BoundAddress] | None,
 ) -> RunOutcome:
     waits = load_waits()
     limits = load_quarantine_limits()
@@ -103,25 +119,27 @@ async def _run(
     apps = load_apps(config) if ingest else {}
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in apps.items()]
     stop = stop_on_signals(waits)
-    url = await available_database_or_stop(stop, waits)
-    if url is None:
-        return RunOutcome(None)
-    refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
+    url = await configured_database()
     context, ingest_context = RunContext(url, waits, settings), IngestContext(url, waits, limits)
     workers = [Worker(context, projection) for projection in projections.values()]
     followers = [
         Follower(ingest_context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
-    view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
-    async with view:
-        outcome = await run_projections(
-            context,
-            workers,
-            followers,
-            stop=stop,
-            until_idle=until_idle,
-            give_up_after=give_up_after,
-        )
+    parts = RunParts(workers, followers)
+    async with served_over_http(bound, url, waits, registry, parts):
+        if not await wait_for_database_or_stop(url, stop, waits):
+            return RunOutcome(None)
+        refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
+        async with live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext():
+            outcome = await run_projections(
+                context,
+                workers,
+                followers,
+                stop=stop,
+                until_idle=until_idle,
+                give_up_after=give_up_after,
+                parts=parts,
+            )
     left_out = {name: f"left out: {why}" for name, why in broken.items()}
     return RunOutcome(outcome.ingest, outcome.stopped | left_out, outcome.gave_up)

@@ -1,54 +1,38 @@
-"""Reads what status shows: apps, projections, quarantine, counts over the log, and drift of the schema."""
+"""Reads what status shows: apps, projections, quarantine, counts over the log, and drift of the schema.
+
+The counts read as many events as they count: people call this, never a clock. What monitoring reads every second is in
+:mod:`projections.inspecting.read_live_status`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.rows import class_row
 from sqlalchemy import SelectBase
 
 from eventstore.appending.server_clock import find_events_ahead_of_clock
 from eventstore.contracts.event_types import KNOWN_TYPES
 from eventstore.event_reader import HEAD
-from eventstore.locks import app_lock
-from eventstore.postgres.lock_holder import find_holder
-from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_row
 from projections.errors import describe_user_code_error
 from projections.folding.run_statement import fetch_rows
-from projections.inspecting.status import NEW, AppStatus, ProjectionStatus, Skip, Status
+from projections.inspecting.read_live_status import read_app_streams, read_projections
+from projections.inspecting.status import AppStatus, Skip, Status
 from projections.migrating.missing_tables import describe_missing_table
 from projections.migrating.schema_drift import find_drift
 from projections.projection import Projection
 from projections.registry import Registry
-from projections.running.folding_sessions import find_folding_sessions
-from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
 
-_APPS = """
-SELECT app, contract, last_event_id, last_received_at, jsonb_array_length(holes) AS holes, last_error, went_back,
-       refused_at, retry_at, (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = c.app) AS quarantined,
-       coalesce(n.messages, 0)::bigint AS quarantined_messages, coalesce(n.not_kept, 0)::bigint AS quarantined_not_kept,
-       (SELECT full_since FROM eventstore.quarantine_usage AS u WHERE u.app = c.app) AS quarantine_full_since,
-       coalesce(n.reasons, '{}') AS quarantine_reasons
-FROM eventstore.cursors AS c, LATERAL (
-    SELECT sum(messages) AS messages, sum(not_kept) AS not_kept, jsonb_object_agg(reason, messages) AS reasons
-    FROM eventstore.quarantine_counts AS q WHERE q.app = c.app) AS n
-ORDER BY app
-"""
+_QUARANTINED = "SELECT app, count(*) FROM eventstore.quarantine GROUP BY app"
 _COUNTS = sql.SQL("""
 SELECT {head},
        (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
        (SELECT count(*) FROM eventstore.events WHERE event_type < {first} OR event_type > {last})
 """).format(head=HEAD, first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES)))
-_PROJECTIONS = """
-SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position, f.events_behind, f.seconds_behind,
-       c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,
-       (SELECT count(*) FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version) AS skipped
-FROM projections.checkpoints AS c JOIN public.read_model_freshness AS f ON f.read_model = c.name ORDER BY c.name
-"""
 _SKIPS = """
 SELECT s.name, s.event_id, s.why, s.skipped_at
 FROM projections.skips AS s JOIN projections.checkpoints AS c ON c.name = s.name AND c.version = s.version
@@ -61,10 +45,6 @@ FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS owned (schema
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = found AND attname = of AND NOT attisdropped)
 GROUP BY schema, name, table_exists
 """
-_SECONDS_SINCE_FIRST = (
-    "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
-    " FROM eventstore.events ORDER BY position LIMIT 1"
-)
 
 
 async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
@@ -75,31 +55,20 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry) -> Status:
         registry: the projections of this code.
 
     """
-    apps = await _read_apps(conn)
-    async with conn.cursor(row_factory=class_row(ProjectionStatus)) as cursor:
-        found = {one.name: one for one in await fetch_all(cursor, _PROJECTIONS)}
+    kept: dict[str, int] = dict(await fetch_all(conn, _QUARANTINED))
+    apps = [replace(app, quarantined=kept.get(app.app, 0)) for app in await read_app_streams(conn)]
+    live = await read_projections(conn, registry)
     skips = await _read_skips(conn)
     counts = await fetch_row(conn, _COUNTS)
     head, without_request, unknown_types = counts or (0, 0, 0)
     declared, remarks = await _read_declared_counts(conn, registry)
-    waited = await fetch_value(conn, _SECONDS_SINCE_FIRST) or 0.0
     missing = await _find_missing_columns(conn, registry)
-    names = sorted({*found, *registry.projections, *registry.broken})
-    sessions = await find_folding_sessions(conn, names)
     projections = []
-    for name in names:
-        projection = registry.projections.get(name)
-        problem = _describe_problem(found.get(name), name, registry, missing, head)
-        projections.append(
-            replace(
-                found.get(name) or _new_projection(name, head, waited),
-                code_version=projection.version if projection else None,
-                note=problem or (_describe_absent_events(projection, apps) if projection else None),
-                problem=problem,
-                skips=tuple(skips.get(name, ())),
-                folded_by=sessions.get(name, ()),
-            )
-        )
+    for one in live:
+        projection = registry.projections.get(one.name)
+        problem = (_describe_missing_table(projection, missing) if projection else None) or one.problem
+        note = problem or (_describe_absent_events(projection, apps) if projection else None)
+        projections.append(replace(one, note=note, problem=problem, skips=tuple(skips.get(one.name, ()))))
     schema = [drift.sentence for drift in await find_drift(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
     return replace(status, ahead_of_clock=await find_events_ahead_of_clock(conn), schema=schema)
@@ -144,18 +113,6 @@ async def _find_missing_columns(conn: AsyncConnection[Any], registry: Registry) 
     return dict(await fetch_all(conn, _MISSING_COLUMNS, owned))
 
 
-async def _read_apps(conn: AsyncConnection[Any]) -> list[AppStatus]:
-    async with conn.cursor(row_factory=class_row(AppStatus)) as cursor:
-        apps = await fetch_all(cursor, _APPS)
-    return [await _with_follower(conn, app) for app in apps]
-
-
-async def _with_follower(conn: AsyncConnection[Any], app: AppStatus) -> AppStatus:
-    holder = await find_holder(conn, app_lock(app.app))
-    name = (holder.application_name or f"backend {holder.pid}") if holder else None
-    return AppStatus(**{**asdict(app), "followed_by": name})
-
-
 async def _read_skips(conn: AsyncConnection[Any]) -> dict[str, list[Skip]]:
     skips: dict[str, list[Skip]] = {}
     for name, event_id, why, skipped_at in await fetch_all(conn, _SKIPS):
@@ -163,24 +120,15 @@ async def _read_skips(conn: AsyncConnection[Any]) -> dict[str, list[Skip]]:
     return skips
 
 
-def _new_projection(name: str, head: int, waited: float) -> ProjectionStatus:
-    return ProjectionStatus(name, NEW, None, None, 0, head, waited, None, None, None, None, 0)
-
-
-def _describe_problem(
-    row: ProjectionStatus | None, name: str, registry: Registry, missing: Mapping[str, str | None], head: int
-) -> str | None:
-    """Return what needs attention and isn't in the checkpoint; None if nothing does."""
-    projection = registry.projections.get(name)
-    if projection is None:
-        return registry.broken.get(name, "not installed here")
+def _describe_missing_table(projection: Projection, missing: Mapping[str, str | None]) -> str | None:
+    """Return which table or columns of a projection are missing, and what to do; None if they all exist."""
     for table in projection.tables:
         if table.name in missing:
             columns = missing[table.name]
             if columns is None:
                 return describe_missing_table(table.name)
             return f"table {table.name} is missing columns {columns}; run projections migrate"
-    return _describe_stale_rows(row, projection, head) if row is not None else None
+    return None
 
 
 def _describe_absent_events(projection: Projection, apps: list[AppStatus]) -> str | None:
@@ -190,16 +138,3 @@ def _describe_absent_events(projection: Projection, apps: list[AppStatus]) -> st
     contracts = ", ".join(sorted({str(app.contract) for app in without}))
     names = ", ".join(app.app for app in without)
     return f"no rows for {names}: contract {contracts} has none of the events that {projection.name} folds"
-
-
-def _describe_stale_rows(row: ProjectionStatus, projection: Projection, head: int) -> str | None:
-    rebuild = f"run projections rebuild {row.name}"
-    if row.position > head:
-        return describe_ahead_of_log(row.name, row.position, head)
-    if row.version is not None and row.version > projection.version:
-        return f"this code is older (version {projection.version}) than the rows (version {row.version})"
-    if row.version is not None and row.version < projection.version:
-        return None if row.last_error else describe_older_rows(row.name, projection.version)
-    if row.redecoded_at is not None:
-        return f"projections redecode changed events that it has folded; {rebuild}"
-    return None

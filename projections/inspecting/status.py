@@ -84,6 +84,10 @@ class ProjectionStatus:
         skips: the skipped events.
         folded_by: the sessions that fold it now.
         problem: what needs attention besides the error.
+        failures: how often it failed in a row.
+        folded_events: how many events it has folded, counted by all processes; those of rebuilds are not counted.
+        folded_at: when it folded its last window.
+        fold_seconds: how long that window took.
 
     """
 
@@ -103,6 +107,10 @@ class ProjectionStatus:
     skips: tuple[Skip, ...] = ()
     folded_by: tuple[FoldingSession, ...] = ()
     problem: str | None = None
+    failures: int = 0
+    folded_events: int = 0
+    folded_at: datetime | None = None
+    fold_seconds: float | None = None
 
     @property
     def shown_state(self) -> str:
@@ -139,15 +147,16 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = plain_data(asdict(self))
         del plain["remarks"]  # sentences for people, made of the counts
         counts: dict[str, Any] = plain.pop("counts")
         return counts | plain
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def plain_data(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return a value of dictionaries, lists and times as JSON takes it: lists for tuples, times as ISO text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     return value.isoformat() if isinstance(value, datetime) else value

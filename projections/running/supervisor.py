@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from eventstore.ingest.follow_apps import Outcome, follow
 from eventstore.ingest.follower import Follower
 from projections.running.run_context import RunContext
+from projections.running.run_parts import RunParts
 from projections.running.until_idle import IdleOutcome, IdleWatch
 from projections.running.wakeup import AppendListener
 from projections.running.worker import Worker
@@ -35,23 +36,30 @@ async def run_projections(
     stop: asyncio.Event,
     until_idle: float | None = None,
     give_up_after: float | None = None,
+    parts: RunParts | None = None,
 ) -> RunOutcome:
     """Run until ``stop`` is set, or until idle.
 
     Idle means: no upstream sent anything new for so many seconds, and then every projection is at the head (or paused,
     waiting or failed). Without upstreams: every projection was at the head for so many seconds. With
     ``give_up_after``, a run until idle also ends when an app waited for others, or nothing was folded, for so many
-    seconds without a break.
+    seconds without a break. Those who watch the run find its listener and its tasks in ``parts``.
     """
     listener = AppendListener(context)
-    folding = [asyncio.create_task(worker.run(listener)) for worker in workers]
+    folding = [asyncio.create_task(worker.run(listener), name=f"fold {worker.projection.name}") for worker in workers]
     if workers:
-        folding.append(asyncio.create_task(listener.run()))
+        folding.append(asyncio.create_task(listener.run(), name="listen"))
     stopping = asyncio.create_task(stop.wait())
     stop_ingest = asyncio.Event()
     ingesting = asyncio.create_task(
-        follow(followers, stop=stop_ingest, waits=context.waits, until_idle=until_idle, give_up_after=give_up_after)
+        follow(followers, stop=stop_ingest, waits=context.waits, until_idle=until_idle, give_up_after=give_up_after),
+        name="ingest",
     )
+    if parts is not None:
+        parts.listener = listener if workers else None
+        parts.tasks.update({task.get_name(): task for task in folding})
+        if followers:
+            parts.tasks[ingesting.get_name()] = ingesting
     finishing: asyncio.Task[IdleOutcome] | None = None
     if until_idle is not None:
         seconds = 0.0 if followers else until_idle

@@ -9,6 +9,7 @@ The channel, and where NOTIFY is sent, are in :mod:`eventstore.appending.notify_
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Never
 
 import psycopg
@@ -23,11 +24,21 @@ class AppendListener:
     """Wakes its subscribers whenever events were appended.
 
     One session is enough: if each worker listened by itself, every append would wake this process once a worker.
+
+    Attributes:
+        deaf_since: since when it doesn't (``time.monotonic``); None while it listens.
+
     """
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._subscribers: list[asyncio.Event] = []
+        self.deaf_since: float | None = monotonic()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether its session listens, as far as is known."""
+        return self.deaf_since is None
 
     def subscribe(self) -> asyncio.Event:
         """Return an event that is set at each append; the one subscriber clears it."""
@@ -45,10 +56,14 @@ class AppendListener:
         async with await connect(context.url, name="projections run listen", waits=context.waits) as conn:
             await conn.execute(LISTEN)
             outage.ended()
+            self.deaf_since = None
             self._wake_all()
-            while True:
-                async for _ in conn.notifies():
-                    self._wake_all()
+            try:
+                while True:
+                    async for _ in conn.notifies():
+                        self._wake_all()
+            finally:
+                self.deaf_since = monotonic()
 
     def _wake_all(self) -> None:
         for event in self._subscribers:

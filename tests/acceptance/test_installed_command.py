@@ -1,7 +1,7 @@
 """Each command does the same when it is installed and when it is forked; the other tests start forks.
 
-``db start`` and ``simulate`` are not compared: tests/integration/test_db_command.py and test_simulate_command.py start
-the installed program.
+``dashboard``, ``db start`` and ``simulate`` are not compared: tests/acceptance/test_http_command.py,
+tests/integration/test_db_command.py and test_simulate_command.py start the installed program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.wire import ulid_of
 
 PPNUM = "12300000003"
 EVENT_ID = ulid_of(1_767_225_600_000)
-COMPARED_ELSEWHERE = {("db", "start"), ("simulate",)}
+COMPARED_ELSEWHERE = {("dashboard",), ("db", "start"), ("simulate",)}
 UNTIL_IDLE = ("--until-idle", "0.1")
 CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("migrate",): (),

@@ -41,6 +41,7 @@ ROOMS = (
     "projections.running",
     "projections.rebuilding",
     "projections.inspecting",
+    "projections.http",
     "projections.sandbox.simulator",
     "projections.sandbox.embedded",
     "projections.database",

@@ -25,23 +25,32 @@ def stop_on_signals(waits: Waits) -> asyncio.Event:
     return stop
 
 
-async def available_database_or_stop(stop: asyncio.Event, waits: Waits) -> str | None:
-    """Return the URL of the database once it is available; None when a stop was requested first.
+async def configured_database() -> str:
+    """Return the URL of the configured database, available or not; the embedded one is started.
 
     Raises:
-        UsageError: no database is configured, or waiting can't help.
+        UsageError: no database is configured.
+
+    """
+    return await asyncio.to_thread(resolve_database_url, start=True)
+
+
+async def wait_for_database_or_stop(url: str, stop: asyncio.Event, waits: Waits, *, writes: bool = True) -> bool:
+    """Wait until the database is available and return True; return False when a stop was requested first.
+
+    Raises:
+        UsageError: waiting can't help.
         DatabaseUnavailable: it did not become available in time.
 
     """
-    url = await asyncio.to_thread(resolve_database_url, start=True)
-    waiting = asyncio.ensure_future(wait_until_available(url, waits))
+    waiting = asyncio.ensure_future(wait_until_available(url, waits, writes=writes))
     stopping = asyncio.ensure_future(stop.wait())
     try:
         done, _ = await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if waiting not in done:
-            return None
+            return False
         waiting.result()
-        return url
+        return True
     finally:
         for task in (waiting, stopping):
             task.cancel()

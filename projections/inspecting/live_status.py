@@ -1,0 +1,94 @@
+"""What monitoring reads every second, as plain values: the part of the status that costs little on any log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from projections.inspecting.status import AppStatus, ProjectionStatus, plain_data
+
+
+@dataclass(frozen=True)
+class RunningRebuild:
+    """A rebuild, or a rebuild as of a time, that runs now.
+
+    Attributes:
+        name: the projection.
+        holder: the session that runs it; None if its process is gone (the next rebuild marks the row as abandoned).
+        into_schema: the schema that a rebuild as of a time fills; None for a rebuild of the read model itself.
+        dry_run: whether the difference is only reported.
+        started_at: when it started.
+        position: every event up to here is in the rebuilt tables.
+        target: the head of the log.
+
+    """
+
+    name: str
+    holder: str | None
+    into_schema: str | None
+    dry_run: bool
+    started_at: datetime
+    position: int
+    target: int
+
+    @property
+    def progress(self) -> float:
+        """How much of the log is folded, from 0 to 1; comparing and applying follow after that."""
+        return min(self.position / self.target, 1.0) if self.target else 1.0
+
+
+@dataclass(frozen=True)
+class DatabaseLoad:
+    """The sessions of this database.
+
+    Attributes:
+        connections: the number of client sessions, by who has them (``projections`` or ``other``) and their state;
+            the state is ``hidden`` if this role may not see it.
+        max_connections: how many sessions the server allows.
+        lock_waits: sessions of this database that wait for a lock now.
+        longest_lock_wait: for how many seconds the first of them has waited.
+        oldest_transaction: the age in seconds of the oldest transaction that keeps old row versions alive; 0 without.
+
+    """
+
+    connections: dict[tuple[str, str], int] = field(default_factory=dict)
+    max_connections: int = 0
+    lock_waits: int = 0
+    longest_lock_wait: float = 0.0
+    oldest_transaction: float = 0.0
+
+
+@dataclass(frozen=True)
+class LiveStatus:
+    """What :func:`projections.inspecting.read_live_status.read_live_status` reads; times are in UTC.
+
+    Attributes:
+        now: the database server's clock.
+        head: the last position of the log.
+        last_appended_at: when the event there was appended; None while there is no event.
+        apps: the apps that were ever followed.
+        projections: those with a checkpoint, and those of this code.
+        rebuilds: the rebuilds that run now.
+        load: the sessions of the database.
+
+    """
+
+    now: datetime
+    head: int
+    last_appended_at: datetime | None
+    apps: list[AppStatus]
+    projections: list[ProjectionStatus]
+    rebuilds: list[RunningRebuild]
+    load: DatabaseLoad
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, times as ISO text."""
+        plain: dict[str, Any] = plain_data(asdict(self))
+        plain["load"]["connections"] = [
+            {"owner": owner, "state": state, "sessions": sessions}
+            for (owner, state), sessions in sorted(self.load.connections.items())
+        ]
+        for one, rebuild in zip(plain["rebuilds"], self.rebuilds, strict=True):
+            one["progress"] = rebuild.progress
+        return plain

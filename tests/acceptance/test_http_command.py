@@ -1,0 +1,58 @@
+"""The HTTP server as a user starts it: ``--http`` and ``projections dashboard``."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import pytest
+
+from tests.acceptance.command import Commands
+from tests.http_requests import send_request, served_url
+
+ANY_PORT = "127.0.0.1:0"
+
+
+async def test_dashboard_serves_reads_only_and_ends_at_a_signal(commands: Commands, database_url: str) -> None:
+    dashboard = await commands.installed.start("dashboard", "--http", ANY_PORT, DATABASE_URL=database_url)
+    url = await served_url(dashboard)
+    assert url.startswith("http://127.0.0.1:")
+    for path in ("healthz", "readyz"):
+        answer = await send_request(url + path)
+        assert answer.status == 200, answer
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (await send_request(url + "healthz", "HEAD")).text == ""
+    assert (await send_request(url + "healthz", "POST")).status == 405
+    # A page of another site can give its own name our address, but not our name.
+    assert (await send_request(url + "healthz", host="attacker.example")).status == 421
+    assert (await send_request(url + "healthz", host="localhost:1")).status == 200
+    taken = url.removeprefix("http://").rstrip("/")
+    refused = await commands.run("run", "--no-ingest", "--http", taken, DATABASE_URL=database_url)
+    assert refused.code == 2
+    assert (
+        refused.stderr_line
+        == f"projections: --http: another process listens on {taken}; stop it, or choose another port"
+    )
+    dashboard.send(signal.SIGTERM)
+    ended = await dashboard.wait()
+    assert (ended.code, ended.out) == (0, ""), ended.transcript
+
+
+@pytest.mark.parametrize("command", [("run", "--no-ingest"), ("ingest",), ("dashboard",)], ids=lambda words: words[0])
+@pytest.mark.parametrize("address", ["somewhere", "::1:80", "127.0.0.1:99999", "name.invalid:80", "192.0.2.1:80"])
+async def test_an_address_that_cannot_work_is_one_sentence(
+    commands: Commands, command: tuple[str, ...], address: str
+) -> None:
+    result = await commands.run(*command, "--http", address)
+    assert result.code == 2
+    assert result.stderr_line.startswith("projections: --http")
+
+
+async def test_an_address_beyond_this_machine_is_allowed_with_a_warning(commands: Commands, database_url: str) -> None:
+    dashboard = await commands.start("dashboard", "--http", "0.0.0.0:0", DATABASE_URL=database_url)
+    await dashboard.wait_for_stderr("not limited to this machine")
+    port = int((await served_url(dashboard)).rstrip("/").rpartition(":")[2])
+    assert (await send_request(f"http://127.0.0.1:{port}/healthz", host="projections.internal")).status == 200
+    with socket.create_connection(("127.0.0.1", port)):  # an open connection doesn't delay the end
+        dashboard.send(signal.SIGINT)
+        assert (await dashboard.wait()).code == 0

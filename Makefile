@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint format types docs stubs check-stubs wheel-check bench bench-large lock check-lock clean
+.PHONY: help setup run test test-all lint format types docs stubs check-stubs wheel wheel-check bench bench-large lock check-lock clean
 
 BIN := .venv/bin
 T ?=
@@ -48,6 +48,9 @@ stubs: setup  ## generate the protobuf stubs from proto/
 
 check-stubs: setup  ## check that the stubs match proto/
 	@$(BIN)/python tools/stubs.py --check
+
+wheel: setup  ## build the wheel in dist/ and print its path
+	@$(BIN)/python -m hatchling build -t wheel -d dist
 
 wheel-check: setup  ## build the wheel, install it elsewhere, migrate an empty database with it
 	@$(BIN)/python tools/wheel_check.py

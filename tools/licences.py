@@ -49,7 +49,7 @@ def licence(package: Distribution) -> str:
 def needed_to_run() -> set[str]:
     """Return the names of the packages that an installation without extras needs."""
     found: set[str] = set()
-    to_visit = ["projections"]
+    to_visit = ["projections-engine"]
     while to_visit:
         name = _normal(to_visit.pop())
         if name in found:

@@ -88,6 +88,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=
 say "installing what requirements.lock names"
 # shellcheck disable=SC2086 # a command and its arguments
 $pip install --quiet --no-user --require-hashes -r requirements.lock >&2
+# The distribution was once called projections. A .venv that has it too would list each projection twice.
+for old in "$venv"/lib/python*/site-packages/projections-[0-9]*.dist-info; do
+    if [ -d "$old" ]; then
+        # shellcheck disable=SC2086
+        $pip uninstall --quiet --yes projections >&2
+    fi
+done
 # Not with the lock: a project has no hash. Its build backend is locked too, so nothing is fetched for it.
 # shellcheck disable=SC2086
 $pip install --quiet --no-user --no-deps --no-build-isolation -e . >&2

@@ -104,7 +104,7 @@ app = typer.Typer(
 
 def _version(*, wanted: bool) -> None:
     if wanted:
-        print_data(f"projections {version('projections')}")
+        print_data(f"projections {version('projections-engine')}")
         raise typer.Exit
 
 

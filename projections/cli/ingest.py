@@ -30,7 +30,8 @@ from projections.cli.shared.long_running import (
     stop_on_signals,
     wait_for_database_or_stop,
 )
-from projections.cli.shared.output import FAILED
+from projections.cli.shared.output import FAILED, counted
+from projections.cli.shared.service_manager import service_manager_notified
 from projections.cli.shared.typer_app import new_app
 from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
@@ -97,10 +98,11 @@ async def _ingest(
         if not await wait_for_database_or_stop(url, stop, waits):
             return Outcome(0, 0, 0)
         await asyncio.to_thread(require_current_schema, url)
-        return await follow(
-            followers,
-            stop=stop,
-            waits=waits,
-            until_idle=until_idle,
-            give_up_after=give_up_after,
-        )
+        async with service_manager_notified(stop, f"following {counted(len(followers), 'app')}"):
+            return await follow(
+                followers,
+                stop=stop,
+                waits=waits,
+                until_idle=until_idle,
+                give_up_after=give_up_after,
+            )

@@ -32,7 +32,15 @@ from projections.cli.shared.long_running import (
     wait_for_database_or_stop,
 )
 from projections.cli.shared.open_database import refuse_named
-from projections.cli.shared.output import FAILED, LogLevel, print_left_out, print_message, stderr_is_interactive
+from projections.cli.shared.output import (
+    FAILED,
+    LogLevel,
+    counted,
+    print_left_out,
+    print_message,
+    stderr_is_interactive,
+)
+from projections.cli.shared.service_manager import service_manager_notified
 from projections.cli.shared.typer_app import new_app
 from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
@@ -131,7 +139,9 @@ async def _run(
         if not await wait_for_database_or_stop(url, stop, waits):
             return RunOutcome(None)
         refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
-        async with live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext():
+        view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
+        doing = f"following {counted(len(followers), 'app')}, folding {counted(len(workers), 'projection')}"
+        async with view, service_manager_notified(stop, doing):
             outcome = await run_projections(
                 context,
                 workers,

@@ -52,7 +52,7 @@ check-stubs: setup  ## check that the stubs match proto/
 wheel: setup  ## build the wheel in dist/ and print its path
 	@$(BIN)/python -m hatchling build -t wheel -d dist
 
-wheel-check: setup  ## build the wheel, install it elsewhere, migrate an empty database with it
+wheel-check: setup  ## build the wheel, check its contents, install it elsewhere, migrate an empty database with it
 	@$(BIN)/python tools/wheel_check.py
 
 bench: setup  ## measure against references; NAME=append for one benchmark

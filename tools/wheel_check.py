@@ -1,4 +1,4 @@
-"""Builds the wheel, checks its files, installs it in an empty virtualenv elsewhere, and migrates a database with it.
+"""Builds the wheel, checks its files, installs it in an empty virtualenv elsewhere, and uses it there.
 
 Its dependencies are the locked ones: those that the wheel declares, and theirs in turn, are copied from the current
 environment, which was built from the lock. So a dependency that the wheel doesn't declare is missing, and the check
@@ -7,6 +7,7 @@ fails.
 
 from __future__ import annotations
 
+import email
 import importlib.metadata
 import os
 import shutil
@@ -20,10 +21,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+NAME = "projections-engine"
 FORBIDDEN = {"proto", "migrations", "tests", "tools", "benchmarks", "docs"}
 REQUIRED = (
     "projections/_migrations/env.py",
     "projections/py.typed",
+    "projections/_docs/README.md",
+    "projections/_docs/CHANGELOG.md",
     "eventstore/_proto/chat/external/message_service.proto",
     "eventstore/_proto/pcs/external/v1/message_service.proto",
     "eventstore/py.typed",
@@ -42,7 +46,7 @@ def main() -> int:
         look_inside(wheel)
         python = install(wheel, folder)
         use(python, folder)
-    print(f"{wheel.name}: installed alone, it migrates an empty database")
+    print(f"{wheel.name}: installed alone, it shows its documentation and migrates an empty database")
     return 0
 
 
@@ -63,8 +67,34 @@ def look_inside(wheel: Path) -> None:
         raise SystemExit(f"the wheel has {', '.join(sorted(stray))} at its top level")
     if missing := [name for name in REQUIRED if name not in names]:
         raise SystemExit(f"the wheel has no {', '.join(missing)}")
-    if not any(name.startswith("projections/_migrations/versions/") for name in names):
-        raise SystemExit("the wheel has no migrations")
+    for source, packed in (("migrations/versions", "_migrations/versions"), ("docs", "_docs"), ("deploy", "_deploy")):
+        files = {path.name for path in (ROOT / source).iterdir() if path.is_file()}
+        if missing_files := [name for name in sorted(files) if f"projections/{packed}/{name}" not in names]:
+            raise SystemExit(f"the wheel lacks {', '.join(missing_files)} of {source}")
+    check_metadata(wheel)
+
+
+def check_metadata(wheel: Path) -> None:
+    """Fail unless the wheel has the name, the licence with its text, the authors and the README."""
+    with zipfile.ZipFile(wheel) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = email.message_from_bytes(archive.read(f"{folder}/METADATA"))
+        licence = archive.read(f"{folder}/licenses/LICENSE")
+    expected = {
+        "Name": NAME,
+        "License-Expression": "Apache-2.0",
+        "License-File": "LICENSE",
+        "Author": "the projections maintainers",
+        "Description-Content-Type": "text/markdown",
+        "Project-URL": None,
+    }
+    if wrong := {key: metadata[key] for key, value in expected.items() if metadata[key] != value}:
+        raise SystemExit(f"the wheel's metadata has {wrong}")
+    if licence != (ROOT / "LICENSE").read_bytes():
+        raise SystemExit("the wheel has another LICENSE")
+    description = metadata.get_payload(decode=True)
+    if not isinstance(description, bytes) or description.strip() != (ROOT / "README.md").read_bytes().strip():
+        raise SystemExit("the wheel's description is not the README")
 
 
 def install(wheel: Path, folder: Path) -> Path:
@@ -126,8 +156,14 @@ def use(python: Path, folder: Path) -> None:
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PROJECTIONS_HOME": str(home)}
     command = str(python.with_name("projections"))
     try:
-        for arguments in (["--help"], ["migrate"], ["migrate"], ["db", "url"]):
+        for arguments in (["--help"], ["docs"], ["migrate"], ["migrate"], ["db", "url"]):
             run([command, *arguments], elsewhere, environment)
+        version = run([command, "--version"], elsewhere, environment).stdout
+        if version.strip() != f"projections {importlib.metadata.version(NAME)}":
+            raise SystemExit(f"the installed command has version {version!r}")
+        for page, source in {"configuration": "docs/configuration.md", "readme": "README.md"}.items():
+            if run([command, "docs", page], elsewhere, environment).stdout != (ROOT / source).read_text():
+                raise SystemExit(f"projections docs {page} doesn't print {source}")
         counted = "select count(*) from eventstore.events"
         answer = run([command, "db", "psql", "--", "-Atc", counted], elsewhere, environment).stdout
         if answer.strip() != "0":

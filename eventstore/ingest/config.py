@@ -85,7 +85,8 @@ def load_apps(config_file: Path | None = None) -> dict[str, AppConfig]:
     if app is None:
         raise UsageError(
             "no upstream is configured: set PCS_EXTERNAL_API_URL with PAS_ISSUER, PCS_EXTERNAL_CLIENT_ID and "
-            f"PCS_EXTERNAL_CLIENT_SECRET (or PROJECTIONS_TOKEN), or write {CONFIG_FILE} (docs/configuration.md)"
+            f"PCS_EXTERNAL_CLIENT_SECRET (or PROJECTIONS_TOKEN), or write {CONFIG_FILE}; see projections docs "
+            "configuration"
         )
     return {environment.app: app}
 

@@ -36,6 +36,7 @@ SUMMARIES = {
     "cursor": "Show or reset where each app's stream resumes.",
     "apps": "List the apps that are or were followed, or forget one.",
     "db": "Start, stop and open the embedded PostgreSQL.",
+    "docs": "Show a page of the documentation, or list the pages.",
 }
 """Each command's name, in the order of the help, and the first sentence of its help."""
 

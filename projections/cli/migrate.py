@@ -7,14 +7,22 @@ from typing import Annotated
 import typer
 
 from eventstore.waits import load_waits
+from projections.cli.shared.common_options import YesOption
+from projections.cli.shared.confirm import confirm
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.open_database import available_database
 from projections.cli.shared.output import print_message
 from projections.cli.shared.typer_app import new_app
+from projections.migrating.go_back import go_back
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import upgrade
 
 app = new_app()
+
+_CONSEQUENCES = (
+    "Tables and columns of later revisions are dropped with their contents; events and their payloads stay.",
+    "Stop every process of this version first. Then start the earlier version, and run its projections rebuild --all.",
+)
 
 
 @app.command()
@@ -30,6 +38,14 @@ def migrate(
             help="Give up after waiting this long for locks. Default: never.",
         ),
     ] = None,
+    down_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REVISION",
+            help="Go back to this revision of the schema, for an earlier version of this program.",
+        ),
+    ] = None,
+    yes: YesOption = False,
 ) -> None:
     """Create, update or repair the schema in the database.
 
@@ -37,13 +53,21 @@ def migrate(
     started in this folder. Repairs whatever a restore or a person changed in the schema. Tries each lock for a short
     time only, again and again, because other sessions queue behind a waiting one.
 
+    With --down-to the schema goes back to what an earlier version of this program needs. No event is lost; what later
+    revisions added is dropped. Asks before that, unless --yes is given; see projections docs upgrading.
+
     Exit code 1 when it gave up, or when something can't be repaired.
     """
     waits = load_waits()
     patience = LockPatience(
         waits.migrate_lock, give_up_after=give_up_after, report=lambda line: print_message(f"projections: {line}")
     )
-    before, after = upgrade(available_database(waits, create=True), patience=patience)
+    if down_to is not None:
+        url = available_database(waits)
+        confirm([f"The schema goes back to revision {down_to}.", *_CONSEQUENCES], yes=yes)
+        before, after = go_back(url, down_to, patience=patience)
+    else:
+        before, after = upgrade(available_database(waits, create=True), patience=patience)
     if before == after:
         print_message(f"the schema is already at revision {after}")
     else:

@@ -70,7 +70,7 @@ def upgrade(
         if is_head:
             migrate_user_tables(connection, find_valid_projections().values() if chosen is None else chosen)
 
-    before_and_after = _run(url, step, patience)
+    before_and_after = run_migration(url, step, patience)
     if is_head:
         repair_schema(url, patience=patience)
     return before_and_after
@@ -78,12 +78,21 @@ def upgrade(
 
 def downgrade(url: str, revision: str) -> tuple[str | None, str | None]:
     """Take a database back to an earlier revision (``base`` for the empty one); returns as :func:`upgrade` does."""
-    return _run(url, lambda config: command.downgrade(config, revision))
+    return run_migration(url, lambda config: command.downgrade(config, revision))
 
 
-def _run(
+def run_migration(
     url: str, step: Callable[[Config], None], patience: LockPatience | None = None
 ) -> tuple[str | None, str | None]:
+    """Run a step that Alembic makes, in one transaction; returns the revision before and after.
+
+    Raises:
+        MigrationRefused: the database's encoding isn't UTF8, or its revision is one of a newer version.
+        MigrationBlocked: other sessions held a lock for too long; nothing was changed.
+        DatabaseUnavailable: the database can't be reached.
+
+    """
+
     def work(connection: Connection) -> tuple[str | None, str | None]:
         _refuse_encoding(connection)
         before = current_revision(connection)

@@ -65,5 +65,6 @@ def refuse_unknown(revision: str | None) -> None:
     """
     if revision is not None and revision not in read_revisions():
         raise MigrationRefused(
-            f"the database has schema revision {revision}, which this version doesn't know; upgrade this program"
+            f"the database has schema revision {revision}, which this version doesn't know; upgrade this program, or"
+            f" take the schema back with the newer one: projections migrate --down-to {head_revision()}"
         )

@@ -73,7 +73,7 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
   projections status      upstreams, projections and quarantine
   make run                run it again: nothing is stored or counted twice
   projections db stop     stop PostgreSQL when you are done; its data stays
-  projections --help      then docs/configuration.md, to follow your own app"""
+  projections --help      then projections docs configuration, to follow your own app"""
 
 
 def run_demo() -> None:

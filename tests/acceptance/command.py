@@ -141,13 +141,15 @@ class Commands:
     Attributes:
         folder: the working folder and the home of the commands.
         stack: kills them at the end.
-        fork_server: forks them; None starts the installed program instead.
+        fork_server: forks them; None starts a program instead.
+        program: that program and its first arguments: the installed command.
 
     """
 
     folder: Path
     stack: AsyncExitStack
     fork_server: ForkServer | None = None
+    program: tuple[str, ...] = tuple(COMMAND)
 
     @property
     def installed(self) -> Commands:
@@ -160,7 +162,7 @@ class Commands:
         process: Process
         if self.fork_server is None or affects_interpreter_start(variables):
             process = await asyncio.create_subprocess_exec(
-                *COMMAND,
+                *self.program,
                 *arguments,
                 env=environment,
                 cwd=self.folder,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from projections.cli.app import app
+from projections.cli.app import app, common_options_first
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,7 +44,7 @@ def calls_of(text: str, name: str) -> list[list[str]]:
 
 def parse(arguments: list[str]) -> None:
     """Parse the arguments as the command does before it runs; raises what it raises."""
-    name, command, rest = "projections", get_command(app), arguments
+    name, command, rest = "projections", get_command(app), common_options_first(arguments)
     try:
         while True:
             context = command.make_context(name, list(rest))

@@ -46,6 +46,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("apps", "list"): (),
     ("apps", "forget"): ("default", "--yes"),
     ("db", "stop"): (),
+    ("docs",): ("deploy/projections.service",),
     ("db", "url"): (),
     ("db", "psql"): ("--", "-Atc", "SELECT count(*) FROM consent_registry"),
 }

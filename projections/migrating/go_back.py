@@ -1,0 +1,69 @@
+"""Takes a database back to an earlier revision, so that an earlier version of this program can use it.
+
+Invariants. It is one transaction. No event and no payload is lost: only what later revisions added is dropped. Rows of
+a read model that newer code may have folded get version 0, which no code has; so no code folds into them until a
+rebuild by the earlier version has made them its own. Rows of version 1 are those of every earlier version.
+"""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from eventstore.errors import UsageError
+from projections.errors import MigrationRefused
+from projections.migrating.lock_patience import LockPatience
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import run_migration
+from projections.migrating.missing_tables import find_missing_tables
+from projections.migrating.revision_files import read_revisions
+from projections.migrating.schema_revision import current_revision
+
+EARLIEST = "0012"
+"""The earliest revision that a database can be taken back to: every version that was ever installed can use it."""
+
+_FORGET = text("DELETE FROM projections.checkpoints WHERE name = :name")
+_WAIT = text(
+    "UPDATE projections.checkpoints SET version = 0, last_error = :error, last_error_at = clock_timestamp(),"
+    " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'waiting' END WHERE name = :name AND version > 1"
+)
+
+
+def go_back(url: str, revision: str, *, patience: LockPatience | None = None) -> tuple[str | None, str | None]:
+    """Take a database back to a revision, and let its read models wait for a rebuild where that is needed.
+
+    Returns:
+        The revision before and after.
+
+    Raises:
+        UsageError: there is no such revision, or it is too early.
+        MigrationRefused: the database has an earlier revision already, or one of a newer version.
+        MigrationBlocked: other sessions held a lock for too long; nothing was changed.
+        DatabaseUnavailable: the database can't be reached.
+
+    """
+    possible = sorted(known for known in read_revisions() if known >= EARLIEST)
+    if revision not in possible:
+        raise UsageError(f"can't go back to revision {revision!r}; possible are {', '.join(possible)}")
+
+    def step(config: Config) -> None:
+        connection: Connection = config.attributes["connection"]
+        before = current_revision(connection)
+        if before is None or before < revision:
+            has = "has no schema yet" if before is None else f"has revision {before}, which is earlier"
+            raise MigrationRefused(f"can't go back to revision {revision}: the database {has}")
+        command.downgrade(config, revision)
+        if before != revision:
+            _mark_read_models(connection)
+
+    return run_migration(url, step, patience)
+
+
+def _mark_read_models(connection: Connection) -> None:
+    for projection in READ_MODELS:
+        if len(find_missing_tables(connection, projection())) == len(projection.tables):
+            connection.execute(_FORGET, {"name": projection.name})
+        else:
+            error = f"its rows may be those of a newer version; run projections rebuild {projection.name}"
+            connection.execute(_WAIT, {"name": projection.name, "error": error})

@@ -64,7 +64,12 @@ WATCH = ClockWatch()
 class AheadOfClock:
     """Events whose ``received_at`` is ahead of the database server's clock, so it can't be the time they were received.
 
-    ``first`` and ``last`` are their positions; ``received_at`` is the last one's, ``seconds`` ahead of the clock.
+    Attributes:
+        first: the position of the first of them.
+        last: the position of the last.
+        received_at: the time of the last.
+        seconds: how far that is ahead of the clock.
+
     """
 
     first: int

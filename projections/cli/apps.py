@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import TypedDict
+
 import typer
 from rich.table import Table
 
@@ -15,6 +18,7 @@ from projections.cli.shared.confirm import confirm
 from projections.cli.shared.console import new_console
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import migrated_database_and_waits
 from projections.cli.shared.output import counted, print_json, print_message
 from projections.cli.shared.typer_app import new_app
@@ -24,8 +28,53 @@ from projections.terminal_text import visible
 app = new_app(invoke_without_command=True)
 
 
+class KnownApp(TypedDict):
+    """An app that is or was followed, or whose events are stored.
+
+    Attributes:
+        app: the app.
+        has_cursor: whether it has a cursor; otherwise only its events are stored.
+        contract: the contract of its stream; null if it isn't known yet.
+        last_event_id: the last event_id received; null if none was.
+        last_received_at: when it was received.
+        gaps: how many gaps are recorded: events that the upstream can no longer replay.
+        quarantined: how many quarantined messages are kept.
+        followed_by: the session that follows it now; null if none does.
+
+    """
+
+    app: str
+    has_cursor: bool
+    contract: str | None
+    last_event_id: str | None
+    last_received_at: datetime | None
+    gaps: int
+    quarantined: int
+    followed_by: str | None
+
+
+class ForgottenApp(TypedDict):
+    """An app whose cursor was removed.
+
+    Attributes:
+        app: the app.
+        last_event_id: the last event_id received, which is forgotten; null if none was.
+        gaps: how many recorded gaps were removed.
+        events: how many of its events stay.
+        quarantined: how many of its quarantined messages stay.
+
+    """
+
+    app: str
+    last_event_id: str | None
+    gaps: int
+    events: int
+    quarantined: int
+
+
 @app.callback(help="List the apps that are or were followed, or forget one.")
 @handles_errors
+@writes_json(KnownApp, is_list=True)
 def apps(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the apps, when no subcommand is named."""
     if context.invoked_subcommand is None:
@@ -37,6 +86,7 @@ def apps(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
 @app.command("list")
 @handles_errors
+@writes_json(KnownApp, is_list=True)
 def list_(*, as_json: JsonOption = False) -> None:
     """List the apps that are or were followed.
 
@@ -47,7 +97,8 @@ def list_(*, as_json: JsonOption = False) -> None:
 
 @app.command()
 @handles_errors
-def forget(name: AppArgument, *, yes: YesOption = False) -> None:
+@writes_json(ForgottenApp)
+def forget(name: AppArgument, *, yes: YesOption = False, as_json: JsonOption = False) -> None:
     """Remove the cursor of an app that no longer exists.
 
     Status then no longer lists it. Its events and read models stay.
@@ -69,14 +120,24 @@ def forget(name: AppArgument, *, yes: YesOption = False) -> None:
     )
     forgetting = forget_app(IngestContext(url, waits), name)
     run_interruptible(forgetting, if_interrupted="the cursor may have been removed: see projections apps")
-    print_message(f"app {name!r} is forgotten: {kept}")
+    if as_json:
+        forgotten: ForgottenApp = {
+            "app": name,
+            "last_event_id": one.last_event_id,
+            "gaps": len(one.gaps),
+            "events": events,
+            "quarantined": one.quarantined,
+        }
+        print_json(forgotten)
+    else:
+        print_message(f"app {name!r} is forgotten: {kept}")
 
 
 def _print_apps(*, as_json: bool) -> None:
     url, waits = migrated_database_and_waits(writes=False)
     found = run_interruptible(_read_apps(url, waits), if_interrupted=NOTHING_CHANGED)
     if as_json:
-        print_json([_as_dict(one) for one in found.values()])
+        print_json([_describe(one) for one in found.values()])
         return
     if not found:
         print_message("no app has been followed yet, and no event is stored")
@@ -100,13 +161,13 @@ def _cells(one: App) -> tuple[str, str, str, str]:
     return one.app, one.contract or "not yet known", received, follower
 
 
-def _as_dict(one: App) -> dict[str, object]:
+def _describe(one: App) -> KnownApp:
     return {
         "app": one.app,
         "has_cursor": one.has_cursor,
         "contract": one.contract,
         "last_event_id": one.last_event_id,
-        "last_received_at": one.last_received_at.isoformat() if one.last_received_at else None,
+        "last_received_at": one.last_received_at,
         "gaps": len(one.gaps),
         "quarantined": one.quarantined,
         "followed_by": one.followed_by,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 from psycopg import AsyncConnection
@@ -20,8 +20,10 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.common_options import AppArgument, ConfigOption, JsonOption, SinceOption, YesOption
 from projections.cli.shared.confirm import confirm
+from projections.cli.shared.cursor_json import AppCursor, ShownCursor, describe_cursor
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import migrated_database_and_waits
 from projections.cli.shared.output import print_data, print_json, print_message
 from projections.cli.shared.typer_app import new_app
@@ -32,16 +34,9 @@ app = new_app(no_args_is_help=True, help="Show or reset where each app's stream 
 IF_INTERRUPTED = "the cursor may have been reset: see projections cursor show"
 
 
-class AppCursor(NamedTuple):
-    """An app, the contract of its next call to the upstream, and where that call resumes."""
-
-    app: App
-    contract: Contract
-    resume: ResumePoint
-
-
 @app.command()
 @handles_errors
+@writes_json(ShownCursor, is_list=True)
 def show(
     name: Annotated[str | None, typer.Argument(metavar="APP", help="The app; default: all.")] = None,
     *,
@@ -56,7 +51,7 @@ def show(
     url, waits = migrated_database_and_waits(writes=False)
     found = run_interruptible(_read_cursors(url, waits, name, config, since), if_interrupted=NOTHING_CHANGED)
     if as_json:
-        print_json([_as_dict(one) for one in found])
+        print_json([describe_cursor(one) for one in found])
         return
     for number, one in enumerate(found):
         for line in [*([""] if number else []), *_lines(one)]:
@@ -67,6 +62,7 @@ def show(
 
 @app.command()
 @handles_errors
+@writes_json(ShownCursor)
 def reset(
     name: AppArgument,
     *,
@@ -76,6 +72,7 @@ def reset(
         typer.Option(help="Where the stream starts: a duration back from now (36h) or a time with its zone."),
     ] = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make an app's stream start again.
 
@@ -98,7 +95,10 @@ def reset(
     )
     run_interruptible(reset_cursor(IngestContext(url, waits), name, to), if_interrupted=IF_INTERRUPTED)
     (after,) = run_interruptible(_read_cursors(url, waits, name, config, None), if_interrupted=IF_INTERRUPTED)
-    print_data(f"{name}: the next connect sends {_sent(after.resume)}")
+    if as_json:
+        print_json(describe_cursor(after))
+    else:
+        print_data(f"{name}: the next connect sends {_sent(after.resume)}")
 
 
 async def _read_cursors(
@@ -167,18 +167,3 @@ def _lines(one: AppCursor) -> list[str]:
     if app.last_error:
         lines.append(f"  last error      {app.last_error}")
     return lines
-
-
-def _as_dict(one: AppCursor) -> dict[str, Any]:
-    app, contract, resume = one
-    return {
-        "app": app.app,
-        "contract": app.contract,
-        "last_event_id": app.last_event_id,
-        "last_received_at": app.last_received_at.isoformat() if app.last_received_at else None,
-        "followed_by": app.followed_by,
-        "next_dial": {"contract": contract.value, "event_id": resume.event_id, "why": resume.why},
-        "gaps": app.gaps,
-        "reset": None if app.reset_position is None else {"to": app.reset_to, "position": app.reset_position},
-        "last_error": app.last_error,
-    }

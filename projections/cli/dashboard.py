@@ -11,6 +11,7 @@ from eventstore.waits import load_waits
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.http_serving import PersonalDataOption, bind_if_given, served_over_http
 from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.long_running import configured_database, stop_on_signals, wait_for_database_or_stop
 from projections.cli.shared.typer_app import new_app
 from projections.migrating.schema_revision import require_current_schema
@@ -24,6 +25,7 @@ DEFAULT_ADDRESS = "127.0.0.1:8484"
 
 @app.command()
 @handles_errors
+@writes_text("it writes a log")
 def dashboard(
     *,
     http: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from eventstore.errors import UsageError
 from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.console import new_console
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.output import print_json
 from projections.cli.shared.pager import show_markdown, show_text
 from projections.cli.shared.typer_app import new_app
@@ -20,8 +21,22 @@ from projections.terminal_text import visible
 app = new_app()
 
 
+class ListedPage(TypedDict):
+    """A page of the documentation, or a file for deployment.
+
+    Attributes:
+        page: its name.
+        about: its first sentence.
+
+    """
+
+    page: str
+    about: str
+
+
 @app.command()
 @handles_errors
+@writes_json(ListedPage, is_list=True)
 def docs(
     page: Annotated[str | None, typer.Argument(metavar="PAGE", help="The page; default: list all pages.")] = None,
     *,
@@ -49,7 +64,8 @@ def docs(
 def _list_pages(*, as_json: bool) -> None:
     pages = [(page.name, page.first_sentence()) for page in list_pages()]
     if as_json:
-        print_json([{"page": name, "about": about} for name, about in pages])
+        listed: list[ListedPage] = [{"page": name, "about": about} for name, about in pages]
+        print_json(listed)
         return
     table = Table()
     for heading in ("page", "about"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, TypedDict
 
 import typer
 
@@ -12,6 +13,7 @@ from projections.cli.shared.argument_checks import storable_text, storable_texts
 from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import replay_targets
 from projections.cli.shared.output import FAILED, counted, print_data, print_json, print_left_out, print_message
 from projections.cli.shared.progress import shown_progress
@@ -25,8 +27,76 @@ from projections.registry import find_projections
 app = new_app()
 
 
+class ColumnChange(TypedDict):
+    """What an event changed in a column.
+
+    Attributes:
+        old: the value before; null also if there was no row.
+        new: the value after.
+
+    """
+
+    old: Any
+    new: Any
+
+
+class ExplainedEvent(TypedDict):
+    """An event that changed the row.
+
+    Attributes:
+        event_id: the event.
+        event_type: the name of its type.
+        position: its position.
+        occurred_at: when it happened.
+        changes: the columns that it changed.
+        row: the row after it, by column; null if it removed the row.
+
+    """
+
+    event_id: str
+    event_type: str
+    position: int
+    occurred_at: datetime
+    changes: dict[str, ColumnChange]
+    row: Mapping[str, Any] | None
+
+
+class ExplainedRow(TypedDict):
+    """The history of a row.
+
+    Attributes:
+        table: the table.
+        key: the row's primary key, by column.
+        partition: the columns that name the events behind the row.
+        position: the projection's checkpoint; later events are not folded yet.
+        decided_by: the event_id of the event that decides the row; null if none does, or none has yet.
+        has_deciding_event: whether a single event decides a row of this table.
+        events: the events that changed the row, by event_id.
+        silent: how many other events of the partition did not change the row.
+        skipped: the event_ids of skipped events.
+        equal: whether the table's row equals the log.
+        row: the row by the log, by column; null if there should be none.
+        table_row: the row in the table; null if there is none.
+
+    """
+
+    table: str
+    key: Mapping[str, Any]
+    partition: list[str]
+    position: int
+    decided_by: str | None
+    has_deciding_event: bool
+    events: list[ExplainedEvent]
+    silent: int
+    skipped: list[str]
+    equal: bool
+    row: Mapping[str, Any] | None
+    table_row: Mapping[str, Any] | None
+
+
 @app.command()
 @handles_errors
+@writes_json(ExplainedRow)
 def explain(
     read_model: Annotated[str, typer.Argument(help="The table name.")],
     key: Annotated[
@@ -55,7 +125,7 @@ def explain(
         work = explain_row(targets.context(progress), projection, table, key, app)
         found = run_interruptible(work, if_interrupted=NOTHING_CHANGED)
     if as_json:
-        print_json(_as_dict(found), default=format_value)
+        print_json(_describe(found))
     else:
         _print_explanation(found)
     if not found.equal or not found.changes:
@@ -101,12 +171,14 @@ def _in_partition(found: Explanation) -> str:
     return f"with the same {' and '.join(columns)}"
 
 
-def _as_dict(found: Explanation) -> dict[str, Any]:
+def _describe(found: Explanation) -> ExplainedRow:
     return {
         "table": found.table,
         "key": found.key,
+        "partition": [*found.partition],
         "position": found.position,
         "decided_by": found.decided_by,
+        "has_deciding_event": found.is_decided_by_one,
         "events": [
             {
                 "event_id": change.event.event_id,
@@ -119,7 +191,8 @@ def _as_dict(found: Explanation) -> dict[str, Any]:
             for change in found.changes
         ],
         "silent": found.without_effect,
-        "skipped": found.skipped,
+        "skipped": [*found.skipped],
+        "equal": found.equal,
         "row": found.row,
         "table_row": found.table_row,
     }

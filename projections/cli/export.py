@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -14,14 +14,48 @@ from eventstore.transfer.archive import check_output_path
 from eventstore.transfer.export import Exported
 from eventstore.transfer.export import export_events as write_archive
 from eventstore.waits import Waits, load_waits
+from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import run_interruptible
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import migrated_database
-from projections.cli.shared.output import FAILED, counted, print_data, print_message
+from projections.cli.shared.output import FAILED, counted, print_data, print_json, print_message
 from projections.cli.shared.progress_lines import progress_lines
 from projections.cli.shared.typer_app import new_app
 
 app = new_app(no_args_is_help=True)
+
+
+class MissingRange(TypedDict):
+    """Positions that are missing in the log.
+
+    Attributes:
+        first: the first of them.
+        last: the last of them.
+
+    """
+
+    first: int
+    last: int
+
+
+class ExportedLog(TypedDict):
+    """What was exported.
+
+    Attributes:
+        file: the path of the file.
+        events: how many events it has.
+        head: the last position in it.
+        quarantined: how many quarantined messages it has.
+        missing: the positions that are missing in the log, and so in the file.
+
+    """
+
+    file: str
+    events: int
+    head: int
+    quarantined: int
+    missing: list[MissingRange]
 
 
 @app.callback()
@@ -31,10 +65,12 @@ def export() -> None:
 
 @app.command("events")
 @handles_errors
+@writes_json(ExportedLog)
 def export_events(
     file: Annotated[Path, typer.Argument(help="The file to create; only its owner may read it.")],
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write all events, cursors and quarantined messages to a file.
 
@@ -50,14 +86,27 @@ def export_events(
     waits = load_waits()
     url = migrated_database(waits, writes=False)
     done = run_interruptible(_export(url, file, waits, replace=force), if_interrupted="the unfinished file was removed")
-    print_data(
-        f"{file}: {counted(done.events, 'event')} up to position {done.head:,},"
-        f" {counted(done.quarantined, 'quarantined message')}"
-    )
+    if as_json:
+        print_json(_describe(file, done))
+    else:
+        print_data(
+            f"{file}: {counted(done.events, 'event')} up to position {done.head:,},"
+            f" {counted(done.quarantined, 'quarantined message')}"
+        )
     for first, last in done.missing:
         print_message(f"projections: positions {first:,}..{last:,} are missing in this log, and so in the file")
     if done.missing:
         raise typer.Exit(FAILED)
+
+
+def _describe(file: Path, done: Exported) -> ExportedLog:
+    return {
+        "file": str(file),
+        "events": done.events,
+        "head": done.head,
+        "quarantined": done.quarantined,
+        "missing": [{"first": first, "last": last} for first, last in done.missing],
+    }
 
 
 async def _export(url: str, file: Path, waits: Waits, *, replace: bool) -> Exported:

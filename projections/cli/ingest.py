@@ -24,6 +24,7 @@ from projections.cli.shared.http_serving import (
     served_over_http,
 )
 from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.long_running import (
     configured_database,
     print_ingest_outcome,
@@ -44,6 +45,7 @@ app = new_app()
 
 @app.command()
 @handles_errors
+@writes_text("it writes a log")
 def ingest(
     *,
     config: ConfigOption = None,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
 from eventstore.waits import load_waits
-from projections.cli.shared.common_options import YesOption
+from projections.cli.shared.common_options import JsonOption, YesOption
 from projections.cli.shared.confirm import confirm
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import available_database
-from projections.cli.shared.output import print_message
+from projections.cli.shared.output import print_json, print_message
 from projections.cli.shared.typer_app import new_app
 from projections.migrating.go_back import go_back
 from projections.migrating.lock_patience import LockPatience
@@ -25,8 +26,22 @@ _CONSEQUENCES = (
 )
 
 
+class MigratedSchema(TypedDict):
+    """What migrate did.
+
+    Attributes:
+        revision_before: the schema's revision before; null for a database without our schema.
+        revision: its revision now.
+
+    """
+
+    revision_before: str | None
+    revision: str
+
+
 @app.command()
 @handles_errors
+@writes_json(MigratedSchema)
 def migrate(
     *,
     give_up_after: Annotated[
@@ -46,6 +61,7 @@ def migrate(
         ),
     ] = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Create, update or repair the schema in the database.
 
@@ -68,7 +84,10 @@ def migrate(
         before, after = go_back(url, down_to, patience=patience)
     else:
         before, after = upgrade(available_database(waits, create=True), patience=patience)
-    if before == after:
+    if as_json:
+        document: MigratedSchema = {"revision_before": before, "revision": str(after)}
+        print_json(document)
+    elif before == after:
         print_message(f"the schema is already at revision {after}")
     else:
         print_message(f"migrated the schema from {before or 'nothing'} to revision {after}")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, TypedDict
 
 import typer
 
 from eventstore.errors import UsageError
-from projections.cli.shared.common_options import ProjectionsArgument
+from projections.cli.shared.common_options import JsonOption, ProjectionsArgument
+from projections.cli.shared.difference_json import DifferingRow, TableChanges, differing_row, table_changes
 from projections.cli.shared.difference_output import print_changes, print_samples
 from projections.cli.shared.each_projection import continue_after_error
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, UNFINISHED_ROLLED_BACK, run_interruptible
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import replay_targets
-from projections.cli.shared.output import FAILED, counted, print_data, print_left_out, print_message
+from projections.cli.shared.output import (
+    FAILED,
+    counted,
+    print_data,
+    print_json_line,
+    print_left_out,
+    print_message,
+)
 from projections.cli.shared.progress import shown_progress
 from projections.cli.shared.typer_app import new_app
-from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.as_of import AsOfResult, build_as_of
 from projections.rebuilding.rebuild import Limits, Rebuilt
 from projections.rebuilding.rebuild import rebuild as rebuild_one
 
@@ -28,8 +38,81 @@ _WOULD_BE = {"missing": "added", "extra": "removed", "changed": "changed"}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
+class RebuildSeconds(TypedDict):
+    """How long the parts of a rebuild took, in seconds.
+
+    Attributes:
+        fold: folding the log into the shadow.
+        compare: comparing the shadow with the tables.
+        apply: applying the difference; only then was the checkpoint held.
+
+    """
+
+    fold: float
+    compare: float
+    apply: float
+
+
+class RebuiltProjection(TypedDict):
+    """A rebuilt projection.
+
+    Attributes:
+        name: the projection.
+        version: the version of its rows.
+        position: its checkpoint after the rebuild.
+        dry_run: whether nothing was changed, and this is what a rebuild would do.
+        rows_changed: how many rows were added, removed or changed.
+        tables: what was changed in each table.
+        samples: the first rows that a dry run found; otherwise empty.
+        seconds: how long it took.
+
+    """
+
+    name: str
+    version: int
+    position: int
+    dry_run: bool
+    rows_changed: int
+    tables: list[TableChanges]
+    samples: list[DifferingRow]
+    seconds: RebuildSeconds
+
+
+class BuiltTable(TypedDict):
+    """A table as of a time.
+
+    Attributes:
+        table: the table.
+        rows: how many rows it has.
+
+    """
+
+    table: str
+    rows: int
+
+
+class BuiltAsOf(TypedDict):
+    """Read models as of a time, with ``--as-of``.
+
+    Attributes:
+        schema: the schema in which they are.
+        position: the last position that was folded.
+        received_at: when the event at that position was received; null if there was none by then.
+        tables: the tables.
+        remarks: sentences about the time that was asked for.
+
+    """
+
+    schema: str
+    position: int
+    received_at: datetime | None
+    tables: list[BuiltTable]
+    remarks: list[str]
+
+
 @app.command()
 @handles_errors
+@writes_json(RebuiltProjection, BuiltAsOf, streams=True)
 def rebuild(  # noqa: PLR0913 - one for each option
     names: ProjectionsArgument = None,
     *,
@@ -54,6 +137,7 @@ def rebuild(  # noqa: PLR0913 - one for each option
     force: Annotated[
         bool, typer.Option("--force", help="Replace the schema of --into, if this command created it.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rebuild read models from the log, without downtime.
 
@@ -69,7 +153,7 @@ def rebuild(  # noqa: PLR0913 - one for each option
     if as_of is not None and into is not None:
         if dry_run or resume or yes or max_changed is not None:
             raise UsageError("--as-of changes no read model: leave out --dry-run, --max-changed, --yes and --resume")
-        _build_as_of(names or [], as_of, into, force=force)
+        _build_as_of(names or [], as_of, into, force=force, as_json=as_json)
         return
     if dry_run and max_changed is not None:
         raise UsageError("--dry-run changes nothing: leave out --max-changed")
@@ -83,18 +167,37 @@ def rebuild(  # noqa: PLR0913 - one for each option
                 context = targets.context(progress)
                 work = rebuild_one(context, projection, limits=limits, dry_run=dry_run, resume=resume)
                 done = run_interruptible(work, if_interrupted=NOTHING_CHANGED if dry_run else UNFINISHED_ROLLED_BACK)
-            _print_rebuilt(done)
+            if as_json:
+                print_json_line(_describe(done))
+            else:
+                _print_rebuilt(done)
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _build_as_of(names: list[str], as_of: str, into: str, *, force: bool) -> None:
+def _build_as_of(names: list[str], as_of: str, into: str, *, force: bool, as_json: bool) -> None:
     targets = replay_targets(names)
     print_left_out(targets.left_out)
     with shown_progress("as of") as progress:
         projections = list(targets.projections.values())
         work = build_as_of(targets.context(progress), projections, as_of, into, force=force)
         built = run_interruptible(work, if_interrupted=UNFINISHED_ROLLED_BACK)
+    if as_json:
+        document: BuiltAsOf = {
+            "schema": into,
+            "position": built.position,
+            "received_at": built.received_at,
+            "tables": [{"table": table, "rows": rows} for table, rows in built.rows.items()],
+            "remarks": [*built.remarks],
+        }
+        print_json_line(document)
+    else:
+        _print_as_of(built, into)
+    if targets.left_out:
+        raise typer.Exit(FAILED)
+
+
+def _print_as_of(built: AsOfResult, into: str) -> None:
     for table, rows in built.rows.items():
         print_data(f"{into}.{table}: {counted(rows, 'row')} as of position {built.position:,}")
     for remark in built.remarks:
@@ -103,8 +206,6 @@ def _build_as_of(names: list[str], as_of: str, into: str, *, force: bool) -> Non
         print_message(f"includes events received up to {built.received_at:%Y-%m-%dT%H:%M:%S.%fZ}")
     else:
         print_message("no event had been received by then")
-    if targets.left_out:
-        raise typer.Exit(FAILED)
 
 
 def _limits(max_changed: str | None, *, yes: bool) -> Limits:
@@ -130,3 +231,16 @@ def _print_rebuilt(done: Rebuilt) -> None:
         f"{done.name}: folded in {done.timings.fold:.1f} s, compared in {done.timings.compare:.1f} s,"
         f" held the checkpoint for {done.timings.apply:.2f} s"
     )
+
+
+def _describe(done: Rebuilt) -> RebuiltProjection:
+    return {
+        "name": done.name,
+        "version": done.version,
+        "position": done.position,
+        "dry_run": done.dry_run,
+        "rows_changed": sum(one.total for one in done.changes),
+        "tables": table_changes(done.changes),
+        "samples": [differing_row(one) for one in done.samples],
+        "seconds": {"fold": done.timings.fold, "compare": done.timings.compare, "apply": done.timings.apply},
+    }

@@ -24,6 +24,7 @@ from projections.cli.shared.http_serving import (
     served_over_http,
 )
 from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.live_view import live_view
 from projections.cli.shared.long_running import (
     configured_database,
@@ -57,6 +58,7 @@ app = new_app()
 
 @app.command()
 @handles_errors
+@writes_text("it writes a log")
 def run(  # noqa: PLR0913 - one for each option
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projections to run; default: all.")] = None,
     *,

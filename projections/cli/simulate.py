@@ -17,6 +17,7 @@ from eventstore.errors import UsageError
 from eventstore.ingest.credential_rules import check_certificate_and_key
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.output import print_data, print_message
 from projections.cli.shared.typer_app import new_app
 from projections.sandbox.simulator import (
@@ -50,6 +51,7 @@ class ServedContracts(StrEnum):
 
 @app.command()
 @handles_errors
+@writes_text("it writes its address, and then a log")
 def simulate(  # noqa: PLR0913 - every option is an argument
     *,
     port: Annotated[int, _option("PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,

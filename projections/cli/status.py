@@ -15,6 +15,7 @@ from projections.cli.shared.checkpoint_session import run_with_connection
 from projections.cli.shared.common_options import ConfigOption, JsonOption
 from projections.cli.shared.console import new_console
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.output import FAILED, LogLevel, counted, print_data, print_json, print_message
 from projections.cli.shared.status_tables import (
     app_lines,
@@ -28,7 +29,7 @@ from projections.cli.shared.typer_app import new_app
 from projections.errors import MigrationRefused, SchemaNotCurrent
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
-from projections.inspecting.status import Status
+from projections.inspecting.status import Status, StatusDocument
 from projections.registry import find_projections
 
 app = new_app()
@@ -36,6 +37,7 @@ app = new_app()
 
 @app.command()
 @handles_errors
+@writes_json(StatusDocument)
 def status(
     *,
     as_json: JsonOption = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import typer
 from psycopg import AsyncConnection
@@ -10,8 +10,10 @@ from psycopg import AsyncConnection
 from eventstore.errors import UsageError
 from projections.cli.shared.argument_checks import seconds
 from projections.cli.shared.checkpoint_session import run_with_connection
+from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.error_handling import handles_errors
-from projections.cli.shared.output import print_message
+from projections.cli.shared.json_documents import writes_json
+from projections.cli.shared.output import print_json, print_message
 from projections.cli.shared.typer_app import new_app
 from projections.errors import ProjectionsError
 from projections.migrating.missing_tables import not_migrated
@@ -21,8 +23,24 @@ from projections.running.control import find_last_event_id, wait_until_folded
 app = new_app()
 
 
+class FoldedEvent(TypedDict):
+    """An event that every projection has folded.
+
+    Attributes:
+        event_id: the event.
+        position: its position.
+        projections: the names of the projections that have folded it.
+
+    """
+
+    event_id: str
+    position: int
+    projections: list[str]
+
+
 @app.command()
 @handles_errors
+@writes_json(FoldedEvent)
 def wait(
     *,
     event_id: Annotated[str | None, typer.Option("--event-id", help="The event's ULID.")] = None,
@@ -30,6 +48,7 @@ def wait(
     timeout: Annotated[
         float, typer.Option(min=0.0, callback=seconds, metavar="SECONDS", help="Give up after this long.")
     ] = 60.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Wait until every projection has folded an event.
 
@@ -48,4 +67,8 @@ def wait(
         return wanted, await wait_until_folded(conn, versions, wanted, timeout)
 
     folded, position = run_with_connection(waited, writes=False, patience=timeout)
-    print_message(f"event {folded} (position {position:,}) is folded by {', '.join(versions)}")
+    if as_json:
+        document: FoldedEvent = {"event_id": folded, "position": position, "projections": [*versions]}
+        print_json(document)
+    else:
+        print_message(f"event {folded} (position {position:,}) is folded by {', '.join(versions)}")

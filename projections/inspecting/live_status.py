@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from projections.inspecting.status import AppStatus, ProjectionStatus, plain_data
+from projections.inspecting.status import AppStatus, ProjectionStatus
+from projections.json_value import json_value
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LiveStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text."""
-        plain: dict[str, Any] = plain_data(asdict(self))
+        plain: dict[str, Any] = json_value(self)
         plain["load"]["connections"] = [
             {"owner": owner, "state": state, "sessions": sessions}
             for (owner, state), sessions in sorted(self.load.connections.items())

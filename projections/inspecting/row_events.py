@@ -63,23 +63,35 @@ async def find_events(
     return found
 
 
+class EventsBehind(NamedTuple):
+    """The events behind a row: the last of them, and how many there are before these."""
+
+    last: tuple[RowEvent, ...]
+    earlier: int
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each event."""
+        listed = [f"event {one.event_id} {one.type_name} at position {one.position:,}" for one in self.last]
+        if self.earlier:
+            listed.insert(0, f"… and {self.earlier:,} earlier events")
+        return listed or ["no event is behind this row"]
+
+
 async def list_events_behind(
     context: ReplayContext, projection: Projection, samples: Sequence[Sample], up_to: int
-) -> list[list[str]]:
-    """Return, for each row of a comparison, lines that list the last events behind it.
+) -> list[EventsBehind]:
+    """Return, for each row of a comparison, the last events behind it.
 
     These are the events of the row's partition that also match the rest of its key, where events have such columns.
     """
-    lines: list[list[str]] = []
+    events_behind: list[EventsBehind] = []
     async with await connect(context.url, name="projections verify", waits=context.waits, settings=SEARCHING) as conn:
         for number, sample in enumerate(samples, 1):
             phase = f"searching the events behind row {number} of {len(samples)} in"
             context.progress.phase(phase, target=up_to)
             found = await find_events(conn, projection, sample.key, up_to, context.progress)
             found.sort(key=lambda one: one.event_id)
-            last = found[-LISTED_EVENTS:]
-            listed = [f"event {one.event_id} {one.type_name} at position {one.position:,}" for one in last]
-            if len(found) > LISTED_EVENTS:
-                listed.insert(0, f"… and {len(found) - LISTED_EVENTS:,} earlier events")
-            lines.append(listed or ["no event is behind this row"])
-    return lines
+            last = tuple(found[-LISTED_EVENTS:])
+            events_behind.append(EventsBehind(last, len(found) - len(last)))
+    return events_behind

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from eventstore.appending.server_clock import AheadOfClock
+from projections.json_value import json_value
 from projections.running.checkpoint import ProjectionState
 from projections.running.folding_sessions import FoldingSession
 
 NEW = "new"
 """The state of a projection before its first run."""
+
+
+WentBack = TypedDict("WentBack", {"noticed_at": datetime, "from": int, "to": int})  # from is a word of Python
+WentBack.__doc__ = """A loss of committed events.
+
+Attributes:
+    noticed_at: when it was noticed.
+    from: where the log ended before.
+    to: where it ended then; events after this position were lost.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class AppStatus:
         holes: the number of gaps: events that the upstream can no longer replay.
         last_error: the stream's last error; None while it is well.
         quarantined: quarantined messages that are kept, each once.
-        went_back: each loss of committed events, oldest first (``noticed_at``, ``from`` and ``to`` positions).
+        went_back: each loss of committed events, oldest first.
         followed_by: the session that follows the app now; None if none does.
         refused_at: since when the upstream refuses the app; None unless it does.
         retry_at: when a refused app is tried again; None for never.
@@ -44,7 +56,7 @@ class AppStatus:
     holes: int
     last_error: str | None
     quarantined: int
-    went_back: list[dict[str, Any]]
+    went_back: list[WentBack]
     followed_by: str | None = None
     refused_at: datetime | None = None
     retry_at: datetime | None = None
@@ -56,7 +68,14 @@ class AppStatus:
 
 @dataclass(frozen=True)
 class Skip:
-    """An event that a projection skips, why, and since when."""
+    """An event that a projection skips.
+
+    Attributes:
+        event_id: the event.
+        why: the reason that was given.
+        skipped_at: since when.
+
+    """
 
     event_id: str
     why: str
@@ -146,17 +165,37 @@ class Status:
     schema: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, times as ISO text."""
-        plain: dict[str, Any] = plain_data(asdict(self))
+        """Return plain data, times as ISO text, as in :class:`StatusDocument`."""
+        plain: dict[str, Any] = json_value(self)
         del plain["remarks"]  # sentences for people, made of the counts
         counts: dict[str, Any] = plain.pop("counts")
         return counts | plain
 
 
-def plain_data(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return a value of dictionaries, lists and times as JSON takes it: lists for tuples, times as ISO text."""
-    if isinstance(value, dict):
-        return {key: plain_data(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_data(item) for item in value]
-    return value.isoformat() if isinstance(value, datetime) else value
+class StatusDocument(TypedDict):
+    """The whole status, and the counts that installed projections declare with their ``status_query``.
+
+    Attributes:
+        incomplete_answers: the number of poll answers of which an option was dropped or nothing could be read.
+        dropped_options: the number of options that were dropped.
+        unreadable_answers: the number of poll answers of which nothing could be read.
+        head: the last position of the log.
+        without_request: the number of events without a request, which tables keyed by request leave out.
+        unknown_types: the number of events whose type this version doesn't know.
+        apps: the apps that were ever followed.
+        projections: those with a checkpoint, and those of this installation.
+        ahead_of_clock: the last events, if their times are ahead of the database server's clock; else null.
+        schema: a sentence for each part of the schema that was changed or lost since migrate made it.
+
+    """
+
+    incomplete_answers: NotRequired[int | None]
+    dropped_options: NotRequired[int | None]
+    unreadable_answers: NotRequired[int | None]
+    head: int
+    without_request: int
+    unknown_types: int
+    apps: list[AppStatus]
+    projections: list[ProjectionStatus]
+    ahead_of_clock: AheadOfClock | None
+    schema: list[str]

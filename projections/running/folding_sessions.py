@@ -35,10 +35,14 @@ ORDER BY wanted.name, held.pid
 
 @dataclass(frozen=True)
 class FoldingSession:
-    """A worker's session.
+    """A worker's session; what this role may not see of it is None.
 
-    ``backend`` is the process id of its backend; ``host`` and ``pid`` are the worker's process, and ``seen_at`` is when
-    it was last active. These three are None if this role may not see them.
+    Attributes:
+        backend: the process id of its backend.
+        host: the host of the worker's process.
+        pid: the worker's process.
+        seen_at: when it was last active.
+
     """
 
     backend: int

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from projections.sandbox.embedded import wheel_psql
+from tests.json_documents import read_documents
 from tests.servers import temporary_home
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,9 +62,13 @@ def test_start_url_psql_stop(run: Run) -> None:
     theirs = "create schema projections; create table theirs(); select relnamespace::regnamespace from pg_class"
     assert run("db", "psql", "-qAtc", f"{theirs} where relname = 'theirs'").stdout == "public\n"
 
+    (document,) = read_documents("db start", run("db", "start", "--json").stdout)
+    assert (document["url"], Path(document["data"]).is_dir()) == (url, True)
+    assert read_documents("db url", run("db", "url", "--json").stdout) == [{"url": url}]
+
     stopped = run("db", "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "")
-    assert run("db", "stop").returncode == 0
+    assert read_documents("db stop", run("db", "stop", "--json").stdout) == [{"stopped": False}]
     assert run("db", "url").returncode == 2
 
 

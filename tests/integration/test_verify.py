@@ -96,7 +96,8 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
 
 
 async def events_behind(url: str, projection: Projection, found: Verified) -> list[list[str]]:
-    return await list_events_behind(rebuilding.replay_context(url), projection, found.samples, found.position)
+    behind = await list_events_behind(rebuilding.replay_context(url), projection, found.samples, found.position)
+    return [one.lines for one in behind]
 
 
 async def test_samples_show_what_differs_and_the_events_behind_it(database_url: str, conn: AsyncConnection) -> None:

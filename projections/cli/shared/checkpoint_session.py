@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg.errors import LockNotAvailable
@@ -18,6 +18,19 @@ from projections.registry import find_projections, select_projections
 from projections.running import checkpoint
 
 T = TypeVar("T")
+
+
+class ChangedState(TypedDict):
+    """The state that a command gave to a projection.
+
+    Attributes:
+        name: the projection.
+        state: its new state.
+
+    """
+
+    name: str
+    state: Literal["paused", "running"]
 
 
 def change_checkpoint(name: str, change: Callable[[AsyncConnection[Any]], Awaitable[bool]]) -> None:

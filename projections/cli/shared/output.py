@@ -9,14 +9,14 @@ Help and ``--version`` load this module, so it loads nothing that takes long: ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 from eventstore.errors import UsageError, describe
 from eventstore.redaction.redact import hide_secrets, redact
 from projections.errors import ProjectionsError
+from projections.json_value import json_value
 from projections.terminal_text import json_text, replace_unencodable, traceback_lines, visible
 
 FAILED = 1
@@ -70,9 +70,14 @@ def print_data(line: str) -> None:
     _write_stdout(visible(line))
 
 
-def print_json(value: Any, default: Callable[[Any], Any] = str) -> None:  # noqa: ANN401 - any JSON
-    """Write exactly this value to stdout, as JSON."""
-    _write_stdout(json_text(value, indent=2, default=default, stream=sys.stdout))
+def print_json(document: object) -> None:
+    """Write the exact value to stdout, as one JSON document; see :func:`projections.json_value.json_value`."""
+    _write_stdout(json_text(json_value(document), indent=2, stream=sys.stdout))
+
+
+def print_json_line(document: object) -> None:
+    """Write the exact value to stdout, as JSON in one line, for a command that writes one for each of its results."""
+    _write_stdout(json_text(json_value(document), stream=sys.stdout))
 
 
 def print_message(line: str, *, level: LogLevel = LogLevel.INFO, keep_secrets: bool = False) -> None:

@@ -38,8 +38,9 @@ format: setup  ## repair what ruff can repair
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
 
-docs: setup  ## generate tables in docs/: settings, JSON documents, module map, licences
+docs: setup  ## generate tables in docs/: settings, metrics, JSON documents, module map, licences
 	@$(BIN)/python tools/settings_tables.py
+	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m tools.json_tables
 	@$(BIN)/python tools/module_map.py
 	@$(BIN)/python tools/licences.py

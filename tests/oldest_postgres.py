@@ -19,6 +19,7 @@ NEWEST_ONLY = {
     "test_credentials_bounded.py": "responses of issuers over HTTP",
     "test_credentials_followed.py": "when tokens are fetched again; the statements are those of every ingest",
     "test_give_up.py": "when a run gives up waiting: clocks in Python",
+    "test_http_health.py": "what is not ready: decisions in Python; test_http_metrics.py sends the statements",
     "test_ingest_idle.py": "when a stream counts as idle: clocks in Python",
     "test_ingest_intermediaries.py": "responses of proxies over HTTP/2",
     "test_ingest_refusals.py": "which gRPC status is final",

@@ -23,14 +23,16 @@ from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.config import EnvironmentApp
 from eventstore.waits import Waits
 from projections.cli.app import app
+from projections.http.http_settings import HttpSettings
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 from projections.settings import ReplaySettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "docs" / "configuration.md", ROOT / "docs" / "simulator.md")
+PAGES = tuple(ROOT / "docs" / name for name in ("configuration.md", "monitoring.md", "simulator.md"))
 MODELS: tuple[type[BaseSettings], ...] = (
     EmbeddedTimeouts,
     EnvironmentApp,
+    HttpSettings,
     QuarantineLimits,
     ReplaySettings,
     Waits,
@@ -107,6 +109,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "app-keys": lambda: keys_of(AppConfig),
     "embedded": lambda: settings_of(EmbeddedTimeouts),
     "folding": lambda: settings_of(WorkerSettings),
+    "http": lambda: settings_of(HttpSettings),
     "options": option_table,
     "quarantine": lambda: settings_of(QuarantineLimits),
     "rebuilds": lambda: settings_of(ReplaySettings),

@@ -30,6 +30,10 @@ class Buffer:
     """A queue between one reader and one writer.
 
     A batch that the writer has taken counts until it is committed. One message may exceed the limit in bytes.
+
+    Attributes:
+        waiting_since: since when messages wait and none was committed (``time.monotonic``); None while none waits.
+
     """
 
     def __init__(self, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
@@ -39,6 +43,7 @@ class Buffer:
         self._in_flight = 0
         self._bytes = 0
         self._bytes_in_flight = 0
+        self.waiting_since: float | None = None
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -66,6 +71,7 @@ class Buffer:
         self._bytes += len(received.data)
         waiting = len(queue)
         if waiting == 1:
+            self.waiting_since = self.waiting_since or monotonic()
             self._filled.set()
             self._drained.clear()
         if waiting + self._in_flight < self._max_events and self._bytes < self._max_bytes:
@@ -103,6 +109,7 @@ class Buffer:
         self._in_flight = self._bytes_in_flight = 0
         if len(self._queue) < self._max_events and self._bytes < self._max_bytes:
             self._room.set()
+        self.waiting_since = monotonic() if self._queue else None
         if not self._queue:
             self._drained.set()
 

@@ -24,6 +24,7 @@ import psycopg
 import structlog
 
 from eventstore.appending.append import Appended
+from eventstore.contracts import Contract
 from eventstore.errors import (
     CredentialsRefused,
     DatabaseError,
@@ -41,6 +42,7 @@ from eventstore.ingest.buffer import Buffer
 from eventstore.ingest.context import IngestContext
 from eventstore.ingest.event_writer import EventWriter
 from eventstore.ingest.lost_events import KnownHeads
+from eventstore.ingest.stream_counts import StreamCounts
 from eventstore.ingest.stream_reader import StreamReader
 from eventstore.ingest.upstream import Upstream
 from eventstore.postgres.outage import LogReport, Outage
@@ -76,6 +78,7 @@ class Follower:
         duplicates: how many events it received that were stored already.
         quarantined: how many messages it quarantined.
         retry_at: when a refused app is retried; None for never.
+        counts: what happened on its streams.
 
     """
 
@@ -86,6 +89,7 @@ class Follower:
         self.state = FollowerState.STANDING_BY
         self.stored = self.duplicates = self.quarantined = 0
         self.retry_at: datetime | None = None
+        self.counts = StreamCounts()
         self._refusal: str | None = None
         self._reload = reload
         self._context = context
@@ -107,8 +111,17 @@ class Follower:
         """The state for people: a follower that has the lease and no stream is connecting."""
         if self.state is FollowerState.REFUSED and self.retry_at is not None:
             return f"refused, next attempt at {self.retry_at:%H:%M:%S}Z"
-        has_stream = self._reader is not None and self._reader.is_connected
-        return "connecting" if self.state is FollowerState.FOLLOWING and not has_stream else self.state.value
+        return "connecting" if self.state is FollowerState.FOLLOWING and not self.is_connected else self.state.value
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a stream is open, or the last one ended normally and the next one is about to open."""
+        return self._reader is not None and self._reader.is_connected
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the open stream, or the configured one; None if that isn't known."""
+        return (self._reader.contract if self._reader is not None else None) or self._upstream.contract
 
     @property
     def is_quiet(self) -> bool:
@@ -140,6 +153,16 @@ class Follower:
     def has_uncommitted(self) -> bool:
         """Whether received messages are not committed yet."""
         return len(self._buffer) > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more messages can be received before some of them are committed."""
+        return self._buffer.has_room
+
+    @property
+    def uncommitted_since(self) -> float | None:
+        """Since when received messages wait and none was committed (``time.monotonic``); None while none waits."""
+        return self._buffer.waiting_since
 
     def stop(self) -> None:
         """Stop reading; :meth:`run` returns once all received messages are committed."""
@@ -200,7 +223,13 @@ class Follower:
         self._buffer = Buffer()
         writer = EventWriter(self._context, lease, self._heads, self._buffer, self._count)
         reader = StreamReader(
-            self._upstream, lease, self._buffer, lambda: self.stored, writer.expect_duplicates, self._context.waits
+            self._upstream,
+            lease,
+            self._buffer,
+            lambda: self.stored,
+            writer.expect_duplicates,
+            self._context.waits,
+            self.counts,
         )
         keeping = asyncio.create_task(lease.keep())
         writing = asyncio.create_task(writer.run())

@@ -45,6 +45,7 @@ from eventstore.ingest.resume import (
     choose_resume_point,
     read_saved,
 )
+from eventstore.ingest.stream_counts import StreamCounts
 from eventstore.ingest.upstream import Upstream
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.redaction.redact import quoted
@@ -63,6 +64,7 @@ class StreamReader:
         count_stored: returns how many new events the app's writer has stored so far.
         expect_duplicates: called before each call of the upstream: it may send events that are stored already.
         waits: the timeouts and intervals.
+        counts: what happens on the streams is counted there.
 
     Attributes:
         ended_normally: whether the last stream ended normally, and none failed since.
@@ -79,6 +81,7 @@ class StreamReader:
         count_stored: Callable[[], int],
         expect_duplicates: Callable[[], None],
         waits: Waits,
+        counts: StreamCounts,
     ) -> None:
         self._upstream = upstream
         self._lease = lease
@@ -86,6 +89,7 @@ class StreamReader:
         self._count_stored = count_stored
         self._expect_duplicates = expect_duplicates
         self._waits = waits
+        self._counts = counts
         self._overlap = waits.as_timedelta(waits.overlap)
         self._backoff = Backoff(waits.backoff_first, waits.backoff_cap)
         self._stream: GrpcStream | None = None
@@ -104,6 +108,11 @@ class StreamReader:
     def is_connected(self) -> bool:
         """Whether a stream is open, or the last one ended normally."""
         return self.ended_normally if self._stream is None else self._stream.is_open
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the open stream; None while there is none."""
+        return None if self._stream is None else self._stream.contract
 
     async def run(self) -> None:
         """Connect again and again until cancelled.
@@ -189,12 +198,13 @@ class StreamReader:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self, stream: GrpcStream, cursor: cursor_row.Cursor, sent: ResumePoint) -> None:
-        contract, buffer = stream.contract, self._buffer
+        contract, buffer, counts = stream.contract, self._buffer, self._counts
         expired = False
         has_frames = contract is not Contract.CHAT_EXTERNAL
         with stream.translate_errors():
             async for message in stream.messages:
-                stream.last_message_at = monotonic()
+                stream.last_message_at = counts.last_frame_at = monotonic()
+                counts.frames += 1
                 if not has_frames:
                     item = Received(contract, message)
                 else:
@@ -214,6 +224,7 @@ class StreamReader:
 
     async def _watch_connection(self, stream: GrpcStream) -> None:
         await stream.wait_until_connected()
+        self._counts.connected()
         self._open_since = monotonic()
 
     async def _watch_acceptance(self, stream: GrpcStream) -> None:
@@ -303,6 +314,7 @@ class StreamReader:
             wait = self._backoff.next(cap=self._waits.normal_end_cap)
             log.debug("the stream ended", app=app, retry_in=round(wait, 2))
         else:
+            self._counts.failures += 1
             requested = getattr(error, "retry_after", None) or 0.0
             wait = self._backoff.next(at_least=min(requested, self._waits.retry_after_cap))
             self.last_error = sentence = describe(error)

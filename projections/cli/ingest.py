@@ -96,15 +96,18 @@ async def _ingest(
         for upstream in upstreams
     ]
     registry = find_projections() if bound is not None else Registry({}, {})
-    async with served_over_http(bound, url, waits, registry, RunParts(followers=followers)):
+    parts = RunParts(followers=followers, stop=stop)
+    async with served_over_http(bound, url, waits, registry, parts):
         if not await wait_for_database_or_stop(url, stop, waits):
             return Outcome(0, 0, 0)
         await asyncio.to_thread(require_current_schema, url)
         async with service_manager_notified(stop, f"following {counted(len(followers), 'app')}"):
-            return await follow(
+            following = follow(
                 followers,
                 stop=stop,
                 waits=waits,
                 until_idle=until_idle,
                 give_up_after=give_up_after,
             )
+            parts.tasks["ingest"] = task = asyncio.create_task(following, name="ingest")
+            return await task

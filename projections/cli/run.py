@@ -136,7 +136,7 @@ async def _run(
         Follower(ingest_context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
-    parts = RunParts(workers, followers)
+    parts = RunParts(workers, followers, stop=stop)
     async with served_over_http(bound, url, waits, registry, parts):
         if not await wait_for_database_or_stop(url, stop, waits):
             return RunOutcome(None)

@@ -18,11 +18,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from projections.http.health_endpoints import health_routes
+from projections.http.metrics_endpoint import metrics_routes
 from projections.http.web_context import WebContext
 
 log = structlog.get_logger(__name__)
 
-ROUTES: tuple[Callable[[WebContext], Sequence[BaseRoute]], ...] = (health_routes,)
+ROUTES: tuple[Callable[[WebContext], Sequence[BaseRoute]], ...] = (health_routes, metrics_routes)
 """Each returns the routes of one module."""
 
 HEADERS = {

@@ -41,11 +41,11 @@ class RunningRebuild:
 
 @dataclass(frozen=True)
 class DatabaseLoad:
-    """The sessions of this database.
+    """The sessions of the server and of this database.
 
     Attributes:
-        connections: the number of client sessions, by who has them (``projections`` or ``other``) and their state;
-            the state is ``hidden`` if this role may not see it.
+        connections: the number of client sessions of the server, by who has them (``projections``: this project, in
+            this database; else ``other``) and their state; the state is ``hidden`` if this role may not see it.
         max_connections: how many sessions the server allows.
         lock_waits: sessions of this database that wait for a lock now.
         longest_lock_wait: for how many seconds the first of them has waited.

@@ -1,4 +1,4 @@
-"""Reads how many sessions the database has, who waits for a lock, and which transaction is the oldest."""
+"""Reads how many sessions the server has, who waits for a lock, and which transaction is the oldest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from projections.inspecting.live_status import DatabaseLoad
 
 # pg_stat_activity hides the state of another role's sessions, unless this role is a member of pg_read_all_stats.
 _CONNECTIONS = """
-SELECT CASE WHEN application_name LIKE 'projections%' THEN 'projections' ELSE 'other' END AS owner,
-       coalesce(state, 'hidden') AS state, count(*)
-FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND datname = current_database() GROUP BY 1, 2
+SELECT CASE WHEN datname = current_database() AND application_name LIKE 'projections%' THEN 'projections' ELSE 'other'
+       END AS owner, coalesce(state, 'hidden') AS state, count(*)
+FROM pg_catalog.pg_stat_activity WHERE coalesce(backend_type, 'client backend') = 'client backend' AND pid IS NOT NULL
+AND datname IS NOT NULL GROUP BY 1, 2
 """
 _LOAD = """
 SELECT current_setting('max_connections')::integer, waits.sessions, waits.longest, coalesce(transactions.oldest, 0)

@@ -132,6 +132,12 @@ class ProjectionStatus:
     fold_seconds: float | None = None
 
     @property
+    def needs_rebuild(self) -> bool:
+        """Whether the rows are older than the code, or were folded from events that were changed or lost since."""
+        is_older = self.version is not None and self.code_version is not None and self.version < self.code_version
+        return is_older or self.redecoded_at is not None
+
+    @property
     def shown_state(self) -> str:
         """The state for people: a running projection that no session folds is stopped."""
         return "stopped (nobody folds)" if self.state == ProjectionState.RUNNING and not self.folded_by else self.state

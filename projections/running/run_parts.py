@@ -20,7 +20,8 @@ class RunParts:
         workers: fold the projections.
         followers: follow the apps.
         listener: wakes the workers; None before the start, and without workers.
-        tasks: every task of the run, by what it does.
+        tasks: every task of the run, by what it does; empty before the start.
+        stop: set when the run was asked to stop.
 
     """
 
@@ -28,6 +29,12 @@ class RunParts:
     followers: Sequence[Follower] = ()
     listener: AppendListener | None = None
     tasks: dict[str, asyncio.Task[object]] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def are_starting(self) -> bool:
+        """Whether there are parts, and none of them was started yet."""
+        return bool(self.workers or self.followers) and not self.tasks
 
     def ended_tasks(self) -> dict[str, str]:
         """Return the tasks that ended although the run goes on, each with the reason."""

@@ -29,6 +29,7 @@ from projections.folding.window_size import Cause, WindowSize
 from projections.projection import Projection
 from projections.running import checkpoint, state_changes
 from projections.running.checkpoint import Checkpoint, ProjectionState
+from projections.running.fold_counts import FoldCounts
 from projections.running.fold_function import FoldFunction
 from projections.running.fold_log import FoldLog
 from projections.running.run_context import RunContext
@@ -62,12 +63,14 @@ class WindowStep:
     Attributes:
         windows: how many windows were folded.
         position: the position up to which events were folded; 0 before the first window.
+        counts: what metrics show of that.
 
     """
 
     def __init__(self, context: RunContext, projection: Projection) -> None:
         self.windows = 0
         self.position = 0
+        self.counts = FoldCounts()
         self._projection = projection
         self._idle_in_transaction = context.waits.idle_in_transaction
         self._settings = settings = context.settings
@@ -118,7 +121,7 @@ class WindowStep:
             return None
         if window.hi == window.lo:
             return Step.AT_HEAD
-        return self._record_success(window.hi, window.head, monotonic() - began)
+        return self._record_success(window.lo, window.hi, window.head, monotonic() - began)
 
     async def _fold_step_by_step(self, conn: AsyncConnection[Any]) -> Step:
         at = await checkpoint.begin_and_try_lock(conn, self._projection.name)
@@ -138,7 +141,7 @@ class WindowStep:
             return Step.AT_HEAD
         began = monotonic()
         await self._fold_window(conn, at, hi)
-        return self._record_success(hi, at.head, monotonic() - began)
+        return self._record_success(at.position, hi, at.head, monotonic() - began)
 
     async def _may_fold(self, conn: AsyncConnection[Any], at: Checkpoint, *, is_first: bool) -> bool:
         """Return whether the locked checkpoint can be folded; if not, record why and release the lock."""
@@ -185,9 +188,10 @@ class WindowStep:
                 raise
             raise _WindowFailed(at, hi, error, monotonic() - began) from error
 
-    def _record_success(self, hi: int, head: int, seconds: float) -> Step:
+    def _record_success(self, lo: int, hi: int, head: int, seconds: float) -> Step:
         self.position = hi
         self.windows += 1
+        self.counts.add_window(hi - lo, seconds)
         self._window_size.succeeded(seconds)
         self._log.folded(hi, head)
         # An append after the head was read has sent NOTIFY, or will: there is no need to look again at once.
@@ -214,6 +218,7 @@ class WindowStep:
             await state_changes.record_failure(conn, name, version, at.position, error, wait)
         except psycopg.errors.LockNotAvailable:  # another session has the checkpoint, and folds or rebuilds
             return Step.BUSY
+        self.counts.failures += 1
         self._log.stopped(error)
         return Step.STOPPED
 

@@ -23,6 +23,7 @@ from projections.folding import fold_budget
 from projections.migrating.missing_tables import not_migrated
 from projections.projection import Projection
 from projections.running import checkpoint
+from projections.running.fold_counts import FoldCounts
 from projections.running.folding_sessions import announce_folding, folding_session_name
 from projections.running.run_context import RunContext
 from projections.running.wakeup import AppendListener
@@ -64,6 +65,11 @@ class Worker:
     def position(self) -> int:
         """The position up to which this worker folded; 0 before its first window."""
         return self._window_step.position
+
+    @property
+    def counts(self) -> FoldCounts:
+        """What this worker folded, for metrics."""
+        return self._window_step.counts
 
     async def run(self, listener: AppendListener) -> None:
         """Fold until cancelled, woken by the listener; wait while the database is unavailable."""

@@ -19,7 +19,7 @@ from projections.migrating.schema_revision import head_revision
 from projections.sandbox.simulator import Simulator, World, build_log
 from tests import folding, store
 from tests.acceptance.command import QUICK, CommandResult, Commands
-from tests.acceptance.old_version import OLD_REVISION, install_old_version
+from tests.acceptance.environments import OLD_REVISION, install_old_version
 from tests.acceptance.stored_events import read_stored
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.store import CHAT

@@ -30,17 +30,20 @@ SHUTDOWN = Waits().shutdown + EXTRA_SECONDS
 """After so many seconds a process that was told to stop exits by force."""
 
 
-def unit() -> Mapping[str, Mapping[str, list[str]]]:
-    """The unit's sections, with the values of each setting: one may occur several times."""
+def read_unit(text: str) -> Mapping[str, Mapping[str, list[str]]]:
+    """Return a unit's sections, with the values of each setting: one may occur several times."""
     sections: dict[str, dict[str, list[str]]] = {}
     current: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith("["):
             current = sections.setdefault(line.strip("[]"), {})
         elif line and not line.startswith("#"):
             name, value = line.split("=", 1)
             current.setdefault(name, []).append(value)
     return sections
+
+
+UNIT_SECTIONS = read_unit(UNIT.read_text())
 
 
 def settings_of_the_program() -> set[str]:
@@ -52,7 +55,7 @@ def settings_of_the_program() -> set[str]:
 def test_the_sample_configuration_is_loaded_by_the_program() -> None:
     apps = load_apps(DEPLOY / "projections.toml")
     assert list(apps) == ["default"]
-    (credential,) = unit()["Service"]["LoadCredential"]
+    (credential,) = UNIT_SECTIONS["Service"]["LoadCredential"]
     name, _, source = credential.partition(":")
     assert str(apps["default"].client_secret_file) == f"/run/credentials/{UNIT.name}/{name}"
     assert Path(source).parent == Path("/etc/projections")
@@ -70,7 +73,7 @@ def test_every_commented_key_of_the_sample_configuration_is_valid(tmp_path: Path
 
 
 def test_the_command_of_the_unit_parses_and_its_files_are_those_of_the_readme() -> None:
-    service = unit()["Service"]
+    service = UNIT_SECTIONS["Service"]
     (start,) = service["ExecStart"]
     program, *arguments = shlex.split(start)
     assert program == "/opt/projections/bin/projections"
@@ -86,7 +89,7 @@ def test_the_command_of_the_unit_parses_and_its_files_are_those_of_the_readme() 
 
 
 def test_the_unit_starts_again_for_ever_and_waits_for_a_graceful_stop() -> None:
-    service = {name: values[-1] for name, values in unit()["Service"].items()}
+    service = {name: values[-1] for name, values in UNIT_SECTIONS["Service"].items()}
     assert (service["Type"], service["Restart"]) == ("notify", "always")
     assert float(service["TimeoutStopSec"]) > 2 * SHUTDOWN
     assert float(service["TimeoutStartSec"]) > WAIT_SECONDS

@@ -14,7 +14,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, ingest, live
+from benchmarks import append, ingest, live, live_http
 from benchmarks.folds import FOLDS
 from benchmarks.harness import Benchmark, Result, server
 from benchmarks.rebuilds import LARGE_ONES, REBUILDS
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "append_duplicates": append.append_duplicates,
     "ingest": ingest.ingest,
     "live_p99": live.live_p99,
+    "live_p99_http": live_http.live_p99_http,
     **FOLDS,
     **REBUILDS,
 }

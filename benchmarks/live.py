@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from multiprocessing.connection import Connection
 from time import monotonic
 
@@ -18,6 +19,7 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.registry import find_valid_projections
 from projections.running.run_context import RunContext
+from projections.running.run_parts import RunParts
 from projections.running.wakeup import AppendListener
 from projections.running.window_step import Step
 from projections.running.worker import Worker
@@ -38,28 +40,29 @@ Folded = list[tuple[float, int]]
 
 def live_p99(postgres: Postgres) -> Result:
     """Append 200 events a second for a minute, one by one; measure each until the last projection's commit."""
-    ours = _delays(postgres, _fold)
-    plain = _delays(postgres, _listen)
+    ours = delays_until_folded(postgres, fold)
+    plain = delays_until_folded(postgres, _listen)
     detail = {
         "events": len(ours),
         "per_second": PER_SECOND,
-        "p50_ms": round(_percentile(ours, 50), 2),
-        "reference_p50_ms": round(_percentile(plain, 50), 2),
+        "p50_ms": round(percentile(ours, 50), 2),
+        "reference_p50_ms": round(percentile(plain, 50), 2),
         "reference_code": "benchmarks/live.py: _listen (async psycopg, synchronous_commit off as in our workers)",
         "reference_ddl": [TABLE, UPSERT],
         "settings": postgres.settings(),
         "versions": postgres.versions(),
     }
     print(f"  p50: {detail['p50_ms']} ms, the plain loop's: {detail['reference_p50_ms']} ms")
-    value, reference = _percentile(ours, 99), _percentile(plain, 99)
+    value, reference = percentile(ours, 99), percentile(plain, 99)
     return Result("live_p99", value, "ms (less is better)", REFERENCE, reference, value / reference, detail)
 
 
-def _percentile(delays: list[float], percent: int) -> float:
+def percentile(delays: list[float], percent: int) -> float:
+    """Return the delay that so many percent of the delays are below."""
     return sorted(delays)[len(delays) * percent // 100]
 
 
-def _delays(postgres: Postgres, follow: Callable[[str, int, Connection], Awaitable[None]]) -> list[float]:
+def delays_until_folded(postgres: Postgres, follow: Callable[[str, int, Connection], Awaitable[None]]) -> list[float]:
     """Return for each event the milliseconds from its commit to the commit of the last fold that includes it."""
     count = PER_SECOND * SECONDS
     with postgres.database() as url:
@@ -104,19 +107,29 @@ async def _append(url: str, count: int) -> list[float]:
     return committed
 
 
-async def _fold(url: str, count: int, pipe: Connection) -> None:
+async def fold(url: str, count: int, pipe: Connection) -> None:
+    """Fold with all projections until the last event; sends over the pipe when each worker reached which position."""
+    await fold_beside(url, count, pipe, lambda _parts: nullcontext())
+
+
+async def fold_beside(
+    url: str, count: int, pipe: Connection, beside: Callable[[RunParts], AbstractAsyncContextManager[object]]
+) -> None:
+    """Do the same while something else runs beside it, which is given the parts of the run."""
     context = RunContext(url, Waits(), WorkerSettings())
     workers = [_TimedWorker(context, one) for one in find_valid_projections().values()]
     listener = AppendListener(context)  # as projections run has it
-    running = [asyncio.create_task(work) for work in (listener.run(), *(worker.run(listener) for worker in workers))]
-    while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here
-        await asyncio.sleep(0.05)
-    pipe.send("ready")
-    while any(worker.position < count for worker in workers):  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0.2)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    async with beside(RunParts(workers, listener=listener)):
+        works = (listener.run(), *(worker.run(listener) for worker in workers))
+        running = [asyncio.create_task(work) for work in works]
+        while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here
+            await asyncio.sleep(0.05)
+        pipe.send("ready")
+        while any(worker.position < count for worker in workers):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.2)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     pipe.send([worker.folded for worker in workers])
 
 

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 import structlog
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,7 +40,11 @@ HEADERS = {
 def build_app(context: WebContext) -> ASGIApp:
     """Return the application."""
     routes = [route for of_module in ROUTES for route in of_module(context)]
-    return _Guard(Starlette(routes=routes), context)
+    return _Guard(Starlette(routes=routes, exception_handlers={500: _failed}), context)
+
+
+def _failed(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("this failed; the log says why\n", 500)
 
 
 class _Guard:
@@ -54,12 +59,9 @@ class _Guard:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in {**HEADERS, "cache-control": "no-store"}.items():
                     headers.setdefault(name, value)
@@ -73,9 +75,6 @@ class _Guard:
         except Exception:
             endpoint = getattr(scope.get("endpoint"), "__name__", "?")
             log.exception("an http request failed", endpoint=endpoint)
-            if not started:
-                answer = PlainTextResponse("this failed; the log says why\n", 500)
-                await answer(scope, receive, send_with_headers)
 
     def _refuse(self, scope: Scope) -> ASGIApp | None:
         if scope["method"] not in ("GET", "HEAD"):

@@ -1,7 +1,7 @@
 """Finds what needs attention: one sentence for each problem that ``projections status --check`` prints.
 
-It decides; it reads nothing: :mod:`projections.inspecting.read_status` does. Metrics and health over HTTP would be a
-package of its own, ``projections/http/``, that calls both (docs/where-to-add.md).
+It decides; it reads nothing: :mod:`projections.inspecting.read_status` does. Whether one process is ready is decided in
+:mod:`projections.http.readiness`.
 """
 
 from __future__ import annotations

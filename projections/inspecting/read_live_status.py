@@ -9,10 +9,12 @@ counts that are kept by app, never its rows. Counts over the log are read by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from psycopg import AsyncConnection, sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row
 
 from eventstore.event_reader import HEAD, read_head, read_last_event
@@ -142,8 +144,10 @@ async def _read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[
         return []
     holders = await _find_holders(conn, {row[1]: rebuild_lock(row[1]) for row in rows})
     shadows: dict[int, int] = {}
-    if await positions_exist(conn):
-        shadows = dict(await fetch_all(conn, _SHADOWS, [[row[0] for row in rows]]))
+    # A role that only reads need not see the shadows: then a rebuild's progress is what it has recorded.
+    with suppress(InsufficientPrivilege):
+        if await positions_exist(conn):
+            shadows = dict(await fetch_all(conn, _SHADOWS, [[row[0] for row in rows]]))
     return [
         RunningRebuild(
             name, holders.get(name), into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head

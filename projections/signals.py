@@ -13,8 +13,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
+
+from projections.stderr_style import writes_json_to_stderr
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SENTENCE = "projections: interrupted"
@@ -61,11 +64,8 @@ def _handle(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _line() -> str:
-    arguments = sys.argv[1:]
-    style = os.environ.get("PROJECTIONS_LOG_FORMAT")
-    for number, argument in enumerate(arguments):
-        if argument.startswith("--log-format="):
-            style = argument.removeprefix("--log-format=")
-        elif argument == "--log-format":
-            style = "".join(arguments[number + 1 : number + 2])
-    return f'{{"event": "{SENTENCE}", "level": "error"}}\n' if style == "json" else f"{SENTENCE}\n"
+    if not writes_json_to_stderr(sys.argv[1:], os.environ, is_terminal=os.isatty(2)):
+        return f"{SENTENCE}\n"
+    now = time.time()
+    timestamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}Z"
+    return f'{{"event": "{SENTENCE}", "level": "error", "timestamp": "{timestamp}"}}\n'

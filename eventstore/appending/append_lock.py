@@ -122,11 +122,20 @@ async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:
         raise AppendLockBusy("other appends held the append lock in turn during the whole wait") from None
 
 
+class _Warned:
+    """The last holder that was logged: while it stays, each attempt meets it again."""
+
+    holder: Holder | None = None
+
+
 async def terminate_if_frozen(conn: AsyncConnection, busy: AppendLockBusy, waits: Waits) -> None:
     """Terminate the backend that held the append lock during a whole wait, outside of any transaction."""
     if not isinstance(busy, FrozenHolder):
         return
-    if not await terminate_holder(conn, busy.holder, waits.as_timedelta(waits.append_lock)):
+    if await terminate_holder(conn, busy.holder, waits.as_timedelta(waits.append_lock)):
+        return
+    if busy.holder != _Warned.holder:
+        _Warned.holder = busy.holder
         log.warning(
             "the append lock is held by a transaction that makes no progress, and its backend can't be terminated",
             backend=busy.holder.pid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -19,7 +18,6 @@ from eventstore.waits import Waits
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 0.05
-PROGRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ async def follow(
     # With until_idle, retrying a refused app would only delay the end.
     retry = until_idle is None
     running = {asyncio.create_task(follower.run(retry_refused=retry)): follower for follower in followers}
-    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait()), asyncio.create_task(_log_progress(followers))]
+    ending: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     idling: asyncio.Task[str | None] | None = None
     if until_idle is not None:
         idling = asyncio.create_task(_until_idle(followers, until_idle, give_up_after))
@@ -136,14 +134,3 @@ async def _until_idle(followers: Sequence[Follower], seconds: float, give_up_aft
             reason = reason_to_give_up([waiting_clocks[follower] for follower in active], give_up_after)
             if reason is not None:
                 return reason
-
-
-async def _log_progress(followers: Sequence[Follower]) -> None:
-    logged = 0
-    with suppress(asyncio.CancelledError):
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            stored = sum(follower.stored for follower in followers)
-            if stored != logged:
-                log.info("progress", stored=stored, since_last=stored - logged)
-                logged = stored

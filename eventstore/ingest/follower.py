@@ -259,9 +259,12 @@ class Follower:
         sentence, previous = describe(error), self._refusal
         self._refusal, self.state = sentence, FollowerState.REFUSED
         self.retry_at = datetime.now(UTC) + self._context.waits.as_timedelta(retry_after) if retry_after else None
-        if not isinstance(error, FINAL):
-            log.error("bug in this program: please report it", app=self.app, error=sentence, where=_where(error))
-        write = log.info if sentence == previous else log.error
+        if sentence == previous:
+            write = log.debug
+        else:
+            write = log.error
+            if not isinstance(error, FINAL):
+                log.error("bug in this program: please report it", app=self.app, error=sentence, where=_where(error))
         write("refused", app=self.app, error=sentence, retry_in=retry_after or "never")
 
     async def _pause(self, seconds: float) -> None:

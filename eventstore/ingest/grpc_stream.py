@@ -9,7 +9,6 @@ from time import monotonic
 
 import grpc
 import grpc.aio
-import structlog
 
 from eventstore.contracts import Contract, encode_request
 from eventstore.errors import UpstreamUnavailable
@@ -17,8 +16,6 @@ from eventstore.ingest.address import Address
 from eventstore.ingest.grpc_errors import upstream_error
 from eventstore.ingest.upstream import Tls, Upstream
 from eventstore.waits import Waits
-
-log = structlog.get_logger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -100,8 +97,10 @@ class GrpcStream:
                 raise
             raise UpstreamUnavailable(f"{self._address.url} sent nothing for too long") from None
 
-    async def watch_silence(self, waits: Waits, has_room: Callable[[], bool]) -> None:
-        """Wait until the call has brought nothing for too long; then end it, or for ``chat.external`` log a warning.
+    async def watch_silence(
+        self, waits: Waits, has_room: Callable[[], bool], on_silence: Callable[[float], None]
+    ) -> None:
+        """Wait until the call has brought nothing for too long; then end it, or for ``chat.external`` report it.
 
         Time in which the reader had no room does not count, nor time in which this process was frozen: messages that
         arrived meanwhile have not been read yet. ``chat.external`` has no keep-alives: there, a silent stream is a
@@ -118,7 +117,7 @@ class GrpcStream:
                 if (late := now - started - sleep) > waits.silence / 4:
                     self.last_message_at = min(now, self.last_message_at + late)
             elif self.contract is Contract.CHAT_EXTERNAL:
-                log.warning("the stream is silent", address=self._address.url, seconds=waits.silence)
+                on_silence(waits.silence)
                 return
             else:
                 self._ended_for_silence = True

@@ -46,6 +46,7 @@ from eventstore.ingest.resume import (
     read_saved,
 )
 from eventstore.ingest.stream_counts import StreamCounts
+from eventstore.ingest.stream_log import StreamLog
 from eventstore.ingest.upstream import Upstream
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.redaction.redact import quoted
@@ -97,7 +98,7 @@ class StreamReader:
         self._received = 0
         self._history = StreamHistory()
         self._token_renewed = False
-        self._start_logged = False
+        self._log = StreamLog(lease.app, upstream.address.url)
         self._unreachable_since_logged = False
         self._unknown_contracts: set[Contract] = set()
         self.ended_normally = False
@@ -166,7 +167,7 @@ class StreamReader:
         now = datetime.now(UTC)
         saved = await read_saved(self._lease.conn, cursor, self._history)
         if is_clock_behind(saved.recent, now):
-            log.warning("this machine's clock is behind the upstream's: set it", app=cursor.app)
+            self._log.clock_behind()
         settings = ResumeSettings(contract, self._upstream.since, self._overlap)
         chosen = choose_resume_point(saved, settings, self._history, now)
         if chosen.unreachable_since is not None and not self._unreachable_since_logged:
@@ -187,7 +188,7 @@ class StreamReader:
         tasks = [
             asyncio.create_task(self._watch_connection(stream)),
             asyncio.create_task(self._watch_acceptance(stream)),
-            asyncio.create_task(stream.watch_silence(self._waits, lambda: self._buffer.has_room)),
+            asyncio.create_task(stream.watch_silence(self._waits, lambda: self._buffer.has_room, self._log.silent)),
         ]
         try:
             yield
@@ -237,7 +238,7 @@ class StreamReader:
 
     async def _retry_save_success(self, stream: GrpcStream) -> None:
         async def log_lock() -> None:
-            log.info("an append has locked the cursor; retrying", app=self._lease.app)
+            log.debug("an append has locked the cursor; retrying", app=self._lease.app)
 
         await retry_on_lock(
             lambda: self._save_success(stream.contract, decided=stream.is_answered), before_retry=log_lock
@@ -249,9 +250,7 @@ class StreamReader:
         app, epoch, conn = self._lease.app, self._lease.epoch, self._lease.conn
         if decided and await self._decided_contract() is not contract:
             await cursor_row.save_contract(conn, app, epoch, contract)
-        if not self._start_logged:
-            log.info("following", app=app, address=self._upstream.address.url, contract=contract.value)
-            self._start_logged = True
+        self._log.works(contract.value)
         await cursor_row.save_error(conn, app, epoch, None)
 
     async def _record_gap(self, cursor: cursor_row.Cursor, sent: ResumePoint, detail: str) -> bool:
@@ -318,7 +317,7 @@ class StreamReader:
             requested = getattr(error, "retry_after", None) or 0.0
             wait = self._backoff.next(at_least=min(requested, self._waits.retry_after_cap))
             self.last_error = sentence = describe(error)
-            log.warning("the stream failed", app=app, error=sentence, retry_in=round(wait, 2))
+            self._log.failed(sentence, wait)
             renewing = isinstance(error, TokenRefused)
             await cursor_row.save_error(self._lease.conn, app, self._lease.epoch, sentence, keep_refusal=renewing)
         await asyncio.sleep(wait)

@@ -26,12 +26,12 @@ from projections.cli.shared.output import (
     print_error,
     print_message,
     remember_output_options,
+    stderr_gets_json,
 )
+from projections.stderr_style import VALUE_OPTIONS, VARIABLE, writes_json_to_stderr
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
-
-_WITH_VALUE = ("--log-level", "--log-format", "--wait-for-database")
 
 
 class CommandGroup(TyperGroup):
@@ -55,6 +55,7 @@ class CommandGroup(TyperGroup):
         """Run the command that was asked for; its module and what that loads may already log."""
         options = dict(ctx.params)
         options.pop("_", None)
+        options.pop("log_format")  # main has read it
         _configure_logging(**options)
         return super().invoke(ctx)
 
@@ -69,11 +70,11 @@ class CommandGroup(TyperGroup):
     ) -> Any:  # noqa: ANN401
         """Run a command; exit code 2 after a usage error."""
         arguments = common_options_first(sys.argv[1:] if args is None else args)
+        # The options themselves may be wrong, so the format of errors can't wait until they are parsed.
+        in_json = writes_json_to_stderr(arguments, os.environ, is_terminal=sys.stderr.isatty())
+        remember_output_options(in_json=in_json)
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, standalone_mode, windows_expand_args, **extra)
-        # The options themselves may be wrong, so the format of errors can't wait until they are parsed.
-        style = _last_value(arguments, "--log-format") or os.environ.get("PROJECTIONS_LOG_FORMAT")
-        remember_output_options(style=LogFormat.JSON if style == "json" else LogFormat.TEXT)
         try:
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)  # noqa: FBT003
         except typer.Abort:
@@ -120,8 +121,12 @@ def common_options(
     ] = LogLevel.INFO,
     log_format: Annotated[
         LogFormat,
-        typer.Option(envvar="PROJECTIONS_LOG_FORMAT", help="Format of stderr: lines of text, or of JSON."),
-    ] = LogFormat.TEXT,
+        typer.Option(
+            envvar=VARIABLE,
+            help="Format of stderr. auto: run, ingest, simulate and dashboard write text on a terminal and JSON "
+            "elsewhere, the other commands text.",
+        ),
+    ] = LogFormat.AUTO,
     wait_for_database: Annotated[
         float | None,
         typer.Option(
@@ -137,11 +142,12 @@ def common_options(
     """Options of every command, before its name or after it. :meth:`CommandGroup.invoke` obeys them."""
 
 
-def _configure_logging(*, verbose: bool, log_level: str, log_format: str, wait_for_database: float | None) -> None:
+def _configure_logging(*, verbose: bool, log_level: str, wait_for_database: float | None) -> None:
     from projections import logs  # noqa: PLC0415 - takes as long to load as all that help and --version need
 
-    remember_output_options(verbose=verbose, style=LogFormat(log_format), wait_for_database=wait_for_database)
-    logs.configure(LogLevel(log_level).value, LogFormat(log_format).value)
+    in_json = stderr_gets_json()
+    remember_output_options(verbose=verbose, in_json=in_json, wait_for_database=wait_for_database)
+    logs.configure(LogLevel(log_level).value, "json" if in_json else "text")
     logs.catch_everything()
 
 
@@ -153,23 +159,13 @@ def common_options_first(arguments: Iterable[str]) -> list[str]:
     for argument in left:
         if argument == "--" or rest == ["db", "psql"]:  # the rest is for psql
             rest += [argument, *left]
-        elif argument in ("-v", "--verbose") or argument.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
+        elif argument in ("-v", "--verbose") or argument.startswith(tuple(f"{name}=" for name in VALUE_OPTIONS)):
             common.append(argument)
-        elif argument in _WITH_VALUE:
+        elif argument in VALUE_OPTIONS:
             common += [argument, *islice(left, 1)]
         else:
             rest.append(argument)
     return common + rest
-
-
-def _last_value(arguments: Sequence[str], option: str) -> str | None:
-    found = None
-    for number, argument in enumerate(arguments):
-        if argument.startswith(f"{option}="):
-            found = argument.removeprefix(f"{option}=")
-        elif argument == option:
-            found = next(iter(arguments[number + 1 :]), None)
-    return found
 
 
 def _print_usage_error(error: Any) -> None:  # noqa: ANN401 - of a private class of Typer's

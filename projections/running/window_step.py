@@ -120,6 +120,7 @@ class WindowStep:
         if window is None or window.hi < window.lo:
             return None
         if window.hi == window.lo:
+            self._log.folded(window.hi, window.head)
             return Step.AT_HEAD
         return self._record_success(window.lo, window.hi, window.head, monotonic() - began)
 
@@ -138,6 +139,7 @@ class WindowStep:
         hi = min(at.position + self._window_size.positions, at.head)
         if hi <= at.position:
             await conn.rollback()
+            self._log.folded(at.position, at.head)
             return Step.AT_HEAD
         began = monotonic()
         await self._fold_window(conn, at, hi)
@@ -161,6 +163,8 @@ class WindowStep:
             self._log.stopped(f"its rows have version {at.version}, this code has version {version}: {remedy}")
             return False
         # The first attempt of a process doesn't wait for retry_at: this process may have the fix.
+        if at.state == ProjectionState.PAUSED:
+            self._log.paused()
         if at.state == ProjectionState.PAUSED or (at.state == ProjectionState.FAILED and not at.due and not is_first):
             await conn.rollback()
             return False

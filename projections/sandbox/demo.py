@@ -30,6 +30,8 @@ TOKEN = "simulator"  # noqa: S105 - a made-up platform's made-up token
 # Fixed, so that another run gets the same events and stores none of them twice.
 SIMULATE = ("simulate", "--recipients", "2000", "--seed", "1", "--epoch", "2026-01-05T12:00:00Z", "--token", TOKEN)
 RUN = ("run", "--until-idle", "2")
+FOR_PEOPLE = {"PROJECTIONS_LOG_FORMAT": "text"}
+"""The demo's output is for people, also in a pipe."""
 
 QUERIES = (
     (
@@ -117,7 +119,10 @@ def _database() -> Iterator[str]:
 def _simulator() -> Iterator[str]:
     print_message(f"projections {' '.join(SIMULATE)}    # a process of its own")
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "projections", *SIMULATE], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "projections", *SIMULATE],
+        env={**os.environ, **FOR_PEOPLE},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             address = process.stdout.readline().strip() if process.stdout else ""
@@ -132,7 +137,7 @@ def _projections(*arguments: str, url: str, address: str | None = None) -> None:
     # Only the demo's settings: not the user's own upstreams, in the environment or in a file of this folder.
     ours = ("PCS_EXTERNAL_", "PAS_", "PROJECTIONS_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    environment |= {"DATABASE_URL": url, "PROJECTIONS_APP": APP}
+    environment |= {"DATABASE_URL": url, "PROJECTIONS_APP": APP, **FOR_PEOPLE}
     if address is not None:
         environment |= {"PCS_EXTERNAL_API_URL": address, "PROJECTIONS_TOKEN": TOKEN}
     with tempfile.TemporaryDirectory() as folder:

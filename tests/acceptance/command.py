@@ -157,8 +157,9 @@ class Commands:
         return replace(self, fork_server=None)
 
     async def start(self, *arguments: str, **variables: str) -> RunningCommand:
-        """Start a command; of this process's environment it gets PATH only."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **variables}
+        """Start a command; of this process's environment it gets PATH only. It logs text unless a variable differs."""
+        base = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PROJECTIONS_LOG_FORMAT": "text"}
+        environment = {**base, **variables}
         process: Process
         if self.fork_server is None or affects_interpreter_start(variables):
             process = await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ async def test_the_message_is_json_with_log_format_json(
     running.send(signal.SIGINT)
     result = await running.wait()
     _, line = result.err.splitlines()
-    assert (result.code, json.loads(line)["event"]) == (130, "projections: interrupted")
+    found = json.loads(line)
+    assert (result.code, found["event"], found["level"]) == (130, "projections: interrupted", "error")
+    assert datetime.fromisoformat(found["timestamp"]).tzinfo is UTC
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["SIGINT", "SIGTERM"])

@@ -1,4 +1,5 @@
-"""With ``--log-format json`` every line on stderr is one JSON object, whoever writes it; data stay on stdout."""
+"""With ``--log-format json``, and in a pipe where a command runs for long, every line on stderr is one JSON object,
+whoever writes it; data stay on stdout. There is a line for each change of state, and none for an event or a window."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from psycopg import AsyncConnection
 from tests import folding, oracle
 from tests.acceptance.command import QUICK, CommandResult, Commands
 from tests.fake_package import write_broken_package
+from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.folding import append, new_record
+from tests.following import log_of
 from tests.scripted import scripted_server, stays_open
 
 PPNUM = "12300000003"
@@ -93,3 +96,28 @@ async def test_the_log_of_a_run_is_json(commands: Commands, database_url: str) -
         )
     assert result.code == 0, result.transcript
     assert log_objects(result)[-1]["event"] == "0 new events, 0 duplicates, 0 quarantined"
+
+
+async def test_a_run_over_thousands_of_events_logs_its_changes_of_state(
+    commands: Commands, database_url: str, simulator_factory: SimulatorFactory
+) -> None:
+    simulator = await simulator_factory(log_of(5_000))
+    result = await commands.run(
+        *("run", "--until-idle", "1", "--batch-size", "50"),
+        **QUICK,
+        PROJECTIONS_LOG_FORMAT="auto",
+        DATABASE_URL=database_url,
+        PCS_EXTERNAL_API_URL=simulator.address,
+        PROJECTIONS_TOKEN=TOKEN,
+    )
+    assert (result.code, result.out) == (0, ""), result.transcript
+    *lines, last = log_objects(result)
+    assert last["event"] == "5,000 new events, 0 duplicates, 0 quarantined"
+    logged = [(line["event"], line.get("projection")) for line in lines]
+    assert len({*logged}) == len(logged), result.transcript
+    assert {event for event, _ in logged} <= {"following", "folding", "behind", "caught up"}
+    assert "following" in {event for event, _ in logged}
+    wrong = await commands.run("run", "--no-such-option", PROJECTIONS_LOG_FORMAT="auto")
+    assert (wrong.code, len(log_objects(wrong))) == (2, 2), wrong.transcript
+    short = await commands.run("pause", "nobody", PROJECTIONS_LOG_FORMAT="auto")
+    assert short.stderr_line.startswith("projections: unknown projection 'nobody'")

@@ -61,7 +61,7 @@ async def test_an_app_continues_once_the_platform_accepts_it(database_url: str, 
                 outcome = await running.stop()
     assert outcome.refused == {}
     assert len(upstream.calls) == 4
-    assert [line["log_level"] for line in logs if line["event"] == "refused"] == ["error", "info", "info"]
+    assert [line["log_level"] for line in logs if line["event"] == "refused"] == ["error", "debug", "debug"]
     assert await stored_payloads(conn) == MESSAGES
     assert (await cursor_row(conn))["error"] is None
     assert await refusal_of(conn) == (None, None)

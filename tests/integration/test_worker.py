@@ -15,6 +15,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.request_status import RequestStatus
 from projections.running import checkpoint
+from projections.running.control import pause, resume
 from projections.running.folding_sessions import folding_session_name
 from projections.running.window_step import Step
 from projections.running.worker import Worker
@@ -248,43 +249,22 @@ async def test_the_appender_and_the_workers_do_not_wait_for_each_other(
     assert (await checkpoint_row(conn, "watched")).position >= 1
 
 
-async def test_progress_is_logged_while_the_worker_is_behind(
-    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await append(conn, new_record(), new_record(), new_record())
+async def test_each_change_of_state_is_logged_once_and_no_window(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched(), batch_size=1)
-    monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0)
-    with capture_logs() as logs:
-        async with worker_connection(one) as own:
+
+    async def events_while_folding() -> list[tuple[str, int | None]]:
+        with capture_logs() as logs:
             await fold(one, own)
-    logged = [(line["event"], line["position"]) for line in logs if line["event"] in ("folding", "caught up")]
-    assert logged == [("folding", 0), ("folding", 1), ("folding", 2), ("caught up", 3)]
-    assert [line["behind"] for line in logs if line["event"] == "folding"] == [3, 2, 1]
+        return [(line["event"], line.get("behind")) for line in logs]
 
-
-async def test_a_worker_at_the_head_logs_nothing_about_its_windows(
-    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("projections.running.fold_log.PROGRESS_SECONDS", 0.0)
-    one = worker(database_url, Watched(), batch_size=2)
+    await append(conn, *(new_record() for _ in range(9)))
     async with worker_connection(one) as own:
-        with capture_logs() as begun:
-            await one.step(own)
-        with capture_logs() as steady:
-            for _ in range(5):
-                await append(conn, new_record())
-                assert await one.step(own) is Step.AT_HEAD
-                assert await one.step(own) is Step.AT_HEAD
-        await append(conn, *(new_record() for _ in range(5)))
-        with capture_logs() as catching_up:
-            await fold(one, own)
-        with capture_logs() as steady_again:
-            await append(conn, new_record())
-            await fold(one, own)
-    assert [line["event"] for line in begun] == ["folding"]
-    assert steady == steady_again == []
-    assert [(line["event"], line["behind"]) for line in catching_up] == [
-        ("folding", 3),
-        ("folding", 1),
-        ("caught up", 0),
-    ]
+        assert await events_while_folding() == [("folding", 9), ("caught up", 0)]
+        await append(conn, *(new_record() for _ in range(9)))
+        assert await events_while_folding() == []
+        await pause(conn, "watched")
+        with capture_logs() as logs:
+            assert [await one.step(own), await one.step(own)] == [Step.STOPPED] * 2
+        assert [line["event"] for line in logs] == ["paused"]
+        await resume(conn, "watched")
+        assert await events_while_folding() == [("folding again", 0)]

@@ -33,8 +33,9 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """Whether people or machines read stderr."""
+    """Whether people or machines read stderr; see :mod:`projections.stderr_style`."""
 
+    AUTO = "auto"
     TEXT = "text"
     JSON = "json"
 
@@ -42,15 +43,15 @@ class LogFormat(StrEnum):
 class _Options:
     verbose = False
     wait_for_database: float | None = None
-    style = LogFormat.TEXT
+    in_json = False
 
 
 def remember_output_options(
-    *, verbose: bool = False, style: LogFormat = LogFormat.TEXT, wait_for_database: float | None = None
+    *, verbose: bool = False, in_json: bool = False, wait_for_database: float | None = None
 ) -> None:
     """Remember the options of every command, for the whole process."""
     _Options.verbose = verbose
-    _Options.style = style
+    _Options.in_json = in_json
     _Options.wait_for_database = wait_for_database
     replace_unencodable(sys.stdout, sys.stderr)
 
@@ -60,9 +61,14 @@ def wait_for_database_seconds() -> float | None:
     return _Options.wait_for_database
 
 
+def stderr_gets_json() -> bool:
+    """Whether each line on stderr is a JSON object."""
+    return _Options.in_json
+
+
 def stderr_is_interactive() -> bool:
     """Whether stderr is a terminal that people look at, where lines may be drawn again."""
-    return _Options.style is LogFormat.TEXT and sys.stderr.isatty()
+    return not _Options.in_json and sys.stderr.isatty()
 
 
 def print_data(line: str) -> None:
@@ -97,7 +103,7 @@ def print_error(error: BaseException, *, of: str | None = None) -> None:
     fields = {}
     if _Options.verbose:
         lines = [redact(line) for line in traceback_lines(error)]
-        if _Options.style is LogFormat.JSON:
+        if _Options.in_json:
             fields["exception"] = "\n".join(lines)
         else:
             sys.stderr.write("\n".join(lines) + "\n")
@@ -124,7 +130,7 @@ def _write_stdout(text: str) -> None:
 
 
 def _write_stderr(line: str, level: LogLevel, **fields: str) -> None:
-    if _Options.style is LogFormat.JSON:
+    if _Options.in_json:
         timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         entry = {"event": line, "level": level.value, "timestamp": timestamp, **fields}
         sys.stderr.write(json_text(entry, stream=sys.stderr) + "\n")

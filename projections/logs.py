@@ -16,6 +16,7 @@ import structlog
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, LogLevelColumnFormatter
 
 from eventstore.redaction.redact import hide_secrets, redact, redact_value
+from projections.recent_log import recent_log
 from projections.terminal_text import json_text, traceback_lines, visible
 
 QUIET_LIBRARIES = ("httpx2", "httpcore2", "authlib", "asyncio", "grpc", "alembic", "psycopg", "psycopg.pq")
@@ -41,7 +42,7 @@ def configure(level: str = "info", style: Literal["text", "json"] = "text") -> N
     ]
     renderer: structlog.typing.Processor = _as_json if style == "json" else _text_renderer(colors=sys.stderr.isatty())
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, recent_log.remember, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=_Logger,
         cache_logger_on_first_use=False,

@@ -70,7 +70,7 @@ async def served_run(
     registry = registry or find_projections()
     status = StatusSource(ReadSession(url, waits, "status"), registry, REFRESH_SECONDS)
     queries, settings = ReadSession(url, waits, "queries"), HttpSettings(stalled_after=stalled_after)
-    context = WebContext(options, registry, waits, settings, status, queries, parts)
+    context = WebContext(url, options, registry, waits, settings, status, queries, parts)
     async with http_server(bound, context):
         running: asyncio.Task[object] | None = None
         if workers or followers:

@@ -28,6 +28,17 @@ KNOWN = {
 }
 
 
+VENDORED = """
+## Copied into this project
+
+These files are unchanged copies; their licence is beside them.
+
+| what | licence | where |
+|---|---|---|
+| uPlot 1.6.32 | MIT | `projections/http/static/uplot-1.6.32/` |
+"""
+
+
 def locked() -> list[str]:
     """Return the locked packages' names."""
     return re.findall(r"^([A-Za-z0-9._-]+)==", LOCK.read_text(), re.MULTILINE)
@@ -75,7 +86,7 @@ def page() -> str:
         except PackageNotFoundError:
             continue  # locked for another platform
         rows.append(f"| {name} | {licence(package)} | {'' if _normal(name) in running else 'development'} |")
-    return HEAD + "\n".join(rows) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + VENDORED
 
 
 def _normal(name: str) -> str:

@@ -25,6 +25,10 @@ NAME = "projections-engine"
 FORBIDDEN = {"proto", "migrations", "tests", "tools", "benchmarks", "docs"}
 REQUIRED = (
     "projections/_migrations/env.py",
+    "projections/http/static/index.html",
+    "projections/http/static/page.js",
+    "projections/http/static/uplot-1.6.32/LICENSE",
+    "projections/http/static/uplot-1.6.32/uPlot.iife.min.js",
     "projections/py.typed",
     "projections/_docs/README.md",
     "projections/_docs/CHANGELOG.md",

@@ -8,6 +8,10 @@
     web_context      what every route is given
     status_source    the one reader of the database, shared by all pages and scrapes
     read_session     a read-only session with timeouts, which opens itself again
+    dashboard_routes the page, its files, its readings, and the history of a row
+    page_feed        what open pages receive; page_extras reads it, page_memory remembers it, page_reading describes it
+    verdict          whether the read models can be believed, why not if not, and what to run
+    row_history      the history of a person or of a request
     ..._endpoints    the routes, one module for each concern
 
 Routes. A module of routes has a function that takes a :class:`~projections.http.web_context.WebContext` and returns a
@@ -21,7 +25,8 @@ Invariants.
 
 - Nothing here writes to the database: its sessions are read-only, and have a statement timeout.
 - The database has at most two sessions of this server, whatever the number of open pages: one refreshes the status, at
-  most once a second and only while somebody looks; the other one answers queries, one at a time.
+  most once a second and only while somebody looks; the other one answers queries, one at a time. The history of
+  a row needs a third one while it is computed, one at a time: it folds into temporary tables.
 - A route that fails answers 500 with a sentence; it never ends the run. An error of the database or of the code is
   logged once, redacted, and never sent to the browser with a traceback.
 - Only GET and HEAD are answered. On a loopback address only requests are answered that name it or an IP address, so

@@ -18,13 +18,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from projections.http.dashboard_routes import dashboard_routes
 from projections.http.health_endpoints import health_routes
 from projections.http.metrics_endpoint import metrics_routes
 from projections.http.web_context import WebContext
 
 log = structlog.get_logger(__name__)
 
-ROUTES: tuple[Callable[[WebContext], Sequence[BaseRoute]], ...] = (health_routes, metrics_routes)
+ROUTES: tuple[Callable[[WebContext], Sequence[BaseRoute]], ...] = (dashboard_routes, health_routes, metrics_routes)
 """Each returns the routes of one module."""
 
 HEADERS = {

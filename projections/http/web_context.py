@@ -18,6 +18,7 @@ class WebContext:
     """What every route is given.
 
     Attributes:
+        url: the database.
         options: where the server listens, and whether personal data may be shown.
         registry: the projections of this code.
         waits: the timeouts.
@@ -28,6 +29,7 @@ class WebContext:
 
     """
 
+    url: str
     options: HttpOptions
     registry: Registry
     waits: Waits
@@ -47,7 +49,7 @@ class WebContext:
 
         """
         status, queries = StatusSource(ReadSession(url, waits, "status"), registry), ReadSession(url, waits, "queries")
-        return cls(options, registry, waits, load_http_settings(), status, queries, parts or RunParts())
+        return cls(url, options, registry, waits, load_http_settings(), status, queries, parts or RunParts())
 
     async def close(self) -> None:
         """Close both sessions."""

@@ -7,6 +7,7 @@ so that a reader finds them without a checkout; a test checks that each of these
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -39,10 +40,12 @@ class DocPage:
         return self.path.read_text(encoding="utf-8")
 
     def first_sentence(self) -> str:
-        """Return the first sentence below the title, or of the first comment, without markup and in one line."""
+        """Return the first sentence below the title, or of the first comment or description, in one line."""
         if self.is_markdown:
             paragraphs = (part.strip() for part in self.text().split("\n\n"))
             start = next((part for part in paragraphs if part and not part.startswith(("#", "```"))), "")
+        elif self.path.suffix == ".json":  # it has no comments
+            start = str(json.loads(self.text()).get("description", ""))
         else:
             lines = [line.removeprefix("#").strip() for line in self.text().splitlines() if line.startswith("#")]
             start = " ".join(lines)

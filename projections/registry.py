@@ -54,7 +54,8 @@ def find_projections() -> Registry:
     """Find the installed projections, valid and broken."""
     found: dict[str, Projection] = {}
     broken: dict[str, str] = {}
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    # A set: two distributions may register the same class, such as this one and what an update of it left behind.
+    points = sorted({*entry_points(group=GROUP)}, key=lambda point: (point.name, point.value))
     # Built-in ones first: if a user's projection has the same name or table, the built-in one is kept.
     for point in sorted(points, key=lambda point: not point.value.startswith(_BUILT_IN)):
         try:

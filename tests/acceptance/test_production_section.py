@@ -50,6 +50,10 @@ PGHOST={host} PGPORT={port} PGUSER={user} PGPASSWORD={password} PGDATABASE=postg
 """,
     "psql": 'exec {psql} "$@"\n',
     "systemctl": 'echo "$*" >> {folder}/systemctl\n',
+    # Not every machine has it.
+    "curl": """[ "$1" = "-fsS" ] || exit 9
+exec {python} -c "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())" "$2"
+""",
     "journalctl": "",
 }
 """The programs that are replaced, as shell scripts."""
@@ -66,6 +70,8 @@ class Machine:
     def __init__(self, folder: Path, database: str) -> None:
         self.folder = folder
         self._database = database
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._http_port = free.getsockname()[1]
         programs = folder / "programs"
         programs.mkdir()
         for name in MAPPED:
@@ -98,6 +104,7 @@ class Machine:
         """Replace the machine's folders, and the address of its PostgreSQL, in a text."""
         for name in MAPPED:
             text = re.sub(rf"(?<![\w.]){name}\b", f"{self.folder}{name}", text)
+        text = text.replace(":8484", f":{self._http_port}")
         return text.replace("127.0.0.1:5432", urlsplit(self._database).netloc.rpartition("@")[2])
 
     def shell(self, script: str, *, typed: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -178,7 +185,8 @@ async def test_the_section_typed_in_as_it_stands_ends_with_a_service_that_is_wel
                 break
         else:
             pytest.fail(f"{found.stdout}{found.stderr}\n" + "\n".join(running.stderr_lines))
-        assert "consent_registry" in found.stdout
+        assert "consent_registry" in found.stdout, "status"
+        assert found.stdout.rstrip().endswith("\nready"), "curl"
         running.send(signal.SIGTERM)
         ended = await running.wait()
     assert ended.code == 0, ended.transcript

@@ -93,6 +93,16 @@ def test_an_unknown_name_is_reported_with_the_known_names() -> None:
     assert str(caught.value) == message
 
 
+def test_a_class_that_two_distributions_register_is_one_projection(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = find_projections()
+    name = "request_status"
+    install(folder, monkeypatch, {}, {name: "projections.read_models.request_status:RequestStatus"})
+    after = find_projections()
+    assert (after.projections.keys(), after.broken) == (before.projections.keys(), before.broken)
+
+
 @pytest.mark.parametrize(
     ("points", "message"),
     [
@@ -131,7 +141,7 @@ def test_two_projections_with_one_name_are_reported(
     others = tmp_path / "others"
     others.mkdir()
     install(folder, monkeypatch, {"registering": SOURCE}, {"first": "registering:First"})
-    install(others, monkeypatch, {}, {"first": "registering:First"})
+    install(others, monkeypatch, {"registering_too": SOURCE}, {"first": "registering_too:First"})
     with pytest.raises(InvalidProjection, match="two projections are named 'first'; rename one"):
         find_valid_projections()
 

@@ -63,6 +63,8 @@ def judge_readiness(
     problems, notes = [*_find_process_problems(parts, stalled_after, now)], []
     if reading.error is not None:
         problems.append(f"database unavailable for {reading.unavailable_for or 0:.0f} s: {reading.error}")
+    if parts.are_starting:
+        return Readiness(problems)
     for worker in parts.workers:
         if reading.status is not None:
             problem, note = _judge_worker(worker, reading.status, stalled_after)
@@ -71,8 +73,12 @@ def judge_readiness(
     standby = 0
     for follower in parts.followers:
         if follower.state is FollowerState.STANDING_BY:
-            standby += 1
-            notes.append(_describe_standby(follower, reading.status))
+            holder = _find_holder(follower, reading.status)
+            if holder is None:
+                problems.append(f"app {follower.app!r} is followed by nobody yet")
+            else:
+                standby += 1
+                notes.append(f"standing by for app {follower.app!r}, which is followed by {holder}")
         else:
             problems += _find_follower_problems(follower, waits, stalled_after, now)
     return Readiness(problems, notes, is_standby=0 < standby == len(parts.followers))
@@ -132,10 +138,11 @@ def _seconds_without_progress(one: ProjectionStatus, status: LiveStatus) -> floa
     return min(one.seconds_behind, max((status.now - one.folded_at).total_seconds(), 0.0))
 
 
-def _describe_standby(follower: Follower, status: LiveStatus | None) -> str:
-    apps = status.apps if status is not None else []
-    holder = next((app.followed_by for app in apps if app.app == follower.app), None)
-    return f"standing by for app {follower.app!r}, which is followed by {holder or 'another process'}"
+def _find_holder(follower: Follower, status: LiveStatus | None) -> str | None:
+    """Return the session that follows an app; None if nobody does. Without a status, another process is assumed."""
+    if status is None:
+        return "another process"
+    return next((app.followed_by for app in status.apps if app.app == follower.app), None)
 
 
 def _find_follower_problems(follower: Follower, waits: Waits, stalled_after: float, now: float) -> Iterator[str]:

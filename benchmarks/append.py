@@ -43,6 +43,9 @@ TYPES = {
     "pending_consent": "int4",
     "occurred_at": "timestamptz",
     "payload": "bytea",
+    "recipient_created_at": "timestamptz",
+    "summary_created_at": "timestamptz",
+    "summary_completed_at": "timestamptz",
     "position": "int8",
     "received_at": "timestamptz",
 }

@@ -95,6 +95,22 @@ events = Table(
         Integer,
         comment="How many options of the answer could not be kept in poll_options; NULL when none is missing.",
     ),
+    Column(
+        "recipient_created_at",
+        _time,
+        comment="When the platform created the recipient's status, as the event states it; NULL when not stated"
+        " or not readable.",
+    ),
+    Column(
+        "summary_created_at",
+        _time,
+        comment="When the request was created, as the summary states it; NULL when not stated or not readable.",
+    ),
+    Column(
+        "summary_completed_at",
+        _time,
+        comment="When the request was completed, as the summary states it; NULL when not stated or not readable.",
+    ),
     # These cost COPY about a hundredth. The whole shape of a ULID would cost a third, and is checked before.
     CheckConstraint("position > 0", name="position"),
     CheckConstraint("octet_length(event_id) = 26", name="event_id"),

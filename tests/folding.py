@@ -160,7 +160,8 @@ def _record(row: Mapping[str, Any]) -> Record:
         plain["poll_options"] = tuple(plain["poll_options"])
     if row["summary_status"] is not None:
         counts = (row["total_recipients"], row["delivered"], row["failed"], row["pending_consent"])
-        plain["summary"] = Summary(row["summary_status"], *counts)
+        times = (row["summary_created_at"], row["summary_completed_at"])
+        plain["summary"] = Summary(row["summary_status"], *counts, *times)
     return Record(**plain)
 
 

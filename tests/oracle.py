@@ -27,6 +27,8 @@ class Summary:
     delivered: int
     failed: int
     pending: int
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Record:
     poll_id: str | None = None
     poll_options: tuple[str, ...] | None = None
     summary: Summary | None = None
+    recipient_created_at: datetime | None = None
 
 
 Row: TypeAlias = tuple[object, ...]

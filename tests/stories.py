@@ -92,17 +92,24 @@ def payload(event: Record) -> bytes:
     """
     recipient = summary = poll = None
     if event.ppnum is None:
-        assert event.error_code is event.message_id is None, "only a recipient has an error_code and a message_id"
+        inside = (event.error_code, event.message_id, event.recipient_created_at)
+        assert inside == (None, None, None), "only a recipient has an error_code, a message_id and a created_at"
     else:
         recipient = wire.recipient(
             event.ppnum,
             status=ord(event.event_id[_ID_DIGITS - 1]) % 5,
             error_code=event.error_code,
             message_id=event.message_id,
+            created_at=_time(event.recipient_created_at, event.contract),
         )
     if event.summary is not None:
         given = event.summary
-        summary = wire.summary(given.total, given.delivered, given.pending, given.failed, status=given.status)
+        summary = wire.summary(
+            *(given.total, given.delivered, given.pending, given.failed),
+            status=given.status,
+            created_at=_time(given.created_at, event.contract),
+            completed_at=_time(given.completed_at, event.contract),
+        )
     if event.poll_id is not None or event.poll_options is not None:
         poll = wire.poll(event.poll_id, *(event.poll_options or ()))
     return wire.event(
@@ -111,9 +118,16 @@ def payload(event: Record) -> bytes:
         send_request_id=event.send_request_id,
         recipient=recipient,
         summary=summary,
-        occurred_at=wire.rfc3339(event.occurred_at) if event.contract == CHAT else wire.timestamp_of(event.occurred_at),
+        occurred_at=_time(event.occurred_at, event.contract),
         poll_response=poll,
     )
+
+
+def _time(moment: datetime | None, contract: str) -> wire.Text | None:
+    """Return a time in the form of the contract."""
+    if moment is None:
+        return None
+    return wire.rfc3339(moment) if contract == CHAT else wire.timestamp_of(moment)
 
 
 # Strategies. All events of a story are one draw, and a delivery is another. One draw for each choice would be much
@@ -136,7 +150,7 @@ class _Choices:
         return self.of((*pool * (12 // len(pool)), None, ""))
 
 
-_BLOCK = 24
+_BLOCK = 28
 """Enough bytes for the choices of one event, or of a story's setting."""
 
 
@@ -170,6 +184,7 @@ class _Setting:
         has_answer = not choices.now_and_then() if number == oracle.POLL_RESPONSE else stray
         error_code = choices.of(_FAILURES if number == oracle.FAILED else _STRAY_FAILURES)
         message_id = choices.of(_MESSAGE_IDS)
+        created_at, *times = (choices.of((*_TIMES, None, None)) for _ in range(3))
         return Record(
             event_id=event_id,
             app=app,
@@ -182,7 +197,10 @@ class _Setting:
             message_id=None if ppnum is None else message_id,
             poll_id=choices.mostly(self.polls) if has_answer else None,
             poll_options=tuple(choices.of(OPTIONS) for _ in range(choices.of((1, 1, 2, 3, 0)))) if has_answer else None,
-            summary=Summary(choices.of(_STATUSES), *(choices.of(_COUNTS) for _ in range(4))) if has_summary else None,
+            summary=Summary(choices.of(_STATUSES), *(choices.of(_COUNTS) for _ in range(4)), *times)
+            if has_summary
+            else None,
+            recipient_created_at=None if ppnum is None else created_at,
         )
 
 

@@ -20,7 +20,8 @@ from eventstore.contracts import Event
 _COLUMNS = (*Event._fields, "position", "received_at")
 _TYPES = (
     *("text", "text", "text", "int4", "text", "text", "text", "text", "text", "text[]"),
-    *("int4", "int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "int8", "timestamptz"),
+    *("int4", "int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "timestamptz"),
+    *("timestamptz", "timestamptz", "int8", "timestamptz"),
 )
 _COPY = sql.SQL("COPY eventstore.events ({}) FROM STDIN (FORMAT binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))

@@ -27,7 +27,12 @@ _READ_STORED = "SELECT event_id, app, contract, payload FROM eventstore.events W
 _READ_POSITIONS = (
     "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
 )
-_DECODED = tuple(name for name in Event._fields if name not in {"app", "contract", "payload"})
+# Events that an earlier version stored may have no times of the recipient and the summary until they are redecoded.
+_NOT_COMPARED = {
+    *("app", "contract", "payload"),
+    *("recipient_created_at", "summary_created_at", "summary_completed_at"),
+}
+_DECODED = tuple(name for name in Event._fields if name not in _NOT_COMPARED)
 _READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%b)").format(
     sql.SQL(", ").join(map(sql.Identifier, _DECODED))
 )

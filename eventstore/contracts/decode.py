@@ -37,6 +37,9 @@ class Event(NamedTuple):
     ``poll_options_dropped`` counts the options of the answer that could not be stored in ``poll_options``; None when
     none is missing. If ``poll_options`` is None too, the whole answer could not be stored (0: its options could not
     even be counted).
+
+    ``recipient_created_at``, ``summary_created_at`` and ``summary_completed_at`` are the times inside the recipient and
+    the summary, like ``occurred_at``; None when not stated, and when what is stated can't be read.
     """
 
     event_id: str
@@ -57,6 +60,9 @@ class Event(NamedTuple):
     pending_consent: int | None
     occurred_at: datetime
     payload: bytes
+    recipient_created_at: datetime | None = None
+    summary_created_at: datetime | None = None
+    summary_completed_at: datetime | None = None
 
 
 def decode(payload: bytes, app: str, contract: Contract) -> Event:
@@ -74,16 +80,17 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
     if not ulid.is_ulid(event_id):
         raise Undecodable("event_id is not an upper-case ULID")
     send_request_id = message.send_request_id
-    ppnum = error_code = message_id = None
+    ppnum = error_code = message_id = recipient_created_at = None
     if message.HasField("recipient"):
         recipient = message.recipient
         ppnum = recipient.ppnum
         error_code = recipient.error_code if recipient.HasField("error_code") else None
         message_id = recipient.message_id if recipient.HasField("message_id") else None
+        recipient_created_at = _time_if_readable(recipient.created_at)
     texts = f"{send_request_id}{ppnum}{error_code}{message_id}"
     if len(texts) > MAX_ID_BYTES or "\0" in texts or not texts.isascii():
         _check_texts(event_id, send_request_id, ppnum, error_code, message_id)
-    summary_status = total = delivered = failed = pending = None
+    summary_status = total = delivered = failed = pending = summary_created_at = summary_completed_at = None
     if message.HasField("summary"):
         summary = message.summary
         summary_status = summary.status
@@ -91,6 +98,8 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         failed, pending = summary.failed, summary.pending_consent
         if min(total, delivered, failed, pending) < 0 or max(total, delivered, failed, pending) > MAX_COUNT:
             raise Undecodable(f"a count of the summary is outside 0..{MAX_COUNT}", event_id)
+        summary_created_at = _time_if_readable(summary.created_at)
+        summary_completed_at = _time_if_readable(summary.completed_at)
     poll = _poll(message.poll_response) if message.HasField("poll_response") else _NO_POLL
     return Event(
         event_id,
@@ -109,6 +118,9 @@ def decode(payload: bytes, app: str, contract: Contract) -> Event:
         pending,
         _occurred_at(message.occurred_at, message.event_type, event_id),
         payload,
+        recipient_created_at,
+        summary_created_at,
+        summary_completed_at,
     )
 
 
@@ -182,3 +194,13 @@ def _occurred_at(raw: bytes, event_type: int, event_id: str) -> datetime:
     if moment is None or not EARLIEST <= moment < LATEST:
         raise Undecodable("occurred_at is missing, and the ULID's time is after 9999-12-30", event_id)
     return moment
+
+
+def _time_if_readable(raw: bytes) -> datetime | None:
+    # No outcome depends on these times, so one that can't be read is left out, and the event is stored without it.
+    if not raw:
+        return None
+    try:
+        return read_time(raw)
+    except ValueError:
+        return None

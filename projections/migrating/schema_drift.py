@@ -38,10 +38,10 @@ _TRIGGERS = {
 # The revision that last made each, and the name of the statement in its module.
 _FUNCTIONS = {
     _REFUSE_CHANGE: ("0007", "REFUSE_ALL_BUT_PERMITTED"),
-    "eventstore.redecode(jsonb)": ("0007", "REDECODE"),
+    "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
 }
 _VIEWS = {
-    "eventstore.event_log": ("0006", "NEW_EVENT_LOG"),
+    "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),
     "public.consent_history": ("0007", "CONSENT_HISTORY"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),

@@ -33,6 +33,9 @@ def event(  # noqa: PLR0913 - an event has that many fields
     pending_consent: int | None = None,
     occurred_at: datetime | None = None,
     payload: bytes = b"",
+    recipient_created_at: datetime | None = None,
+    summary_created_at: datetime | None = None,
+    summary_completed_at: datetime | None = None,
 ) -> Event:
     """Return an event.
 
@@ -70,4 +73,7 @@ def event(  # noqa: PLR0913 - an event has that many fields
         pending_consent=pending_consent,
         occurred_at=occurred_at or ulid.time_of(event_id) or _BEGIN,
         payload=payload,
+        recipient_created_at=recipient_created_at,
+        summary_created_at=summary_created_at,
+        summary_completed_at=summary_completed_at,
     )

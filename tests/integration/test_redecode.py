@@ -6,7 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,8 @@ from tests.folding import Watched, append, new_record
 from tests.queries import fetch_all
 from tests.store import QUICK
 
-SUMMARY = oracle.Summary(3, 5, 2, 1, 2)
+CREATED, COMPLETED = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 1, 13, 0, 0, 1, tzinfo=UTC)
+SUMMARY = oracle.Summary(3, 5, 2, 1, 2, CREATED, COMPLETED)
 REFUSED = r"UPDATE on eventstore\.events is refused: events stay as they came"
 COLUMNS = [column for column in Event._fields if column not in ("event_id", "app", "contract", "payload")]
 
@@ -49,7 +51,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         await append(
             conn,
             new_record(),
-            new_record(oracle.FAILED, "12300000002"),
+            replace(new_record(oracle.FAILED, "12300000002"), recipient_created_at=CREATED),
             new_record(oracle.PENDING_CONSENT, app="shop"),
             new_record(oracle.POLL_RESPONSE, options=("yes", 'NULL, "{é}\\', "")),
             new_record(oracle.POLL_RESPONSE, options=()),
@@ -103,10 +105,11 @@ async def test_columns_that_an_older_decoder_read_differently_are_decoded_again(
     before = await rows(conn)
     day = timedelta(days=1)
     await change(conn, 1, ppnum=None, send_request_id="other", occurred_at=before[0]["occurred_at"] + day)
-    await change(conn, 2, event_type=0, error_code="reason", message_id="message")
+    await change(conn, 2, event_type=0, error_code="reason", message_id="message", recipient_created_at=None)
     await change(conn, 4, poll_id=None, poll_options=None)
     await change(conn, 5, poll_options=["a", 'NULL, "{é}\\'])
     await change(conn, 6, summary_status=None, total_recipients=0, delivered=0, failed=0, pending_consent=0)
+    await change(conn, 6, summary_created_at=None, summary_completed_at=None)
     done = await redecode(conn, on_progress=ignore_progress)
     assert (done.read, done.changed, done.refused) == (9, 5, 0)
     assert done.types == {0, oracle.DELIVERED, oracle.FAILED, oracle.POLL_RESPONSE, oracle.COMPLETED}
@@ -140,6 +143,9 @@ async def test_a_changed_decoder_changes_only_decoded_columns(conn: AsyncConnect
             failed=3,
             pending_consent=2**31 - 1,
             occurred_at=event.occurred_at + timedelta(microseconds=1),
+            recipient_created_at=event.occurred_at,
+            summary_created_at=event.occurred_at,
+            summary_completed_at=event.occurred_at,
         )
 
     done = await redecode(conn, on_progress=ignore_progress, decoder=learned)

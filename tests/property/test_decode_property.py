@@ -38,11 +38,18 @@ times = st.one_of(
     ),
 )
 recipients = st.builds(
-    wire.recipient, maybe_texts, message_id=maybe_texts, error_code=maybe_texts, recipient_id=maybe_texts
+    wire.recipient,
+    maybe_texts,
+    message_id=maybe_texts,
+    error_code=maybe_texts,
+    recipient_id=maybe_texts,
+    created_at=times,
 )
-summaries = st.builds(wire.summary, numbers, numbers, numbers, numbers, status=numbers)
+summaries = st.builds(wire.summary, numbers, numbers, numbers, numbers, status=numbers, created_at=times)
 good_counts = st.integers(0, 2**31 - 1)
-good_summaries = st.builds(wire.summary, good_counts, good_counts, good_counts, good_counts)
+good_summaries = st.builds(
+    wire.summary, good_counts, good_counts, good_counts, good_counts, created_at=times, completed_at=times
+)
 polls = st.builds(lambda poll_id, options: wire.poll(poll_id, *options), maybe_texts, st.lists(texts, max_size=4))
 events = st.builds(
     wire.event,

@@ -83,12 +83,15 @@ def test_every_column_is_decoded_from_both_contracts(contract: Contract, occurre
         pending_consent=3,
         occurred_at=OCCURRED,
         payload=payload,
+        recipient_created_at=OCCURRED,
+        summary_created_at=OCCURRED,
+        summary_completed_at=OCCURRED,
     )
 
 
 def test_absent_fields_are_none() -> None:
     payload = wire.event(AT_ULID, None, send_request_id=None, occurred_at=None)
-    assert tuple(read(payload)) == (AT_ULID, "app", CHAT.value, 0, *[None] * 12, ULID_TIME, payload)
+    assert tuple(read(payload)) == (AT_ULID, "app", CHAT.value, 0, *[None] * 12, ULID_TIME, payload, None, None, None)
 
 
 def test_the_order_of_the_fields_does_not_matter() -> None:
@@ -210,8 +213,8 @@ def test_texts_that_are_not_kept_as_columns_are_not_checked() -> None:
     bad = b"\xff\0" * 300
     payload = wire.event(
         ID,
-        recipient=wire.recipient("12300000001", recipient_id=bad, created_at=bad),
-        summary=wire.summary(summary_id=bad, created_at=bad, completed_at=bad),
+        recipient=wire.recipient("12300000001", recipient_id=bad),
+        summary=wire.summary(summary_id=bad),
     )
     assert read(payload).ppnum == "12300000001"
 
@@ -279,6 +282,30 @@ def test_a_known_type_with_an_unreadable_time_is_refused(event_type: int, occurr
     error = refusal(wire.event(ID, event_type, occurred_at=occurred_at))
     assert error.reason.startswith("occurred_at ")
     assert error.event_id == ID
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [None, "", "yesterday", b"\xff\0" * 300, "9999-12-31T00:00:00Z", wire.timestamp(2**60), wire.timestamp(1, 10**9)],
+)
+@pytest.mark.parametrize("contract", list(Contract))
+def test_an_unreadable_time_inside_a_recipient_or_summary_is_none_and_refuses_nothing(
+    contract: Contract, unreadable: wire.Text | None
+) -> None:
+    times = {"created_at": unreadable, "completed_at": wire.timestamp_of(OCCURRED)}
+    for event_type in (6, 9):
+        event = read(
+            wire.event(
+                ID,
+                event_type,
+                recipient=wire.recipient("12300000001", created_at=unreadable),
+                summary=wire.summary(1, **times),
+            ),
+            contract,
+        )
+        assert (event.ppnum, event.total_recipients) == ("12300000001", 1)
+        assert event[-3:] == (None, None, OCCURRED)
+        assert event.occurred_at == OCCURRED
 
 
 @pytest.mark.parametrize(

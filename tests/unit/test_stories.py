@@ -107,6 +107,11 @@ def test_the_wire_bytes_match_the_record(events: tuple[Record, ...]) -> None:
         given = event.summary
         expected = (given.status, given.total, given.delivered, given.failed, given.pending) if given else (None,) * 5
         assert counts == expected
+        assert (read.recipient_created_at, read.summary_created_at, read.summary_completed_at) == (
+            event.recipient_created_at,
+            given.created_at if given else None,
+            given.completed_at if given else None,
+        )
 
 
 @checking

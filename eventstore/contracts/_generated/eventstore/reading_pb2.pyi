@@ -47,28 +47,34 @@ class Event(_message.Message):
     def __init__(self, event_id: _Optional[str] = ..., send_request_id: _Optional[str] = ..., event_type: _Optional[int] = ..., recipient: _Optional[_Union[Recipient, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., occurred_at: _Optional[bytes] = ..., poll_response: _Optional[bytes] = ...) -> None: ...
 
 class Recipient(_message.Message):
-    __slots__ = ("ppnum", "message_id", "error_code")
+    __slots__ = ("ppnum", "message_id", "error_code", "created_at")
     PPNUM_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ppnum: str
     message_id: str
     error_code: str
-    def __init__(self, ppnum: _Optional[str] = ..., message_id: _Optional[str] = ..., error_code: _Optional[str] = ...) -> None: ...
+    created_at: bytes
+    def __init__(self, ppnum: _Optional[str] = ..., message_id: _Optional[str] = ..., error_code: _Optional[str] = ..., created_at: _Optional[bytes] = ...) -> None: ...
 
 class Summary(_message.Message):
-    __slots__ = ("status", "total_recipients", "delivered", "pending_consent", "failed")
+    __slots__ = ("status", "total_recipients", "delivered", "pending_consent", "failed", "created_at", "completed_at")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_RECIPIENTS_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_FIELD_NUMBER: _ClassVar[int]
     PENDING_CONSENT_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_FIELD_NUMBER: _ClassVar[int]
     status: int
     total_recipients: int
     delivered: int
     pending_consent: int
     failed: int
-    def __init__(self, status: _Optional[int] = ..., total_recipients: _Optional[int] = ..., delivered: _Optional[int] = ..., pending_consent: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+    created_at: bytes
+    completed_at: bytes
+    def __init__(self, status: _Optional[int] = ..., total_recipients: _Optional[int] = ..., delivered: _Optional[int] = ..., pending_consent: _Optional[int] = ..., failed: _Optional[int] = ..., created_at: _Optional[bytes] = ..., completed_at: _Optional[bytes] = ...) -> None: ...
 
 class PollResponse(_message.Message):
     __slots__ = ("poll_id", "selected_options")

@@ -14,9 +14,14 @@ _REQUEST_STATUS: tuple[LiteralString, ...] = (
     """CREATE TABLE reference.request_recipients AS
        SELECT DISTINCT ON (app, send_request_id, ppnum) app, send_request_id, ppnum,
               CASE event_type WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' ELSE 'pending_consent' END AS status,
-              error_code, message_id, event_id AS last_event_id, occurred_at AS last_event_at
+              error_code, message_id, event_id AS last_event_id, occurred_at AS last_event_at,
+              min(recipient_created_at) OVER recipient AS created_at,
+              min(occurred_at) OVER recipient AS first_event_at,
+              min(occurred_at) FILTER (WHERE event_type = 1) OVER recipient AS delivered_at
        FROM eventstore.events
        WHERE event_type IN (1, 2, 3) AND send_request_id <> '' AND ppnum <> ''
+       WINDOW recipient AS (PARTITION BY app, send_request_id, ppnum ORDER BY event_id DESC
+                            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
        ORDER BY app, send_request_id, ppnum, event_id DESC""",
     "ALTER TABLE reference.request_recipients ADD PRIMARY KEY (app, send_request_id, ppnum)",
     """CREATE TABLE reference.request_status AS
@@ -27,9 +32,11 @@ _REQUEST_STATUS: tuple[LiteralString, ...] = (
               coalesce(r.failed, 0) AS failed, coalesce(r.pending_consent, 0) AS pending_consent,
               d.total_recipients AS reported_total, d.delivered AS reported_delivered, d.failed AS reported_failed,
               d.pending_consent AS reported_pending_consent, e.first_event_at, e.last_event_at,
-              d.occurred_at AS completed_at, e.last_event_id, d.event_id AS decided_event_id
+              d.occurred_at AS completed_at, e.last_event_id, d.event_id AS decided_event_id, e.created_at
        FROM (SELECT app, send_request_id, min(occurred_at) AS first_event_at, max(occurred_at) AS last_event_at,
-                    max(event_id) AS last_event_id
+                    max(event_id) AS last_event_id,
+                    min(CASE WHEN event_type IN (6, 8) THEN summary_created_at
+                             WHEN event_type IN (1, 2, 3) AND ppnum <> '' THEN recipient_created_at END) AS created_at
              FROM eventstore.events WHERE event_type BETWEEN 1 AND 8 AND send_request_id <> ''
              GROUP BY app, send_request_id) AS e
        LEFT JOIN (SELECT app, send_request_id, count(*) AS recipients,

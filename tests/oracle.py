@@ -59,10 +59,11 @@ Row: TypeAlias = tuple[object, ...]
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     name: tuple(columns.split())
     for name, columns in {
-        "request_recipients": "app send_request_id ppnum status error_code message_id last_event_id last_event_at",
+        "request_recipients": "app send_request_id ppnum status error_code message_id last_event_id last_event_at"
+        " created_at first_event_at delivered_at",
         "request_status": "app send_request_id state recipients delivered failed pending_consent"
         " reported_total reported_delivered reported_failed reported_pending_consent"
-        " first_event_at last_event_at completed_at last_event_id decided_event_id",
+        " first_event_at last_event_at completed_at last_event_id decided_event_id created_at",
         "consent_registry": "app ppnum status basis decided_at event_id send_request_id first_asked_at",
         "consent_history": "app ppnum status basis at event_id send_request_id",
         "poll_responses": "app send_request_id poll_id ppnum options event_id responded_at",
@@ -153,13 +154,20 @@ def _in_order(events: Iterable[Record]) -> list[Record]:
 
 def _request_recipients(log: list[Record]) -> list[Row]:
     status = {DELIVERED: "delivered", FAILED: "failed", PENDING_CONSENT: "pending_consent"}
-    rows: dict[Row, Row] = {}
+    recipients: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for event in log:
         key = recipient_key(event)
         if key:
-            outcome = (status[event.event_type], event.error_code, event.message_id)
-            rows[key] = (*key, *outcome, event.event_id, event.occurred_at)
-    return list(rows.values())
+            recipients[key].append(event)
+    rows: list[Row] = []
+    for key, events in recipients.items():
+        last = events[-1]
+        created = [event.recipient_created_at for event in events if event.recipient_created_at]
+        delivered = [event.occurred_at for event in events if event.event_type == DELIVERED]
+        first = (min(created, default=None), min(event.occurred_at for event in events), min(delivered, default=None))
+        outcome = (status[last.event_type], last.error_code, last.message_id)
+        rows.append((*key, *outcome, last.event_id, last.occurred_at, *first))
+    return rows
 
 
 def _request_status(log: list[Record]) -> list[Row]:
@@ -182,18 +190,29 @@ def _request(events: list[Record]) -> Row:
     ends = list(latest.values())
     counts = (len(ends), ends.count(DELIVERED), ends.count(FAILED), ends.count(PENDING_CONSENT))
     times = [event.occurred_at for event in events]
-    last_event_id = events[-1].event_id
-    if decider is None:
-        return ("in_progress", *counts, None, None, None, None, min(times), max(times), None, last_event_id, None)
+    state, completed_at, decided_event_id = "in_progress", None, None
     reported: Row = (None, None, None, None)
-    failed = decider.event_type == REQUEST_FAILED
-    if decider.summary:
-        summary = decider.summary
-        reported = (summary.total, summary.delivered, summary.failed, summary.pending)
-        failed = failed or summary.status == SUMMARY_FAILED
-    state = "failed" if failed else "completed"
-    end = (min(times), max(times), decider.occurred_at, last_event_id, decider.event_id)
+    if decider:
+        failed = decider.event_type == REQUEST_FAILED
+        if decider.summary:
+            summary = decider.summary
+            reported = (summary.total, summary.delivered, summary.failed, summary.pending)
+            failed = failed or summary.status == SUMMARY_FAILED
+        state = "failed" if failed else "completed"
+        completed_at, decided_event_id = decider.occurred_at, decider.event_id
+    end = (min(times), max(times), completed_at, events[-1].event_id, decided_event_id, _created_at(events))
     return (state, *counts, *reported, *end)
+
+
+def _created_at(events: list[Record]) -> datetime | None:
+    """Return the earliest time that a summary or a recipient of the request states for its creation."""
+    stated = []
+    for event in events:
+        if event.event_type in (COMPLETED, REQUEST_FAILED) and event.summary:
+            stated.append(event.summary.created_at)
+        if recipient_key(event):
+            stated.append(event.recipient_created_at)
+    return min((moment for moment in stated if moment), default=None)
 
 
 def _consent_registry(log: list[Record]) -> list[Row]:

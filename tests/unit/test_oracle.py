@@ -126,7 +126,10 @@ def test_sorted_rows_have_the_oracles_form_and_keep_duplicates() -> None:
 )
 def test_the_type_decides_the_status_of_a_recipient(event_type: int, status: str) -> None:
     event = record(1, event_type, ppnum=ANN, error_code="why", message_id="m")
-    assert rows("request_recipients", event) == [("a", "r", ANN, status, "why", "m", "E1", at(1))]
+    delivered_at = at(1) if event_type == 1 else None
+    assert rows("request_recipients", event) == [
+        ("a", "r", ANN, status, "why", "m", "E1", at(1), None, at(1), delivered_at)
+    ]
 
 
 def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> None:
@@ -135,8 +138,41 @@ def test_the_greatest_event_id_decides_a_recipient_with_all_its_columns() -> Non
         record(2, 2, ppnum=ANN, occurred_at=at(8), error_code="why", message_id="m"),
         record(3, 1, ppnum=ANN, occurred_at=at(7)),
     ]
-    assert rows("request_recipients", *events) == [("a", "r", ANN, "delivered", None, None, "E3", at(7))]
-    assert rows("request_recipients", *events[:2]) == [("a", "r", ANN, "failed", "why", "m", "E2", at(8))]
+    assert rows("request_recipients", *events) == [
+        ("a", "r", ANN, "delivered", None, None, "E3", at(7), None, at(7), at(7))
+    ]
+    assert rows("request_recipients", *events[:2]) == [
+        ("a", "r", ANN, "failed", "why", "m", "E2", at(8), None, at(8), None)
+    ]
+
+
+def test_a_recipients_earliest_times_count_whichever_event_decides() -> None:
+    events = [
+        record(1, 1, ppnum=ANN, occurred_at=at(7), recipient_created_at=at(3)),
+        record(2, 1, ppnum=ANN, occurred_at=at(6)),
+        record(3, 2, ppnum=ANN, occurred_at=at(8), recipient_created_at=at(2)),
+        record(4, 3, ppnum=ANN, occurred_at=at(5), recipient_created_at=at(4)),
+        record(5, 4, ppnum=ANN, occurred_at=at(1), recipient_created_at=at(1)),  # no status of the recipient
+    ]
+    row = only_row("request_recipients", *events)
+    assert (row["created_at"], row["first_event_at"], row["delivered_at"]) == (at(2), at(5), at(6))
+    assert (row["status"], row["last_event_at"]) == ("pending_consent", at(5))
+
+
+def test_a_request_was_created_at_the_earliest_time_that_a_summary_or_recipient_states() -> None:
+    def created_at(*events: Record) -> object:
+        return only_row("request_status", *events)["created_at"]
+
+    ended = record(1, 6, summary=Summary(3, 1, 1, 0, 0, created_at=at(5)))
+    failed = record(2, 8, summary=Summary(3, 1, 1, 0, 0, created_at=at(4), completed_at=at(1)))
+    told = record(3, 2, ppnum=ANN, recipient_created_at=at(3))
+    assert created_at(record(9, 6), record(8, 1, ppnum=ANN)) is None
+    assert created_at(ended) == at(5)
+    assert created_at(ended, failed) == at(4)
+    assert created_at(ended, failed, told) == at(3)
+    no_recipient = record(4, 1, ppnum="", recipient_created_at=at(2))
+    other_type = record(5, 5, ppnum=ANN, recipient_created_at=at(2), summary=Summary(3, 1, 1, 0, 0, created_at=at(1)))
+    assert created_at(told, no_recipient, other_type) == at(3)
 
 
 @pytest.mark.parametrize("event_type", [4, 5, 6, 7, 8])
@@ -198,7 +234,7 @@ def test_an_event_without_a_request_is_folded_only_for_the_person(request_id: st
 def test_a_request_in_progress_has_no_end_and_nothing_reported() -> None:
     events = [record(1, 3, ppnum=ANN), record(2, 1, ppnum=BOB), record(3, 2, ppnum=CY), record(4, 1, ppnum=ANN)]
     assert rows("request_status", *events) == [
-        ("a", "r", "in_progress", 3, 2, 1, 0, None, None, None, None, at(1), at(4), None, "E4", None)
+        ("a", "r", "in_progress", 3, 2, 1, 0, None, None, None, None, at(1), at(4), None, "E4", None, None)
     ]
 
 
@@ -209,7 +245,7 @@ def test_a_completed_request_reports_what_its_summary_says() -> None:
         record(3, 1, ppnum=BOB, occurred_at=at(10)),
     ]
     assert rows("request_status", *events) == [
-        ("a", "r", "completed", 2, 1, 0, 1, 10, 7, 2, 1, at(10), at(30), at(20), "E3", "E2")
+        ("a", "r", "completed", 2, 1, 0, 1, 10, 7, 2, 1, at(10), at(30), at(20), "E3", "E2", None)
     ]
 
 
@@ -234,16 +270,16 @@ def test_type_and_summary_decide_how_a_request_ended(event_type: int, summary_st
 def test_the_greater_event_id_of_types_6_and_8_decides_with_all_its_counts() -> None:
     six, eight = Summary(3, 4, 3, 2, 1), Summary(4, 8, 7, 6, 5)
     assert rows("request_status", record(1, 6, summary=six), record(2, 8, summary=eight)) == [
-        ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2")
+        ("a", "r", "failed", 0, 0, 0, 0, 8, 7, 6, 5, at(1), at(2), at(2), "E2", "E2", None)
     ]
     assert rows("request_status", record(1, 8, summary=eight), record(2, 6, summary=six)) == [
-        ("a", "r", "completed", 0, 0, 0, 0, 4, 3, 2, 1, at(1), at(2), at(2), "E2", "E2")
+        ("a", "r", "completed", 0, 0, 0, 0, 4, 3, 2, 1, at(1), at(2), at(2), "E2", "E2", None)
     ]
 
 
 def test_a_deciding_event_without_a_summary_clears_the_earlier_summary() -> None:
     assert rows("request_status", record(1, 6, summary=Summary(4, 4, 3, 2, 1)), record(2, 6)) == [
-        ("a", "r", "completed", 0, 0, 0, 0, None, None, None, None, at(1), at(2), at(2), "E2", "E2")
+        ("a", "r", "completed", 0, 0, 0, 0, None, None, None, None, at(1), at(2), at(2), "E2", "E2", None)
     ]
 
 

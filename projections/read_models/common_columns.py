@@ -10,7 +10,7 @@ from projections.projection import READ_MODEL_SCHEMA
 
 metadata = MetaData(schema=READ_MODEL_SCHEMA)
 
-VIEWS = frozenset({"consent_history", "poll_results", "read_model_freshness"})
+VIEWS = frozenset({"consent_history", "event_log", "poll_results", "read_model_freshness"})
 """The views beside the tables; only the migrations create them."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from psycopg import sql
 
 from projections.errors import MigrationRefused
-from projections.migrating.migrate import READ_MODELS_SINCE, downgrade, upgrade
+from projections.migrating.migrate import LATER_NAMES, READ_MODELS_SINCE, downgrade, upgrade
 from projections.migrating.schema_revision import head_revision
 from projections.read_models.common_columns import VIEWS, metadata
 
@@ -61,6 +61,15 @@ def test_it_is_refused_if_only_the_event_store_exists(empty_database_url: str) -
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("ALTER TABLE public.poll_tallies RENAME TO theirs")
     assert upgrade(empty_database_url) == ("0001", head_revision())
+
+
+@pytest.mark.parametrize("name", sorted(LATER_NAMES))
+def test_it_is_refused_if_only_earlier_read_models_exist(empty_database_url: str, name: str) -> None:
+    upgrade(empty_database_url, "0012")
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute(sql.SQL("CREATE TABLE public.{} (theirs int)").format(sql.Identifier(name)))
+    with pytest.raises(MigrationRefused, match=f"^public.{name} already exists"):
+        upgrade(empty_database_url)
 
 
 def test_the_same_name_in_another_schema_is_allowed(empty_database_url: str) -> None:

@@ -20,6 +20,7 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.running.run_context import RunContext
@@ -129,5 +130,6 @@ def _named(projection: Projection) -> Benchmark:
 
 
 FOLDS: dict[str, Benchmark] = {
-    f"fold_{projection.name}": _named(projection) for projection in (RequestStatus(), ConsentRegistry(), PollTallies())
+    f"fold_{projection.name}": _named(projection)
+    for projection in (RequestStatus(), ConsentRegistry(), PollTallies(), People())
 }

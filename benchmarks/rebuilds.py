@@ -21,6 +21,7 @@ from benchmarks.references import REFERENCES, SESSION
 from eventstore.waits import Waits
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.rebuild import Timings, rebuild
@@ -184,7 +185,7 @@ async def _fold(url: str, projection: Projection) -> None:
 REBUILDS: dict[str, Benchmark] = {
     **{
         f"rebuild_{projection.name}": partial(_measure, projection)
-        for projection in (RequestStatus(), ConsentRegistry(), PollTallies())
+        for projection in (RequestStatus(), ConsentRegistry(), PollTallies(), People())
     },
     "rebuild_rss_mb": rebuild_rss_mb,
 }

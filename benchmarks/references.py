@@ -104,9 +104,42 @@ _POLL_TALLIES: tuple[LiteralString, ...] = (
     "ALTER TABLE reference.poll_tallies ADD PRIMARY KEY (app, send_request_id, poll_id, option)",
 )
 
+_PEOPLE: tuple[LiteralString, ...] = (
+    """CREATE TABLE reference.person_requests AS
+       SELECT DISTINCT ON (app, ppnum, send_request_id) app, ppnum, send_request_id,
+              CASE event_type WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' ELSE 'pending_consent' END AS status,
+              error_code, event_id AS last_event_id, occurred_at AS last_event_at
+       FROM eventstore.events
+       WHERE event_type IN (1, 2, 3) AND send_request_id <> '' AND ppnum <> ''
+       ORDER BY app, ppnum, send_request_id, event_id DESC""",
+    "ALTER TABLE reference.person_requests ADD PRIMARY KEY (app, ppnum, send_request_id)",
+    """CREATE TABLE reference.people AS
+       SELECT app, ppnum, coalesce(requests, 0) AS requests, coalesce(delivered, 0) AS delivered,
+              coalesce(failed, 0) AS failed, coalesce(pending_consent, 0) AS pending_consent,
+              last_outcome, last_error_code, last_outcome_at, last_event_id, consent_status, consent_event_id
+       FROM (SELECT app, ppnum, count(*) AS requests,
+                    count(*) FILTER (WHERE status = 'delivered') AS delivered,
+                    count(*) FILTER (WHERE status = 'failed') AS failed,
+                    count(*) FILTER (WHERE status = 'pending_consent') AS pending_consent
+             FROM reference.person_requests GROUP BY app, ppnum) AS counted
+       JOIN (SELECT DISTINCT ON (app, ppnum) app, ppnum, status AS last_outcome, error_code AS last_error_code,
+                    last_event_at AS last_outcome_at, last_event_id
+             FROM reference.person_requests ORDER BY app, ppnum, last_event_id DESC) AS last USING (app, ppnum)
+       FULL JOIN (SELECT DISTINCT ON (app, ppnum) app, ppnum,
+                         CASE WHEN event_type IN (1, 4) THEN 'granted' WHEN event_type = 3 THEN 'pending'
+                              WHEN event_type = 5 THEN 'denied' WHEN error_code = 'consent_denied' THEN 'denied'
+                              ELSE 'expired' END AS consent_status, event_id AS consent_event_id
+                  FROM eventstore.events
+                  WHERE ppnum <> '' AND (event_type IN (1, 3, 4, 5)
+                        OR (event_type = 2 AND error_code IN ('consent_denied', 'consent_expired')))
+                  ORDER BY app, ppnum, event_id DESC) AS consent USING (app, ppnum)""",
+    "ALTER TABLE reference.people ADD PRIMARY KEY (app, ppnum)",
+)
+
 REFERENCES: dict[str, tuple[LiteralString, ...]] = {
     "request_status": _REQUEST_STATUS,
     "consent_registry": _CONSENT_REGISTRY,
     "poll_tallies": _POLL_TALLIES,
+    "people": _PEOPLE,
 }
 """By projection: the statements, in order."""

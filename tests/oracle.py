@@ -69,6 +69,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "poll_responses": "app send_request_id poll_id ppnum options event_id responded_at",
         "poll_tallies": "app send_request_id poll_id option responses last_response_at",
         "poll_results": "app send_request_id poll_id option responses total share",
+        "person_requests": "app ppnum send_request_id status error_code last_event_id last_event_at",
+        "people": "app ppnum requests delivered failed pending_consent"
+        " last_outcome last_error_code last_outcome_at last_event_id consent_status consent_event_id",
     }.items()
 }
 """The tables and views, and their documented columns."""
@@ -81,6 +84,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "poll_responses": ("app", "send_request_id", "poll_id", "ppnum"),
     "poll_tallies": ("app", "send_request_id", "poll_id", "option"),
     "poll_results": ("app", "send_request_id", "poll_id", "option"),
+    "person_requests": ("app", "ppnum", "send_request_id"),
+    "people": ("app", "ppnum"),
 }
 """The columns that identify a row."""
 
@@ -98,6 +103,8 @@ def read_models(events: Iterable[Record]) -> dict[str, list[Row]]:
         "poll_responses": responses,
         "poll_tallies": tallies,
         "poll_results": _poll_results(responses, tallies),
+        "person_requests": _person_requests(log),
+        "people": _people(log),
     }
     return {name: sorted_rows(name, rows[name]) for name in COLUMNS}
 
@@ -279,4 +286,39 @@ def _poll_results(responses: list[Row], tallies: list[Row]) -> list[Row]:
         assert isinstance(count, int)
         total = sum(1 for response in responses if list(response[:3]) == poll)
         rows.append((*poll, option, count, total, count / total))
+    return rows
+
+
+def _person_requests(log: list[Record]) -> list[Row]:
+    status = {DELIVERED: "delivered", FAILED: "failed", PENDING_CONSENT: "pending_consent"}
+    rows: dict[Row, Row] = {}
+    for event in log:
+        key = recipient_key(event)
+        if key:
+            app, request, ppnum = key
+            outcome = (status[event.event_type], event.error_code, event.event_id, event.occurred_at)
+            rows[key] = (app, ppnum, request, *outcome)
+    return list(rows.values())
+
+
+def _people(log: list[Record]) -> list[Row]:
+    outcomes: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in _person_requests(log):
+        outcomes[str(row[0]), str(row[1])].append(row)
+    # Of the facts in the order of their ids, the last one holds: a delivery shows consent, whatever was before it.
+    consent: dict[tuple[str, str], Row] = {}
+    for event in log:
+        status = "granted" if is_delivery(event) else consent_fact(event)
+        if event.ppnum and status:
+            consent[event.app, event.ppnum] = (status, event.event_id)
+    rows: list[Row] = []
+    for key in outcomes.keys() | consent.keys():
+        found = sorted(outcomes[key], key=lambda row: str(row[5]))
+        states = [row[3] for row in found]
+        counts = (len(states), *(states.count(name) for name in ("delivered", "failed", "pending_consent")))
+        last: Row = (None,) * 4
+        if found:
+            _, _, _, outcome, error_code, event_id, at = found[-1]
+            last = (outcome, error_code, at, event_id)
+        rows.append((*key, *counts, *last, *consent.get(key, (None, None))))
     return rows

@@ -42,6 +42,8 @@ _CHANGES: dict[str, LiteralString] = {
     "consent_registry": "delivery_request_id = 'damaged'",
     "poll_responses": "options = '{damaged}'",
     "poll_tallies": "responses = responses + 7",
+    "person_requests": "status = 'damaged'",
+    "people": "delivered = delivered + 7",
     "opt_outs": "since = '2000-01-01'",
 }
 

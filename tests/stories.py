@@ -185,6 +185,8 @@ class _Setting:
         error_code = choices.of(_FAILURES if number == oracle.FAILED else _STRAY_FAILURES)
         message_id = choices.of(_MESSAGE_IDS)
         created_at, *times = (choices.of((*_TIMES, None, None)) for _ in range(3))
+        status, (total, delivered, failed, pending) = choices.of(_STATUSES), (choices.of(_COUNTS) for _ in range(4))
+        summary = Summary(status, total, delivered, failed, pending, *times)
         return Record(
             event_id=event_id,
             app=app,
@@ -197,9 +199,7 @@ class _Setting:
             message_id=None if ppnum is None else message_id,
             poll_id=choices.mostly(self.polls) if has_answer else None,
             poll_options=tuple(choices.of(OPTIONS) for _ in range(choices.of((1, 1, 2, 3, 0)))) if has_answer else None,
-            summary=Summary(choices.of(_STATUSES), *(choices.of(_COUNTS) for _ in range(4)), *times)
-            if has_summary
-            else None,
+            summary=summary if has_summary else None,
             recipient_created_at=None if ppnum is None else created_at,
         )
 

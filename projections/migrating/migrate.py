@@ -23,7 +23,7 @@ from projections.registry import find_valid_projections
 READ_MODELS_SINCE = "0002"
 """The revision that creates our first read models; before it, whatever has one of their names isn't ours."""
 
-LATER_NAMES = {"event_log": "0015"}
+LATER_NAMES = {"event_log": "0015", "people": "0016", "person_requests": "0016"}
 """Tables and views of read models that a later revision creates."""
 
 # Types count too: a table creates a type of its own name.

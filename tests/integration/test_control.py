@@ -59,7 +59,9 @@ async def test_an_event_that_is_never_stored_ends_the_wait_with_an_error(conn: A
 async def test_projections_that_have_not_folded_the_event_are_named(database_url: str, conn: AsyncConnection) -> None:
     record = new_record()
     await append(conn, record)
-    with pytest.raises(ProjectionsError, match="not folded by consent_registry, poll_tallies, request_status after"):
+    with pytest.raises(
+        ProjectionsError, match="not folded by consent_registry, people, poll_tallies, request_status after"
+    ):
         await wait_until_folded(conn, VERSIONS, record.event_id, 0)
     await folding.fold_all(database_url, READ_MODELS[1:])
     with pytest.raises(ProjectionsError, match=f"not folded by {NAMES[0]} after 0"):

@@ -137,7 +137,7 @@ def test_the_page_on_read_models_names_every_table_and_view(database_url: str) -
         names = conn.execute(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
         ).fetchall()
-    assert len(names) == 9
+    assert len(names) == 11
     assert [name for (name,) in names if name not in page] == []
 
 

@@ -292,14 +292,13 @@ def test_a_known_type_with_an_unreadable_time_is_refused(event_type: int, occurr
 def test_an_unreadable_time_inside_a_recipient_or_summary_is_none_and_refuses_nothing(
     contract: Contract, unreadable: wire.Text | None
 ) -> None:
-    times = {"created_at": unreadable, "completed_at": wire.timestamp_of(OCCURRED)}
     for event_type in (6, 9):
         event = read(
             wire.event(
                 ID,
                 event_type,
                 recipient=wire.recipient("12300000001", created_at=unreadable),
-                summary=wire.summary(1, **times),
+                summary=wire.summary(1, created_at=unreadable, completed_at=wire.timestamp_of(OCCURRED)),
             ),
             contract,
         )

@@ -205,7 +205,8 @@ def test_an_event_without_a_recipient_counts_only_for_its_request(event_type: in
         [record(1, event_type, ppnum=ppnum, error_code="consent_denied", poll_id="p", poll_options=("x",))]
     )
     row = found.pop("request_status")
-    assert [len(row), *map(len, found.values())] == [1, 0, 0, 0, 0, 0, 0]
+    assert len(row) == 1
+    assert not any(found.values())
     assert row[0][3:7] == (0, 0, 0, 0)
     assert row[0][11:13] == (at(1), at(1))
     assert row[0][14] == "E1"
@@ -225,6 +226,8 @@ def test_an_event_without_a_request_is_folded_only_for_the_person(request_id: st
         ("a", ANN, "granted", "consent", at(4), "E4", ""),
         ("a", ANN, "denied", "consent", at(5), "E5", ""),
     ]
+    consent: Row = ("denied", "E5")
+    assert found.pop("people") == [("a", ANN, 0, 0, 0, 0, None, None, None, None, *consent)]
     assert not any(found.values())
 
 
@@ -502,3 +505,51 @@ def test_the_keys_identify_the_rows_of_an_event() -> None:
         assert [ask(record(1, 1, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
         assert [ask(record(1, 6, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
         assert [ask(record(1, 7, ppnum=ANN, send_request_id=nothing)) for ask in asks] == [None, None, None]
+
+
+# person_requests, people
+
+
+def test_a_person_is_counted_by_the_last_outcome_of_each_request() -> None:
+    events = [
+        record(1, 3, ppnum=ANN),
+        record(2, 1, ppnum=ANN),
+        record(3, 2, ppnum=ANN, send_request_id="s", error_code="why", occurred_at=at(90)),
+        record(4, 3, ppnum=ANN, send_request_id="t"),
+        record(5, 1, ppnum=BOB),
+    ]
+    assert rows("person_requests", *events) == [
+        ("a", ANN, "r", "delivered", None, "E2", at(2)),
+        ("a", ANN, "s", "failed", "why", "E3", at(90)),
+        ("a", ANN, "t", "pending_consent", None, "E4", at(4)),
+        ("a", BOB, "r", "delivered", None, "E5", at(5)),
+    ]
+    assert rows("people", *events) == [
+        ("a", ANN, 3, 1, 1, 1, "pending_consent", None, at(4), "E4", "pending", "E4"),
+        ("a", BOB, 1, 1, 0, 0, "delivered", None, at(5), "E5", "granted", "E5"),
+    ]
+    assert only_row("people", *events[:3]) | {"last_error_code": "why", "last_outcome_at": at(90)} == only_row(
+        "people", *events[:3]
+    )
+
+
+@pytest.mark.parametrize("tail", [(), (record(8, 2, ppnum=ANN),), (record(8, 5, ppnum=ANN, send_request_id=None),)])
+def test_a_persons_consent_is_that_of_the_registry(tail: tuple[Record, ...]) -> None:
+    facts = [
+        record(1, 3, ppnum=ANN),
+        record(2, 1, ppnum=ANN, send_request_id=None),
+        record(3, 5, ppnum=ANN),
+        record(4, 1, ppnum=ANN),
+        record(5, 4, ppnum=ANN),
+        record(6, 2, ppnum=ANN, error_code="consent_expired"),
+        record(7, 1, ppnum=ANN),
+    ]
+    for length in range(1, len(facts) + 1):
+        events = [*facts[:length], *tail]
+        assert only_row("people", *events)["consent_status"] == only_row("consent_registry", *events)["status"]
+
+
+def test_a_person_without_outcome_or_consent_has_no_row() -> None:
+    assert rows("people", record(1, 7, ppnum=ANN), record(2, 2, ppnum=ANN, send_request_id=None)) == []
+    row = only_row("people", record(1, 2, ppnum=ANN))
+    assert (row["failed"], row["consent_status"], row["consent_event_id"]) == (1, None, None)

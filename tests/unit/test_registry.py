@@ -67,14 +67,14 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-OURS = ["consent_registry", "poll_tallies", "request_status"]
+OURS = ["consent_registry", "people", "poll_tallies", "request_status"]
 
 
 def test_built_in_projections_are_registered_like_a_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(
         folder, monkeypatch, {"registering": SOURCE}, {"second": "registering:Second", "first": "registering:First"}
     )
-    names = ["consent_registry", "first", "poll_tallies", "request_status", "second"]
+    names = ["consent_registry", "first", "people", "poll_tallies", "request_status", "second"]
     assert list(find_valid_projections()) == names
     assert list(select_projections([])) == names
 
@@ -89,7 +89,7 @@ def test_named_projections_are_selected_once_and_in_order() -> None:
 def test_an_unknown_name_is_reported_with_the_known_names() -> None:
     with pytest.raises(UnknownProjection) as caught:
         select_projections(["request_status", "nobody"])
-    message = "unknown projection 'nobody'; known projections: consent_registry, poll_tallies, request_status"
+    message = "unknown projection 'nobody'; known projections: consent_registry, people, poll_tallies, request_status"
     assert str(caught.value) == message
 
 

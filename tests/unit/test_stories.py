@@ -91,6 +91,20 @@ def test_the_oracle_gives_each_key_one_row(story: Story) -> None:
 
 
 @checking
+@given(story=stories())
+def test_the_oracle_gives_people_the_consent_of_the_registry(story: Story) -> None:
+    found = oracle.read_models(story.events)
+    place = {name: oracle.COLUMNS["people"].index(name) for name in ("requests", "consent_status")}
+    registry = {row[:2]: row[2] for row in found["consent_registry"]}
+    people = {row[:2]: row for row in found["people"]}
+    assert {key: row[place["consent_status"]] for key, row in people.items()} == {
+        key: registry.get(key) for key in people
+    }
+    assert registry.keys() <= people.keys()
+    assert sum(int(str(row[place["requests"]])) for row in people.values()) == len(found["request_recipients"])
+
+
+@checking
 @given(events=event_lists())
 def test_the_wire_bytes_match_the_record(events: tuple[Record, ...]) -> None:
     for event in events:

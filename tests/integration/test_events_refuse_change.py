@@ -39,6 +39,7 @@ CHANGES = {
     "update through a CTE": "WITH gone AS (DELETE FROM eventstore.events RETURNING 1) SELECT count(*) FROM gone",
     "update through the view": "UPDATE eventstore.event_log SET app = 'x'",
     "delete through the view": "DELETE FROM eventstore.event_log",
+    "update through the view in public": "UPDATE public.event_log SET app = 'x'",
 }
 
 

@@ -146,7 +146,7 @@ def test_autogenerate_finds_no_difference_not_even_in_comments(database_url: str
 
 def test_autogenerate_would_find_a_difference_of_each_kind(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
-        conn.execute("DROP VIEW eventstore.event_log")
+        conn.execute("DROP VIEW eventstore.event_log, public.event_log")
         conn.execute("COMMENT ON COLUMN eventstore.events.app IS 'other'")
         conn.execute("COMMENT ON TABLE eventstore.cursors IS 'other'")
         conn.execute("ALTER TABLE eventstore.events ALTER poll_id TYPE varchar(9)")
@@ -312,6 +312,14 @@ async def test_the_view_event_log_names_every_event_type(database_url: str) -> N
         names = [row[0] for row in conn.execute("SELECT event_type_name FROM eventstore.event_log ORDER BY position")]
         view = conn.execute("SELECT * FROM eventstore.event_log LIMIT 0").description or []
         table = conn.execute("SELECT * FROM eventstore.events LIMIT 0").description or []
+        shared = ", ".join(column.name for column in view if column.name != "payload")
+        without_payload = conn.execute("SELECT * FROM public.event_log ORDER BY position")
+        assert {column.name for column in without_payload.description or []} == set(shared.split(", "))
+        both = [
+            conn.execute(f"SELECT {shared} FROM {one}.event_log ORDER BY position".encode()).fetchall()
+            for one in ("public", "eventstore")
+        ]
+    assert both[0] == both[1]
     assert names == [
         "UNSPECIFIED",
         "RECIPIENT_DELIVERED",

@@ -134,9 +134,7 @@ def test_all_our_tables_are_checked(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         for name in sorted(named):
             conn.execute(f"ALTER TABLE {name} DROP CONSTRAINT {name.partition('.')[2]}_pkey".encode())
-        conn.execute(
-            "DROP VIEW eventstore.event_log, public.consent_history, public.poll_results, read_model_freshness"
-        )
+        conn.execute("DROP VIEW eventstore.event_log, event_log, consent_history, poll_results, read_model_freshness")
     found = drift_of(database_url)
     for name in named:
         assert any(f"table {name} has lost primary key" in one for one in found), (name, found)
@@ -225,5 +223,10 @@ async def test_a_dropped_read_model_is_created_again_and_needs_a_rebuild(databas
         assert await folding.count_rows(conn, "request_status") == 0
         query = "SELECT name, state FROM projections.checkpoints ORDER BY name"
         states = await (await conn.execute(query)).fetchall()
-        assert states == [("consent_registry", "running"), ("poll_tallies", "waiting"), ("request_status", "waiting")]
+        assert states == [
+            ("consent_registry", "running"),
+            ("people", "running"),
+            ("poll_tallies", "waiting"),
+            ("request_status", "waiting"),
+        ]
         await conn.execute("SELECT FROM poll_results")

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
-from eventstore.appending.copying import copy_rows
+from eventstore.appending.copying import as_timestamptz, copy_rows
 from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.appending.notify_channel import NOTIFY
 from eventstore.errors import OtherLog
@@ -46,7 +46,9 @@ async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], 
                 raise OtherLog(f"positions {wanted}..{position - 1} are neither in this database nor in the file")
         if missing:
             try:
-                await copy_rows(conn, [(*each.event, each.position, each.received_at) for each in missing])
+                await copy_rows(
+                    conn, [(*each.event, each.position, as_timestamptz(each.received_at)) for each in missing]
+                )
             except UniqueViolation as error:
                 raise OtherLog(
                     f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ MAX_OPTIONS = 1000
 MAX_OPTIONS_READ = 10 * MAX_OPTIONS
 """How many options of one answer are examined: a message may contain millions that can't be stored."""
 MAX_COUNT = 2**31 - 1
+MAX_CACHED_TIME_BYTES = 64
+"""Longer times are decoded each time, so that a cache of decoded times stays small."""
 
 
 class Event(NamedTuple):
@@ -200,7 +203,15 @@ def _time_if_readable(raw: bytes) -> datetime | None:
     # No outcome depends on these times, so one that can't be read is left out, and the event is stored without it.
     if not raw:
         return None
+    return _read_known_time(raw) if len(raw) <= MAX_CACHED_TIME_BYTES else _read_time(raw)
+
+
+def _read_time(raw: bytes) -> datetime | None:
     try:
         return read_time(raw)
     except ValueError:
         return None
+
+
+# The recipients of a request usually state the same time.
+_read_known_time = lru_cache(maxsize=1024)(_read_time)

@@ -33,8 +33,8 @@ from tests.oracle import Record
 PPNUM, OTHER = "12300000001", "12300000002"
 REQUEST = "request 1"
 
-people = Table(
-    "people",
+callers = Table(
+    "callers",
     MetaData(schema="public"),
     Column("app", Text, primary_key=True),
     Column("ppnum", Text, primary_key=True),
@@ -44,20 +44,20 @@ people = Table(
 )
 
 
-class People(PythonProjection):
+class Callers(PythonProjection):
     """A grant adds a row, and a denial removes it."""
 
-    name: ClassVar[str] = "people"
+    name: ClassVar[str] = "callers"
     version: ClassVar[int] = 1
     handles: ClassVar[frozenset[int]] = frozenset({oracle.GRANTED, oracle.DENIED})
-    tables: ClassVar[tuple[Table, ...]] = (people,)
+    tables: ClassVar[tuple[Table, ...]] = (callers,)
     partition_by: ClassVar[tuple[str, ...]] = ("app", "ppnum")
 
     def handle(self, event: Event) -> Iterable[Row | Tombstone]:
         key = {"app": event.app, "ppnum": event.ppnum}
         if event.event_type == oracle.DENIED:
-            return [Tombstone(people, key)]
-        return [Row(people, {**key, "message": event.send_request_id})]
+            return [Tombstone(callers, key)]
+        return [Row(callers, {**key, "message": event.send_request_id})]
 
 
 numbered = Table(
@@ -305,7 +305,8 @@ async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnectio
 
 async def test_a_table_that_is_no_read_model(database_url: str) -> None:
     with pytest.raises(
-        UsageError, match="no read model is named 'nonsense'; the names are consent_registry, poll_responses, poll_"
+        UsageError,
+        match="no read model is named 'nonsense'; the names are consent_registry, people, person_requests, poll_",
     ):
         await explain_row(database_url, "nonsense", PPNUM)
 
@@ -359,7 +360,7 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
 
 
 async def test_explaining_a_row_of_a_python_projection(database_url: str, conn: AsyncConnection) -> None:
-    upgrade(database_url, projections=[People()])
+    upgrade(database_url, projections=[Callers()])
     granted, denied, late = (
         new_record(oracle.GRANTED),
         new_record(oracle.DENIED),
@@ -367,8 +368,8 @@ async def test_explaining_a_row_of_a_python_projection(database_url: str, conn: 
     )
     last = new_record(oracle.DENIED)
     await append(conn, granted, last, late, denied, new_record(oracle.GRANTED, OTHER))
-    await folding.fold_all(database_url, [People])
-    found = await explain_row(database_url, "people", PPNUM, projections=[People])
+    await folding.fold_all(database_url, [Callers])
+    found = await explain_row(database_url, "callers", PPNUM, projections=[Callers])
     assert event_ids_of(found) == [record.event_id for record in (granted, denied, late, last)]
     message = [change.columns.get("message") for change in found.changes]
     assert message == [(None, REQUEST), (REQUEST, None), (None, "late"), ("late", None)]

@@ -57,7 +57,10 @@ async def test_the_status_before_anything_ran(conn: AsyncConnection) -> None:
     found = await status(conn, *READ_MODELS)
     assert (found.head, found.apps) == (1, [])
     assert [(one.name, one.state, one.version, one.code_version) for one in found.projections] == [
-        (name, "new", None, 1) for name in ("consent_registry", "people", "poll_tallies", "request_status")
+        ("consent_registry", "new", None, 1),
+        ("people", "new", None, 1),
+        ("poll_tallies", "new", None, 1),
+        ("request_status", "new", None, 2),
     ]
     assert {one.events_behind for one in found.projections} == {1}
 

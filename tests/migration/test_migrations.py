@@ -312,13 +312,12 @@ async def test_the_view_event_log_names_every_event_type(database_url: str) -> N
         names = [row[0] for row in conn.execute("SELECT event_type_name FROM eventstore.event_log ORDER BY position")]
         view = conn.execute("SELECT * FROM eventstore.event_log LIMIT 0").description or []
         table = conn.execute("SELECT * FROM eventstore.events LIMIT 0").description or []
-        shared = ", ".join(column.name for column in view if column.name != "payload")
-        without_payload = conn.execute("SELECT * FROM public.event_log ORDER BY position")
-        assert {column.name for column in without_payload.description or []} == set(shared.split(", "))
-        both = [
-            conn.execute(f"SELECT {shared} FROM {one}.event_log ORDER BY position".encode()).fetchall()
-            for one in ("public", "eventstore")
-        ]
+        names_of = [column.name for column in view if column.name != "payload"]
+        columns = sql.SQL(", ").join(map(sql.Identifier, names_of))
+        read = sql.SQL("SELECT {} FROM {}.event_log ORDER BY position")
+        both = [conn.execute(read.format(columns, sql.Identifier(one))).fetchall() for one in ("public", "eventstore")]
+        in_public = conn.execute("SELECT * FROM public.event_log LIMIT 0").description or []
+    assert {column.name for column in in_public} == set(names_of)
     assert both[0] == both[1]
     assert names == [
         "UNSPECIFIED",

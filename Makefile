@@ -38,12 +38,13 @@ format: setup  ## repair what ruff can repair
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
 
-docs: setup  ## generate tables in docs/: settings, metrics, JSON documents, module map, licences
+docs: setup  ## generate tables in docs/: settings, metrics, JSON documents, module map, licences, data dictionary
 	@$(BIN)/python tools/settings_tables.py
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m tools.json_tables
 	@$(BIN)/python tools/module_map.py
 	@$(BIN)/python tools/licences.py
+	@$(BIN)/python tools/data_dictionary.py
 
 stubs: setup  ## generate the protobuf stubs from proto/
 	@$(BIN)/python tools/stubs.py

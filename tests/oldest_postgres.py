@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 FOLDERS = ("integration", "migration")
 
 NEWEST_ONLY = {
+    "test_bi_plans.py": "plans of documented queries on a large database; test_bi_answers.py runs them on both",
     "test_credentials_bounded.py": "responses of issuers over HTTP",
     "test_credentials_followed.py": "when tokens are fetched again; the statements are those of every ingest",
     "test_give_up.py": "when a run gives up waiting: clocks in Python",

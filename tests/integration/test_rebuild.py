@@ -92,7 +92,7 @@ async def test_equal_tables_are_not_changed(
         await folding.count_rows(conn, table.name) for table in projection.tables
     ]
     assert [await store.value(conn, query + table.name) for table in projection.tables] == before
-    assert (await checkpoint_row(conn, projection.name))[:3] == (1, head, "running")
+    assert (await checkpoint_row(conn, projection.name))[:3] == (projection.version, head, "running")
     assert await rebuilding.shadow_tables(conn) == []
 
 

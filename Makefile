@@ -38,13 +38,14 @@ format: setup  ## repair what ruff can repair
 types: setup  ## mypy --strict
 	@$(BIN)/python -m mypy
 
-docs: setup  ## generate tables in docs/: settings, metrics, JSON documents, module map, licences, data dictionary
+docs: setup  ## generate tables in docs/: settings, metrics, JSON documents, module map, licences, data dictionary, codes of doctor
 	@$(BIN)/python tools/settings_tables.py
 	@$(BIN)/python tools/metrics_table.py
 	@$(BIN)/python -m tools.json_tables
 	@$(BIN)/python tools/module_map.py
 	@$(BIN)/python tools/licences.py
 	@$(BIN)/python tools/data_dictionary.py
+	@$(BIN)/python tools/doctor_codes.py
 
 stubs: setup  ## generate the protobuf stubs from proto/
 	@$(BIN)/python tools/stubs.py

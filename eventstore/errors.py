@@ -4,6 +4,7 @@
 
     EventStoreError
     ├── UsageError                the command line, a setting or a configuration file is wrong; exit code 2
+    │   └── PoolerUnusable        a pooler in front of the database doesn't give each client a session of its own
     ├── EmbeddedError             the embedded PostgreSQL can't be started or queried
     ├── DatabaseError             Postgres refused something, or did not answer
     │   ├── DatabaseUnavailable   no connection is possible now; a later attempt may succeed
@@ -57,6 +58,10 @@ class UsageError(EventStoreError):
 
     The command ends with exit code 2.
     """
+
+
+class PoolerUnusable(UsageError):
+    """A pooler in front of the database doesn't give each client a session of its own; the message says what to set."""
 
 
 class EmbeddedError(EventStoreError):

@@ -15,6 +15,7 @@ TIERS = ("fault", "property", "acceptance", "migration", "integration", "unit")
 
 SERVERS_OF_THEIR_OWN = {
     "test_db_command.py": "starts and stops embedded servers through the command",
+    "test_doctor_command.py": "starts a server with settings of production, and restarts it as a standby",
     "test_embedded.py": "starts many embedded servers at once, and kills them",
     "test_embedded_messages.py": "starts embedded servers through the command",
     "test_database_loses_events.py": "starts primaries and standbys, and lets them crash",

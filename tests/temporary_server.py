@@ -98,6 +98,23 @@ class TemporaryServer:
     def start(self) -> None:
         """Create the data folder, start the server and wait until it accepts connections."""
         self._make_cluster()
+        self._run()
+        # With the password that initdb stored, each connection takes 4,096 rounds of hashing.
+        with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+            set_password = sql.SQL("ALTER ROLE {} PASSWORD {}")
+            verifier = sql.Literal(quick_verifier(self._password))
+            connection.execute(set_password.format(sql.Identifier(SUPERUSER), verifier))
+
+    def restart_as_standby(self) -> None:
+        """Stop the server as a crash does, and start it as a standby that streams from nobody."""
+        self.stop()
+        signal_file = self._data / "standby.signal"
+        signal_file.touch()
+        if self._account.switched:
+            os.chown(signal_file, self._account.uid, self._account.gid)
+        self._run()
+
+    def _run(self) -> None:
         for _ in range(PORT_ATTEMPTS):
             with socket.socket() as found:
                 found.bind(("127.0.0.1", 0))
@@ -112,11 +129,6 @@ class TemporaryServer:
                     start_new_session=True,  # so that Ctrl+C ends the tests before the server
                 )
             if self._answers():
-                # With the password that initdb stored, each connection takes 4,096 rounds of hashing.
-                with psycopg.connect(self.superuser_url, autocommit=True) as connection:
-                    set_password = sql.SQL("ALTER ROLE {} PASSWORD {}")
-                    verifier = sql.Literal(quick_verifier(self._password))
-                    connection.execute(set_password.format(sql.Identifier(SUPERUSER), verifier))
                 return
         raise AssertionError(f"the server in {self._folder} did not start: {self.log.read_text(errors='replace')}")
 

@@ -24,12 +24,14 @@ from eventstore.ingest.config import EnvironmentApp
 from eventstore.waits import Waits
 from projections.cli.app import app
 from projections.http.http_settings import HttpSettings
+from projections.inspecting.doctor.doctor_limits import DoctorLimits
 from projections.sandbox.embedded.timeouts import EmbeddedTimeouts
 from projections.settings import ReplaySettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(ROOT / "docs" / name for name in ("configuration.md", "monitoring.md", "simulator.md"))
 MODELS: tuple[type[BaseSettings], ...] = (
+    DoctorLimits,
     EmbeddedTimeouts,
     EnvironmentApp,
     HttpSettings,
@@ -107,6 +109,7 @@ def simulator_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "app": lambda: settings_of(EnvironmentApp),
     "app-keys": lambda: keys_of(AppConfig),
+    "doctor": lambda: settings_of(DoctorLimits),
     "embedded": lambda: settings_of(EmbeddedTimeouts),
     "folding": lambda: settings_of(WorkerSettings),
     "http": lambda: settings_of(HttpSettings),

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from eventstore.errors import UsageError
+from eventstore.errors import PoolerUnusable
 from eventstore.postgres.queries import fetch_value
 
 ANSWER_SECONDS = 10.0
@@ -35,7 +35,7 @@ async def check_session_is_ours(
         another: opens another connection; called only if there is a pooler.
 
     Raises:
-        UsageError: it doesn't, or the pooler has no second session.
+        PoolerUnusable: it doesn't, or the pooler has no second session.
 
     """
     first = await _pid(conn)
@@ -45,14 +45,14 @@ async def check_session_is_ours(
         async with asyncio.timeout(ANSWER_SECONDS):
             other = await another()
     except TimeoutError:
-        raise UsageError(
+        raise PoolerUnusable(
             "the connection pooler in front of the database gives this process a single session: raise its pool size"
             " (in PgBouncer default_pool_size), or connect to Postgres itself"
         ) from None
     async with other:
         for _ in range(ATTEMPTS):
             if await _has_changed(conn, other, first):
-                raise UsageError(
+                raise PoolerUnusable(
                     "a connection pooler in front of the database gives each transaction another session, so"
                     " session locks would not work: set pool_mode = session in PgBouncer, or connect to Postgres itself"
                 )

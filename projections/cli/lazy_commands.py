@@ -21,6 +21,7 @@ SUMMARIES = {
     "ingest": "Follow the upstreams and store their events, without folding.",
     "dashboard": "Serve a page, metrics and health checks over HTTP, read-only.",
     "status": "Show upstreams, projections, who runs them, and quarantine.",
+    "doctor": "Find what is behind or wrong, and the command that mends it.",
     "list": "List the installed projections.",
     "pause": "Pause a projection, in whatever process it runs.",
     "resume": "Resume a paused or failed projection immediately.",

@@ -98,7 +98,7 @@ async def read_live_status(conn: AsyncConnection[Any], registry: Registry) -> Li
         last.received_at,
         apps,
         projections,
-        await _read_running_rebuilds(conn, head),
+        await read_running_rebuilds(conn, head),
         await read_database_load(conn),
     )
 
@@ -138,7 +138,8 @@ async def read_projections(conn: AsyncConnection[Any], registry: Registry) -> li
     return projections
 
 
-async def _read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[RunningRebuild]:
+async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[RunningRebuild]:
+    """Read the rebuilds that are recorded as running, and who runs them; ``head`` is the head of the log."""
     rows = await fetch_all(conn, _REBUILDS)
     if not rows:
         return []

@@ -17,6 +17,7 @@ import psycopg
 from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import Outage, Report, retry_while_unavailable
+from eventstore.postgres.session_lock import session_name
 from projections.running.run_context import RunContext
 
 
@@ -53,7 +54,7 @@ class AppendListener:
 
     async def _listen(self, outage: Outage) -> Never:
         context = self._context
-        async with await connect(context.url, name="projections run listen", waits=context.waits) as conn:
+        async with await connect(context.url, name=session_name("listen"), waits=context.waits) as conn:
             await conn.execute(LISTEN)
             outage.ended()
             self.deaf_since = None

@@ -30,6 +30,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("run",): ("--no-ingest", *UNTIL_IDLE),
     ("ingest",): UNTIL_IDLE,
     ("status",): ("--json",),
+    ("doctor",): (),
     ("list",): (),
     ("pause",): ("request_status",),
     ("resume",): ("request_status",),
@@ -50,7 +51,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("db", "url"): (),
     ("db", "psql"): ("--", "-Atc", "SELECT count(*) FROM consent_registry"),
 }
-EXIT_CODES = {("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
+EXIT_CODES = {("doctor",): 1, ("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
 """Exit codes other than 0."""
 
 

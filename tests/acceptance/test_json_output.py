@@ -44,6 +44,7 @@ CASES: Sequence[tuple[str, Sequence[str], int]] = (
     ("export events", ("log",), 0),
     ("import events", ("log",), 0),
     ("db url", (), 0),
+    ("doctor", (), 1),
     ("cursor reset", (store.APP, "--yes", "--since", "2d"), 0),
     ("apps forget", (store.APP, "--yes"), 0),
 )

@@ -20,7 +20,6 @@ PATH = re.compile(r"`((?:eventstore|projections|tests|migrations|tools|proto|ben
 NOT_YET = {
     "eventstore/serve/",
     "eventstore/erasure/",
-    "projections/inspecting/doctor",
     "migrations/versions/NNNN_recipient_contract.py",
 }
 """Planned packages, and the recipe's example."""

@@ -1,0 +1,56 @@
+"""Checks that the log has an event at each position.
+
+A fold counts the events of each window, so what a checkpoint has passed was whole then. So the first position, the last
+ones and those after each checkpoint are examined, whatever the size of the log; ``--thorough`` examines all, in short
+statements, so that no snapshot lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from eventstore.event_reader import read_head
+from eventstore.postgres.queries import fetch_column
+from projections.folding.whole_window import find_missing_positions
+from projections.inspecting.doctor.examination import Examination
+from projections.inspecting.finding import Finding
+
+EXAMINED = 10_000
+"""Positions that are examined at each place."""
+PAGE = 500_000
+"""Positions that one statement of a thorough examination reads."""
+REPORTED = 10
+"""Ranges of missing positions that a thorough examination reports."""
+
+_CHECKPOINTS = "SELECT position FROM projections.checkpoints ORDER BY 1"
+
+
+async def check_positions(exam: Examination) -> AsyncIterator[Finding]:
+    """Find missing positions where nothing has counted them yet."""
+    head = await read_head(exam.conn)
+    starts = {0, max(head - EXAMINED, 0), *await fetch_column(exam.conn, _CHECKPOINTS)}
+    found = set()
+    for lo in sorted(starts):
+        hi = min(lo + (EXAMINED if lo else 1), head)
+        if hi > lo and (missing := await find_missing_positions(exam.conn, lo, hi)) is not None:
+            found.add(missing)
+    for first, last in sorted(found):
+        yield _finding(first, last)
+
+
+async def check_all_positions(exam: Examination) -> AsyncIterator[Finding]:
+    """Find missing positions in the whole log, up to a limit."""
+    head, lo, found = await read_head(exam.conn), 0, 0
+    while lo < head and found < REPORTED:
+        hi = min(lo + PAGE, head)
+        missing = await find_missing_positions(exam.conn, lo, hi)
+        if missing is not None:
+            found += 1
+            yield _finding(*missing)
+        lo = hi if missing is None else missing[1]
+
+
+def _finding(first: int, last: int) -> Finding:
+    what = f"position {first:,} is" if first == last else f"positions {first:,} to {last:,} are"
+    advice = "import an export of this log"
+    return Finding("missing_positions", f"{what} missing in the log", "projections import events FILE", advice)

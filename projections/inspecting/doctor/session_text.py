@@ -1,0 +1,53 @@
+"""Describes other sessions of the database in findings: who they are, what they do, and since when."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg import sql
+
+from projections.inspecting.health import format_utc
+
+TERMINATE = "SELECT pg_terminate_backend({});"
+
+SESSION = sql.SQL(
+    "{of}.pid, {of}.application_name, {of}.usename, host({of}.client_addr), {of}.state, {of}.xact_start,"
+    " extract(epoch FROM clock_timestamp() - {of}.xact_start)::double precision"
+)
+"""The columns of a :class:`OtherSession`, of the row ``of`` of ``pg_stat_activity``."""
+
+
+class OtherSession(NamedTuple):
+    """A session of ``pg_stat_activity``; what this role may not see is None.
+
+    ``since`` is when its transaction began, ``seconds`` how long ago that was.
+    """
+
+    pid: int
+    name: str | None
+    role: str | None
+    client: str | None
+    state: str | None
+    since: datetime | None
+    seconds: float | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a session of one of our commands."""
+        return (self.name or "").startswith("projections ")
+
+    @property
+    def terminate(self) -> str:
+        """The statement that ends it."""
+        return TERMINATE.format(self.pid)
+
+    def __str__(self) -> str:
+        known = (
+            self.name or "no name",
+            f"role {self.role}" if self.role else None,
+            f"client {self.client}" if self.client else None,
+            self.state,
+        )
+        since = f", in a transaction since {format_utc(self.since)}" if self.since else ""
+        return f"backend {self.pid} ({', '.join(part for part in known if part)}{since})"

@@ -45,7 +45,6 @@ def describe_parts(
         "projections": [_projection(one, extras, memory) for one in status.projections],
         "apps": [_app(app, own.get(app.app), memory) for app in status.apps],
         "rebuilds": [_rebuild(one, status.head) for one in extras.rebuilds],
-        "recent_events": list(extras.events),
     }
 
 

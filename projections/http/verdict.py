@@ -52,7 +52,7 @@ _NOTHING = Mending()
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ShownProblem:
     """What is wrong, and what mends it."""
 
     sentence: str
@@ -66,7 +66,7 @@ class Verdict:
     level: Level
     sentence: str
     detail: str
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ShownProblem, ...] = ()
 
 
 def judge(status: Status, configured: Collection[str] = (), damage: Sequence[str] = ()) -> Verdict:
@@ -81,7 +81,7 @@ def judge(status: Status, configured: Collection[str] = (), damage: Sequence[str
     about_apps = ("app ", "nobody follows app ", "the stream of app ", "the quarantine of app ")
     found = sorted(find_problems(status, configured), key=lambda one: one.startswith(about_apps))
     sentences = [*(f"the schema is damaged: {one}" for one in damage), *found]
-    problems = tuple(Problem(_capital(sentence), _find_mending(sentence, status)) for sentence in sentences)
+    problems = tuple(ShownProblem(_capital(sentence), _find_mending(sentence, status)) for sentence in sentences)
     level, sentence, detail = _weigh(status, configured, damaged=bool(damage))
     if problems and level is Level.GOOD:
         level, sentence = Level.LATE, "The read models are up to date, but something needs attention."
@@ -93,7 +93,7 @@ def judge_outage(error: str, seconds: float | None, *, seen_before: bool) -> Ver
     since = "" if seconds is None else f" for {seconds:,.0f} s"
     numbers = " The numbers below were read before that." if seen_before else ""
     detail = f"The database has not answered{since}, so nothing is known about the read models.{numbers}"
-    return Verdict(Level.UNKNOWN, "The database is unavailable.", detail, (Problem(_capital(error)),))
+    return Verdict(Level.UNKNOWN, "The database is unavailable.", detail, (ShownProblem(_capital(error)),))
 
 
 def mend_projection(one: ProjectionStatus) -> Mending:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 from psycopg import AsyncConnection
 
+from eventstore.locks import rebuild_lock
 from projections.http.dashboard_routes import PERSONAL_DATA_IS_OFF, QUESTION_HEADER
 from projections.http.web_app import HEADERS
 from projections.sandbox.simulator import SimulatedEvent, Simulator, SimulatorSettings
@@ -220,6 +221,7 @@ async def test_text_from_outside_is_shown_as_text_and_people_are_not_shown(
     url = await served_url(dashboard)
     page = watch.page
     await page.goto(url)
+    await watch_a_rebuild(page, database_url)
     for part in ("#problems", "#projections", "#apps", "#rebuilds"):
         await expect(page.locator(part)).to_contain_text(ESCAPED)
     assert await page.locator("img, main script").count() == 0
@@ -241,6 +243,21 @@ async def test_text_from_outside_is_shown_as_text_and_people_are_not_shown(
     assert {request for request in watch.requests if not request.startswith(url)} == set()
 
 
+async def watch_a_rebuild(page: Page, url: str) -> None:
+    """Show the progress of a rebuild while its process lives, and that its process is gone."""
+    row = page.locator("#rebuilds tbody", has_text="consent_registry")
+    async with store.connection(url) as conn:
+        await conn.execute("SELECT pg_advisory_lock(%s)", [rebuild_lock("consent_registry")])
+        await conn.execute(
+            "INSERT INTO projections.rebuilds (name, version, fingerprint, holder, state, dry_run, position,"
+            " started_at) VALUES ('consent_registry', 1, '', '', 'running', false, 1, now())"
+        )
+        await expect(row).to_contain_text("1 of 2 events (50 %)")
+        assert await row.locator("progress").evaluate("bar => bar.value") == 0.5
+    await expect(row).to_contain_text("interrupted")
+    await expect(row.locator("progress")).to_be_hidden()
+
+
 async def first_readings(page: Page) -> list[str]:
     """Return the first messages of a stream of readings, as the server sends them."""
     messages: list[str] = await page.evaluate(
@@ -248,10 +265,11 @@ async def first_readings(page: Page) -> list[str]:
             const source = new EventSource("readings"), seen = [];
             const note = (message) => {
                 seen.push(message.data);
-                if (seen.length === 3) { source.close(); resolve(seen); }
+                if (seen.length === 4) { source.close(); resolve(seen); }
             };
             source.addEventListener("history", note);
             source.addEventListener("reading", note);
+            source.addEventListener("lists", note);
         })"""
     )
     return messages

@@ -7,8 +7,9 @@ const RETRY_MILLISECONDS = 2000;
 const SILENT_INTERVALS = 5;
 
 export class Feed {
-  constructor({ onHistory, onReading, onLost }) {
+  constructor({ onHistory, onLists, onReading, onLost }) {
     this.onHistory = onHistory;
+    this.onLists = onLists;
     this.onReading = onReading;
     this.onLost = onLost;
     this.source = null;
@@ -28,6 +29,7 @@ export class Feed {
     const source = new EventSource("readings");
     this.source = source;
     source.addEventListener("history", (message) => this.onHistory(JSON.parse(message.data)));
+    source.addEventListener("lists", (message) => this.onLists(JSON.parse(message.data)));
     source.addEventListener("reading", (message) => {
       const reading = JSON.parse(message.data);
       this.lastAt = Date.now();

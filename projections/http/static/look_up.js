@@ -18,13 +18,14 @@ export class LookUp {
     });
   }
 
-  show(reading, now) {
-    this.now = now;
+  show(reading) {
     setHidden(byId("lookup"), !reading.personal_data);
     setHidden(byId("lookup-off"), reading.personal_data);
-    if (reading.personal_data) {
-      keyed(byId("recent-events"), reading.recent_events, (one) => one.position, (one) => this.eventRow(one), () => {});
-    }
+  }
+
+  showEvents(events, now) {
+    this.now = now;
+    keyed(byId("recent-events"), events, (one) => one.position, (one) => this.eventRow(one), () => {});
   }
 
   eventRow(one) {

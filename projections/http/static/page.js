@@ -48,12 +48,18 @@ function showReading(reading) {
   projections.show(reading, now);
   apps.show(reading, now);
   rebuilds.show(reading, now);
-  log.show(reading, now);
-  lookUp.show(reading, now);
+  lookUp.show(reading);
   setText(byId("log-head"), `${whole(reading.head)} events in the log, ${rate(reading.append_rate)} a second`);
 }
 
+function showLists(lists) {
+  const now = Date.parse(lists.at);
+  log.show(lists, now);
+  lookUp.showEvents(lists.recent_events, now);
+}
+
 const feed = new Feed({
+  onLists: showLists,
   onHistory: (history) => projections.setHistory(history),
   onReading: showReading,
   onLost: (lastAt) => {

@@ -144,6 +144,7 @@ export class ProjectionTable {
       events: sub(),
       rate: make("span"),
       fresh: make("time"),
+      lastEvent: sub(),
     };
     const head = headCell();
     head.append(parts.name, parts.version);
@@ -156,7 +157,7 @@ export class ProjectionTable {
     const speed = cell("Events/s", "number");
     speed.append(parts.rate);
     const fresh = cell("Rows as of", "number");
-    fresh.append(parts.fresh);
+    fresh.append(parts.fresh, parts.lastEvent);
     const node = body([head, state, lag, drawn, speed, fresh]);
     node.parts = parts;
     return node;
@@ -171,7 +172,10 @@ export class ProjectionTable {
     setText(parts.seconds, seconds(one.seconds_behind));
     setText(parts.events, count(one.events_behind, "event"));
     setText(parts.rate, rate(one.rate));
-    showTime(parts.fresh, one.fresh_to, one.fresh_to === null ? "–" : clock(one.fresh_to, now));
+    const last = one.fresh_to === null ? "–" : clock(one.fresh_to, now);
+    const isWhole = one.events_behind === 0 && one.fresh_to !== null;
+    showTime(parts.fresh, one.fresh_to, isWhole ? "now" : last);
+    setText(parts.lastEvent, isWhole ? `last event ${last}` : "");
     const lines = [];
     if (one.error !== null) {
       const since = one.error_at === null ? "" : `Since ${clock(one.error_at, now)}: `;
@@ -306,10 +310,10 @@ export class LogList {
     this.list = list;
   }
 
-  show(reading, now) {
-    setText(byId("log-note"), reading.log.note);
-    setHidden(byId("log-note"), reading.log.note === "");
-    keyed(this.list, reading.log.lines, (line) => line.number, create, () => {});
+  show({ log }, now) {
+    setText(byId("log-note"), log.note);
+    setHidden(byId("log-note"), log.note === "");
+    keyed(this.list, log.lines, (line) => `${line.number} ${line.at}`, create, () => {});
 
     function create(line) {
       const node = make(

@@ -20,9 +20,9 @@ class Answer(NamedTuple):
     text: str
 
 
-async def send_request(url: str, method: str = "GET", **headers: str) -> Answer:
-    """Send a request and return its answer, whatever its status."""
-    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+async def send_request(url: str, method: str = "GET", seconds: float = 30, /, **headers: str) -> Answer:
+    """Send a request and return its answer, whatever its status; it must come within so many seconds."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=seconds) as client:
         response = await client.request(method, url, headers=headers)
     return Answer(
         response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.text

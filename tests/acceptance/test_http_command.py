@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 
+import httpx2
 import pytest
 
-from tests.acceptance.command import Commands
+from tests import store, wire
+from tests.acceptance.command import QUICK, Commands
 from tests.http_requests import send_request, served_url
+from tests.scripted import scripted_server, stays_open
 
 ANY_PORT = "127.0.0.1:0"
 
@@ -33,9 +36,35 @@ async def test_dashboard_serves_reads_only_and_ends_at_a_signal(commands: Comman
         refused.stderr_line
         == f"projections: --http: another process listens on {taken}; stop it, or choose another port"
     )
+    # A frozen process accepts connections, since the system does that, and answers nothing.
+    dashboard.send(signal.SIGSTOP)
+    with pytest.raises(httpx2.ReadTimeout):
+        await send_request(url + "healthz", "GET", 0.5)
+    dashboard.send(signal.SIGCONT)
+    assert (await send_request(url + "healthz")).status == 200
     dashboard.send(signal.SIGTERM)
     ended = await dashboard.wait()
     assert (ended.code, ended.out) == (0, ""), ended.transcript
+
+
+async def test_ingest_serves_what_it_receives_until_it_is_stopped(commands: Commands, database_url: str) -> None:
+    events = [wire.event(store.next_ulid(), recipient=wire.recipient("12300000001")) for _ in range(3)]
+    async with scripted_server(stays_open(*events)) as upstream:
+        variables = {**QUICK, "DATABASE_URL": database_url, "PCS_EXTERNAL_API_URL": upstream.address}
+        ingest = await commands.start("ingest", **variables, PROJECTIONS_TOKEN="token", PROJECTIONS_HTTP=ANY_PORT)
+        url = await served_url(ingest)
+
+        async def ready() -> bool:
+            stored = (
+                'projections_appended_events_total{app="default"} 3.0' in (await send_request(url + "metrics")).text
+            )
+            return stored and (await send_request(url + "readyz")).text == "ready\n"
+
+        await store.wait_until(ready, "three events, and readiness")
+        metrics = (await send_request(url + "metrics")).text
+        assert "projections_window_seconds" not in metrics
+        ingest.send(signal.SIGTERM)
+        assert (await ingest.wait()).code == 0
 
 
 @pytest.mark.parametrize("command", [("run", "--no-ingest"), ("ingest",), ("dashboard",)], ids=lambda words: words[0])

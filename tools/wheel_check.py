@@ -25,10 +25,6 @@ NAME = "projections-engine"
 FORBIDDEN = {"proto", "migrations", "tests", "tools", "benchmarks", "docs"}
 REQUIRED = (
     "projections/_migrations/env.py",
-    "projections/http/static/index.html",
-    "projections/http/static/page.js",
-    "projections/http/static/uplot-1.6.32/LICENSE",
-    "projections/http/static/uplot-1.6.32/uPlot.iife.min.js",
     "projections/py.typed",
     "projections/_docs/README.md",
     "projections/_docs/CHANGELOG.md",
@@ -36,6 +32,7 @@ REQUIRED = (
     "eventstore/_proto/pcs/external/v1/message_service.proto",
     "eventstore/py.typed",
 )
+PACKAGES = ("eventstore", "projections")
 EXTRA = "embedded"
 DESTROY = (
     "import sys, pathlib, projections.sandbox.embedded as e; e.EmbeddedPostgres(pathlib.Path(sys.argv[1])).destroy()"
@@ -66,11 +63,15 @@ def look_inside(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     if stray := {name for name in top if name in FORBIDDEN} | {
-        name for name in top if name not in {"eventstore", "projections"} and not name.endswith(".dist-info")
+        name for name in top if name not in PACKAGES and not name.endswith(".dist-info")
     }:
         raise SystemExit(f"the wheel has {', '.join(sorted(stray))} at its top level")
     if missing := [name for name in REQUIRED if name not in names]:
         raise SystemExit(f"the wheel has no {', '.join(missing)}")
+    packages = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if "__pycache__" not in path.parts]
+    paths = {path.relative_to(ROOT).as_posix() for path in packages if path.is_file()}
+    if missing := sorted(paths - {*names}):
+        raise SystemExit(f"the wheel lacks {', '.join(missing)}")
     for source, packed in (("migrations/versions", "_migrations/versions"), ("docs", "_docs"), ("deploy", "_deploy")):
         files = {path.name for path in (ROOT / source).iterdir() if path.is_file()}
         if missing_files := [name for name in sorted(files) if f"projections/{packed}/{name}" not in names]:

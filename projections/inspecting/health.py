@@ -20,7 +20,7 @@ _EVENT = re.compile(r"event (?P<event_id>[0-7][0-9A-HJKMNP-TV-Z]{25}) at positio
 _MISSING = re.compile(r"positions \d+\.\.\d+ missing")
 
 
-class Problem(NamedTuple):
+class FoundProblem(NamedTuple):
     """Something that needs attention: the sentence that ``status --check`` prints, and the same as a finding."""
 
     text: str
@@ -44,15 +44,15 @@ def find_problems(status: Status, configured: Collection[str] = (), max_behind: 
     return [problem.text for problem in found]
 
 
-def find_schema_problems(schema: Iterable[str]) -> Iterator[Problem]:
+def find_schema_problems(schema: Iterable[str]) -> Iterator[FoundProblem]:
     """Yield the problems of a schema, given the sentence for each part that was changed or lost."""
     for sentence in schema:
         what, command = split_remedy(sentence)
         finding = Finding("schema_damaged", what, command)
-        yield Problem(f"the schema is damaged: {sentence}", finding)
+        yield FoundProblem(f"the schema is damaged: {sentence}", finding)
 
 
-def find_app_problems(apps: Iterable[AppStatus], configured: Collection[str] = ()) -> Iterator[Problem]:
+def find_app_problems(apps: Iterable[AppStatus], configured: Collection[str] = ()) -> Iterator[FoundProblem]:
     """Yield the problems of the apps that were followed before, and of those that should be followed."""
     known = {app.app: app for app in apps}
     for name in sorted({*known, *configured}):
@@ -61,7 +61,7 @@ def find_app_problems(apps: Iterable[AppStatus], configured: Collection[str] = (
 
 def find_projection_problems(
     projections: Iterable[ProjectionStatus], head: int, max_behind: float | None = None
-) -> Iterator[Problem]:
+) -> Iterator[FoundProblem]:
     """Yield the problems of projections, and of those that are further behind than ``max_behind`` seconds."""
     for one in projections:
         yield from _find_projection_problems(one, head)
@@ -70,28 +70,28 @@ def find_projection_problems(
                 f"{one.name} is {one.seconds_behind:.0f} s behind ({one.events_behind:,} events); the limit is"
                 f" {max_behind:g} s"
             )
-            yield Problem(text, Finding("projection_behind", text, "projections status"))
+            yield FoundProblem(text, Finding("projection_behind", text, "projections status"))
 
 
-def _find_app_problems(name: str, app: AppStatus | None) -> Iterator[Problem]:
+def _find_app_problems(name: str, app: AppStatus | None) -> Iterator[FoundProblem]:
     if app is not None and app.refused_at is not None:
         why = (app.last_error or "no reason was recorded").removeprefix(f"app {name!r}: ")
         if _is_refused(app):
             text = f"app {name!r} is refused since {format_utc(app.refused_at)}: {why}"
             advice = "correct its credentials or its configuration; it is tried again by itself"
-            yield Problem(text, Finding("app_refused", text, advice=advice))
+            yield FoundProblem(text, Finding("app_refused", text, advice=advice))
         else:
             text = f"app {name!r} was refused at {format_utc(app.refused_at)} and nobody follows it: {why}"
             advice = "correct its credentials or its configuration, and start"
-            yield Problem(text, Finding("app_refused", text, RUN, advice))
+            yield FoundProblem(text, Finding("app_refused", text, RUN, advice))
     elif app is None or app.followed_by is None:
         last = f"its last error: {app.last_error}" if app is not None and app.last_error else ""
         text = f"nobody follows app {name!r}: start {RUN}" + (f"; {last}" if last else "")
         sentence = f"nobody follows app {name!r}" + (f" ({last})" if last else "")
-        yield Problem(text, Finding("app_not_followed", sentence, RUN))
+        yield FoundProblem(text, Finding("app_not_followed", sentence, RUN))
     elif app.last_error:
         text = f"the stream of app {name!r} fails: {app.last_error}"
-        yield Problem(
+        yield FoundProblem(
             text, Finding("app_failing", text, advice="mend what the error names; it is tried again by itself")
         )
     if app is not None and app.quarantine_full_since is not None:
@@ -99,7 +99,7 @@ def _find_app_problems(name: str, app: AppStatus | None) -> Iterator[Problem]:
             f"the quarantine of app {name!r} is full since {format_utc(app.quarantine_full_since)}:"
             f" {app.quarantined_not_kept:,} messages were counted but not kept"
         )
-        yield Problem(text, Finding("quarantine_full", text, "projections quarantine list"))
+        yield FoundProblem(text, Finding("quarantine_full", text, "projections quarantine list"))
 
 
 def _is_refused(app: AppStatus) -> bool:
@@ -114,21 +114,21 @@ def format_utc(moment: datetime | None) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if moment is not None else "an unknown time"
 
 
-def _find_projection_problems(one: ProjectionStatus, head: int) -> Iterator[Problem]:
+def _find_projection_problems(one: ProjectionStatus, head: int) -> Iterator[FoundProblem]:
     if one.code_version is None and one.folded_by:
         return  # another installation has this projection, and folds it
     if one.state in (ProjectionState.FAILED, ProjectionState.WAITING):
         text = f"{one.name} is {one.state}: {one.last_error or 'no error was recorded'}"
-        yield Problem(text, _stopped(one, text, head))
+        yield FoundProblem(text, _stopped(one, text, head))
     elif one.problem is not None:
         text = f"{one.name}: {one.problem}"
-        yield Problem(text, _unusable(one, text, head))
+        yield FoundProblem(text, _unusable(one, text, head))
     elif one.state == NEW:
         text = f"{one.name} has not run yet"
-        yield Problem(f"{text}: start {RUN}", Finding("projection_new", text, RUN))
+        yield FoundProblem(f"{text}: start {RUN}", Finding("projection_new", text, RUN))
     elif one.state == ProjectionState.RUNNING and not one.folded_by:
         text = f"nobody folds {one.name}"
-        yield Problem(f"{text}: start {RUN}", Finding("projection_not_folded", text, RUN))
+        yield FoundProblem(f"{text}: start {RUN}", Finding("projection_not_folded", text, RUN))
 
 
 def _stopped(one: ProjectionStatus, text: str, head: int) -> Finding:

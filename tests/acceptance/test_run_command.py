@@ -211,6 +211,11 @@ async def test_the_live_view_shows_the_final_state(commands: Commands, database_
     rows = {line.split("│")[1].strip(): line for line in last.splitlines() if line.count("│") > 4}
     assert [cell.strip() for cell in rows["request_status"].split("│")[2:5]] == ["running", "9", "0"]
     assert "not installed here" not in shown
+    assert "projections doctor" not in shown
+    async with store.connection(database_url) as conn:
+        await conn.execute("UPDATE projections.checkpoints SET redecoded_at = clock_timestamp()")
+    shown = await run_on_a_terminal(commands, *FOLD, "request_status", **QUICKLY, DATABASE_URL=database_url)
+    assert "projections doctor says what mends it" in shown[shown.rindex("projections (head 9)") :]
 
 
 async def run_on_a_terminal(commands: Commands, *arguments: str, **variables: str) -> str:

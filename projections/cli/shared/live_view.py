@@ -19,6 +19,7 @@ from eventstore.postgres.outage import Outage, Report, retry_while_unavailable
 from eventstore.waits import Waits
 from projections.cli.shared.console import new_console
 from projections.cli.shared.status_tables import projection_lines, projections_table
+from projections.inspecting.health import find_projection_problems
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
 from projections.registry import Registry
@@ -27,6 +28,7 @@ from projections.terminal_text import visible
 REFRESH_SECONDS = 0.5
 FINAL_READ_SECONDS = 3.0
 _NAME = "projections run view"
+_AT_THE_START = {"projection_new", "projection_not_folded"}
 
 
 @asynccontextmanager
@@ -82,4 +84,7 @@ def _render(status: Status, followers: Sequence[Follower]) -> Group:
             apps.add_row(visible(follower.app), visible(follower.state_text), *(f"{number:,}" for number in numbers))
         parts.append(apps)
     lines = [Text(visible(line)) for line in projection_lines(status)]
+    found = {problem.finding.code for problem in find_projection_problems(status.projections, status.head)}
+    if found - _AT_THE_START:
+        lines.append(Text("projections doctor says what mends it"))
     return Group(*parts, projections_table(status, here=True), *lines)

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
+from eventstore.errors import UsageError
 from projections.cli.lazy_commands import SUMMARIES, LazyCommands
 from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.completion import WORDS_VARIABLE, print_candidates
+from projections.cli.shared.completion_scripts import INSTALL, SHOW, completion_arguments, run_completion_option
 from projections.cli.shared.output import (
     FAILED,
     USAGE_ERROR,
@@ -54,8 +57,8 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Context) -> Any:  # noqa: ANN401 - what a command returns
         """Run the command that was asked for; its module and what that loads may already log."""
         options = dict(ctx.params)
-        options.pop("_", None)
-        options.pop("log_format")  # main has read it
+        for name in ("_", "log_format", "install_completion", "show_completion"):  # main has read them
+            options.pop(name, None)
         _configure_logging(**options)
         return super().invoke(ctx)
 
@@ -73,13 +76,22 @@ class CommandGroup(TyperGroup):
         # The options themselves may be wrong, so the format of errors can't wait until they are parsed.
         in_json = writes_json_to_stderr(arguments, os.environ, is_terminal=sys.stderr.isatty())
         remember_output_options(in_json=in_json)
+        if WORDS_VARIABLE in os.environ:
+            print_candidates(self)
+            sys.exit(0)
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, standalone_mode, windows_expand_args, **extra)
         try:
+            if option := completion_arguments(arguments):
+                run_completion_option(option)
+                sys.exit(0)
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)  # noqa: FBT003
         except typer.Abort:
             print_message("projections: aborted", level=LogLevel.ERROR)
             code = FAILED
+        except UsageError as error:
+            print_error(error)
+            code = USAGE_ERROR
         except Exception as error:  # noqa: BLE001 - Python would print its values, phone numbers and tokens among them
             if hasattr(error, "format_message"):  # as all of Typer's errors about a command line have
                 _print_usage_error(error)
@@ -138,6 +150,12 @@ def common_options(
             "resume and skip.",
         ),
     ] = None,
+    install_completion: Annotated[
+        bool, typer.Option(INSTALL, help="Let this shell (bash, zsh or fish) complete commands; or name one after it.")
+    ] = False,
+    show_completion: Annotated[
+        bool, typer.Option(SHOW, help="Print the script that does so, for this shell or the one named after it.")
+    ] = False,
 ) -> None:
     """Options of every command, before its name or after it. :meth:`CommandGroup.invoke` obeys them."""
 

@@ -19,6 +19,7 @@ from eventstore.ingest.since_setting import parse_since
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.common_options import AppArgument, ConfigOption, JsonOption, SinceOption, YesOption
+from projections.cli.shared.completed_values import complete_app
 from projections.cli.shared.confirm import confirm
 from projections.cli.shared.cursor_json import AppCursor, ShownCursor, describe_cursor
 from projections.cli.shared.error_handling import handles_errors
@@ -38,7 +39,9 @@ IF_INTERRUPTED = "the cursor may have been reset: see projections cursor show"
 @handles_errors
 @writes_json(ShownCursor, is_list=True)
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="APP", help="The app; default: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="APP", help="The app; default: all.", autocompletion=complete_app)
+    ] = None,
     *,
     config: ConfigOption = None,
     since: SinceOption = None,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from eventstore.errors import UsageError
 from projections.cli.shared.common_options import JsonOption
+from projections.cli.shared.completed_values import complete_page
 from projections.cli.shared.console import new_console
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.json_documents import writes_json
@@ -38,7 +39,10 @@ class ListedPage(TypedDict):
 @handles_errors
 @writes_json(ListedPage, is_list=True)
 def docs(
-    page: Annotated[str | None, typer.Argument(metavar="PAGE", help="The page; default: list all pages.")] = None,
+    page: Annotated[
+        str | None,
+        typer.Argument(metavar="PAGE", help="The page; default: list all pages.", autocompletion=complete_page),
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:

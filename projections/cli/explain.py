@@ -11,6 +11,7 @@ import typer
 from eventstore.errors import UsageError
 from projections.cli.shared.argument_checks import storable_text, storable_texts
 from projections.cli.shared.common_options import JsonOption
+from projections.cli.shared.completed_values import complete_app, complete_read_model
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
 from projections.cli.shared.json_documents import writes_json
@@ -98,13 +99,16 @@ class ExplainedRow(TypedDict):
 @handles_errors
 @writes_json(ExplainedRow)
 def explain(
-    read_model: Annotated[str, typer.Argument(help="The table name.")],
+    read_model: Annotated[str, typer.Argument(help="The table name.", autocompletion=complete_read_model)],
     key: Annotated[
         list[str], typer.Argument(callback=storable_texts, help="The row's primary key, in order, without the app.")
     ],
     *,
     app: Annotated[
-        str | None, typer.Option(callback=storable_text, help="The app, when several have such a row.")
+        str | None,
+        typer.Option(
+            callback=storable_text, autocompletion=complete_app, help="The app, when several have such a row."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

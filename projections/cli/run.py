@@ -16,6 +16,7 @@ from eventstore.ingest.follower import Follower
 from eventstore.waits import load_waits
 from projections.cli.shared.argument_checks import seconds
 from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
+from projections.cli.shared.completed_values import complete_projection
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.http_serving import (
     HttpOption,
@@ -60,7 +61,10 @@ app = new_app()
 @handles_errors
 @writes_text("it writes a log")
 def run(  # noqa: PLR0913 - one for each option
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projections to run; default: all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Projections to run; default: all.", autocompletion=complete_projection),
+    ] = None,
     *,
     ingest: Annotated[bool, typer.Option(help="Also follow the configured upstreams.")] = True,
     until_idle: Annotated[

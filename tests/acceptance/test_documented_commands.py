@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from projections.cli.app import app, common_options_first
+from projections.cli.shared.completion_scripts import SHELLS, completion_arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +46,9 @@ def calls_of(text: str, name: str) -> list[list[str]]:
 def parse(arguments: list[str]) -> None:
     """Parse the arguments as the command does before it runs; raises what it raises."""
     name, command, rest = "projections", get_command(app), common_options_first(arguments)
+    if option := completion_arguments(rest):
+        assert len(option) == 1 or (len(option) == 2 and option[1] in SHELLS)
+        return
     try:
         while True:
             context = command.make_context(name, list(rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,13 +47,17 @@ def test_the_table_of_commands_has_the_first_sentence_of_each_help() -> None:
     assert {name: commands[name].get_short_help_str(200) for name in commands} == SUMMARIES
 
 
-def test_help_and_version_load_no_command_and_no_driver() -> None:
+def test_help_version_and_completion_load_no_command_and_no_driver() -> None:
     code = (
         "import sys; from projections.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)"
     )
-    for option in ("--help", "--version"):
-        ended = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=True)
+    completion = {"_PROJECTIONS_COMPLETE": "", "_PROJECTIONS_COMPLETE_WORD": "ver"}
+    for option, variables in (("--help", {}), ("--version", {}), ("", completion)):
+        environment = {**os.environ, **variables}
+        command = [sys.executable, "-c", code, *([option] if option else [])]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        assert ended.stdout.startswith(("Usage", "projections", "verify\t"))
         loaded = {*ended.stderr.split()}
         heavy = {"psycopg", "sqlalchemy", "pydantic", "rich.table", "grpc", "structlog", "alembic", "asyncio"}
         assert loaded & heavy == set()

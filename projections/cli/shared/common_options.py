@@ -9,6 +9,7 @@ import typer
 
 from eventstore.errors import UsageError
 from projections.cli.shared.argument_checks import seconds
+from projections.cli.shared.completed_values import complete_app, complete_projection
 
 ConfigOption = Annotated[
     Path | None,
@@ -39,9 +40,13 @@ GiveUpOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 EventIdOption = Annotated[str, typer.Option("--event-id", help="The event's ULID.")]
-AppArgument = Annotated[str, typer.Argument(metavar="APP", help="The app.")]
-ProjectionArgument = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
-ProjectionsArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Projection names.")]
+AppArgument = Annotated[str, typer.Argument(metavar="APP", help="The app.", autocompletion=complete_app)]
+ProjectionArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The projection.", autocompletion=complete_projection)
+]
+ProjectionsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME", help="Projection names.", autocompletion=complete_projection)
+]
 
 
 def check_give_up(until_idle: float | None, give_up_after: float | None) -> None:

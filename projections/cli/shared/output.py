@@ -76,6 +76,11 @@ def print_data(line: str) -> None:
     _write_stdout(visible(line))
 
 
+def print_candidate(value: str, meaning: str) -> None:
+    """Write a candidate of shell completion to stdout: its value, and after a tab its meaning."""
+    _write_stdout(f"{visible(value)}\t{visible(meaning)}" if meaning else visible(value))
+
+
 def print_json(document: object) -> None:
     """Write the exact value to stdout, as one JSON document; see :func:`projections.json_value.json_value`."""
     _write_stdout(json_text(json_value(document), indent=2, stream=sys.stdout))

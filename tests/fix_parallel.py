@@ -6,6 +6,7 @@ same in all processes: pytest-xdist requires that.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("servers of their own"))
     if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
         items.sort(key=_tier)
+
+
+def pytest_collection_finish() -> None:
+    # The items and modules stay until the end: the garbage collector need not look at them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def _tier(item: pytest.Item) -> int:

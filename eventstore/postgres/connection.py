@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, Connection, sql
+from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from eventstore.postgres.certificate_authorities import find_system_certificates
@@ -112,7 +112,7 @@ def _conninfo(given: Mapping[str, str], name: str, waits: Waits, startup: Mappin
     return make_conninfo("", **parameters)
 
 
-def _pinned(given: Mapping[str, str], startup: Mapping[str, str], settings: Mapping[str, str]) -> sql.Composed:
+def _pinned(given: Mapping[str, str], startup: Mapping[str, str], settings: Mapping[str, str]) -> bytes:
     """Return the statement that sets the session's settings; also those of startup, which a pooler may have dropped.
 
     Settings in the URL are not changed.

@@ -12,6 +12,7 @@ with the list of settings that a server has.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from psycopg import sql
@@ -263,19 +264,25 @@ def startup_settings(
     }
 
 
-def pin(settings: Mapping[str, str]) -> sql.Composed:
+def pin(settings: Mapping[str, str]) -> bytes:
     """Return the statement that gives a new session our settings, and those that its work needs.
 
     Settings that the server doesn't know are skipped, and so are privileged ones that the role may not change.
     ``synchronous_commit`` is at least ``on``; ``remote_apply``, which is stronger, stays.
     """
+    return _compose_pin(tuple(settings.items()))
+
+
+@lru_cache(maxsize=64)  # composing it takes longer than running it, and a process has few kinds of sessions
+def _compose_pin(settings: tuple[tuple[str, str], ...]) -> bytes:
+    values = dict(settings)
     rows = [
         sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
-        for name, value in {**EVERY_SESSION, **settings}.items()
+        for name, value in {**EVERY_SESSION, **values}.items()
     ]
-    if "synchronous_commit" not in settings:
+    if "synchronous_commit" not in values:
         rows.append(sql.SQL("('synchronous_commit', {}, false)").format(_AT_LEAST_ON))
-    return _PIN.format(sql.SQL(", ").join(rows))
+    return _PIN.format(sql.SQL(", ").join(rows)).as_bytes()
 
 
 COMMIT_DURABLY = (

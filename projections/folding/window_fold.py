@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from psycopg import AsyncConnection, AsyncRawCursor
 
+from projections.folding.compiled_once import compile_once
 from projections.folding.python_fold import OnProgress, PythonFold
 from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import Schemas, compile_fold_statement
@@ -60,9 +61,14 @@ class SqlFold:
     in_pipeline = True
 
     def __init__(self, projection: Projection, schemas: Schemas | None = None) -> None:
-        self._statements = [
-            compile_fold_statement(statement, schemas) for statement in projection.fold(Window(projection.handles))
-        ]
+        what = ("fold", frozenset((schemas or {}).items()))
+        self._statements = compile_once(
+            projection,
+            what,
+            lambda: [
+                compile_fold_statement(statement, schemas) for statement in projection.fold(Window(projection.handles))
+            ],
+        )
 
     async def run(
         self,

@@ -6,11 +6,13 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib.util import find_spec, resolve_name
 from typing import cast
 
 from sqlalchemy.schema import CreateTable
 
+from projections.folding.compiled_once import compile_once
 from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement
 from projections.projection import Projection, Window
@@ -19,11 +21,17 @@ from projections.projection import Projection, Window
 def compute_fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
     """Return the digest of a projection's tables, its fold, and the event_ids that it skips."""
     parts = [projection.name, str(projection.version), *sorted(skipped)]
-    parts += [compile_ddl(CreateTable(table)) for table in projection.tables]
-    parts += [repr(compile_fold_statement(statement)) for statement in projection.fold(Window(projection.handles))]
+    parts += compile_once(projection, "fingerprint", lambda: _compile(projection))
     if isinstance(projection, PythonProjection):
         parts += _sources(type(projection))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _compile(projection: Projection) -> list[str]:
+    """Return the texts of what creates the tables, and of the fold's statements."""
+    tables = [compile_ddl(CreateTable(table)) for table in projection.tables]
+    window = Window(projection.handles)
+    return [*tables, *(repr(compile_fold_statement(statement)) for statement in projection.fold(window))]
 
 
 def _sources(of: type[PythonProjection]) -> list[str]:
@@ -60,17 +68,30 @@ def _imported(module: str, source: str) -> Iterator[str]:
     """
     loaded = sys.modules.get(module)
     package = getattr(loaded, "__package__", None) or module.rpartition(".")[0] or module
+    for origin, names in _parse_imports(source):
+        if origin is None:
+            yield from names
+            continue
+        try:
+            resolved = resolve_name(origin, package)
+        except ImportError:
+            continue
+        yield resolved
+        yield from (f"{resolved}.{name}" for name in names)
+
+
+@lru_cache(maxsize=512)  # parsing takes longer than reading the file again; the source itself is the key
+def _parse_imports(source: str) -> tuple[tuple[str | None, tuple[str, ...]], ...]:
+    """Return the imports in a source: what they import from, with leading dots if it is relative, and the names."""
     try:
         tree = ast.parse(source)
     except SyntaxError:  # the file was changed since it was loaded, and is no valid module now
-        return
+        return ()
+    found: list[tuple[str | None, tuple[str, ...]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
+            found.append((None, tuple(one.name for one in node.names)))
         elif isinstance(node, ast.ImportFrom):
-            try:
-                origin = resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:
-                continue
-            yield origin
-            yield from (f"{origin}.{one.name}" for one in node.names)
+            origin = "." * node.level + (node.module or "")
+            found.append((origin, tuple(one.name for one in node.names)))
+    return tuple(found)

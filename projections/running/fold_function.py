@@ -20,6 +20,7 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import select
 
 from eventstore.postgres.queries import fetch_row
+from projections.folding.compiled_once import compile_once
 from projections.folding.sql_text import VARIABLES, compile_plpgsql_query, compile_plpgsql_step
 from projections.projection import Projection, Window
 from projections.running import checkpoint
@@ -73,22 +74,7 @@ class FoldFunction:
     """
 
     def __init__(self, projection: Projection) -> None:
-        name = projection.name
-        window = Window(projection.handles)
-        steps = [compile_plpgsql_step(statement) for statement in projection.fold(window)]
-        self._create = _FUNCTION.format(
-            lo=_LO,
-            hi=_HI,
-            head=_HEAD,
-            skipped=_SKIPPED,
-            try_lock=checkpoint.plpgsql_try_lock(name, projection.version, lo=_LO),
-            read_under_lock=checkpoint.plpgsql_read_under_lock(name, skipped=_SKIPPED, head=_HEAD),
-            handled=compile_plpgsql_query(select(window.events.c.position)),
-            fold=sql.SQL("\n").join(steps),
-            move=checkpoint.move_statement(sql.Literal(name), _LO, _HI),
-            # A dollar quote that is in no literal of a statement.
-            quote=sql.SQL(f"$fold_{secrets.token_hex(8)}$"),
-        ).as_bytes()
+        self._create = compile_once(projection, "fold function", lambda: _compose_function(projection))
         self._created_on: AsyncConnection[Any] | None = None
         self._exists = False
 
@@ -119,3 +105,22 @@ class FoldFunction:
                 raise
             return False
         return True
+
+
+def _compose_function(projection: Projection) -> bytes:
+    name = projection.name
+    window = Window(projection.handles)
+    steps = [compile_plpgsql_step(statement) for statement in projection.fold(window)]
+    return _FUNCTION.format(
+        lo=_LO,
+        hi=_HI,
+        head=_HEAD,
+        skipped=_SKIPPED,
+        try_lock=checkpoint.plpgsql_try_lock(name, projection.version, lo=_LO),
+        read_under_lock=checkpoint.plpgsql_read_under_lock(name, skipped=_SKIPPED, head=_HEAD),
+        handled=compile_plpgsql_query(select(window.events.c.position)),
+        fold=sql.SQL("\n").join(steps),
+        move=checkpoint.move_statement(sql.Literal(name), _LO, _HI),
+        # A dollar quote that is in no literal of a statement.
+        quote=sql.SQL(f"$fold_{secrets.token_hex(8)}$"),
+    ).as_bytes()

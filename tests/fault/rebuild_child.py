@@ -11,7 +11,11 @@ import asyncio
 import os
 import sys
 
+from projections.folding.window_fold import build_fold
 from projections.migrating.metadata import READ_MODELS
+from projections.projection import READ_MODEL_SCHEMA
+from projections.rebuilding.fingerprint import compute_fingerprint
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
 from tests import rebuilding
 
 RESUME = "resume"
@@ -21,6 +25,9 @@ def main() -> None:
     """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
     name, url = sys.argv[1:]
     (projection,) = (each() for each in READ_MODELS if each.name == name)
+    # Compiled before the fork, so that no child compiles it again.
+    build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA})
+    compute_fingerprint(projection, [])
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

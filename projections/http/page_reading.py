@@ -42,7 +42,7 @@ def describe_parts(
     return {
         "head": status.head,
         "append_rate": memory.append_rate(),
-        "projections": [_projection(one, extras, memory) for one in status.projections],
+        "projections": [_projection(one, status.head, extras, memory) for one in status.projections],
         "apps": [_app(app, own.get(app.app), memory) for app in status.apps],
         "rebuilds": [_rebuild(one, status.head) for one in extras.rebuilds],
     }
@@ -81,7 +81,7 @@ def make_safe(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _projection(one: ProjectionStatus, extras: PageExtras, memory: PageMemory) -> dict[str, Any]:
+def _projection(one: ProjectionStatus, head: int, extras: PageExtras, memory: PageMemory) -> dict[str, Any]:
     error = one.last_error or one.problem
     return {
         "name": one.name,
@@ -98,7 +98,7 @@ def _projection(one: ProjectionStatus, extras: PageExtras, memory: PageMemory) -
         "error": error,
         "error_at": one.last_error_at if one.last_error else None,
         "retry_at": one.retry_at if one.state == ProjectionState.FAILED else None,
-        **mend_projection(one)._asdict(),
+        **mend_projection(one, head)._asdict(),
         "note": _note(one),
         "skips": [{"event_id": skip.event_id, "why": redact(skip.why)} for skip in one.skips],
     }

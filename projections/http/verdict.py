@@ -13,23 +13,18 @@ the worst to the best:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from projections.inspecting.health import find_problems
+from projections.inspecting.finding import Finding
+from projections.inspecting.health import find_app_problems, find_projection_problems, find_schema_problems
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus, Status
 from projections.running.checkpoint import ProjectionState
 
 LATE_SECONDS = 10.0
 """A read model that is less behind is up to date."""
-
-_COMMAND = re.compile(
-    r"\b(?:run|start) (projections (?:(?:rebuild|resume) [a-z0-9_]+|migrate|run|ingest|redecode|verify))\b"
-)
-_EVENT = re.compile(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b")
 
 
 class Level(StrEnum):
@@ -49,6 +44,7 @@ class Mending(NamedTuple):
 
 
 _NOTHING = Mending()
+_FIND_OUT = Mending("To find out why:", "projections doctor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +74,12 @@ def judge(status: Status, configured: Collection[str] = (), damage: Sequence[str
         damage: a sentence for each part of the schema that was changed or lost.
 
     """
-    about_apps = ("app ", "nobody follows app ", "the stream of app ", "the quarantine of app ")
-    found = sorted(find_problems(status, configured), key=lambda one: one.startswith(about_apps))
-    sentences = [*(f"the schema is damaged: {one}" for one in damage), *found]
-    problems = tuple(ShownProblem(_capital(sentence), _find_mending(sentence, status)) for sentence in sentences)
+    found = [
+        *find_schema_problems(damage),
+        *find_projection_problems(status.projections, status.head),
+        *find_app_problems(status.apps, configured),
+    ]
+    problems = tuple(ShownProblem(_capital(one.finding.sentence), _mending(one.finding)) for one in found)
     level, sentence, detail = _weigh(status, configured, damaged=bool(damage))
     if problems and level is Level.GOOD:
         level, sentence = Level.LATE, "The read models are up to date, but something needs attention."
@@ -93,32 +91,21 @@ def judge_outage(error: str, seconds: float | None, *, seen_before: bool) -> Ver
     since = "" if seconds is None else f" for {seconds:,.0f} s"
     numbers = " The numbers below were read before that." if seen_before else ""
     detail = f"The database has not answered{since}, so nothing is known about the read models.{numbers}"
-    return Verdict(Level.UNKNOWN, "The database is unavailable.", detail, (ShownProblem(_capital(error)),))
+    return Verdict(Level.UNKNOWN, "The database is unavailable.", detail, (ShownProblem(_capital(error), _FIND_OUT),))
 
 
-def mend_projection(one: ProjectionStatus) -> Mending:
+def mend_projection(one: ProjectionStatus, head: int) -> Mending:
     """Return what mends a projection; nothing if it is well, or if nothing here does."""
-    text = one.last_error or one.problem or ""
-    if (found := _COMMAND.search(text)) is not None:
-        return Mending(None, found[1])
-    if one.state == ProjectionState.FAILED:
-        event = _EVENT.search(text)
-        if event is None:
-            return Mending("It is tried again by itself. To try again at once:", f"projections resume {one.name}")
-        skip = f"projections skip {one.name} --event-id {event[0]} --why 'a few words'"
-        return Mending("It is tried again by itself, so mend the cause if you can. To go on without this event:", skip)
-    if one.state == ProjectionState.WAITING:
-        return Mending(None, f"projections rebuild {one.name}")
-    if one.state == ProjectionState.PAUSED:
-        return Mending(None, f"projections resume {one.name}")
-    return Mending(None, "projections run" if _is_stopped(one) and one.problem is None else None)
+    for problem in find_projection_problems([one], head):
+        return _mending(problem.finding)
+    return Mending(None, f"projections resume {one.name}" if one.state == ProjectionState.PAUSED else None)
 
 
 def mend_app(app: AppStatus) -> Mending:
     """Return what mends an app's stream; nothing if it is well."""
-    if app.refused_at is not None:
-        return Mending("Correct its address or its credentials in the configuration. It is tried again by itself.")
-    return Mending(None, "projections run" if app.followed_by is None else None)
+    for problem in find_app_problems([app]):
+        return _mending(problem.finding)
+    return _NOTHING
 
 
 def is_wrong(one: ProjectionStatus) -> bool:
@@ -158,7 +145,7 @@ def _weigh(status: Status, configured: Collection[str], *, damaged: bool) -> tup
     if damaged:
         return Level.BAD, "The database's schema is damaged.", "Repair it before you rely on any read model."
     if wrong:
-        verb = "needs" if len(wrong) == 1 else "need"
+        verb = "it needs" if len(wrong) == 1 else "they need"
         return Level.BAD, f"{_join(wrong)} can't be believed: {verb} a rebuild.", others
     if bad:
         behind = sum(one.events_behind for one in bad)
@@ -219,16 +206,10 @@ def _describe_others(status: Status, concerned: Collection[str]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _find_mending(sentence: str, status: Status) -> Mending:
-    if (found := _COMMAND.search(sentence)) is not None:
-        return Mending(None, found[1])
-    for one in status.projections:
-        if sentence.startswith((f"{one.name} is ", f"{one.name}: ")):
-            return mend_projection(one)
-    for app in status.apps:
-        if sentence.startswith((f"app {app.app!r} is refused", f"app {app.app!r} was refused")):
-            return mend_app(app)
-    return Mending()
+def _mending(finding: Finding) -> Mending:
+    if finding.advice is None:
+        return Mending(None, finding.command)
+    return Mending(f"{_capital(finding.advice)}{'.' if finding.command is None else ':'}", finding.command)
 
 
 def _capital(sentence: str) -> str:

@@ -151,7 +151,7 @@ async def break_and_mend_a_projection(
     row = watch.page.locator("#projections tbody", has_text="request_status")
     await expect(row.locator(".state")).to_have_text("failed")
     await expect(row.locator(".trouble")).to_contain_text("fault")
-    skip = f"projections skip request_status --event-id {entry.event_id} --why 'a few words'"
+    skip = f"projections skip request_status --event-id {entry.event_id} --why REASON"
     await expect(row.locator("code")).to_have_text(skip)
     copy = row.get_by_role("button", name="Copy the command")
     await copy.click()

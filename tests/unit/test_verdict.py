@@ -67,10 +67,10 @@ CASES = [
     ),
     (status(projection(state="paused", folded_by=())), Level.LATE, "people is paused.", []),
     (
-        status(projection(state="failed", last_error=f"event {EVENT}: division by zero", events_behind=3)),
+        status(projection(state="failed", last_error=f"event {EVENT} at position 11: x", events_behind=3)),
         Level.BAD,
         "people has stopped and is out of date.",
-        [f"projections skip people --event-id {EVENT} --why 'a few words'"],
+        [f"projections skip people --event-id {EVENT} --why REASON"],
     ),
     (
         status(projection(state="failed", last_error="permission denied")),
@@ -81,7 +81,7 @@ CASES = [
     (
         status(projection(state="waiting", last_error=REBUILD, code_version=2)),
         Level.BAD,
-        "people can't be believed: needs a rebuild.",
+        "people can't be believed: it needs a rebuild.",
         ["projections rebuild people"],
     ),
     (
@@ -97,7 +97,7 @@ CASES = [
         ["projections run"],
     ),
     (
-        status(projection(), app(followed_by=None, refused_at=NOW, last_error="UNAUTHENTICATED: bad token")),
+        status(projection(), app(refused_at=NOW, last_error="UNAUTHENTICATED: bad token")),
         Level.BAD,
         "No new events arrive from shop.",
         [None],
@@ -107,7 +107,7 @@ CASES = [
         status(projection(), app(quarantine_full_since=NOW)),
         Level.LATE,
         "The read models are up to date, but something needs attention.",
-        [None],
+        ["projections quarantine list"],
     ),
     (status(), Level.LATE, "No projection is installed.", []),
 ]

@@ -173,7 +173,7 @@ export class ProjectionTable {
     setText(parts.events, count(one.events_behind, "event"));
     setText(parts.rate, rate(one.rate));
     const last = one.fresh_to === null ? "–" : clock(one.fresh_to, now);
-    const isWhole = one.events_behind === 0 && one.fresh_to !== null;
+    const isWhole = one.events_behind === 0 && one.fresh_to !== null && one.level !== "bad";
     showTime(parts.fresh, one.fresh_to, isWhole ? "now" : last);
     setText(parts.lastEvent, isWhole ? `last event ${last}` : "");
     const lines = [];

@@ -189,10 +189,10 @@ def test_every_table_view_and_column_of_ours_has_a_comment(database_url: str) ->
 def test_a_database_migrated_by_newer_code_is_refused(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("UPDATE projections.alembic_version SET version_num = '9999'")
+    back = f"or take the schema back with the newer one: projections migrate --down-to {head_revision()}"
+    sentence = f"has schema revision 9999, which this version doesn't know; upgrade this program, {back}"
     for refused in (upgrade, require_current_schema):
-        with pytest.raises(
-            MigrationRefused, match="has schema revision 9999, which this version doesn't know; upgrade this program"
-        ):
+        with pytest.raises(MigrationRefused, match=sentence):
             refused(database_url)
 
 

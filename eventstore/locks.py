@@ -8,6 +8,7 @@ lock                   held by      what it protects
 ``MIGRATE_LOCK``       transaction  one migration at a time
 ``app_lock(app)``      session      one process follows an app, imports its events, or changes its cursor
 ``IMPORT_LOCK``        session      shared by followers; held alone by an import that adds events after the head
+                                    (a retry of quarantined messages shares it in each of its transactions)
 ``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
@@ -20,8 +21,10 @@ again later. So they can't deadlock, although their order differs: an import acq
 ``IMPORT_LOCK``, a follower ``IMPORT_LOCK`` and then the lock of its app.
 
 A transaction acquires what it needs in this order: ``SHADOW_LOCK``, then rows (the cursor of an app, the checkpoint of
-a projection), then ``APPEND_LOCK``; under the append lock it writes only rows that no other session may write then. A
-migration acquires its lock before it does anything.
+a projection), then ``APPEND_LOCK``; under the append lock it writes only rows that no other session may write then,
+and the quarantine of an app, whose row of ``quarantine_usage`` it locks first. Who locks that row without the append
+lock waits for nothing else while it has it: an append of rejected messages, ``quarantine drop``, an import. A retry
+only tries to share ``IMPORT_LOCK``. A migration acquires its lock before it does anything.
 
 A process can freeze while its session holds a lock. :mod:`eventstore.postgres.session_lock` makes it lose a session's
 lock, except ``fold_lock``, which excludes nobody. :mod:`eventstore.appending.append_lock` terminates a frozen holder of
@@ -63,4 +66,5 @@ TRY_SESSION_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
 TRY_SHARED_SESSION_LOCK = "SELECT pg_catalog.pg_try_advisory_lock_shared(%s)"
 RELEASE_SESSION_LOCKS = "SELECT pg_catalog.pg_advisory_unlock_all()"
 TRY_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)"
+TRY_SHARED_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)"
 WAIT_FOR_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(%s)"

@@ -251,6 +251,21 @@ quarantine_usage = Table(
     comment="How much of each app's quarantine is used; the table quarantine itself is the source of truth.",
 )
 
+retried_events = Table(
+    "retried_events",
+    metadata,
+    Column("event_id", Text(collation="C"), primary_key=True, comment="The event that the message became."),
+    Column("app", Text, nullable=False, comment="The app on whose stream it was received."),
+    Column("reason", Text, nullable=False, comment="Why the message was quarantined."),
+    Column("first_seen", _time, nullable=False, comment="When these bytes were first received."),
+    Column("last_seen", _time, nullable=False, comment="When these bytes were last received."),
+    Column("retried_at", _time, nullable=False, comment="When a retry stored the event."),
+    CheckConstraint("octet_length(event_id) = 26", name="event_id"),
+    schema=SCHEMA,
+    comment="Events that were quarantined when they were received, and that a retry stored later. They don't decide"
+    " where a stream resumes.",
+)
+
 change_permits = Table(
     "change_permits",
     metadata,

@@ -30,6 +30,9 @@ class Waits(BaseSettings):
     ping: float = Field(300.0, gt=0, description="interval between HTTP/2 pings on a silent stream")
     ping_timeout: float = Field(20.0, gt=0, description="how long to wait for the answer to a ping")
     dial: float = Field(20.0, gt=0, description="how long to wait for a connection to the upstream")
+    request_status: float = Field(
+        20.0, gt=0, description="how long `reconcile` waits for the upstream's answer about one request"
+    )
     settle: float = Field(1.0, gt=0, description="seconds without a refusal after which a call counts as accepted")
     healthy_after: float = Field(10.0, gt=0, description="seconds after which an open stream resets the back-off")
     backoff_first: float = Field(

@@ -1,4 +1,4 @@
-"""The engine's own tables, as the migrations create them: checkpoints, skips and rebuilds."""
+"""The engine's own tables, as the migrations create them: checkpoints, skips, rebuilds and reconciliations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, OID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID
 
 SCHEMA = "projections"
 
@@ -112,4 +113,60 @@ rebuilds = Table(
     Index("rebuilds_name_idx", "name"),
     schema=SCHEMA,
     comment="What each rebuild or as-of did, or is doing.",
+)
+
+reconciliations = Table(
+    "reconciliations",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="The row's number."),
+    Column("run", BigInteger, nullable=False, comment="The run of projections reconcile; the rows of a run share it."),
+    Column("started_at", _time, nullable=False, comment="When the run started."),
+    Column("app", Text, nullable=False, comment="The app whose request it is."),
+    Column("send_request_id", Text, nullable=False, comment="The request that the upstream was asked about."),
+    Column("why", Text, nullable=False, comment="gap (a recorded gap may hide events of it) or unfinished."),
+    Column("asked_at", _time, nullable=False, comment="When the upstream answered, or could not be asked."),
+    Column(
+        "verdict",
+        Text,
+        nullable=False,
+        comment="equal; behind (the upstream knows more); differs (both contradict each other); unknown_upstream (the"
+        " upstream has no such request); or not_asked.",
+    ),
+    Column("reason", Text, comment="Why the upstream could not be asked; NULL otherwise."),
+    Column("upstream_state", Text, comment="The upstream's state: queued, processing, completed, failed or unknown."),
+    Column("upstream_total", BigInteger, comment="Recipients, as the upstream's summary counts them."),
+    Column("upstream_delivered", BigInteger, comment="Of these, delivered."),
+    Column("upstream_failed", BigInteger, comment="Of these, failed."),
+    Column("upstream_pending_consent", BigInteger, comment="Of these, waiting for consent."),
+    Column("our_state", Text, comment="The state in request_status."),
+    Column("our_recipients", BigInteger, comment="Recipients in request_status."),
+    Column("our_delivered", BigInteger, comment="Of these, delivered."),
+    Column("our_failed", BigInteger, comment="Of these, failed."),
+    Column("our_pending_consent", BigInteger, comment="Of these, waiting for consent."),
+    Column(
+        "recipients_that_differ",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="How many recipients have another status upstream than in request_recipients.",
+    ),
+    Column(
+        "differing_recipients",
+        JSONB,
+        nullable=False,
+        server_default=text("'[]'::jsonb"),
+        comment="The first thousand of them: a list of {ppnum, upstream, ours}; null where one side has none.",
+    ),
+    UniqueConstraint("run", "app", "send_request_id", name="reconciliations_run_app_send_request_id_key"),
+    CheckConstraint("why IN ('gap', 'unfinished')", name="reconciliations_why_check"),
+    CheckConstraint(
+        "verdict IN ('equal', 'behind', 'differs', 'unknown_upstream', 'not_asked')",
+        name="reconciliations_verdict_check",
+    ),
+    CheckConstraint("recipients_that_differ >= 0", name="reconciliations_recipients_that_differ_check"),
+    CheckConstraint("jsonb_typeof(differing_recipients) = 'array'", name="reconciliations_differing_recipients_check"),
+    Index("reconciliations_request_idx", "app", "send_request_id"),
+    schema=SCHEMA,
+    comment="What the upstream answered about requests whose events may be missing, compared with the read models."
+    " The last 30 runs are kept.",
 )

@@ -1,4 +1,4 @@
-"""The two published contracts of the RPC: their names, and the path of the streaming method."""
+"""The two published contracts of the RPC: their names, and the paths of their methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ class Contract(StrEnum):
     def method(self) -> str:
         """The path of the streaming method, without an address's prefix."""
         return _METHODS[self]
+
+    @property
+    def status_method(self) -> str:
+        """The path of ``GetSendRequestStatus`` in the contract's service, without an address's prefix.
+
+        Only ``pcs.external.v1`` publishes that method; a server of ``chat.external`` may answer UNIMPLEMENTED.
+        """
+        service, _, _ = self.method.rpartition("/")
+        return f"{service}/GetSendRequestStatus"
 
 
 _METHODS = {

@@ -15,6 +15,8 @@ from eventstore.contracts._generated.pcs.external.v1.message_service_pb2 import 
 from eventstore.contracts.contract import Contract
 
 MAX_DETAIL_BYTES = 1024
+NOT_A_FRAME = "the bytes are not a SendRequestEventFrame"
+"""The reason for which a message that is not a frame is quarantined: its bytes are the whole message, not an event."""
 
 
 class FrameKind(Enum):

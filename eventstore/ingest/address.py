@@ -54,3 +54,7 @@ class Address:
     def method(self, contract: Contract) -> str:
         """Return the path of the contract's streaming method at this address."""
         return f"{self.prefix}{contract.method}"
+
+    def status_method(self, contract: Contract) -> str:
+        """Return the path of the contract's ``GetSendRequestStatus`` at this address."""
+        return f"{self.prefix}{contract.status_method}"

@@ -18,6 +18,7 @@ from eventstore.appending.append import Appended, Appender
 from eventstore.appending.cursor_move import CursorMove, new_token
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event, decode
+from eventstore.contracts.framing import NOT_A_FRAME
 from eventstore.errors import AlreadyAppended, Undecodable
 from eventstore.ingest.app_lease import Lease
 from eventstore.ingest.buffer import Buffer, Received
@@ -28,8 +29,6 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.outage import LogReport, Outage
 
 log = structlog.get_logger(__name__)
-
-NOT_A_FRAME = "the bytes are not a SendRequestEventFrame"
 
 
 def decode_batch(batch: list[Received], app: str) -> tuple[list[Event], list[Rejected], str | None]:

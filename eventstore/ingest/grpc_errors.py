@@ -52,8 +52,19 @@ def upstream_error(
     *,
     address: Address,
     contract: Contract,
+    call: str = "the stream",
 ) -> UpstreamError:
-    """Return the error for the end of a stream, with the server's text redacted and cut to one line."""
+    """Return the error for the end of a call, with the server's text redacted and cut to one line.
+
+    Args:
+        status: the status.
+        details: the server's text.
+        trailing: the trailing metadata.
+        address: the upstream.
+        contract: the contract of the call.
+        call: what the call is, in the message.
+
+    """
     text = (details or "")[:_MAX_READ]
     words = quoted(details or "", _MAX_DETAILS)
     status_text = f"{status.name}: {words}" if words else status.name
@@ -69,9 +80,9 @@ def upstream_error(
     elif kind is TokenRefused:
         message = f"{address.url} refuses the token: {status_text}"
     elif kind is UpstreamRefused:
-        message = f"{address.url} refuses the stream: {status_text}"
+        message = f"{address.url} refuses {call}: {status_text}"
     else:
-        message = f"{address.url} can't serve the stream now: {status_text}"
+        message = f"{address.url} can't serve {call} now: {status_text}"
     return kind(message, status=status.name, retry_after=retry_after(trailing), by_platform=http is None)
 
 

@@ -23,19 +23,31 @@ CLOCK_ERROR = timedelta(days=1)
 AGREEING_EVENTS = 20
 """If this many events are stored, the median of their ids is plausible, whatever this machine's clock says."""
 
-_RECENT = "SELECT event_id FROM eventstore.events WHERE app = %s AND position > %s ORDER BY position DESC LIMIT %s"
-_HAS_EVENTS = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s)"
+# An event that a retry stored from quarantine was received long ago, perhaps before a gap or a reset: its position says
+# nothing about where the stream stands.
+_RECENT = (
+    "SELECT e.event_id FROM eventstore.events AS e WHERE e.app = %s AND e.position > %s"
+    " AND NOT EXISTS (SELECT FROM eventstore.retried_events AS r WHERE r.event_id = e.event_id)"
+    " ORDER BY e.position DESC LIMIT %s"
+)
+_HAS_EVENTS = (
+    "SELECT EXISTS (SELECT FROM eventstore.events AS e WHERE e.app = %s"
+    " AND NOT EXISTS (SELECT FROM eventstore.retried_events AS r WHERE r.event_id = e.event_id))"
+)
 _IS_STORED = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s AND event_id = %s)"
 
 
 async def recent_event_ids(conn: AsyncConnection, cursor: Cursor) -> list[str]:
-    """Return the app's last stored event_ids, newest first; only those after the last gap and the last reset."""
+    """Return the app's last stored event_ids, newest first; only those after the last gap and the last reset.
+
+    Events that a retry stored from quarantine are left out.
+    """
     after = max(cursor.gaps[-1].get("position", 0) if cursor.gaps else 0, cursor.reset_position or 0)
     return await fetch_column(conn, _RECENT, [cursor.app, after, RECENT_EVENTS])
 
 
 async def has_events(conn: AsyncConnection, app: str) -> bool:
-    """Return whether any event of the app is stored."""
+    """Return whether any event of the app is stored, other than from quarantine."""
     return bool(await fetch_value(conn, _HAS_EVENTS, [app]))
 
 

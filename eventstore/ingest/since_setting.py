@@ -14,13 +14,16 @@ TOLERANCE = timedelta(minutes=5)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def parse_since(text: str, now: datetime) -> str:
-    """Return the first event_id of a time: a duration back from now (``36h``, ``7d``), or an ISO time with its zone.
+def parse_moment(text: str, now: datetime, *, name: str = "since") -> datetime:
+    """Return a time: a duration back from now (``36h``, ``7d``), or an ISO time with its zone.
 
-    A time before 1970 becomes 1970: no ULID is older.
+    Args:
+        text: what somebody wrote.
+        now: the time.
+        name: what the messages call the value.
 
     Raises:
-        UsageError: the text is neither, or a time in the future.
+        UsageError: the text is neither, or there is no such date.
 
     """
     moment: datetime | None = None
@@ -30,13 +33,26 @@ def parse_since(text: str, now: datetime) -> str:
         else:
             moment = datetime.fromisoformat(text.strip())
     except OverflowError:
-        raise UsageError(f"since {text!r} is too long ago: there is no such date") from None
+        raise UsageError(f"{name} {text!r} is too long ago: there is no such date") from None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise UsageError(
-            f"since {text!r} is neither a duration (36h, 7d) nor a time with its zone (2026-11-01T00:00:00Z)"
+            f"{name} {text!r} is neither a duration (36h, 7d) nor a time with its zone (2026-11-01T00:00:00Z)"
         )
+    return moment
+
+
+def parse_since(text: str, now: datetime) -> str:
+    """Return the first event_id of a time, which :func:`parse_moment` reads.
+
+    A time before 1970 becomes 1970: no ULID is older.
+
+    Raises:
+        UsageError: it is not a time, or a time in the future.
+
+    """
+    moment = parse_moment(text, now)
     try:
         cursor = ulid.first_ulid_at(moment)
     except OverflowError:  # the time zone moves it past the last possible date

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import secrets
-import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +21,7 @@ from google.protobuf.proto import serialize_length_prefixed
 
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError
+from eventstore.transfer.new_file import NewFile
 
 VERSION = 1
 MAX_RECORD_BYTES = 2**28
@@ -47,28 +45,6 @@ def moment(value: int) -> datetime:
     return _EPOCH + value * _MICROSECOND
 
 
-def check_output_path(path: Path) -> Path:
-    """Return the file that a path names, after its symbolic links.
-
-    Raises:
-        ArchiveError: it exists and is not a regular file, so it would be lost; the message says what to do.
-
-    """
-    if str(path) == "-":
-        raise ArchiveError("- is not a file; the events can't be written to stdout, so give a file name")
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        mode = stat.S_IFREG
-    except OSError as error:
-        raise ArchiveError(f"{path} can't be written: {error.strerror}") from error
-    if stat.S_ISDIR(mode):
-        raise ArchiveError(f"{path} is a folder; give a file name")
-    if not stat.S_ISREG(mode):
-        raise ArchiveError(f"{path} is a pipe or a device, not a regular file; give another file name")
-    return path.resolve()
-
-
 class ArchiveWriter:
     """Writes a temporary file that only its owner can read, and renames it once it is complete.
 
@@ -82,56 +58,24 @@ class ArchiveWriter:
     """
 
     def __init__(self, path: Path, *, replace: bool = True) -> None:
-        self._path = path
-        self._replace = replace
-        self._target: Path
-        self._part: Path
+        self._file = NewFile(path, replace=replace)
         self._digest = hashlib.sha256()
-        self._file: BinaryIO
         self.events = 0
 
     def __enter__(self) -> Self:
-        self._target = check_output_path(self._path)
-        # A random name, so that two exports to the same file don't write into each other's temporary file.
-        self._part = self._target.with_name(f"{self._target.name}.{secrets.token_hex(6)}.part")
-        try:
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise ArchiveError(f"{self._path} can't be written: {error.strerror}") from error
-        self._file = os.fdopen(descriptor, "wb")
+        self._file.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with self._file:
-                if error is None:
-                    end = archive.End(events=self.events, sha256=self._digest.digest())
-                    self._file.write(_delimited(Record(end=end)))
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-                    self._rename()
-        except FileExistsError as taken:
-            raise ArchiveError(f"{self._path} already exists; choose another name or use --force") from taken
-        except OSError as failed:
-            if error is None:
-                raise ArchiveError(f"{self._path} can't be written: {failed.strerror}") from failed
-        finally:
-            self._part.unlink(missing_ok=True)
-
-    def _rename(self) -> None:
-        if self._replace:
-            self._part.replace(self._target)
-            return
-        try:
-            self._target.hardlink_to(self._part)  # which fails if the file exists
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links: check, then rename
-            if self._target.exists():
-                raise FileExistsError from None
-            self._part.replace(self._target)
+        if error is None:
+            try:
+                self._file.write(_delimited(Record(end=archive.End(events=self.events, sha256=self._digest.digest()))))
+            except ArchiveError as failed:
+                self._file.__exit__(type(failed), failed, failed.__traceback__)
+                raise
+        self._file.__exit__(kind, error, trace)
 
     def write(self, record: archive.Record) -> None:
         """Write one record.
@@ -142,10 +86,7 @@ class ArchiveWriter:
         """
         data = _delimited(record)
         self._digest.update(data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise ArchiveError(f"{self._path} can't be written: {error.strerror}") from error
+        self._file.write(data)
         if record.HasField("event"):
             self.events += 1
 

@@ -10,9 +10,9 @@ import typer
 from eventstore.errors import ArchiveError, UsageError
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_lock import session_name
-from eventstore.transfer.archive import check_output_path
 from eventstore.transfer.export import Exported
 from eventstore.transfer.export import export_events as write_archive
+from eventstore.transfer.new_file import check_output_path
 from eventstore.waits import Waits, load_waits
 from projections.cli.shared.common_options import JsonOption
 from projections.cli.shared.error_handling import handles_errors

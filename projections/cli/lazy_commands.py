@@ -36,6 +36,8 @@ SUMMARIES = {
     "simulate": "Serve a made-up app's events over gRPC, for demos and tests.",
     "cursor": "Show or reset where each app's stream resumes.",
     "apps": "List the apps that are or were followed, or forget one.",
+    "quarantine": "Look at messages that can't be events; retry, export or drop them.",
+    "reconcile": "Ask the upstream about requests whose events may be missing.",
     "db": "Start, stop and open the embedded PostgreSQL.",
     "docs": "Show a page of the documentation, or list the pages.",
 }

@@ -44,6 +44,7 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspna
 SEQUENCES = (
     ("eventstore.quarantine", "eventstore.quarantine_id_seq"),
     ("projections.rebuilds", "projections.rebuilds_id_seq"),
+    ("projections.reconciliations", "projections.reconciliations_id_seq"),
 )
 """Tables whose ids come from a sequence, and the sequence."""
 

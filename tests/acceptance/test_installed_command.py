@@ -46,12 +46,18 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("cursor", "reset"): ("default", "--yes"),
     ("apps", "list"): (),
     ("apps", "forget"): ("default", "--yes"),
+    ("quarantine", "list"): ("--json",),
+    ("quarantine", "show"): ("1",),
+    ("quarantine", "retry"): ("--all",),
+    ("quarantine", "export"): ("log",),
+    ("quarantine", "drop"): ("--reason", "not a reason", "--yes"),
+    ("reconcile",): ("--app", "default"),
     ("db", "stop"): (),
     ("docs",): ("deploy/projections.service",),
     ("db", "url"): (),
     ("db", "psql"): ("--", "-Atc", "SELECT count(*) FROM consent_registry"),
 }
-EXIT_CODES = {("doctor",): 1, ("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
+EXIT_CODES = {("doctor",): 1, ("quarantine", "show"): 2, ("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
 """Exit codes other than 0."""
 
 

@@ -55,6 +55,12 @@ FIRST = "skip"
 READ_ELSEWHERE: Mapping[str, str] = {
     "db start": "integration/test_db_command.py",
     "db stop": "integration/test_db_command.py",
+    "quarantine list": "acceptance/test_quarantine_command.py",
+    "quarantine show": "acceptance/test_quarantine_command.py",
+    "quarantine retry": "acceptance/test_quarantine_command.py",
+    "quarantine export": "acceptance/test_quarantine_command.py",
+    "quarantine drop": "acceptance/test_quarantine_command.py",
+    "reconcile": "acceptance/test_reconcile_command.py",
 }
 """Commands whose documents another test reads with ``read_documents``, and its file."""
 UNSEEN = {

@@ -16,7 +16,7 @@ from eventstore.appending.restore import restore_events
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent
-from eventstore.ingest.grpc_stream import MAX_MESSAGE_BYTES
+from eventstore.ingest.grpc_channel import MAX_MESSAGE_BYTES
 from eventstore.transfer import archive_checks, importing
 from eventstore.transfer.archive import ArchiveWriter, microseconds, read_archive
 from tests import store

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from eventstore import ulid
 from eventstore.appending.duplicates import OTHER_BYTES
 from eventstore.contracts import Contract, decode
-from eventstore.ingest.event_writer import NOT_A_FRAME
+from eventstore.contracts.framing import NOT_A_FRAME
 from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, SimulatorSettings
 from tests import store, wire
 from tests.fix_simulator import SimulatorFactory, count_faults_left

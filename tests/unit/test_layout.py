@@ -30,6 +30,7 @@ ROOMS = (
     "eventstore.appending",
     "eventstore.ingest",
     "eventstore.transfer",
+    "eventstore.quarantined",
     # What all projections use: the base class, errors, settings, logs.
     "projections",
     "projections.folding",
@@ -41,6 +42,7 @@ ROOMS = (
     "projections.running",
     "projections.rebuilding",
     "projections.inspecting",
+    "projections.reconciling",
     "projections.http",
     "projections.sandbox.simulator",
     "projections.sandbox.embedded",

@@ -17,6 +17,7 @@ for name, package in (
     ("chat/external/message_service.proto", "chat.external"),
     ("pcs/external/v1/message_service.proto", "pcs.external.v1"),
     ("eventstore/reading.proto", "eventstore.reading"),
+    ("eventstore/request_status.proto", "eventstore.request_status"),
 ):
     theirs = descriptor_pb2.FileDescriptorProto(name=name, package=package, syntax="proto3")
     field = theirs.message_type.add(name="SendRequestEvent").field.add(name="theirs", number=1)
@@ -24,10 +25,10 @@ for name, package in (
     default.Add(theirs) if hasattr(default, "Add") else default.AddSerializedFile(theirs.SerializeToString())
 
 from eventstore.contracts._generated.chat.external import message_service_pb2 as chat
-from eventstore.contracts._generated.eventstore import reading_pb2
+from eventstore.contracts._generated.eventstore import reading_pb2, request_status_pb2
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
 
-for module in (chat, pcs, reading_pb2):
+for module in (chat, pcs, reading_pb2, request_status_pb2):
     assert module.DESCRIPTOR.pool is not default, module
 for package in ("chat.external", "pcs.external.v1"):
     their_event = default.FindMessageTypeByName(package + ".SendRequestEvent")
@@ -42,11 +43,11 @@ from google.protobuf import descriptor_pool
 import eventstore.contracts
 from eventstore.contracts._generated.chat.external import message_service_pb2 as chat
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from eventstore.contracts._generated.eventstore import reading_pb2
+from eventstore.contracts._generated.eventstore import reading_pb2, request_status_pb2
 
 default = descriptor_pool.Default()
 count = 0
-for module in (chat, pcs, reading_pb2):
+for module in (chat, pcs, reading_pb2, request_status_pb2):
     for message in module.DESCRIPTOR.message_types_by_name.values():
         count += 1
         try:

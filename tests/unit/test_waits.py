@@ -17,6 +17,7 @@ DEFAULTS = {
     "ping": 300.0,
     "ping_timeout": 20.0,
     "dial": 20.0,
+    "request_status": 20.0,
     "settle": 1.0,
     "healthy_after": 10.0,
     "backoff_first": 0.5,

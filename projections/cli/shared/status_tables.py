@@ -118,8 +118,9 @@ def _about_quarantine(app: AppStatus) -> str:
     reasons = ", ".join(f"{count:,} because {reason}" for reason, count in sorted(app.quarantine_reasons.items()))
     return (
         f"{app.app}: the quarantine {state}: of {app.quarantined_messages:,} quarantined messages, "
-        f"{app.quarantined_not_kept:,} were counted but not kept ({reasons}); to make room, delete rows of "
-        "eventstore.quarantine, or raise PROJECTIONS_QUARANTINE_MAX_ROWS or PROJECTIONS_QUARANTINE_MAX_BYTES"
+        f"{app.quarantined_not_kept:,} were counted but not kept ({reasons}); look at them with "
+        "projections quarantine list; to make room, use projections quarantine drop, or raise"
+        " PROJECTIONS_QUARANTINE_MAX_ROWS or PROJECTIONS_QUARANTINE_MAX_BYTES"
     )
 
 

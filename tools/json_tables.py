@@ -31,7 +31,7 @@ class DocumentedCommand(NamedTuple):
     documents: JsonDocuments | str | None
 
 
-def documented_commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[DocumentedCommand]:  # noqa: ANN401
+def documented_commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[DocumentedCommand]:  # noqa: ANN401 - of a private class of Typer's
     """Yield every command and subcommand, also a group that does something when it is called by itself."""
     command = get_command(app) if command is None else command
     is_group = isinstance(command, TyperGroup)
@@ -70,7 +70,7 @@ def tables() -> str:
 
 def with_json_tables(page: str) -> str:
     """Return a page with its tables brought up to date."""
-    made: Callable[[re.Match[str]], str] = lambda found: f"{found[1]}\n{tables()}\n\n{found[2]}"  # noqa: E731
+    made: Callable[[re.Match[str]], str] = lambda found: f"{found[1]}\n{tables()}\n\n{found[2]}"  # noqa: E731 - a name for the one replacement
     return _BLOCK.sub(made, page)
 
 

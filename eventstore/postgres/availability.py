@@ -94,7 +94,7 @@ class _Sentences(Report):
     def began(self, what: str, error: str, retry_in: float) -> None:  # noqa: ARG002 - the limit says more
         self._report(f"{what}: {error}; retrying for up to {self._limit:g} s")
 
-    def failed_again(self, what: str, error: str, retry_in: float, seconds: float, *, is_due: bool) -> None:  # noqa: ARG002
+    def failed_again(self, what: str, error: str, retry_in: float, seconds: float, *, is_due: bool) -> None:  # noqa: ARG002 - the interface of every report
         if is_due:
             self._report(f"database still unavailable after {seconds:.0f} s: {error}")
 

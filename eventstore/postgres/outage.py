@@ -65,8 +65,8 @@ class Logger(Protocol):
     """What is needed of a structlog logger."""
 
     def debug(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401, D102 - as structlog has them
-    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401, D102
-    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401, D102
+    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401, D102 - as structlog has them
+    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401, D102 - as structlog has them
 
 
 class LogReport(Report):

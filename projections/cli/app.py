@@ -68,9 +68,9 @@ class CommandGroup(TyperGroup):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,  # noqa: FBT001, FBT002 - Typer's signature
-        windows_expand_args: bool = True,  # noqa: FBT001, FBT002
-        **extra: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        windows_expand_args: bool = True,  # noqa: FBT001, FBT002 - Typer's signature
+        **extra: Any,  # noqa: ANN401 - Typer's signature
+    ) -> Any:  # noqa: ANN401 - Typer's signature
         """Run a command; exit code 2 after a usage error."""
         arguments = common_options_first(sys.argv[1:] if args is None else args)
         # The options themselves may be wrong, so the format of errors can't wait until they are parsed.
@@ -85,7 +85,7 @@ class CommandGroup(TyperGroup):
             if option := completion_arguments(arguments):
                 run_completion_option(option)
                 sys.exit(0)
-            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)  # noqa: FBT003
+            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)  # noqa: FBT003 - Typer's signature
         except typer.Abort:
             print_message("projections: aborted", level=LogLevel.ERROR)
             code = FAILED

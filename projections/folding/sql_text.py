@@ -92,17 +92,17 @@ _CASTS: Mapping[type, str] = {float: "::float8", Decimal: "::numeric"}
 class _FoldCompiler(PGCompiler_psycopg):
     """Renders every parameter except the window's as a literal, with the value and type that psycopg would send."""
 
-    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's
         if bindparam.key not in VARIABLES and not bindparam.required:
             options["literal_binds"] = True
         return super().visit_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
 
-    def render_literal_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def render_literal_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's
         if bindparam.expanding:
             return super().render_literal_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
         return self.render_literal_value(bindparam.effective_value, bindparam.type)
 
-    def render_literal_value(self, value: Any, type_: TypeEngine[Any]) -> str:  # noqa: ANN401
+    def render_literal_value(self, value: Any, type_: TypeEngine[Any]) -> str:  # noqa: ANN401 - SQLAlchemy's
         impl = type_.dialect_impl(self.dialect)
         # The value that SQLAlchemy passes to the driver: the name of an Enum member, a JSON value as JSON.
         if processor := impl.bind_processor(self.dialect):
@@ -128,14 +128,14 @@ _FOLD_DIALECT.statement_compiler = _FoldCompiler
 class _StepCompiler(_FoldCompiler):
     """The same, with the window's parameters as PL/pgSQL variables."""
 
-    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    def visit_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's
         return VARIABLES.get(bindparam.key) or super().visit_bindparam(bindparam, *args, **options)
 
 
 _STEP_DIALECT.statement_compiler = _StepCompiler
 
 
-def _compile(statement: Executable, schemas: Schemas | None, dialect: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+def _compile(statement: Executable, schemas: Schemas | None, dialect: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401 - SQLAlchemy's
     # Executable has no compile() in its type, but every statement has it. SQLAlchemy writes the text, so it is safe.
     result = statement.compile(  # type: ignore[attr-defined]
         dialect=dialect,

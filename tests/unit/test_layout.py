@@ -1,7 +1,7 @@
-"""Imports go one way between the rooms of the tree, without cycles, and file names are unique.
+"""Imports go one way between the packages of the tree, without cycles, and file names are unique.
 
-A room is a package or a module in the table below. Every import counts for the order: those inside functions and those
-for type checkers only as well. For cycles the imports count that run when a module is loaded.
+A package here is a package or a single module of the table below. Every import counts for the order: those inside
+functions and those for type checkers only as well. For cycles the imports count that run when a module is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("eventstore", "projections")
 
-ROOMS = (
+ORDER = (
     "eventstore.lazy_names",
     "eventstore.redaction",
     # What the whole event store uses: errors, settings, small helpers, the tables.
@@ -52,10 +52,10 @@ ROOMS = (
     "projections.sandbox.demo",
     "projections.__main__",
 )
-"""In order: a room imports rooms above it and itself, and nothing below. A module belongs to its longest entry."""
+"""A package imports packages above it and itself, and nothing below. A module belongs to its longest entry."""
 
 PUBLIC_ROOTS = ("eventstore", "projections", "projections.testing")
-"""Their ``__init__`` loads public names on demand, from any room of the package."""
+"""Their ``__init__`` loads public names on demand, from any module of the package."""
 
 REPEATED_FILE_NAMES = ("__init__", "__main__", "errors")
 REPEATED_CLASS_NAMES: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ MODULES = find_modules()
 TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
-def room_of(module: str) -> str:
-    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
+def package_of(module: str) -> str:
+    return max((package for package in ORDER if f"{module}.".startswith(f"{package}.")), key=len)
 
 
 def imports_of(module: str) -> Iterator[Import]:
@@ -116,12 +116,12 @@ def statements(node: ast.AST, *, at_load: bool) -> Iterator[tuple[ast.AST, bool]
 ALL_IMPORTS = [each for module in MODULES for each in imports_of(module)]
 
 
-def test_imports_go_one_way_between_the_rooms() -> None:
+def test_imports_go_one_way_between_the_packages() -> None:
     wrong = sorted(
         f"{each.importer} imports {each.imported}"
         for each in ALL_IMPORTS
         if each.importer not in PUBLIC_ROOTS
-        and ROOMS.index(room_of(each.imported)) > ROOMS.index(room_of(each.importer))
+        and ORDER.index(package_of(each.imported)) > ORDER.index(package_of(each.importer))
     )
     assert wrong == []
 
@@ -151,8 +151,8 @@ def test_a_cycle_is_found() -> None:
         check_acyclic({"a": {"b"}, "b": {"a"}})
 
 
-def test_every_room_of_the_table_exists() -> None:
-    assert [room for room in ROOMS if room not in MODULES] == []
+def test_every_package_of_the_table_exists() -> None:
+    assert [package for package in ORDER if package not in MODULES] == []
 
 
 def test_file_names_occur_once() -> None:

@@ -109,7 +109,7 @@ def _first_sentence(text: str | None) -> str:
     return (text or "").partition("\n")[0].partition(". ")[0]
 
 
-def _values(parameter: Any, command: Command, given: list[str], word: str, prefix: str) -> Iterator[Candidate]:  # noqa: ANN401
+def _values(parameter: Any, command: Command, given: list[str], word: str, prefix: str) -> Iterator[Candidate]:  # noqa: ANN401 - of a private class of Typer's
     if parameter.type_descriptor.is_path:
         yield Candidate(FILES)
         return

@@ -44,6 +44,7 @@ from tests import folding, store
 from tests.databases import Server
 from tests.doctoring import HERE, codes, diagnose, findings, only, registry_of, run_sql, session
 from tests.folding import NewerWatched, Watched, append, create_watched_table, insert_at, new_record
+from tests.queries import fetch_row
 from tests.store import QUICK, garbage
 
 NAMES = sorted(one.name for one in READ_MODELS)
@@ -463,6 +464,38 @@ async def test_every_problem_of_status_is_a_finding_of_doctor(conn: AsyncConnect
     named = {re.sub(r"\d+ s", "", one.sentence) for one in found}  # it is further behind by now
     assert {re.sub(r"\d+ s", "", problem.finding.sentence) for problem in problems} - named == set()
     assert {problem.finding.code for problem in problems} <= set(codes(found))
+
+
+async def test_an_examination_reads_few_events_however_many_there_are(
+    conn: AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_checks, "EXAMINED", 100)
+    count = 30_000
+    await conn.execute(
+        "INSERT INTO eventstore.events (event_id, position, app, contract, event_type, occurred_at, received_at,"
+        " payload) SELECT lpad(n::text, 26, '0'), n, 'app', 'chat.external', 99, now(), now(), ''"
+        " FROM generate_series(1, %s) AS n",
+        [count],
+    )
+    await conn.execute("ANALYZE eventstore.events")
+    for position in (10_000, 20_000):  # two projections that are behind, one that is at the head
+        name = f"at_{position}"
+        await conn.execute("INSERT INTO projections.checkpoints VALUES (%s, 1, %s, 'running')", [name, position])
+
+    async def read() -> tuple[int, int]:
+        await conn.execute("SELECT pg_stat_force_next_flush()")
+        row = await fetch_row(
+            conn, "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'events'"
+        )
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    scanned, fetched = await read()
+    assert "projection_behind" not in codes(await findings(database_url))
+    await store.wait_until_session_ended(conn, "projections doctor")
+    now_scanned, now_fetched = await read()
+    assert (now_scanned - scanned, now_fetched - fetched < 1_000) == (0, True), now_fetched - fetched
+    assert "missing_positions" not in codes(await findings(database_url, thorough=True))
 
 
 async def test_a_check_that_fails_stops_no_other(conn: AsyncConnection, database_url: str) -> None:

@@ -13,6 +13,9 @@ from projections.inspecting.finding import Finding
 LOOK_AGAIN_SECONDS = 1.0
 """A process that has just started, or whose listener reconnects, has none for a moment."""
 
+_OLD_LISTENER = "projections run listen"
+"""The name of a listener in versions that may run beside this one; it doesn't name its process."""
+
 _SESSIONS = (
     "SELECT application_name FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name LIKE 'projections %'"
@@ -34,7 +37,10 @@ async def check_listeners(exam: Examination) -> AsyncIterator[Finding]:
 
 async def _deaf_processes(exam: Examination) -> set[str]:
     found: dict[str, set[str]] = {"run": set(), "listen": set()}
-    for name in await fetch_column(exam.conn, _SESSIONS):
+    names = await fetch_column(exam.conn, _SESSIONS)
+    if _OLD_LISTENER in names:
+        return set()
+    for name in names:
         if (session := _NAME.fullmatch(name)) is not None:
             found[session["work"]].add(session["process"])
     return found["run"] - found["listen"]

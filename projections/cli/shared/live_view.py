@@ -1,4 +1,7 @@
-"""The live view of ``projections run`` on a terminal."""
+"""The live view of ``projections run`` on a terminal.
+
+What it shows while the run goes on is what costs little on any log; the last view has the whole status.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from eventstore.waits import Waits
 from projections.cli.shared.console import new_console
 from projections.cli.shared.status_tables import projection_lines, projections_table
 from projections.inspecting.health import find_projection_problems
+from projections.inspecting.read_live_status import read_live_status
 from projections.inspecting.read_status import read_status
 from projections.inspecting.status import Status
 from projections.registry import Registry
@@ -63,8 +67,9 @@ async def _show(live: Live, url: str, waits: Waits, registry: Registry, follower
     async def show() -> Never:
         async with await connect(url, name=_NAME, waits=waits) as conn:
             while True:
-                status = await read_status(conn, registry)
+                found = await read_live_status(conn, registry)
                 outage.ended()
+                status = Status(found.head, 0, 0, found.apps, found.projections)
                 live.update(_render(status, followers), refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
 

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, see tests/oldest_postgres.py")
+    config.addinivalue_line("markers", "newest: run on the newest PostgreSQL alone, see tests/oldest_postgres.py")
     newest = newest_source(os.environ.get("PROJECTIONS_TEST_POSTGRES") or "embedded")
     oldest = oldest_source() if newest.name == "18" and newest.kind == "embedded" else None
     config.stash[KEY] = [newest, *([oldest] if oldest else [])]

@@ -1,9 +1,10 @@
 """Which tests run on the oldest PostgreSQL besides the newest, and why the others don't.
 
 The oldest runs the tests that exercise SQL and catalogues: tests/integration and tests/migration without the files
-below, and tests that are marked ``oldest``. The files below test what doesn't depend on the server: messages over gRPC
-and HTTP, and decisions in Python, whose statements other tests send too. ``make test-all`` runs everything on both, and
-fails if these tests don't send a statement on the oldest that the product sends on the newest (fix_statements.py).
+below and without tests that are marked ``newest``, and tests elsewhere that are marked ``oldest``. The files below test
+what doesn't depend on the server (messages over gRPC and HTTP, decisions in Python), or repeat statements that other
+files send to the oldest. ``make test-all`` runs everything on both, and fails if the product sends a statement to the
+newest that these tests don't send to the oldest (fix_statements.py).
 """
 
 from __future__ import annotations
@@ -16,18 +17,33 @@ TESTS = Path(__file__).parent
 FOLDERS = ("integration", "migration")
 
 NEWEST_ONLY = {
-    "test_bi_plans.py": "plans of documented queries on a large database; test_bi_answers.py runs them on both",
+    # What doesn't depend on the server.
+    "test_clock_ahead.py": "clocks in Python; test_as_of and test_quarantine_limits send the statements",
     "test_credentials_bounded.py": "responses of issuers over HTTP",
     "test_credentials_followed.py": "when tokens are fetched again; the statements are those of every ingest",
+    "test_export_import.py": "a format; test_hostile_settings and test_quarantine_limits send the statements",
     "test_give_up.py": "when a run gives up waiting: clocks in Python",
-    "test_http_health.py": "what is not ready: decisions in Python; test_http_metrics.py sends the statements",
+    "test_import_checked.py": "checks of a file in Python; test_quarantine_limits sends the statements",
+    "test_import_refused.py": "checks of a file in Python; test_quarantine_limits sends the statements",
     "test_ingest_idle.py": "when a stream counts as idle: clocks in Python",
     "test_ingest_intermediaries.py": "responses of proxies over HTTP/2",
     "test_ingest_refusals.py": "which gRPC status is final",
     "test_ingest_resume.py": "which cursor is sent over gRPC after which end of a stream",
     "test_ingest_retry_refused.py": "when a refused app is called again: clocks in Python",
     "test_ingest_silence.py": "pings and silence of connections",
+    "test_ingest_streams.py": "messages over gRPC; test_ingest_first_contact and test_ingest_apps send the statements",
     "test_ingest_tls.py": "certificates of upstreams",
+    "test_run_until_idle.py": "when a run ends; test_worker_failures and test_hostile_settings send the statements",
+    # Statements that other files send to the oldest, in many rounds.
+    "test_append_duplicates.py": "test_append and test_quarantine_limits send the statements",
+    "test_append_order.py": "test_append and test_quarantine_limits send the statements",
+    "test_append_refused.py": "test_append and test_quarantine_limits send the statements",
+    "test_poll_folds.py": "test_rebuild sends the statements",
+    "test_rebuild_disturbed.py": "test_rebuild, test_as_of and test_checkpoint_ahead send the statements",
+    "test_rebuild_meanwhile.py": "test_verify sends the statements",
+    "test_redecode.py": "test_hostile_settings and test_rebuild_runs send the statements",
+    "test_transfer_beside_others.py": "test_quarantine_limits, test_append_lock and test_fencing send the statements",
+    "test_worker.py": "test_verify and test_worker_failures send the statements",
 }
 
 
@@ -35,5 +51,7 @@ def runs_on_oldest(item: pytest.Item) -> bool:
     """Return whether ``make test`` runs a test on the oldest PostgreSQL."""
     if item.get_closest_marker("oldest"):
         return True
+    if item.get_closest_marker("newest"):
+        return False
     folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
     return folder in FOLDERS and item.path.name not in NEWEST_ONLY

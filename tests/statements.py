@@ -28,6 +28,7 @@ PRODUCT = tuple(f"{ROOT / folder}{os.sep}" for folder in ("eventstore", "project
 TESTS = f"{ROOT / 'tests'}{os.sep}"
 
 _CHANGES = (
+    (re.compile(r"\bkit_[0-9a-f]{12}"), "kit"),
     (re.compile(r"\$\w*_[0-9a-f]{16}\$"), "$body$"),
     (re.compile(r"'(?:[^']|'')*'"), "?"),
     (re.compile(r'"(?:[^"]|"")*"'), '"?"'),

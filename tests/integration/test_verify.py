@@ -157,6 +157,7 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
         head = found.position
 
 
+@pytest.mark.newest  # the other tests here send its statements to the oldest
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_verification_and_repair_under_load(
     database_url: str, conn: AsyncConnection, projection: type[Projection]

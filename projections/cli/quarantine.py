@@ -106,7 +106,7 @@ def list_messages(
         )
         return
     if not reasons:
-        print_message("no message was quarantined" + (", of those that you asked for" if app or reason else ""))
+        print_message("no quarantined message matches" if app or reason else "no message was ever quarantined")
         return
     new_console().print(reasons_table(reasons))
     if page:

@@ -23,6 +23,7 @@ _STORES = {
     "eventstore.quarantine": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "eventstore.quarantine_counts": ("SELECT", "INSERT", "UPDATE"),
     "eventstore.quarantine_usage": ("SELECT", "INSERT", "UPDATE"),
+    "eventstore.retried_events": ("SELECT",),  # where a stream resumes
 }
 _FOLDS = {
     "eventstore.events": ("SELECT",),

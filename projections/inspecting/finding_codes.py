@@ -113,7 +113,8 @@ _APPS = {
     "app_gap": FindingCode(
         _NOTE,
         "The upstream could no longer replay some events: these are not in the log.",
-        "`projections cursor show` names the gaps; ask the platform for the requests of that time.",
+        "`projections reconcile` asks the platform about the requests of that time; `projections cursor show` names the"
+        " gaps.",
     ),
     "log_went_back": FindingCode(
         _NOTE,

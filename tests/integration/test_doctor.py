@@ -183,7 +183,7 @@ async def test_apps_that_are_unfollowed_refused_failing_silent_or_held(
             (
                 "app_gap",
                 "app 'gaps' has 1 gap: events that the upstream can no longer replay",
-                "projections cursor show",
+                "projections reconcile --app gaps",
             ),
         ]
         assert f"although {HERE} follows it and its stream works" in only(found, "app_quiet").sentence

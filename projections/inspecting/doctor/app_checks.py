@@ -41,7 +41,7 @@ def _remarks(app: AppStatus, now: datetime, quiet: float, max_silence: float | N
     if app.holes:
         many = "1 gap" if app.holes == 1 else f"{app.holes:,} gaps"
         sentence = f"app {app.app!r} has {many}: events that the upstream can no longer replay"
-        yield Finding("app_gap", sentence, "projections cursor show", "to see them")
+        yield Finding("app_gap", sentence, f"projections reconcile --app {app.app}", "to see what is missing")
     if app.went_back:
         last = app.went_back[-1]
         sentence = (

@@ -43,21 +43,42 @@ def old(commands: Commands, old_program: tuple[str, ...]) -> Commands:
     return replace(commands, fork_server=None, program=old_program)
 
 
+PHASE = 100
+"""Events that the platform may send in each phase of the test; the end has the rest."""
+
+
 class Platform:
-    """A simulated platform that sends events one by one, each after the one before is stored, until it may hurry."""
+    """A simulated platform that sends events one by one, each after the one before is stored, up to a limit."""
 
     def __init__(self, simulator: Simulator, conn: AsyncConnection) -> None:
-        self.hurries = False
+        self.limit = 0
         self._simulator = simulator
         self._conn = conn
+        self._raised = asyncio.Event()
+
+    def allow(self, limit: int) -> None:
+        """Raise the limit."""
+        self.limit = limit
+        self._raised.set()
 
     async def send_all(self) -> None:
         sent = 0
         while sent < len(LOG):
-            step = len(LOG) if self.hurries else 1
+            if sent == self.limit:
+                self._raised.clear()
+                await self._raised.wait()
+            step = 1 if self.limit < len(LOG) else len(LOG)
             await self._simulator.append(*LOG[sent : sent + step])
             sent = min(sent + step, len(LOG))
             await wait_for_head(self._conn, sent)
+
+    async def send_more(self, conn: AsyncConnection, *names: str) -> None:
+        """Start the next phase; wait until some of its events are stored, and folded by these projections."""
+        some = self.limit + PHASE // 5
+        self.allow(self.limit + PHASE)
+        await wait_for_head(conn, some)
+        for name in names:
+            await folding.wait_until_folded(conn, name, some)
 
 
 async def wait_for_head(conn: AsyncConnection, position: int) -> None:
@@ -69,13 +90,6 @@ async def wait_for_head(conn: AsyncConnection, position: int) -> None:
 
 async def head(conn: AsyncConnection) -> int:
     return int(str(await store.value(conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")))
-
-
-async def wait_for_more(conn: AsyncConnection, names: list[str], more: int = 20) -> None:
-    """Wait until so many more events than now are stored, and folded by these projections."""
-    target = await head(conn) + more
-    for name in names:
-        await folding.wait_until_folded(conn, name, target)
 
 
 async def wait_for_sessions(conn: AsyncConnection, count: int) -> None:
@@ -115,7 +129,7 @@ async def test_old_and_new_processes_run_side_by_side_while_the_schema_is_upgrad
         platform = Platform(simulator, other)
         old_process = await old.start("run", **variables)
         sending = asyncio.create_task(platform.send_all())
-        await wait_for_more(conn, OLD_READ_MODELS)
+        await platform.send_more(conn, *OLD_READ_MODELS)
 
         migrated = await succeed(commands, "migrate", **variables)
         if head_revision() != OLD_REVISION:
@@ -126,22 +140,22 @@ async def test_old_and_new_processes_run_side_by_side_while_the_schema_is_upgrad
         # Read models whose version rose wait in the new process; the old one folds them.
         new_process = await commands.start("run", **variables)
         await wait_for_sessions(conn, len(OLD_READ_MODELS) + len(NEW_READ_MODELS))
-        await wait_for_more(conn, OLD_READ_MODELS)
+        await platform.send_more(conn, *OLD_READ_MODELS)
         for name in OLD_READ_MODELS:
             assert (await folding.checkpoint_row(conn, name)).version == 1
         assert (await old_process.kill()).code == -signal.SIGKILL
         assert "Traceback" not in "\n".join(old_process.stderr_lines)
 
         # The new process follows the app now, and folds what it may; the rest is rebuilt meanwhile.
-        await wait_for_head(conn, await head(conn) + 20)
+        await platform.send_more(conn)
         await succeed(commands, "redecode", **variables)
         await succeed(commands, "rebuild", "--all", **variables)
-        await wait_for_more(conn, NEW_READ_MODELS)
-        assert not sending.done(), "the log is too short for all of this to happen while events come"
+        await platform.send_more(conn, *NEW_READ_MODELS)
         assert (await new_process.kill()).code == -signal.SIGKILL
 
         last = await commands.start("run", **variables)
-        platform.hurries = True
+        assert platform.limit < len(LOG)
+        platform.allow(len(LOG))
         await sending
         for name in NEW_READ_MODELS:
             await folding.wait_until_folded(conn, name, len(LOG))

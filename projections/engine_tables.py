@@ -22,6 +22,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID
 
 SCHEMA = "projections"
 
+SHADOW_POSITIONS_DDL = (
+    "CREATE UNLOGGED TABLE IF NOT EXISTS projections_shadow.shadow_positions (projection text PRIMARY KEY,"
+    " run bigint NOT NULL, version integer NOT NULL, fingerprint text NOT NULL, position bigint NOT NULL)"
+)
+"""Creates the table of the shadows' positions; whoever makes the first shadow does, or a grant to a worker."""
+
 metadata = MetaData(schema=SCHEMA)
 
 _time = DateTime(timezone=True)
@@ -169,4 +175,15 @@ reconciliations = Table(
     schema=SCHEMA,
     comment="What the upstream answered about requests whose events may be missing, compared with the read models."
     " The last 30 runs are kept.",
+)
+
+granted_roles = Table(
+    "granted_roles",
+    metadata,
+    Column("role", Text, primary_key=True, comment="The role of the database server."),
+    Column("kind", Text, primary_key=True, comment="What it may do: reader, worker, ingest or serve."),
+    Column("granted_at", _time, nullable=False, comment="When projections grant first granted it."),
+    CheckConstraint("kind IN ('reader', 'worker', 'ingest', 'serve')", name="granted_roles_kind_check"),
+    schema=SCHEMA,
+    comment="Roles that projections grant gave privileges; migrate grants them on the tables that it creates.",
 )

@@ -6,6 +6,8 @@
     ├── UnknownProjection         no projection has that name; also a UsageError
     ├── InvalidProjection         a projection breaks the rules; also a UsageError
     ├── SchemaNotCurrent          the database has another schema revision; also a UsageError
+    ├── GrantRefused              a role can't be granted what was asked; also a UsageError
+    ├── RoleMayNot                this role lacks the privileges that a command needs; also a UsageError
     ├── MigrationRefused          the database can't be migrated in its current state; also a UsageError
     ├── MigrationBlocked          another session held a lock that a migration needs for too long
     ├── SchemaBroken              the schema was changed in a way that can't be repaired
@@ -25,6 +27,7 @@ from eventstore.errors import UsageError, describe, is_driver_error, unwrap_driv
 
 __all__ = [
     "CannotFold",
+    "GrantRefused",
     "HandleFailed",
     "HandleTooSlow",
     "InvalidProjection",
@@ -33,6 +36,7 @@ __all__ = [
     "ProjectionsError",
     "RebuildLost",
     "RebuildRefused",
+    "RoleMayNot",
     "SchemaBroken",
     "SchemaNotCurrent",
     "UnknownProjection",
@@ -60,6 +64,14 @@ class SchemaNotCurrent(ProjectionsError, UsageError):
 
 class MigrationRefused(ProjectionsError, UsageError):
     """The database can't be migrated in its current state; the message says what to do."""
+
+
+class GrantRefused(ProjectionsError, UsageError):
+    """A role can't be granted what was asked, or not by this role; the message says what to do."""
+
+
+class RoleMayNot(ProjectionsError, UsageError):
+    """The role has none of the privileges that a command needs; the message says how it gets them."""
 
 
 class InvalidProjection(ProjectionsError, UsageError):

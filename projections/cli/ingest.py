@@ -34,6 +34,7 @@ from projections.cli.shared.long_running import (
 from projections.cli.shared.output import FAILED, counted
 from projections.cli.shared.service_manager import service_manager_notified
 from projections.cli.shared.typer_app import new_app
+from projections.granting.role_kinds import RoleKind
 from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
@@ -100,7 +101,7 @@ async def _ingest(
     async with served_over_http(bound, url, waits, registry, parts):
         if not await wait_for_database_or_stop(url, stop, waits):
             return Outcome(0, 0, 0)
-        await asyncio.to_thread(require_current_schema, url)
+        await asyncio.to_thread(require_current_schema, url, kinds=[RoleKind.INGEST])
         async with service_manager_notified(stop, f"following {counted(len(followers), 'app')}"):
             following = follow(
                 followers,

@@ -38,6 +38,8 @@ SUMMARIES = {
     "apps": "List the apps that are or were followed, or forget one.",
     "quarantine": "Look at messages that can't be events; retry, export or drop them.",
     "reconcile": "Ask the upstream about requests whose events may be missing.",
+    "grant": "Give roles of the database the few privileges that they need.",
+    "revoke": "Take away what grant gave to roles.",
     "db": "Start, stop and open the embedded PostgreSQL.",
     "docs": "Show a page of the documentation, or list the pages.",
 }

@@ -44,6 +44,7 @@ from projections.cli.shared.output import (
 )
 from projections.cli.shared.service_manager import service_manager_notified
 from projections.cli.shared.typer_app import new_app
+from projections.granting.role_kinds import RoleKind
 from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
@@ -140,11 +141,12 @@ async def _run(
         Follower(ingest_context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams
     ]
+    kinds = [*([RoleKind.INGEST] if followers else []), *([RoleKind.WORKER] if workers else [])]
     parts = RunParts(workers, followers, stop=stop)
     async with served_over_http(bound, url, waits, registry, parts):
         if not await wait_for_database_or_stop(url, stop, waits):
             return RunOutcome(None)
-        refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values()))
+        refuse_named(names, await asyncio.to_thread(require_current_schema, url, projections.values(), kinds=kinds))
         view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
         doing = f"following {counted(len(followers), 'app')}, folding {counted(len(workers), 'projection')}"
         async with view, service_manager_notified(stop, doing):

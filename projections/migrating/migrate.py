@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
 from projections.errors import MigrationRefused
+from projections.granting.database_layout import read_layout
+from projections.granting.grant_roles import grant_on_new_relations
 from projections.migrating.alembic_scripts import alembic_config
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
-from projections.migrating.schema_revision import current_revision, refuse_unknown
+from projections.migrating.schema_revision import VERSION_SCHEMA, current_revision, refuse_unknown
 from projections.migrating.user_tables import migrate_user_tables
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS
 from projections.read_models.common_columns import metadata as read_model_metadata
 from projections.registry import find_valid_projections
+
+log = structlog.get_logger(__name__)
 
 READ_MODELS_SINCE = "0002"
 """The revision that creates our first read models; before it, whatever has one of their names isn't ours."""
@@ -26,6 +31,10 @@ READ_MODELS_SINCE = "0002"
 LATER_NAMES = {"event_log": "0015", "people": "0016", "person_requests": "0016"}
 """Tables and views of read models that a later revision creates."""
 
+_OWNER = (
+    "SELECT current_user AS user, pg_get_userbyid(nspowner) AS owner, pg_has_role(nspowner, 'USAGE') AS is_owner"
+    " FROM pg_namespace WHERE nspname = %s"
+)
 # Types count too: a table creates a type of its own name.
 _TAKEN_NAME = (
     "SELECT relname AS name FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(:schema)"
@@ -69,9 +78,15 @@ def upgrade(
     def step(config: Config) -> None:
         connection: Connection = config.attributes["connection"]
         _refuse_taken_names(connection)
+        before = {one.oid for one in read_layout(connection).relations}
         command.upgrade(config, revision)
         if is_head:
-            migrate_user_tables(connection, find_valid_projections().values() if chosen is None else chosen)
+            projections = list(find_valid_projections().values()) if chosen is None else chosen
+            migrate_user_tables(connection, projections)
+            for role in grant_on_new_relations(connection, before, projections):
+                log.warning(
+                    "a role that was granted privileges no longer exists", role=role, remedy="projections revoke"
+                )
 
     before_and_after = run_migration(url, step, patience)
     if is_head:
@@ -98,6 +113,7 @@ def run_migration(
 
     def work(connection: Connection) -> tuple[str | None, str | None]:
         _refuse_encoding(connection)
+        _refuse_other_roles(connection)
         before = current_revision(connection)
         refuse_unknown(before)
         config = alembic_config()
@@ -115,6 +131,16 @@ def _refuse_encoding(connection: Connection) -> None:
         raise MigrationRefused(
             f"database {name!r} has encoding {encoding}, which can't hold every text that is received; create a"
             " database with ENCODING 'UTF8' (TEMPLATE template0) and set DATABASE_URL to it"
+        )
+
+
+def _refuse_other_roles(connection: Connection) -> None:
+    """Refuse a role that may not act as the owner of the schema, before Postgres refuses one of its statements."""
+    found = connection.exec_driver_sql(_OWNER, (VERSION_SCHEMA,)).one_or_none()
+    if found is not None and not found.is_owner:
+        raise MigrationRefused(
+            f"role {found.user} may not migrate: schema {VERSION_SCHEMA} belongs to role {found.owner}; run projections"
+            " migrate as that role"
         )
 
 

@@ -39,6 +39,7 @@ _TRIGGERS = {
 _FUNCTIONS = {
     _REFUSE_CHANGE: ("0007", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
+    "projections.drop_shadow_tables(text[])": ("0018", "DROP_SHADOW_TABLES"),
 }
 _VIEWS = {
     "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),
@@ -47,8 +48,12 @@ _VIEWS = {
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),
 }
-# Not everybody may run these, because the triggers let them change events.
+# Not everybody may run these: two run with their owner's rights, and one would show its schema to readers.
 _PRIVATE_FUNCTIONS = {
+    _REFUSE_CHANGE: "REVOKE ALL ON FUNCTION eventstore.refuse_change() FROM PUBLIC",
+    "projections.drop_shadow_tables(text[])": (
+        "REVOKE ALL ON FUNCTION projections.drop_shadow_tables(text[]) FROM PUBLIC"
+    ),
     "eventstore.redecode(jsonb)": "REVOKE ALL ON FUNCTION eventstore.redecode(jsonb) FROM PUBLIC",
 }
 

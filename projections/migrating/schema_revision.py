@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy.exc import ProgrammingError
 
-from projections.errors import MigrationRefused, SchemaNotCurrent
+from projections.errors import MigrationRefused, RoleMayNot, SchemaNotCurrent
+from projections.granting.role_kinds import RoleKind
 from projections.migrating.missing_tables import describe_missing_table, find_missing_tables
 from projections.migrating.revision_files import read_revisions
+from projections.migrating.role_check import check_privileges
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from projections.projection import Projection
 
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
+
+_ROLE_AND_OWNER = "SELECT current_user, pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s"
 
 
 def head_revision() -> str:
@@ -24,36 +30,67 @@ def head_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the revision of a database; None before the first migration."""
+    """Return the revision of a database; None before the first migration.
+
+    Raises:
+        RoleMayNot: this role may not read it; the message says which roles may.
+
+    """
     # As Alembic does it, which takes long to load.
     if not inspect(connection).has_table(VERSION_TABLE, schema=VERSION_SCHEMA):
         return None
     version = table(VERSION_TABLE, column("version_num"), schema=VERSION_SCHEMA)
-    revision: str | None = connection.execute(select(version.c.version_num)).scalar_one_or_none()
+    try:
+        revision: str | None = connection.execute(select(version.c.version_num)).scalar_one_or_none()
+    except ProgrammingError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise RoleMayNot(_describe_role(connection)) from error
+        raise
     return revision
 
 
-def require_current_schema(url: str, projections: Iterable[Projection] = ()) -> dict[str, str]:
+def _describe_role(connection: Connection) -> str:
+    connection.rollback()
+    user, owner = connection.exec_driver_sql(_ROLE_AND_OWNER, (VERSION_SCHEMA,)).one()
+    return (
+        f"role {user} may not run this command, because it may not use schema {VERSION_SCHEMA}; connect as its owner"
+        f" {owner}, or as a role that projections grant made a worker, an ingest or a serve role"
+    )
+
+
+def require_current_schema(
+    url: str, projections: Iterable[Projection] = (), *, kinds: Sequence[RoleKind] = ()
+) -> dict[str, str]:
     """Make sure that a database has the revision that this version needs.
+
+    Args:
+        url: the database.
+        projections: those whose tables must exist.
+        kinds: what the role must be allowed to do, as far as a command can't work without it.
 
     Returns:
         By name, which of the projections can't fold because a table of theirs is missing, and what to do.
 
     Raises:
         SchemaNotCurrent: it has an older revision, or none; the message says what to do.
+        RoleMayNot: this role may not read the revision, or not do what the command does.
         MigrationRefused: it has a revision of a newer version.
         DatabaseUnavailable: the database can't be reached.
 
     """
     with sqlalchemy_connection(url) as connection:
-        revision = current_revision(connection)
+        _require_head(current_revision(connection))
+        check_privileges(connection, kinds)
         missing = {projection.name: find_missing_tables(connection, projection) for projection in projections}
+    return {name: describe_missing_table(tables[0].name) for name, tables in missing.items() if tables}
+
+
+def _require_head(revision: str | None) -> None:
     needed = head_revision()
     refuse_unknown(revision)
     if revision != needed:
         has = "has no schema yet" if revision is None else f"has schema revision {revision}"
         raise SchemaNotCurrent(f"the database {has}, this version needs {needed}; run projections migrate")
-    return {name: describe_missing_table(tables[0].name) for name, tables in missing.items() if tables}
 
 
 def refuse_unknown(revision: str | None) -> None:

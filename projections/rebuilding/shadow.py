@@ -35,6 +35,7 @@ from projections.rebuilding.shadow_tables import (
     create_shadow_tables,
     drop_shadow_tables,
     table_exists,
+    tables_are_ours,
 )
 from projections.settings import FOLD_TIMEOUT
 
@@ -137,8 +138,8 @@ class Shadow:
                 return f"the interrupted rebuild was of version {earlier.version}"
             if earlier.fingerprint != self.fingerprint:
                 return "the code, a table or the skipped events changed since the interrupted rebuild"
-            if not await self._is_whole(earlier.run_id, earlier.position):
-                return "the shadow doesn't match what the interrupted rebuild recorded"
+            if (why := await self._why_unusable(earlier.run_id, earlier.position)) is not None:
+                return why
             await self._row.take_over()
             await self._record(earlier.position)
         self.position = earlier.position
@@ -248,13 +249,13 @@ class Shadow:
             f" --event-id {failure.event_id} --why '…'"
         )
 
-    async def _is_whole(self, run_id: int, position: int) -> bool:
-        if await rebuild_history.read_position(self._conn, run_id) != position or position > await read_head(
-            self._conn
-        ):
-            return False
+    async def _why_unusable(self, run_id: int, position: int) -> str | None:
+        recorded = await rebuild_history.read_position(self._conn, run_id)
         names = [sql.Identifier(SHADOW_SCHEMA, table.name) for table in self.tables]
-        return all([await table_exists(self._conn, name) for name in names])
+        is_whole = recorded == position and position <= await read_head(self._conn)
+        if not is_whole or not all([await table_exists(self._conn, name) for name in names]):
+            return "the shadow doesn't match what the interrupted rebuild recorded"
+        return None if await tables_are_ours(self._conn, self.tables) else "the shadow belongs to another role"
 
     async def _record(self, position: int) -> None:
         if self._is_rebuild:

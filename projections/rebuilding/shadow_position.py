@@ -14,15 +14,12 @@ from psycopg import AsyncConnection, sql
 
 from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
+from projections.engine_tables import SHADOW_POSITIONS_DDL
 from projections.folding.whole_window import hi_if_whole
 from projections.projection import SHADOW_POSITIONS
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, table_exists
 
 _POSITIONS = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
-_CREATE_TABLE = sql.SQL(
-    "CREATE UNLOGGED TABLE IF NOT EXISTS {} (projection text PRIMARY KEY, run bigint NOT NULL,"
-    " version integer NOT NULL, fingerprint text NOT NULL, position bigint NOT NULL)"
-).format(_POSITIONS)
 _START = sql.SQL(
     "INSERT INTO {} VALUES (%s, %s, %s, %s, 0) ON CONFLICT (projection) DO UPDATE SET run = excluded.run,"
     " version = excluded.version, fingerprint = excluded.fingerprint, position = 0"
@@ -63,7 +60,7 @@ class ShadowPosition:
 
     async def create_table(self) -> None:
         """Create the table of positions if it doesn't exist."""
-        await self._conn.execute(_CREATE_TABLE)
+        await self._conn.execute(SHADOW_POSITIONS_DDL)
 
     async def start(self, version: int, fingerprint: str) -> None:
         """Put this run's row, at position 0, in place of any earlier one."""

@@ -19,6 +19,17 @@ _COMMENTED = (
     "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s)"
     " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
 )
+# Only the owner of a table or of its schema may drop it, and members of these roles.
+_ARE_FOREIGN = (
+    "SELECT count(*) > 0 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = %s AND c.relname = ANY(%s)"
+    " AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE')"
+)
+_DROP_FOREIGN = "SELECT projections.drop_shadow_tables(%s::text[])"
+_OWN = (
+    "SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY(%s)"
+    " AND pg_get_userbyid(relowner) = current_user"
+)
 
 
 async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
@@ -35,8 +46,8 @@ async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SHADOW_SCHEMA)))
     except errors.InsufficientPrivilege as error:
         raise ProjectionsError(
-            f"this role may not create the schema {SHADOW_SCHEMA}; ask the database's owner to run"
-            f" CREATE SCHEMA {SHADOW_SCHEMA} AUTHORIZATION (this role)"
+            f"this role may not create the schema {SHADOW_SCHEMA}; ask the owner of the schema projections to run"
+            " projections grant --worker for this role"
         ) from error
 
 
@@ -53,6 +64,8 @@ async def create_shadow_tables(
 async def drop_shadow_tables(conn: AsyncConnection[Any], tables: Iterable[Table], comment: str) -> None:
     """Drop the tables of one shadow, and all others with its comment: another version may have had other tables."""
     names = {table.name for table in tables} | set(await fetch_column(conn, _COMMENTED, [SHADOW_SCHEMA, comment]))
+    if await fetch_value(conn, _ARE_FOREIGN, [SHADOW_SCHEMA, list(names)]):
+        await conn.execute(_DROP_FOREIGN, [list(names)])
     dropped = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
     await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(dropped)))
 
@@ -60,6 +73,15 @@ async def drop_shadow_tables(conn: AsyncConnection[Any], tables: Iterable[Table]
 async def table_exists(conn: AsyncConnection[Any], table: sql.Identifier) -> bool:
     """Return whether there is such a table."""
     return await fetch_value(conn, "SELECT to_regclass(%s)", [table.as_string(conn)]) is not None
+
+
+async def tables_are_ours(conn: AsyncConnection[Any], tables: Iterable[Table]) -> bool:
+    """Return whether the tables of a shadow exist and this role created them.
+
+    Another role's tables may have triggers, which would run with this role's privileges.
+    """
+    names = [table.name for table in tables]
+    return bool(await fetch_value(conn, _OWN, [SHADOW_SCHEMA, names]) == len(names))
 
 
 async def create_fold_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:

@@ -40,6 +40,8 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("verify",): ("consent_registry",),
     ("explain",): ("consent_registry", PPNUM),
     ("redecode",): (),
+    ("grant",): ("--reader", "absent"),
+    ("revoke",): ("--reader", "absent"),
     ("export", "events"): ("log",),
     ("import", "events"): ("absent",),
     ("cursor", "show"): (),
@@ -57,7 +59,15 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("db", "url"): (),
     ("db", "psql"): ("--", "-Atc", "SELECT count(*) FROM consent_registry"),
 }
-EXIT_CODES = {("doctor",): 1, ("quarantine", "show"): 2, ("skip",): 2, ("import", "events"): 1, ("db", "stop"): 2}
+EXIT_CODES = {
+    ("doctor",): 1,
+    ("quarantine", "show"): 2,
+    ("skip",): 2,
+    ("import", "events"): 1,
+    ("db", "stop"): 2,
+    ("grant",): 2,
+    ("revoke",): 2,
+}
 """Exit codes other than 0."""
 
 

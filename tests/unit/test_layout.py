@@ -38,6 +38,7 @@ ORDER = (
     "projections.table_rules",
     "projections.rules",
     "projections.registry",
+    "projections.granting",
     "projections.migrating",
     "projections.running",
     "projections.rebuilding",

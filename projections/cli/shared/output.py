@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from eventstore.errors import UsageError, describe
+from eventstore.errors import UsageError, describe, is_driver_error, unwrap_driver_error
 from eventstore.redaction.redact import hide_secrets, redact
 from projections.errors import ProjectionsError
 from projections.json_value import json_value
@@ -21,6 +21,8 @@ from projections.terminal_text import json_text, replace_unencodable, traceback_
 
 FAILED = 1
 USAGE_ERROR = 2
+LACKS_PRIVILEGE = "42501"
+"""The SQLSTATE of a role that lacks a privilege."""
 
 
 class LogLevel(StrEnum):
@@ -112,7 +114,7 @@ def print_error(error: BaseException, *, of: str | None = None) -> None:
             fields["exception"] = "\n".join(lines)
         else:
             sys.stderr.write("\n".join(lines) + "\n")
-    sentence = str(error) if isinstance(error, (ProjectionsError, UsageError)) else describe(error)
+    sentence = str(error) if isinstance(error, (ProjectionsError, UsageError)) else _describe_with_advice(error)
     line = f"projections: {sentence}" if of is None else f"projections: {of}: {sentence}"
     _write_stderr(hide_secrets(line), LogLevel.ERROR, **fields)
 
@@ -126,6 +128,13 @@ def print_left_out(reasons: Mapping[str, str]) -> None:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return a number with what it counts: of one, or of several (``one`` with an s, if not given)."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _describe_with_advice(error: BaseException) -> str:
+    cause = unwrap_driver_error(error)
+    if is_driver_error(cause) and cause.sqlstate == LACKS_PRIVILEGE:
+        return f"{describe(error)}; this role may not do that: see projections docs operations"
+    return describe(error)
 
 
 def _write_stdout(text: str) -> None:

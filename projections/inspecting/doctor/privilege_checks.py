@@ -62,6 +62,7 @@ WITH ours AS (
     SELECT DISTINCT r.oid, r.rolname
     FROM ours, aclexplode(ours.relacl) AS granted JOIN pg_roles AS r ON r.oid = granted.grantee
     WHERE granted.privilege_type = 'SELECT' AND granted.grantee <> ours.relowner
+    AND ours.relname <> 'read_model_freshness'  -- which ingest reads for its status
     AND NOT EXISTS (SELECT FROM ours AS written WHERE has_table_privilege(r.oid, written.oid, 'INSERT'))
 )
 SELECT readers.rolname, array_agg(ours.relname::text ORDER BY ours.relname) FROM readers, ours

@@ -98,7 +98,7 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
         "eventstore.quarantine": _OWN,
         "eventstore.quarantine_counts": _CHANGE,
         "eventstore.quarantine_usage": _CHANGE,
-        "eventstore.retried_events": _CHANGE,
+        "eventstore.retried_events": _ADD,
     },
     RoleKind.SERVE: {"eventstore.events": _SEE, "projections.alembic_version": _SEE},
 }

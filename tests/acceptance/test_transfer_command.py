@@ -239,7 +239,7 @@ async def test_redecode_reports_what_it_changed_and_what_to_rebuild(
     assert (result.code, result.stderr_line) == (2, expected), result.transcript
     result = await commands.run("redecode", DATABASE_URL=database_url)
     assert (result.code, result.out) == (0, "4 events read, 1 of them changed\n"), result.transcript
-    names = "consent_registry request_status"
+    names = "consent_registry people request_status"
     assert result.err == f"these projections need a rebuild now: projections rebuild {names}\n"
     assert await events(database_url) == before
 
@@ -270,7 +270,7 @@ async def test_redecode_reports_a_projection_that_cannot_be_loaded(
     assert (result.code, result.out) == (1, "4 events read, 1 of them changed\n"), result.transcript
     first, second = result.err.splitlines()
     assert first.startswith("projections: theirs is left out: projection 'theirs' can't be loaded from absent:Theirs")
-    assert second.endswith("projections rebuild consent_registry request_status")
+    assert second.endswith("projections rebuild consent_registry people request_status")
 
 
 async def test_redecode_does_not_wait_for_a_rebuild(

@@ -169,7 +169,7 @@ async def test_a_backend_terminated_during_a_fold_leaves_nothing(
                 await step
     for table in projection.tables:
         assert await folding.count_rows(conn, table.name) == 0
-    assert await checkpoint_row(conn, projection.name) == (1, 0, "running", None, 0, 0, 0, None)
+    assert await checkpoint_row(conn, projection.name) == (projection.version, 0, "running", None, 0, 0, 0, None)
     await folding.fold_all(database_url)
     await folding.assert_rows_match_oracle(conn)
 

@@ -1,7 +1,9 @@
 """Configures logging to stderr: plain lines for people, or one JSON object a line for machines, without secrets.
 
 Invariants. Everything that is logged goes through here: our log lines, those of libraries, warnings, and errors that
-nobody caught. Every line is redacted, and characters that control a terminal are escaped.
+nobody caught. Secrets are hidden in every line, and possible phone numbers in lines of libraries and in tracebacks;
+in our own lines, texts from outside were redacted where they were received. Characters that control a terminal are
+escaped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Settings of folding and of rebuilds: ``PROJECTIONS_<NAME>`` and ``PROJECTIONS_REBUILD_<NAME>`` in the environment.
 
-docs/configuration.md lists all settings. The others are in :mod:`eventstore.waits` (timeouts),
-:mod:`eventstore.appending.quarantine_limits`, :mod:`eventstore.ingest.app_config` and :mod:`eventstore.ingest.config`
-(upstreams), and :mod:`projections.sandbox.embedded.timeouts`.
+docs/configuration.md lists the settings of all modules; those of the simulator are in docs/simulator.md, those of
+health checks over HTTP in docs/monitoring.md. ``MODELS`` in tools/settings_tables.py names every model of settings.
 """
 
 from __future__ import annotations

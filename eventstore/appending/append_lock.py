@@ -3,9 +3,9 @@
 Invariants. Whoever assigns positions holds the append lock until its transaction ends, and acquires it last. The head
 is read in a statement after the one that acquires the lock, so it includes what the last holder committed.
 
-A process that is frozen in the middle of an append keeps the lock beyond every timeout of Postgres. So those who wait
-terminate it: if one and the same transaction held the lock during a whole wait, its backend is terminated, and what it
-wrote is rolled back. If the holder changes, the lock is only busy, and nobody is terminated.
+A process that is frozen in the middle of a pipeline keeps the lock, and none of Postgres's timeouts ends it. So those
+who wait terminate it: if one and the same transaction held the lock during a whole wait, its backend is terminated,
+and what it wrote is rolled back. If the holder changes, the lock is only busy, and nobody is terminated.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 An event with an id that is stored already is a duplicate if it is the same event. If its bytes differ (or its values,
 when it was received under the other contract), it is quarantined.
 
-This module only finds duplicates. :mod:`eventstore.appending.append` drops those that are stored already, and
-:mod:`eventstore.appending.copying` those that repeat an event of their own batch.
+This module only finds duplicates. :mod:`eventstore.appending.append` drops them: those that are stored already, and
+those that repeat an event of their own batch (after a look at what is stored, :mod:`eventstore.appending.copying` drops
+these). :mod:`eventstore.appending.retrying` and :mod:`eventstore.appending.restore` leave out what is stored already.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ Two strengths, by where a text comes from:
 - :func:`hide_secrets` is for our own sentences, in which the parts from outside are redacted already. Positions and
   counts in them are never phone numbers, however many digits they have.
 
+:mod:`projections.logs` passes every log line through one of them: lines of libraries and tracebacks through
+:func:`redact`, our own lines through :func:`hide_secrets`.
+
 A registered secret is found in any encoding in which it may be repeated: unchanged, percent-encoded (any number of
 times), HTML-escaped, JSON-escaped, as a Python or protobuf literal, in hexadecimal, and inside base64 at any alignment.
 """

@@ -10,6 +10,7 @@
     read_session     a read-only session with timeouts, which opens itself again
     dashboard_routes the page, its files, its readings, and the history of a row
     page_feed        what open pages receive; page_extras reads it, page_memory remembers it, page_reading describes it
+    database_metrics, process_metrics    the metrics; metric_catalogue has their types
     verdict          whether the read models can be believed, why not if not, and what to run
     row_history      the history of a person or of a request
     ..._endpoints    the routes, one module for each concern

@@ -1,6 +1,8 @@
-"""Definitions of metrics, and the samples of one scrape; a definition without a sample is left out of the answer.
+"""The types with which metrics are defined and sampled; the metrics are in database_metrics and process_metrics.
 
-docs/monitoring.md lists the definitions; ``make docs`` writes the list.
+:mod:`projections.http.database_metrics` defines those that are read from the database, and
+:mod:`projections.http.process_metrics` those of this process; docs/where-to-add.md says how to add one. A definition
+without a sample is left out of the answer. docs/monitoring.md lists the definitions; ``make docs`` writes the list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A rebuild that is killed before any of its messages to Postgres leaves the old tables or the new ones."""
+"""A rebuild that is killed before any of its messages to Postgres leaves the old tables or the new ones.
+
+:mod:`projections.rebuilding.rebuild` states what holds.
+"""
 
 from __future__ import annotations
 

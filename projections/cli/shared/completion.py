@@ -30,7 +30,7 @@ FILES = "!files"
 _NOT_THE_COMMANDS = ("-v", "--verbose", "=")
 
 
-class Candidate(NamedTuple):
+class Completion(NamedTuple):
     """What could stand in place of the word, and what it means."""
 
     value: str
@@ -41,14 +41,14 @@ def print_candidates(root: TyperGroup) -> None:
     """Print what could complete the command line that the environment describes."""
     words = os.environ.get(WORDS_VARIABLE, "").split("\n")
     try:
-        found = [*find_candidates(root, [word for word in words if word], os.environ.get(WORD_VARIABLE, ""))]
+        found = [*find_completions(root, [word for word in words if word], os.environ.get(WORD_VARIABLE, ""))]
     except Exception:  # noqa: BLE001 - whoever presses Tab doesn't want to read an error
         found = []
     for one in found:
         print_candidate(one.value, one.help)
 
 
-def find_candidates(root: TyperGroup, words: Sequence[str], word: str) -> Iterator[Candidate]:
+def find_completions(root: TyperGroup, words: Sequence[str], word: str) -> Iterator[Completion]:
     """Yield what could stand in place of a word.
 
     Args:
@@ -74,10 +74,10 @@ def find_candidates(root: TyperGroup, words: Sequence[str], word: str) -> Iterat
         for one in options:
             for name in (*one.opts, *one.secondary_opts):
                 if name.startswith(word) and not getattr(one, "hidden", False):
-                    yield Candidate(name, _first_sentence(getattr(one, "help", None)))
+                    yield Completion(name, _first_sentence(getattr(one, "help", None)))
     elif isinstance(command, TyperGroup):
         helps = SUMMARIES if command is root else {name: one.help for name, one in command.commands.items()}
-        yield from (Candidate(name, _first_sentence(text)) for name, text in helps.items() if name.startswith(word))
+        yield from (Completion(name, _first_sentence(text)) for name, text in helps.items() if name.startswith(word))
     else:
         context = command.make_context(command.name, [*given], resilient_parsing=True)
         for one in command.params:
@@ -109,10 +109,10 @@ def _first_sentence(text: str | None) -> str:
     return (text or "").partition("\n")[0].partition(". ")[0]
 
 
-def _values(parameter: Any, command: Command, given: list[str], word: str, prefix: str) -> Iterator[Candidate]:  # noqa: ANN401 - of a private class of Typer's
+def _values(parameter: Any, command: Command, given: list[str], word: str, prefix: str) -> Iterator[Completion]:  # noqa: ANN401 - of a private class of Typer's
     if parameter.type_descriptor.is_path:
-        yield Candidate(FILES)
+        yield Completion(FILES)
         return
     context = command.make_context(command.name, [*given], resilient_parsing=True)
     for one in parameter.shell_complete(context, word):
-        yield Candidate(f"{prefix}{one.value}", one.help or "")
+        yield Completion(f"{prefix}{one.value}", one.help or "")

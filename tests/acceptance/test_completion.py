@@ -64,7 +64,7 @@ async def test_the_protocol_completes_commands_options_and_values(commands: Comm
     expected: dict[str, list[str]] = {
         "ver": ["verify"],
         "cursor ": ["show", "reset"],
-        "verify request_status ": ["consent_registry", "poll_tallies"],
+        "verify request_status ": ["consent_registry", "people", "poll_tallies"],
         "skip re": ["request_status"],
         "apps forget ": ["clinic", "shop"],
         "explain consent_r": ["consent_registry"],

@@ -281,9 +281,9 @@ _SERVER = {
         "The `GRANT` of the line, or `projections grant`.",
     ),
     "reader_privilege": FindingCode(
-        _WRONG,
-        "A role may read some read models, but not all, as after one was dropped and created again.",
-        "The `GRANT` of the line.",
+        _NOTE,
+        "A role may read some read models, but not all: after a `REVOKE`, or after one was dropped and created again.",
+        "Nothing if that was meant; else the `GRANT` of the line.",
     ),
 }
 _EXAMINATION = {

@@ -27,6 +27,7 @@ from eventstore.locks import (
     fold_lock,
 )
 from projections.inspecting.doctor import log_checks, server_checks, statistics_checks
+from projections.inspecting.finding_codes import Severity
 from projections.inspecting.health import (
     find_app_problems,
     find_problems,
@@ -423,6 +424,8 @@ async def test_privileges_of_a_worker_and_of_readers(
             tables = {table.name for one in READ_MODELS for table in one.tables}
             unread = sorted((tables | VIEWS) - {"request_status", "read_model_freshness"})
             assert of_reader.sentence == f"role {names[1]} reads read models, but may not read {', '.join(unread)}"
+            assert of_reader.severity is Severity.NOTE  # somebody may have taken them away from it
+            assert of_reader.line.count("; if that was not meant, run in psql: GRANT SELECT ON ") == 1
             assert only(await findings(urls[0]), "role_privilege").sentence == of_worker.sentence
             as_reader = await findings(urls[1], limits={"behind": 0.0})
             assert codes(as_reader)[:1] == ["projection_behind"]

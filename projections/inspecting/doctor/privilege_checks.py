@@ -1,7 +1,8 @@
 """Checks of privileges: those of roles that store or fold events, and those of roles that read the read models.
 
 Which roles store and fold is taken from their sessions; the current role counts if it may write at all. A reader is a
-role that was granted SELECT on at least one of the read models, and may write none.
+role that was granted SELECT on at least one of the read models, and may write none. Who took a read model away from a
+reader may have meant it, so that is a note.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ async def check_reader_privileges(exam: Examination) -> AsyncIterator[Finding]:
     names = [*exam.read_model_tables, *sorted(VIEWS)]
     for role, tables in await fetch_all(exam.conn, _READERS, [names]):
         sentence = f"role {role} reads read models, but may not read {', '.join(tables)}"
-        yield Finding("reader_privilege", sentence, _grant(role, [("public", table, "SELECT") for table in tables]))
+        grants = _grant(role, [("public", table, "SELECT") for table in tables])
+        yield Finding("reader_privilege", sentence, grants, "if that was not meant, run in psql")
 
 
 def _grant(role: str, missing: Iterable[tuple[str, str | None, str]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.roles import granted_roles
 from tests.scripted import scripted_server, stays_open
 from tests.servers import wheel_binaries
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
 STATEMENTS = re.compile(r"```sql\n(.*?)```", re.DOTALL)
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s"
 
@@ -46,6 +48,28 @@ async def test_the_sql_of_the_page_works(postgres: Server, database_url: str) ->
             await conn.execute(statement.encode())
         assert await find_drift(conn) == []  # settings of tables are not damage
         await folding.assert_rows_match_oracle(conn)
+
+
+async def test_the_command_of_the_page_drops_old_messages_and_a_full_quarantine_has_room_again(
+    commands: Commands, database_url: str
+) -> None:
+    pages = [*ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    assert [page.name for page in pages if "DELETE FROM eventstore.quarantine" in page.read_text()] == []
+    (command,) = re.findall(r"(?m)^projections quarantine drop .*", PAGE)
+    async with store.connection(database_url) as conn, store.appender(database_url) as appender:
+        await appender.append([], rejected=[store.garbage(number) for number in range(3)])
+        old, limit, kept = [row.payload for row in await store.quarantine_rows(conn)]
+        for days, payload in ((100, old), (91, limit), (89, kept)):
+            await conn.execute(
+                "UPDATE eventstore.quarantine SET last_seen = now() - make_interval(days => %s) WHERE payload = %s",
+                [days, payload],
+            )
+        await conn.execute("UPDATE eventstore.quarantine_usage SET full_since = now()")
+        result = await commands.run(*shlex.split(command)[1:], DATABASE_URL=database_url)
+        assert result.code == 0, result.transcript
+        assert [row.payload for row in await store.quarantine_rows(conn)] == [kept]
+        usage = await fetch_all(conn, "SELECT kept_rows, full_since FROM eventstore.quarantine_usage")
+        assert usage == [(1, None)]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["run", "run --no-ingest", "ingest"])

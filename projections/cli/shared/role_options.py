@@ -31,7 +31,14 @@ def _role_option(flag: str, help_text: str) -> typer.models.OptionInfo:
     return option
 
 
-ReaderOption = Annotated[list[str], _role_option("--reader", "Reads the read models and views, for BI.")]
+ReaderOption = Annotated[
+    list[str],
+    _role_option(
+        "--reader",
+        "For BI: reads the tables and views of the schema's owner in public, those of other programs too; elsewhere it"
+        " reads no row, but sees the names of schemas.",
+    ),
+]
 WorkerOption = Annotated[list[str], _role_option("--worker", "Folds, rebuilds and verifies read models.")]
 IngestOption = Annotated[list[str], _role_option("--ingest", "Follows upstreams and stores their events.")]
 ServeOption = Annotated[list[str], _role_option("--serve", "Reads stored events, to serve them.")]

@@ -66,7 +66,51 @@ class _Log:
             self._poll(app)
             # Nothing is stuck that happened just now.
             self._add(oracle.DELIVERED, "just now", datetime.now(UTC), app=app, ppnum="41790000001")
+            self._special_people(app)
         return self.records
+
+    def _special_people(self, app: str) -> None:
+        """Add people about whom a statement is easily wrong, each with a number of events of their own."""
+        now = datetime.now(UTC)
+        people: dict[str, tuple[tuple[int, str | None, str | None, datetime | None], ...]] = {
+            "denied, then no route": ((oracle.DENIED, "1", None, None), (oracle.FAILED, "2", "no_route", None)),
+            "expired, then no route": (
+                (oracle.FAILED, "1", "consent_expired", None),
+                (oracle.FAILED, "2", "no_route", None),
+            ),
+            "delivered, then failed": ((oracle.DELIVERED, "1", None, None), (oracle.FAILED, "1", "no_route", None)),
+            "delivered without a request": (
+                (oracle.DELIVERED, None, None, None),
+                (oracle.FAILED, "1", "no_route", None),
+            ),
+            "denied, then granted": (
+                (oracle.DENIED, "1", None, None),
+                (oracle.GRANTED, "1", None, None),
+                (oracle.FAILED, "1", "no_route", None),
+            ),
+            "never reached": ((oracle.FAILED, "1", "no_route", None), (oracle.FAILED, "2", None, None)),
+            "asked again just now": (
+                (oracle.PENDING_CONSENT, "1", None, None),
+                (oracle.PENDING_CONSENT, "2", None, now),
+            ),
+            "answered the question before": (
+                (oracle.PENDING_CONSENT, "1", None, None),
+                (oracle.GRANTED, "1", None, None),
+                (oracle.PENDING_CONSENT, "2", None, None),
+            ),
+            "failed at first": ((oracle.FAILED, "1", "gone", None), (oracle.DELIVERED, "1", None, None)),
+        }
+        for place, (person, story) in enumerate(people.items()):
+            for step, (event_type, request, error_code, happened_at) in enumerate(story):
+                self._add(
+                    event_type,
+                    request and f"{request} of {person}",
+                    happened_at or FIRST + timedelta(hours=5 + place, minutes=step),
+                    app=app,
+                    ppnum=f"4179001{place:04}",
+                    error_code=error_code,
+                    created_at=FIRST + timedelta(hours=place),
+                )
 
     def _request(self, app: str, request: str, start: datetime) -> None:
         draw = self._random
@@ -114,7 +158,7 @@ class _Log:
     def _add(
         self,
         event_type: int,
-        request: str,
+        request: str | None,
         at: datetime,
         *,
         app: str,
@@ -202,17 +246,20 @@ def consent_funnel(records: Sequence[Record]) -> Answer:
 
 
 def unreachable_people(records: Sequence[Record]) -> Answer:
-    failures: dict[str, dict[str, Record]] = defaultdict(dict)
-    for event in _Truth(records).events:
+    """Return whom nothing was delivered to and whose last message failed, where consent explains neither."""
+    truth = _Truth(records)
+    reached = {event.ppnum for event in truth.events if oracle.is_delivery(event)}
+    unwilling = {row["ppnum"] for row in truth.rows["consent_registry"] if row["status"] in ("denied", "expired")}
+    outcomes: dict[str, dict[str, Record]] = defaultdict(dict)
+    for event in truth.events:
         if oracle.recipient_key(event):
-            failures[str(event.ppnum)][str(event.send_request_id)] = event
+            outcomes[str(event.ppnum)][str(event.send_request_id)] = event
     answer: Answer = []
-    for ppnum, by_request in failures.items():
-        last = max(by_request.values(), key=lambda event: event.event_id)
-        types = [event.event_type for event in by_request.values()]
-        is_excused = last.event_type != oracle.FAILED or last.error_code in ABOUT_CONSENT
-        if oracle.DELIVERED not in types and not is_excused:
-            answer.append((ppnum, types.count(oracle.FAILED), last.error_code, last.occurred_at))
+    for ppnum in outcomes.keys() - reached - unwilling:
+        last = max(outcomes[ppnum].values(), key=lambda event: event.event_id)
+        if last.event_type == oracle.FAILED and last.error_code not in ABOUT_CONSENT:
+            failed = sum(event.event_type == oracle.FAILED for event in outcomes[ppnum].values())
+            answer.append((ppnum, failed, last.error_code, last.occurred_at))
     return sorted(answer, key=lambda row: (-row[1], row[0]))
 
 
@@ -227,12 +274,19 @@ def poll_results(records: Sequence[Record]) -> Answer:
 
 
 def time_to_deliver(records: Sequence[Record]) -> Answer:
+    truth = _Truth(records)
+    reports: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for event in truth.events:
+        if oracle.recipient_key(event):
+            reports[str(event.send_request_id), str(event.ppnum)].append(event)
     days: dict[date, list[tuple[float, bool]]] = defaultdict(list)
-    for request, recipient in _Truth(records).recipients():
-        if recipient["delivered_at"] and request["created_at"]:
-            seconds = (recipient["delivered_at"] - request["created_at"]).total_seconds()
-            waited = recipient["first_event_at"] < recipient["delivered_at"]
-            days[day_of(request["first_event_at"])].append((seconds, waited))
+    for request, recipient in truth.recipients():
+        about = reports[recipient["send_request_id"], recipient["ppnum"]]
+        delivered = [event.occurred_at for event in about if event.event_type == oracle.DELIVERED]
+        if delivered and request["created_at"]:
+            seconds = (min(delivered) - request["created_at"]).total_seconds()
+            not_first = min(event.occurred_at for event in about) < min(delivered)
+            days[day_of(request["first_event_at"])].append((seconds, not_first))
 
     def percentile(values: Sequence[float], share: float) -> Decimal:
         place = share * (len(values) - 1)
@@ -243,8 +297,8 @@ def time_to_deliver(records: Sequence[Record]) -> Answer:
     answer: Answer = []
     for day, found in sorted(days.items()):
         seconds = sorted(one for one, _ in found)
-        waited = sum(one for _, one in found)
-        answer.append((day, len(found), waited, percentile(seconds, 0.5), percentile(seconds, 0.95)))
+        preceded = sum(one for _, one in found)
+        answer.append((day, len(found), preceded, percentile(seconds, 0.5), percentile(seconds, 0.95)))
     return answer
 
 
@@ -340,13 +394,21 @@ def top_error_codes(records: Sequence[Record]) -> Answer:
 def people_never_answering(records: Sequence[Record]) -> Answer:
     truth = _Truth(records)
     delivered = {event.ppnum for event in truth.events if oracle.is_delivery(event)}
-    told = {event.ppnum: event.occurred_at for event in truth.events if oracle.consent_fact(event)}
+    asked: dict[str | None, datetime] = {}
+    told: dict[str | None, tuple[str, datetime]] = {}
+    for event in truth.events:
+        fact = oracle.consent_fact(event)
+        if fact:
+            told[event.ppnum] = (fact, event.occurred_at)
+        if fact == "pending":
+            asked.setdefault(event.ppnum, event.occurred_at)
+    limit = datetime.now(UTC) - timedelta(days=7)
     rows = [
-        (row["ppnum"], row["status"], row["first_asked_at"], told[row["ppnum"]])
-        for row in truth.rows["consent_registry"]
-        if row["status"] in ("pending", "expired") and row["ppnum"] not in delivered and row["first_asked_at"]
+        (ppnum, fact, asked.get(ppnum), at)
+        for ppnum, (fact, at) in told.items()
+        if ppnum not in delivered and (fact == "expired" or (fact == "pending" and at < limit))
     ]
-    return sorted(rows, key=lambda row: (row[2], row[0]))
+    return sorted(rows, key=lambda row: (row[3], row[0]))
 
 
 def busiest_hours(records: Sequence[Record]) -> Answer:

@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 
 from eventstore.contracts.event_types import KNOWN_TYPES, EventType
 from eventstore.locks import rebuild_lock
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all
-from projections.projection import SHADOW_POSITIONS
-from projections.rebuilding.shadow_position import positions_exist
-from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+from projections.rebuilding.shadow_position import read_positions_of_runs
 
 COUNTED_EVENTS = 20_000
 """How many new events are counted by app, at the most; of more, the last ones stand for all."""
@@ -45,9 +43,6 @@ FROM (
 ) AS r LEFT JOIN projections.checkpoints AS c ON c.name = r.name
 ORDER BY r.state = 'running' DESC, r.id DESC LIMIT %s
 """
-_SHADOWS = sql.SQL("SELECT run, position FROM {} WHERE run = ANY(%s)").format(
-    sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
-)
 _LAST_EVENTS = """
 SELECT position, event_id, event_type, app, send_request_id, ppnum, error_code, occurred_at
 FROM eventstore.events ORDER BY position DESC LIMIT %s
@@ -134,9 +129,7 @@ async def _read_rebuilds(conn: AsyncConnection[Any]) -> tuple[RecordedRebuild, .
     running = [row for row in rows if row.state == "running"]
     if not running:
         return tuple(rows)
-    shadows: dict[int, int] = {}
-    if await positions_exist(conn):
-        shadows = dict(await fetch_all(conn, _SHADOWS, [[row.id for row in running]]))
+    shadows = await read_positions_of_runs(conn, [row.id for row in running])
     holders = await _find_holders_of_rebuilds(conn, {row.name for row in running})
     return tuple(_with_progress(row, shadows, holders) if row in running else row for row in rows)
 

@@ -19,6 +19,7 @@ from projections.inspecting.live_status import LiveStatus
 from projections.inspecting.status import NEW, ProjectionStatus
 from projections.running.checkpoint import ProjectionState
 from projections.running.run_parts import RunParts
+from projections.running.state_changes import describe_ahead_of_log
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 
@@ -110,6 +111,9 @@ def _judge_worker(worker: Worker, status: LiveStatus, stalled_after: float) -> t
     if one.state in (ProjectionState.FAILED, ProjectionState.WAITING):
         remedy = f"; after a repair run projections resume {name}" if one.state == ProjectionState.FAILED else ""
         return f"{name} is {one.state}: {one.last_error or 'no error was recorded'}{remedy}", None
+    if one.position > status.head:
+        # What it folded is lost, so its rows can't be believed, although nothing is left to fold.
+        return f"{name}: {one.problem or describe_ahead_of_log(name, one.position, status.head)}", None
     problem, note = _judge_progress(worker, one, status, stalled_after)
     return problem, f"{name}: {one.problem}" if one.problem else note
 

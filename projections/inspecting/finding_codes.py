@@ -180,13 +180,15 @@ _SESSIONS = {
     "lock_wait": FindingCode(
         _WRONG,
         "Sessions have waited for a lock on our tables for longer than `PROJECTIONS_APPEND_LOCK`.",
-        "End the session that holds the lock: the `pg_terminate_backend` of the line.",
+        "End the session that holds the lock: the `pg_terminate_backend` of the line. For a command of ours the line"
+        " has none: wait until it is done, or stop its process.",
     ),
     "old_snapshot": FindingCode(
         _WRONG,
         "A transaction has been open for too long (`PROJECTIONS_DOCTOR_SNAPSHOT`): meanwhile VACUUM can't remove dead"
         " rows, and our tables grow.",
-        "Wait for its end, or end it: the `pg_terminate_backend` of the line.",
+        "Wait for its end, or end it: the `pg_terminate_backend` of the line. For a command of ours the line has none:"
+        " wait, or stop its process.",
     ),
     "prepared_transaction": FindingCode(
         _WRONG,

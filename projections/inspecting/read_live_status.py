@@ -9,12 +9,10 @@ counts that are kept by app, never its rows. Counts over the log are read by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from psycopg import AsyncConnection, sql
-from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row
 
 from eventstore.event_reader import HEAD, read_head, read_last_event
@@ -24,9 +22,8 @@ from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.inspecting.live_status import LiveStatus, RunningRebuild
 from projections.inspecting.read_database_load import read_database_load
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus
-from projections.projection import SHADOW_POSITIONS, Projection
-from projections.rebuilding.shadow_position import positions_exist
-from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+from projections.projection import Projection
+from projections.rebuilding.shadow_position import read_positions_of_runs
 from projections.registry import Registry
 from projections.running.folding_sessions import find_folding_sessions
 from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
@@ -73,9 +70,6 @@ _REBUILDS = """
 SELECT id, name, into_schema, dry_run, started_at, position FROM projections.rebuilds WHERE state = 'running'
 ORDER BY started_at
 """
-_SHADOWS = sql.SQL("SELECT run, position FROM {} WHERE run = ANY(%s)").format(
-    sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
-)
 
 
 async def read_live_status(conn: AsyncConnection[Any], registry: Registry) -> LiveStatus:
@@ -144,11 +138,7 @@ async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[R
     if not rows:
         return []
     holders = await _find_holders(conn, {row[1]: rebuild_lock(row[1]) for row in rows})
-    shadows: dict[int, int] = {}
-    # A role that only reads need not see the shadows: then a rebuild's progress is what it has recorded.
-    with suppress(InsufficientPrivilege):
-        if await positions_exist(conn):
-            shadows = dict(await fetch_all(conn, _SHADOWS, [[row[0] for row in rows]]))
+    shadows = await read_positions_of_runs(conn, [row[0] for row in rows])
     return [
         RunningRebuild(
             name, holders.get(name), into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head

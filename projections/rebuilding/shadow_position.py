@@ -8,11 +8,14 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
+from psycopg.errors import InsufficientPrivilege
 
-from eventstore.postgres.queries import fetch_row
+from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
 from projections.engine_tables import SHADOW_POSITIONS_DDL
 from projections.folding.whole_window import hi_if_whole
@@ -25,6 +28,7 @@ _START = sql.SQL(
     " version = excluded.version, fingerprint = excluded.fingerprint, position = 0"
 ).format(_POSITIONS)
 _READ = sql.SQL("SELECT run, version, fingerprint, position FROM {} WHERE projection = %s").format(_POSITIONS)
+_OF_RUNS = sql.SQL("SELECT run, position FROM {} WHERE run = ANY(%s)").format(_POSITIONS)
 _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POSITIONS)
 _DELETE = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _DELETE_ALL = sql.SQL("DELETE FROM {}").format(_POSITIONS)
@@ -99,6 +103,23 @@ class ShadowPosition:
 async def positions_exist(conn: AsyncConnection[Any]) -> bool:
     """Return whether any run has created the table of positions."""
     return await table_exists(conn, _POSITIONS)
+
+
+async def read_positions_of_runs(conn: AsyncConnection[Any], run_ids: Sequence[int]) -> dict[int, int]:
+    """Return how far the shadows of these runs are, by the run's id, as far as this role may know.
+
+    A role that only reads, or receives, need not see the shadows. Then none is returned, and how far a run is known to
+    be is what it has recorded.
+
+    Args:
+        conn: an autocommit connection.
+        run_ids: the runs.
+
+    """
+    with suppress(InsufficientPrivilege):
+        if await positions_exist(conn):
+            return dict(await fetch_all(conn, _OF_RUNS, [list(run_ids)]))
+    return {}
 
 
 async def delete_all_positions(conn: AsyncConnection[Any]) -> None:

@@ -93,6 +93,30 @@ async def test_a_session_that_holds_a_checkpoint_is_named_with_whom_it_blocks(
     assert gone.isdisjoint(codes(await findings(database_url, waits=AT_ONCE, limits={"snapshot": 0.001})))
 
 
+async def test_a_command_of_ours_that_blocks_or_takes_long_is_not_to_be_terminated(
+    conn: AsyncConnection, database_url: str
+) -> None:
+    await folding.fold_all(database_url)
+    async with (
+        session(database_url, f"projections rebuild people {HERE}") as ours,
+        session(database_url, "a tool") as waiting,
+    ):
+        holder = ours.info.backend_pid
+        async with ours.transaction():
+            await ours.execute("SELECT pg_current_xact_id()")
+            await ours.execute("LOCK TABLE public.people")
+            blocked = asyncio.create_task(waiting.execute("SELECT FROM public.people LIMIT 1"))
+            await store.wait_until_blocked(conn, waiting.info.backend_pid)
+            found = await findings(database_url, waits=AT_ONCE, limits={"snapshot": 0.001})
+        await blocked
+    for finding in (only(found, "lock_wait"), only(found, "old_snapshot")):
+        assert finding.sentence.startswith(f"backend {holder} (projections rebuild people ")
+        assert (finding.command, finding.remedy) == (
+            None,
+            "wait until that command of ours is done, or stop its process",
+        )
+
+
 async def test_who_holds_the_append_lock_is_named(conn: AsyncConnection, database_url: str) -> None:
     async with session(database_url, "frozen") as holder, session(database_url, "next") as following:
         await holder.execute("BEGIN")

@@ -98,6 +98,17 @@ async def test_a_worker_that_another_session_blocks_is_not_ready_although_it_is_
         await served.wait_for("readyz", 200)
 
 
+async def test_a_checkpoint_ahead_of_the_log_is_not_ready(database_url: str, conn: AsyncConnection) -> None:
+    one = worker(database_url, Watched())
+    async with served_run(database_url, workers=[one], registry=WATCHED) as served:
+        await append(conn, new_record(), new_record())
+        await served.wait_for("readyz", 200)
+        # A paused projection is looked at by no worker, so the checkpoint's state says nothing of the loss.
+        await control.pause(conn, "watched")
+        await store.lose_events(conn, 1)
+        await served.wait_for("readyz", 503, "watched: its checkpoint (2) is ahead of the log (1)", "rebuild watched")
+
+
 async def test_a_listener_without_a_session_is_not_ready(database_url: str, conn: AsyncConnection) -> None:
     parts = urlsplit(database_url)
     async with (

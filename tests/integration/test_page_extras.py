@@ -6,14 +6,18 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.locks import rebuild_lock
+from projections.granting.role_kinds import RoleKind
 from projections.http import page_extras
 from projections.http.http_options import HttpOptions
 from projections.http.page_extras import read_extras
 from projections.http.row_history import RowHistories
 from projections.http.web_context import WebContext
+from projections.inspecting.read_live_status import read_live_status
 from projections.registry import find_projections
 from tests import folding, oracle, store
+from tests.databases import Server
 from tests.folding import append, new_record
+from tests.roles import granted_roles
 
 PERSON, REQUEST = "12300000021", "request 21"
 
@@ -50,6 +54,25 @@ async def test_a_running_rebuild_has_its_holder_and_the_position_of_its_shadow(c
     running, _ = (await read_extras(conn, head_before=None, head=0, personal_data=False)).rebuilds
     assert running.position == 7
     assert running.holder is not None
+
+
+async def test_an_ingest_role_which_cannot_see_the_shadows_has_the_whole_page_while_a_rebuild_runs(
+    conn: AsyncConnection, database_url: str, postgres: Server
+) -> None:
+    await append(conn, new_record())
+    await folding.fold_all(database_url)
+    # A worker's grant creates the schema and the table of the shadows.
+    async with granted_roles(postgres, database_url, RoleKind.WORKER, RoleKind.INGEST) as roles:
+        await conn.execute(
+            "INSERT INTO projections.rebuilds (name, version, fingerprint, holder, state, dry_run, position,"
+            " started_at) VALUES ('people', 1, '', '', 'running', false, 5, now())"
+        )
+        async with store.connection(roles[RoleKind.INGEST].url, "ingest") as as_ingest:
+            found = await read_extras(as_ingest, head_before=0, head=1, personal_data=False)
+            (live,) = (await read_live_status(as_ingest, find_projections())).rebuilds
+    assert [one.position for one in found.rebuilds] == [5]
+    assert (found.new_by_app, len(found.fresh_to) > 0) == ({store.APP: 1}, True)
+    assert live.position == 5
 
 
 async def test_the_history_of_a_request_links_to_its_recipients(conn: AsyncConnection, database_url: str) -> None:

@@ -106,7 +106,7 @@ async def check_lock_waits(exam: Examination) -> AsyncIterator[Finding]:
             advice = "end the prepared transaction that another line names"
             yield Finding("lock_wait", f"a prepared transaction blocks {waiting_for}", advice=advice)
         elif (holder := sessions.get(pid)) is not None:
-            yield Finding("lock_wait", f"{holder} blocks {waiting_for}", holder.terminate)
+            yield Finding("lock_wait", f"{holder} blocks {waiting_for}", holder.command_to_end, holder.advice)
 
 
 def _describe(waiters: Iterable[_Waiter]) -> str:

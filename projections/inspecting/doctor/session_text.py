@@ -42,6 +42,16 @@ class OtherSession(NamedTuple):
         """The statement that ends it."""
         return TERMINATE.format(self.pid)
 
+    @property
+    def command_to_end(self) -> str | None:
+        """The statement that ends it; None for one of ours, which is at work: see :attr:`advice`."""
+        return None if self.is_ours else self.terminate
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about one of ours that is in the way: it ends by itself; None for others."""
+        return "wait until that command of ours is done, or stop its process" if self.is_ours else None
+
     def __str__(self) -> str:
         known = (
             self.name or "no name",

@@ -45,7 +45,8 @@ async def check_snapshots(exam: Examination) -> AsyncIterator[Finding]:
         return
     bloated = await _describe_dead_rows(exam)
     for session in old:
-        yield Finding("old_snapshot", f"{session} keeps dead rows from being removed: {bloated}", session.terminate)
+        sentence = f"{session} keeps dead rows from being removed: {bloated}"
+        yield Finding("old_snapshot", sentence, session.command_to_end, session.advice)
     for gid, owner, since in prepared:
         sentence = (
             f"transaction {gid!r} of role {owner} was prepared at {format_utc(since)} and not ended; it keeps its"

@@ -38,6 +38,11 @@ metadata = MetaData(
 
 _time = DateTime(timezone=True)
 _KNOWN_CONTRACT = "contract IN ('chat.external', 'pcs.external.v1')"
+# Word for word the condition of the view public.consent_history; if they differ, no query of the view uses the index.
+_IN_CONSENT_HISTORY = (
+    "ppnum <> '' AND (event_type IN (1, 3, 4, 5)"
+    " OR (event_type = 2 AND error_code IN ('consent_denied', 'consent_expired')))"
+)
 _ULID = "event_id ~ '^[0-7][0-9A-HJKMNP-TV-Z]{25}$'"
 
 events = Table(
@@ -121,6 +126,8 @@ events = Table(
     Index("events_poll_responses_idx", "position", postgresql_where=text("event_type = 7")),
     Index("events_of_unknown_type_idx", "position", postgresql_where=text("event_type < 1 OR event_type > 8")),
     Index("events_poll_options_dropped_idx", "position", postgresql_where=text("poll_options_dropped IS NOT NULL")),
+    # For the history of one person. Equal keys share one entry, so a longer key would more than double its size.
+    Index("events_consent_history_idx", "app", "ppnum", postgresql_where=text(_IN_CONSENT_HISTORY)),
     schema=SCHEMA,
     comment="Every event, stored once, exactly as received. Append-only: UPDATE, DELETE and TRUNCATE are refused.",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -27,6 +29,7 @@ from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from tests import hostile_database, store
 from tests.databases import Server
 
+UPGRADING = Path(__file__).resolve().parents[2] / "docs" / "upgrading.md"
 SHAPE = """
 SELECT 'relation', n.nspname, c.relname, c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), '')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY(%(schemas)s)
@@ -280,6 +283,19 @@ def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: 
     upgrade(empty_database_url)
     with psycopg.connect(empty_database_url) as conn:
         assert conn.execute(users).fetchall() == []
+
+
+def test_the_index_that_the_upgrade_page_creates_beforehand_is_the_migrations(empty_database_url: str) -> None:
+    statement = re.search(r"CREATE INDEX CONCURRENTLY .*?;", UPGRADING.read_text(), re.DOTALL)
+    assert statement is not None
+    upgrade(empty_database_url, "0018")
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(statement[0].encode())
+    upgrade(empty_database_url, "0019")
+    created_before = shape(empty_database_url)
+    downgrade(empty_database_url, "0018")
+    upgrade(empty_database_url, "0019")
+    assert shape(empty_database_url) == created_before
 
 
 def test_tables_of_others_are_left_alone(empty_database_url: str) -> None:

@@ -7,7 +7,11 @@ at any point leaves the whole batch or nothing of it.
 
 Duplicates change nothing: the first event under an id stays, and different bytes under the same id are quarantined.
 
-The lock order is the app's cursor row, then the append lock; under the append lock only rows are written that nobody
+The lock order is the app's cursor row, then the append lock, then the app's row of ``quarantine_usage``. That row comes
+last because what must be quarantined is known only under the append lock. So an append may wait under the append lock
+for an append of rejected messages, or for ``quarantine drop``. These wait for nothing else while they have the row; if
+one of them freezes, the waiting append is rolled back after ``lock`` seconds, or earlier by an append that waits for
+it (``append_lock``), and tried again. Besides the quarantine, only rows are written under the append lock that nobody
 but the holder of the cursor row may write.
 
 An append takes these steps in one transaction: move the cursor, acquire the append lock, read the head (one round

@@ -6,6 +6,11 @@ moment leaves the message in quarantine or the event in the log, never both and 
 the append lock, so two retries at once store a message once. Cursors are untouched, so a follower of the same app goes
 on beside it: a follower compares the fencing token of its cursor, and checks that the head did not fall.
 
+The app's row of ``quarantine_usage`` is locked under the append lock, never before it: appends lock the two in that
+order, and the other order could deadlock with them. Whoever has the row without the append lock waits for nothing else.
+If such a process freezes, a retry waits under the append lock until an append that waits for that lock ends it
+(``append_lock``); then nothing of it is stored.
+
 The numbers of ``quarantine_counts`` stay: they say how many messages were ever quarantined.
 """
 

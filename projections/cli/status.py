@@ -57,14 +57,16 @@ def status(
     With --check the exit code is 1 if a projection is failed, waiting, missing, too far behind or not running anywhere;
     if an app (configured, or followed before) is refused or followed by no process, its stream fails or its quarantine
     is full; or if the schema is not current or was changed by hand. A paused projection is fine unless it is too far
-    behind.
+    behind. So that a monitor may run it often, --check leaves out the counts over the log, unless --json asks for them.
     """
     if max_behind is not None and not check:
         raise UsageError("--max-behind needs --check")
     configured = configured_names(config) if check else ()
     registry = find_projections()
     with _schema_problems_found() if check else nullcontext():
-        found = run_with_connection(lambda conn: read_status(conn, registry), writes=False)
+        found = run_with_connection(
+            lambda conn: read_status(conn, registry, counted=as_json or not check), writes=False
+        )
     if as_json:
         print_json(found.as_dict())
     else:

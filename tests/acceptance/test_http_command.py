@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+import sys
 
 import httpx2
 import pytest
@@ -12,8 +14,20 @@ from tests import store, wire
 from tests.acceptance.command import QUICK, Commands
 from tests.http_requests import send_request, served_url
 from tests.scripted import scripted_server, stays_open
+from tests.unit.test_deploy_files import health_check
 
 ANY_PORT = "127.0.0.1:0"
+
+
+async def is_healthy_in_a_container(url: str) -> bool:
+    """Run the health check of the image against a server, as a container engine would."""
+    program, *arguments = health_check()
+    assert program == "python"
+    address = url.removeprefix("http://").rstrip("/")
+    checked = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, env={"PROJECTIONS_HTTP": address}, stderr=asyncio.subprocess.DEVNULL
+    )
+    return await checked.wait() == 0
 
 
 async def test_dashboard_serves_reads_only_and_ends_at_a_signal(commands: Commands, database_url: str) -> None:
@@ -25,6 +39,7 @@ async def test_dashboard_serves_reads_only_and_ends_at_a_signal(commands: Comman
         assert answer.status == 200, answer
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert (await send_request(url + "healthz", "HEAD")).text == ""
+    assert await is_healthy_in_a_container(url)
     assert (await send_request(url + "healthz", "POST")).status == 405
     # A page of another site can give its own name our address, but not our name.
     assert (await send_request(url + "healthz", host="attacker.example")).status == 421
@@ -45,6 +60,7 @@ async def test_dashboard_serves_reads_only_and_ends_at_a_signal(commands: Comman
     dashboard.send(signal.SIGTERM)
     ended = await dashboard.wait()
     assert (ended.code, ended.out) == (0, ""), ended.transcript
+    assert not await is_healthy_in_a_container(url)
 
 
 async def test_ingest_serves_what_it_receives_until_it_is_stopped(commands: Commands, database_url: str) -> None:

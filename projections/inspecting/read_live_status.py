@@ -25,6 +25,7 @@ from projections.inspecting.status import NEW, AppStatus, ProjectionStatus
 from projections.projection import Projection
 from projections.rebuilding.shadow_position import read_positions_of_runs
 from projections.registry import Registry
+from projections.running.checkpoint import ProjectionState
 from projections.running.folding_sessions import find_folding_sessions
 from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
 
@@ -169,6 +170,8 @@ def describe_stale_rows(row: ProjectionStatus, projection: Projection, head: int
     if row.version is not None and row.version > projection.version:
         return f"this code is older (version {projection.version}) than the rows (version {row.version})"
     if row.version is not None and row.version < projection.version:
+        if row.state == ProjectionState.PAUSED and row.last_error:
+            return row.last_error  # found while it was paused, and its state doesn't show it
         return None if row.last_error else describe_older_rows(row.name, projection.version)
     if row.redecoded_at is not None:
         return f"projections redecode changed events that it has folded; {rebuild}"

@@ -35,7 +35,9 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, **variables: str) -> CommandResult:
-        result = CliRunner().invoke(app, arguments, env=variables, prog_name="projections")
+        result = CliRunner().invoke(
+            app, arguments, env={"PROJECTIONS_LOG_FORMAT": "text", **variables}, prog_name="projections"
+        )
         return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run

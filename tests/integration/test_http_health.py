@@ -17,7 +17,7 @@ from projections.sandbox.simulator import SimulatorSettings
 from tests import folding, store
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import SimulatorFactory
-from tests.folding import DIVIDES_BY_ZERO, Watched, append, create_watched_table, new_record, worker
+from tests.folding import DIVIDES_BY_ZERO, Watched, append, checkpoint_row, create_watched_table, new_record, worker
 from tests.following import follower, log_of, quick_waits
 from tests.queries import fetch_row
 from tests.serving import served_run
@@ -100,13 +100,21 @@ async def test_a_worker_that_another_session_blocks_is_not_ready_although_it_is_
 
 async def test_a_checkpoint_ahead_of_the_log_is_not_ready(database_url: str, conn: AsyncConnection) -> None:
     one = worker(database_url, Watched())
+
+    async def is_noticed() -> bool:
+        return (await checkpoint_row(conn, "watched")).version == 0
+
     async with served_run(database_url, workers=[one], registry=WATCHED) as served:
         await append(conn, new_record(), new_record())
         await served.wait_for("readyz", 200)
-        # A paused projection is looked at by no worker, so the checkpoint's state says nothing of the loss.
+        await served.wait_for("metrics", 200, 'projections_position{projection="watched"} 2.0')
+        # The state of a paused projection says nothing of the loss, before a worker has noticed it and after.
         await control.pause(conn, "watched")
         await store.lose_events(conn, 1)
         await served.wait_for("readyz", 503, "watched: its checkpoint (2) is ahead of the log (1)", "rebuild watched")
+        await store.wait_until(is_noticed, "a worker to notice the loss")
+        answer = await served.get("readyz")
+        assert (answer.status, "rebuild watched" in answer.text) == (503, True), answer
 
 
 async def test_a_listener_without_a_session_is_not_ready(database_url: str, conn: AsyncConnection) -> None:
@@ -124,7 +132,7 @@ async def test_a_listener_without_a_session_is_not_ready(database_url: str, conn
         await elsewhere.execute(allow(name, sql.SQL("false")))
         await conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'projections run listen' AND datname = current_database()"
+            " WHERE starts_with(application_name, 'projections listen ') AND datname = current_database()"
         )
         await served.wait_for("readyz", 503, "the session that wakes the workers is gone for", "polling")
         assert "projections_listener_connected 0.0" in (await served.get("metrics")).text

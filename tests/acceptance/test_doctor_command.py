@@ -220,6 +220,8 @@ async def test_a_standby_is_examined_too(durable: TemporaryServer, tmp_path: Pat
     async with store.connection(durable.superuser_url) as conn:
         await folding.append(conn, folding.new_record())
     await folding.fold_all(durable.superuser_url)
+    async with store.connection(durable.superuser_url) as conn:
+        await conn.execute("CHECKPOINT")  # folds commit asynchronously, and the server is stopped as a crash stops it
     durable.restart_as_standby()
     try:
         found = await findings(durable.superuser_url, data_folder=tmp_path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from psycopg import AsyncConnection, sql
 
-from eventstore.postgres.queries import fetch_row, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 
 HELD_LOCK = sql.SQL(
     "{lock}.locktype = 'advisory' AND {lock}.granted AND {lock}.objsubid = 1"
@@ -39,6 +40,25 @@ async def find_holder(conn: AsyncConnection, key: int) -> Holder | None:
     """Return who holds the advisory lock of this number in this database; None if nobody does."""
     row = await fetch_row(conn, _HOLDER, {"key": key})
     return Holder(*row) if row else None
+
+
+_HOLDERS = sql.SQL("""
+SELECT wanted.name, coalesce(activity.application_name, 'backend ' || held.pid)
+FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, key)
+JOIN pg_catalog.pg_locks AS held ON {is_held}
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+""").format(is_held=HELD_LOCK.format(lock=sql.Identifier("held"), key=sql.Identifier("wanted", "key")))
+
+
+async def find_holder_names(conn: AsyncConnection, locks: Mapping[str, int]) -> dict[str, str]:
+    """Return, in one query, the session that holds each of these advisory locks; those that nobody holds are left out.
+
+    Args:
+        conn: a connection.
+        locks: the locks' numbers, each under a name by which the answer has its holder.
+
+    """
+    return dict(await fetch_all(conn, _HOLDERS, [list(locks), list(locks.values())])) if locks else {}
 
 
 _CURSOR_HOLDER = (

@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from eventstore.quarantined.messages import MessageTotal, QuarantinedMessage, Selection, select_messages
+from eventstore.quarantined.messages import MessageTotal, QuarantinedMessage, Selection, select_ids
 from eventstore.quarantined.payload_chunks import read_chunks
 from eventstore.transfer.new_file import NewFile
 
@@ -33,7 +33,7 @@ async def write_messages(
         psycopg.Error: the database failed, or the connection; no file is left.
 
     """
-    chosen = sorted(number for each in await select_messages(conn, selection) for number in each.ids)
+    chosen = await select_ids(conn, selection)
     messages = size = 0
     with NewFile(path, replace=replace) as file:
         async for chunk in read_chunks(conn, chosen):

@@ -161,6 +161,11 @@ async def read_message(conn: AsyncConnection[Any], number: int) -> QuarantinedMe
         return await fetch_row(cursor, _MESSAGE_AND_PAYLOAD, [number])
 
 
+async def select_ids(conn: AsyncConnection[Any], selection: Selection) -> list[int]:
+    """Return the numbers of the messages that a selection means now, in order."""
+    return sorted(number for each in await select_messages(conn, selection) for number in each.ids)
+
+
 async def select_messages(conn: AsyncConnection[Any], selection: Selection) -> list[SelectedReason]:
     """Return which messages a selection means now, by app and reason."""
     rows = await fetch_all(conn, _SELECTED, selection.values)

@@ -19,7 +19,7 @@ from eventstore.appending.retrying import Candidate, Retried, judge_candidates, 
 from eventstore.contracts import Contract, Event, FrameKind, decode, read_frame
 from eventstore.contracts.framing import NOT_A_FRAME
 from eventstore.errors import Undecodable
-from eventstore.quarantined.messages import QuarantinedMessage, Selection, select_messages
+from eventstore.quarantined.messages import QuarantinedMessage, Selection, select_ids
 from eventstore.quarantined.payload_chunks import read_chunks
 from eventstore.waits import Waits
 
@@ -91,7 +91,7 @@ async def retry_messages(
         psycopg.Error: the database failed, or the connection; the chunks before are stored.
 
     """
-    chosen = sorted(number for each in await select_messages(conn, selection) for number in each.ids)
+    chosen = await select_ids(conn, selection)
     result = RetryResult(selected=len(chosen), missing=sorted({*(selection.ids or ())} - {*chosen}))
     done = 0
     async for chunk in read_chunks(conn, chosen):

@@ -7,8 +7,8 @@ data may be shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from psycopg.rows import class_row, dict_row
 
 from eventstore.contracts.event_types import KNOWN_TYPES, EventType
 from eventstore.locks import rebuild_lock
-from eventstore.postgres.lock_holder import find_holder
+from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all
 from projections.rebuilding.shadow_position import read_positions_of_runs
 
@@ -130,22 +130,12 @@ async def _read_rebuilds(conn: AsyncConnection[Any]) -> tuple[RecordedRebuild, .
     if not running:
         return tuple(rows)
     shadows = await read_positions_of_runs(conn, [row.id for row in running])
-    holders = await _find_holders_of_rebuilds(conn, {row.name for row in running})
+    holders = await find_holder_names(conn, {row.name: rebuild_lock(row.name) for row in running})
     return tuple(_with_progress(row, shadows, holders) if row in running else row for row in rows)
 
 
 def _with_progress(row: RecordedRebuild, shadows: Mapping[int, int], holders: Mapping[str, str]) -> RecordedRebuild:
-    values = {**vars(row), "position": max(row.position, shadows.get(row.id, 0)), "holder": holders.get(row.name)}
-    return RecordedRebuild(**values)
-
-
-async def _find_holders_of_rebuilds(conn: AsyncConnection[Any], names: Iterable[str]) -> dict[str, str]:
-    holders: dict[str, str] = {}
-    for name in names:
-        holder = await find_holder(conn, rebuild_lock(name))
-        if holder is not None:
-            holders[name] = holder.application_name or f"backend {holder.pid}"
-    return holders
+    return replace(row, position=max(row.position, shadows.get(row.id, 0)), holder=holders.get(row.name))
 
 
 async def _read_last_events(conn: AsyncConnection[Any]) -> tuple[dict[str, Any], ...]:

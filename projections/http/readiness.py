@@ -19,7 +19,7 @@ from projections.inspecting.live_status import LiveStatus
 from projections.inspecting.status import NEW, ProjectionStatus
 from projections.running.checkpoint import ProjectionState
 from projections.running.run_parts import RunParts
-from projections.running.state_changes import describe_ahead_of_log, describe_older_rows
+from projections.running.state_changes import describe_ahead_of_log
 from projections.running.window_step import Step
 from projections.running.worker import Worker
 
@@ -114,10 +114,9 @@ def _judge_worker(worker: Worker, status: LiveStatus, stalled_after: float) -> t
     if one.position > status.head:
         # What it folded is lost, so its rows can't be believed, although nothing is left to fold.
         return f"{name}: {one.problem or describe_ahead_of_log(name, one.position, status.head)}", None
-    if one.version is not None and one.version < worker.projection.version:
+    if one.has_older_rows:
         # Its state doesn't say so while it is paused.
-        why = one.problem or one.last_error or describe_older_rows(name, worker.projection.version)
-        return f"{name}: {why}", None
+        return f"{name}: {one.problem or one.last_error}", None
     problem, note = _judge_progress(worker, one, status, stalled_after)
     return problem, f"{name}: {one.problem}" if one.problem else note
 

@@ -110,8 +110,7 @@ def mend_app(app: AppStatus) -> Mending:
 
 def is_wrong(one: ProjectionStatus) -> bool:
     """Return whether the rows are wrong until a rebuild, as opposed to out of date."""
-    has_older_rows = one.version is not None and one.code_version is not None and one.version < one.code_version
-    return one.state == ProjectionState.WAITING or one.redecoded_at is not None or has_older_rows
+    return one.state == ProjectionState.WAITING or one.needs_rebuild
 
 
 def level_of_projection(one: ProjectionStatus) -> Level:

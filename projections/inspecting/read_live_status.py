@@ -8,7 +8,6 @@ counts that are kept by app, never its rows. Counts over the log are read by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from psycopg.rows import class_row
 
 from eventstore.event_reader import HEAD, read_head, read_last_event
 from eventstore.locks import app_lock, rebuild_lock
-from eventstore.postgres.lock_holder import HELD_LOCK
+from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.inspecting.live_status import LiveStatus, RunningRebuild
 from projections.inspecting.read_database_load import read_database_load
@@ -61,12 +60,6 @@ _SECONDS_SINCE_FIRST = (
     "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
     " FROM eventstore.events ORDER BY position LIMIT 1"
 )
-_HOLDERS = sql.SQL("""
-SELECT wanted.name, coalesce(activity.application_name, 'backend ' || held.pid)
-FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, key)
-JOIN pg_catalog.pg_locks AS held ON {is_held}
-LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
-""").format(is_held=HELD_LOCK.format(lock=sql.Identifier("held"), key=sql.Identifier("wanted", "key")))
 _REBUILDS = """
 SELECT id, name, into_schema, dry_run, started_at, position FROM projections.rebuilds WHERE state = 'running'
 ORDER BY started_at
@@ -102,7 +95,7 @@ async def read_app_streams(conn: AsyncConnection[Any]) -> list[AppStatus]:
     """Read every app's stream, and who follows it."""
     async with conn.cursor(row_factory=class_row(AppStatus)) as cursor:
         apps = await fetch_all(cursor, _APPS)
-    holders = await _find_holders(conn, {app.app: app_lock(app.app) for app in apps})
+    holders = await find_holder_names(conn, {app.app: app_lock(app.app) for app in apps})
     return [replace(app, followed_by=holders.get(app.app)) for app in apps]
 
 
@@ -138,7 +131,7 @@ async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[R
     rows = await fetch_all(conn, _REBUILDS)
     if not rows:
         return []
-    holders = await _find_holders(conn, {row[1]: rebuild_lock(row[1]) for row in rows})
+    holders = await find_holder_names(conn, {row[1]: rebuild_lock(row[1]) for row in rows})
     shadows = await read_positions_of_runs(conn, [row[0] for row in rows])
     return [
         RunningRebuild(
@@ -146,11 +139,6 @@ async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[R
         )
         for run, name, into_schema, dry_run, started_at, position in rows
     ]
-
-
-async def _find_holders(conn: AsyncConnection[Any], locks: Mapping[str, int]) -> dict[str, str]:
-    """Return the session that holds each of these advisory locks, by the lock's name; locks that nobody holds lack."""
-    return dict(await fetch_all(conn, _HOLDERS, [list(locks), list(locks.values())])) if locks else {}
 
 
 def _describe_problem(

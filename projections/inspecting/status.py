@@ -132,10 +132,14 @@ class ProjectionStatus:
     fold_seconds: float | None = None
 
     @property
+    def has_older_rows(self) -> bool:
+        """Whether the rows are of older code, or (version 0) were folded from events that the database lost since."""
+        return self.version is not None and self.code_version is not None and self.version < self.code_version
+
+    @property
     def needs_rebuild(self) -> bool:
         """Whether the rows are older than the code, or were folded from events that were changed or lost since."""
-        is_older = self.version is not None and self.code_version is not None and self.version < self.code_version
-        return is_older or self.redecoded_at is not None
+        return self.has_older_rows or self.redecoded_at is not None
 
     @property
     def shown_state(self) -> str:

@@ -244,6 +244,7 @@ class Follower:
                 await _first(drained, writing, keeping)
             finally:
                 await _end(drained)
+            await reader.save_success_after_stop()
         finally:
             if reader.has_succeeded:
                 self._refusal = None

@@ -69,7 +69,7 @@ class StreamReader:
 
     Attributes:
         ended_normally: whether the last stream ended normally, and none failed since.
-        has_succeeded: whether a stream was accepted under this lease.
+        has_succeeded: whether a stream was accepted under this lease, or brought a message.
         last_error: the last failure of a stream, None before the first.
 
     """
@@ -103,6 +103,7 @@ class StreamReader:
         self._unknown_contracts: set[Contract] = set()
         self.ended_normally = False
         self.has_succeeded = False
+        self._reads: Contract | None = None
         self.last_error: str | None = None
 
     @property
@@ -131,10 +132,12 @@ class StreamReader:
             cursor = await self._load_cursor()
             contract = self._choose_contract(cursor)
             error: EventStoreError | None = None
+            self._reads = contract
             try:
                 await self._read_stream(cursor, contract)
             except (UpstreamError, CredentialsError) as failure:
                 error = failure
+            self._reads = None
             open_for = 0.0 if self._open_since is None else monotonic() - self._open_since
             self.ended_normally = error is None
             await self._buffer.drained()
@@ -148,6 +151,16 @@ class StreamReader:
                 raise error
             if not isinstance(error, NoSuchService) or await self._decided_contract() is not None:
                 await self._back_off(error)
+
+    async def save_success_after_stop(self) -> None:
+        """Save that the stream works, if :meth:`run` was cancelled while it read one that had brought messages.
+
+        Raises:
+            psycopg.Error: the lease's connection failed.
+
+        """
+        if self._reads is not None and self._received:
+            await self._save_success(self._reads, decided=True)
 
     async def _read_stream(self, cursor: cursor_row.Cursor, contract: Contract) -> None:
         sent = await self._resume_point(cursor, contract)
@@ -220,6 +233,7 @@ class StreamReader:
                 if not self._received and sent.replays_gap and not expired:
                     await cursor_row.shorten_last_gap(self._lease.conn, cursor, sent.event_id)
                 self._received += 1
+                self.has_succeeded = True
                 if not buffer.put(item):
                     await buffer.room()
 

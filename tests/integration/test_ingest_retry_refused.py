@@ -67,6 +67,20 @@ async def test_an_app_continues_once_the_platform_accepts_it(database_url: str, 
     assert await refusal_of(conn) == (None, None)
 
 
+async def test_a_refusal_is_over_with_the_first_message_also_if_a_stop_follows_at_once(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    waits = quick_waits(refused_retry=0.05, settle=600, healthy_after=600)
+    async with scripted_server(REFUSES, stays_open(*MESSAGES)) as upstream:
+        one = follower(database_url, upstream.address, waits=waits)
+        async with following(one, waits=waits) as running:
+            await running.wait_until(lambda: one.stored == len(MESSAGES), "the events behind the refusal")
+            outcome = await running.stop()
+    assert outcome.refused == {}
+    assert (await cursor_row(conn))["error"] is None
+    assert await refusal_of(conn) == (None, None)
+
+
 async def test_an_app_with_stored_events_continues_too(database_url: str, conn: AsyncConnection) -> None:
     async with scripted_server(ends_with(Status.NOT_FOUND, *MESSAGES[:3]), REFUSES, stays_open(*MESSAGES)) as upstream:
         one = follower(database_url, upstream.address, waits=SOON)

@@ -77,12 +77,12 @@ OLDEST = _gauge(
 )
 
 
-def add_database_samples(samples: Samples, reading: Reading) -> None:
-    """Add what a reading of the database brought."""
-    samples.add(UP, reading.status is not None)
-    if reading.status is None:
-        return
+def add_database_samples(samples: Samples, reading: Reading, load: DatabaseLoad | None) -> None:
+    """Add what a reading of the database brought; the load is None if the database failed since."""
     status = reading.status
+    samples.add(UP, status is not None and load is not None)
+    if status is None or load is None:
+        return
     samples.add(READ_SECONDS, reading.seconds)
     samples.add(LOG_EVENTS, status.head)
     _add_time(samples, LAST_APPEND, status.last_appended_at)
@@ -92,7 +92,7 @@ def add_database_samples(samples: Samples, reading: Reading) -> None:
         _add_rebuild(samples, rebuild)
     for app in status.apps:
         _add_app(samples, app)
-    _add_load(samples, status.load)
+    _add_load(samples, load)
 
 
 def _add_projection(samples: Samples, one: ProjectionStatus, status: LiveStatus) -> None:

@@ -39,9 +39,10 @@ def metrics_routes(context: WebContext) -> Sequence[BaseRoute]:
 
     async def metrics(request: Request) -> Response:
         reading = await context.status.current()
+        load = None if reading.status is None else await context.status.read_load()
         samples = Samples()
         add_process_samples(samples, context.parts, context.waits, ours)
-        add_database_samples(samples, reading)
+        add_database_samples(samples, reading, load)
         registry = CollectorRegistry()
         registry.register(_Scrape(samples))
         registry.register(process)

@@ -1,6 +1,7 @@
 """Turns readings into what open pages receive, as server-sent events.
 
-Invariants. What a reading looks like on the page is built once, whatever the number of open pages, and only while a
+Invariants. The page must not delay folds, which run in the same event loop: between two parts of a reading other tasks
+run. What a reading looks like on the page is built once, whatever the number of open pages, and only while a
 page is open. A page that opens receives the history of its charts first, then a reading every second until it goes away
 or the server stops; and the long lists (log lines, last events) when they change. While the database is unavailable,
 the last readings are sent again, marked as such: a page must never show old numbers as current ones.
@@ -86,9 +87,11 @@ class PageFeed:
         else:
             now = status.now
             extras = await self._read_extras(status)
+            await asyncio.sleep(0)
             self._memory.remember(status, extras.new_by_app)
             self._parts = describe_parts(status, extras, self._memory, self._context.parts.followers)
             self._events = extras.events
+            await asyncio.sleep(0)
             verdict = self._judge(status)
         since = None if reading.unavailable_for is None else now - timedelta(seconds=reading.unavailable_for)
         shown = {
@@ -106,7 +109,10 @@ class PageFeed:
             },
             **(self._parts or _NO_PARTS),
         }
-        safe: dict[str, Any] = make_safe(shown)
+        safe: dict[str, Any] = {}
+        for name, part in shown.items():
+            await asyncio.sleep(0)
+            safe[name] = make_safe(part)
         return safe
 
     @property

@@ -19,7 +19,8 @@ import structlog
 from eventstore.errors import describe
 from eventstore.postgres.outage import LogReport, Outage
 from projections.http.read_session import ReadSession
-from projections.inspecting.live_status import LiveStatus
+from projections.inspecting.live_status import DatabaseLoad, LiveStatus
+from projections.inspecting.read_database_load import read_database_load
 from projections.inspecting.read_live_status import read_live_status
 from projections.registry import Registry
 
@@ -78,6 +79,15 @@ class StatusSource:
             self._refreshing = asyncio.create_task(self._refresh())
         # Shielded: one who goes away must not cancel the reading for the others.
         return await asyncio.shield(self._refreshing)
+
+    async def read_load(self) -> DatabaseLoad | None:
+        """Read the sessions of the database, which only scrapes need; None if the database failed."""
+        try:
+            async with self._session.session() as conn:
+                return await read_database_load(conn)
+        except (psycopg.Error, OSError) as failure:  # the next reading logs it
+            log.debug("the sessions of the database can't be read", error=describe(failure))
+            return None
 
     async def changes(self) -> AsyncIterator[Reading]:
         """Yield the current reading, and then a new one every second, until the server stops."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from projections.inspecting.status import AppStatus, ProjectionStatus
-from projections.json_value import json_value
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,6 @@ class LiveStatus:
         apps: the apps that were ever followed.
         projections: those with a checkpoint, and those of this code.
         rebuilds: the rebuilds that run now.
-        load: the sessions of the database.
 
     """
 
@@ -81,15 +78,3 @@ class LiveStatus:
     apps: list[AppStatus]
     projections: list[ProjectionStatus]
     rebuilds: list[RunningRebuild]
-    load: DatabaseLoad
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data, times as ISO text."""
-        plain: dict[str, Any] = json_value(self)
-        plain["load"]["connections"] = [
-            {"owner": owner, "state": state, "sessions": sessions}
-            for (owner, state), sessions in sorted(self.load.connections.items())
-        ]
-        for one, rebuild in zip(plain["rebuilds"], self.rebuilds, strict=True):
-            one["progress"] = rebuild.progress
-        return plain

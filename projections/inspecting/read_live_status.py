@@ -8,6 +8,7 @@ counts that are kept by app, never its rows. Counts over the log are read by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,6 @@ from eventstore.locks import app_lock, rebuild_lock
 from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.inspecting.live_status import LiveStatus, RunningRebuild
-from projections.inspecting.read_database_load import read_database_load
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus
 from projections.projection import Projection
 from projections.rebuilding.shadow_position import read_positions_of_runs
@@ -77,18 +77,12 @@ async def read_live_status(conn: AsyncConnection[Any], registry: Registry) -> Li
         psycopg.Error: the database failed, or the connection.
 
     """
-    apps, projections = await read_app_streams(conn), await read_projections(conn, registry)
+    apps, checkpoints = await read_app_streams(conn), await _read_checkpoints(conn)
     last = await read_last_event(conn)
     head = last.position or 0
-    return LiveStatus(
-        last.now,
-        head,
-        last.received_at,
-        apps,
-        projections,
-        await read_running_rebuilds(conn, head),
-        await read_database_load(conn),
-    )
+    projections = await _describe_projections(conn, registry, checkpoints, head)
+    rebuilds = await read_running_rebuilds(conn, head)
+    return LiveStatus(last.now, head, last.received_at, apps, projections, rebuilds)
 
 
 async def read_app_streams(conn: AsyncConnection[Any]) -> list[AppStatus]:
@@ -104,9 +98,22 @@ async def read_projections(conn: AsyncConnection[Any], registry: Registry) -> li
 
     Whether the tables exist is not looked up.
     """
+    checkpoints = await _read_checkpoints(conn)
+    return await _describe_projections(conn, registry, checkpoints, await read_head(conn))
+
+
+async def _read_checkpoints(conn: AsyncConnection[Any]) -> dict[str, ProjectionStatus]:
     async with conn.cursor(row_factory=class_row(ProjectionStatus)) as cursor:
-        found = {one.name: one for one in await fetch_all(cursor, _PROJECTIONS)}
-    head = await read_head(conn)  # after the checkpoints, which move: a checkpoint ahead of it is ahead of the log
+        return {one.name: one for one in await fetch_all(cursor, _PROJECTIONS)}
+
+
+async def _describe_projections(
+    conn: AsyncConnection[Any], registry: Registry, found: Mapping[str, ProjectionStatus], head: int
+) -> list[ProjectionStatus]:
+    """Add what is not in the checkpoints.
+
+    The head was read after the checkpoints, which move: so a checkpoint ahead of it is ahead of the log.
+    """
     names = sorted({*found, *registry.projections, *registry.broken})
     waited = 0.0 if found.keys() >= {*names} else await fetch_value(conn, _SECONDS_SINCE_FIRST) or 0.0
     sessions = await find_folding_sessions(conn, names)

@@ -24,6 +24,8 @@ FAR_FUTURE = timedelta(days=366)
 MAX_PAYLOAD_BYTES = 64 * 2**20
 """The size limit of a message that can be received."""
 MAX_GAPS = 10_000
+MAX_COUNT = 10**12
+"""How often a message may have come at most; sums of greater numbers would not fit into the store's counts."""
 
 _CONTRACTS = {contract.value for contract in Contract}
 _GAP_KEYS = {"lower", "upper", "noticed_at", "detail", "position"}
@@ -88,7 +90,8 @@ class RecordCheck:
         if one.HasField("event_id"):
             yield _event_id("event_id", one.event_id)
         yield _text("reason", one.reason) if one.reason else "reason is empty"
-        yield f"count is {one.count}, but must be at least 1" if one.count < 1 else None
+        is_possible = 1 <= one.count <= MAX_COUNT
+        yield None if is_possible else f"count is {one.count}, but must be from 1 to {MAX_COUNT}"
         yield self._time("first_seen", one.first_seen)
         yield self._time("last_seen", one.last_seen)
         yield "last_seen is earlier than first_seen" if one.last_seen < one.first_seen else None

@@ -137,7 +137,13 @@ WRONG: list[tuple[str, str, Change, str]] = [
         "detail has characters that Postgres can't store",
     ),
     ("a gap's length", "header", set_gaps(GAP | {"detail": "x" * 1001}), "detail is longer than 1,000 characters"),
-    ("count 0", "quarantined", set_field("quarantined", count=0), "count is 0, but must be at least 1"),
+    ("count 0", "quarantined", set_field("quarantined", count=0), "count is 0, but must be from 1 to 1000000000000"),
+    (
+        "count beyond the sum",
+        "quarantined",
+        set_field("quarantined", count=2**63 - 1),
+        "count is 9223372036854775807, but must be from 1 to 1000000000000",
+    ),
     ("times", "quarantined", lambda r: setattr(r.quarantined, "last_seen", r.quarantined.first_seen - 1), "earlier"),
     ("a reason", "quarantined", set_field("quarantined", reason=""), "reason is empty"),
     (

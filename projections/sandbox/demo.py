@@ -73,6 +73,8 @@ TRY_NEXT = """Try next (projections is .venv/bin/projections here):
   projections explain consent_registry 12300000003 --app demo     the events that made this row
   projections verify      checks that the read models equal the log
   projections status      upstreams, projections and quarantine
+  projections doctor      what is behind or wrong, and the command that mends it (after a demo: nothing runs)
+  projections dashboard   the same on a page that keeps itself current
   make run                run it again: nothing is stored or counted twice
   projections db stop     stop PostgreSQL when you are done; its data stays
   projections --help      then projections docs configuration, to follow your own app"""

@@ -189,6 +189,6 @@ def affects_interpreter_start(variables: Mapping[str, str]) -> bool:
         if name == "PYTHONPATH":
             if any((Path(folder) / "sitecustomize.py").exists() for folder in value.split(os.pathsep)):
                 return True
-        elif name.startswith(("PYTHON", "GRPC_", "LC_", "LANG", "LD_")):
+        elif name.startswith(("PYTHON", "GRPC_", "LC_", "LANG", "LD_")) and name != "PYTHONIOENCODING":
             return True
     return False

@@ -2,11 +2,13 @@
 
 Starting Python and loading the command takes about a second of CPU time, a fork a few milliseconds. The child is set up
 like a new process: its own arguments, environment, folder, standard streams, process group and default signal handlers.
-It runs ``projections.cli.main``, waits for its threads, flushes its output, and ends with the command's exit code.
+What each process compiles once, the built-in folds, is compiled before the fork. The child runs
+``projections.cli.main``, waits for its threads, flushes its output, and ends with the command's exit code.
 
 Invariants. This process never starts a thread, an event loop or gRPC, so a fork is safe; it checks its threads before
-each fork. The command reads its environment after the fork. What the interpreter reads when it starts (``PYTHON…``,
-locale) can't be changed after the fork: commands with such variables start an interpreter, see ``command.py``.
+each fork. The command reads its environment after the fork; PYTHONIOENCODING holds for the streams that the child gets.
+What else the interpreter reads when it starts (``PYTHON…``, locale) can't be changed after the fork: commands with such
+variables start an interpreter, see ``command.py``.
 
 Run as a script: ``python fork_server.py SOCKET PROGRAM``, a descriptor of a SOCK_SEQPACKET socket and the path of the
 command. A request is one JSON message with four descriptors: standard input, output and error of the child, and a pipe
@@ -36,6 +38,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import eventstore
 import projections
 from projections.cli import main
+from projections.folding.window_fold import build_fold
+from projections.migrating.metadata import READ_MODELS
+from projections.projection import READ_MODEL_SCHEMA
+from projections.rebuilding.fingerprint import compute_fingerprint
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+from projections.running.fold_function import FoldFunction
 
 if TYPE_CHECKING:
     from tests.statements import Recorder
@@ -64,6 +72,15 @@ def load_everything() -> None:
                 importlib.import_module(module.name)
     for name in LAZILY_LOADED:
         importlib.import_module(name)
+
+
+def compile_folds() -> None:
+    """Compile what a process compiles once for each projection: it takes longer than most commands."""
+    for projection in [read_model() for read_model in READ_MODELS]:
+        for schemas in (None, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}):
+            build_fold(projection, schemas)
+        compute_fingerprint(projection, [])
+        FoldFunction(projection)
 
 
 def make_recorder() -> Recorder | None:
@@ -183,11 +200,13 @@ def set_up_child(request: Mapping[str, Any], streams: list[int], program: str) -
 def set_stream(name: str, number: int) -> None:
     """Replace a standard stream by one on the child's descriptor, made as the interpreter makes it."""
     former: TextIO = getattr(sys, name)
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    errors = errors or ("strict" if encoding else former.errors or "strict")
     raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
     stream = io.TextIOWrapper(
         io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw),
-        encoding=former.encoding,
-        errors=former.errors,
+        encoding=encoding or former.encoding,
+        errors="backslashreplace" if number == 2 else errors,
         newline="\n",
         line_buffering=number == 2 or raw.isatty(),
     )
@@ -199,6 +218,7 @@ def serve_or_run_command() -> None:
     """Serve until the tests end, or, in a child, run the command."""
     descriptor, program = sys.argv[1:]
     load_everything()
+    compile_folds()
     gc.collect()
     gc.freeze()  # so that children share these objects' memory
     try:

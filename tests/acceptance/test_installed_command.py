@@ -88,6 +88,18 @@ def test_every_command_is_compared() -> None:
 
 
 @pytest.mark.skipif(not INSTALLED.exists(), reason="the command isn't installed")
+@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1:ignore", ":replace"])
+async def test_a_fork_encodes_its_output_as_the_installed_command_does(commands: Commands, encoding: str) -> None:
+    found = []
+    for starter in (commands.installed, commands):
+        on_stdout = await starter.run("docs", "event-store", PYTHONIOENCODING=encoding)
+        on_stderr = await starter.run("status", "é→", PYTHONIOENCODING=encoding)
+        assert (on_stdout.code, on_stderr.code) == (0, 2)
+        found.append((on_stdout, on_stderr))
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not INSTALLED.exists(), reason="the command isn't installed")
 @pytest.mark.parametrize("command", CASES, ids=" ".join)
 async def test_the_installed_command_does_the_same_as_a_fork(
     commands: Commands, fork_server: ForkServer | None, database_url: str, elsewhere: str, command: tuple[str, ...]

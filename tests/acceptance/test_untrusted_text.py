@@ -50,7 +50,7 @@ COMMANDS = [
 async def test_no_command_prints_control_characters(
     commands: Commands, variables: dict[str, str], arguments: tuple[str, ...]
 ) -> None:
-    result = await commands.run("-v", *arguments, **variables, PYTHONUTF8="1")
+    result = await commands.run("-v", *arguments, **variables, PYTHONIOENCODING="utf-8")
     assert result.code in {0, 1, 2}, result.transcript
     assert not [line for line in (result.out + result.err).split("\n") if UNSAFE.search(line)], result.transcript
     assert not [line for line in (result.out + result.err).splitlines() if line.startswith(FORGED[1:])], (

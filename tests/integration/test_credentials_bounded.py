@@ -52,11 +52,22 @@ async def error_for(issuer: Issuer, place: str, answer: Answer, seconds: float =
     return str(caught.value)
 
 
-def bomb() -> bytes:
-    """Return about a gigabyte of spaces, compressed with gzip."""
-    compressor = zlib.compressobj(9, wbits=31)
-    mebibyte = b" " * 2**20
-    return b"".join(compressor.compress(mebibyte) for _ in range(960)) + compressor.flush()
+def bomb(mebibytes: int = 960) -> bytes:
+    """Return about a gigabyte of spaces, compressed with gzip.
+
+    A full flush makes each mebibyte independent of those before it, so it is compressed once.
+    """
+    mebibyte, checksum = b" " * 2**20, 0
+    compressor = zlib.compressobj(9, wbits=-15)
+    compressed = compressor.compress(mebibyte) + compressor.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(mebibytes):
+        checksum = zlib.crc32(mebibyte, checksum)
+    trailer = checksum.to_bytes(4, "little") + (mebibytes << 20).to_bytes(4, "little")
+    return gzip.compress(b"")[:10] + compressed * mebibytes + compressor.flush() + trailer
+
+
+def test_the_bomb_is_valid() -> None:
+    assert gzip.decompress(bomb(3)) == b" " * 3 * 2**20
 
 
 places = pytest.mark.parametrize("place", ["discovery", "token"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from eventstore.errors import UsageError
 from projections.cli.app import app
 from projections.doc_pages import find_page, list_pages
-from tests.unit.test_layout import TREES
+from tests.unit.test_layout import trees
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"projections docs ([\w./-]*\w)")
@@ -54,9 +54,9 @@ def test_an_unknown_page_is_refused_with_names_that_are_near() -> None:
 
 
 def test_messages_name_pages_that_exist_and_how_to_read_them() -> None:
-    found = [text for tree in TREES.values() for text in texts(tree)]
+    found = [text for tree in trees().values() for text in texts(tree)]
     assert [text for text in found if re.search(r"docs/[\w-]+\.md", text)] == []
-    helps = [ast.get_docstring(node) or "" for tree in TREES.values() for node in functions(tree)]
+    helps = [ast.get_docstring(node) or "" for tree in trees().values() for node in functions(tree)]
     named = {name for text in [*found, *helps] for name in NAMED.findall(text)}
     assert len(named) >= 3
     for name in named:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +85,12 @@ def find_modules() -> dict[str, Path]:
 
 
 MODULES = find_modules()
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@cache  # not when the tests are collected, which each process does
+def trees() -> Mapping[str, ast.Module]:
+    """Return each module's syntax tree."""
+    return {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
 def package_of(module: str) -> str:
@@ -93,7 +99,7 @@ def package_of(module: str) -> str:
 
 def imports_of(module: str) -> Iterator[Import]:
     """The imports in a module of other modules of ours."""
-    for node, at_load in statements(TREES[module], at_load=True):
+    for node, at_load in statements(trees()[module], at_load=True):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -114,13 +120,16 @@ def statements(node: ast.AST, *, at_load: bool) -> Iterator[tuple[ast.AST, bool]
         yield from statements(child, at_load=at_load and not in_function and child not in only_for_types)
 
 
-ALL_IMPORTS = [each for module in MODULES for each in imports_of(module)]
+@cache
+def all_imports() -> Sequence[Import]:
+    """Return every import of one of our modules by another one."""
+    return [each for module in MODULES for each in imports_of(module)]
 
 
 def test_imports_go_one_way_between_the_packages() -> None:
     wrong = sorted(
         f"{each.importer} imports {each.imported}"
-        for each in ALL_IMPORTS
+        for each in all_imports()
         if each.importer not in PUBLIC_ROOTS
         and ORDER.index(package_of(each.imported)) > ORDER.index(package_of(each.importer))
     )
@@ -128,13 +137,15 @@ def test_imports_go_one_way_between_the_packages() -> None:
 
 
 def test_the_event_store_imports_nothing_of_the_projections() -> None:
-    wrong = [each for each in ALL_IMPORTS if each.importer.startswith("eventstore") and "projections" in each.imported]
+    wrong = [
+        each for each in all_imports() if each.importer.startswith("eventstore") and "projections" in each.imported
+    ]
     assert wrong == []
 
 
 def test_modules_import_each_other_without_cycles() -> None:
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
-    for each in ALL_IMPORTS:
+    for each in all_imports():
         if each.at_load:
             graph[each.importer].add(each.imported)
     check_acyclic(graph)
@@ -167,7 +178,7 @@ def test_file_names_occur_once() -> None:
 
 
 def test_class_names_occur_once() -> None:
-    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    names = Counter(node.name for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, count in names.items() if count > 1 and name not in REPEATED_CLASS_NAMES] == []
 
 
@@ -175,7 +186,7 @@ def test_names_of_public_functions_occur_once() -> None:
     """Except a command in ``cli``: its function has the command's name, as may the function that does the work."""
     names = Counter(
         node.name
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         if MODULES[module].parent != ROOT / "projections" / "cli"
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_private(node.name)

@@ -1,10 +1,18 @@
 """Which tests run on the oldest PostgreSQL besides the newest, and why the others don't.
 
-The oldest runs the tests that exercise SQL and catalogues: tests/integration and tests/migration without the files
-below and without tests that are marked ``newest``, and tests elsewhere that are marked ``oldest``. The files below test
-what doesn't depend on the server (messages over gRPC and HTTP, decisions in Python), or repeat statements that other
-files send to the oldest. ``make test-all`` runs everything on both, and fails if the product sends a statement to the
-newest that these tests don't send to the oldest (fix_statements.py).
+The oldest gets every statement that the product sends, every migration, and what differs between versions: catalogues,
+plans, privileges, session settings. It runs
+
+- tests/integration and tests/migration, without the files below and without tests that are marked ``newest``,
+- and tests anywhere that are marked ``oldest``.
+
+``NEWEST_ONLY`` names files that test what doesn't depend on the server (messages over gRPC and HTTP, decisions in
+Python), or repeat statements that others send to the oldest. In files of ``ONLY_MARKED``, the tests marked ``oldest``
+send all statements of the file that no other file sends; the rest repeats them in other situations. A new test of such
+a file runs on the newest alone unless it is marked; a new file runs on both.
+
+``make test-all`` runs everything on both, and fails if the product sends a statement to the newest that these tests
+don't send to the oldest (fix_statements.py): mark a test that sends it.
 """
 
 from __future__ import annotations
@@ -34,17 +42,51 @@ NEWEST_ONLY = {
     "test_ingest_streams.py": "messages over gRPC; test_ingest_first_contact and test_ingest_apps send the statements",
     "test_ingest_tls.py": "certificates of upstreams",
     "test_run_until_idle.py": "when a run ends; test_worker_failures and test_hostile_settings send the statements",
+    "test_http_health.py": "decisions in Python; test_http_metrics and test_hostile_settings send the statements",
     # Statements that other files send to the oldest, in many rounds.
     "test_append_duplicates.py": "test_append and test_quarantine_limits send the statements",
     "test_append_order.py": "test_append and test_quarantine_limits send the statements",
     "test_append_refused.py": "test_append and test_quarantine_limits send the statements",
+    "test_name_conflicts.py": "test_user_tables and test_schema_drift send the statements",
     "test_poll_folds.py": "test_rebuild sends the statements",
+    "test_read.py": "test_append_lock and test_append send the statements",
     "test_rebuild_disturbed.py": "test_rebuild, test_as_of and test_checkpoint_ahead send the statements",
     "test_rebuild_meanwhile.py": "test_verify sends the statements",
+    "test_rebuild_unnoticed.py": "test_rebuild and test_worker_failures send the statements",
     "test_redecode.py": "test_hostile_settings and test_rebuild_runs send the statements",
     "test_transfer_beside_others.py": "test_quarantine_limits, test_append_lock and test_fencing send the statements",
     "test_worker.py": "test_verify and test_worker_failures send the statements",
 }
+
+ONLY_MARKED = frozenset(
+    {
+        "test_as_of.py",
+        "test_checkpoint_ahead.py",
+        "test_control.py",
+        "test_docs_projections.py",
+        "test_doctor.py",
+        "test_explain.py",
+        "test_fencing.py",
+        "test_fold_budget.py",
+        "test_fold_function.py",
+        "test_going_back.py",
+        "test_ingest_apps.py",
+        "test_ingest_reset.py",
+        "test_kit.py",
+        "test_migrate_locks.py",
+        "test_migrations.py",
+        "test_python_projection.py",
+        "test_quarantine_limits.py",
+        "test_quarantine_retry.py",
+        "test_rebuild.py",
+        "test_rebuild_runs.py",
+        "test_status.py",
+        "test_status_client.py",
+        "test_user_tables.py",
+        "test_verify.py",
+        "test_worker_failures.py",
+    }
+)
 
 
 def runs_on_oldest(item: pytest.Item) -> bool:
@@ -54,4 +96,4 @@ def runs_on_oldest(item: pytest.Item) -> bool:
     if item.get_closest_marker("newest"):
         return False
     folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-    return folder in FOLDERS and item.path.name not in NEWEST_ONLY
+    return folder in FOLDERS and item.path.name not in {*NEWEST_ONLY, *ONLY_MARKED}

@@ -72,6 +72,7 @@ async def test_cursor_reset_prints_what_would_happen_and_then_does_it(commands: 
     assert (result.code, "neither a duration" in result.stderr_line) == (2, True), result.transcript
 
 
+@pytest.mark.oldest
 @pytest.mark.usefixtures("conn")
 async def test_apps_are_listed_and_forgotten(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
     for command in (("apps",), ("apps", "list")):

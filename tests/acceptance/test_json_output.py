@@ -38,7 +38,7 @@ CASES: Sequence[tuple[str, Sequence[str], int]] = (
     ("verify", (), 1),
     ("rebuild", ("consent_registry", "--dry-run"), 0),
     ("rebuild", ("consent_registry", "request_status"), 0),
-    ("rebuild", ("--all", "--as-of", "2100-01-01T00:00:00Z", "--into", "later"), 0),
+    ("rebuild", ("--all", "--as-of", "2100-01-01T00:00:00Z", "--into", "as_of"), 0),
     ("verify", ("consent_registry",), 0),
     ("redecode", (), 0),
     ("export events", ("log",), 0),

@@ -31,6 +31,7 @@ async def others_are_folded(conn: AsyncConnection) -> None:
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.oldest
 async def test_run_folds_the_others_and_continues_with_this_one_once_it_is_migrated(
     commands: Commands, variables: dict[str, str], database_url: str
 ) -> None:

@@ -16,8 +16,6 @@ from tests.acceptance.command import CommandResult, Commands
 from tests.json_documents import read_documents
 from tests.store import APP, CHAT, conflicting_event, garbage, new_events
 
-pytestmark = pytest.mark.oldest
-
 PPNUM = "49151234567"
 REFUSED = "an older decoder refused it"
 
@@ -47,6 +45,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
+@pytest.mark.oldest
 @pytest.mark.usefixtures("conn")
 async def test_list_pages_through_messages_and_show_hides_phone_numbers(commands: Commands, database_url: str) -> None:
     async def run(*arguments: str, code: int = 0) -> CommandResult:

@@ -128,6 +128,7 @@ async def test_a_projection_that_cannot_fold_is_named_and_the_exit_code_is_1(
         assert (await folding.checkpoint_row(conn, "poll_tallies"))[1:3] == (0, "paused")
 
 
+@pytest.mark.oldest
 async def test_a_projection_that_fails_stops_alone_and_reports_why(
     commands: Commands, database_url: str, tmp_path: Path
 ) -> None:

@@ -1,33 +1,32 @@
 """A process that forks one rebuild for each line it reads, so that a test can kill many rebuilds quickly.
 
 Its arguments are a projection's name and a URL. The line ``resume`` lets the child resume the last interrupted rebuild.
-The process writes the child's pid at once, and 0 or minus the signal when the child ends. Run as
-``python -m tests.fault.rebuild_child``.
+The process writes 0 when it is ready. It writes the child's pid at once, and 0 or minus the signal when the child ends.
+Run as ``python -m tests.fault.rebuild_child``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 
-from projections.folding.window_fold import build_fold
 from projections.migrating.metadata import READ_MODELS
-from projections.projection import READ_MODEL_SCHEMA
-from projections.rebuilding.fingerprint import compute_fingerprint
-from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
 from tests import rebuilding
 
 RESUME = "resume"
 
 
 def main() -> None:
-    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
+    """Fork a child for each line; this process runs no thread and no event loop then, so a fork is safe."""
     name, url = sys.argv[1:]
     (projection,) = (each() for each in READ_MODELS if each.name == name)
-    # Compiled before the fork, so that no child compiles it again.
-    build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA})
-    compute_fingerprint(projection, [])
+    # What is loaded, compiled and cached before the fork, no child does again. The log is still empty.
+    asyncio.run(rebuilding.rebuild(url, projection))
+    gc.collect()
+    gc.freeze()
+    print(0, flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

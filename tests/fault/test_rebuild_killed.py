@@ -75,6 +75,7 @@ async def rebuild_killer(
         forking_process("tests.fault.rebuild_child", projection.name, through(url, proxy.port)) as process,
         store.connection(url, "observer") as conn,
     ):
+        assert await exit_code_of_child(process) == 0  # it is ready
         yield RebuildKiller(proxy, process, conn), conn
 
 
@@ -89,7 +90,7 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
             await damage_all(conn, projection)
             return await all_rows(conn, projection)
 
-        for _ in range(2):  # the first one creates the schema
+        for _ in range(2):
             old = await damaged()
             assert old != new
             assert await killer.run() == 0
@@ -133,7 +134,7 @@ async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
         await folding.append(conn, *sample_records(4, 4))
         await folding.fold_all(database_url)
         new = await all_rows(conn, projection)
-        assert await killer.run() == 0  # it creates the schema
+        assert await killer.run() == 0
         await damage_all(conn, projection)
         old = await all_rows(conn, projection)
         assert old != new

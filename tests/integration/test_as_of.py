@@ -176,6 +176,7 @@ async def test_a_missing_position_is_reported_and_nothing_is_created(database_ur
 # The tables
 
 
+@pytest.mark.oldest
 async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_url: str, conn: AsyncConnection) -> None:
     records = sample_log()
     await append(conn, *records)
@@ -189,6 +190,7 @@ async def test_live_tables_are_not_changed_and_need_not_be_folded_yet(database_u
     assert await store.value(conn, "SELECT count(*) FROM projections_shadow.shadow_positions") == 0
 
 
+@pytest.mark.oldest
 async def test_only_the_named_projections_are_built(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *sample_log())
     done = await build(database_url, "2999-01-01T00:00:00Z", projections=(ConsentRegistry, PollTallies))
@@ -197,6 +199,7 @@ async def test_only_the_named_projections_are_built(database_url: str, conn: Asy
     assert await tables_in(conn, "rest") == ["request_recipients", "request_status"]
 
 
+@pytest.mark.oldest
 async def test_skipped_events_are_skipped(database_url: str, conn: AsyncConnection) -> None:
     await folding.create_watched_table(conn)
     await append(conn, new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO), new_record())
@@ -210,6 +213,7 @@ async def test_skipped_events_are_skipped(database_url: str, conn: AsyncConnecti
     assert (done.position, done.rows) == (3, {"watched": 2})
 
 
+@pytest.mark.oldest
 async def test_tables_have_keys_indexes_and_comments_and_survive_a_crash(
     database_url: str, conn: AsyncConnection
 ) -> None:
@@ -329,6 +333,7 @@ async def test_a_schema_of_an_earlier_as_of_is_replaced_only_with_force(
     assert await schema_exists(conn, "new")
 
 
+@pytest.mark.oldest
 async def test_a_schema_that_others_created_is_never_replaced(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, *sample_log())
     await conn.execute("CREATE SCHEMA theirs")
@@ -374,6 +379,7 @@ async def test_a_schema_that_other_objects_depend_on_is_not_replaced(
     await assert_tables_match(conn, records[:3])
 
 
+@pytest.mark.oldest
 async def test_a_users_table_with_one_of_our_names_is_kept(database_url: str, conn: AsyncConnection) -> None:
     records = sample_log()
     await append(conn, *records)

@@ -70,6 +70,7 @@ async def test_new_events_at_lost_positions_are_not_taken_for_folded_ones(
     assert await store.value(conn, "SELECT count(*) FROM request_status WHERE app = 'new'") == 20
 
 
+@pytest.mark.oldest
 async def test_a_paused_projection_stays_paused_and_waits_after_resume(
     database_url: str, conn: AsyncConnection
 ) -> None:

@@ -51,6 +51,7 @@ async def test_waiting_ends_when_every_projection_has_folded_the_event(
         assert await waiting == 2
 
 
+@pytest.mark.oldest
 async def test_an_event_that_is_never_stored_ends_the_wait_with_an_error(conn: AsyncConnection) -> None:
     with pytest.raises(ProjectionsError, match=r"event 01\w+: not stored after 0 s; is projections run"):
         await wait_until_folded(conn, VERSIONS, store.next_ulid(), 0)
@@ -150,6 +151,7 @@ async def test_the_last_event_id_is_found(conn: AsyncConnection) -> None:
 # Pause and resume
 
 
+@pytest.mark.oldest
 async def test_a_projection_that_waits_for_a_rebuild_is_not_resumed(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, new_record())
     await folding.fold_all(database_url, [Watched])

@@ -50,6 +50,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return list(sources)
 
 
+@pytest.mark.oldest
 async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -> None:
     ran = []
     for name in modules:
@@ -60,6 +61,7 @@ async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -
     assert ran == ["test_a_recipient_is_counted_by_the_latest_error", "test_who_consents_again_is_no_opt_out"]
 
 
+@pytest.mark.oldest
 async def test_the_pages_projections_are_registered_migrated_and_folded(modules: list[str], database_url: str) -> None:
     assert modules
     projections = find_valid_projections()
@@ -84,6 +86,7 @@ async def test_the_pages_projections_are_registered_migrated_and_folded(modules:
         assert look.execute("SELECT ppnum, country FROM opt_outs WHERE NOT deleted").fetchall() == [("4378", "AT")]
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("had_tables", [False, True])
 def test_a_package_with_the_layout_of_the_page_runs_its_own_migrations(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_tables: bool

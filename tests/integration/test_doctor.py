@@ -93,6 +93,7 @@ async def test_a_session_that_holds_a_checkpoint_is_named_with_whom_it_blocks(
     assert gone.isdisjoint(codes(await findings(database_url, waits=AT_ONCE, limits={"snapshot": 0.001})))
 
 
+@pytest.mark.oldest
 async def test_a_command_of_ours_that_blocks_or_takes_long_is_not_to_be_terminated(
     conn: AsyncConnection, database_url: str
 ) -> None:
@@ -377,6 +378,7 @@ async def test_tables_without_statistics_and_without_autovacuum(
     assert not any("checkpoints" in one.sentence for one in (await diagnose(database_url)).findings)
 
 
+@pytest.mark.oldest
 async def test_a_disk_without_room(database_url: str, tmp_path: Path) -> None:
     found = only(await findings(database_url, limits={"disk_free": 2**62}, data_folder=tmp_path), "disk_low")
     assert f"are free on the disk with {tmp_path}: the database takes " in found.sentence
@@ -391,6 +393,7 @@ async def test_servers_of_other_versions(database_url: str, monkeypatch: pytest.
     assert "server_untested" in codes(await findings(database_url))
 
 
+@pytest.mark.oldest
 async def test_settings_that_harm_our_sessions(conn: AsyncConnection, database_url: str, postgres: Server) -> None:
     database = sql.Identifier(conn.info.dbname)
     await conn.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(database))
@@ -421,6 +424,7 @@ async def test_too_few_connections(conn: AsyncConnection, database_url: str) -> 
     assert "connections_few" not in codes(await findings(database_url))
 
 
+@pytest.mark.oldest
 async def test_privileges_of_a_worker_and_of_readers(
     conn: AsyncConnection, database_url: str, postgres: Server
 ) -> None:

@@ -130,6 +130,7 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
     assert found.row["first_asked_at"] == asked.occurred_at
 
 
+@pytest.mark.oldest
 async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnection) -> None:
     asked, failed, delivered = (
         new_record(oracle.PENDING_CONSENT),
@@ -158,6 +159,7 @@ async def test_no_event_decides_a_request_in_progress(database_url: str, conn: A
     assert (event_ids_of(found), found.decided_by) == ([record.event_id], None)
 
 
+@pytest.mark.oldest
 async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
     votes = [
         new_record(oracle.POLL_RESPONSE, ppnum, options=(option,))
@@ -277,6 +279,7 @@ async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnec
         assert (found.key["app"], event_ids_of(found), found.row) == ("shop", [other.event_id], found.table_row)
 
 
+@pytest.mark.oldest
 async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
     await append_and_fold(database_url, conn, new_record())
     await conn.execute("DELETE FROM consent_registry")
@@ -311,6 +314,7 @@ async def test_a_table_that_is_no_read_model(database_url: str) -> None:
         await explain_row(database_url, "nonsense", PPNUM)
 
 
+@pytest.mark.oldest
 async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Numbered()])
     await append(conn, new_record(), new_record())
@@ -346,6 +350,7 @@ async def test_before_the_first_run_and_under_another_version(database_url: str,
 # Other folds
 
 
+@pytest.mark.oldest
 async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection) -> None:
     await folding.create_watched_table(conn)
     await append(conn, first := new_record(), poison := new_record(ppnum=DIVIDES_BY_ZERO))
@@ -359,6 +364,7 @@ async def test_skipped_events_are_named(database_url: str, conn: AsyncConnection
     assert (found.position, found.row) == (2, found.table_row)
 
 
+@pytest.mark.oldest
 async def test_explaining_a_row_of_a_python_projection(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Callers()])
     granted, denied, late = (
@@ -446,6 +452,7 @@ class Measured(PythonProjection):
         return [Row(measured, {"app": event.app, "ppnum": event.ppnum, "size": math.nan, "exact": Decimal("1.50")})]
 
 
+@pytest.mark.oldest
 async def test_values_are_compared_as_verify_compares_them(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Measured()])
     await append(conn, first := new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER))

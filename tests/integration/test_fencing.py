@@ -219,6 +219,7 @@ async def test_lost_events_are_recorded_once_with_their_positions(appender: Appe
     assert found[0]["noticed_at"]
 
 
+@pytest.mark.oldest
 async def test_other_events_at_the_lost_positions_hide_nothing(appender: Appender, conn: AsyncConnection) -> None:
     await store.set_epoch(conn)
     heads = await heads_after(appender, 3, 2)

@@ -250,6 +250,7 @@ class Locking(Watched):
         return [text("LOCK TABLE public.watched IN SHARE ROW EXCLUSIVE MODE"), *super().fold(window)]
 
 
+@pytest.mark.oldest
 async def test_any_kind_of_statement_runs(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Locking])
     one = fold_function(Locking())
@@ -313,6 +314,7 @@ class Recounting(Watched):
         return [new.returning(seen.c.event_id), latest]
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("why", ["held", "paused", "newer", "nothing new"])
 async def test_no_fold_statement_runs_without_the_lock_or_without_handled_events(
     database_url: str, conn: AsyncConnection, why: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
@@ -50,6 +51,7 @@ async def test_an_ingest_is_idle_when_all_running_apps_are(
     assert (outcome.stored, list(outcome.refused)) == (5, ["bad"])
 
 
+@pytest.mark.oldest
 async def test_until_idle_ends_once_all_apps_are_refused(
     database_url: str, simulator_factory: SimulatorFactory
 ) -> None:

@@ -76,6 +76,7 @@ async def test_a_reset_without_a_time_starts_where_a_first_contact_does(
     assert await count_events(conn) == 3
 
 
+@pytest.mark.oldest
 async def test_a_replay_that_is_cut_on_every_call_gets_to_its_end(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
@@ -203,6 +204,7 @@ async def test_a_follower_that_froze_before_a_reset_cannot_move_the_cursor_after
     assert await count_events(conn) == 0
 
 
+@pytest.mark.oldest
 async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:

@@ -66,6 +66,7 @@ class CountsWindows(Bad):
         return {"events": new.excluded.events}
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("projection", [SumsDeltas(), LastToArriveWins(), CountsWindows()])
 async def test_a_fold_that_depends_on_order_fails_the_assertion(database_url: str, projection: Projection) -> None:
     async with ProjectionKit(database_url, projection) as kit:
@@ -93,6 +94,7 @@ async def test_unexpected_rows_are_shown(database_url: str, wrong: list[dict[str
             await kit.assert_same_for_every_order(events, {poll_tallies: [{**poll, **row} for row in wrong]})
 
 
+@pytest.mark.oldest
 async def test_the_built_in_read_models_are_the_same_for_every_order(database_url: str) -> None:
     events = [event(number, poll_id="poll", poll_options=[f"{number}"]) for number in (7, 1, 4, 6, 2, 5, 8, 3, 7)]
     for model in READ_MODELS:

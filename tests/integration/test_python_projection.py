@@ -90,6 +90,7 @@ def with_values(**values: object) -> Handle:
     return lambda event: [Row(callers, {"app": event.app, "ppnum": event.ppnum, **values})]
 
 
+@pytest.mark.oldest
 async def test_the_greatest_event_id_wins_in_every_order(database_url: str) -> None:
     events = [event(GRANTED, send_request_id=f"{number}", ppnum=f"41{number % 3}") for number in range(8)]
     last = {row.ppnum: row for row in events}
@@ -114,6 +115,7 @@ async def test_a_tombstone_blocks_older_events_and_is_replaced_by_newer_ones(dat
         assert rows["3"] == {"app": "app", "ppnum": "3", **empty, "event_id": never[0].event_id}
 
 
+@pytest.mark.oldest
 async def test_a_row_is_written_whole_with_defaults_for_missing_columns(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row]:
         extra = {"note": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
@@ -140,6 +142,7 @@ class Word(StrEnum):
     YES = "yes"
 
 
+@pytest.mark.oldest
 async def test_values_of_every_type_are_stored_unchanged(database_url: str) -> None:
     at = datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
     handle = with_values(
@@ -200,6 +203,7 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
     assert [position for position, *_ in rows] == [2, 3]
 
 
+@pytest.mark.oldest
 async def test_the_later_of_two_rows_of_one_event_counts(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row | Tombstone]:
         yield Tombstone(callers, key())
@@ -271,6 +275,7 @@ async def test_an_error_of_handle_is_reported_without_the_phone_number(database_
         assert await kit.rows(callers) == []
 
 
+@pytest.mark.oldest
 async def test_a_row_that_postgres_refuses_fails_the_window_and_the_kit_continues(database_url: str) -> None:
     async with ProjectionKit(database_url, Callers(with_values(number=None))) as kit:
         with pytest.raises(psycopg.errors.NotNullViolation):
@@ -279,6 +284,7 @@ async def test_a_row_that_postgres_refuses_fails_the_window_and_the_kit_continue
         assert await kit.rows(callers) == []
 
 
+@pytest.mark.oldest
 async def test_a_worker_folds_it_and_stops_at_the_event_that_cant_be_folded(database_url: str) -> None:
     poison = "12300000666"
 

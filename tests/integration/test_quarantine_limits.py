@@ -269,6 +269,7 @@ async def test_a_transaction_that_fails_counts_nothing(
     assert await counts(conn) == {garbage().reason: (2, 0)}
 
 
+@pytest.mark.oldest
 async def test_an_import_keeps_all_of_its_file_and_counts_it(
     appending: Appending, conn: AsyncConnection, database_url: str, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ async def test_a_retry_is_refused_while_an_import_adds_events_after_the_head(
     assert (await retry(conn)).stored == 1
 
 
+@pytest.mark.oldest
 async def test_a_full_quarantine_keeps_messages_again_after_a_drop_or_a_retry(
     database_url: str, conn: AsyncConnection
 ) -> None:

@@ -208,6 +208,7 @@ class Places(Projection):
         return [pg.insert(places).from_select(["app", "ppnum", "place"], rows).on_conflict_do_nothing()]
 
 
+@pytest.mark.oldest
 async def test_rows_that_swapped_unique_values_are_repaired(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[Places()])
     await append(conn, *(new_record(ppnum=str(number)) for number in range(6)))
@@ -300,6 +301,7 @@ async def test_events_folded_meanwhile_do_not_count_as_changes(database_url: str
 # States and positions
 
 
+@pytest.mark.oldest
 async def test_a_projection_that_never_ran_is_rebuilt_to_the_head(database_url: str, conn: AsyncConnection) -> None:
     records = sample_records()
     await append(conn, *records)
@@ -346,6 +348,7 @@ async def test_a_paused_projection_stays_paused(
     assert await folding.count_rows(conn, "watched") == expected[1]
 
 
+@pytest.mark.oldest
 async def test_a_waiting_projection_runs_afterwards_under_the_new_version(
     database_url: str, conn: AsyncConnection
 ) -> None:

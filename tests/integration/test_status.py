@@ -149,6 +149,7 @@ class Uncountable(Watched):
     status_query: ClassVar[Executable | None] = select(column("nothing").label("counted"))
 
 
+@pytest.mark.oldest
 async def test_counts_that_fail_are_reported_and_the_rest_is_shown(database_url: str, conn: AsyncConnection) -> None:
     await folding.fold_all(database_url, [Watched])
     found = await status(conn, Uncountable)
@@ -168,6 +169,7 @@ class CountingToo(Counting):
     name: ClassVar[str] = "watched_too"
 
 
+@pytest.mark.oldest
 async def test_a_count_does_not_replace_another_of_the_same_name(conn: AsyncConnection) -> None:
     found = await status(conn, Counting, CountingToo)
     assert (found.counts, found.as_dict()["head"]) == ({"counted": 7}, 0)

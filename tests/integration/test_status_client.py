@@ -197,6 +197,7 @@ async def test_the_method_is_looked_for_under_both_contracts(three_requests: Asy
     assert "no such service" in (found.requests[0].reason or "")
 
 
+@pytest.mark.oldest
 async def test_the_last_runs_are_kept_and_what_was_asked_about_least_recently_comes_first(
     three_requests: AsyncConnection,
 ) -> None:

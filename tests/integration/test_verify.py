@@ -57,6 +57,7 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
 async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
@@ -100,6 +101,7 @@ async def events_behind(url: str, projection: Projection, found: Verified) -> li
     return [one.lines for one in behind]
 
 
+@pytest.mark.oldest
 async def test_samples_show_what_differs_and_the_events_behind_it(database_url: str, conn: AsyncConnection) -> None:
     first, second = new_record(oracle.PENDING_CONSENT, "12300000001"), new_record(oracle.FAILED, "12300000001")
     other = new_record(oracle.DELIVERED, "12300000002")
@@ -211,6 +213,7 @@ async def test_rows_of_a_newer_version_cannot_be_verified(database_url: str, con
         await verify(database_url, Watched())
 
 
+@pytest.mark.oldest
 async def test_a_stopped_projection_is_verified_up_to_its_checkpoint(database_url: str, conn: AsyncConnection) -> None:
     await append(conn, new_record(), new_record(ppnum=DIVIDES_BY_ZERO), new_record())
     one = worker(database_url, Watched(), retry_first=HALF_HOUR)

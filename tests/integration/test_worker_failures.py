@@ -298,6 +298,7 @@ async def test_older_code_changes_nothing_in_newer_rows(
     assert "rebuild" not in printed, "a rebuild by older code wouldn't help"
 
 
+@pytest.mark.oldest
 async def test_code_of_the_rows_version_ends_the_wait_when_it_returns(database_url: str, conn: AsyncConnection) -> None:
     """Even at the head, where there is nothing to fold."""
     await append(conn, new_record())
@@ -380,6 +381,7 @@ async def test_a_worker_waits_while_the_database_takes_no_writes(database_url: s
     assert (await checkpoint_row(conn, "watched"))[2:5] == ("running", None, 0)
 
 
+@pytest.mark.oldest
 async def test_a_frozen_session_that_holds_the_checkpoint_is_terminated(
     database_url: str, conn: AsyncConnection
 ) -> None:

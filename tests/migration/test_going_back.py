@@ -47,6 +47,7 @@ def test_rows_that_newer_code_may_have_folded_wait_for_a_rebuild(
     assert checkpoints(database_url)["request_status"][:2] == (7, "paused")
 
 
+@pytest.mark.oldest
 def test_a_paused_projection_stays_paused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EARLIEST", BEFORE)
     with psycopg.connect(database_url) as conn:

@@ -83,6 +83,7 @@ def test_a_current_schema_needs_no_lock_that_readers_hold(database_url: str) -> 
         assert upgrade(database_url, projections=(), patience=patience) == (head_revision(), head_revision())
 
 
+@pytest.mark.oldest
 def test_repairs_wait_for_readers_too(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE projections.checkpoints DROP CONSTRAINT checkpoints_state_check")

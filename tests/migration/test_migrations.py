@@ -66,6 +66,7 @@ def shape(url: str) -> list[tuple[object, ...]]:
     return [row for row in rows if not str(row[2]).startswith(VERSION_TABLE)]
 
 
+@pytest.mark.oldest
 def test_the_migrations_go_up_and_down_and_up(empty_database_url: str) -> None:
     head = head_revision()
     assert head is not None
@@ -78,6 +79,7 @@ def test_the_migrations_go_up_and_down_and_up(empty_database_url: str) -> None:
     assert shape(empty_database_url) == first
 
 
+@pytest.mark.oldest
 def test_each_single_step_goes_up_and_down_and_up(empty_database_url: str) -> None:
     script = ScriptDirectory(str(migrations_folder()))
     for revision in reversed(list(script.walk_revisions())):
@@ -89,6 +91,7 @@ def test_each_single_step_goes_up_and_down_and_up(empty_database_url: str) -> No
         assert shape(empty_database_url) == once
 
 
+@pytest.mark.oldest
 def test_comments_get_new_words_and_their_old_words_back(empty_database_url: str) -> None:
     """A comment that somebody has changed stays, and nothing fails if somebody has dropped the object."""
     upgrade(empty_database_url, "0011")
@@ -143,10 +146,12 @@ def differences(url: str) -> str:
     return ""
 
 
+@pytest.mark.oldest
 def test_autogenerate_finds_no_difference_not_even_in_comments(database_url: str) -> None:
     assert differences(database_url) == ""
 
 
+@pytest.mark.oldest
 def test_autogenerate_would_find_a_difference_of_each_kind(database_url: str) -> None:
     with psycopg.connect(database_url) as conn:
         conn.execute("DROP VIEW eventstore.event_log, public.event_log")
@@ -162,6 +167,7 @@ def test_autogenerate_would_find_a_difference_of_each_kind(database_url: str) ->
     assert "theirs" not in found
 
 
+@pytest.mark.oldest
 def test_objects_that_autogenerate_does_not_compare_are_equal_too(database_url: str, empty_database_url: str) -> None:
     with sqlalchemy_connection(empty_database_url) as connection:
         for schema in OUR_SCHEMAS:
@@ -179,6 +185,7 @@ def test_objects_that_autogenerate_does_not_compare_are_equal_too(database_url: 
     assert comparable(database_url) == comparable(empty_database_url)
 
 
+@pytest.mark.oldest
 def test_every_table_view_and_column_of_ours_has_a_comment(database_url: str) -> None:
     rows = shape(database_url)
     without = [row[2] for row in rows if row[0] == "relation" and row[3] in {"r", "v", "m", "p"} and not row[4]]
@@ -210,6 +217,7 @@ def test_every_table_of_ours_has_a_primary_key(database_url: str) -> None:
     assert without == []
 
 
+@pytest.mark.oldest
 def test_a_database_of_another_encoding_is_refused_in_one_sentence(postgres: Server) -> None:
     name = postgres.create()
     ascii_name = f"{name}_ascii"
@@ -234,6 +242,7 @@ def test_a_database_of_another_encoding_is_refused_in_one_sentence(postgres: Ser
         postgres.drop(name)
 
 
+@pytest.mark.oldest
 def test_concurrent_migrations_wait_for_each_other(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(upgrade, [empty_database_url] * 4))
@@ -263,6 +272,7 @@ def test_a_failed_migration_changes_nothing(empty_database_url: str) -> None:
         assert current_revision(connection) is None
 
 
+@pytest.mark.oldest
 def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: str) -> None:
     """While public was on the search_path, a view could use an operator that any user had created there."""
     upgrade(empty_database_url, "0004")
@@ -285,6 +295,7 @@ def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: 
         assert conn.execute(users).fetchall() == []
 
 
+@pytest.mark.oldest
 def test_the_index_that_the_upgrade_page_creates_beforehand_is_the_migrations(empty_database_url: str) -> None:
     statement = re.search(r"CREATE INDEX CONCURRENTLY .*?;", UPGRADING.read_text(), re.DOTALL)
     assert statement is not None
@@ -316,6 +327,7 @@ def test_a_database_may_be_named_with_libpqs_settings(empty_database_url: str) -
         assert upgrade(url)[1] == head_revision()
 
 
+@pytest.mark.oldest
 async def test_the_view_event_log_names_every_event_type(database_url: str) -> None:
     from eventstore.contracts import decode  # noqa: PLC0415 - the only test here that stores events
     from tests import wire  # noqa: PLC0415

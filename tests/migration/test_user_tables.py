@@ -88,6 +88,7 @@ def versions(url: str) -> list[tuple[object, ...]]:
 # Missing tables
 
 
+@pytest.mark.oldest
 def test_missing_tables_are_created_with_indexes_and_comments(empty_database_url: str) -> None:
     metadata = MetaData(schema="public")
     first = new_table("first", Index("first_value_idx", "value"), metadata=metadata)
@@ -116,6 +117,7 @@ def test_a_table_created_again_needs_a_rebuild_and_a_pause_stays(database_url: s
         assert conn.execute("SELECT version, state FROM projections.checkpoints").fetchall() == [(0, then)]
 
 
+@pytest.mark.oldest
 def test_a_second_migration_creates_only_what_is_new(database_url: str) -> None:
     upgrade(database_url, projections=[projection()])
     execute(database_url, "INSERT INTO mine VALUES ('kept')")
@@ -130,6 +132,7 @@ def test_an_earlier_revision_of_ours_creates_no_users_tables(empty_database_url:
     assert columns(empty_database_url) == []
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(
     ("existing", "refusal"),
     [
@@ -169,6 +172,7 @@ def test_an_alembic_folder_is_run_with_a_version_table_of_its_own(empty_database
     assert upgrade(empty_database_url, projections=ours) == (head_revision(), head_revision())
 
 
+@pytest.mark.oldest
 def test_new_revisions_of_a_folder_run_after_the_earlier_ones(database_url: str, tmp_path: Path) -> None:
     only_app = Table("mine", MetaData(schema="public"), Column("app", Text, primary_key=True))
     upgrade(database_url, projections=[projection(only_app, migrations=alembic_folder(tmp_path, CREATE))])
@@ -199,6 +203,7 @@ def test_a_folder_whose_revisions_do_not_create_all_columns_is_refused_and_chang
     assert columns(database_url) == []
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(
     ("step", "reason"),
     [

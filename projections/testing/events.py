@@ -9,6 +9,9 @@ from eventstore import ulid
 from eventstore.contracts import Contract, Event
 from eventstore.contracts.event_types import DECIDERS, EventType
 
+DEFAULT_PPNUM = "12300000001"
+"""A phone number that nobody has."""
+
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _SECONDS = itertools.count()
 
@@ -53,7 +56,7 @@ def event(  # noqa: PLR0913 - an event has that many fields
     if not ulid.is_ulid(event_id):
         raise ValueError(f"{event_id!r} is not an event_id; give an upper-case ULID")
     if ppnum is None and event_type not in DECIDERS:
-        ppnum = "12300000001"
+        ppnum = DEFAULT_PPNUM
     return Event(
         event_id=event_id,
         app=app,

@@ -7,49 +7,40 @@ that workers run; only the schemas of its tables differ, as in a rebuild.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from psycopg import AsyncConnection
-from psycopg.rows import dict_row
-from sqlalchemy import Connection, MetaData, Table, bindparam, insert, select
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
-from sqlalchemy.schema import CreateSchema
+from sqlalchemy import Table, select
 
 from eventstore.contracts import Event
-from eventstore.postgres.connection import connect
-from eventstore.postgres.queries import fetch_all
-from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
-from eventstore.schema import events as events_table
-from eventstore.waits import Waits
-from projections.database import resolve_database_url
 from projections.folding.latest_wins import DELETED
 from projections.folding.python_projection import PythonProjection
-from projections.folding.sql_text import compile_statement
-from projections.folding.table_copies import plain_copy
-from projections.folding.window_fold import WindowFold, build_fold
-from projections.migrating.missing_tables import create_tables
-from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.projection import Projection
 from projections.rules import check_projection
+from projections.testing.case_code import code_of_case
+from projections.testing.fold_cases import FoldCase, arrange, cases_of, one_window, random_arrival
+from projections.testing.kit_session import KitSession
+from projections.testing.order_check import (
+    describe_difference,
+    describe_mismatch,
+    find_difference,
+    shrink_unexpected,
+)
 
 Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
 """An order of events: a name, or the indices of the events in that order."""
 
+ExpectedRows: TypeAlias = Mapping[Table, Iterable[Mapping[str, Any]]] | Mapping[str, Iterable[Mapping[str, Any]]]
+"""The rows of each table (by the ``Table`` or its name) without tombstones, in any order. Each row has the primary key;
+columns that it leaves out are not compared."""
+
 Rows: TypeAlias = list[dict[str, Any]]
 
-SHUFFLES = 3
-_RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
-_INSERT = insert(events_table).values(
-    {column.name: bindparam(column.name, None, type_=column.type) for column in events_table.c}
-)
-_PATIENT = Waits(idle_in_transaction=86_400.0)  # a debugger may stop a test for long
+STORIES = 100
+_CASES_OF_STORY = 12
 
 
 class ProjectionKit:
@@ -57,7 +48,7 @@ class ProjectionKit:
 
     Args:
         url: a database in which the role may create schemas; it need not be migrated. None for the database in
-            DATABASE_URL, or for the embedded one, which is then started.
+            DATABASE_URL, or for the embedded one, which is then started, and created if there is none.
         projection: the projection; it is checked against the rules for registration.
 
     Raises:
@@ -69,30 +60,17 @@ class ProjectionKit:
     def __init__(self, url: str | None, projection: Projection) -> None:
         self.projection = projection
         self._url = url
-        name = f"kit_{secrets.token_hex(6)}"
-        self._schemas = {READ_MODEL_SCHEMA: name, EVENTSTORE_SCHEMA: f"{name}_events"}
-        self._open = AsyncExitStack()
-        self._conn: AsyncConnection[Any]
-        self._fold: WindowFold
+        self._session: KitSession
 
     async def __aenter__(self) -> Self:
         check_projection(self.projection)
-        self._fold = build_fold(self.projection, self._schemas)
-        url = self._url
-        if url is None:
-            url = await asyncio.to_thread(resolve_database_url, start=True)
-        async with AsyncExitStack() as opening:
-            self._conn = await connect(url, name="projections test kit", waits=_PATIENT, autocommit=False)
-            opening.push_async_callback(self._conn.close)
-            await self._make_tables(opening)
-            await self._conn.execute("SAVEPOINT nothing_given")
-            self._open = opening.pop_all()
+        self._session = await KitSession(self._url, self.projection).__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._open.aclose()
+        await self._session.__aexit__(kind, error, traceback)
 
     async def given(
         self,
@@ -100,7 +78,7 @@ class ProjectionKit:
         *,
         order: Order = "given",
         seed: int = 1,
-        batch_size: int | None = None,
+        batch_size: int | Sequence[int] | None = None,
         twice: bool = True,
         skipped: Sequence[str] = (),
     ) -> None:
@@ -110,7 +88,7 @@ class ProjectionKit:
             events: the events; of several with the same event_id only the first counts, as in the event store.
             order: the order in which they arrive.
             seed: the seed of the shuffle, if ``order`` is ``shuffled``.
-            batch_size: events in a window; None for all in one window.
+            batch_size: events in a window, or how many each window has in turn; None for all in one window.
             twice: fold each window twice, and in the end all events once more; the rows must be the same.
             skipped: event_ids that the projection skips.
 
@@ -118,88 +96,126 @@ class ProjectionKit:
             Exception: any error of the fold.
 
         """
-        unique: dict[str, Event] = {}
-        for event in events:
-            unique.setdefault(event.event_id, event)
-        arrived = _in_order(list(unique.values()), order, seed)
-        await self._conn.execute("ROLLBACK TO SAVEPOINT nothing_given")
-        await self._append(arrived)
-        size, head = batch_size or max(len(arrived), 1), len(arrived)
-        windows = [(lo, min(lo + size, head)) for lo in range(0, head, size)]
-        if twice:
-            windows = [window for window in windows for _ in range(2)] + [(0, head)]
-        for lo, hi in windows:
-            async with self._conn.pipeline() if self._fold.in_pipeline else nullcontext():
-                await self._fold.run(self._conn, lo, hi, skipped)
+        arrived = _in_order(_unique(events), order, seed)
+        if isinstance(batch_size, int):
+            batch_size = [batch_size] * (len(arrived) // max(batch_size, 1))
+        await self._session.fold(arrange(arrived, batch_size or (), twice=twice), skipped)
 
-    async def rows(self, table: Table, *, deleted: bool = False) -> Rows:
+    async def rows(self, table: Table | str, *, deleted: bool = False) -> Rows:
         """Return a table's rows as dictionaries, ordered by primary key.
 
         Args:
-            table: one of the projection's tables.
+            table: one of the projection's tables, or its name.
             deleted: whether to return tombstones too, if the projection folds in Python.
 
         """
+        table = self._table(table)
         query = select(table).order_by(*table.primary_key.columns)
-        if isinstance(self.projection, PythonProjection) and not deleted:
+        if isinstance(self.projection, PythonProjection) and DELETED in table.c and not deleted:
             query = query.where(~table.c[DELETED])
-        statement, constants = compile_statement(query, self._schemas)
-        async with self._conn.cursor(row_factory=dict_row) as cursor:
-            return await fetch_all(cursor, statement, constants)
+        return await self._session.fetch(query)
 
     async def assert_same_for_every_order(
-        self, events: Sequence[Event], expected: Mapping[Table, Iterable[Mapping[str, Any]]] | None = None
+        self, events: Sequence[Event], expected: ExpectedRows | None = None, *, seed: int = 1
     ) -> None:
-        """Fold the events in several orders, window sizes and repetitions; the rows must be the same each time.
+        """Fold the events in many orders, cuts and repetitions; the rows must be the same each time.
+
+        Up to four events are folded in every order, cut into windows in every way, each event once; and in every order
+        with repetition. Of more events, a sample is folded: each event first and last, alone in its window; each pair
+        of neighbours swapped, also of neighbours in one partition; each cut in two; windows of one and of two; and 60
+        shuffles with random cuts. It ends at 600 cases, or 100,000 events in all cases together (but 30 cases at
+        least); of very many events, windows are longer, so that there are 200 at most.
 
         Args:
             events: the events, at least two for the order to matter.
-            expected: the rows of each named table without tombstones, in any order. Each row has the primary key;
-                columns that it leaves out are not compared.
+            expected: the rows that each named table must have.
+            seed: of the sample.
 
         Raises:
-            AssertionError: the rows differ; the message has the order, window size and repetition, and shows the rows.
+            AssertionError: the rows differ; the message shows the rows, and the fewest events that differ, as code.
+            Exception: any error of the fold, if it fails in one window too.
 
         """
-        first: dict[str, Rows] | None = None
-        for order, seed, batch_size, twice in _variants(len(events)):
-            await self.given(events, order=order, seed=seed, batch_size=batch_size, twice=twice)
-            how = f"order={order!r}, seed={seed}, batch_size={batch_size}, twice={twice}"
-            for table, rows in (expected or {}).items():
-                _compare(table, await self.rows(table), list(rows), how)
-            result = {table.name: await self.rows(table, deleted=True) for table in self.projection.tables}
-            first = first or result
-            for name, rows in result.items():
-                if rows != first[name]:
-                    raise AssertionError(
-                        f"{name} depends on order, window size or repetition ({how}): {rows} != {first[name]}"
-                    )
+        given = _unique(events)
+        await self.given(given, twice=False)
+        if why := await self._describe_mismatch(expected or {}, "order='given', batch_size=None, twice=False"):
+            raise AssertionError(why)
+        await self._assert_same(given, cases_of(given, self.projection.partition_by, seed))
 
-    async def _make_tables(self, opening: AsyncExitStack) -> None:
-        async def conn() -> AsyncConnection[Any]:
-            return self._conn
+    async def hold_for_random_events(
+        self,
+        n: int = STORIES,
+        expected: Callable[[Sequence[Event]], ExpectedRows] | None = None,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        """Fold random stories, each in several orders and cuts; the rows must be the same each time.
 
-        engine = create_async_engine("postgresql+psycopg://", async_creator=conn, poolclass=NullPool)
-        opening.push_async_callback(engine.dispose)
-        made = await opening.enter_async_context(engine.connect())
-        metadata = MetaData()
-        copies = [plain_copy(table, metadata) for table in self.projection.tables]
-        await made.run_sync(_make_tables, self._schemas, [events_table, *copies])
+        A story is about ten events from the simulator's worlds: few people and requests, most events of the types that
+        the projection handles. Some happen again under another event_id, on another day.
 
-    async def _append(self, events: list[Event]) -> None:
-        statement, _ = compile_statement(_INSERT, self._schemas)
-        rows = [
-            {**event._asdict(), "position": position, "received_at": _RECEIVED}
-            for position, event in enumerate(events, start=1)
-        ]
-        async with self._conn.cursor() as cursor:
-            await cursor.executemany(statement, rows)
+        Args:
+            n: how many stories.
+            expected: computes the expected rows from events, which are in the order of their event_ids.
+            seed: of the first story, the next one's is greater by one; None for any. A failure shows it.
+
+        Raises:
+            AssertionError: the rows differ; the message has the story's seed, and shows the rows, and the fewest events
+                that differ, as code.
+            Exception: any error of the fold, if it fails in one window too; a note has the story's seed.
+
+        """
+        from projections.testing.random_stories import random_story  # noqa: PLC0415 - the simulator takes long to load
+
+        first = secrets.randbelow(10**9) if seed is None else seed
+        for story in range(first, first + n):
+            events = random_story(story, self.projection.handles)
+            numbers = random.Random(story)  # noqa: S311 - must be repeatable, not secret
+            arrivals = [random_arrival(len(events), numbers) for _ in range(_CASES_OF_STORY)]
+            singles = [arrange(arrived, [1] * len(events)) for arrived in (events, events[::-1])]
+            try:
+                if expected is not None:
+                    await self._assert_expected(one_window(events), expected)
+                await self._assert_same(events, [*singles, *(arrival.case_of(events) for arrival in arrivals)])
+            except Exception as error:
+                error.add_note(f"the story has seed {story}: hold_for_random_events(1, seed={story}) repeats it")
+                raise
+
+    async def _assert_same(self, events: Sequence[Event], cases: Iterable[FoldCase]) -> None:
+        case = await find_difference(self._session, events, cases)
+        if case is not None:
+            raise AssertionError(await describe_difference(self._session, self.projection.tables, case))
+
+    async def _assert_expected(self, case: FoldCase, expected: Callable[[Sequence[Event]], ExpectedRows]) -> None:
+        async def find_mismatch(of: FoldCase) -> str | None:
+            await self._session.fold(of)
+            return await self._describe_mismatch(expected(of.events), "in one window")
+
+        if await find_mismatch(case) is not None:
+            case = await shrink_unexpected(self._session, case, find_mismatch)
+            raise AssertionError(f"{await find_mismatch(case)}\n\n{code_of_case(case)}")
+
+    async def _describe_mismatch(self, expected: ExpectedRows, how: str) -> str | None:
+        for table, rows in expected.items():
+            why = describe_mismatch(self._table(table), await self.rows(table), [*rows], how)
+            if why is not None:
+                return why
+        return None
+
+    def _table(self, table: Table | str) -> Table:
+        if isinstance(table, Table):
+            return table
+        named = {one.name: one for one in self.projection.tables}
+        if table not in named:
+            raise ValueError(f"{table!r} is not a table of {self.projection.name}; its tables: {', '.join(named)}")
+        return named[table]
 
 
-def _make_tables(connection: Connection, schemas: dict[str, str], tables: list[Table]) -> None:
-    for schema in schemas.values():
-        connection.execute(CreateSchema(schema))
-    create_tables(connection.execution_options(schema_translate_map=schemas), tables)
+def _unique(events: Iterable[Event]) -> list[Event]:
+    unique: dict[str, Event] = {}
+    for event in events:
+        unique.setdefault(event.event_id, event)
+    return [*unique.values()]
 
 
 def _in_order(events: list[Event], order: Order, seed: int) -> list[Event]:
@@ -213,21 +229,3 @@ def _in_order(events: list[Event], order: Order, seed: int) -> list[Event]:
     if sorted(indices) != list(range(len(events))):
         raise ValueError(f"order must have the index of each of the {len(events)} events once, from 0")
     return [events[index] for index in indices]
-
-
-def _variants(count: int) -> Iterator[tuple[Order, int, int | None, bool]]:
-    yield "given", 0, None, False
-    for batch_size in dict.fromkeys((1, 2, max(count // 2, 1), None)):
-        yield "given", 0, batch_size, True
-        yield "reversed", 0, batch_size, batch_size != 1
-    for seed in range(1, SHUFFLES + 1):
-        yield "shuffled", seed, seed, True
-
-
-def _compare(table: Table, rows: Rows, expected: list[Mapping[str, Any]], how: str) -> None:
-    key = [column.name for column in table.primary_key.columns]
-    wanted = {tuple(row[name] for name in key): dict(row) for row in expected}
-    found = {tuple(row[name] for name in key): row for row in rows}
-    named = {at: {name: row[name] for name in wanted.get(at, row) if name in row} for at, row in found.items()}
-    if named != wanted or len(wanted) != len(expected):
-        raise AssertionError(f"{table.name} ({how}): {rows} != {expected}")

@@ -109,8 +109,8 @@ async def test_events_arrive_in_the_given_order(database_url: str, order: Order,
     events = [event(send_request_id=name) for name in "abc"]
     async with ProjectionKit(database_url, PollTallies()) as kit:
         await kit.given([*events, events[0]._replace(send_request_id="again")], order=order)
-        query = f"SELECT send_request_id FROM {kit._schemas['eventstore']}.events ORDER BY position"  # noqa: S608
-        rows = await fetch_all(kit._conn, query.encode())
+        query = f"SELECT send_request_id FROM {kit._session.schemas['eventstore']}.events ORDER BY position"  # noqa: S608
+        rows = await fetch_all(kit._session.conn, query.encode())
     assert "".join(row[0] for row in rows) == arrived
 
 
@@ -161,7 +161,7 @@ async def test_without_a_url_the_database_of_the_environment_is_used(
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     assert database.given_database_url() == empty_database_url
     async with ProjectionKit(None, PollTallies()) as kit:
-        assert kit._conn.info.dbname == empty_database_url.rpartition("/")[2]
+        assert kit._session.conn.info.dbname == empty_database_url.rpartition("/")[2]
 
 
 async def test_an_invalid_projection_is_refused(database_url: str) -> None:

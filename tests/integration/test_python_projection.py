@@ -197,9 +197,9 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
     (page,) = projection.fold(Window(projection.handles))
     async with ProjectionKit(database_url, projection) as kit:
         await kit.given(events, twice=False)
-        statement, constants = compile_statement(page, kit._schemas)
+        statement, constants = compile_statement(page, kit._session.schemas)
         window = {**constants, "lo": 1, "hi": 4, "skipped": []}
-        rows = await fetch_all(kit._conn, statement, window, binary=True)
+        rows = await fetch_all(kit._session.conn, statement, window, binary=True)
     assert [position for position, *_ in rows] == [2, 3]
 
 

@@ -23,6 +23,7 @@ SUMMARIES = {
     "status": "Show upstreams, projections, who runs them, and quarantine.",
     "doctor": "Find what is behind or wrong, and the command that mends it.",
     "list": "List the installed projections.",
+    "check": "Check a projection: its rules, its plans here, and its fold in any order.",
     "pause": "Pause a projection, in whatever process it runs.",
     "resume": "Resume a paused or failed projection immediately.",
     "wait": "Wait until every projection has folded an event.",

@@ -32,6 +32,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("status",): ("--json",),
     ("doctor",): (),
     ("list",): (),
+    ("check",): ("consent_registry",),
     ("pause",): ("request_status",),
     ("resume",): ("request_status",),
     ("wait",): ("--head",),

@@ -53,6 +53,7 @@ WITH_TROUBLE = ("status", "cursor show", "apps", "apps list")
 """Commands that run after an app and a projection got into trouble, before the last two of ``CASES``."""
 FIRST = "skip"
 READ_ELSEWHERE: Mapping[str, str] = {
+    "check": "acceptance/test_check_command.py",
     "grant": "acceptance/test_grant_command.py",
     "revoke": "acceptance/test_grant_command.py",
     "db start": "integration/test_db_command.py",

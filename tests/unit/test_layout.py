@@ -50,6 +50,7 @@ ORDER = (
     "projections.sandbox.embedded",
     "projections.database",
     "projections.testing",
+    "projections.checking",
     "projections.cli",
     "projections.sandbox.demo",
     "projections.__main__",

@@ -124,6 +124,14 @@ class Projection(ABC):
         """Return the sentence that ``projections status`` prints about the counts; None, the default, for nothing."""
         return None
 
+    def partition_of(self, table: Table) -> Sequence[str]:  # noqa: ARG002 - for those whose tables differ
+        """Return columns of events in a table's key, such that an event changes only rows that have its own values.
+
+        That is ``partition_by``, or more columns of the table's key. By them a rebuild finds the rows that may have
+        changed meanwhile, so an index must begin with them.
+        """
+        return self.partition_by
+
     @abstractmethod
     def fold(self, window: Window) -> Sequence[Executable]:
         """Return the statements that fold a window, in order; they run in one transaction with the checkpoint.

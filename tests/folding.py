@@ -16,12 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row, dict_row
 from sqlalchemy import CheckConstraint, Column, Executable, Integer, MetaData, Table, Text, case, cast, insert, select
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from eventstore.appending.append import Appended, Appender
 from eventstore.contracts import Contract, Event, decode
 from eventstore.waits import Waits
-from projections.folding.sql_text import DIALECT
+from projections.folding.sql_text import DIALECT, compile_ddl
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from projections.running.run_context import RunContext
@@ -89,6 +89,16 @@ class NewerWatched(Watched):
 async def create_watched_table(conn: AsyncConnection) -> None:
     """Create the table of ``Watched``."""
     await conn.execute(str(CreateTable(watched).compile(dialect=DIALECT)).encode())
+
+
+async def create_tables_of(conn: AsyncConnection, projection: type[Projection]) -> None:
+    """Create the tables of a projection that isn't installed, with their indexes; only a test collects statistics."""
+    for table in projection.tables:
+        await conn.execute(compile_ddl(CreateTable(table)).encode())
+        for index in table.indexes:
+            await conn.execute(compile_ddl(CreateIndex(index)).encode())
+        name = sql.Identifier(str(table.schema), table.name)
+        await conn.execute(sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = false)").format(name))
 
 
 # Events

@@ -14,7 +14,7 @@ VIEWS = frozenset({"consent_history", "event_log", "poll_results", "read_model_f
 """The views beside the tables; only the migrations create them."""
 
 
-def key(name: str, comment: str) -> Column[str]:
+def key_column(name: str, comment: str) -> Column[str]:
     """Return a text column of a primary key."""
     return Column(name, Text, primary_key=True, comment=comment)
 
@@ -34,6 +34,6 @@ def time(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[A
     return Column(name, DateTime(timezone=True), *more, nullable=nullable, comment=comment)
 
 
-def count(name: str, comment: str, *, nullable: bool = False) -> Column[int]:
+def count_column(name: str, comment: str, *, nullable: bool = False) -> Column[int]:
     """Return a column for a count."""
     return Column(name, Integer, nullable=nullable, comment=comment)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from eventstore.contracts.event_types import EventType
 from projections.projection import Projection, Window
-from projections.read_models.common_columns import event_id, key, metadata, text, time
+from projections.read_models.common_columns import event_id, key_column, metadata, text, time
 
 _BY_DELIVERY = (
     "delivery_event_id IS NOT NULL AND (consent_event_id IS NULL"
@@ -35,8 +35,8 @@ def _decided(by_delivery: str, by_consent: str) -> Computed:
 consent_registry = Table(
     "consent_registry",
     metadata,
-    key("app", "The app."),
-    key("ppnum", "The person's phone number."),
+    key_column("app", "The app."),
+    key_column("ppnum", "The person's phone number."),
     text("status", "pending, granted, denied or expired.", _decided("'granted'", "consent_status"), nullable=False),
     text(
         "basis",

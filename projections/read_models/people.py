@@ -33,15 +33,15 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from eventstore.contracts.event_types import ABOUT_RECIPIENT, EventType
 from projections.projection import Projection, Window
-from projections.read_models.common_columns import count, event_id, key, metadata, text, time
+from projections.read_models.common_columns import count_column, event_id, key_column, metadata, text, time
 from projections.read_models.consent_registry import CONSENT_FAILURES
 
 person_requests = Table(
     "person_requests",
     metadata,
-    key("app", "The app whose request it is."),
-    key("ppnum", "The person's phone number."),
-    key("send_request_id", "The request."),
+    key_column("app", "The app whose request it is."),
+    key_column("ppnum", "The person's phone number."),
+    key_column("send_request_id", "The request."),
     text(
         "status",
         "delivered, failed or pending_consent: from the event with the greatest event_id that reports one.",
@@ -56,12 +56,12 @@ person_requests = Table(
 people = Table(
     "people",
     metadata,
-    key("app", "The app."),
-    key("ppnum", "The person's phone number."),
-    count("requests", "Requests that report a status of the person as a recipient."),
-    count("delivered", "Of these, delivered."),
-    count("failed", "Of these, failed."),
-    count("pending_consent", "Of these, waiting for consent."),
+    key_column("app", "The app."),
+    key_column("ppnum", "The person's phone number."),
+    count_column("requests", "Requests that report a status of the person as a recipient."),
+    count_column("delivered", "Of these, delivered."),
+    count_column("failed", "Of these, failed."),
+    count_column("pending_consent", "Of these, waiting for consent."),
     text(
         "last_outcome",
         "delivered, failed or pending_consent: what the last event about any of these requests reports; NULL without"

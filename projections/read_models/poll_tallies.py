@@ -36,15 +36,15 @@ from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
 from eventstore.schema import events
 from projections.projection import Projection, Window
-from projections.read_models.common_columns import count, event_id, key, metadata, time
+from projections.read_models.common_columns import count_column, event_id, key_column, metadata, time
 
 poll_responses = Table(
     "poll_responses",
     metadata,
-    key("app", "The app whose poll it is."),
-    key("send_request_id", "The request that carried the poll."),
-    key("poll_id", "The poll; '' when not stated."),
-    key("ppnum", "The respondent's phone number."),
+    key_column("app", "The app whose poll it is."),
+    key_column("send_request_id", "The request that carried the poll."),
+    key_column("poll_id", "The poll; '' when not stated."),
+    key_column("ppnum", "The respondent's phone number."),
     Column("options", ARRAY(Text), nullable=False, comment="The options chosen, as answered; empty when not stated."),
     event_id("event_id", "The event with the respondent's latest answer.", nullable=False),
     time("responded_at", "When that answer was given.", nullable=False),
@@ -55,11 +55,11 @@ poll_responses = Table(
 poll_tallies = Table(
     "poll_tallies",
     metadata,
-    key("app", "The app whose poll it is."),
-    key("send_request_id", "The request that carried the poll."),
-    key("poll_id", "The poll; '' when not stated."),
-    key("option", "The option; '' when not stated."),
-    count("responses", "Respondents whose latest answer names the option."),
+    key_column("app", "The app whose poll it is."),
+    key_column("send_request_id", "The request that carried the poll."),
+    key_column("poll_id", "The poll; '' when not stated."),
+    key_column("option", "The option; '' when not stated."),
+    count_column("responses", "Respondents whose latest answer names the option."),
     time("last_response_at", "When the latest of these answers was given.", nullable=False),
     comment="How many respondents chose each option of each poll; options that nobody chooses now have no row.",
 )

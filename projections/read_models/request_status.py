@@ -30,14 +30,14 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from eventstore.contracts.event_types import ABOUT_RECIPIENT, DECIDERS, KNOWN_TYPES, SUMMARY_FAILED, EventType
 from projections.projection import Projection, Window
-from projections.read_models.common_columns import count, event_id, key, metadata, text, time
+from projections.read_models.common_columns import count_column, event_id, key_column, metadata, text, time
 
 request_recipients = Table(
     "request_recipients",
     metadata,
-    key("app", "The app whose request it is."),
-    key("send_request_id", "The request."),
-    key("ppnum", "The recipient's phone number."),
+    key_column("app", "The app whose request it is."),
+    key_column("send_request_id", "The request."),
+    key_column("ppnum", "The recipient's phone number."),
     text(
         "status",
         "delivered, failed or pending_consent: from the event with the greatest event_id that reports one.",
@@ -57,17 +57,17 @@ request_recipients = Table(
 request_status = Table(
     "request_status",
     metadata,
-    key("app", "The app whose request it is."),
-    key("send_request_id", "The request."),
+    key_column("app", "The app whose request it is."),
+    key_column("send_request_id", "The request."),
     text("state", "in_progress, completed or failed.", nullable=False),
-    count("recipients", "Recipients whose status at least one event reports."),
-    count("delivered", "Of these, delivered."),
-    count("failed", "Of these, failed."),
-    count("pending_consent", "Of these, waiting for consent."),
-    count("reported_total", "Recipients, as reported by the deciding event's summary.", nullable=True),
-    count("reported_delivered", "Delivered, as reported by that summary.", nullable=True),
-    count("reported_failed", "Failed, as reported by that summary.", nullable=True),
-    count("reported_pending_consent", "Waiting for consent, as reported by that summary.", nullable=True),
+    count_column("recipients", "Recipients whose status at least one event reports."),
+    count_column("delivered", "Of these, delivered."),
+    count_column("failed", "Of these, failed."),
+    count_column("pending_consent", "Of these, waiting for consent."),
+    count_column("reported_total", "Recipients, as reported by the deciding event's summary.", nullable=True),
+    count_column("reported_delivered", "Delivered, as reported by that summary.", nullable=True),
+    count_column("reported_failed", "Failed, as reported by that summary.", nullable=True),
+    count_column("reported_pending_consent", "Waiting for consent, as reported by that summary.", nullable=True),
     time("first_event_at", "When the earliest event of the request happened.", nullable=False),
     time("last_event_at", "When the latest event of the request happened.", nullable=False),
     time("completed_at", "When the deciding event happened; NULL while in progress."),

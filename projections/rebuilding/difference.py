@@ -110,9 +110,9 @@ class Difference:
         if up_to <= self.since:
             return
         # All event types: an older version of the code, which handles others, may have written the rows.
-        window, partition = Window(None), self._shadow.projection.partition_by
+        window, projection = Window(None), self._shadow.projection
         for one in self._tables:
-            for statement in one.insert_touched_keys(window, partition):
+            for statement in one.insert_touched_keys(window, projection.partition_of(one.live)):
                 await execute_and_count(self._conn, statement, lo=self.since, hi=up_to, skipped=[])
 
     async def narrow(self, checkpoint: int, shadow: int) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, date, datetime
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -25,7 +26,7 @@ from projections.migrating.migrate import upgrade
 from projections.registry import find_valid_projections
 from projections.running.window_step import Step
 from projections.testing import Simulator, event
-from tests import folding, store
+from tests import folding, rebuilding, store
 from tests.fake_package import install
 from tests.fix_simulator import final_status, open_stream, read_events
 
@@ -58,7 +59,11 @@ async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -
             if inspect.iscoroutinefunction(function) and function.__name__.startswith("test_"):
                 await function(database_url)
                 ran.append(function.__name__)
-    assert ran == ["test_a_recipient_is_counted_by_the_latest_error", "test_who_consents_again_is_no_opt_out"]
+    assert ran == [
+        "test_a_recipient_is_counted_by_the_latest_error",
+        "test_a_recipient_counts_on_the_day_of_the_latest_delivery",
+        "test_who_consents_again_is_no_opt_out",
+    ]
 
 
 @pytest.mark.oldest
@@ -84,6 +89,42 @@ async def test_the_pages_projections_are_registered_migrated_and_folded(modules:
     with psycopg.connect(database_url) as look:
         assert look.execute("SELECT error_code, recipients FROM error_counts").fetchall() == [("blocked", 2)]
         assert look.execute("SELECT ppnum, country FROM opt_outs WHERE NOT deleted").fetchall() == [("4378", "AT")]
+
+
+def test_the_first_read_models_of_the_page_are_short() -> None:
+    sources = {block.split("\n", 1)[0]: block for block in blocks("writing-a-projection.md", "python")}
+    lines = [line for name in ("first_contact", "daily_costs") for line in sources[f"# {name}.py"].splitlines()[1:]]
+    assert len([line for line in lines if line]) < 30
+
+
+@pytest.mark.oldest
+async def test_the_first_read_models_of_the_page_are_folded_rebuilt_and_verified(
+    modules: list[str], database_url: str
+) -> None:
+    assert modules
+    projections = [find_valid_projections()[name] for name in ("first_contact", "daily_costs")]
+    upgrade(database_url)
+    evening, morning = datetime(2026, 3, 1, 22, tzinfo=UTC), datetime(2026, 3, 2, 7, tzinfo=UTC)
+    first, *others = [
+        event(1, ppnum="4179", occurred_at=morning),
+        event(1, ppnum="4378", occurred_at=evening),
+        event(3, ppnum="4377", occurred_at=evening),
+        event(1, ppnum="4179", occurred_at=evening),
+    ]
+    async with store.appender(database_url) as appender:
+        await appender.append(others)
+        for projection in projections:
+            await folding.fold_all(database_url, [type(projection)])
+        await appender.append([first])  # its event_id is less than all the others
+    for projection in projections:
+        await folding.fold_all(database_url, [type(projection)])
+        assert (await rebuilding.verify(database_url, projection)).equal
+        assert rebuilding.total_differences(await rebuilding.rebuild(database_url, projection)) == 0
+    with psycopg.connect(database_url) as look:
+        contacts = look.execute("SELECT ppnum, at FROM first_contact ORDER BY ppnum").fetchall()
+        assert contacts == [("4179", morning), ("4377", evening), ("4378", evening)]
+        costs = look.execute("SELECT day, messages, cents FROM daily_costs").fetchall()
+        assert costs == [(date(2026, 3, 1), 2, 13)]
 
 
 @pytest.mark.oldest

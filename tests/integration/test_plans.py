@@ -15,6 +15,7 @@ from projections.folding.sql_text import compile_fold_statement
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from tests import folding, oracle, store
+from tests.block_examples import Costs, Persons, Polls
 from tests.folding import append, new_record, worker, worker_connection
 from tests.queries import fetch_row
 
@@ -80,11 +81,13 @@ async def fill(conn: AsyncConnection) -> None:
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom-plan", "generic-plan"])
-@pytest.mark.parametrize("projection", READ_MODELS)
+@pytest.mark.parametrize("projection", [*READ_MODELS, Costs, Polls, Persons])
 async def test_a_fold_reads_through_indexes(
     database_url: str, conn: AsyncConnection, projection: type[Projection], generic: bool
 ) -> None:
     tables = {"events", *(table.name for table in projection.tables)}
+    if projection not in READ_MODELS:
+        await folding.create_tables_of(conn, projection)
     await fill(conn)
     one = worker(database_url, projection())
     async with worker_connection(one) as own:

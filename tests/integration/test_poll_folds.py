@@ -10,7 +10,8 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, Event, decode
-from projections.read_models.poll_tallies import FEW, PollTallies
+from projections.blocks.tally_fold import FEW
+from projections.read_models.poll_tallies import PollTallies
 from tests import folding, oracle, rebuilding, store, wire
 from tests.folding import QUICK, append, new_record
 from tests.queries import fetch_all

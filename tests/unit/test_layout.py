@@ -35,6 +35,7 @@ ORDER = (
     # What all projections use: the base class, errors, settings, logs.
     "projections",
     "projections.folding",
+    "projections.blocks",
     "projections.read_models",
     "projections.table_rules",
     "projections.rules",
@@ -57,7 +58,7 @@ ORDER = (
 )
 """A package imports packages above it and itself, and nothing below. A module belongs to its longest entry."""
 
-PUBLIC_ROOTS = ("eventstore", "projections", "projections.testing")
+PUBLIC_ROOTS = ("eventstore", "projections", "projections.blocks", "projections.testing")
 """Their ``__init__`` loads public names on demand, from any module of the package."""
 
 REPEATED_FILE_NAMES = ("__init__", "__main__", "errors")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLIC_PACKAGES = ("eventstore", "projections", "projections.testing")
+PUBLIC_PACKAGES = ("eventstore", "projections", "projections.blocks", "projections.testing")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DRIVERS = ("psycopg", "sqlalchemy", "grpc", "google", "pydantic", "alembic", "httpx2", "typer")
 

@@ -1,0 +1,115 @@
+"""A projection that is made of building blocks: what its blocks imply need not be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from sqlalchemy import Executable, Table
+
+from projections.blocks.block_columns import EVERY_EVENT, FactColumn
+from projections.blocks.row_block import Rows
+from projections.blocks.row_counts import count_rows
+from projections.blocks.row_fold import fold_events
+from projections.blocks.tally_block import NARROW, Tally
+from projections.blocks.tally_fold import count_fixed_groups, count_moved_groups
+from projections.errors import InvalidProjection
+from projections.projection import Projection, Window
+
+Block: TypeAlias = Rows | Tally
+
+
+class BlockProjection(Projection):
+    """A read model made of building blocks.
+
+    A class defines ``name``, ``version`` and ``blocks``. From the blocks follow ``tables``, ``handles``,
+    ``partition_by``, ``decided_by`` and ``fold``. A class may define these too: its tables come after those of the
+    blocks, its handled types and deciding columns are added to theirs, and its ``partition_by`` replaces that of the
+    blocks. Its ``fold`` may return ``super().fold(window)`` and more statements.
+
+    Attributes:
+        blocks: what it is made of; a block that others count comes before them.
+
+    """
+
+    blocks: ClassVar[tuple[Block, ...]] = ()
+
+    def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 - whatever other base classes take
+        super().__init_subclass__(**arguments)
+        if not cls.blocks:
+            return
+        own = cls.__dict__
+        cls._check_blocks()
+        tables = [block.table for block in cls.blocks]
+        cls.tables = (*tables, *(table for table in own.get("tables", ()) if table not in tables))
+        cls.handles = frozenset().union(own.get("handles", ()), *(block.handles for block in cls.blocks))
+        decided = {block.table.name: block.deciding_column for block in cls.blocks}
+        cls.decided_by = {
+            **{table: column for table, column in decided.items() if column is not None},
+            **own.get("decided_by", {}),
+        }
+        if "partition_by" not in own:
+            cls.partition_by = cls._partition()
+
+    def fold(self, window: Window) -> Sequence[Executable]:
+        """Fold the blocks in their order."""
+        statements: list[Executable] = []
+        for block in self.blocks:
+            if isinstance(block, Tally):
+                if block.fixed_columns:
+                    statements.append(count_fixed_groups(block))
+            else:
+                statements += self._fold_rows(block, window)
+        return statements
+
+    def partition_of(self, table: Table) -> Sequence[str]:
+        """Return the columns that begin the key of a block's rows, up to the request or person, if events name them."""
+        for block in self.blocks:
+            if block.table is table and isinstance(block, Rows):
+                named: list[str] = []
+                for column in block.table.primary_key.columns:
+                    if column.name not in block.named_by_events:
+                        break
+                    named.append(column.name)
+                    if column.name in NARROW:
+                        return named
+        return super().partition_of(table)
+
+    def _fold_rows(self, block: Rows, window: Window) -> Sequence[Executable]:
+        moving = [one for one in self.blocks if isinstance(one, Tally) and one.of is block and not one.fixed_columns]
+        writes = []
+        for source in block.sources:
+            has_facts = any(isinstance(column, FactColumn) for column in block.folded_from(source))
+            # A block that counts rows folds the aggregates of its events in the statement that counts.
+            if block.counting is None or has_facts or not source.is_same(EVERY_EVENT):
+                writes.append(fold_events(block, source, window))
+        if block.counting is not None:
+            writes.append(count_rows(block, block.counting, window))
+        if not writes:  # nothing but a key
+            writes.append(fold_events(block, EVERY_EVENT, window))
+        return [count_moved_groups(moving, write) for write in writes] if moving else writes
+
+    @classmethod
+    def _check_blocks(cls) -> None:
+        seen: list[Block] = []
+        for block in cls.blocks:
+            if not isinstance(block, Rows | Tally):
+                raise InvalidProjection(f"{cls.__name__}: blocks must contain only rows(…) and tally(…)")
+            needed = block.of if isinstance(block, Tally) else block.counting
+            if needed is not None and needed not in seen:
+                raise InvalidProjection(
+                    f"{cls.__name__}: {block.table.name} counts rows of {needed.table.name}, which must come before it"
+                    " in blocks"
+                )
+            seen.append(block)
+
+    @classmethod
+    def _partition(cls) -> tuple[str, ...]:
+        begins, *others = [block.named_by_events for block in cls.blocks]
+        own = [[column.name for column in table.primary_key.columns] for table in cls.tables[len(cls.blocks) :]]
+        common = tuple(name for name in begins if all(name in names for names in (*others, *own)))
+        if not common:
+            raise InvalidProjection(
+                f"{cls.__name__}: the keys of its tables have no column of events in common; add key('app') to each"
+            )
+        return common

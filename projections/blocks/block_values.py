@@ -1,0 +1,140 @@
+"""Values for the columns of building blocks: the columns of an event, dates in a named zone, prefixes, elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Cast,
+    Column,
+    ColumnClause,
+    ColumnElement,
+    Date,
+    FromClause,
+    Table,
+    Text,
+    cast,
+    func,
+    literal_column,
+)
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.functions import Function
+from sqlalchemy.types import TypeEngine
+
+from eventstore.schema import events
+from projections.errors import InvalidProjection
+
+event: Final[ReadOnlyColumnCollection[str, Column[Any]]] = events.c
+"""The columns of an event: ``event.app``, ``event.occurred_at`` and so on; docs/event-store.md lists them."""
+
+OF_THIS_LOG_ONLY: Final = ("position", "received_at")
+"""The columns of which another log of the same events has other values: no row may depend on them."""
+_KEEP_NULL = ("timezone", "date_trunc", "left", "lower", "upper")
+
+
+def day(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
+    """Return the date of a point in time in a named zone, such as ``Europe/Zurich``."""
+    return cast(func.timezone(_zone(zone), time), Date)
+
+
+def week(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
+    """Return the date of the Monday of the week of a point in time, in a named zone."""
+    return _start_of("week", time, zone)
+
+
+def month(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
+    """Return the date of the first day of the month of a point in time, in a named zone."""
+    return _start_of("month", time, zone)
+
+
+def prefix(text: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+    """Return the first characters of a text; NULL for an empty one."""
+    return func.nullif(func.left(text, length), "", type_=Text)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Elements:
+    """The elements of an array column; see :func:`each`."""
+
+    array: Column[Any]
+    empty: str | None
+    type_: TypeEngine[Any]
+
+
+def each(array: ColumnElement[Any], empty: str | None = None) -> Elements:
+    """Return each different element of an array column of the rows that a tally counts.
+
+    A row counts once in the group of each element, also if the array repeats it.
+
+    Args:
+        array: a column of the counted block.
+        empty: the element that stands for an empty array; None if such a row is in no group.
+
+    """
+    if not isinstance(array, Column) or not isinstance(array.type, ARRAY):
+        raise InvalidProjection("each(…) takes an array column of the block that the tally counts")
+    return Elements(array, empty, array.type.item_type)
+
+
+def replace_columns(expression: ColumnElement[Any], source: Table, target: FromClause) -> ColumnElement[Any]:
+    """Return an expression with the columns of a table replaced by those of the same names of something else."""
+
+    def replace(element: Any, **_: Any) -> ColumnElement[Any] | None:  # noqa: ANN401 - any part of an expression
+        if isinstance(element, Column) and element.table is source:
+            return target.c[element.key]
+        return None
+
+    replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, replace)
+    return replaced
+
+
+def columns_in(expression: ColumnElement[Any]) -> list[Column[Any]]:
+    """Return the columns of tables in an expression."""
+    return [element for element in visitors.iterate(expression) if isinstance(element, Column)]
+
+
+def is_never_null(value: ColumnElement[Any]) -> bool:
+    """Return whether an expression is known to be never NULL."""
+    match value:
+        case Column():
+            known = not value.nullable
+        case BindParameter():
+            known = value.value is not None
+        case ColumnClause():
+            known = value.is_literal
+        case Cast():
+            known = is_never_null(value.clause)
+        case Function(name="coalesce"):
+            known = any(is_never_null(argument) for argument in value.clauses)
+        case Function():
+            known = value.name in _KEEP_NULL and all(is_never_null(argument) for argument in value.clauses)
+        case _:
+            known = False
+    return known
+
+
+def _start_of(unit: str, time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
+    return cast(func.date_trunc(unit, func.timezone(_zone(zone), time)), Date)
+
+
+def _zone(name: str) -> ColumnElement[str]:
+    if not _is_known_zone(name) and _is_known_zone(
+        "Europe/London"
+    ):  # without a list of zones, Postgres checks the name
+        raise InvalidProjection(f"{name!r} is no time zone; write its name in the IANA database, such as Europe/Zurich")
+    # As literal text: the index of an expression must have the same text as the query.
+    quoted = name.replace("'", "''")
+    return literal_column(f"'{quoted}'", Text)
+
+
+def _is_known_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eventstore.lazy_names import load_on_demand
 
 __all__ = [
+    "Batch",
     "Contract",
     "Event",
     "EventStoreError",
@@ -15,11 +16,17 @@ __all__ = [
     "StoredEvent",
     "Undecodable",
     "connect",
+    "consumer",
     "decode",
+    "head",
     "read",
+    "wait_for",
 ]
 
 if TYPE_CHECKING:
+    from eventstore.consuming.batch import Batch
+    from eventstore.consuming.consumer import consumer
+    from eventstore.consuming.log_head import head, wait_for
     from eventstore.contracts.contract import Contract
     from eventstore.contracts.decode import Event, decode
     from eventstore.contracts.event_types import EventType
@@ -30,6 +37,9 @@ else:
     __getattr__ = load_on_demand(
         __name__,
         {
+            "eventstore.consuming.batch": ("Batch",),
+            "eventstore.consuming.consumer": ("consumer",),
+            "eventstore.consuming.log_head": ("head", "wait_for"),
             "eventstore.contracts.contract": ("Contract",),
             "eventstore.contracts.decode": ("Event", "decode"),
             "eventstore.contracts.event_types": ("EventType",),

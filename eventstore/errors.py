@@ -14,6 +14,9 @@
     │   ├── AlreadyAppended       an earlier attempt to append the batch was committed
     │   ├── LockHeld              another process holds the lock that is needed
     │   ├── LockLost              the connection that held a lock was lost
+    │   ├── MissingPositions      the log has no event at some of its positions
+    │   ├── CheckpointNotInLog    a consumer's checkpoint names an event that the log doesn't have there
+    │   ├── NotAcknowledged       a batch of a consumer can't be acknowledged any more; it is handed out again
     │   └── ForeignEventId        an event_id is stored under another app
     ├── ArchiveError              a file of events can't be read or written, or is damaged
     ├── OtherLog                  a file of events was exported from a different log
@@ -140,6 +143,64 @@ class LockLost(DatabaseError):
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}: the connection that held its lock was lost; run the command again")
         self.what = what
+
+
+class MissingPositions(DatabaseError):
+    """The log has no event at some of its positions, so nothing after them is handed out.
+
+    Attributes:
+        first: the first of the missing positions.
+        last: the last of them.
+
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(
+            f"positions {first}..{last} are missing in the log; import an export of this log: projections import"
+            " events FILE"
+        )
+        self.first = first
+        self.last = last
+
+
+class CheckpointNotInLog(DatabaseError):
+    """A consumer's checkpoint names an event that the log doesn't have at that position; nothing is handed out.
+
+    The log was replaced, or lost events, without the checkpoint.
+
+    Attributes:
+        consumer: the consumer's name.
+        position: its checkpoint.
+
+    """
+
+    def __init__(self, consumer: str, position: int, event_id: str | None, head: int) -> None:
+        what = f"event {event_id} at position {position}" if event_id else f"position {position}"
+        super().__init__(
+            f"consumer {consumer}: its checkpoint ({what}) is not in the log, which ends at position {head}: the log"
+            " was replaced or lost events; decide where it goes on:"
+            f" projections consumers reset {consumer} --to POSITION"
+        )
+        self.consumer = consumer
+        self.position = position
+
+
+class NotAcknowledged(DatabaseError):
+    """A batch can't be acknowledged any more; the events after the checkpoint are handed out again.
+
+    Another process took the consumer over, somebody reset it, or the database lost events.
+
+    Attributes:
+        consumer: the consumer's name.
+
+    """
+
+    def __init__(self, consumer: str) -> None:
+        super().__init__(
+            f"consumer {consumer}: the batch can't be acknowledged any more, because another process took the consumer"
+            " over, somebody reset it, or the database lost events; its events are handed out again"
+        )
+        self.consumer = consumer
 
 
 class ForeignEventId(DatabaseError):

@@ -10,6 +10,7 @@ lock                   held by      what it protects
 ``IMPORT_LOCK``        session      shared by followers; held alone by an import that adds events after the head
                                     (a retry of quarantined messages shares it in each of its transactions)
 ``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
+``consumer_lock(name)`` session     one process hands out a consumer's events, resets it or drops it
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
 ``fold_lock(name)``    session      informational, shared: shows which sessions fold a projection
@@ -55,6 +56,11 @@ def app_lock(app: str) -> int:
 def rebuild_lock(projection: str) -> int:
     """Return the number of the lock that a rebuild, verify or as-of of a projection holds."""
     return _number(f"rebuild:{projection}")
+
+
+def consumer_lock(name: str) -> int:
+    """Return the number of the lock of whoever hands out the events of a named consumer, or changes it."""
+    return _number(f"consumer:{name}")
 
 
 def fold_lock(projection: str) -> int:

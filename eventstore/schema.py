@@ -288,3 +288,50 @@ change_permits = Table(
     comment="Transactions that may change events: the function that changes events writes a permit and deletes it,"
     " so the table is empty between transactions.",
 )
+
+consumers = Table(
+    "consumers",
+    metadata,
+    Column("name", Text, primary_key=True, comment="The name that the program gives to its consumer."),
+    Column(
+        "position",
+        BigInteger,
+        nullable=False,
+        comment="The checkpoint: every event up to here was handed out and acknowledged.",
+    ),
+    Column(
+        "event_id",
+        Text(collation="C"),
+        comment="The event at that position, to notice a log that was replaced; NULL at position 0.",
+    ),
+    Column(
+        "epoch",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Raised by each process that takes over; only its holder moves the checkpoint.",
+    ),
+    Column(
+        "attempts",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="How often the batch after the checkpoint was handed out; 0 while it has not been.",
+    ),
+    Column("handed_out_at", _time, comment="When that batch was last handed out; NULL while it has not been."),
+    Column(
+        "events",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Events that were handed out and acknowledged, since the consumer was created.",
+    ),
+    Column("moved_at", _time, comment="When the checkpoint last moved; NULL for never."),
+    Column("created_at", _time, nullable=False, comment="When the consumer first ran."),
+    CheckConstraint("octet_length(name) BETWEEN 1 AND 63", name="name"),
+    CheckConstraint("position >= 0", name="position"),
+    CheckConstraint("(event_id IS NULL) = (position = 0)", name="event_id"),
+    CheckConstraint("attempts >= 0", name="attempts"),
+    schema=SCHEMA,
+    comment="How far each named consumer is: a program that reads events for something other than a read model.",
+)

@@ -181,9 +181,9 @@ granted_roles = Table(
     "granted_roles",
     metadata,
     Column("role", Text, primary_key=True, comment="The role of the database server."),
-    Column("kind", Text, primary_key=True, comment="What it may do: reader, worker, ingest or serve."),
+    Column("kind", Text, primary_key=True, comment="What it may do: reader, worker, ingest, serve or consumer."),
     Column("granted_at", _time, nullable=False, comment="When projections grant first granted it."),
-    CheckConstraint("kind IN ('reader', 'worker', 'ingest', 'serve')", name="granted_roles_kind_check"),
+    CheckConstraint("kind IN ('reader', 'worker', 'ingest', 'serve', 'consumer')", name="granted_roles_kind_check"),
     schema=SCHEMA,
     comment="Roles that projections grant gave privileges; migrate grants them on the tables that it creates.",
 )

@@ -14,6 +14,7 @@ from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.output import LogLevel, print_json, print_message
 from projections.cli.shared.role_options import (
+    ConsumerOption,
     DryRunOption,
     IngestOption,
     PlannedStatements,
@@ -39,7 +40,8 @@ class ReviewedRole(TypedDict):
 
     Attributes:
         role: the role; ``public`` is everybody.
-        kinds: ``reader``, ``worker``, ``ingest`` or ``serve``; empty if it was granted something by hand only.
+        kinds: ``reader``, ``worker``, ``ingest``, ``serve`` or ``consumer``; empty if it was granted something by hand
+            only.
         exists: whether there is such a role.
         can_login: whether it may log in.
         missing: privileges of its kinds that it lacks, each as a text.
@@ -90,6 +92,7 @@ def grant(
     worker: WorkerOption = [],  # noqa: B006
     ingest: IngestOption = [],  # noqa: B006
     serve: ServeOption = [],  # noqa: B006
+    consumer: ConsumerOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     show: Annotated[bool, typer.Option("--show", help="Show which role may do what, and change nothing.")] = False,
     as_json: JsonOption = False,
@@ -103,11 +106,11 @@ def grant(
     Exit code 2 when a role doesn't exist, or this role may not grant.
     """
     if show:
-        if reader or worker or ingest or serve or dry_run:
+        if reader or worker or ingest or serve or consumer or dry_run:
             raise UsageError("give --show alone, or with --json")
         _show(as_json=as_json)
         return
-    requests = collect_requests(readers=reader, workers=worker, ingests=ingest, serves=serve)
+    requests = collect_requests(readers=reader, workers=worker, ingests=ingest, serves=serve, consumers=consumer)
     plans = run_or_print(plan_grants, requests, dry_run=dry_run)
     reviews = [] if dry_run else read_reviews(dict.fromkeys(one.role for one in requests))
     if as_json:

@@ -37,6 +37,7 @@ SUMMARIES = {
     "simulate": "Serve a made-up app's events over gRPC, for demos and tests.",
     "cursor": "Show or reset where each app's stream resumes.",
     "apps": "List the apps that are or were followed, or forget one.",
+    "consumers": "List the named consumers of the log; reset or drop one.",
     "quarantine": "Look at messages that can't be events; retry, export or drop them.",
     "reconcile": "Ask the upstream about requests whose events may be missing.",
     "grant": "Give roles of the database the few privileges that they need.",

@@ -9,6 +9,7 @@ from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.output import print_json, print_message
 from projections.cli.shared.role_options import (
+    ConsumerOption,
     DryRunOption,
     IngestOption,
     PlannedStatements,
@@ -48,6 +49,7 @@ def revoke(
     worker: WorkerOption = [],  # noqa: B006
     ingest: IngestOption = [],  # noqa: B006
     serve: ServeOption = [],  # noqa: B006
+    consumer: ConsumerOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,7 +60,7 @@ def revoke(
 
     Exit code 2 when a role doesn't exist and nothing was granted to it, or when this role may not revoke.
     """
-    requests = collect_requests(readers=reader, workers=worker, ingests=ingest, serves=serve)
+    requests = collect_requests(readers=reader, workers=worker, ingests=ingest, serves=serve, consumers=consumer)
     plans = run_or_print(plan_revokes, requests, dry_run=dry_run)
     if as_json:
         revoked: RevokedRoles = {"dry_run": dry_run, "revokes": plans_as_json(plans)}

@@ -21,6 +21,8 @@ from projections.cli.shared.status_tables import (
     app_lines,
     apps_table,
     clock_behind_sentence,
+    consumer_lines,
+    consumers_table,
     folding_process_lines,
     projection_lines,
     projections_table,
@@ -53,6 +55,8 @@ def status(
     config: ConfigOption = None,
 ) -> None:
     """Show upstreams, projections, who runs them, and quarantine.
+
+    Named consumers are shown too, if there are any.
 
     With --check the exit code is 1 if a projection is failed, waiting, missing, too far behind or not running anywhere;
     if an app (configured, or followed before) is refused or followed by no process, its stream fails or its quarantine
@@ -99,6 +103,14 @@ def _print_status(found: Status) -> None:
     tables.print(projections_table(found))
     for line in [*folding_process_lines(found), *projection_lines(found)]:
         print_data(line)
+    if found.consumers:
+        tables.print(consumers_table(found.consumers))
+        for line in consumer_lines(found.consumers):
+            print_data(line)
+    _print_counts(found)
+
+
+def _print_counts(found: Status) -> None:
     if found.without_request:
         subject = counted(found.without_request, "event has", "events have")
         print_data(f"{subject} no send_request_id: tables with a row for each request leave them out.")

@@ -16,9 +16,9 @@ from psycopg import AsyncConnection
 
 from eventstore.errors import storable
 from eventstore.postgres.queries import fetch_value
+from eventstore.whole_window import find_missing_positions
 from projections.errors import HandleFailed, describe_user_code_error, may_be_caused_by_an_event
 from projections.folding import fold_budget
-from projections.folding.whole_window import find_missing_positions
 
 SHRINK_SLOW = 100
 SHRINK_FAILED = 2

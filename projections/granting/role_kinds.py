@@ -22,11 +22,12 @@ class RoleKind(StrEnum):
     WORKER = "worker"
     INGEST = "ingest"
     SERVE = "serve"
+    CONSUMER = "consumer"
 
     @property
     def noun(self) -> str:
         """What a role of this kind is, with its article."""
-        return {"reader": "a reader", "worker": "a worker", "ingest": "an ingest role"}.get(self, f"a {self} role")
+        return {"ingest": "an ingest role", "serve": "a serve role"}.get(self, f"a {self}")
 
 
 class Target(StrEnum):
@@ -67,6 +68,7 @@ _OWN = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _STATE = {
     "eventstore.events": _SEE,
+    "eventstore.consumers": _SEE,
     "eventstore.cursors": _SEE,
     "eventstore.quarantine_counts": _SEE,
     "eventstore.quarantine_usage": _SEE,
@@ -101,6 +103,11 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
         "eventstore.retried_events": _ADD,
     },
     RoleKind.SERVE: {"eventstore.events": _SEE, "projections.alembic_version": _SEE},
+    RoleKind.CONSUMER: {
+        "eventstore.events": _SEE,
+        "eventstore.consumers": _OWN,
+        "projections.alembic_version": _SEE,
+    },
 }
 """What each kind may do with the tables of the event store and of the engine."""
 
@@ -118,6 +125,7 @@ _SCHEMAS: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
     },
     RoleKind.INGEST: {"eventstore": ("USAGE",), "projections": ("USAGE",), "public": ("USAGE",)},
     RoleKind.SERVE: {"eventstore": ("USAGE",), "projections": ("USAGE",)},
+    RoleKind.CONSUMER: {"eventstore": ("USAGE",), "projections": ("USAGE",)},
 }
 # Folds in one round trip and comparisons need temporary objects.
 _DATABASE = {RoleKind.WORKER: ("CONNECT", "TEMPORARY")}

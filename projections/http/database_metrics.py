@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from eventstore.consuming.consumers import ConsumerStatus
 from projections.http.metric_catalogue import MetricCatalogue, MetricDefinition, Samples
 from projections.http.status_source import Reading
 from projections.inspecting.live_status import DatabaseLoad, LiveStatus, RunningRebuild
@@ -61,6 +62,23 @@ QUARANTINED = _counter("projections_quarantined_messages_total", "Messages quara
 QUARANTINE_KEPT = _gauge("projections_quarantine_kept_messages", "Quarantined messages that are kept", "app")
 QUARANTINE_FULL = _gauge("projections_quarantine_full", "1 if the quarantine is full, else 0", "app")
 
+CONSUMER_LAG_EVENTS = _gauge(
+    "projections_consumer_lag_events",
+    "Stored events after the checkpoint of a named consumer, those that its filters leave out included",
+    "consumer",
+)
+CONSUMER_LAG_SECONDS = _gauge(
+    "projections_consumer_lag_seconds", "How long the first event after its checkpoint has waited", "consumer"
+)
+CONSUMER_POSITION = _gauge(
+    "projections_consumer_position", "The position up to which every event is acknowledged", "consumer"
+)
+CONSUMER_HELD = _gauge("projections_consumer_held", "1 if a process has the consumer, else 0", "consumer")
+CONSUMER_EVENTS = _counter("projections_consumer_events_total", "Events that were acknowledged", "consumer")
+CONSUMER_ATTEMPTS = _gauge(
+    "projections_consumer_attempts", "How often the events after its checkpoint were handed out", "consumer"
+)
+
 CONNECTIONS = _gauge(
     "projections_database_connections",
     "Client sessions of the server: owner is projections for those of this project in this database, else other;"
@@ -92,6 +110,8 @@ def add_database_samples(samples: Samples, reading: Reading, load: DatabaseLoad 
         _add_rebuild(samples, rebuild)
     for app in status.apps:
         _add_app(samples, app)
+    for consumer in status.consumers:
+        _add_consumer(samples, consumer)
     _add_load(samples, load)
 
 
@@ -128,6 +148,15 @@ def _add_app(samples: Samples, app: AppStatus) -> None:
     samples.add(QUARANTINED, app.quarantined_messages, app.app)
     samples.add(QUARANTINE_KEPT, app.quarantined, app.app)
     samples.add(QUARANTINE_FULL, app.quarantine_full_since is not None, app.app)
+
+
+def _add_consumer(samples: Samples, one: ConsumerStatus) -> None:
+    samples.add(CONSUMER_LAG_EVENTS, one.events_behind, one.name)
+    samples.add(CONSUMER_LAG_SECONDS, one.seconds_behind, one.name)
+    samples.add(CONSUMER_POSITION, one.position, one.name)
+    samples.add(CONSUMER_HELD, one.held_by is not None, one.name)
+    samples.add(CONSUMER_EVENTS, one.events, one.name)
+    samples.add(CONSUMER_ATTEMPTS, one.attempts, one.name)
 
 
 def _add_load(samples: Samples, load: DatabaseLoad) -> None:

@@ -32,7 +32,7 @@ from projections.recent_log import LogLine, recent_log
 
 DRIFT_SECONDS = 30.0
 """How often it is checked, while a page is open, whether the schema was damaged."""
-_NO_PARTS: dict[str, Any] = dict.fromkeys(("head", "append_rate", "projections", "apps", "rebuilds"))
+_NO_PARTS: dict[str, Any] = dict.fromkeys(("head", "append_rate", "projections", "apps", "consumers", "rebuilds"))
 
 
 class PageFeed:

@@ -13,11 +13,13 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from eventstore.consuming.consumers import ConsumerStatus
 from eventstore.ingest.follower import Follower, FollowerState
 from eventstore.redaction.redact import redact
 from projections.http.page_extras import PageExtras, RecordedRebuild
 from projections.http.page_memory import PageMemory
 from projections.http.verdict import (
+    LATE_SECONDS,
     Level,
     level_of_app,
     level_of_projection,
@@ -44,6 +46,7 @@ def describe_parts(
         "append_rate": memory.append_rate(),
         "projections": [_projection(one, status.head, extras, memory) for one in status.projections],
         "apps": [_app(app, own.get(app.app), memory) for app in status.apps],
+        "consumers": [_consumer(one) for one in status.consumers],
         "rebuilds": [_rebuild(one, status.head) for one in extras.rebuilds],
     }
 
@@ -193,6 +196,37 @@ def _loss_notes(app: AppStatus) -> list[str]:
         f" {last['to']:,}. They are received again; whoever read beyond {last['to']:,} must read again from there."
     )
     return [sentence]
+
+
+def _consumer(one: ConsumerStatus) -> dict[str, Any]:
+    level, state = _consumer_state(one)
+    note = None
+    if not one.is_in_log:
+        note = "Its checkpoint is not in the log, which was replaced or lost events; it is handed nothing."
+    elif one.attempts > 1:
+        note = f"It was handed the events after its checkpoint {one.attempts:,} times and acknowledged none."
+    return {
+        "name": one.name,
+        "state": state,
+        "level": level,
+        "held_by": None if one.held_by is None else one.held_by.removeprefix(f"projections consume {one.name} "),
+        "position": one.position,
+        "events_behind": one.events_behind,
+        "seconds_behind": one.seconds_behind,
+        "events": one.events,
+        "moved_at": one.moved_at,
+        "note": note,
+        "command": None if level is Level.GOOD else "projections doctor",
+    }
+
+
+def _consumer_state(one: ConsumerStatus) -> tuple[Level, str]:
+    """Return how well a consumer is, and its state in a few words."""
+    if not one.is_in_log:
+        return Level.BAD, "not in the log"
+    if one.held_by is None:
+        return (Level.LATE, "not running") if one.events_behind else (Level.GOOD, "not running")
+    return (Level.LATE, "behind") if one.seconds_behind > LATE_SECONDS else (Level.GOOD, "running")
 
 
 def _rebuild(one: RecordedRebuild, head: int) -> dict[str, Any]:

@@ -171,6 +171,32 @@ _PROJECTIONS = {
         "`projections rebuild NAME --resume`",
     ),
 }
+_CONSUMERS = {
+    "consumer_lost": FindingCode(
+        _WRONG,
+        "The log doesn't have the event at the checkpoint of a named consumer: it was replaced, or lost events. The"
+        " consumer is handed nothing.",
+        "`projections consumers reset NAME --to POSITION`, once you know what it has done.",
+    ),
+    "consumer_stuck": FindingCode(
+        _WRONG,
+        "A process has a named consumer and events wait for longer than `PROJECTIONS_DOCTOR_CONSUMER_BEHIND`, but its"
+        " checkpoint has not moved for as long; or it was handed the same events three times or more.",
+        "See the log of its program, and restart it. `projections consumers reset NAME --to EVENT_ID` passes over an"
+        " event that it can't handle.",
+    ),
+    "consumer_not_running": FindingCode(
+        _WRONG,
+        "No process has a named consumer, and events wait for it for longer than `PROJECTIONS_DOCTOR_CONSUMER_BEHIND`.",
+        "Start its program, or `projections consumers drop NAME` if nothing needs it.",
+    ),
+    "consumer_behind": FindingCode(
+        _NOTE,
+        "Events wait for a named consumer for longer than `PROJECTIONS_DOCTOR_CONSUMER_BEHIND`, and its checkpoint"
+        " moves.",
+        "Nothing if it is catching up; `projections consumers list` shows whether it is.",
+    ),
+}
 _SESSIONS = {
     "checkpoint_held": FindingCode(
         _WRONG,
@@ -300,6 +326,16 @@ _EXAMINATION = {
 }
 
 CODES: MappingProxyType[str, FindingCode] = MappingProxyType(
-    _DATABASE | _SCHEMA | _APPS | _LOG | _PROJECTIONS | _SESSIONS | _CLOCK | _QUARANTINE | _SERVER | _EXAMINATION
+    _DATABASE
+    | _SCHEMA
+    | _APPS
+    | _LOG
+    | _PROJECTIONS
+    | _CONSUMERS
+    | _SESSIONS
+    | _CLOCK
+    | _QUARANTINE
+    | _SERVER
+    | _EXAMINATION
 )
 """Every code, in the order in which findings are printed."""

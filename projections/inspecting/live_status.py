@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from eventstore.consuming.consumers import ConsumerStatus
 from projections.inspecting.status import AppStatus, ProjectionStatus
 
 
@@ -69,6 +70,7 @@ class LiveStatus:
         apps: the apps that were ever followed.
         projections: those with a checkpoint, and those of this code.
         rebuilds: the rebuilds that run now.
+        consumers: the named consumers that were ever run.
 
     """
 
@@ -78,3 +80,4 @@ class LiveStatus:
     apps: list[AppStatus]
     projections: list[ProjectionStatus]
     rebuilds: list[RunningRebuild]
+    consumers: list[ConsumerStatus]

@@ -1,4 +1,4 @@
-"""Reads what status shows: apps, projections, quarantine, counts over the log, and drift of the schema.
+"""Reads what status shows: apps, projections, consumers, quarantine, counts over the log, and drift of the schema.
 
 The counts read as many events as they count: people want them, a clock must not. ``status --check`` without ``--json``
 leaves them out, so that a monitor may call it every minute. What monitoring reads every second is in
@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import SelectBase
 
 from eventstore.appending.server_clock import find_events_ahead_of_clock
+from eventstore.consuming.consumers import read_consumers
 from eventstore.contracts.event_types import KNOWN_TYPES
 from eventstore.event_reader import HEAD, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row
@@ -76,7 +77,8 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry, *, counted
         projections.append(replace(one, note=note, problem=problem, skips=tuple(skips.get(one.name, ()))))
     schema = [drift.sentence for drift in await find_drift(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
-    return replace(status, ahead_of_clock=await find_events_ahead_of_clock(conn), schema=schema)
+    ahead, consumers = await find_events_ahead_of_clock(conn), await read_consumers(conn)
+    return replace(status, ahead_of_clock=ahead, schema=schema, consumers=consumers)
 
 
 async def _read_declared_counts(

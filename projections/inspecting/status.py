@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NotRequired, TypedDict
 
 from eventstore.appending.server_clock import AheadOfClock
+from eventstore.consuming.consumers import ConsumerStatus
 from projections.json_value import json_value
 from projections.running.checkpoint import ProjectionState
 from projections.running.folding_sessions import FoldingSession
@@ -161,6 +162,7 @@ class Status:
         remarks: sentences about these counts.
         ahead_of_clock: the last events, if their times are ahead of the database server's clock.
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
+        consumers: the named consumers that were ever run.
 
     """
 
@@ -173,6 +175,7 @@ class Status:
     remarks: list[str] = field(default_factory=list)
     ahead_of_clock: AheadOfClock | None = None
     schema: list[str] = field(default_factory=list)
+    consumers: list[ConsumerStatus] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text, as in :class:`StatusDocument`."""
@@ -196,6 +199,7 @@ class StatusDocument(TypedDict):
         projections: those with a checkpoint, and those of this installation.
         ahead_of_clock: the last events, if their times are ahead of the database server's clock; else null.
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
+        consumers: the named consumers that were ever run, see docs/consuming.md.
 
     """
 
@@ -209,3 +213,4 @@ class StatusDocument(TypedDict):
     projections: list[ProjectionStatus]
     ahead_of_clock: AheadOfClock | None
     schema: list[str]
+    consumers: list[ConsumerStatus]

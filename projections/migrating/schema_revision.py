@@ -54,7 +54,7 @@ def _describe_role(connection: Connection) -> str:
     user, owner = connection.exec_driver_sql(_ROLE_AND_OWNER, (VERSION_SCHEMA,)).one()
     return (
         f"role {user} may not run this command, because it may not use schema {VERSION_SCHEMA}; connect as its owner"
-        f" {owner}, or as a role that projections grant made a worker, an ingest or a serve role"
+        f" {owner}, or as a role that projections grant made a worker, an ingest, a serve or a consumer role"
     )
 
 

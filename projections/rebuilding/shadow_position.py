@@ -17,8 +17,8 @@ from psycopg.errors import InsufficientPrivilege
 
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
+from eventstore.whole_window import hi_if_whole
 from projections.engine_tables import SHADOW_POSITIONS_DDL
-from projections.folding.whole_window import hi_if_whole
 from projections.projection import SHADOW_POSITIONS
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, table_exists
 

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection, sql
 
 from eventstore.event_reader import HEAD
 from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
-from projections.folding.whole_window import hi_if_whole
+from eventstore.whole_window import hi_if_whole
 
 
 class ProjectionState(StrEnum):

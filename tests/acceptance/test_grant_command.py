@@ -14,7 +14,8 @@ from tests.json_documents import read_documents
 from tests.rebuilding import role
 from tests.roles import review
 
-READER, WORKER, INGEST, SERVE = RoleKind
+READER, WORKER, INGEST, SERVE, _ = RoleKind
+NAME_ONE = "name at least one role: --reader ROLE, --worker ROLE, --ingest ROLE, --serve ROLE or --consumer ROLE"
 
 
 async def test_grant_dry_run_show_and_revoke(commands: Commands, postgres: Server, database_url: str) -> None:
@@ -68,8 +69,8 @@ async def test_a_role_that_may_do_more_is_named(commands: Commands, postgres: Se
 
 async def test_usage_errors_are_one_sentence(commands: Commands, database_url: str) -> None:
     for words, sentence in {
-        ("grant",): "name at least one role: --reader ROLE, --worker ROLE, --ingest ROLE or --serve ROLE",
-        ("revoke",): "name at least one role: --reader ROLE, --worker ROLE, --ingest ROLE or --serve ROLE",
+        ("grant",): NAME_ONE,
+        ("revoke",): NAME_ONE,
         ("grant", "--show", "--reader", "bi"): "give --show alone, or with --json",
         ("grant", "--reader", "absent"): 'role absent does not exist; create it first: CREATE ROLE "absent" LOGIN'
         " PASSWORD '…'",

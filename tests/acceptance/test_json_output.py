@@ -6,6 +6,7 @@ A new command gets a line in ``CASES``, or one in ``READ_ELSEWHERE`` if its own 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.consuming.consumer import consumer
 from eventstore.ingest import cursor_row
 from eventstore.ingest.lost_events import KnownHeads
-from eventstore.locks import app_lock
+from eventstore.locks import app_lock, consumer_lock
 from projections.read_models.request_status import RequestStatus
 from projections.running import state_changes
 from projections.running.folding_sessions import announce_folding, folding_session_name
@@ -26,6 +28,7 @@ from tests.json_documents import json_documents, read_documents
 from tools.json_shapes import keys_of
 
 PPNUM = "12300000003"
+CONSUMER = "billing"
 FOLLOWER = f"projections ingest {store.APP} host:1"
 CASES: Sequence[tuple[str, Sequence[str], int]] = (
     ("migrate", (), 0),
@@ -45,12 +48,15 @@ CASES: Sequence[tuple[str, Sequence[str], int]] = (
     ("import events", ("log",), 0),
     ("db url", (), 0),
     ("doctor", (), 1),
+    ("consumers reset", (CONSUMER, "--to", "now", "--yes"), 0),
+    ("consumers drop", (CONSUMER, "--yes"), 0),
     ("cursor reset", (store.APP, "--yes", "--since", "2d"), 0),
     ("apps forget", (store.APP, "--yes"), 0),
 )
 """Words, arguments and exit codes, in the order in which they run on one database."""
-WITH_TROUBLE = ("status", "cursor show", "apps", "apps list")
-"""Commands that run after an app and a projection got into trouble, before the last two of ``CASES``."""
+AT_LAST = 4
+WITH_TROUBLE = ("status", "cursor show", "apps", "apps list", "consumers", "consumers list")
+"""Commands that run after an app and a projection got into trouble, before the last ones of ``CASES``."""
 FIRST = "skip"
 READ_ELSEWHERE: Mapping[str, str] = {
     "check": "acceptance/test_check_command.py",
@@ -96,7 +102,7 @@ async def test_every_command_writes_the_documented_keys(
     await run(FIRST, "request_status", "--event-id", later, "--why", "it is wrong")
     await folding.fold_all(database_url)
     await _damage(conn)
-    for words, arguments, code in CASES[:-2]:
+    for words, arguments, code in CASES[:-AT_LAST]:
         await run(words, *arguments, code=code)
     await _make_trouble(conn)
     async with (
@@ -104,10 +110,11 @@ async def test_every_command_writes_the_documented_keys(
         store.connection(database_url, folding_session_name("request_status")) as folder,
     ):
         await follower.execute("SELECT pg_advisory_lock(%s)", [app_lock(store.APP)])
+        await follower.execute("SELECT pg_advisory_lock(%s)", [consumer_lock(CONSUMER)])
         await announce_folding(folder, "request_status")
         for words in WITH_TROUBLE:
             await run(words)
-    for words, arguments, code in CASES[-2:]:
+    for words, arguments, code in CASES[-AT_LAST:]:
         await run(words, *arguments, code=code)
 
     documents = [one for words, one in json_documents().items() if words not in READ_ELSEWHERE]
@@ -127,6 +134,9 @@ async def _make_history(url: str, conn: AsyncConnection) -> str:
     )
     await store.set_epoch(conn)
     await folding.fold_all(url)
+    async with aclosing(consumer(CONSUMER, url, batch_events=1)) as batches:
+        for _ in range(2):  # the second one is left unfinished
+            await anext(batches)
     await append(conn, later := new_record(oracle.DELIVERED, PPNUM))
     return later.event_id
 

@@ -29,6 +29,10 @@ from tests.scripted import scripted_server, stays_open
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 PPNUM = "12300000003"
 APP = "shop"
+CONSUMER = (
+    "INSERT INTO eventstore.consumers (name, position, created_at) VALUES ('billing', 0, clock_timestamp())"
+    " ON CONFLICT DO NOTHING"
+)
 EXCEPTED = {
     "list": "opens no database",
     "docs": "opens no database",
@@ -135,6 +139,8 @@ async def test_commands_work_for_the_roles_that_the_page_lists(
                 if " import " in command:
                     assert (await commands.run("export", "events", file.name, DATABASE_URL=database_url)).code == 0
                 line = re.sub(r"\bbi\b", roles[RoleKind.READER].name, command.replace("ULID", records[-1].event_id))
+                if " consumers " in command:
+                    await conn.execute(CONSUMER)
                 if re.search(r" quarantine (show|export|drop) ", command):
                     (commands.folder / "messages.jsonl").unlink(missing_ok=True)
                     line = line.replace("NUMBER", str(await prepare_quarantine(conn)))

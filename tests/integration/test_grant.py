@@ -22,7 +22,7 @@ from tests.queries import fetch_all
 from tests.rebuilding import OptOuts, role
 from tests.roles import BUILT_IN, grant_to, granted_roles, review, revoke_from
 
-READER, WORKER, INGEST, SERVE = RoleKind
+READER, WORKER, INGEST, SERVE, _ = RoleKind
 
 # Everything that was granted to roles of tests, by whomever.
 _GRANTS = """
@@ -191,7 +191,8 @@ async def test_a_reader_gets_one_sentence_from_every_command(postgres: Server, d
             require_current_schema(one.url)
         assert str(raised.value) == (
             f"role {one.name} may not run this command, because it may not use schema projections; connect as its owner"
-            f" {postgres.owner}, or as a role that projections grant made a worker, an ingest or a serve role"
+            f" {postgres.owner}, or as a role that projections grant made a worker, an ingest, a serve or a consumer"
+            " role"
         )
 
 

@@ -65,6 +65,9 @@ async def test_every_metric_is_scraped_with_the_numbers_of_the_log_and_of_the_pr
             " (name, version, position, fingerprint, holder, state, dry_run, started_at)"
             " VALUES ('watched', 1, 2, '', 'test', 'running', false, clock_timestamp())"
         )
+        await conn.execute(
+            "INSERT INTO eventstore.consumers (name, position, created_at) VALUES ('billing', 0, clock_timestamp())"
+        )
         samples = await scrape(served)
 
     names = {name.removesuffix("_count") for name, _ in samples}

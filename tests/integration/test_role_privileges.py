@@ -15,7 +15,7 @@ from tests.databases import Server
 from tests.rebuilding import Interrupted, Interrupting, RecordedProgress, rebuild, role
 from tests.roles import BUILT_IN, grant_to, granted_roles, review
 
-READER, WORKER, INGEST, SERVE = RoleKind
+READER, WORKER, INGEST, SERVE, CONSUMER = RoleKind
 ALL: tuple[RoleKind, ...] = tuple(RoleKind)
 NOBODY: tuple[RoleKind, ...] = ()
 
@@ -25,11 +25,12 @@ EVENT = (
 )
 ATTEMPTS: dict[str, tuple[RoleKind, ...]] = {
     # Reading
-    "SELECT payload FROM eventstore.events": (WORKER, INGEST, SERVE),
+    "SELECT payload FROM eventstore.events": (WORKER, INGEST, SERVE, CONSUMER),
     "SELECT payload FROM eventstore.event_log": NOBODY,
     "SELECT payload FROM eventstore.quarantine": (INGEST,),
     "SELECT reason, event_id FROM eventstore.quarantine": (WORKER, INGEST),
     "SELECT * FROM eventstore.cursors": (WORKER, INGEST),
+    "SELECT * FROM eventstore.consumers": (WORKER, INGEST, CONSUMER),
     "SELECT * FROM projections.checkpoints": (WORKER, INGEST),
     "SELECT * FROM projections.rebuilds": (WORKER, INGEST),
     "SELECT * FROM projections_shadow.shadow_positions": (WORKER,),
@@ -58,6 +59,11 @@ ATTEMPTS: dict[str, tuple[RoleKind, ...]] = {
     "DELETE FROM eventstore.cursors": (INGEST,),
     "DELETE FROM eventstore.quarantine": (INGEST,),
     "UPDATE eventstore.quarantine_counts SET messages = 0": (INGEST,),
+    # A consumer's table
+    "INSERT INTO eventstore.consumers (name, position, created_at) VALUES ('a', 0, now())": (CONSUMER,),
+    "UPDATE eventstore.consumers SET position = 0": (CONSUMER,),
+    "DELETE FROM eventstore.consumers": (CONSUMER,),
+    "TRUNCATE eventstore.consumers": NOBODY,
     # A worker's tables
     "UPDATE projections.checkpoints SET position = 0": (WORKER,),
     "DELETE FROM projections.checkpoints": NOBODY,
@@ -126,7 +132,7 @@ async def test_what_roles_may_do_is_exactly_what_their_kind_includes(postgres: S
                 assert find_permitted(connection, layout, one.name, list(needed)) == needed
                 possible = dangerous_privileges(layout, one.name)
                 beyond = find_permitted(connection, layout, one.name, possible) - needed
-                # Everybody may use public, where nothing is granted to ingest and serve but what they need.
+                # Everybody may use public, where nothing is granted to ingest, serve and consumers but what they need.
                 assert {str(each) for each in beyond} <= {"USAGE on schema public"}
         assert [(each.missing, each.beyond) for each in review(database_url)] == [((), ())] * len(RoleKind)
 

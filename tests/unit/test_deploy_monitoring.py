@@ -119,6 +119,7 @@ def test_the_dashboard_shows_almost_every_metric() -> None:
     assert left_out == {
         "projections_app_failing",
         "projections_app_lost_commits",
+        "projections_consumer_position",
         "projections_follower_state",
         "projections_last_fold_timestamp_seconds",
         "projections_last_window_seconds",

@@ -42,6 +42,9 @@ ReaderOption = Annotated[
 WorkerOption = Annotated[list[str], _role_option("--worker", "Folds, rebuilds and verifies read models.")]
 IngestOption = Annotated[list[str], _role_option("--ingest", "Follows upstreams and stores their events.")]
 ServeOption = Annotated[list[str], _role_option("--serve", "Reads stored events, to serve them.")]
+ConsumerOption = Annotated[
+    list[str], _role_option("--consumer", "Consumes stored events from programs, and sees their payloads.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the SQL statements instead of running them.")]
 
 
@@ -50,7 +53,7 @@ class PlannedStatements(TypedDict):
 
     Attributes:
         role: the role.
-        kind: ``reader``, ``worker``, ``ingest`` or ``serve``.
+        kind: ``reader``, ``worker``, ``ingest``, ``serve`` or ``consumer``.
         statements: the SQL statements, in their order.
 
     """
@@ -73,7 +76,12 @@ def plans_as_json(plans: Iterable[GrantPlan]) -> list[PlannedStatements]:
 
 
 def collect_requests(
-    *, readers: Iterable[str], workers: Iterable[str], ingests: Iterable[str], serves: Iterable[str]
+    *,
+    readers: Iterable[str],
+    workers: Iterable[str],
+    ingests: Iterable[str],
+    serves: Iterable[str],
+    consumers: Iterable[str],
 ) -> list[RoleRequest]:
     """Return the roles and the kinds that a command names, each once.
 
@@ -86,10 +94,13 @@ def collect_requests(
         (RoleKind.WORKER, workers),
         (RoleKind.INGEST, ingests),
         (RoleKind.SERVE, serves),
+        (RoleKind.CONSUMER, consumers),
     )
     found = [RoleRequest(role, kind) for kind, roles in named for role in dict.fromkeys(roles)]
     if not found:
-        raise UsageError("name at least one role: --reader ROLE, --worker ROLE, --ingest ROLE or --serve ROLE")
+        raise UsageError(
+            "name at least one role: --reader ROLE, --worker ROLE, --ingest ROLE, --serve ROLE or --consumer ROLE"
+        )
     return found
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from eventstore.appending.server_clock import AheadOfClock
+from eventstore.consuming.consumers import ConsumerStatus
 from projections.cli.shared.value_text import format_value
 from projections.inspecting.status import NEW, AppStatus, Status
 from projections.running.checkpoint import ProjectionState
@@ -72,6 +73,46 @@ def folding_process_lines(status: Status) -> list[str]:
         process = f"backend {who.backend} of Postgres" if isinstance(who, FoldingSession) else f"{who[0]}:{who[1]}"
         when = f"last active {format_value(max(seen[who]))}" if seen[who] else "last active: unknown to this role"
         lines.append(f"{what}: folded by {process} ({when})")
+    return lines
+
+
+def consumers_table(consumers: list[ConsumerStatus]) -> Table:
+    """Return one row for each named consumer."""
+    table = Table(title="consumers", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    for heading in ("position", "behind", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("held by", overflow="fold")
+    for one in consumers:
+        table.add_row(
+            visible(one.name),
+            f"{one.position:,}",
+            f"{one.events_behind:,}",
+            f"{one.seconds_behind:.1f}",
+            visible(consumer_holder(one)),
+        )
+    return table
+
+
+def consumer_holder(one: ConsumerStatus) -> str:
+    """Return the process that has a consumer, or nobody."""
+    return (one.held_by or "nobody").removeprefix(f"projections consume {one.name} ")
+
+
+def consumer_lines(consumers: list[ConsumerStatus]) -> list[str]:
+    """Return what is too long for a table: which consumers don't get ahead."""
+    lines = []
+    for one in consumers:
+        if not one.is_in_log:
+            lines.append(
+                f"{one.name}: its checkpoint is not in the log, which was replaced or lost events; decide where it goes"
+                f" on: projections consumers reset {one.name} --to POSITION"
+            )
+        elif one.attempts > 1:
+            lines.append(
+                f"{one.name}: the events after position {one.position:,} were handed out {one.attempts:,} times and not"
+                " acknowledged; see the log of its program"
+            )
     return lines
 
 

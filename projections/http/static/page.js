@@ -4,12 +4,13 @@ import { byId, setData, setHidden, setText, showProblems } from "./dom.js";
 import { Feed } from "./feed.js";
 import { clock, rate, whole } from "./format.js";
 import { LookUp } from "./look_up.js";
-import { AppTable, LogList, ProjectionTable, RebuildTable } from "./tables.js";
+import { AppTable, ConsumerTable, LogList, ProjectionTable, RebuildTable } from "./tables.js";
 
 const MARKS = { good: "✓", late: "…", bad: "!", unknown: "?" };
 
 const projections = new ProjectionTable(byId("projections"));
 const apps = new AppTable(byId("apps"));
+const consumers = new ConsumerTable(byId("consumers"));
 const rebuilds = new RebuildTable(byId("rebuilds"));
 const log = new LogList(byId("log"));
 const lookUp = new LookUp();
@@ -47,6 +48,7 @@ function showReading(reading) {
   if (reading.projections === null) return; // the database was not reached yet
   projections.show(reading, now);
   apps.show(reading, now);
+  consumers.show(reading, now);
   rebuilds.show(reading, now);
   lookUp.show(reading);
   setText(byId("log-head"), `${whole(reading.head)} events in the log, ${rate(reading.append_rate)} a second`);

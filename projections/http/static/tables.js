@@ -1,4 +1,4 @@
-// The tables of projections, apps and rebuilds, and the list of log lines.
+// The tables of projections, apps, consumers and rebuilds, and the list of log lines.
 
 import { byId, keyed, make, mending, setData, setHidden, setText } from "./dom.js";
 import { age, clock, count, duration, rate, seconds, whole } from "./format.js";
@@ -245,6 +245,59 @@ export class AppTable {
       lines.push({ text: `${since}${one.error}${again}`, hint: one.hint, command: one.command, trouble: true });
     } else if (one.command !== null) lines.push({ text: "Nobody follows this app.", command: one.command, trouble: true });
     for (const note of one.notes) lines.push({ text: note });
+    showMore(node, lines);
+  }
+}
+
+export class ConsumerTable {
+  constructor(table) {
+    this.table = table;
+  }
+
+  show(reading, now) {
+    setHidden(byId("consumers-section"), reading.consumers.length === 0);
+    keyed(this.table, reading.consumers, (one) => one.name, (one) => this.create(one), (node, one) => this.update(node, one, now));
+  }
+
+  create({ name }) {
+    const parts = {
+      holder: sub(),
+      state: stateNode(),
+      behind: make("span"),
+      behindEvents: sub(),
+      position: make("span"),
+      events: make("span"),
+      moved: make("time"),
+    };
+    const head = headCell();
+    head.append(make("span", { class: "name" }, name), parts.holder);
+    const state = cell("State");
+    state.append(parts.state);
+    const behind = cell("Behind", "number");
+    behind.append(parts.behind, parts.behindEvents);
+    const position = cell("Position", "number");
+    position.append(parts.position);
+    const events = cell("Events", "number");
+    events.append(parts.events);
+    const moved = cell("Moved", "number");
+    moved.append(parts.moved);
+    const node = body([head, state, behind, position, events, moved]);
+    node.parts = parts;
+    return node;
+  }
+
+  update(node, one, now) {
+    const { parts } = node;
+    setText(parts.holder, one.held_by ?? "no process has it");
+    setText(parts.state, one.state);
+    setData(parts.state, "level", one.level);
+    setText(parts.behind, seconds(one.seconds_behind));
+    setText(parts.behindEvents, count(one.events_behind, "event"));
+    setText(parts.position, whole(one.position));
+    setText(parts.events, whole(one.events));
+    showTime(parts.moved, one.moved_at, one.moved_at === null ? "–" : clock(one.moved_at, now));
+    const lines = [];
+    if (one.note !== null) lines.push({ text: one.note, hint: "To find out why:", command: one.command, trouble: true });
     showMore(node, lines);
   }
 }

@@ -14,6 +14,9 @@ class DoctorLimits(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_DOCTOR_", frozen=True, allow_inf_nan=False)
 
     behind: float = Field(60.0, ge=0, description="how far behind the log a projection that runs may be")
+    consumer_behind: float = Field(
+        300.0, ge=0, description="how long the first event that a named consumer has not acknowledged may have waited"
+    )
     quiet: float = Field(3600.0, gt=0, description="seconds without an event after which an app is mentioned")
     snapshot: float = Field(
         900.0, gt=0, description="how long a transaction may be open that keeps VACUUM from removing dead rows"

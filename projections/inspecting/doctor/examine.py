@@ -20,6 +20,7 @@ from eventstore.postgres.availability import wait_for_database
 from eventstore.postgres.connection import connect
 from projections.inspecting.doctor.app_checks import check_apps
 from projections.inspecting.doctor.clock_checks import check_clocks, check_stored_times
+from projections.inspecting.doctor.consumer_checks import check_consumers
 from projections.inspecting.doctor.disk_checks import check_disk, format_bytes, read_database_size
 from projections.inspecting.doctor.examination import DoctorOptions, Examination
 from projections.inspecting.doctor.listener_checks import check_listeners
@@ -86,6 +87,7 @@ CHECKS: tuple[Check, ...] = (
     Check("positions of the log", check_positions),
     Check("projections", check_projections),
     Check("rebuilds", check_rebuilds),
+    Check("consumers", check_consumers),
     Check("who holds checkpoints", check_checkpoint_holders),
     Check("lock waits", check_lock_waits, needs_schema=False),
     Check("old transactions", check_snapshots, needs_schema=False),

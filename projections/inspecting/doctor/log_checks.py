@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from eventstore.event_reader import read_head
 from eventstore.postgres.queries import fetch_column
-from projections.folding.whole_window import find_missing_positions
+from eventstore.whole_window import find_missing_positions
 from projections.inspecting.doctor.examination import Examination
 from projections.inspecting.finding import Finding
 

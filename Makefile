@@ -5,6 +5,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all lint format types docs stubs check-stubs wheel wheel-check bench bench-large lock check-lock clean
 
+# Without compiled modules, each of the many processes of the tests compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 T ?=
 PYTEST_ARGS ?=

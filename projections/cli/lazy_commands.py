@@ -6,6 +6,7 @@ the table with the commands.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -58,6 +59,9 @@ class LazyCommands(Mapping[str, "Command"]):
         if name not in SUMMARIES:
             raise KeyError(name)
         command = get_command(import_module(f"projections.cli.{_MODULES.get(name, name)}").app)
+        if not gc.isenabled():  # everything is loaded
+            gc.freeze()
+            gc.enable()
         command.name = name
         return command
 

@@ -47,6 +47,15 @@ def test_the_table_of_commands_has_the_first_sentence_of_each_help() -> None:
     assert {name: commands[name].get_short_help_str(200) for name in commands} == SUMMARIES
 
 
+def test_garbage_is_collected_once_a_command_is_loaded() -> None:
+    code = (
+        "import gc; from projections.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, "docs"], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "True True"
+
+
 def test_help_version_and_completion_load_no_command_and_no_driver() -> None:
     code = (
         "import sys; from projections.cli import main\n"

@@ -2,7 +2,7 @@
 
 Invariants. No statement is run: Postgres only plans it, on a session with the settings of workers. Each statement is
 planned for the newest event, for a window of many events, and in the form that a session keeps for any window, since
-workers use all of them. The window itself doesn't count: its events are read by position. An index that is searched by
+workers use all of them. The window itself doesn't count, however Postgres reads it. An index that is searched by
 ``app`` alone narrows nothing down, since most installations have one app, unless it could be searched by more.
 """
 
@@ -133,7 +133,7 @@ def _whole_scans(plans: Mapping[str, Mapping[str, Any]], projection: Projection)
     for window, plan in plans.items():
         for read in _reads(plan, None):
             of_app = read.columns == {_APP} and read.table in tables and not _may_narrow(tables[read.table], plan, read)
-            is_whole = not read.columns or (read.table == _LOG and _POSITION not in read.columns)
+            is_whole = not read.is_of_window if read.table == _LOG else not read.columns
             if of_app or is_whole:
                 found.setdefault((read.table, of_app), {}).setdefault(window, read.condition)
     for (table, of_app), windows in found.items():
@@ -165,12 +165,22 @@ def _columns_of(alias: str, text: str) -> list[str]:
 
 
 class _Read(NamedTuple):
-    """A part of a plan that reads a table: by which columns, and what it then looks for among the rows."""
+    """A part of a plan that reads a table.
+
+    Attributes:
+        table: the table, with its schema.
+        alias: its name in the statement.
+        columns: the columns by which an index is searched; none if all of it is read.
+        condition: what the rows are then searched for.
+        is_of_window: whether it reads only the events of some positions, in whatever way.
+
+    """
 
     table: str
     alias: str
     columns: frozenset[str]
     condition: str | None
+    is_of_window: bool
 
 
 def _reads(node: Mapping[str, Any], parent: Mapping[str, Any] | None) -> Iterator[_Read]:
@@ -180,6 +190,7 @@ def _reads(node: Mapping[str, Any], parent: Mapping[str, Any] | None) -> Iterato
         alias = str(of.get("Alias"))
         condition = node.get("Filter") or of.get("Filter") or of.get("Recheck Cond")
         columns = frozenset(_columns_of(alias, node.get("Index Cond") or ""))
-        yield _Read(f"{of.get('Schema')}.{of.get('Relation Name')}", alias, columns, condition)
+        by_position = any(_POSITION in _columns_of(alias, text) for text in _conditions(of))
+        yield _Read(f"{of.get('Schema')}.{of.get('Relation Name')}", alias, columns, condition, by_position)
     for part in node.get("Plans", ()):
         yield from _reads(part, of)

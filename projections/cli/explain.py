@@ -20,8 +20,9 @@ from projections.cli.shared.output import FAILED, counted, print_data, print_jso
 from projections.cli.shared.progress import shown_progress
 from projections.cli.shared.typer_app import new_app
 from projections.cli.shared.value_text import format_value
-from projections.inspecting.explain import Explanation, RowChange
+from projections.inspecting.explain import Explanation
 from projections.inspecting.explain import explain as explain_row
+from projections.inspecting.row_folding import RowChange
 from projections.inspecting.row_key import find_table
 from projections.registry import find_projections
 
@@ -42,14 +43,15 @@ class ColumnChange(TypedDict):
 
 
 class ExplainedEvent(TypedDict):
-    """An event that changed the row.
+    """An event that changed the row, or the last of several that were folded together.
 
     Attributes:
         event_id: the event.
         event_type: the name of its type.
         position: its position.
         occurred_at: when it happened.
-        changes: the columns that it changed.
+        together: how many events were folded together; 1 for this event alone.
+        changes: the columns that it changed, or that they changed.
         row: the row after it, by column; null if it removed the row.
 
     """
@@ -58,6 +60,7 @@ class ExplainedEvent(TypedDict):
     event_type: str
     position: int
     occurred_at: datetime
+    together: int
     changes: dict[str, ColumnChange]
     row: Mapping[str, Any] | None
 
@@ -114,7 +117,9 @@ def explain(
 ) -> None:
     """Show which events produced a row, and which one decides it.
 
-    For example: projections explain consent_registry 12300000003. Put a key that begins with a minus after --.
+    For example: projections explain consent_registry 12300000003. Put a key that begins with a minus after --. If
+    more than a thousand events are behind the row, the first changes, the last events and the one that decides are
+    shown; the events between them are folded together.
 
     Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """
@@ -158,7 +163,10 @@ def _print_change(change: RowChange, key: Mapping[str, Any], *, decides: bool) -
     event = change.event
     mark = "  ← decides" if decides else ""
     moment = format_value(event.occurred_at)
-    print_data(f"{event.event_id}  {moment}  {event.type_name}  (position {event.position:,}){mark}")
+    where = f"(position {event.position:,})"
+    if change.together > 1:
+        where += f", the last of {change.together:,} events that were folded together"
+    print_data(f"{event.event_id}  {moment}  {event.type_name}  {where}{mark}")
     if change.after is None:
         print_data("    the row is removed")
         return
@@ -189,6 +197,7 @@ def _describe(found: Explanation) -> ExplainedRow:
                 "event_type": change.event.type_name,
                 "position": change.event.position,
                 "occurred_at": change.event.occurred_at,
+                "together": change.together,
                 "changes": {name: {"old": old, "new": new} for name, (old, new) in change.columns.items()},
                 "row": change.after,
             }

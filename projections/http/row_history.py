@@ -19,7 +19,8 @@ from eventstore.postgres.queries import fetch_column
 from projections.errors import UsageError
 from projections.folding.run_statement import fetch_rows
 from projections.http.web_context import WebContext
-from projections.inspecting.explain import Explanation, RowChange, explain
+from projections.inspecting.explain import Explanation, explain
+from projections.inspecting.row_folding import RowChange
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 from projections.settings import load_replay_settings
@@ -195,7 +196,7 @@ def _describe_history(found: Explanation) -> dict[str, Any]:
 def _describe_change(change: RowChange, found: Explanation) -> dict[str, Any]:
     return {
         "event_id": change.event.event_id,
-        "event_type": change.event.type_name,
+        "event_type": _shown_type(change),
         "position": change.event.position,
         "occurred_at": change.event.occurred_at,
         "decides": change.event.event_id == found.decided_by,
@@ -206,6 +207,12 @@ def _describe_change(change: RowChange, found: Explanation) -> dict[str, Any]:
             if change.after is not None and _is_telling(name, new, change, found)
         ],
     }
+
+
+def _shown_type(change: RowChange) -> str:
+    if change.together == 1:
+        return change.event.type_name
+    return f"{change.event.type_name}, the last of {change.together:,} events that were folded together"
 
 
 def _is_telling(name: str, new: object, change: RowChange, found: Explanation) -> bool:

@@ -1,7 +1,7 @@
-"""Explains a row of a read model: folds the events behind it one by one, and records what each changes in the row.
+"""Explains a row of a read model: finds the events behind it, and what each changed in the row.
 
-Invariants. The fold is the one that workers run, over windows of one position each, in order of event_id, into
-temporary tables. Every window is a transaction of its own, so no snapshot lasts longer than one.
+Invariants. The log is read once at the most, to find the events of the row's partition; everything else costs in
+proportion to these events. How they are folded is in :mod:`projections.inspecting.row_folding`.
 """
 
 from __future__ import annotations
@@ -11,41 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import AsyncConnection, DataError
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Table
 
 from eventstore.errors import describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import ONE_SNAPSHOT, SEARCHING
 from projections.errors import ProjectionsError, UsageError
-from projections.folding.table_copies import plain_copy
 from projections.folding.text_dates import load_odd_dates_as_text
-from projections.folding.window_fold import build_fold
-from projections.inspecting.row_events import RowEvent, find_events
+from projections.inspecting.row_events import find_events
+from projections.inspecting.row_folding import RowChange, RowQuery, fold_row, is_same
 from projections.inspecting.row_key import Row, complete_key, deciding_column, read_row
-from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.projection import Projection
 from projections.rebuilding.replay_checkpoint import read_checkpoint_in_log
 from projections.rebuilding.replay_context import ReplayContext
-from projections.rebuilding.replay_progress import Progress
-from projections.rebuilding.shadow_tables import create_fold_table
 from projections.running.checkpoint import Checkpoint
-
-_TEMPORARY = "pg_temp"
-
-
-@dataclass(frozen=True, slots=True)
-class RowChange:
-    """What an event changed in the row: the row before and after it; None where there was no row."""
-
-    event: RowEvent
-    before: Row | None
-    after: Row | None
-
-    @property
-    def columns(self) -> dict[str, tuple[Any, Any]]:
-        """The columns that changed, with their values before and after."""
-        old, new = self.before or {}, self.after or {}
-        changed = (name for name in (new or old) if not _same(old.get(name), new.get(name)))
-        return {name: (old.get(name), new.get(name)) for name in changed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +36,7 @@ class Explanation:
         key: the row's.
         partition: the names of the columns of the row's partition.
         position: the projection's checkpoint; events behind it are not folded yet.
-        changes: what each event that changed the row made of it, in order of event_id.
+        changes: what changed the row, in order of event_id; in a group of many events, some are folded together.
         without_effect: how many events of the row's partition changed nothing in it.
         skipped: the event_ids among them that the projection skips.
         decided_by: the event that decides the row; None where no single event does, or none has yet.
@@ -82,12 +61,7 @@ class Explanation:
     @property
     def equal(self) -> bool:
         """Whether the table's row equals the log's."""
-        return _same(self.row, self.table_row)
-
-
-def _same(one: object, other: object) -> bool:
-    """Compare as ``verify`` does, by the written form: NaN equals itself, and 1.5 differs from 1.50."""
-    return repr(one) == repr(other)
+        return is_same(self.row, self.table_row)
 
 
 async def explain(
@@ -118,16 +92,17 @@ async def explain(
         partition = {name: whole_key[name] for name in projection.partition_by}
         context.progress.phase("searching", target=at.position)
         found = await find_events(conn, projection, partition, at.position, context.progress)
-        changes = await _fold_one_by_one(conn, projection, table, whole_key, found, at.skipped, context.progress)
-        row = changes[-1].after if changes else None
+        found.sort(key=lambda one: one.event_id)
         column = deciding_column(projection, table)
+        query = RowQuery(projection, table, whole_key, column, at.skipped)
+        row, changes, without_effect = await fold_row(conn, query, found, context.progress)
         return Explanation(
             table=table.name,
             key=whole_key,
             partition=tuple(partition),
             position=at.position,
-            changes=tuple(changes),
-            without_effect=len(found) - len(changes),
+            changes=changes,
+            without_effect=without_effect,
             skipped=tuple(event.event_id for event in found if event.event_id in set(at.skipped)),
             decided_by=row.get(column) if row and column else None,
             is_decided_by_one=column is not None,
@@ -149,31 +124,3 @@ async def _read_row_at_checkpoint(
                 f" {projection.version}; run projections rebuild {projection.name}"
             )
         return at, await read_row(conn, table, key)
-
-
-async def _fold_one_by_one(
-    conn: AsyncConnection[Any],
-    projection: Projection,
-    table: Table,
-    key: Row,
-    found: Sequence[RowEvent],
-    skipped: Sequence[str],
-    progress: Progress,
-) -> list[RowChange]:
-    """Fold events into temporary tables, in order of event_id; return what each changed in the row."""
-    copies = {one.name: plain_copy(one, MetaData(), _TEMPORARY) for one in projection.tables}
-    for copy in copies.values():
-        await create_fold_table(conn, copy, logged=True)
-    fold = build_fold(projection, {READ_MODEL_SCHEMA: _TEMPORARY})
-    changes: list[RowChange] = []
-    row: Row | None = None
-    progress.phase("folding", target=len(found))
-    for number, event in enumerate(sorted(found, key=lambda one: one.event_id), 1):
-        async with conn.transaction():
-            await fold.run(conn, event.position - 1, event.position, skipped)
-        after = await read_row(conn, copies[table.name], key)
-        if not _same(after, row):
-            changes.append(RowChange(event, row, after))
-        row = after
-        progress.at(number)
-    return changes

@@ -18,7 +18,7 @@ from eventstore.contracts import Event
 from projections.cli.app import app as command
 from projections.errors import ProjectionsError, UsageError
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
-from projections.inspecting import explain, row_events
+from projections.inspecting import explain, row_events, row_folding
 from projections.inspecting.explain import Explanation
 from projections.inspecting.row_key import find_table
 from projections.migrating.metadata import READ_MODELS
@@ -416,6 +416,84 @@ async def test_progress_is_reported(database_url: str, conn: AsyncConnection, mo
     )
     await explain_row(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
+
+
+# Groups of many events
+
+
+async def test_a_large_group_is_explained_with_few_folds(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row, the deciding event and the shown changes are those of a fold event by event."""
+    people = [f"123{number:08d}" for number in range(150)]
+    ordered = [new_record(oracle.DELIVERED, one) for one in people]
+    ordered.append(done := new_record(oracle.COMPLETED))
+    ordered += [new_record(oracle.FAILED, one) for one in people[50:100]]
+    late = ordered[1]
+    await append_and_fold(database_url, conn, *(one for one in ordered if one is not late), late)
+
+    async def explain_both(*key: str) -> tuple[Explanation, Explanation, list[int]]:
+        alone = await explain_row(database_url, *key)
+        folded: list[int] = []
+        with monkeypatch.context() as patch:
+            for name, value in (("ONE_BY_ONE", 40), ("FIRST", 5), ("LAST", 4), ("PIECE", 30)):
+                patch.setattr(row_folding, name, value)
+            recorded = rebuilding.RecordedProgress()
+            together = await explain_row(database_url, *key, progress=recorded)
+            folded += recorded.positions
+        assert (together.row, together.decided_by, together.equal) == (alone.row, alone.decided_by, True)
+        assert together.without_effect + sum(one.together for one in together.changes) == len(ordered)
+        by_id = {one.event.event_id: one for one in alone.changes}
+        for one in together.changes:
+            if one.together == 1:
+                assert one == by_id[one.event.event_id]
+            assert one.after == by_id[one.event.event_id].after
+        return alone, together, folded
+
+    alone, together, folded = await explain_both("request_status", REQUEST)
+    assert len(alone.changes) > 150
+    ids = [one.event.event_id for one in together.changes if one.together == 1]
+    assert ids == [one.event_id for one in [*ordered[:5], done, *ordered[-4:]]]
+    assert [one.together > 1 for one in together.changes] == [False] * 5 + [True, False, True] + [False] * 4
+    assert len(folded) < 60
+    assert together.decided_by == done.event_id
+
+    # Of a recipient only two events are found among all of the request, and they are the same.
+    alone, together, _ = await explain_both("request_recipients", REQUEST, people[60])
+    assert together.changes == alone.changes
+    assert len(together.changes) == 2
+    alone, together, _ = await explain_both("request_recipients", REQUEST, people[1])
+    assert together.changes == alone.changes
+    assert together.decided_by == late.event_id
+
+
+async def test_a_fold_of_a_copied_group_sees_the_events_as_they_are_in_the_log(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_folding, "ONE_BY_ONE", 1)
+    upgrade(database_url, projections=[Numbered(), Callers()])
+    await append(conn, *(new_record(oracle.DELIVERED) for _ in range(3)))
+    await folding.fold_all(database_url, [Numbered])
+    found = await explain_row(database_url, "numbered", "app", "2", projections=[Numbered])
+    assert (found.row, found.equal, found.without_effect) == ({"app": "app", "number": 2}, True, 2)
+    granted, denied = new_record(oracle.GRANTED), new_record(oracle.DENIED)
+    await append(conn, granted, denied)
+    await folding.fold_all(database_url, [Callers])
+    found = await explain_row(database_url, "callers", PPNUM, projections=[Callers])
+    assert (event_ids_of(found), found.equal) == ([granted.event_id, denied.event_id], True)
+
+
+async def test_the_command_says_what_was_folded_together(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ONE_BY_ONE", 5), ("FIRST", 1), ("LAST", 1)):
+        monkeypatch.setattr(row_folding, name, value)
+    await append_and_fold(database_url, conn, *(new_record(oracle.DELIVERED, f"123{each:08d}") for each in range(9)))
+    result = await asyncio.to_thread(run_explain, database_url, "request_status", REQUEST)
+    assert result.exit_code == 0, result.output
+    assert "(position 8), the last of 7 events that were folded together\n    recipients: 1 → 8\n" in result.stdout
+    found = json.loads((await asyncio.to_thread(run_explain, database_url, "request_status", REQUEST, "--json")).stdout)
+    assert ([one["together"] for one in found["events"]], found["silent"]) == ([1, 7, 1], 0)
 
 
 async def test_a_row_with_a_value_without_a_python_equivalent(database_url: str, conn: AsyncConnection) -> None:

@@ -18,12 +18,14 @@ __all__ = [
     "Row",
     "Tombstone",
     "Window",
+    "table_from",
 ]
 
 if TYPE_CHECKING:
     from eventstore.contracts.event_types import EventType
     from projections.errors import HandleFailed, InvalidProjection, ProjectionsError
     from projections.folding.python_projection import PythonProjection, Row, Tombstone
+    from projections.folding.row_types import table_from
     from projections.projection import Projection, Window
 else:
     __getattr__ = load_on_demand(
@@ -32,6 +34,7 @@ else:
             "eventstore.contracts.event_types": ("EventType",),
             "projections.errors": ("HandleFailed", "InvalidProjection", "ProjectionsError"),
             "projections.folding.python_projection": ("PythonProjection", "Row", "Tombstone"),
+            "projections.folding.row_types": ("table_from",),
             "projections.projection": ("Projection", "Window"),
         },
     )

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import NamedType
 
 from projections.errors import InvalidProjection
-from projections.folding.latest_wins import DELETED, EVENT_ID
+from projections.folding.decided_rows import DELETED, EVENT_ID, which_wins
 from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import DIALECT
 from projections.projection import READ_MODEL_SCHEMA, SHADOW_POSITIONS, Projection
@@ -136,13 +136,16 @@ def _is_constant(default: FetchedValue | None) -> bool:
 
 def _broken_by_python_columns(table: Table) -> Iterator[str]:
     """Check the columns that the engine writes for a projection that folds in Python."""
+    which_wins(table)
     event_id, deleted = table.c.get(EVENT_ID), table.c.get(DELETED)
     if event_id is None or not isinstance(event_id.type, Text) or event_id.type.collation != "C":
         yield 'needs a column event_id of type Text(collation="C")'
-    elif deleted is None or not isinstance(deleted.type, Boolean):
-        yield "needs a column deleted of type Boolean"
-    elif event_id.nullable or deleted.nullable or event_id.primary_key or deleted.primary_key:
+    elif deleted is not None and not isinstance(deleted.type, Boolean):
+        yield "must have its column deleted of type Boolean"
+    elif any(one.nullable or one.primary_key for one in (event_id, deleted) if one is not None):
         yield "must have event_id and deleted NOT NULL and outside its primary key"
+    if deleted is None:  # then it takes no tombstones
+        return
     for column in table.c:
         required = not column.nullable and column.server_default is None
         if required and not column.primary_key and column not in (event_id, deleted):

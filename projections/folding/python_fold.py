@@ -1,14 +1,14 @@
 """Folds a window in Python: reads its events page by page, hands each to ``handle``, and writes the resulting rows.
 
-Invariants. Of all rows that a window gives for one key, the one with the greatest event_id is written. Between two
-events other tasks run, and Postgres gets a statement at least once a second, so that the transaction does not look
-idle. The engine's checks of returned rows are here: table, columns, key and partition.
+Invariants. Of all rows that a window gives for one key, the one that wins by its event_id is written: the latest, or
+the first. Between two events other tasks run, and Postgres gets a statement at least once a second, so that the
+transaction does not look idle. The engine's checks of returned rows are here: table, columns, key and partition.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -19,8 +19,9 @@ from eventstore.contracts import Event
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
-from projections.folding.latest_wins import DELETED, LatestRows, LatestWinsTable
+from projections.folding.decided_rows import DecidedRows, DecidedTable
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
+from projections.folding.row_types import TypedRow, find_row_types, values_of
 from projections.folding.sql_text import Schemas, compile_statement
 from projections.projection import Window
 
@@ -54,7 +55,8 @@ class PythonFold:
         self._handle_timeout = handle_timeout
         (page,) = projection.fold(Window(projection.handles))
         self._page, self._constants = compile_statement(page, schemas)
-        self._tables = {table: LatestWinsTable(table, schemas) for table in projection.tables}
+        self._tables = {table: DecidedTable(table, schemas) for table in projection.tables}
+        self._row_types = find_row_types(projection.tables)
 
     async def run(
         self,
@@ -72,7 +74,7 @@ class PythonFold:
             psycopg.Error: the database failed, or refuses a row.
 
         """
-        latest: dict[Table, LatestRows] = {table: {} for table in self._tables}
+        rows: dict[Table, DecidedRows] = {table: {} for table in self._tables}
         window = {**self._constants, "hi": hi, "skipped": list(skipped)}
         statement_at = progress_at = monotonic()
         while lo < hi:
@@ -81,35 +83,41 @@ class PythonFold:
                 break
             for position, *columns in page:
                 statement_at = await _yield_and_keep_alive(conn, statement_at)
-                event = Event(*columns)
-                for table, key, values in self._handle(event):
-                    known = latest[table].get(key)
-                    if known is None or known[0] <= event.event_id:
-                        latest[table][key] = (event.event_id, values)
+                self._handle(Event(*columns), rows)
                 if on_progress is not None and monotonic() - progress_at >= PROGRESS_SECONDS:
                     progress_at = monotonic()
                     on_progress(position)
             lo = page[-1][0]
-        for table, rows in latest.items():
-            if rows:
-                await self._tables[table].write(conn, rows)
+        for table, its_rows in rows.items():
+            if its_rows:
+                await self._tables[table].write(conn, its_rows)
 
-    def _handle(self, event: Event) -> Iterable[tuple[Table, tuple[Any, ...], Mapping[str, Any]]]:
-        """Yield the rows of one event: table, key, and values."""
+    def _handle(self, event: Event, rows: dict[Table, DecidedRows]) -> None:
+        """Add the rows of one event to those of the window."""
         for row in self._call_handle(event):
-            if not isinstance(row, Row | Tombstone):
-                raise InvalidProjection(f"handle returned a {type(row).__name__}; it must return Row or Tombstone")
-            table = self._tables.get(row.table)
-            if table is None:
-                raise InvalidProjection(f"handle returned a row of {row.table.name}, which is not the projection's")
-            values = row.values if isinstance(row, Row) else row.key
-            key = table.key_of(values, is_tombstone=isinstance(row, Tombstone))
+            table, values = self._table_and_values(row)
+            known = self._tables.get(table)
+            if known is None:
+                raise InvalidProjection(f"handle returned a row of {table.name}, which is not the projection's")
+            known.add(rows[table], event.event_id, values, is_tombstone=isinstance(row, Tombstone))
             for column in self._projection.partition_by:
                 if values[column] != getattr(event, column):
-                    raise InvalidProjection(f"{column} of a row of {row.table.name} differs from its event's")
-            yield row.table, key, {**values, DELETED: isinstance(row, Tombstone)}
+                    raise InvalidProjection(f"{column} of a row of {table.name} differs from its event's")
 
-    def _call_handle(self, event: Event) -> list[Row | Tombstone]:
+    def _table_and_values(self, row: Row | Tombstone | TypedRow) -> tuple[Table, Mapping[str, Any]]:
+        if isinstance(row, Row):
+            return row.table, row.values
+        if isinstance(row, Tombstone):
+            return row.table, row.key
+        table = self._row_types.get(type(row))
+        if table is None:
+            *names, last = (one.__name__ for one in (Row, *self._row_types, Tombstone))
+            raise InvalidProjection(
+                f"handle returned a {type(row).__name__}; it must return {', '.join(names)} or {last}"
+            )
+        return table, values_of(row)
+
+    def _call_handle(self, event: Event) -> list[Row | Tombstone | TypedRow]:
         began = monotonic()
         try:
             rows = list(self._projection.handle(event))

@@ -13,6 +13,7 @@ from typing import cast
 from sqlalchemy.schema import CreateTable
 
 from projections.folding.compiled_once import compile_once
+from projections.folding.decided_rows import which_wins
 from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement
 from projections.projection import Projection, Window
@@ -24,6 +25,7 @@ def compute_fingerprint(projection: Projection, skipped: Sequence[str]) -> str:
     parts += compile_once(projection, "fingerprint", lambda: _compile(projection))
     if isinstance(projection, PythonProjection):
         parts += _sources(type(projection))
+        parts += [f"{table.name}: the first wins" for table in projection.tables if which_wins(table) == "first"]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeAlias
 from sqlalchemy import Table, select
 
 from eventstore.contracts import Event
-from projections.folding.latest_wins import DELETED
+from projections.folding.decided_rows import DELETED
 from projections.folding.python_projection import PythonProjection
 from projections.projection import Projection
 from projections.rules import check_projection

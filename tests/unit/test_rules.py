@@ -235,7 +235,7 @@ def test_the_longest_name_is_accepted() -> None:
 
 
 NO_EVENT_ID = 'needs a column event_id of type Text\\(collation="C"\\)'
-NO_DELETED = "needs a column deleted of type Boolean"
+NO_DELETED = "must have its column deleted of type Boolean"
 LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
 
 
@@ -246,11 +246,20 @@ LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
         (python_table(Column("event_id", Text, nullable=False)), NO_EVENT_ID),
         (python_table(Column("event_id", Text(collation="de"), nullable=False)), NO_EVENT_ID),
         (python_table(Column("event_id", Integer, nullable=False)), NO_EVENT_ID),
-        (make_table("mine", Column(*EVENT_ID, nullable=False)), NO_DELETED),
         (python_table(None, Column("deleted", Integer, nullable=False)), NO_DELETED),
         (python_table(Column(*EVENT_ID)), LOOSE),
         (python_table(Column(*EVENT_ID, primary_key=True)), LOOSE),
         (python_table(None, Column("deleted", Boolean)), LOOSE),
+        (
+            Table(
+                "mine",
+                MetaData(schema="public"),
+                Column("app", Text, primary_key=True),
+                Column(*EVENT_ID, nullable=False),
+                info={"wins": "last"},
+            ),
+            r"info\['wins'\] must be 'latest' or 'first', not 'last'",
+        ),
         (python_table(None, None, Column("n", Integer, default=1)), "column n, whose default must be a server_default"),
         (
             python_table(None, None, Column("n", Integer, onupdate=1)),
@@ -265,6 +274,11 @@ LOOSE = "must have event_id and deleted NOT NULL and outside its primary key"
 def test_each_broken_rule_for_tables_folded_in_python_is_reported(table: Table, message: str) -> None:
     with pytest.raises(InvalidProjection, match=message):
         check_projection(changed_table(MineInPython, tables=(table,)))
+
+
+def test_a_table_folded_in_python_without_tombstones_may_have_required_columns() -> None:
+    columns = (Column("n", Integer, nullable=False), Column(*EVENT_ID, nullable=False))
+    check_projection(changed_table(MineInPython, tables=(make_table("mine", *columns),)))
 
 
 def test_a_column_folded_in_python_may_have_a_server_default() -> None:

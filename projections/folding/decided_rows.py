@@ -1,10 +1,14 @@
-"""Writes rows that carry their event_id: each one replaces the stored row only if its event_id is greater."""
+"""Writes rows that carry the event_id of the event that decides them: of each key, the latest or the first.
+
+Invariants. In a table where the latest wins, a row replaces the stored one only if its event_id is greater; in a table
+where the first wins, only if it is less. Nothing else decides, so rows don't depend on the order of events.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, Literal, LiteralString, TypeAlias, cast, get_args
 
 from psycopg import AsyncConnection
 from sqlalchemy import Table, bindparam
@@ -17,21 +21,42 @@ from projections.folding.sql_text import DIALECT, Schemas, compile_statement
 EVENT_ID = "event_id"
 DELETED = "deleted"
 
-LatestRows: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
-"""The greatest event_id and its row's values, by primary key."""
+WINS = "wins"
+"""The key of ``Table.info`` that says which event decides a row; without it, the latest."""
+
+Wins: TypeAlias = Literal["latest", "first"]
+"""Which event decides a row: the one with the greatest event_id, or the one with the least."""
+
+DecidedRows: TypeAlias = dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]]
+"""The event_id that decides, and its row's values, by primary key."""
 
 
-class LatestWinsTable:
-    """A table in which the row with the greatest event_id wins.
+def which_wins(table: Table) -> Wins:
+    """Return which event decides a row of a table.
+
+    Raises:
+        InvalidProjection: the table's ``info`` has another word than the two.
+
+    """
+    wins = table.info.get(WINS, "latest")
+    if wins not in get_args(Wins):
+        raise InvalidProjection(f"table {table.name}: info[{WINS!r}] must be 'latest' or 'first', not {wins!r}")
+    return cast("Wins", wins)
+
+
+class DecidedTable:
+    """A table in which one event decides each row, by its event_id.
 
     Args:
-        table: a table with the columns ``event_id`` and ``deleted``.
+        table: a table with the column ``event_id``, and with ``deleted`` if it takes tombstones.
         schemas: another schema for the table's; None for none.
 
     """
 
     def __init__(self, table: Table, schemas: Schemas | None = None) -> None:
         self._table = table
+        self._first_wins = which_wins(table) == "first"
+        self._takes_tombstones = DELETED in table.c
         self._schemas = schemas
         self._key = [column.name for column in table.primary_key.columns]
         # Postgres itself computes the computed columns.
@@ -39,6 +64,21 @@ class LatestWinsTable:
         self._allowed = frozenset(self._columns) - {EVENT_ID, DELETED}
         self._to_driver = {name: _to_driver(table, name) for name in self._columns}
         self._statements: dict[tuple[str, ...], LiteralString] = {}
+
+    def add(self, rows: DecidedRows, event_id: str, values: Mapping[str, Any], *, is_tombstone: bool) -> None:
+        """Add a row to those that are to be written, if no other event decides its key.
+
+        Of two rows of one event for one key, the later one counts where the latest wins, and the earlier one where the
+        first wins.
+
+        Raises:
+            InvalidProjection: as :meth:`key_of`.
+
+        """
+        key = self.key_of(values, is_tombstone=is_tombstone)
+        known = rows.get(key)
+        if known is None or (event_id < known[0] if self._first_wins else event_id >= known[0]):
+            rows[key] = (event_id, {**values, DELETED: is_tombstone} if self._takes_tombstones else values)
 
     def key_of(self, values: Mapping[str, Any], *, is_tombstone: bool) -> tuple[Any, ...]:
         """Return the values of the primary key.
@@ -48,10 +88,13 @@ class LatestWinsTable:
             is_tombstone: whether the row may have only key columns.
 
         Raises:
-            InvalidProjection: the row has a column that it may not have, or lacks one of the key.
+            InvalidProjection: the row has a column that it may not have, or lacks one of the key; or it is a tombstone
+                and the table takes none.
 
         """
         name = self._table.name
+        if is_tombstone and not self._takes_tombstones:
+            raise InvalidProjection(f"{name} takes no tombstones, because it has no column {DELETED}")
         extra = [column for column in values if column not in (self._key if is_tombstone else self._allowed)]
         if extra:
             names = ", ".join(redact(column) for column in sorted(extra))  # whatever handle made of the event
@@ -63,8 +106,8 @@ class LatestWinsTable:
             raise InvalidProjection(f"a row of {name} must set {', '.join(missing)} of the primary key")
         return tuple(values[column] for column in self._key)
 
-    async def write(self, conn: AsyncConnection[Any], rows: LatestRows) -> None:
-        """Write the rows that are newer than the stored ones; works inside a pipeline.
+    async def write(self, conn: AsyncConnection[Any], rows: DecidedRows) -> None:
+        """Write the rows that win against the stored ones; works inside a pipeline.
 
         Raises:
             psycopg.Error: the database failed, or refuses a row.
@@ -85,11 +128,12 @@ class LatestWinsTable:
             return known
         parameters = {name: bindparam(name, None, type_=self._table.c[name].type) for name in columns}
         new = insert(self._table).values(parameters)
+        stored, theirs = self._table.c.event_id, new.excluded.event_id
         # Columns that the row leaves out are set to their defaults, so that nothing of an older row stays.
         upsert = new.on_conflict_do_update(
             index_elements=self._key,
             set_={name: new.excluded[name] for name in self._columns if name not in self._key},
-            where=self._table.c.event_id < new.excluded.event_id,
+            where=stored > theirs if self._first_wins else stored < theirs,
         )
         statement, _ = compile_statement(upsert, self._schemas)
         self._statements[columns] = statement

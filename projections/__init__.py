@@ -17,6 +17,7 @@ __all__ = [
     "PythonProjection",
     "Row",
     "Tombstone",
+    "View",
     "Window",
     "table_from",
 ]
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from projections.folding.python_projection import PythonProjection, Row, Tombstone
     from projections.folding.row_types import table_from
     from projections.projection import Projection, Window
+    from projections.views import View
 else:
     __getattr__ = load_on_demand(
         __name__,
@@ -36,6 +38,7 @@ else:
             "projections.folding.python_projection": ("PythonProjection", "Row", "Tombstone"),
             "projections.folding.row_types": ("table_from",),
             "projections.projection": ("Projection", "Window"),
+            "projections.views": ("View",),
         },
     )
 

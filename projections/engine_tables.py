@@ -1,4 +1,4 @@
-"""The engine's own tables, as the migrations create them: checkpoints, skips, rebuilds and reconciliations."""
+"""The engine's own tables, as the migrations create them: checkpoints, skips, rebuilds, reconciliations, and more."""
 
 from __future__ import annotations
 
@@ -186,4 +186,13 @@ granted_roles = Table(
     CheckConstraint("kind IN ('reader', 'worker', 'ingest', 'serve', 'consumer')", name="granted_roles_kind_check"),
     schema=SCHEMA,
     comment="Roles that projections grant gave privileges; migrate grants them on the tables that it creates.",
+)
+
+views = Table(
+    "views",
+    metadata,
+    Column("name", Text, primary_key=True, comment="The view, in schema public."),
+    Column("projection", Text, nullable=False, comment="The projection that it belongs to."),
+    schema=SCHEMA,
+    comment="Views of users' projections, which migrate created and may replace or drop.",
 )

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from eventstore.schema import events
+from projections.views import View
 
 READ_MODEL_SCHEMA = "public"
 """The schema of read models; a shadow is the same tables in another schema."""
@@ -101,6 +102,7 @@ class Projection(ABC):
             depend on each other.
         decided_by: for each table, by name, the column that holds the event_id of the event that decides a row; tables
             without such an event (counts, for example) are left out.
+        views: its views, in schema ``public``; ``projections migrate`` creates and replaces them.
         migrations: the Alembic folder that creates the tables; None lets ``projections migrate`` create missing ones.
         absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps
             that follow one of them, since their rows stay empty.
@@ -116,6 +118,7 @@ class Projection(ABC):
     tables: ClassVar[tuple[Table, ...]]
     partition_by: ClassVar[tuple[str, ...]]
     decided_by: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    views: ClassVar[tuple[View, ...]] = ()
     migrations: ClassVar[Path | None] = None
     absent_contracts: ClassVar[frozenset[str]] = frozenset()
     status_query: ClassVar[Executable | None] = None

@@ -15,11 +15,15 @@ from eventstore.redaction.redact import redact
 from eventstore.schema import events
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_statement
+from projections.folding.view_text import compose_view_query
 from projections.folding.window_fold import build_fold
 from projections.projection import Projection
+from projections.read_models.common_columns import VIEWS
 from projections.table_rules import check_table
+from projections.views import View
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _REQUIRED = ("name", "version", "handles", "tables", "partition_by")
 
 
@@ -46,6 +50,7 @@ def check_projection(projection: Projection) -> None:
     _check_partition(projection)
     for table in projection.tables:
         check_table(projection, table)
+    _check_views(projection)
     _check_deciding_columns(projection)
     if projection.migrations is not None and not (projection.migrations / "versions").is_dir():
         raise InvalidProjection(
@@ -64,7 +69,7 @@ def check_projection(projection: Projection) -> None:
 
 
 def check_conflicts(projection: Projection, accepted: Mapping[str, Projection]) -> None:
-    """Check that a projection shares no name, no table and no migrations folder with those accepted before.
+    """Check that a projection shares no name, no table, no view and no migrations folder with those accepted before.
 
     Raises:
         InvalidProjection: it does; the message names the other one.
@@ -73,10 +78,10 @@ def check_conflicts(projection: Projection, accepted: Mapping[str, Projection]) 
     name = projection.name
     if name in accepted:
         raise InvalidProjection(f"two projections are named {name!r}; rename one")
-    owners = {table.name: other.name for other in accepted.values() for table in other.tables}
-    for table in projection.tables:
-        if table.name in owners:
-            raise InvalidProjection(f"table {table.name} belongs to two projections: {owners[table.name]} and {name}")
+    owners = {owned: other.name for other in accepted.values() for owned in _relations(other)}
+    for owned, kind in _relations(projection).items():
+        if owned in owners:
+            raise InvalidProjection(f"{kind} {owned} belongs to two projections: {owners[owned]} and {name}")
     if projection.migrations is None:
         return
     folder = projection.migrations.resolve()
@@ -88,6 +93,13 @@ def check_conflicts(projection: Projection, accepted: Mapping[str, Projection]) 
             )
 
 
+def _relations(projection: Projection) -> dict[str, str]:
+    """Return the names of a projection's tables and views, each with what it is."""
+    return dict.fromkeys((one.name for one in projection.tables), "table") | dict.fromkeys(
+        (one.name for one in projection.views), "view"
+    )
+
+
 def _check_attribute_types(projection: Projection) -> None:
     """Explain a forgotten comma, and other wrong types, before Python fails on them."""
     of = f"projection class {type(projection).__name__}"
@@ -97,12 +109,13 @@ def _check_attribute_types(projection: Projection) -> None:
         raise InvalidProjection(f"{of}: version must be an integer")
     kinds = (
         ("tables", Table, "tables"),
+        ("views", View, "views"),
         ("handles", int, "numbers of event types"),
         ("partition_by", str, "column names"),
     )
     for name, kind, words in kinds:
         value = getattr(projection, name)
-        if isinstance(value, str | Table) or not isinstance(value, Iterable):
+        if isinstance(value, str | Table | View) or not isinstance(value, Iterable):
             raise InvalidProjection(f"{of}: {name} must be a collection of {words}, such as a tuple: (…,)")
         if not all(isinstance(one, kind) for one in value):
             raise InvalidProjection(f"{of}: {name} must contain only {words}")
@@ -115,6 +128,22 @@ def _check_partition(projection: Projection) -> None:
             raise InvalidProjection(f"{of_column}, which is not a column of events")
         if not isinstance(events.c[column].type, Text):
             raise InvalidProjection(f"{of_column}, which is not a text column")
+
+
+def _check_views(projection: Projection) -> None:
+    taken = {table.name for table in projection.tables}
+    for view in projection.views:
+        of_view = f"projection {projection.name!r}: view {view.name}"
+        if not _VIEW_NAME.fullmatch(view.name):
+            raise InvalidProjection(
+                f"{of_view}: a name has 1 to 63 lower-case letters, digits and '_', and begins with a letter"
+            )
+        if view.name in VIEWS:
+            raise InvalidProjection(f"{of_view} has the name of a built-in view; choose another name")
+        if view.name in taken:
+            raise InvalidProjection(f"{of_view} has the name of another of its tables or views; rename one")
+        taken.add(view.name)
+        compose_view_query(view)
 
 
 def _check_deciding_columns(projection: Projection) -> None:

@@ -35,7 +35,7 @@ _WRAPPED = re.compile(r"\S{40}\s+\S")
 """A line so long that it may have been broken within a word."""
 
 
-class View(NamedTuple):
+class TextView(NamedTuple):
     """A text, and for each of its characters where it begins and ends in the original."""
 
     text: str
@@ -53,13 +53,13 @@ class _Char(NamedTuple):
     end: int
 
 
-def views(text: str) -> Iterator[View]:
+def views(text: str) -> Iterator[TextView]:
     """Yield the text itself, then the text with layers of escapes resolved, in each order that makes a difference."""
-    layer = [View(text, range(len(text)), range(1, len(text) + 1))]
+    layer = [TextView(text, range(len(text)), range(1, len(text) + 1))]
     seen = {text}
     yield layer[0]
     for _ in range(MAX_LAYERS):
-        below: list[View] = []
+        below: list[TextView] = []
         for view in layer:
             for sign, escape in _KINDS.items():
                 resolved = _resolved(view, escape) if sign in view.text and len(seen) < MAX_VIEWS else None
@@ -70,19 +70,19 @@ def views(text: str) -> Iterator[View]:
         layer = below
 
 
-def without_blanks(view: View) -> View | None:
+def without_blanks(view: TextView) -> TextView | None:
     """Return the view without white space, for words broken over several lines; None when no line is long enough."""
     if not _WRAPPED.search(view.text):
         return None
     kept = [number for number, char in enumerate(view.text) if not char.isspace()]
-    return View(
+    return TextView(
         "".join(view.text[number] for number in kept),
         [view.starts[number] for number in kept],
         [view.ends[number] for number in kept],
     )
 
 
-def _resolved(view: View, escape: re.Pattern[str]) -> View | None:
+def _resolved(view: TextView, escape: re.Pattern[str]) -> TextView | None:
     texts: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -104,7 +104,7 @@ def _resolved(view: View, escape: re.Pattern[str]) -> View | None:
     texts.append(view.text[last:])
     starts += view.starts[last:]
     ends += view.ends[last:]
-    return View("".join(texts), starts, ends)
+    return TextView("".join(texts), starts, ends)
 
 
 def _meaning(match: re.Match[str]) -> list[_Char]:

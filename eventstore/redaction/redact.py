@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_plus
 
-from eventstore.redaction.escapes import View, views, without_blanks
+from eventstore.redaction.escapes import TextView, views, without_blanks
 from eventstore.redaction.phone_numbers import phone_numbers
 
 MASK = "[hidden]"
@@ -135,7 +135,7 @@ def _secret_spans(text: str) -> Iterable[tuple[int, int]]:
                 yield from _found(squeezed, [*(one for one in plain if len(one) >= _MIN_NEEDLE), *coded])
 
 
-def _found(view: View, plain: Iterable[str], coded: Iterable[str] = ()) -> Iterable[tuple[int, int]]:
+def _found(view: TextView, plain: Iterable[str], coded: Iterable[str] = ()) -> Iterable[tuple[int, int]]:
     for needle in plain:
         begin = view.text.find(needle)
         while begin >= 0:

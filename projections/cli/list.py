@@ -29,6 +29,7 @@ class InstalledProjection(TypedDict):
         version: its version, in this installation.
         event_types: the names of the event types that it handles; a type that this version doesn't know is a number.
         tables: the names of its tables.
+        views: the names of its views.
 
     """
 
@@ -36,6 +37,7 @@ class InstalledProjection(TypedDict):
     version: int
     event_types: list[str]
     tables: list[str]
+    views: list[str]
 
 
 @app.command("list")
@@ -65,14 +67,19 @@ def _describe(projection: Projection) -> InstalledProjection:
         "version": projection.version,
         "event_types": [names.get(number, str(number)) for number in sorted(map(int, projection.handles))],
         "tables": [table.name for table in projection.tables],
+        "views": [view.name for view in projection.views],
     }
 
 
 def _print_table(found: list[InstalledProjection]) -> None:
     table = Table()
-    for heading in ("name", "version", "event types", "tables"):
+    headings = ["name", "version", "event types", "tables"]
+    if any(one["views"] for one in found):
+        headings.append("views")
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for one in found:
-        texts = (one["name"], str(one["version"]), ", ".join(one["event_types"]), ", ".join(one["tables"]))
+        lists = (one["event_types"], one["tables"], one["views"])
+        texts = [one["name"], str(one["version"]), *(", ".join(names) for names in lists)][: len(headings)]
         table.add_row(*map(visible, texts))
     new_console().print(table)

@@ -178,10 +178,11 @@ def grant_on_new_relations(connection: Connection, before: set[int], projections
     return gone
 
 
-def kind_privileges(layout: Layout, kind: RoleKind, projections: Iterable[Projection]) -> list[Privilege]:
+def kind_privileges(layout: Layout, kind: RoleKind, projections: Sequence[Projection]) -> list[Privilege]:
     """Return the privileges of a kind on what is in a database."""
     folded = [table.name for one in projections for table in one.tables]
-    wanted = privileges_of(kind, layout.database, folded, layout.readable([*folded, *VIEWS]))
+    views = [view.name for one in projections for view in one.views]
+    wanted = privileges_of(kind, layout.database, folded, layout.readable([*folded, *views, *VIEWS]))
     return [one for one in wanted if one.target not in (Target.TABLE, Target.SEQUENCE) or _will_exist(layout, one)]
 
 

@@ -80,6 +80,7 @@ _SCHEMA = {
     "table_missing": FindingCode(
         _WRONG, "A table or a column of a projection is missing, so it can't fold.", "`projections migrate`"
     ),
+    "view_missing": FindingCode(_WRONG, "A view of a projection is missing.", "`projections migrate`"),
 }
 _APPS = {
     "app_refused": FindingCode(

@@ -18,6 +18,7 @@ from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
 from projections.migrating.schema_revision import VERSION_SCHEMA, current_revision, refuse_unknown
 from projections.migrating.user_tables import migrate_user_tables
+from projections.migrating.user_views import migrate_views
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS
 from projections.read_models.common_columns import metadata as read_model_metadata
@@ -50,14 +51,14 @@ def upgrade(
     *,
     patience: LockPatience | None = None,
 ) -> tuple[str | None, str | None]:
-    """Migrate a database, users' tables included, in one transaction; concurrent migrations wait for each other.
+    """Migrate a database, tables and views of users included, in one transaction; concurrent ones wait for each other.
 
     At ``head`` it then repairs what differs from that schema, even if the revision was current before.
 
     Args:
         url: the database.
-        revision: of our schema; users' tables are created, and the schema repaired, at ``head`` only.
-        projections: whose tables to create; None for those registered.
+        revision: of our schema; users' tables and views are created, and the schema repaired, at ``head`` only.
+        projections: whose tables and views to create; None for those registered.
         patience: how long to wait for locks; None for what the environment sets.
 
     Returns:
@@ -83,6 +84,7 @@ def upgrade(
         if is_head:
             projections = list(find_valid_projections().values()) if chosen is None else chosen
             migrate_user_tables(connection, projections)
+            migrate_views(connection, projections)
             for role in grant_on_new_relations(connection, before, projections):
                 log.warning(
                     "a role that was granted privileges no longer exists", role=role, remedy="projections revoke"

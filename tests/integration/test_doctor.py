@@ -41,6 +41,7 @@ from projections.rebuilding.rebuild_history import next_run_id, record_start
 from projections.registry import Registry
 from projections.running import control, state_changes
 from projections.running.window_step import Step
+from projections.views import View
 from tests import folding, store
 from tests.databases import Server
 from tests.doctoring import HERE, codes, diagnose, findings, only, registry_of, run_sql, session
@@ -543,3 +544,10 @@ async def test_an_unreachable_or_refusing_database_is_one_finding(database_url: 
     (found,) = await findings(urlunsplit(parts._replace(netloc=f"nobody:wrong@{parts.hostname}:{parts.port}")))
     assert found.code == "database_refuses"
     assert "wrong" not in found.sentence
+
+
+async def test_a_view_of_a_projection_that_is_missing_is_found(database_url: str) -> None:
+    views = (View("watched_counts", "SELECT 1"), View("read_model_freshness", "SELECT 1"))
+    registry = registry_of(type("WithViews", (Watched,), {"views": views})())
+    found = only(await findings(database_url, registry=registry), "view_missing")
+    assert found.line == "wrong [view_missing] view public.watched_counts is missing; run projections migrate"

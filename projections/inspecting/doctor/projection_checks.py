@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from eventstore.event_reader import read_head
-from eventstore.postgres.queries import fetch_all
+from eventstore.postgres.queries import fetch_all, fetch_column
 from projections.inspecting.doctor.examination import Examination
 from projections.inspecting.finding import Finding
 from projections.inspecting.health import find_projection_problems
@@ -22,6 +22,10 @@ FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS owned (schema
 WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(format('%%I.%%I', schema, name))
                   AND attname = of AND NOT attisdropped)
 GROUP BY schema, name ORDER BY 1
+"""
+_MISSING_VIEWS = """
+SELECT name FROM unnest(%s::text[]) AS declared (name)
+WHERE to_regclass(format('%%I.%%I', %s::text, name)) IS NULL
 """
 
 
@@ -48,7 +52,7 @@ async def check_freshness(exam: Examination) -> AsyncIterator[Finding]:
 
 
 async def check_tables(exam: Examination) -> AsyncIterator[Finding]:
-    """Find tables of the projections that are missing, and columns of users' projections; drift has those of ours."""
+    """Find tables and views of the projections that are missing, and columns of users'; drift has those of ours."""
     tables = [table for one in exam.options.registry.projections.values() for table in one.tables]
     columns = [column for table in tables for column in table.columns]
     ours = {f"{READ_MODEL_SCHEMA}.{table.name}" for one in READ_MODELS for table in one.tables}
@@ -58,6 +62,9 @@ async def check_tables(exam: Examination) -> AsyncIterator[Finding]:
             continue
         what = f"table {table} is missing" if is_missing else f"table {table} is missing columns {missing}"
         yield Finding("table_missing", what, "projections migrate")
+    views = [view.name for one in exam.options.registry.projections.values() for view in one.views]
+    for view in await fetch_column(exam.conn, _MISSING_VIEWS, [views, READ_MODEL_SCHEMA]):
+        yield Finding("view_missing", f"view {READ_MODEL_SCHEMA}.{view} is missing", "projections migrate")
 
 
 async def check_rebuilds(exam: Examination) -> AsyncIterator[Finding]:

@@ -19,6 +19,7 @@ __all__ = [
     "Tombstone",
     "View",
     "Window",
+    "sql_projection",
     "table_from",
 ]
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from projections.folding.python_projection import PythonProjection, Row, Tombstone
     from projections.folding.row_types import table_from
     from projections.projection import Projection, Window
+    from projections.sql_files.sql_projection import sql_projection
     from projections.views import View
 else:
     __getattr__ = load_on_demand(
@@ -38,6 +40,7 @@ else:
             "projections.folding.python_projection": ("PythonProjection", "Row", "Tombstone"),
             "projections.folding.row_types": ("table_from",),
             "projections.projection": ("Projection", "Window"),
+            "projections.sql_files.sql_projection": ("sql_projection",),
             "projections.views": ("View",),
         },
     )

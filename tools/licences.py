@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "licences.md"
 HEAD = """# Licences of what this project uses
 
 `tools/licences.py` generates this page from the packages' own metadata; `requirements.lock` has the versions. Packages
-without a mark are needed to run; the others only to develop, or for the embedded PostgreSQL.
+without a mark are needed to run; the others only to develop, or for the extras.
 
 | package | licence | |
 |---|---|---|

@@ -13,6 +13,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from projections.folding.statement_text import StatementText
+
 DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _RAW_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _FOLD_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -55,7 +57,8 @@ def compile_plpgsql_query(statement: Executable) -> sql.SQL:
 def compile_plpgsql_step(statement: Executable) -> sql.Composed:
     """Return a fold's statement as a PL/pgSQL statement that ignores the rows which it returns."""
     result, _ = _compile(statement, None, _STEP_DIALECT)
-    if isinstance(statement, UpdateBase) and not result.effective_returning:
+    returns_rows = not isinstance(statement, UpdateBase) or result.effective_returning
+    if isinstance(statement, StatementText) or not returns_rows:
         return sql.SQL("{};").format(sql.SQL(cast("LiteralString", result.string)))
     # PL/pgSQL runs any statement, with any result, only through EXECUTE.
     text, names = compile_fold_statement(statement)

@@ -41,6 +41,7 @@ ORDER = (
     "projections.read_models",
     "projections.table_rules",
     "projections.rules",
+    "projections.sql_files",
     "projections.registry",
     "projections.granting",
     "projections.migrating",

@@ -1,0 +1,1 @@
+"""Read models as ``.sql`` files: reading, checking and translating them."""

@@ -71,7 +71,8 @@ class ExplainedRow(TypedDict):
     Attributes:
         table: the table.
         key: the row's primary key, by column.
-        partition: the columns that name the events behind the row.
+        partition: the columns in which the events behind the row agree; with `counted`, the rows that it counts.
+        counted: the table whose rows it counts, if these can move from one row to another; else null.
         position: the projection's checkpoint; later events are not folded yet.
         decided_by: the event_id of the event that decides the row; null if none does, or none has yet.
         has_deciding_event: whether a single event decides a row of this table.
@@ -87,6 +88,7 @@ class ExplainedRow(TypedDict):
     table: str
     key: Mapping[str, Any]
     partition: list[str]
+    counted: str | None
     position: int
     decided_by: str | None
     has_deciding_event: bool
@@ -149,7 +151,7 @@ def _print_explanation(found: Explanation) -> None:
     if not found.changes:
         print_message(f"projections: no event up to position {found.position:,} produces such a row")
     if found.without_effect:
-        print_data(f"{counted(found.without_effect, 'other event')} {_in_partition(found)} did not change the row")
+        print_data(f"{counted(found.without_effect, 'other event')} {found.group} did not change the row")
     for event_id in found.skipped:
         print_data(f"event {event_id} is skipped")
     if found.row is not None and found.decided_by is None:
@@ -178,16 +180,12 @@ def _print_change(change: RowChange, key: Mapping[str, Any], *, decides: bool) -
             print_data(f"    {name}: {format_value(old)} → {format_value(new)}")
 
 
-def _in_partition(found: Explanation) -> str:
-    columns = [name for name in found.partition if name != "app"] or found.partition
-    return f"with the same {' and '.join(columns)}"
-
-
 def _describe(found: Explanation) -> ExplainedRow:
     return {
         "table": found.table,
         "key": found.key,
         "partition": [*found.partition],
+        "counted": found.counted,
         "position": found.position,
         "decided_by": found.decided_by,
         "has_deciding_event": found.is_decided_by_one,

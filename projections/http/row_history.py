@@ -177,8 +177,7 @@ def _describe_history(found: Explanation) -> dict[str, Any]:
     sentences = [f"According to the log up to position {found.position:,}."]
     if found.without_effect:
         noun = "event" if found.without_effect == 1 else "events"
-        columns = " and ".join(name for name in found.partition if name != "app") or "app"
-        sentences.append(f"{found.without_effect:,} other {noun} with the same {columns} did not change the row.")
+        sentences.append(f"{found.without_effect:,} other {noun} {found.group} did not change the row.")
     sentences += [f"Event {event_id} is skipped." for event_id in found.skipped]
     if found.row is not None and found.decided_by is None:
         undecided = "No event has decided it yet."

@@ -1,7 +1,7 @@
 """Explains a row of a read model: finds the events behind it, and what each changed in the row.
 
-Invariants. The log is read once at the most, to find the events of the row's partition; everything else costs in
-proportion to these events. How they are folded is in :mod:`projections.inspecting.row_folding`.
+Invariants. The log is read to find the events behind the row (:mod:`projections.inspecting.group_search`); everything
+else costs in proportion to these events. How they are folded is in :mod:`projections.inspecting.row_folding`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import ONE_SNAPSHOT, SEARCHING
 from projections.errors import ProjectionsError, UsageError
 from projections.folding.text_dates import load_odd_dates_as_text
-from projections.inspecting.row_events import find_events
+from projections.inspecting.group_search import find_group
 from projections.inspecting.row_folding import RowChange, RowQuery, fold_row, is_same
 from projections.inspecting.row_key import Row, complete_key, deciding_column, read_row
 from projections.projection import Projection
@@ -34,10 +34,11 @@ class Explanation:
     Attributes:
         table: the read model's.
         key: the row's.
-        partition: the names of the columns of the row's partition.
+        partition: the names of the columns in which the events behind the row agree, or the rows of ``counted``.
+        counted: the table whose rows the row counts, if these can move from one row to another; else None.
         position: the projection's checkpoint; events behind it are not folded yet.
         changes: what changed the row, in order of event_id; in a group of many events, some are folded together.
-        without_effect: how many events of the row's partition changed nothing in it.
+        without_effect: how many of the events behind the row changed nothing in it.
         skipped: the event_ids among them that the projection skips.
         decided_by: the event that decides the row; None where no single event does, or none has yet.
         is_decided_by_one: whether in this table a single event decides a row.
@@ -49,6 +50,7 @@ class Explanation:
     table: str
     key: Row
     partition: tuple[str, ...]
+    counted: str | None
     position: int
     changes: tuple[RowChange, ...]
     without_effect: int
@@ -57,6 +59,14 @@ class Explanation:
     is_decided_by_one: bool
     row: Row | None
     table_row: Row | None
+
+    @property
+    def group(self) -> str:
+        """What the events behind the row have in common, in words."""
+        names = " and ".join([name for name in self.partition if name != "app"] or self.partition)
+        if self.counted is not None:
+            return f"of rows of {self.counted} that are or were counted for this {names}"
+        return f"with the same {names}"
 
     @property
     def equal(self) -> bool:
@@ -89,17 +99,17 @@ async def explain(
         except DataError as error:
             raise UsageError(f"that can't be a key of {table.name}: {describe(error)}") from error
         at, table_row = await _read_row_at_checkpoint(conn, projection, table, whole_key)
-        partition = {name: whole_key[name] for name in projection.partition_by}
         context.progress.phase("searching", target=at.position)
-        found = await find_events(conn, projection, partition, at.position, context.progress)
-        found.sort(key=lambda one: one.event_id)
+        group = await find_group(conn, projection, table, whole_key, at.position, context.progress)
+        found = sorted(group.events, key=lambda one: one.event_id)
         column = deciding_column(projection, table)
         query = RowQuery(projection, table, whole_key, column, at.skipped)
         row, changes, without_effect = await fold_row(conn, query, found, context.progress)
         return Explanation(
             table=table.name,
             key=whole_key,
-            partition=tuple(partition),
+            partition=group.columns,
+            counted=group.counted,
             position=at.position,
             changes=changes,
             without_effect=without_effect,

@@ -75,6 +75,7 @@ READ_ELSEWHERE: Mapping[str, str] = {
 UNSEEN = {
     "ExportedLog: missing[].first",  # no position is missing here
     "ExportedLog: missing[].last",
+    "ExplainedRow: counted",  # no built-in read model has rows that move between groups
     "ForgottenApp: last_event_id",  # the cursor was reset before
 }
 """Keys that are null, or in no object, in all documents of this test."""

@@ -18,7 +18,7 @@ from eventstore.contracts import Event
 from projections.cli.app import app as command
 from projections.errors import ProjectionsError, UsageError
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
-from projections.inspecting import explain, row_events, row_folding
+from projections.inspecting import explain, group_search, row_events, row_folding
 from projections.inspecting.explain import Explanation
 from projections.inspecting.row_key import find_table
 from projections.migrating.metadata import READ_MODELS
@@ -206,7 +206,7 @@ async def test_events_folded_meanwhile_are_no_difference(
         await append_and_fold(database_url, conn, new_record(oracle.DENIED))
         return await find_events(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(explain, "find_events", after_more)
+    monkeypatch.setattr(group_search, "find_events", after_more)
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert (event_ids_of(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 

@@ -32,7 +32,7 @@ def _add(folder: Path, depth: int, found: dict[str, str]) -> None:
     for path in sorted(files):
         found[_key(path)] = _line(depth + 1, path.stem, path)
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name not in ("__pycache__", "_generated", "static"):
+        if path.is_dir() and path.name not in ("__pycache__", "_generated", "static", "templates"):
             _add(path, depth + 1, found)
 
 

@@ -24,6 +24,7 @@ SUMMARIES = {
     "status": "Show upstreams, projections, who runs them, and quarantine.",
     "doctor": "Find what is behind or wrong, and the command that mends it.",
     "list": "List the installed projections.",
+    "new": "Make a package with a read model of your own, and a test that passes.",
     "check": "Check a projection: its rules, its plans here, and its fold in any order.",
     "pause": "Pause a projection, in whatever process it runs.",
     "resume": "Resume a paused or failed projection immediately.",

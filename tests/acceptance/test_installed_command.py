@@ -7,6 +7,7 @@ tests/integration/test_db_command.py and test_simulate_command.py start the inst
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 
 import pytest
@@ -32,6 +33,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("status",): ("--json",),
     ("doctor",): (),
     ("list",): (),
+    ("new",): ("mine",),
     ("check",): ("consent_registry",),
     ("pause",): ("request_status",),
     ("resume",): ("request_status",),
@@ -122,6 +124,7 @@ async def test_the_installed_command_does_the_same_as_a_fork(
             variables = {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": upstream.address, "COLUMNS": "150"}
             results.append(await starter.run(*command, *CASES[command], **variables, PROJECTIONS_TOKEN="token-of-mine"))
             (commands.folder / "log").unlink(missing_ok=True)
+            shutil.rmtree(commands.folder / "mine", ignore_errors=True)
     installed, forked = map(comparable, results)
     assert installed == forked
     assert installed[0] == EXIT_CODES.get(command, 0), results[0].transcript

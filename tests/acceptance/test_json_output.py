@@ -59,6 +59,7 @@ WITH_TROUBLE = ("status", "cursor show", "apps", "apps list", "consumers", "cons
 """Commands that run after an app and a projection got into trouble, before the last ones of ``CASES``."""
 FIRST = "skip"
 READ_ELSEWHERE: Mapping[str, str] = {
+    "new": "acceptance/test_new_command.py",
     "check": "acceptance/test_check_command.py",
     "grant": "acceptance/test_grant_command.py",
     "revoke": "acceptance/test_grant_command.py",

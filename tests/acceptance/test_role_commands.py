@@ -35,6 +35,7 @@ CONSUMER = (
 )
 EXCEPTED = {
     "list": "opens no database",
+    "new": "opens no database",
     "docs": "opens no database",
     "simulate": "opens no database",
     "db": "is for the embedded PostgreSQL, whose user is the owner",

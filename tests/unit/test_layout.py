@@ -43,6 +43,7 @@ ORDER = (
     "projections.rules",
     "projections.sql_files",
     "projections.registry",
+    "projections.scaffolding",
     "projections.granting",
     "projections.migrating",
     "projections.running",

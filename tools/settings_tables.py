@@ -100,10 +100,19 @@ def option_table() -> str:
 def simulator_table() -> str:
     """Return the table of the simulator's options."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
-    for _words, option in options(get_command(app)):
-        if str(option.envvar).startswith(SIMULATOR):
-            rows.append(f"| `{option.opts[0]}` | {_option_default(option)} | {_help(option)} |")
+    rows += [f"| `{one.opts[0]}` | {_option_default(one)} | {_help(one)} |" for one in _simulator_options()]
     return "\n".join(rows)
+
+
+def simulator_variables() -> str:
+    """Return the table of the simulator's options as environment variables."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    rows += [f"| `{one.envvar}` | {_option_default(one)} | {_help(one)} |" for one in _simulator_options()]
+    return "\n".join(rows)
+
+
+def _simulator_options() -> Iterator[TyperOption]:
+    return (option for _words, option in options(get_command(app)) if str(option.envvar).startswith(SIMULATOR))
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -117,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quarantine": lambda: settings_of(QuarantineLimits),
     "rebuilds": lambda: settings_of(ReplaySettings),
     "simulator": simulator_table,
+    "simulator-variables": simulator_variables,
     "timeouts": lambda: settings_of(Waits),
 }
 

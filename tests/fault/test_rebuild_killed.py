@@ -1,6 +1,9 @@
 """A rebuild that is killed before any of its messages to Postgres leaves the old tables or the new ones.
 
-:mod:`projections.rebuilding.rebuild` states what holds.
+What holds whenever it is killed: readers see all old rows or all new rows, never a mixture; the checkpoint is where it
+was, so live folds go on; the run is recorded as done exactly if the new rows are there. The next rebuild marks a run
+that was killed as abandoned, and begins anew, or continues in its shadow with ``--resume``. How that is ensured is in
+:mod:`projections.rebuilding.rebuild`.
 """
 
 from __future__ import annotations

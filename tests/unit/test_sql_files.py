@@ -175,6 +175,17 @@ def test_tables_and_the_window_are_filled_in_wherever_they_stand(tmp_path: Path)
         ("WITH contacts AS (SELECT 1) DELETE FROM contacts;", 10, "WITH names a query as a table, contacts"),
         ("DELETE FROM contacts WHERE app = '%(x)s';", 10, "write '%' || '(' for '%('"),
         # Names.
+        (
+            "DELETE FROM contacts WHERE n IN (SELECT 1 FROM window\nWHERE occured_at < at);",
+            11,
+            "no table of this statement has a column occured_at; did you mean occurred_at?",
+        ),
+        ("DELETE FROM contacts WHERE ctid IS NULL;", 10, "no table of this statement has a column ctid"),
+        (
+            UPSERT.replace("(app, ppnum) DO", "(app, pnum) DO"),
+            12,
+            "table contacts has no column pnum; did you mean ppnum?",
+        ),
         ("DELETE FROM contacts WHERE contacts.m = 1;", 10, "contacts has no column m"),
         ("DELETE FROM contacts USING window AS w WHERE w.phone = '';", 10, "w has no column phone"),
         ("DELETE FROM contacts USING window AS w WHERE window.app = '';", 10, "window is no table or alias of this"),
@@ -280,6 +291,24 @@ def test_a_wrong_header_is_refused(tmp_path: Path, old: str, new: str, message: 
     with pytest.raises(InvalidProjection) as caught:
         made()
     assert str(caught.value).startswith(message), caught.value
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "n IN (WITH c AS (SELECT app, count(*), n AS m FROM contacts GROUP BY app, m) SELECT m + count FROM c)",
+        "app = ANY (SELECT o FROM window, unnest(poll_options) AS u (o) WHERE o = app)",
+        "app = ANY (SELECT value FROM window, jsonb_each_text('{}') WHERE key = app)",
+        "n = (SELECT max(x) FROM (VALUES (1)) AS v (x))",
+        "n = (SELECT a FROM jsonb_to_record('{}') AS r (a int, b text) WHERE b = '')",
+        "EXISTS (SELECT FROM (SELECT n::bigint, coalesce(n, 1) FROM contacts) AS s WHERE int8 = coalesce)",
+        "to_jsonb(contacts) <> to_jsonb(contacts) OR (SELECT count(w) FROM window AS w) = 0",
+    ],
+)
+def test_a_column_that_a_statement_may_have_is_not_refused(tmp_path: Path, condition: str) -> None:
+    statement = condition.join(("DELETE FROM contacts WHERE ", ";"))
+    projection = write(tmp_path, f"{HEADER}{TABLE}{UPSERT}{statement}")()
+    assert len(projection.fold(Window(projection.handles))) == 2
 
 
 def test_a_file_without_tables_or_fold_or_without_a_file_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 from psycopg import AsyncConnection
 
+from eventstore.consuming.consumer import consumer
 from eventstore.locks import rebuild_lock
 from projections.http.dashboard_routes import PERSONAL_DATA_IS_OFF, QUESTION_HEADER
 from projections.http.web_app import HEADERS
@@ -383,3 +384,25 @@ FAINT_TEXTS = """() => {
     return faint;
 }"""
 """Texts whose contrast to what is behind them is below 4.5 : 1, which WCAG's level AA requires."""
+
+
+async def test_named_consumers_are_shown_if_there_are_any(commands: Commands, watch: Watch, database_url: str) -> None:
+    await folding.fold_all(database_url)
+    process = await commands.start("dashboard", "--http", "127.0.0.1:0", **VARIABLES, DATABASE_URL=database_url)
+    page, consumers = watch.page, watch.page.locator("#consumers tbody")
+    await page.goto(await served_url(process))
+    await expect(page.locator("#projections tbody")).not_to_have_count(0)
+    await expect(page.locator("#consumers-section")).to_be_hidden()
+    async with store.appender(database_url) as appender:
+        await appender.append(store.new_events(3))
+    async with aclosing(consumer("billing", database_url, batch_events=2)) as batches:
+        await anext(batches)
+        await expect(consumers).to_contain_text(["billing"])
+        await expect(consumers).to_contain_text(["running"])
+        await anext(batches)
+        await expect(consumers).to_contain_text(["1 event"])
+    await expect(consumers).to_contain_text(["no process has it"])
+    async with aclosing(consumer("billing", database_url)) as batches:
+        await anext(batches)
+        await expect(consumers).to_contain_text(["It was handed the events after its checkpoint 2 times"])
+    assert watch.console == []

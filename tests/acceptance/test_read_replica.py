@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import pytest
 
+from eventstore.consuming.log_head import head as log_head
+from eventstore.consuming.log_head import wait_for
 from projections.granting.grant_roles import RoleRequest
 from projections.granting.role_kinds import RoleKind
 from projections.migrating.metadata import READ_MODELS
@@ -48,7 +52,7 @@ async def test_a_standby_answers_readers_and_commands_that_only_read(commands: C
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 await conn.execute("LISTEN eventstore")
         variables = {"DATABASE_URL": standby.superuser_url, "PROJECTIONS_WAIT_FOR_DATABASE": "0"}
-        for command in ("status", "apps list", "cursor show", "grant --show", "export events log"):
+        for command in ("status", "apps list", "cursor show", "consumers list", "grant --show", "export events log"):
             result = await commands.run(*command.split(), **variables)
             assert result.code == 0, result.transcript
         assert f"{stored:,} events" in result.out + result.err
@@ -56,3 +60,8 @@ async def test_a_standby_answers_readers_and_commands_that_only_read(commands: C
             result = await commands.run(*command.split(), **variables)
             assert result.code == 1, result.transcript
             assert "the server is a standby and takes no writes" in result.stderr_line
+        async with store.connection(standby.superuser_url) as reader:  # which isn't notified
+            waiting = asyncio.create_task(wait_for(reader, await log_head(reader) + 1, poll=0.01))
+            async with store.appender(primary.superuser_url) as appender:
+                await appender.append(store.new_events(1))
+            assert await waiting == stored + 1

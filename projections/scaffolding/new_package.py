@@ -75,10 +75,11 @@ def make_package(name: str, kind: PackageKind, parent: Path) -> NewPackage:
         OSError: the folder can't be written.
 
     """
-    _check_name(name)
+    _check_form(name)
     folder = parent / name
     if os.path.lexists(folder):
         raise UsageError(f"{folder} already exists; choose another name or another folder")
+    _check_not_taken(name)
     files = _files_of(name, kind)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as made:
         whole = Path(made) / name
@@ -90,7 +91,7 @@ def make_package(name: str, kind: PackageKind, parent: Path) -> NewPackage:
     return NewPackage(name, kind, folder, tuple(files), edit)
 
 
-def _check_name(name: str) -> None:
+def _check_form(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} can't be the name of a read model: a name has 1 to 48 lower-case letters, digits and '_', and"
@@ -98,6 +99,9 @@ def _check_name(name: str) -> None:
         )
     if keyword.iskeyword(name):
         raise UsageError(f"{name!r} is a word of Python, so no module can have this name; choose another one")
+
+
+def _check_not_taken(name: str) -> None:
     if name in entry_points(group=GROUP).names:
         raise UsageError(f"a projection named {name!r} is installed already; choose another name")
     owners = {table.name: one.name for one in find_projections().projections.values() for table in one.tables}

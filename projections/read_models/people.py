@@ -33,8 +33,15 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from eventstore.contracts.event_types import ABOUT_RECIPIENT, EventType
 from projections.projection import Projection, Window
-from projections.read_models.common_columns import count_column, event_id, key_column, metadata, text, time
-from projections.read_models.consent_registry import CONSENT_FAILURES
+from projections.read_models.common_columns import (
+    CONSENT_FAILURES,
+    count_column,
+    event_id,
+    key_column,
+    metadata,
+    text,
+    time,
+)
 
 person_requests = Table(
     "person_requests",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from sqlalchemy import Executable, Table
 
 from projections.blocks.block_columns import EVERY_EVENT, FactColumn
+from projections.blocks.fact_counts import count_with_fact, single_fact
 from projections.blocks.row_block import Rows
 from projections.blocks.row_counts import count_rows
 from projections.blocks.row_fold import fold_events
@@ -77,6 +78,9 @@ class BlockProjection(Projection):
 
     def _fold_rows(self, block: Rows, window: Window) -> Sequence[Executable]:
         moving = [one for one in self.blocks if isinstance(one, Tally) and one.of is block and not one.fixed_columns]
+        if block.counting is not None and (fact := single_fact(block)) is not None:
+            write = count_with_fact(block, block.counting, fact, window)
+            return [count_moved_groups(moving, write) if moving else write]
         writes = []
         for source in block.sources:
             has_facts = any(isinstance(column, FactColumn) for column in block.folded_from(source))

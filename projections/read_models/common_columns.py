@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Case, Column, ColumnElement, DateTime, Integer, MetaData, Text, case, or_
+from sqlalchemy import Case, ColumnElement, MetaData, case, or_
 
 from eventstore.contracts.event_types import EventType
 from projections.blocks import event, key, latest
@@ -51,28 +51,3 @@ CONSENT_STATUS: Final[Case[str]] = case(
     *((event.error_code == code, meaning) for code, meaning in CONSENT_FAILURES.items()),
 )
 """What it says about consent."""
-
-
-def key_column(name: str, comment: str) -> Column[str]:
-    """Return a text column of a primary key."""
-    return Column(name, Text, primary_key=True, comment=comment)
-
-
-def text(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[str]:  # noqa: ANN401 - SQLAlchemy's
-    """Return a text column."""
-    return Column(name, Text, *more, nullable=nullable, comment=comment)
-
-
-def event_id(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[str]:  # noqa: ANN401 - SQLAlchemy's
-    """Return a column for a ULID; it compares by bytes."""
-    return Column(name, Text(collation="C"), *more, nullable=nullable, comment=comment)
-
-
-def time(name: str, comment: str, *more: Any, nullable: bool = True) -> Column[Any]:  # noqa: ANN401 - SQLAlchemy's
-    """Return a column for a point in time."""
-    return Column(name, DateTime(timezone=True), *more, nullable=nullable, comment=comment)
-
-
-def count_column(name: str, comment: str, *, nullable: bool = False) -> Column[int]:
-    """Return a column for a count."""
-    return Column(name, Integer, nullable=nullable, comment=comment)

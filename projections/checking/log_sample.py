@@ -33,7 +33,7 @@ number is too short to be one."""
 _STORIES = sql.SQL("""
 SELECT positions[1:{most}] FROM (
     SELECT array_agg(position ORDER BY position) AS positions, count(DISTINCT event_type) AS kinds,
-           hashtext(min(event_id) || %(seed)s) AS any_of_them
+           md5(min(event_id) || %(seed)s) AS any_of_them
     FROM eventstore.events
     WHERE position > %(lo)s AND position <= %(hi)s AND event_type = ANY(%(handles)s) AND {column} <> ''
           AND event_id <> ALL(%(skipped)s)

@@ -45,7 +45,8 @@ def random_story(seed: int, handles: Collection[int]) -> list[Event]:
             break
     else:
         # No world has one: the platform sends it too rarely, or this version doesn't know it.
-        handled = [one._replace(event_type=numbers.choice(sorted(handles))) for one in others[:_UNHANDLED]]
+        handled = [one._replace(event_type=numbers.choice(sorted(handles))) for one in others[::2]]
+        others = others[1::2]
     story = _some(numbers, handled, MAX_EVENTS - _UNHANDLED - 2) + _some(numbers, others, _UNHANDLED)
     story += [_again(numbers, one, handled) for one in _some(numbers, story, 2)]
     return sorted((_without_some(numbers, one) for one in story), key=lambda one: one.event_id)

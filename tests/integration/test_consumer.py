@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -404,6 +405,77 @@ async def test_a_consumer_that_was_dropped_meanwhile(
         await end_session(conn)
         with pytest.raises(Exception, match="consumer billing no longer exists"):
             await anext(batches)
+
+
+class Program:
+    """A program that consumes, and what it was handed and acknowledged; every batch begins where that ends."""
+
+    def __init__(self, url: str) -> None:
+        self.done = 0
+        self.seen: set[int] = set()
+        self._url = url
+        self._batch: Batch | None = None
+        self._batches = self._start()
+
+    async def ask(self) -> None:
+        self.done = self._batch.position if self._batch else self.done
+        self._batch = await anext(self._batches, None)
+        if self._batch is None:
+            self._batches = self._start()
+        else:
+            found = [stored.position for stored in self._batch]
+            assert found == list(range(self.done + 1, self.done + 1 + len(found)))
+            self.seen.update(found)
+
+    async def acknowledge(self, at: int) -> None:
+        if self._batch is not None:
+            stored = self._batch.events[at % len(self._batch)]
+            await self._batch.acknowledge(stored)
+            self.done = max(self.done, stored.position)
+
+    async def restart(self) -> None:
+        await self._batches.aclose()
+        self._batch, self._batches = None, self._start()
+
+    async def lose_to_another(self) -> None:
+        """Let another process take the consumer over, and finish what is there."""
+        for batch in await consume_all(self._url):
+            self.seen.update(stored.position for stored in batch)
+            self.done, self._batch = batch.position, None
+
+    def _start(self) -> AsyncGenerator[Batch]:
+        return consume(self._url, batch_events=3, follow=False)
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_every_event_is_handed_out_and_nothing_that_was_acknowledged_is_repeated(
+    database_url: str, conn: AsyncConnection, appender: Appender, seed: int
+) -> None:
+    draw = random.Random(seed)  # noqa: S311 - a test needs the same draws each time
+    program, stored = Program(database_url), 0
+    for _ in range(60):
+        match draw.choice(["append", "append", "ask", "ask", "acknowledge", "cut", "restart", "another"]):
+            case "append":
+                await appender.append(new := new_events(draw.randint(1, 4)))
+                stored += len(new)
+            case "ask":
+                await program.ask()
+            case "acknowledge":
+                await program.acknowledge(draw.randint(0, 2))
+            case "cut":
+                await end_session(conn)
+            case "restart":
+                await program.restart()
+            case "another":
+                await end_session(conn)
+                await program.lose_to_another()
+        assert program.seen >= set(range(1, program.done + 1))
+    await program.restart()
+    while program.done < stored:
+        await program.ask()
+    await program.restart()
+    assert program.seen == set(range(1, stored + 1))
 
 
 # From outside

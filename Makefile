@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 T ?=
 PYTEST_ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 4
 NAME ?=
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup
 
@@ -24,7 +24,7 @@ setup:  ## build .venv from requirements.lock, unless it is current
 run: setup  ## run everything once, on an embedded PostgreSQL and a simulated upstream
 	@$(BIN)/python -m projections.sandbox.demo
 
-test: setup  ## all tests, by WORKERS=3 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
+test: setup  ## all tests, by WORKERS=4 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
 	@$(BIN)/python -m pytest $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
 test-all: setup  ## all tests on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 import pytest
 
@@ -18,6 +20,8 @@ from eventstore.waits import Waits
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, TOKEN_PATH, Answer, Issuer
 
 API = "https://api.example.com"
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""The issuers here speak plain HTTP, and to load the system's authorities takes longer than most of these tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +29,13 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_secrets", {})
 
 
+@cache
+def waits_of(seconds: float) -> Waits:
+    return Waits(issuer=seconds)
+
+
 def client_of(issuer: Issuer, seconds: float = 60) -> ClientCredentials:
-    return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, API, waits=Waits(issuer=seconds))
+    return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, API, waits=waits_of(seconds), tls=NO_AUTHORITIES)
 
 
 def document_of(issuer: Issuer) -> dict[str, object]:

@@ -133,6 +133,8 @@ class ConsumerRun:
                     await self._save(session)
                     raise
                 self._outage.ended()
+                if page.position > self._done.position and page.before != self._done.event_id:
+                    await self._rewind(session)
                 if page.events:
                     return await self._hand_out(session, page)
                 await self._pass_over(session, page)

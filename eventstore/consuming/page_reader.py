@@ -29,8 +29,9 @@ WINDOW = 50_000
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _COLUMNS = ("position", "received_at", *Event._fields)
 _COUNT = (
-    "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s) FROM eventstore.events"
-    " WHERE position > %(lo)s AND position <= %(hi)s"
+    "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s),"
+    " (SELECT event_id FROM eventstore.events WHERE position = %(lo)s)"
+    " FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
 )
 
 
@@ -57,12 +58,14 @@ class Page(NamedTuple):
 
     ``events`` are those that the filters let through; ``position`` is the last position that was examined, ``event_id``
     the event there, and ``head`` the head of the log. If nothing was examined, ``position`` is the one before.
+    ``before`` is the event at the position before the page: if it isn't the one that was read there, the log lost it.
     """
 
     events: tuple[StoredEvent, ...]
     position: int
     event_id: str | None
     head: int
+    before: str | None = None
 
     @property
     def is_last(self) -> bool:
@@ -113,9 +116,9 @@ class PageReader:
         if found and (len(found) >= chosen.page_events or _payload_bytes(found) >= chosen.page_bytes):
             hi = found[-1].position
         while True:
-            counted, event_id = await fetch_row(conn, _COUNT, {"lo": lo, "hi": hi}) or (0, None)
+            counted, event_id, before = await fetch_row(conn, _COUNT, {"lo": lo, "hi": hi}) or (0, None, None)
             if counted == hi - lo:
-                return Page(tuple(stored for stored in found if stored.position <= hi), hi, event_id, head)
+                return Page(tuple(stored for stored in found if stored.position <= hi), hi, event_id, head, before)
             first, last = await find_missing_positions(conn, lo, hi) or (lo + 1, hi)
             if first == lo + 1:
                 raise MissingPositions(first, last)

@@ -25,7 +25,7 @@ from eventstore.consuming.consumers import (
     read_consumers,
     reset_consumer,
 )
-from eventstore.contracts import decode
+from eventstore.contracts import Event, decode
 from eventstore.contracts.event_types import EventType
 from eventstore.errors import CheckpointNotInLog, LockHeld, MissingPositions, NotAcknowledged, UsageError
 from eventstore.waits import Waits
@@ -363,6 +363,26 @@ async def test_events_that_the_database_lost_are_handed_out_as_they_are_now(
         assert [stored.event for stored in again][2:] == later[:2]
         assert positions_of([await anext(batches)]) == [[9, 10]]
     assert "the database lost events that were handed out consumer='billing' position=4" in caplog.messages
+
+
+@pytest.mark.parametrize("ends_session", [True, False])
+async def test_filters_pass_over_no_event_that_took_the_place_of_a_lost_one(
+    database_url: str, conn: AsyncConnection, appender: Appender, *, ends_session: bool
+) -> None:
+    def failed() -> Event:
+        return decode(wire.event(next_ulid(), event_type=FAILED, recipient=wire.recipient("12300000002")), APP, CHAT)
+
+    await appender.append([*new_events(2), failed()])
+    async with handed_out(database_url, types={EventType.RECIPIENT_FAILED}, follow=False) as (batches, first):
+        await lose_events(conn, after=2)
+        await appender.append([later := failed(), *new_events(3)])
+        if ends_session:
+            await end_session(conn)
+        second = await anext(batches)
+        assert positions_of([first, second]) == [[3], [3]]
+        assert second.events[0].event == later
+        assert [batch async for batch in batches] == []
+    assert (await status_of(conn)).position == 6
 
 
 async def test_a_checkpoint_that_is_not_in_the_log_hands_out_nothing(

@@ -137,7 +137,7 @@ def fold_asked(events: Sequence[Event]) -> dict[Table, Rows]:
 # Rows that move from one day, month or error to another; two tallies of them, in one statement.
 
 costs = rows(
-    "costs",
+    "changed",  # names that parts of the statements could have
     key("app"),
     key("send_request_id"),
     key("ppnum"),
@@ -151,7 +151,7 @@ costs = rows(
 )
 _cost = costs.c
 daily = tally(
-    "daily",
+    "touched",
     costs,
     key("app"),
     key("day"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from sqlalchemy import (
@@ -64,17 +66,37 @@ def make_block_table(
 
 def add_index(table: Table, values: Sequence[ColumnElement[Any]]) -> None:
     """Add an index on expressions of a table's columns, unless the primary key or an index begins with them."""
+    whole = [index for index in table.indexes if not index.dialect_kwargs.get("postgresql_where")]
     names = {value.name for value in values if isinstance(value, Column)}
     if len(names) == len(values):
         known: list[list[str | None]] = [[column.name for column in table.primary_key.columns]]
-        whole = [index for index in table.indexes if not index.dialect_kwargs.get("postgresql_where")]
         known += [[getattr(one, "name", None) for one in index.expressions] for index in whole]
         if any(set(begins[: len(names)]) == names for begins in known):
             return
+    if any(_begins_with(index, values) for index in whole):
+        return
     words = [value.name if isinstance(value, Column) else "expression" for value in values]
-    name = "_".join([table.name, *words])[: _MAX_INDEX_NAME - len("_idx")] + "_idx"
-    if all(index.name != name for index in table.indexes):
-        Index(name, *values)
+    taken = {index.name for index in table.indexes}
+    Index(next(name for name in _index_names("_".join([table.name, *words])) if name not in taken), *values)
+
+
+def _begins_with(index: Index, values: Sequence[ColumnElement[Any]]) -> bool:
+    """Return whether an index has these expressions, in this order, before others."""
+    there = list(index.expressions)[: len(values)]
+    return len(there) == len(values) and all(
+        isinstance(one, ColumnElement) and one.compare(value) for one, value in zip(there, values, strict=True)
+    )
+
+
+def _index_names(words: str) -> Iterator[str]:
+    """Yield names for an index, the best one first; of a name that is too long, a digest tells it from others."""
+    for number in count(1):
+        name = words if number == 1 else f"{words}_{number}"
+        if len(name.encode()) > _MAX_INDEX_NAME - len("_idx"):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            begin = name.encode()[: _MAX_INDEX_NAME - len(f"_{digest}_idx")].decode(errors="ignore")
+            name = f"{begin}_{digest}"
+        yield f"{name}_idx"
 
 
 def _check_given(table: Table, columns: Sequence[BlockColumn]) -> None:

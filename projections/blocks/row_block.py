@@ -28,7 +28,14 @@ from projections.blocks.block_columns import (
 )
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.block_values import columns_in, is_never_null
-from projections.blocks.row_checks import check_names, check_row_value, find_guards, wrong_block
+from projections.blocks.row_checks import (
+    check_expressions,
+    check_names,
+    check_row_value,
+    condition_of,
+    find_guards,
+    wrong_block,
+)
 from projections.errors import InvalidProjection
 
 Folded: TypeAlias = FactColumn | AggregateColumn
@@ -72,6 +79,7 @@ class Rows:
         if not self.handles and counting is None:
             raise self._wrong("say which event types it is folded from: of=EventType.…")
         self.columns = [self._resolve(column) for column in self.columns]
+        self._check_condition("where=", where)
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         if not self.keys:
             raise self._wrong("it has no key; add key(…)")
@@ -156,7 +164,8 @@ class Rows:
             if self.counting is None:
                 raise self._wrong(f"{column.name} counts rows; name the block that has them: rows(…, counting=block)")
             if column.aggregate is Aggregate.TOTAL and column.value is None and column.name in self.counting.c:
-                return replace(column, value=self.counting.c[column.name])
+                column = replace(column, value=self.counting.c[column.name])
+            self._check_count(column)
             return column
         if column.value is None:
             if column.name not in events.c:
@@ -165,7 +174,30 @@ class Rows:
                 )
             column = replace(column, value=events.c[column.name])
         check_row_value(self._name, column, None if self.counting is None else self.counting.table)
+        self._check_condition(column.name, condition_of(column))
         return column
+
+    def _check_condition(self, what: str, condition: Condition | None) -> None:
+        """Check a condition on events."""
+        check_expressions(self._name, what, [condition])
+        others = {str(one) for one in columns_in(condition) if one.table is not events} if condition is not None else ()
+        if others:
+            raise self._wrong(f"{what} uses {', '.join(sorted(others))}; a condition may use columns of event only")
+
+    def _check_count(self, column: AggregateColumn) -> None:
+        """Check a column that counts the rows of another block."""
+        values = [one for one in (column.value, column.where) if one is not None]
+        check_expressions(self._name, column.name, values)
+        others = {
+            str(one)
+            for value in values
+            for one in columns_in(value)
+            if self.counting and one.table is not self.counting.table
+        }
+        if others:
+            raise self._wrong(
+                f"{column.name} uses {', '.join(sorted(others))}; it may use columns of the rows that it counts only"
+            )
 
     def _with_nullable(self, column: BlockColumn) -> BlockColumn:
         if column.nullable is not None or isinstance(column, ComputedColumn):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import Column, ColumnClause, ColumnElement, Table, TextClause
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.functions import FunctionElement
 
 from eventstore.schema import events
 from projections.blocks.block_columns import AggregateColumn, BlockColumn, Fact, FactColumn, KeyColumn
 from projections.blocks.block_values import OF_THIS_LOG_ONLY, columns_in
 from projections.errors import InvalidProjection
+from projections.folding.refused_functions import is_refused
+
+_QUOTED = re.compile(r"'(?:[^']|'')*'")
+_WORDS = re.compile(r"\b[a-z_]+\b(?:\s*\()?")
 
 
 def wrong_block(name: str, why: str) -> InvalidProjection:
@@ -51,6 +58,7 @@ def check_row_value(block: str, column: BlockColumn, counted: Table | None) -> N
 
     """
     values = [column.value, column.where if isinstance(column, AggregateColumn) else None]
+    check_expressions(block, column.name, (*values, condition_of(column)))
     used = [one for value in values if value is not None for one in columns_in(value)]
     others = sorted({str(one) for one in used if one.table not in (events, counted)})
     if others:
@@ -61,13 +69,61 @@ def check_row_value(block: str, column: BlockColumn, counted: Table | None) -> N
         raise wrong_block(
             block, f"key {column.name} must be an expression of event columns; a tally may have other keys"
         )
-    for one in used:
-        if one.table is events and one.name in OF_THIS_LOG_ONLY:
-            raise wrong_block(
-                block,
-                f"{column.name} uses event.{one.name}, which differs in another log of the same events; rows may not"
-                " depend on it",
-            )
+
+
+def condition_of(column: BlockColumn) -> ColumnElement[bool] | None:
+    """Return the condition under which an event decides or changes a column, as its fact has it; None for none."""
+    if isinstance(column, FactColumn):
+        return column.fact.source.where
+    return column.source.where if isinstance(column, AggregateColumn) else None
+
+
+def check_expressions(block: str, what: str, expressions: Iterable[ColumnElement[Any] | None]) -> None:
+    """Check that expressions depend on nothing but the columns that they name.
+
+    Args:
+        block: the block's name.
+        what: what they are of, for the message.
+        expressions: the expressions.
+
+    Raises:
+        InvalidProjection: one depends on the clock, on chance, on the session, or on this log.
+
+    """
+    for expression in (one for one in expressions if one is not None):
+        for part in visitors.iterate(expression):
+            column, function = _used_by(part)
+            if column is not None:
+                raise wrong_block(
+                    block,
+                    f"{what} uses event.{column}, which differs in another log of the same events; rows may not depend"
+                    " on it",
+                )
+            if function is not None:
+                raise wrong_block(
+                    block,
+                    f"{what} uses {function}, which depends on the clock, on chance or on the session; rows may depend"
+                    " on events only",
+                )
+
+
+def _used_by(part: object) -> tuple[str | None, str | None]:
+    """Return the column and the function that a part of an expression uses and may not use, as far as can be seen."""
+    if isinstance(part, Column):
+        return (part.name if part.table is events and part.name in OF_THIS_LOG_ONLY else None), None
+    if isinstance(part, FunctionElement):
+        name = str(getattr(part, "name", ""))
+        return None, (name if is_refused(name, len(part.clauses)) or name.startswith("localtime") else None)
+    if isinstance(part, TextClause) or (isinstance(part, ColumnClause) and part.is_literal):
+        text = _QUOTED.sub("''", part.text if isinstance(part, TextClause) else part.name).lower()
+        column = next((name for name in OF_THIS_LOG_ONLY if re.search(rf"\b{name}\b(?!\s*\()", text)), None)
+        return column, next((word.rstrip("( ") for word in _WORDS.findall(text) if _is_refused_word(word)), None)
+    return None, None
+
+
+def _is_refused_word(word: str) -> bool:
+    name = word.rstrip("( ")
+    return is_refused(name, 0) if word.endswith("(") else name.startswith(("current_", "localtime"))
 
 
 def find_guards(block: str, columns: Sequence[BlockColumn]) -> dict[Fact, str]:

@@ -50,10 +50,10 @@ def count_rows(block: Rows, counted: Rows, window: Window) -> Insert:
     rows = (
         select(*(r.c[name] for name in names), *group.parts_from(r, counted), _ONE.label(COUNTED))
         .where(window.touched(r, names))
-        .subquery("touched")
+        .subquery("touched__")
     )
     groups = group.select_groups(names, rows)
-    new = _insert(block, groups.subquery("counted"))
+    new = _insert(block, groups.subquery("counted__"))
     counts = {column.name: new.excluded[column.name] for column in block.counted}
     changed = [block.c[name].is_distinct_from(value) for name, value in counts.items()]
     return new.on_conflict_do_update(index_elements=names, set_=counts, where=or_(*changed))
@@ -77,9 +77,9 @@ def _count_with_events(block: Rows, counted: Rows, window: Window, of_events: Se
     known = select(*(r.c[name] for name in names), *nothing, *group.parts_from(r, counted), _ONE).where(
         window.touched(r, names)
     )
-    both = union_all(told, known).subquery("told_and_known")
+    both = union_all(told, known).subquery("told_and_known__")
     aggregates = {one.name: aggregate_values(one, both.c[told_as[one.name]], None) for one in of_events}
-    groups = group.select_groups(names, both, {**aggregates, _EVENT: func.max(both.c[event_id])}).subquery("counted")
+    groups = group.select_groups(names, both, {**aggregates, _EVENT: func.max(both.c[event_id])}).subquery("counted__")
     new = _insert(block, groups, groups.c[_EVENT].is_not(None))  # rows alone touch nothing
     counts = {column.name: new.excluded[column.name] for column in block.counted}
     merged = {one.name: merge_aggregate(one, block.c[one.name], new.excluded[one.name]) for one in of_events}

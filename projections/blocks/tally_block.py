@@ -25,7 +25,7 @@ from projections.blocks.block_columns import (
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.block_values import columns_in, is_never_null
 from projections.blocks.row_block import Folded, Rows
-from projections.blocks.row_checks import check_names, value_of, wrong_block
+from projections.blocks.row_checks import check_expressions, check_names, value_of, wrong_block
 from projections.errors import InvalidProjection
 
 NARROW: Final = frozenset({"send_request_id", "ppnum", "message_id", "poll_id", "event_id"})
@@ -135,6 +135,7 @@ class Tally:
         check_names(name, self.columns)
         values = [column.value for column in self.columns]
         values += [column.where for column in self.columns if isinstance(column, AggregateColumn)]
+        check_expressions(name, "it", (*values, self.where))
         for one in (one for value in (*values, self.where) if value is not None for one in columns_in(value)):
             if one.table is not source:
                 raise self._wrong(f"it uses {one}; the values of a tally are expressions of columns of {source.name}")

@@ -65,7 +65,7 @@ def count_fixed_groups(block: Tally) -> Insert:
     stored = select(*(table.c[column.name] for column in block.keys), *parts, null()).where(
         window.touched(table, fixed)
     )
-    both = union_all(rows, stored).subquery("rows_and_groups")
+    both = union_all(rows, stored).subquery("rows_and_groups__")
     return _write(block, group, both, 1)
 
 
@@ -78,19 +78,19 @@ def count_moved_groups(blocks: Sequence[Tally], write_rows: Insert) -> Insert:
 
     """
     source = blocks[0].of.table
-    changed = write_rows.returning(*_needed(blocks)).cte("changed")
+    changed = write_rows.returning(*_needed(blocks)).cte("changed__")
     # A join could read the whole table; LIMIT makes the planner look up each row by its key.
     stored = (
         select(*_needed(blocks))
         .where(*(column == changed.c[column.name] for column in source.primary_key.columns))
         .correlate(changed)
         .limit(_ONE)
-        .lateral("stored")
+        .lateral("stored__")
     )
-    before = select(*stored.c).select_from(changed.join(stored, true())).cte("before")
+    before = select(*stored.c).select_from(changed.join(stored, true())).cte("before__")
     statements = [_count_moved(block, changed, before, number) for number, block in enumerate(blocks, 1)]
     *others, last = statements
-    return last.add_cte(*(statement.cte(f"written_{number}") for number, statement in enumerate(others, 1)))
+    return last.add_cte(*(statement.cte(f"written__{number}") for number, statement in enumerate(others, 1)))
 
 
 def _count_moved(block: Tally, changed: CTE, before: CTE, number: int) -> Insert:
@@ -99,21 +99,21 @@ def _count_moved(block: Tally, changed: CTE, before: CTE, number: int) -> Insert
     keys = [column.name for column in block.keys]
     both = union_all(
         _select_rows(block, group, changed, _ONE), _select_rows(block, group, before, _MINUS_ONE)
-    ).subquery("changes")
+    ).subquery("changes__")
     columns = [both.c[one] for one in (*keys, *group.parts)]
     weight = func.sum(both.c[COUNTED])
     # A row that changed in nothing that counts here cancels itself out, and touches no group.
     changes = (
-        select(*columns, weight.label(COUNTED)).group_by(*columns).having(weight != _ZERO).cte(f"changes_{number}")
+        select(*columns, weight.label(COUNTED)).group_by(*columns).having(weight != _ZERO).cte(f"changes__{number}")
     )
-    touched = select(*(changes.c[one] for one in keys)).distinct().subquery("touched")
+    touched = select(*(changes.c[one] for one in keys)).distinct().subquery("touched__")
     same = [value_of(column) == touched.c[column.name] for column in block.keys]
     # Without OFFSET the planner could join the whole table.
-    rows = _select_rows(block, group, source, _ONE).where(*same).correlate(touched).offset(_ZERO).lateral("of_group")
+    rows = _select_rows(block, group, source, _ONE).where(*same).correlate(touched).offset(_ZERO).lateral("of_group__")
     known = select(*rows.c).select_from(touched.join(rows, true()))
-    members = union_all(select(*changes.c), known).subquery("members")
+    members = union_all(select(*changes.c), known).subquery("members__")
     columns = [members.c[one] for one in (*keys, *group.parts)]
-    weighted = select(*columns, func.sum(members.c[COUNTED]).label(COUNTED)).group_by(*columns).subquery("weighted")
+    weighted = select(*columns, func.sum(members.c[COUNTED]).label(COUNTED)).group_by(*columns).subquery("weighted__")
     return _write(block, group, weighted, number)
 
 
@@ -121,8 +121,8 @@ def _write(block: Tally, group: GroupValues, rows: FromClause, number: int) -> I
     """Return the statement that aggregates rows by group, deletes the empty groups, and writes the others."""
     table, keys = block.table, [column.name for column in block.keys]
     values = [column.name for column in block.counted]
-    counted = group.select_groups(keys, rows, {_MEMBERS: group.members(rows)}).cte(f"groups_{number}")
-    emptied = _delete_empty(table, keys, counted, number).cte(f"emptied_{number}")
+    counted = group.select_groups(keys, rows, {_MEMBERS: group.members(rows)}).cte(f"groups__{number}")
+    emptied = _delete_empty(table, keys, counted, number).cte(f"emptied__{number}")
     there = select(*(counted.c[name] for name in (*keys, *values))).where(counted.c[_MEMBERS] > _ZERO)
     new = insert(table).from_select([*keys, *values], there).add_cte(emptied)
     return new.on_conflict_do_update(
@@ -139,7 +139,7 @@ def _delete_empty(table: Table, keys: Sequence[str], counted: CTE, number: int) 
     values have few rows each, the first is enough: a lookup for each combination of two of them could take long.
     """
     narrow = [name for name in keys if name in NARROW]
-    empty = counted.alias(f"empty_{number}")
+    empty = counted.alias(f"empty__{number}")
     found = [
         table.c[name]
         == any_(
@@ -194,7 +194,7 @@ def _each_once(column: KeyColumn, elements: Elements, rows: FromClause) -> tuple
     different = func.array(select(once.c.element).scalar_subquery(), type_=elements.array.type)
     named = (
         func.unnest(case((few, stated), else_=different))
-        .table_valued(Column("element", column.type_ or Text), with_ordinality="place", name=f"each_{column.name}")
+        .table_valued(Column("element", column.type_ or Text), with_ordinality="place", name=f"each__{column.name}")
         .render_derived()
     )
     # The place is compared first, because each access to a long array reads all of it from storage.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from projections.folding.refused_functions import MOMENTS, is_refused
 from projections.sql_files.postgres_parser import Node, location, pg, strings, with_parents
-from projections.sql_files.refused_functions import MOMENTS, is_refused
 from projections.sql_files.sql_source import SqlSource, SqlStatement
 
 _OURS: tuple[list[str], ...] = ([], ["pg_catalog"])

@@ -10,6 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from eventstore.contracts import Event
+from projections.folding.refused_functions import is_refused
 from projections.inspecting import explain
 from projections.inspecting.row_key import find_table
 from projections.migrating.migrate import upgrade
@@ -18,7 +19,6 @@ from projections.rebuilding.as_of import build_as_of
 from projections.registry import find_projections
 from projections.running.fold_function import FoldFunction
 from projections.running.window_step import Step
-from projections.sql_files.refused_functions import is_refused
 from projections.sql_files.sql_projection import SqlFile
 from projections.testing import ProjectionKit, event
 from tests import folding, rebuilding, store

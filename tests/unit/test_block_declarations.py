@@ -6,7 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Column, Date, Executable, Float, Index, MetaData, Table, Text, cast, delete, func
+from sqlalchemy import (
+    Column,
+    Date,
+    Executable,
+    Float,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    cast,
+    delete,
+    func,
+    literal_column,
+)
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from projections.blocks import (
@@ -25,6 +38,7 @@ from projections.blocks import (
     rows,
     tally,
     total,
+    week,
 )
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement
@@ -91,6 +105,17 @@ def test_a_declaration_implies_the_table_its_indexes_and_the_attributes_of_the_p
     ]
 
 
+def test_each_tally_of_a_block_has_its_index() -> None:
+    of = rows("a" * 63, *KEYS, latest("event_id"), latest("at", event.occurred_at), of=1)
+    of_day = key("day", day(of.c.at, "Europe/Zurich"))
+    tally("days", of, key("app"), of_day, count("all"))
+    tally("weeks", of, key("app"), key("week", week(of.c.at, "Europe/Zurich")), count("all"))
+    tally("days_again", of, key("app"), key("day", day(of.c.at, "Europe/Zurich")), count("all"))
+    names = {index.name or "" for index in of.table.indexes}
+    assert (len(of.table.indexes), len(names), max(map(len, names))) == (2, 2, 63)
+    assert {"date_trunc" in compile_ddl(CreateIndex(index)) for index in of.table.indexes} == {True, False}
+
+
 @pytest.mark.parametrize("projection", [one.projection for one in EXAMPLES])
 def test_the_examples_satisfy_the_rules(projection: type[Projection]) -> None:
     check_projection(projection())
@@ -135,6 +160,38 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "position": (
         lambda: rows("mine", key("app"), least("at", event.received_at), of=1),
         "at uses event.received_at, which differs in another log of the same events",
+    ),
+    "position in a condition": (
+        lambda: rows("mine", key("app"), latest("event_id"), of=1, where=event.position > 5),
+        "where= uses event.position, which differs in another log of the same events",
+    ),
+    "position in a fact's condition": (
+        lambda: rows("mine", key("app"), latest.of(1, where=event.received_at > event.occurred_at)("event_id")),
+        "event_id uses event.received_at, which differs in another log of the same events",
+    ),
+    "position in a text": (
+        lambda: rows("mine", key("app"), least("at", literal_column("'x' || received_at"), type_=Text), of=1),
+        "at uses event.received_at, which differs in another log of the same events",
+    ),
+    "the clock": (
+        lambda: rows("mine", key("app"), least("at", func.now()), of=1),
+        "at uses now, which depends on the clock, on chance or on the session",
+    ),
+    "chance in a text": (
+        lambda: rows("mine", key("app"), least("at", literal_column("random()"), type_=Text), of=1),
+        "at uses random, which depends on the clock, on chance or on the session",
+    ),
+    "the clock in a tally": (
+        lambda: tally("mine", deliveries, key("app"), count("all"), where=deliveries.c.day < func.current_date()),
+        "it uses current_date, which depends on the clock, on chance or on the session",
+    ),
+    "a condition on other rows": (
+        lambda: rows("mine", key("app"), latest("event_id"), of=1, where=deliveries.c.day.is_(None)),
+        r"where= uses deliveries\.day; a condition may use columns of event only",
+    ),
+    "a count of events": (
+        lambda: rows("mine", key("app"), count("all", where=event.event_type == 1), of=1, counting=deliveries),
+        r"all uses events\.event_type; it may use columns of the rows that it counts only",
     ),
     "twice": (
         lambda: rows("mine", key("app"), ever("at", event.event_type == 1), least("at", event.occurred_at), of=1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from sqlalchemy import Executable, Table
@@ -39,17 +39,18 @@ class BlockProjection(Projection):
         super().__init_subclass__(**arguments)
         if not cls.blocks:
             return
-        own = cls.__dict__
         cls._check_blocks()
+        # What this class defines, or a base class that defined it beside the same blocks.
+        given = {**({} if "blocks" in cls.__dict__ else _defined_by(cls.__mro__[1:])), **cls.__dict__}
         tables = [block.table for block in cls.blocks]
-        cls.tables = (*tables, *(table for table in own.get("tables", ()) if table not in tables))
-        cls.handles = frozenset().union(own.get("handles", ()), *(block.handles for block in cls.blocks))
+        cls.tables = (*tables, *(table for table in given.get("tables", ()) if table not in tables))
+        cls.handles = frozenset().union(given.get("handles", ()), *(block.handles for block in cls.blocks))
         decided = {block.table.name: block.deciding_column for block in cls.blocks}
         cls.decided_by = {
             **{table: column for table, column in decided.items() if column is not None},
-            **own.get("decided_by", {}),
+            **given.get("decided_by", {}),
         }
-        if "partition_by" not in own:
+        if "partition_by" not in given:
             cls.partition_by = cls._partition()
 
     def fold(self, window: Window) -> Sequence[Executable]:
@@ -117,3 +118,9 @@ class BlockProjection(Projection):
                 f"{cls.__name__}: the keys of its tables have no column of events in common; add key('app') to each"
             )
         return common
+
+
+def _defined_by(bases: Sequence[type]) -> dict[str, Any]:
+    """Return what the nearest base class that is made of blocks defines, or got from its blocks."""
+    nearest: Mapping[str, Any] = next((base.__dict__ for base in bases if getattr(base, "blocks", ())), {})
+    return {name: nearest[name] for name in ("tables", "handles", "decided_by", "partition_by") if name in nearest}

@@ -237,7 +237,10 @@ class Rows:
                     f"rows of {counting.table.name} change with {what}; add them to of=, without where=, or take the"
                     " values of events from facts: latest.of(…)"
                 )
-        if any(isinstance(column, FactColumn) for column in self.counted) and counting.deciding_column is None:
+        facts = [column for column in self.counted if isinstance(column, FactColumn)]
+        if any(not column.fact.source.is_same(EVERY_EVENT) for column in facts):
+            raise self._wrong("latest.of(…) and first.of(…) take values of events; of rows, use latest(…) or first(…)")
+        if facts and counting.deciding_column is None:
             raise self._wrong(f"no single event decides a row of {counting.table.name}, so no row of it is the latest")
         add_index(counting.table, [counting.c[name] for name in names])
 

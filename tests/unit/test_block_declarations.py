@@ -43,8 +43,10 @@ from projections.blocks import (
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement
 from projections.projection import Projection, Window
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
 from projections.rules import check_projection
-from tests.block_examples import EXAMPLES
+from tests.block_examples import EXAMPLES, Costs
 
 KEYS = (key("app"), key("send_request_id"), key("ppnum"))
 deliveries = rows(
@@ -229,6 +231,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: rows("mine", key("app"), latest("event_id"), *_FAILED, of=1),
         "a row may exist without an event that decides code; give it a default=, or let it be NULL",
     ),
+    "a fact of certain events of rows": (
+        lambda: rows("mine", key("app"), latest.of(1)("day", deliveries.c.day), counting=deliveries),
+        r"latest.of\(…\) and first.of\(…\) take values of events; of rows, use latest\(…\) or first\(…\)",
+    ),
     "no constant type": (lambda: rows("mine", key("app"), key("what", func.mystery()), of=1), "name it with type_=…"),
     "no value at all": (lambda: latest("mine", 1.5), "a value is an expression of columns or a constant, not float"),  # type: ignore[arg-type]
     "zone": (lambda: day(event.occurred_at, "Zurich"), "'Zurich' is no time zone; write its name in the IANA database"),
@@ -287,6 +293,19 @@ def test_a_wrong_declaration_is_refused_with_what_to_do(name: str) -> None:
 
 def declare_projection(*blocks: Any) -> type[Projection]:  # noqa: ANN401 - also what is no block
     return type("Mine", (BlockProjection,), {"name": "mine", "version": 1, "blocks": blocks})
+
+
+def test_a_subclass_keeps_what_its_base_class_adds_to_the_blocks() -> None:
+    newer = type("Newer", (ConsentRegistry,), {"version": 2})()
+    check_projection(newer)
+    assert newer.decided_by == {"consent_registry": "event_id"}
+    assert (newer.tables, newer.partition_by) == (ConsentRegistry.tables, ConsentRegistry.partition_by)
+
+
+def test_a_rebuild_looks_again_at_the_rows_of_requests_or_persons_and_at_all_groups_of_an_app() -> None:
+    found = {table.name: [*Costs().partition_of(table)] for table in Costs.tables}
+    assert found == {"costs": ["app", "send_request_id"], "daily": ["app"], "by_error": ["app"]}
+    assert [[*PollTallies().partition_of(table)] for table in PollTallies.tables] == [["app", "send_request_id"]] * 2
 
 
 def test_blocks_must_fit_together() -> None:

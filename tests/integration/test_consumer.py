@@ -140,6 +140,29 @@ async def test_a_batch_that_the_program_left_is_handed_out_again(
     assert [batch.attempt for batch in batches] == [3, 1]
 
 
+async def test_a_loop_that_is_left_releases_the_consumer_by_itself(
+    database_url: str, conn: AsyncConnection, appender: Appender
+) -> None:
+    await appender.append(new_events(1))
+
+    async def leave(*, fails: bool) -> None:
+        async for batch in consume(database_url):
+            assert (await status_of(conn)).held_by is not None
+            if fails:
+                raise ZeroDivisionError
+            assert batch.events
+            break
+
+    async def is_free() -> bool:
+        return (await status_of(conn)).held_by is None
+
+    await leave(fails=False)
+    await store.wait_until(is_free, "the consumer to be free after a break")
+    with pytest.raises(ZeroDivisionError):
+        await leave(fails=True)
+    await store.wait_until(is_free, "the consumer to be free after an error")
+
+
 async def test_a_part_of_a_batch_can_be_acknowledged(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:

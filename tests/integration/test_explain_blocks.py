@@ -106,7 +106,6 @@ def moving_events(count: int) -> list[Event]:
     ]
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize("example", EXAMPLES, ids=[one.projection.name for one in EXAMPLES])
 async def test_every_block_is_explained_as_it_is_folded(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch, example: Example

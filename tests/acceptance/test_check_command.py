@@ -142,6 +142,7 @@ async def test_a_wrong_fold_is_shown_with_the_table_that_it_reads_and_the_events
     assert PPNUM not in result.out
 
 
+@pytest.mark.oldest
 async def test_what_a_role_may_not_do_is_left_out(
     commands: Commands, postgres: Server, database_url: str, conn: AsyncConnection
 ) -> None:
@@ -161,6 +162,7 @@ async def test_what_a_role_may_not_do_is_left_out(
         )
 
 
+@pytest.mark.oldest
 async def test_an_empty_log_a_broken_projection_and_an_unknown_one(
     commands: Commands, database_url: str, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from tests.statements import normalised, uncovered
             "AS $fold_dd29b51a5f08471e$ x $fold_dd29b51a5f08471e$",
         ),
         ("VALUES ($1, $2), ($3, $4)", "VALUES ($1, $2), ($3, $4), ($5, $6)"),
+        ("DELETE FROM public.people", "DELETE FROM projections_shadow.people"),
         ("x = ANY(ARRAY[$1::text, $2::text])", "x = ANY(ARRAY[$1::text, $2::text, $3::text])"),
     ],
 )
@@ -42,6 +43,8 @@ def test_columns_tables_and_types_make_a_difference() -> None:
         "SELECT a FROM t2",
         "SELECT a::int FROM t1",
         "SELECT a::text FROM t1",
+        "SELECT a FROM eventstore.t1",
+        "SELECT a FROM projections.t1",
     ]
     assert len({normalised(text) for text in texts}) == len(texts)
 

@@ -81,6 +81,7 @@ async def kit(database_url: str, example: Example) -> AsyncIterator[ProjectionKi
         yield await stack.enter_async_context(ProjectionKit(database_url, example.projection()))
 
 
+@pytest.mark.oldest
 @settings(
     max_examples=60,
     deadline=None,

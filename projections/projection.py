@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -38,6 +38,9 @@ READ_MODEL_SCHEMA = "public"
 
 SHADOW_POSITIONS = "shadow_positions"
 """The table that holds the position of each shadow, beside the shadows; no read model may have its name."""
+
+OF_THIS_LOG_ONLY: Final = ("position", "received_at")
+"""The columns of events of which another log of the same events has other values: no row may depend on them."""
 
 LO = bindparam("lo", None, type_=BigInteger)
 HI = bindparam("hi", None, type_=BigInteger)

@@ -32,8 +32,6 @@ from projections.errors import InvalidProjection
 event: Final[ReadOnlyColumnCollection[str, Column[Any]]] = events.c
 """The columns of an event: ``event.app``, ``event.occurred_at`` and so on; the page event-store lists them."""
 
-OF_THIS_LOG_ONLY: Final = ("position", "received_at")
-"""The columns of which another log of the same events has other values: no row may depend on them."""
 _KEEP_NULL = ("timezone", "date_trunc", "left", "lower", "upper")
 
 

@@ -12,9 +12,10 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from eventstore.schema import events
 from projections.blocks.block_columns import AggregateColumn, BlockColumn, Fact, FactColumn, KeyColumn
-from projections.blocks.block_values import OF_THIS_LOG_ONLY, columns_in
+from projections.blocks.block_values import columns_in
 from projections.errors import InvalidProjection
 from projections.folding.refused_functions import is_refused
+from projections.projection import OF_THIS_LOG_ONLY
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 _WORDS = re.compile(r"\b[a-z_]+\b(?:\s*\()?")

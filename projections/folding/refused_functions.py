@@ -7,6 +7,8 @@ pin, such as the time zone, is allowed. A test compares this list with the catal
 
 from __future__ import annotations
 
+import re
+
 _PREFIXES = (
     "binary_upgrade_",
     "brin_",
@@ -75,6 +77,18 @@ _BY_ARGUMENTS = {("age", 1), ("ts_rewrite", 2)}
 
 MOMENTS = frozenset({"now", "today", "tomorrow", "yesterday"})
 """Texts that Postgres reads as a time that depends on the clock, where it expects a date or a time."""
+
+
+_BESIDE_A_MOMENT = re.compile(r"[\d:.+\-/,]+|allballs|at|[a-z]{1,5}|[a-z]+/[a-z_/]+")
+"""What Postgres may read beside such a word: a time of day, and a zone by its name or abbreviation."""
+
+
+def find_moment(text: str) -> str | None:
+    """Return the word by which Postgres could read a text as a time of the clock; None if it couldn't."""
+    words = text.lower().split()
+    found = next((word for word in words if word in MOMENTS), None)
+    others = (word for word in words if word not in MOMENTS)
+    return found if all(_BESIDE_A_MOMENT.fullmatch(word) for word in others) else None
 
 
 def is_refused(function: str, arguments: int) -> bool:

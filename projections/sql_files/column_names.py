@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from sqlalchemy import Table
 
 from eventstore.schema import events
+from projections.projection import OF_THIS_LOG_ONLY
 from projections.sql_files.postgres_parser import Node, descendants, pg, strings
 from projections.sql_files.sql_source import STAND_IN, WINDOW, SqlSource
 
@@ -25,7 +26,7 @@ def check_columns(source: SqlSource, tree: Node, tables: Mapping[str, Table]) ->
 
     """
     columns = {name: {column.name for column in table.c} for name, table in tables.items()}
-    columns[STAND_IN] = {column.name for column in events.c}
+    columns[STAND_IN] = {column.name for column in events.c} - set(OF_THIS_LOG_ONLY)
     owned = columns[tree.relation.relname]
     for name, at in _written(tree):
         if name and name not in owned:
@@ -38,6 +39,7 @@ def check_columns(source: SqlSource, tree: Node, tables: Mapping[str, Table]) ->
         names = strings(one.fields)
         if len(names) > 2:
             source.refuse(one.location, f"{'.'.join(names)}: name the table without its schema: the engine adds it")
+        _refuse_what_differs_in_another_log(source, one, known, alone, columns[STAND_IN])
         if len(one.fields) == 1:
             if names and alone is not None and names[0] not in alone:
                 source.refuse(
@@ -50,6 +52,24 @@ def check_columns(source: SqlSource, tree: Node, tables: Mapping[str, Table]) ->
         among = known[names[0]]
         if among is not None and names[1:] and names[1] not in among:
             source.refuse(one.location, f"{shown} has no column {names[1]}{_hint(names[1], among)}")
+
+
+def _refuse_what_differs_in_another_log(
+    source: SqlSource,
+    node: Node,
+    known: Mapping[str, Collection[str] | None],
+    alone: Collection[str] | None,
+    of_window: Collection[str],
+) -> None:
+    names = strings(node.fields)
+    if names[-1:] and names[-1] in OF_THIS_LOG_ONLY:
+        is_qualified = len(names) > 1
+        if known.get(names[0]) == of_window if is_qualified else alone is not None and names[0] not in alone:
+            source.refuse(
+                node.location,
+                f"window has no {names[-1]}: it differs in another log of the same events, and rows may not depend on"
+                " it",
+            )
 
 
 def _hint(name: str, known: Collection[str]) -> str:

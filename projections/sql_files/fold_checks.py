@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from projections.folding.refused_functions import MOMENTS, is_refused
+from projections.folding.refused_functions import find_moment, is_refused
 from projections.sql_files.postgres_parser import Node, location, pg, strings, with_parents
 from projections.sql_files.sql_source import SqlSource, SqlStatement
 
@@ -66,12 +66,12 @@ def _(node: Node, _parent: Node) -> str:
 
 @_why_not.register(pg.A_Const)
 def _(node: Node, parent: Node) -> str | None:
-    text = node.sval.sval.strip().lower()
-    if not node.HasField("sval") or text not in MOMENTS:
+    text = find_moment(node.sval.sval) if node.HasField("sval") else None
+    if text is None:
         return None
     if isinstance(parent, pg.TypeCast) and strings(parent.type_name.names)[-1] in _TEXT_TYPES:
         return None
-    return f"'{text}' may be read as a time of the clock: {_SAME_ROWS}; if it is a text, write '{text}'::text"
+    return f"'{text}' may be read as a time of the clock: {_SAME_ROWS}; if it is a text, write ::text after it"
 
 
 @_why_not.register(pg.TypeName)

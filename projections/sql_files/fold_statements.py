@@ -66,7 +66,7 @@ def read_fold_statement(source: SqlSource, statement: SqlStatement, tables: Mapp
 def _check_tables(source: SqlSource, tree: Node, tables: Mapping[str, Table]) -> None:
     queries = [one for one in descendants(tree) if isinstance(one, pg.CommonTableExpr)]
     for query in queries:
-        if query.ctename in {*tables, STAND_IN}:
+        if query.ctename in {*tables, STAND_IN, WINDOW} or query.ctename.startswith("pg_"):
             source.refuse(
                 query.location, f"WITH names a query as a table, {_shown(query.ctename)}; choose another name"
             )
@@ -80,6 +80,8 @@ def _check_tables(source: SqlSource, tree: Node, tables: Mapping[str, Table]) ->
                 f"{one.schemaname}.{_shown(one.relname)}: a fold reads only window and the tables of its file, without"
                 " a schema: the engine adds it",
             )
+        if one.relname == WINDOW:
+            source.refuse(one.location, "write window without quotes: it is the window's events")
         if one.relname not in {*tables, *common, STAND_IN}:
             source.refuse(
                 one.location,

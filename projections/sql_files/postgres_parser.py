@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from projections.errors import InvalidProjection
 
@@ -28,6 +28,9 @@ pg: Any = _package.pg_query_pb2
 
 ParserError: type[Exception] = _package.PgQueryError
 """What ``parse`` and ``scan`` raise."""
+
+TOO_DEEP: type[Exception] = DecodeError
+"""What ``parse`` raises if a tree is deeper than can be passed on to Python."""
 
 CHANGES: tuple[type[Message], ...] = (pg.InsertStmt, pg.UpdateStmt, pg.DeleteStmt)
 """The statements that a fold may have."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Select
 
 from projections.errors import InvalidProjection
 from projections.folding.statement_text import StatementText
-from projections.projection import Projection, Window
+from projections.projection import OF_THIS_LOG_ONLY, Projection, Window
 from projections.rules import check_projection
 from projections.table_rules import check_table
 
@@ -32,7 +32,10 @@ class SqlProjection(Projection):
 
     def fold(self, window: Window) -> Sequence[Executable]:
         """Return the statements of the file, with its tables and the window's events filled in."""
-        return [StatementText(parts, window.events) for parts in self.statements]
+        of_window = cast("Select[Any]", window.events.element)
+        columns = [column for column in of_window.selected_columns if column.name not in OF_THIS_LOG_ONLY]
+        events = of_window.with_only_columns(*columns).subquery()
+        return [StatementText(parts, events) for parts in self.statements]
 
 
 class SqlFile:

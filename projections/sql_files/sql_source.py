@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from projections.errors import InvalidProjection
-from projections.sql_files.postgres_parser import Node, ParserError, error_position, parse, pg, scan, unwrap
+from projections.sql_files.postgres_parser import TOO_DEEP, Node, ParserError, error_position, parse, pg, scan, unwrap
 from projections.terminal_text import visible
 
 WINDOW = "window"
 STAND_IN = "_wndw_"
 """What the parser reads for the table ``window``; it is as long."""
 
-_BEFORE_A_TABLE = (pg.FROM, pg.JOIN, pg.USING, pg.ONLY, pg.ASCII_44)
+_BEFORE_A_TABLE = (pg.FROM, pg.JOIN, pg.USING, pg.ONLY, pg.TABLE, pg.ASCII_40, pg.ASCII_44)
 _COMMENTS = (pg.SQL_COMMENT, pg.C_COMMENT)
 
 
@@ -63,6 +63,8 @@ class SqlSource:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidProjection(f"{self.name} can't be read: {error}") from error
         self._bytes = self.text.encode()
+        if b"\0" in self._bytes:  # where the parser would stop reading
+            self.refuse(self._bytes.index(b"\0"), "a NUL character can't be in SQL; remove it")
 
     def refuse(self, offset: int, why: str) -> NoReturn:
         """Raise the error that something at an offset is wrong.
@@ -105,6 +107,11 @@ class SqlSource:
             found = list(parse(readable.decode()))
         except ParserError as error:
             self._refuse_syntax(error)
+        except TOO_DEEP as error:
+            raise InvalidProjection(
+                f"{self.name}: an expression is nested too deeply, such as a chain of more than forty operators; divide"
+                " it, for example by WITH, or by concat(…) instead of ||"
+            ) from error
         statements = []
         for raw in found:
             limit = raw.stmt_location + raw.stmt_len if raw.stmt_len else len(self._bytes)

@@ -117,6 +117,22 @@ def test_tables_and_the_window_are_filled_in_wherever_they_stand(tmp_path: Path)
     assert compile_plpgsql_step(delete).as_string().startswith("WITH w AS (SELECT app FROM (SELECT")
 
 
+def test_a_window_has_the_columns_that_are_the_same_in_every_log(tmp_path: Path) -> None:
+    text = "DELETE FROM contacts USING (window AS w CROSS JOIN (TABLE window) AS x) WHERE x.app = 'now is the moment';"
+    projection = write(tmp_path, f"{HEADER}{TABLE}{UPSERT}{text}")()
+    for statement in projection.fold(Window(projection.handles)):
+        found, _ = compile_fold_statement(statement)
+        assert "event_id" in found
+        assert "received_at" not in found
+        assert not re.search(r"SELECT [^()]*position[^()]*FROM", found)
+
+
+def test_an_expression_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    text = "DELETE FROM contacts WHERE n = " + "1 + " * 99 + "1;"
+    with pytest.raises(InvalidProjection, match=r"contacts\.sql: an expression is nested too deeply"):
+        write(tmp_path, f"{HEADER}{TABLE}{UPSERT}{text}")()
+
+
 @pytest.mark.parametrize(
     ("statement", "line", "message"),
     [
@@ -129,6 +145,16 @@ def test_tables_and_the_window_are_filled_in_wherever_they_stand(tmp_path: Path)
         ("DELETE FROM contacts WHERE age(at) > '1 day';", 10, "age() depends on"),
         ("DELETE FROM contacts WHERE at < ' Now '::timestamptz;", 10, "'now' may be read as a time of the clock"),
         ("DELETE FROM contacts WHERE at < timestamptz 'today';", 10, "'today' may be read as a time of the clock"),
+        ("DELETE FROM contacts WHERE at < 'today 10:00 CET';", 10, "'today' may be read as a time of the clock"),
+        (
+            "DELETE FROM contacts USING window AS w WHERE at < w.received_at;",
+            10,
+            "window has no received_at: it differs",
+        ),
+        ("DELETE FROM contacts USING window WHERE n < position;", 10, "window has no position: it differs in another"),
+        ('DELETE FROM contacts\nUSING "window";', 11, "write window without quotes: it is the window's events"),
+        ("WITH pg_class AS (SELECT 1) DELETE FROM contacts;", 10, "WITH names a query as a table, pg_class; choose"),
+        ("DELETE FROM contacts WHERE ppnum = '\0';", 10, "a NUL character can't be in SQL; remove it"),
         ("DELETE FROM contacts USING window TABLESAMPLE system (1);", 10, "TABLESAMPLE takes rows by chance"),
         ("DELETE FROM contacts WHERE n = (SELECT n FROM contacts LIMIT 1);", 10, "LIMIT or OFFSET without ORDER BY"),
         ("DELETE FROM contacts WHERE n = ALL (SELECT DISTINCT ON (n) n FROM contacts);", 10, "DISTINCT ON without"),

@@ -95,7 +95,8 @@ def _load(point: EntryPoint) -> Projection:
     if not isinstance(projection, Projection):
         raise InvalidProjection(f"projection {point.name!r}: {point.value} is not a Projection")
     try:
-        check_projection(projection)
+        if not point.value.startswith(_BUILT_IN):  # tests check those; each command would compile all their folds
+            check_projection(projection)
     except InvalidProjection:
         raise
     except Exception as error:  # an attribute of an unexpected type can make a rule fail with any error

@@ -76,8 +76,10 @@ async def consumer(  # noqa: PLR0913 - all but two are optional, and given by na
         raise UsageError("batch_events and batch_bytes must be at least 1, and poll more than 0 seconds")
     if (types is not None and not types) or (apps is not None and not apps):
         raise UsageError("types and apps must name something; leave them out for all")
+    if isinstance(apps, str):
+        raise UsageError(f"apps is a list, such as [{apps!r}]")  # else each letter would be an app
     chosen = EventFilter(
-        None if types is None else frozenset(int(number) for number in types),
+        None if types is None else frozenset(_numbers(types)),
         None if apps is None else frozenset(apps),
         batch_events,
         batch_bytes,
@@ -89,6 +91,14 @@ async def consumer(  # noqa: PLR0913 - all but two are optional, and given by na
             yield batch
     finally:
         await run.close()
+
+
+def _numbers(types: Collection[int]) -> list[int]:
+    """Return the numbers of event types."""
+    try:
+        return [int(number) for number in types]
+    except (TypeError, ValueError):
+        raise UsageError(f"types is a list, such as [EventType.RECIPIENT_FAILED], not {types!r}") from None
 
 
 def _start(start: int | str) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import ColumnElement, literal
 from sqlalchemy.types import TypeEngine
 
-from projections.blocks.block_values import Elements
+from projections.blocks.block_values import Elements, require_expression
 from projections.errors import InvalidProjection
 
 Constant: TypeAlias = str | int | bool
@@ -129,7 +129,7 @@ class Fact:
             where: a condition on the event's columns.
 
         """
-        return Fact(is_latest=self.is_latest, source=EventSource(frozenset(types) or None, where))
+        return Fact(is_latest=self.is_latest, source=EventSource(event_types(types) or None, where))
 
     def __call__(
         self,
@@ -190,6 +190,7 @@ class Fact:
 
     def ever(self, name: str, condition: Condition, comment: str | None = None) -> AggregateColumn:
         """Return a column that is true once one of this fact's events satisfies the condition."""
+        require_expression(name, condition)
         return self._aggregate(Aggregate.EVER, name, condition, comment, None, False, None)  # noqa: FBT003 - nullable
 
     def _aggregate(
@@ -224,5 +225,14 @@ def as_expression(value: Value | None) -> ColumnElement[Any] | None:
 
 
 def event_types(of: int | Iterable[int]) -> frozenset[int]:
-    """Return one event type or several as a set of numbers."""
-    return frozenset({of} if isinstance(of, int) else of)
+    """Return one event type or several as a set of numbers.
+
+    Raises:
+        InvalidProjection: one is no number.
+
+    """
+    types = [of] if isinstance(of, int | str) else [*of]
+    for one in types:
+        if not isinstance(one, int):
+            raise InvalidProjection(f"{one!r} is no event type; write EventType.RECIPIENT_DELIVERED, for example")
+    return frozenset(types)

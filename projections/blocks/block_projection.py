@@ -96,6 +96,8 @@ class BlockProjection(Projection):
 
     @classmethod
     def _check_blocks(cls) -> None:
+        if isinstance(cls.blocks, Rows | Tally):
+            raise InvalidProjection(f"{cls.__name__}: blocks is a tuple; write blocks = (…,), with the comma")
         seen: list[Block] = []
         for block in cls.blocks:
             if not isinstance(block, Rows | Tally):

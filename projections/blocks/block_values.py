@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BindParameter,
     Cast,
+    ClauseElement,
     Column,
     ColumnClause,
     ColumnElement,
@@ -37,7 +38,7 @@ _KEEP_NULL = ("timezone", "date_trunc", "left", "lower", "upper")
 
 def day(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
     """Return the date of a point in time in a named zone, such as ``Europe/Zurich``."""
-    return cast(func.timezone(_zone(zone), time), Date)
+    return cast(_local_time("day", time, zone), Date)
 
 
 def week(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
@@ -52,7 +53,7 @@ def month(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
 
 def prefix(text: ColumnElement[Any], length: int) -> ColumnElement[Any]:
     """Return the first characters of a text; NULL for an empty one."""
-    return func.nullif(func.left(text, length), "", type_=Text)
+    return func.nullif(func.left(_expression("prefix", text), length), "", type_=Text)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,6 +97,20 @@ def columns_in(expression: ColumnElement[Any]) -> list[Column[Any]]:
     return [element for element in visitors.iterate(expression) if isinstance(element, Column)]
 
 
+def require_expression(what: str, value: object) -> None:
+    """Require an expression of columns where Python may have made a truth value of one.
+
+    Raises:
+        InvalidProjection: it is none.
+
+    """
+    if not isinstance(value, ClauseElement):
+        raise InvalidProjection(
+            f"{what} has {value!r} where an expression of columns belongs, such as event.error_code.is_not(None);"
+            " write is_(None), &, | and ~ for Python's is, and, or and not"
+        )
+
+
 def is_never_null(value: ColumnElement[Any]) -> bool:
     """Return whether an expression is known to be never NULL."""
     match value:
@@ -117,7 +132,17 @@ def is_never_null(value: ColumnElement[Any]) -> bool:
 
 
 def _start_of(unit: str, time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
-    return cast(func.date_trunc(unit, func.timezone(_zone(zone), time)), Date)
+    return cast(func.date_trunc(unit, _local_time(unit, time, zone)), Date)
+
+
+def _local_time(what: str, time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
+    return func.timezone(_zone(zone), _expression(what, time))
+
+
+def _expression(what: str, value: ColumnElement[Any]) -> ColumnElement[Any]:
+    if not isinstance(value, ColumnElement):
+        raise InvalidProjection(f"{what}(…) takes an expression of columns, such as event.occurred_at, not {value!r}")
+    return value
 
 
 def _zone(name: str) -> ColumnElement[str]:

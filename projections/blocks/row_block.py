@@ -31,9 +31,11 @@ from projections.blocks.block_values import columns_in, is_never_null
 from projections.blocks.row_checks import (
     check_expressions,
     check_names,
+    check_no_name,
     check_row_value,
     condition_of,
     find_guards,
+    split_columns,
     wrong_block,
 )
 from projections.errors import InvalidProjection
@@ -71,8 +73,7 @@ class Rows:
         self.where = where
         self.counting = counting
         self.handles = event_types(of)
-        indexes = [one for one in columns if isinstance(one, Index)]
-        self.columns = [one for one in columns if isinstance(one, BlockColumn)]
+        self.columns, indexes = split_columns(self._name, columns)
         for column in self.columns:
             if isinstance(column, FactColumn | AggregateColumn):
                 self.handles |= _source_of(column).types or frozenset()
@@ -173,6 +174,7 @@ class Rows:
                     f"{column.name} is not a column of events; give its value: …({column.name!r}, event.…)"
                 )
             column = replace(column, value=events.c[column.name])
+        check_no_name(self._name, column, events.c.keys(), "event")
         check_row_value(self._name, column, None if self.counting is None else self.counting.table)
         self._check_condition(column.name, condition_of(column))
         return column

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnClause, ColumnElement, Table, TextClause
+from sqlalchemy import BindParameter, Column, ColumnClause, ColumnElement, Index, Table, TextClause
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
 from eventstore.schema import events
 from projections.blocks.block_columns import AggregateColumn, BlockColumn, Fact, FactColumn, KeyColumn
-from projections.blocks.block_values import columns_in
+from projections.blocks.block_values import columns_in, require_expression
 from projections.errors import InvalidProjection
 from projections.folding.refused_functions import is_refused
 from projections.projection import OF_THIS_LOG_ONLY
@@ -31,6 +31,32 @@ def value_of(column: BlockColumn) -> ColumnElement[Any]:
     if column.value is None:
         raise InvalidProjection(f"column {column.name} has no value")
     return column.value
+
+
+def split_columns(block: str, columns: Iterable[object]) -> tuple[list[BlockColumn], list[Index]]:
+    """Return the columns and the indexes among what a block was given.
+
+    Raises:
+        InvalidProjection: something is neither.
+
+    """
+    given = [*columns]
+    for one in given:
+        if not isinstance(one, BlockColumn | Index):
+            raise wrong_block(block, f"{one!r} is no column of a block; write key(…), latest(…), count(…) and so on")
+    return [one for one in given if isinstance(one, BlockColumn)], [one for one in given if isinstance(one, Index)]
+
+
+def check_no_name(block: str, column: BlockColumn, names: Iterable[str], source: str) -> None:
+    """Check that a value is not the name of a column as a text, which would be stored in each row.
+
+    Raises:
+        InvalidProjection: it is.
+
+    """
+    text = column.value.value if isinstance(column.value, BindParameter) else None
+    if isinstance(text, str) and text in names:
+        raise wrong_block(block, f"{column.name} has the text {text!r} as its value; write {source}.{text}")
 
 
 def check_names(block: str, columns: Sequence[BlockColumn]) -> None:
@@ -92,6 +118,7 @@ def check_expressions(block: str, what: str, expressions: Iterable[ColumnElement
 
     """
     for expression in (one for one in expressions if one is not None):
+        require_expression(f"block {block}: {what}", expression)
         for part in visitors.iterate(expression):
             column, function = _used_by(part)
             if column is not None:

@@ -25,7 +25,14 @@ from projections.blocks.block_columns import (
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.block_values import columns_in, is_never_null
 from projections.blocks.row_block import Folded, Rows
-from projections.blocks.row_checks import check_expressions, check_names, value_of, wrong_block
+from projections.blocks.row_checks import (
+    check_expressions,
+    check_names,
+    check_no_name,
+    split_columns,
+    value_of,
+    wrong_block,
+)
 from projections.errors import InvalidProjection
 
 NARROW: Final = frozenset({"send_request_id", "ppnum", "message_id", "poll_id", "event_id"})
@@ -57,8 +64,10 @@ class Tally:
         self._name = table if isinstance(table, str) else table.name
         self.of = of
         self.where = where
-        indexes = [one for one in columns if isinstance(one, Index)]
-        self.columns = [self._resolve(column) for column in columns if isinstance(column, BlockColumn)]
+        if not isinstance(of, Rows):
+            raise self._wrong("after its name comes the block whose rows it counts, which rows(…) made")
+        declared, indexes = split_columns(self._name, columns)
+        self.columns = [self._resolve(column) for column in declared]
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         self._check()
         self.table = make_block_table(table, self.columns, comment=comment, indexes=indexes, metadata=metadata)
@@ -123,6 +132,7 @@ class Tally:
             if column.name not in self.of.c:
                 raise self._wrong(f"{column.name} is not a column of {self.of.table.name}; give its value")
             column = replace(column, value=self.of.c[column.name])
+        check_no_name(self._name, column, self.of.c.keys(), "….c")
         if column.nullable is None and column.value is not None:
             is_partial = isinstance(column, AggregateColumn) and column.where is not None
             column = replace(column, nullable=is_partial or not is_never_null(column.value))

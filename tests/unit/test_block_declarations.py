@@ -60,6 +60,13 @@ deliveries = rows(
 APP: Column[str] = Column("app", Text, primary_key=True)
 FACTLESS = rows("seen", key("app"), greatest("last_at", event.occurred_at), of=1)
 
+untyped_rows: Any = rows
+untyped_tally: Any = tally
+untyped_ever: Any = ever
+untyped_day: Any = day
+untyped_prefix: Any = prefix
+"""For mistakes that a type checker finds, too."""
+
 
 def one_line(statement: ExecutableDDLElement) -> str:
     return " ".join(compile_ddl(statement).split())
@@ -174,6 +181,46 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "position in a text": (
         lambda: rows("mine", key("app"), least("at", literal_column("'x' || received_at"), type_=Text), of=1),
         "at uses event.received_at, which differs in another log of the same events",
+    ),
+    "a text that names a column": (
+        lambda: rows("mine", key("app"), latest("event_id"), latest("at", "occurred_at"), of=1),
+        r"block mine: at has the text 'occurred_at' as its value; write event\.occurred_at",
+    ),
+    "a text that names a column of rows": (
+        lambda: tally("mine", deliveries, key("app"), key("on", "day"), count("all")),
+        r"block mine: on has the text 'day' as its value; write ….c\.day",
+    ),
+    "a text in a function": (
+        lambda: untyped_prefix("ppnum", 2),
+        r"prefix\(…\) takes an expression of columns, .* not 'ppnum'",
+    ),
+    "a day of a text": (
+        lambda: untyped_day("occurred_at", "UTC"),
+        r"day\(…\) takes .* event\.occurred_at, not 'occurred_at'",
+    ),
+    "a condition of Python": (
+        lambda: untyped_rows("mine", key("app"), latest("event_id"), of=1, where=event.ppnum is not None),
+        "where= has True where an expression of columns belongs, .* write is_",
+    ),
+    "ever with a condition of Python": (
+        lambda: untyped_rows("mine", key("app"), untyped_ever("failed", event.error_code is None), of=1),
+        "failed has False where an expression of columns belongs",
+    ),
+    "an event type as a text": (
+        lambda: untyped_rows("mine", key("app"), latest("event_id"), of="RECIPIENT_DELIVERED"),
+        r"'RECIPIENT_DELIVERED' is no event type; write EventType\.RECIPIENT_DELIVERED",
+    ),
+    "a column of events without a name": (
+        lambda: untyped_rows("mine", key("app"), latest("event_id"), event.error_code, of=1),
+        r"is no column of a block; write key\(…\), latest\(…\)",
+    ),
+    "a tally of nothing": (
+        lambda: untyped_tally("mine", key("app"), count("all")),
+        r"the block whose rows it counts, which rows",
+    ),
+    "a missing comma": (
+        lambda: type("Mine", (BlockProjection,), {"name": "mine", "version": 1, "blocks": deliveries}),
+        r"Mine: blocks is a tuple; write blocks = \(…,\), with the comma",
     ),
     "the clock": (
         lambda: rows("mine", key("app"), least("at", func.now()), of=1),

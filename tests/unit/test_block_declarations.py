@@ -351,7 +351,7 @@ def test_a_subclass_keeps_what_its_base_class_adds_to_the_blocks() -> None:
 
 def test_a_rebuild_looks_again_at_the_rows_of_requests_or_persons_and_at_all_groups_of_an_app() -> None:
     found = {table.name: [*Costs().partition_of(table)] for table in Costs.tables}
-    assert found == {"costs": ["app", "send_request_id"], "daily": ["app"], "by_error": ["app"]}
+    assert found == {"changed": ["app", "send_request_id"], "touched": ["app"], "by_error": ["app"]}
     assert [[*PollTallies().partition_of(table)] for table in PollTallies.tables] == [["app", "send_request_id"]] * 2
 
 

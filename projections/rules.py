@@ -36,7 +36,10 @@ def check_projection(projection: Projection) -> None:
     """
     missing = [name for name in _REQUIRED if getattr(projection, name, None) is None]
     if missing:
-        raise InvalidProjection(f"projection class {type(projection).__name__} must define {', '.join(missing)}")
+        blocks = ", or blocks, from which these follow" if getattr(projection, "blocks", None) == () else ""
+        raise InvalidProjection(
+            f"projection class {type(projection).__name__} must define {', '.join(missing)}{blocks}"
+        )
     _check_attribute_types(projection)
     name = projection.name
     if not _NAME.fullmatch(name):

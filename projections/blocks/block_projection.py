@@ -64,9 +64,14 @@ class BlockProjection(Projection):
                 statements += self._fold_rows(block, window)
         return statements
 
+    @classmethod
+    def has_own_statements(cls) -> bool:
+        """Return whether its fold has statements beside those of its blocks, which may write the blocks' tables too."""
+        return cls.fold is not BlockProjection.fold
+
     def partition_of(self, table: Table) -> Sequence[str]:
         """Return the columns that begin the key of a block's rows, up to the request or person, if events name them."""
-        for block in self.blocks:
+        for block in () if self.has_own_statements() else self.blocks:
             if block.table is table and isinstance(block, Rows):
                 named: list[str] = []
                 for column in block.table.primary_key.columns:

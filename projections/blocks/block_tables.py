@@ -49,10 +49,17 @@ def make_block_table(
         metadata: where to add it; None for a new one.
 
     Raises:
-        InvalidProjection: a type can't be derived from a value, or a given table has other columns.
+        InvalidProjection: a type can't be derived from a value, or a given table has other columns, or is described
+            here once more.
 
     """
+    indexes = list(indexes)
     if isinstance(table, Table):
+        if comment is not None or metadata is not None or indexes or any(column.comment for column in columns):
+            raise InvalidProjection(
+                f"table {table.name} is given, so its comments, indexes and metadata belong in its own declaration;"
+                " leave them out here"
+            )
         _check_given(table, columns)
         return table
     return Table(

@@ -94,7 +94,7 @@ def _find_block(projection: Projection, table: Table) -> Rows | Tally | None:
     """Return the block of a table, if it tells more about the events behind a row than the partition does."""
     if not isinstance(projection, BlockProjection) or NARROW.intersection(projection.partition_by):
         return None
-    if type(projection).fold is not BlockProjection.fold:  # other statements may write the tables of blocks
+    if projection.has_own_statements():
         return None
     block = next((one for one in projection.blocks if one.table is table), None)
     if isinstance(block, Tally) and any(_in_events(block, column) is None for column in block.keys):

@@ -289,6 +289,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: rows(Table("mine", MetaData(), Column("app", Text, primary_key=True)), key("app"), key("ppnum"), of=1),
         "table mine has no column ppnum; add it, or leave it out here",
     ),
+    "given table with a comment": (
+        lambda: rows(Table("mine", MetaData(), Column("app", Text, primary_key=True)), key("app", comment="A"), of=1),
+        "table mine is given, so its comments, indexes and metadata belong in its own declaration; leave them out",
+    ),
     "given key": (
         lambda: rows(
             Table("mine", MetaData(), Column("app", Text, primary_key=True), Column("ppnum", Text)), *KEYS[::2], of=1
@@ -353,6 +357,9 @@ def test_a_rebuild_looks_again_at_the_rows_of_requests_or_persons_and_at_all_gro
     found = {table.name: [*Costs().partition_of(table)] for table in Costs.tables}
     assert found == {"changed": ["app", "send_request_id"], "touched": ["app"], "by_error": ["app"]}
     assert [[*PollTallies().partition_of(table)] for table in PollTallies.tables] == [["app", "send_request_id"]] * 2
+    # Statements of its own may write any row of an app that an event names.
+    beside = type("Beside", (Costs,), {"fold": lambda self, window: (*Costs.fold(self, window),)})()
+    assert [[*beside.partition_of(table)] for table in Costs.tables] == [["app"]] * 3
 
 
 def test_blocks_must_fit_together() -> None:
@@ -363,7 +370,7 @@ def test_blocks_must_fit_together() -> None:
         declare_projection(deliveries, groups)
     with pytest.raises(InvalidProjection, match=r"blocks must contain only rows\(…\) and tally\(…\)"):
         declare_projection(deliveries.table)
-    with pytest.raises(InvalidProjection, match="must define handles, tables, partition_by"):
+    with pytest.raises(InvalidProjection, match="must define handles, tables, partition_by, or blocks, from which"):
         check_projection(declare_projection()())
 
 

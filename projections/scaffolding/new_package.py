@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 
 from eventstore.errors import UsageError
+from projections.folding.sql_text import DIALECT
 from projections.projection import SHADOW_POSITIONS
 from projections.read_models.common_columns import VIEWS
 from projections.registry import GROUP, find_projections
@@ -99,6 +100,8 @@ def _check_form(name: str) -> None:
         )
     if keyword.iskeyword(name):
         raise UsageError(f"{name!r} is a word of Python, so no module can have this name; choose another one")
+    if name in DIALECT.preparer.reserved_words:
+        raise UsageError(f"{name!r} is a word of SQL, so queries would have to quote this name; choose another one")
 
 
 def _check_not_taken(name: str) -> None:

@@ -93,6 +93,7 @@ async def test_it_says_what_was_made_and_refuses_what_exists(commands: Commands)
         ("Daily", "a name has 1 to 48 lower-case letters"),
         ("../daily", "a name has 1 to 48 lower-case letters"),
         ("class", "is a word of Python"),
+        ("order", "is a word of SQL"),
         ("people", "a projection named 'people' is installed already"),
         ("poll_responses", "is a table of the projection poll_tallies"),
         ("consent_history", "is the name of a table or view of ours"),

@@ -70,9 +70,9 @@ def count_with_fact(block: Rows, counted: Rows, fact: Fact, window: Window) -> I
         null(),
         *(_pack(replace_columns(value_of(column), events, e), e.c.event_id) for column in values),
     ).where(*has_row(block, fact.source, e))
-    both = union_all(known, told).subquery("known_and_told")
+    both = union_all(known, told).subquery("known_and_told__")
     packed = {f"{_FACT}{column.name}": func.max(both.c[f"{_FACT}{column.name}"].collate("C")) for column in values}
-    groups = group.select_groups(names, both, packed).subquery("counted")
+    groups = group.select_groups(names, both, packed).subquery("counted__")
     selected: dict[str, ColumnElement[Any]] = {name: groups.c[name] for name in names}
     selected |= {column.name: groups.c[column.name] for column in block.counted}
     selected |= {column.name: _unpack(groups.c[f"{_FACT}{column.name}"], block, column.name) for column in values}

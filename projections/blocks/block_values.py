@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     Date,
+    DateTime,
     FromClause,
     Table,
     Text,
@@ -33,6 +34,7 @@ from projections.errors import InvalidProjection
 event: Final[ReadOnlyColumnCollection[str, Column[Any]]] = events.c
 """The columns of an event: ``event.app``, ``event.occurred_at`` and so on; the page event-store lists them."""
 
+_NEED_A_ZONE = ("date_trunc", "date_part", "to_char")
 _KEEP_NULL = ("timezone", "date_trunc", "left", "lower", "upper")
 
 
@@ -129,6 +131,19 @@ def is_never_null(value: ColumnElement[Any]) -> bool:
         case _:
             known = False
     return known
+
+
+def needs_session_zone(value: ColumnElement[Any]) -> bool:
+    """Return whether an expression turns a point in time into a date or text without naming a zone, as far as known."""
+    for part in visitors.iterate(value):
+        operands: list[Any] = []
+        if isinstance(part, Cast) and not isinstance(part.type, DateTime):
+            operands = [part.clause]
+        elif isinstance(part, Function) and part.name in _NEED_A_ZONE and len(part.clauses) == 2:
+            operands = list(part.clauses)
+        if any(isinstance(one.type, DateTime) and one.type.timezone for one in operands):
+            return True
+    return False
 
 
 def _start_of(unit: str, time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:

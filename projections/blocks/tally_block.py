@@ -23,7 +23,7 @@ from projections.blocks.block_columns import (
     KeyColumn,
 )
 from projections.blocks.block_tables import add_index, make_block_table
-from projections.blocks.block_values import columns_in, is_never_null
+from projections.blocks.block_values import columns_in, is_never_null, needs_session_zone
 from projections.blocks.row_block import Folded, Rows
 from projections.blocks.row_checks import (
     check_expressions,
@@ -149,6 +149,14 @@ class Tally:
         for one in (one for value in (*values, self.where) if value is not None for one in columns_in(value)):
             if one.table is not source:
                 raise self._wrong(f"it uses {one}; the values of a tally are expressions of columns of {source.name}")
+        zoneless = [
+            column.name for column in self.keys if column.value is not None and needs_session_zone(column.value)
+        ]
+        if zoneless and not self.fixed_columns:  # of these keys there is an index
+            raise self._wrong(
+                f"key {zoneless[0]} depends on the time zone of the session; name the zone: day(…, 'Europe/Zurich'),"
+                " week(…) or month(…)"
+            )
         if any(isinstance(column, FactColumn) for column in self.counted) and self.of.deciding_column is None:
             raise self._wrong(f"no single event decides a row of {source.name}, so no row is the latest or the first")
         if sum(column.elements is not None for column in self.keys) > 1:

@@ -80,7 +80,9 @@ class KitSession:
             sent, _COLUMNS, sql.SQL(", ").join([sql.Placeholder()] * (2 + len(Event._fields)))
         )
         self._append = sql.SQL(
-            "INSERT INTO {} (position, received_at, {}) SELECT arrived.position, received_at, {}"
+            # When an event is received depends on the order, so a fold that uses it fails.
+            "INSERT INTO {} (position, received_at, {}) SELECT arrived.position,"
+            " received_at + arrived.position * interval '1 hour' + arrived.number * interval '1 second', {}"
             " FROM unnest(%s::bigint[]) WITH ORDINALITY AS arrived (number, position) JOIN {} AS sent"
             " ON sent.position = arrived.number"
         ).format(log, _COLUMNS, _COLUMNS, sent)

@@ -9,7 +9,21 @@ from textwrap import indent
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Column, Date, Executable, Integer, MetaData, Table, Text, cast, delete, func, select, tuple_
+from sqlalchemy import (
+    TIMESTAMP,
+    Column,
+    Date,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    cast,
+    delete,
+    func,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from eventstore import Event
@@ -206,3 +220,28 @@ async def test_an_unknown_table_is_named(database_url: str) -> None:
             ValueError, match="'costs' is not a table of daily_costs; its tables: deliveries_of_days, da"
         ):
             await kit.rows("costs")
+
+
+async def test_a_fold_that_uses_when_events_were_received_is_found(database_url: str) -> None:
+    seen = Table(
+        "seen",
+        MetaData(schema="public"),
+        Column("app", Text, primary_key=True),
+        Column("received_at", TIMESTAMP(timezone=True), nullable=False),
+    )
+
+    class Seen(Projection):
+        name, version, partition_by, tables = "seen", 1, ("app",), (seen,)
+        handles: ClassVar[frozenset[int]] = frozenset({EventType.RECIPIENT_DELIVERED})
+
+        def fold(self, window: Window) -> Sequence[Executable]:
+            e = window.events
+            new = insert(seen).from_select(
+                ["app", "received_at"], select(e.c.app, func.max(e.c.received_at)).group_by(e.c.app)
+            )
+            greatest = func.greatest(seen.c.received_at, new.excluded.received_at)
+            return [new.on_conflict_do_update(index_elements=["app"], set_={"received_at": greatest})]
+
+    async with ProjectionKit(database_url, Seen()) as kit:
+        with pytest.raises(AssertionError, match="seen depends on order, window size or repetition"):
+            await kit.assert_same_for_every_order([event(EventType.RECIPIENT_DELIVERED, app="a") for _ in range(2)])

@@ -58,6 +58,7 @@ deliveries = rows(
     of=1,
 )
 APP: Column[str] = Column("app", Text, primary_key=True)
+COSTS = rows("costs", *KEYS, latest("event_id"), latest("at", event.occurred_at), of=1)
 FACTLESS = rows("seen", key("app"), greatest("last_at", event.occurred_at), of=1)
 
 untyped_rows: Any = rows
@@ -318,6 +319,16 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "fact in a tally": (
         lambda: tally("mine", deliveries, key("app"), latest.of(1)("day")),
         r"day is of certain events, and a tally has rows; use latest\(…\) or first\(…\)",
+    ),
+    "no zone": (
+        lambda: tally("mine", COSTS, key("app"), key("day", cast(COSTS.c.at, Date)), count("all")),
+        r"key day depends on the time zone of the session; name the zone: day\(…, 'Europe/Zurich'\)",
+    ),
+    "no zone in a month": (
+        lambda: tally(
+            "mine", COSTS, key("app"), key("m", func.date_trunc("month", COSTS.c.at), type_=Date), count("n")
+        ),
+        "key m depends on the time zone of the session",
     ),
     "latest without facts": (
         lambda: tally("mine", FACTLESS, key("app"), latest("last_at")),

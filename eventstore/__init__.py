@@ -9,10 +9,13 @@ from eventstore.lazy_names import load_on_demand
 
 __all__ = [
     "Batch",
+    "CheckpointNotInLog",
     "Contract",
     "Event",
     "EventStoreError",
     "EventType",
+    "MissingPositions",
+    "NotAcknowledged",
     "StoredEvent",
     "Undecodable",
     "connect",
@@ -30,7 +33,13 @@ if TYPE_CHECKING:
     from eventstore.contracts.contract import Contract
     from eventstore.contracts.decode import Event, decode
     from eventstore.contracts.event_types import EventType
-    from eventstore.errors import EventStoreError, Undecodable
+    from eventstore.errors import (
+        CheckpointNotInLog,
+        EventStoreError,
+        MissingPositions,
+        NotAcknowledged,
+        Undecodable,
+    )
     from eventstore.event_reader import StoredEvent, read
     from eventstore.postgres.connection import connect
 else:
@@ -43,7 +52,13 @@ else:
             "eventstore.contracts.contract": ("Contract",),
             "eventstore.contracts.decode": ("Event", "decode"),
             "eventstore.contracts.event_types": ("EventType",),
-            "eventstore.errors": ("EventStoreError", "Undecodable"),
+            "eventstore.errors": (
+                "CheckpointNotInLog",
+                "EventStoreError",
+                "MissingPositions",
+                "NotAcknowledged",
+                "Undecodable",
+            ),
             "eventstore.event_reader": ("StoredEvent", "read"),
             "eventstore.postgres.connection": ("connect",),
         },

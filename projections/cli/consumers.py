@@ -147,7 +147,7 @@ def _print_consumers(*, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        print_message("no consumer has run yet; projections docs consuming tells how to write one")
+        print_message("no consumer has run yet; projections docs consuming explains how to write one")
         return
     new_console().print(consumers_table(found))
     for line in consumer_lines(found):

@@ -23,6 +23,9 @@ command's exit code is then 2, else 1.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from eventstore.errors import UsageError, describe, is_driver_error, unwrap_driver_error
 
 __all__ = [
@@ -112,11 +115,14 @@ class HandleTooSlow(HandleFailed):
 _UNDEFINED = frozenset({"42883", "42704", "42P01", "3F000"})
 """SQLSTATEs for a function, operator, type, table or schema that is not found."""
 
+_HAS_SCHEMA: Final = re.compile(r"(relation|function|type) \"?\w+\"?\.\"?\w")
+"""How an error begins whose name has its schema."""
+
 
 def describe_user_code_error(error: BaseException) -> str:
     """Describe an error in a user's code, as :func:`describe` does; adds advice if a name was not found."""
     cause = unwrap_driver_error(error)
-    if is_driver_error(cause) and cause.sqlstate in _UNDEFINED:
+    if is_driver_error(cause) and cause.sqlstate in _UNDEFINED and not _HAS_SCHEMA.match(str(cause)):
         return f"{describe(error)}; names outside pg_catalog need their schema, such as public.name"
     return describe(error)
 

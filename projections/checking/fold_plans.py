@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, AsyncRawCursor, sql
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 from sqlalchemy import Table
 
 from eventstore.postgres.queries import fetch_row
 from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
 from eventstore.schema import events
+from projections.errors import InvalidProjection, describe_user_code_error
 from projections.folding.sql_text import compile_fold_statement
 from projections.projection import Projection, Window
 
@@ -77,7 +79,8 @@ async def read_fold_plans(
         many: how many positions a window of many events has.
 
     Raises:
-        psycopg.Error: a statement can't be planned: a name is unknown, or this role may not run it.
+        InvalidProjection: Postgres refuses a statement: a name is unknown, or types don't fit.
+        psycopg.Error: this role may not run a statement, or the database failed.
 
     """
     values = {
@@ -91,7 +94,15 @@ async def read_fold_plans(
         for window, given in (*values.items(), (ANY, values[ONE])):
             arguments = [sql.Literal(given[name]) for name in names]
             name = f"projections_check_{number}_{len(found)}"
-            found[window] = await _explain(conn, name, text.encode(), arguments, generic=window is ANY)
+            try:
+                found[window] = await _explain(conn, name, text.encode(), arguments, generic=window is ANY)
+            except errors.InsufficientPrivilege:
+                raise
+            except (psycopg.ProgrammingError, psycopg.DataError) as error:
+                why = describe_user_code_error(error)
+                raise InvalidProjection(
+                    f"projection {projection.name!r}: Postgres refuses statement {number} of its fold: {why}"
+                ) from error
         plans.append(
             StatementPlan(
                 number,

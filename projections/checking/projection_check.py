@@ -92,6 +92,7 @@ async def run_projection_check(
         progress: receives the progress of the order test.
 
     Raises:
+        InvalidProjection: Postgres refuses a statement of its fold.
         psycopg.Error: the database failed, or the connection.
 
     """

@@ -17,6 +17,7 @@ from projections.cli.shared.open_database import migrated_database
 from projections.cli.shared.output import FAILED, counted, print_data, print_json, print_message
 from projections.cli.shared.progress import shown_progress
 from projections.cli.shared.typer_app import new_app
+from projections.errors import InvalidProjection
 from projections.registry import find_projections
 from projections.settings import load_worker_settings
 
@@ -81,7 +82,7 @@ class CheckedProjection(TypedDict):
     Attributes:
         name: the projection.
         ok: whether nothing wrong was found.
-        broken_rule: which rule it breaks, or why it can't be loaded; null if it keeps the rules.
+        broken_rule: which rule it breaks, why it can't be loaded, or why Postgres refuses a statement; null if neither.
         statements: the plans of its fold; null if they were left out.
         order: the test with events of the log; null if it was left out.
         left_out: why a part was left out, by `plans` and `order`.
@@ -119,7 +120,11 @@ def check(name: ProjectionArgument, *, as_json: JsonOption = False) -> None:
     url = migrated_database(waits, writes=False)
     with shown_progress(name, only_long=True) as progress:
         work = run_projection_check(url, waits, projection, window=window, seed=SEED, progress=progress)
-        found = run_interruptible(work, if_interrupted=NOTHING_CHANGED)
+        try:
+            found = run_interruptible(work, if_interrupted=NOTHING_CHANGED)
+        except InvalidProjection as error:
+            _print_broken(name, str(error), as_json=as_json)
+            raise typer.Exit(FAILED) from error
     if as_json:
         print_json(_describe(name, found))
     else:

@@ -54,9 +54,10 @@ def read_header(source: SqlSource) -> FileHeader:
         if key in values:
             source.refuse(start, f"the header has two lines '{key}'; leave one out")
         values[key], at[key] = value, start
-    missing = [f"-- {key}: {example}" for key, example in _EXAMPLES.items() if not values.get(key)]
+    missing = {key: f"-- {key}: {example}" for key, example in _EXAMPLES.items() if not values.get(key)}
     if missing:
-        source.refuse(0, f"the header lacks {len(missing)} of its lines; write, for example: {'; '.join(missing)}")
+        lines = "; ".join(missing.values())
+        source.refuse(0, f"the header has no {', '.join(missing)}; write, for example: {lines}")
     if not re.fullmatch(r"[0-9]{1,9}", values["version"]):
         source.refuse(at["version"], f"version must be a whole number, not {values['version']!r}")
     return FileHeader(

@@ -141,6 +141,16 @@ async def test_a_wrong_fold_is_shown_with_the_table_that_it_reads_and_the_events
     assert "events = [" in lines
     assert PPNUM not in result.out
 
+    (tmp_path / "refused").mkdir()
+    unknown_function = {"wrong": _WRONG.replace("func.count()", "func.public.counted()")}
+    variables["PYTHONPATH"] = write_package(tmp_path / "refused", unknown_function, {"wrong": "wrong:Wrong"})
+    refused = await commands.run("check", "wrong", **variables)
+    assert (refused.code, refused.err) == (1, ""), refused.transcript
+    assert refused.out == (
+        "projection 'wrong': Postgres refuses statement 2 of its fold: function public.counted() does not exist"
+        " (SQLSTATE 42883)\n"
+    )
+
 
 @pytest.mark.oldest
 async def test_what_a_role_may_not_do_is_left_out(

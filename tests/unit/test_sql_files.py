@@ -279,7 +279,7 @@ def test_each_thing_that_a_file_cant_have_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("-- version: 3\n", "", "contacts.sql:1: the header lacks 1 of its lines; write, for example: -- version: 1"),
+        ("-- version: 3\n", "", "contacts.sql:1: the header has no version; write, for example: -- version: 1"),
         ("version: 3", "version: new", "contacts.sql:3: version must be a whole number, not 'new'"),
         ("handles:", "handels:", "contacts.sql:4: the header has no line 'handels'; did you mean handles?"),
         (

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeAlias
 from sqlalchemy import Table, select
 
 from eventstore.contracts import Event
+from projections.blocks.block_projection import Block
 from projections.folding.decided_rows import DELETED
 from projections.folding.python_projection import PythonProjection
 from projections.projection import Projection
@@ -33,9 +34,13 @@ from projections.testing.order_check import (
 Order: TypeAlias = Literal["given", "reversed", "shuffled"] | Sequence[int]
 """An order of events: a name, or the indices of the events in that order."""
 
-ExpectedRows: TypeAlias = Mapping[Table, Iterable[Mapping[str, Any]]] | Mapping[str, Iterable[Mapping[str, Any]]]
-"""The rows of each table (by the ``Table`` or its name) without tombstones, in any order. Each row has the primary key;
-columns that it leaves out are not compared."""
+ExpectedRows: TypeAlias = (
+    Mapping[Table, Iterable[Mapping[str, Any]]]
+    | Mapping[str, Iterable[Mapping[str, Any]]]
+    | Mapping[Block, Iterable[Mapping[str, Any]]]
+)
+"""The rows of each table (by the ``Table``, its name or its block) without tombstones, in any order. Each row has the
+primary key; columns that it leaves out are not compared."""
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -101,7 +106,7 @@ class ProjectionKit:
             batch_size = [batch_size] * (len(arrived) // max(batch_size, 1))
         await self._session.fold(arrange(arrived, batch_size or (), twice=twice), skipped)
 
-    async def rows(self, table: Table | str, *, deleted: bool = False) -> Rows:
+    async def rows(self, table: Table | str | Block, *, deleted: bool = False) -> Rows:
         """Return a table's rows as dictionaries, ordered by primary key.
 
         Args:
@@ -202,9 +207,11 @@ class ProjectionKit:
                 return why
         return None
 
-    def _table(self, table: Table | str) -> Table:
+    def _table(self, table: Table | str | Block) -> Table:
         if isinstance(table, Table):
             return table
+        if not isinstance(table, str):
+            return table.table
         named = {one.name: one for one in self.projection.tables}
         if table not in named:
             raise ValueError(f"{table!r} is not a table of {self.projection.name}; its tables: {', '.join(named)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from functools import lru_cache
 from typing import Self
 
 from annotated_types import Ge
@@ -104,4 +106,10 @@ def load_waits() -> Waits:
         UsageError: one of them is not valid.
 
     """
+    names = {f"projections_{field}" for field in Waits.model_fields}
+    return _load(frozenset((name, value) for name, value in os.environ.items() if name.lower() in names))
+
+
+@lru_cache(maxsize=8)  # it takes 5 ms, and a migration asks forty times
+def _load(environment: frozenset[tuple[str, str]]) -> Waits:  # noqa: ARG001 - what the result depends on
     return load_settings(Waits)

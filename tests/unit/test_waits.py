@@ -57,6 +57,18 @@ def test_each_timeout_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPa
     assert Waits().model_dump() == DEFAULTS | {name: 5.125}
 
 
+def test_the_environment_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_waits()
+    assert load_waits() is before
+    monkeypatch.setenv("projections_Silence", "7.5")
+    assert load_waits() == before.model_copy(update={"silence": 7.5})
+    monkeypatch.setenv("projections_Silence", "never")
+    with pytest.raises(UsageError, match="PROJECTIONS_SILENCE must be a number of seconds"):
+        load_waits()
+    monkeypatch.delenv("projections_Silence")
+    assert load_waits() == before
+
+
 def test_a_heartbeat_that_would_be_too_late_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECTIONS_LEADER_HEARTBEAT", "15")
     with pytest.raises(UsageError) as caught:

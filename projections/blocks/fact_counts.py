@@ -58,19 +58,19 @@ def count_with_fact(block: Rows, counted: Rows, fact: Fact, window: Window) -> I
     values = [column for column in block.folded_from_events if column.name != guard]
     group = GroupValues(block.counted, counted)
     e, r = window.only(*sorted(block.types_of(fact.source))), counted.table
-    known = select(
+    from_rows = select(
         *(r.c[name] for name in names),
         *group.parts_from(r, counted),
         _ONE.label(COUNTED),
         *(cast(null(), Text).label(f"{_FACT}{column.name}") for column in values),
     ).where(window.touched(r, names))
-    told = select(
+    from_events = select(
         *key_values(block, e),
         *(cast(null(), part.type) for part in group.parts.values()),
         null(),
         *(_pack(replace_columns(value_of(column), events, e), e.c.event_id) for column in values),
     ).where(*has_row(block, fact.source, e))
-    both = union_all(known, told).subquery("known_and_told__")
+    both = union_all(from_rows, from_events).subquery("rows_and_events__")
     packed = {f"{_FACT}{column.name}": func.max(both.c[f"{_FACT}{column.name}"].collate("C")) for column in values}
     groups = group.select_groups(names, both, packed).subquery("counted__")
     selected: dict[str, ColumnElement[Any]] = {name: groups.c[name] for name in names}

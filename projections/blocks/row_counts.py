@@ -65,20 +65,20 @@ def _count_with_events(block: Rows, counted: Rows, window: Window, of_events: Se
     names = [column.name for column in block.keys]
     group = GroupValues(block.counted, counted)
     values: dict[str, ColumnElement[Any]] = {}
-    told_as = {one.name: add_part(values, _where(one.where, value_of(one)), "told__") for one in of_events}
-    event_id = add_part(values, events.c.event_id, "told__")
-    told = select(
+    labels = {one.name: add_part(values, _where(one.where, value_of(one)), "value__") for one in of_events}
+    event_id = add_part(values, events.c.event_id, "value__")
+    from_events = select(
         *key_values(block, e),
         *(replace_columns(value, events, e).label(name) for name, value in values.items()),
         *(cast(null(), part.type).label(name) for name, part in group.parts.items()),
         cast(null(), Integer).label(COUNTED),
     ).where(*has_row(block, EVERY_EVENT, e))
     nothing = [null() for _ in values]
-    known = select(*(r.c[name] for name in names), *nothing, *group.parts_from(r, counted), _ONE).where(
+    from_rows = select(*(r.c[name] for name in names), *nothing, *group.parts_from(r, counted), _ONE).where(
         window.touched(r, names)
     )
-    both = union_all(told, known).subquery("told_and_known__")
-    aggregates = {one.name: aggregate_values(one, both.c[told_as[one.name]], None) for one in of_events}
+    both = union_all(from_events, from_rows).subquery("events_and_rows__")
+    aggregates = {one.name: aggregate_values(one, both.c[labels[one.name]], None) for one in of_events}
     groups = group.select_groups(names, both, {**aggregates, _EVENT: func.max(both.c[event_id])}).subquery("counted__")
     new = _insert(block, groups, groups.c[_EVENT].is_not(None))  # rows alone touch nothing
     counts = {column.name: new.excluded[column.name] for column in block.counted}

@@ -37,6 +37,7 @@ _CONSTANTS = re.compile(
     r"'(?:[^']|'')*'|::\s*\w+(?: \w+)*(?:\s*\([\d, ]*\))?|\bCAST\b\s*\(|\bAS \w+\s*\([\d, ]*\)", re.IGNORECASE
 )
 _CALL = re.compile(r"\w\s*\(|\b(?:current|local|session)_?(?:date|time|timestamp|user|role)\b|\buser\b", re.IGNORECASE)
+_MAX_NAME = 63
 _NO_ACTION = (None, "NO ACTION")
 
 
@@ -53,7 +54,7 @@ def check_table(projection: Projection, table: Table) -> None:
 
 
 def _broken_rules(projection: Projection, table: Table) -> Iterator[str]:
-    yield from _broken_by_name(table)
+    yield from _broken_by_name(projection, table)
     yield from _broken_by_kind(projection, table)
     yield from _broken_by_foreign_keys(projection, table)
     for column in table.c:
@@ -65,11 +66,16 @@ def _broken_rules(projection: Projection, table: Table) -> Iterator[str]:
         yield from _broken_by_python_columns(table)
 
 
-def _broken_by_name(table: Table) -> Iterator[str]:
+def _broken_by_name(projection: Projection, table: Table) -> Iterator[str]:
     if table.schema != READ_MODEL_SCHEMA:
         yield f"must be in schema {READ_MODEL_SCHEMA}"
+    if sum(one.name == table.name for one in projection.tables) > 1:
+        yield "has the name of another of its tables; rename one"
     if table.name in VIEWS:
         yield "has the name of a built-in view; choose another name"
+    for name in (table.name, *(column.name for column in table.c)):
+        if not 0 < len(name.encode()) <= _MAX_NAME:
+            yield f"has the name {name!r}; a name of a table or column has 1 to {_MAX_NAME} bytes, Postgres cuts others"
     if table.name == SHADOW_POSITIONS:
         yield "has a name that rebuilds use; choose another name"
 

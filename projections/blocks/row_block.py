@@ -90,6 +90,9 @@ class Rows:
         self._check_defaults()
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         self.table = make_block_table(table, self.columns, comment=comment, indexes=indexes, metadata=metadata)
+        for name in self.guards.values():
+            if getattr(self.table.c[name].type, "collation", None) != "C":
+                raise self._wrong(f'{name} must compare by bytes, as event_ids do: Text(collation="C")')
         if counting is not None:
             self._check_counting(counting)
             self.handles |= counting.handles

@@ -300,6 +300,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         ),
         r"table mine has the primary key app, and key\(…\) names app, ppnum; make them the same",
     ),
+    "given guard": (
+        lambda: rows("mine", key("app"), latest("event_id", type_=Text), of=1),
+        r'event_id must compare by bytes, as event_ids do: Text\(collation="C"\)',
+    ),
     "sum of floats": (
         lambda: tally("mine", deliveries, key("app"), total("sum", cast(deliveries.c.day, Float))),
         "column sum is a sum of floating-point numbers, which depends on their order; cast them to Numeric",
@@ -371,6 +375,13 @@ def test_a_rebuild_looks_again_at_the_rows_of_requests_or_persons_and_at_all_gro
     # Statements of its own may write any row of an app that an event names.
     beside = type("Beside", (Costs,), {"fold": lambda self, window: (*Costs.fold(self, window),)})()
     assert [[*beside.partition_of(table)] for table in Costs.tables] == [["app"]] * 3
+
+
+def test_names_must_be_different_and_short_enough() -> None:
+    with pytest.raises(InvalidProjection, match="table deliveries has the name of another of its tables; rename one"):
+        check_projection(declare_projection(deliveries, tally("deliveries", deliveries, key("app"), count("all")))())
+    with pytest.raises(InvalidProjection, match=r"'c{64}'; a name of a table or column has 1 to 63 bytes"):
+        check_projection(declare_projection(rows("mine", key("app"), ever("c" * 64, event.event_type == 1), of=1))())
 
 
 def test_blocks_must_fit_together() -> None:

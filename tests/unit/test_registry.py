@@ -57,6 +57,12 @@ class FoldRaises(Mine):
 
 class Other:
     name = "other"
+
+
+def misspelt():
+    from projections.blocks import event
+
+    return event.phone
 """
 
 
@@ -109,6 +115,10 @@ def test_a_class_that_two_distributions_register_is_one_projection(
         ({"first": "absent:First"}, "'first' can't be loaded from absent:First: No module named 'absent'"),
         ({"first": "registering:Absent"}, "'first' can't be loaded from registering:Absent"),
         ({"first": "registering:Raises"}, "'first' can't be loaded from registering:Raises: no such luck"),
+        (
+            {"first": "registering:misspelt"},
+            r"loaded from registering:misspelt: AttributeError: phone \(line [0-9]+ of",
+        ),
         ({"abstract": "registering:Abstract"}, "'abstract' can't be loaded from registering:Abstract: .*abstract"),
         ({"other": "registering:Other"}, "'other': registering:Other is not a Projection"),
         ({"nameless": "registering:Nameless"}, "projection class Nameless must define name"),

@@ -29,7 +29,7 @@ from projections.blocks.block_columns import (
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.block_values import columns_in, is_never_null
 from projections.blocks.row_checks import (
-    check_expressions,
+    check_columns_used,
     check_names,
     check_no_name,
     check_row_value,
@@ -169,7 +169,7 @@ class Rows:
                 raise self._wrong(f"{column.name} counts rows; name the block that has them: rows(…, counting=block)")
             if column.aggregate is Aggregate.TOTAL and column.value is None and column.name in self.counting.c:
                 column = replace(column, value=self.counting.c[column.name])
-            self._check_count(column)
+            self._check_count(column, self.counting)
             return column
         if column.value is None:
             if column.name not in events.c:
@@ -184,25 +184,12 @@ class Rows:
 
     def _check_condition(self, what: str, condition: Condition | None) -> None:
         """Check a condition on events."""
-        check_expressions(self._name, what, [condition])
-        others = {str(one) for one in columns_in(condition) if one.table is not events} if condition is not None else ()
-        if others:
-            raise self._wrong(f"{what} uses {', '.join(sorted(others))}; a condition may use columns of event only")
+        check_columns_used(self._name, what, [condition], (events,), "a condition may use columns of event only")
 
-    def _check_count(self, column: AggregateColumn) -> None:
+    def _check_count(self, column: AggregateColumn, counting: Rows) -> None:
         """Check a column that counts the rows of another block."""
-        values = [one for one in (column.value, column.where) if one is not None]
-        check_expressions(self._name, column.name, values)
-        others = {
-            str(one)
-            for value in values
-            for one in columns_in(value)
-            if self.counting and one.table is not self.counting.table
-        }
-        if others:
-            raise self._wrong(
-                f"{column.name} uses {', '.join(sorted(others))}; it may use columns of the rows that it counts only"
-            )
+        values, only = (column.value, column.where), "it may use columns of the rows that it counts only"
+        check_columns_used(self._name, column.name, values, (counting.table,), only)
 
     def _with_nullable(self, column: BlockColumn) -> BlockColumn:
         if column.nullable is not None or isinstance(column, ComputedColumn):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import BindParameter, Column, ColumnClause, ColumnElement, Index, Table, TextClause
@@ -85,11 +85,8 @@ def check_row_value(block: str, column: BlockColumn, counted: Table | None) -> N
 
     """
     values = [column.value, column.where if isinstance(column, AggregateColumn) else None]
-    check_expressions(block, column.name, (*values, condition_of(column)))
+    check_columns_used(block, column.name, values, (events, counted), "its value may use columns of event only")
     used = [one for value in values if value is not None for one in columns_in(value)]
-    others = sorted({str(one) for one in used if one.table not in (events, counted)})
-    if others:
-        raise wrong_block(block, f"{column.name} uses {', '.join(others)}; its value may use columns of event only")
     if len({one.table for one in used}) > 1:
         raise wrong_block(block, f"{column.name} mixes columns of events and of rows; use one or the other")
     if isinstance(column, KeyColumn) and any(one.table is not events for one in used):
@@ -103,6 +100,29 @@ def condition_of(column: BlockColumn) -> ColumnElement[bool] | None:
     if isinstance(column, FactColumn):
         return column.fact.source.where
     return column.source.where if isinstance(column, AggregateColumn) else None
+
+
+def check_columns_used(
+    block: str, what: str, expressions: Iterable[ColumnElement[Any] | None], tables: Collection[object], rule: str
+) -> None:
+    """Check that expressions depend on nothing but columns of some tables.
+
+    Args:
+        block: the block's name.
+        what: what they are of, for the message.
+        expressions: the expressions.
+        tables: the tables.
+        rule: what they may use, for the message.
+
+    Raises:
+        InvalidProjection: one depends on something else.
+
+    """
+    there = [one for one in expressions if one is not None]
+    check_expressions(block, what, there)
+    others = sorted({str(one) for value in there for one in columns_in(value) if one.table not in tables})
+    if others:
+        raise wrong_block(block, f"{what} uses {', '.join(others)}; {rule}")
 
 
 def check_expressions(block: str, what: str, expressions: Iterable[ColumnElement[Any] | None]) -> None:

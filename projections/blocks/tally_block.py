@@ -23,10 +23,10 @@ from projections.blocks.block_columns import (
     KeyColumn,
 )
 from projections.blocks.block_tables import add_index, make_block_table
-from projections.blocks.block_values import columns_in, is_never_null, needs_session_zone
+from projections.blocks.block_values import is_never_null, needs_session_zone
 from projections.blocks.row_block import Folded, Rows
 from projections.blocks.row_checks import (
-    check_expressions,
+    check_columns_used,
     check_names,
     check_no_name,
     split_columns,
@@ -145,10 +145,8 @@ class Tally:
         check_names(name, self.columns)
         values = [column.value for column in self.columns]
         values += [column.where for column in self.columns if isinstance(column, AggregateColumn)]
-        check_expressions(name, "it", (*values, self.where))
-        for one in (one for value in (*values, self.where) if value is not None for one in columns_in(value)):
-            if one.table is not source:
-                raise self._wrong(f"it uses {one}; the values of a tally are expressions of columns of {source.name}")
+        rule = f"the values of a tally are expressions of columns of {source.name}"
+        check_columns_used(name, "it", (*values, self.where), (source,), rule)
         zoneless = [
             column.name for column in self.keys if column.value is not None and needs_session_zone(column.value)
         ]

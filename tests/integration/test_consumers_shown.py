@@ -192,7 +192,7 @@ async def run_command(url: str, *words: str) -> Result:
 async def test_the_command(database_url: str, appender: Appender) -> None:
     result = await run_command(database_url)
     assert (result.exit_code, result.stdout) == (0, ""), result.output
-    assert result.stderr.startswith("no consumer has run yet; projections docs consuming tells")
+    assert result.stderr.startswith("no consumer has run yet; projections docs consuming explains")
     await appender.append(events := new_events(4))
     await finish(database_url, "billing")
     assert "billing" in (await run_command(database_url, "list")).stdout

@@ -59,7 +59,7 @@ class BlockProjection(Projection):
         for block in self.blocks:
             if isinstance(block, Tally):
                 if block.fixed_columns:
-                    statements.append(count_fixed_groups(block))
+                    statements += count_fixed_groups(block)
             else:
                 statements += self._fold_rows(block, window)
         return statements

@@ -9,21 +9,18 @@ ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     CTE,
     Column,
-    ColumnElement,
     Delete,
+    Executable,
     FromClause,
     Integer,
-    Select,
     Table,
-    Text,
     any_,
-    case,
     cast,
     delete,
     func,
@@ -34,39 +31,49 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, array, insert
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 
-from projections.blocks.block_columns import KeyColumn
-from projections.blocks.block_values import Elements, columns_in, is_never_null, replace_columns
+from projections.blocks.block_columns import Aggregate, AggregateColumn, FactColumn
+from projections.blocks.block_values import columns_in
 from projections.blocks.row_aggregates import COUNTED, GroupValues
 from projections.blocks.row_checks import value_of
 from projections.blocks.tally_block import NARROW, Tally
+from projections.blocks.tally_members import select_members
 from projections.projection import Window
-
-FEW = 16
-"""Up to so many elements of one array, repetitions are found by comparing all of them."""
 
 _ONE = literal_column("1", Integer)
 _ZERO = literal_column("0", Integer)
 _MINUS_ONE = literal_column("-1", Integer)
 _MEMBERS = "members__"
+_STORED = "stored__"
 
 
-def count_fixed_groups(block: Tally) -> Insert:
-    """Return the statement that counts all groups of the requests or persons that a window's events name.
+def count_fixed_groups(block: Tally) -> Sequence[Executable]:
+    """Return the statements that count all groups of the requests or persons that a window's events name.
 
     Rows and stored groups go through one aggregation: a join could get a bad plan that compares each with all others.
+    If the tally counts all rows of a group, a group without rows gets the count 0 and is deleted then, so that no
+    statement changes data in a CTE, which a distributed Postgres would refuse.
     """
     fixed, source, table = block.fixed_columns, block.of.table, block.table
     window = Window(block.handles)
     group = GroupValues(block.counted, block.of)
-    rows = _select_rows(block, group, source, _ONE).where(window.touched(source, fixed))
+    rows = select_members(block, group, source, _ONE).where(window.touched(source, fixed))
     parts = [null() for _ in group.parts]
     stored = select(*(table.c[column.name] for column in block.keys), *parts, null()).where(
         window.touched(table, fixed)
     )
-    both = union_all(rows, stored).subquery("rows_and_groups__")
-    return _write(block, group, both, 1)
+    size, needed = _size_of_group(block), _values_of_empty_groups(block)
+    if size is None or needed is None:
+        return (_write(block, group, union_all(rows, stored).subquery("rows_and_groups__"), 1),)
+    both = union_all(
+        rows.add_columns(*(cast(null(), column.type).label(f"{_STORED}{name}") for name, column in needed.items())),
+        stored.add_columns(*needed.values()),
+    ).subquery("rows_and_groups__")
+    return (
+        _write_with_empty(block, group, both, needed),
+        delete(table).where(window.touched(table, fixed), table.c[size] == _ZERO),
+    )
 
 
 def count_moved_groups(blocks: Sequence[Tally], write_rows: Insert) -> Insert:
@@ -98,7 +105,7 @@ def _count_moved(block: Tally, changed: CTE, before: CTE, number: int) -> Insert
     group = GroupValues(block.counted, block.of, weighted=True)
     keys = [column.name for column in block.keys]
     both = union_all(
-        _select_rows(block, group, changed, _ONE), _select_rows(block, group, before, _MINUS_ONE)
+        select_members(block, group, changed, _ONE), select_members(block, group, before, _MINUS_ONE)
     ).subquery("changes__")
     columns = [both.c[one] for one in (*keys, *group.parts)]
     weight = func.sum(both.c[COUNTED])
@@ -109,12 +116,46 @@ def _count_moved(block: Tally, changed: CTE, before: CTE, number: int) -> Insert
     touched = select(*(changes.c[one] for one in keys)).distinct().subquery("touched__")
     same = [value_of(column) == touched.c[column.name] for column in block.keys]
     # Without OFFSET the planner could join the whole table.
-    rows = _select_rows(block, group, source, _ONE).where(*same).correlate(touched).offset(_ZERO).lateral("of_group__")
+    rows = (
+        select_members(block, group, source, _ONE).where(*same).correlate(touched).offset(_ZERO).lateral("of_group__")
+    )
     known = select(*rows.c).select_from(touched.join(rows, true()))
     members = union_all(select(*changes.c), known).subquery("members__")
     columns = [members.c[one] for one in (*keys, *group.parts)]
     weighted = select(*columns, func.sum(members.c[COUNTED]).label(COUNTED)).group_by(*columns).subquery("weighted__")
     return _write(block, group, weighted, number)
+
+
+def _size_of_group(block: Tally) -> str | None:
+    """Return the column that counts all rows of a group; None if there is none."""
+    counts = (one for one in block.counted if isinstance(one, AggregateColumn) and one.aggregate is Aggregate.COUNT)
+    return next((one.name for one in counts if one.where is None), None)
+
+
+def _values_of_empty_groups(block: Tally) -> dict[str, Column[Any]] | None:
+    """Return the columns that must have a value in a group without rows, too; None if one has no value to keep."""
+    needed: dict[str, Column[Any]] = {}
+    for one in block.counted:
+        if isinstance(one, FactColumn):
+            if not block.c[one.name].nullable:
+                return None
+        elif one.aggregate in (Aggregate.LEAST, Aggregate.GREATEST) and not block.c[one.name].nullable:
+            needed[one.name] = block.c[one.name]
+    return needed
+
+
+def _write_with_empty(block: Tally, group: GroupValues, rows: FromClause, needed: Mapping[str, Column[Any]]) -> Insert:
+    """Return the statement that aggregates rows by group and writes all groups; empty ones keep what they need."""
+    table, keys = block.table, [column.name for column in block.keys]
+    values = [column.name for column in block.counted]
+    stored = {f"{_STORED}{name}": func.max(rows.c[f"{_STORED}{name}"]) for name in needed}
+    counted = group.select_groups(keys, rows, stored).subquery("groups__")
+    found = [
+        func.coalesce(counted.c[name], counted.c[f"{_STORED}{name}"]) if name in needed else counted.c[name]
+        for name in values
+    ]
+    new = insert(table).from_select([*keys, *values], select(*(counted.c[name] for name in keys), *found))
+    return _update_changed(block, new)
 
 
 def _write(block: Tally, group: GroupValues, rows: FromClause, number: int) -> Insert:
@@ -124,11 +165,15 @@ def _write(block: Tally, group: GroupValues, rows: FromClause, number: int) -> I
     counted = group.select_groups(keys, rows, {_MEMBERS: group.members(rows)}).cte(f"groups__{number}")
     emptied = _delete_empty(table, keys, counted, number).cte(f"emptied__{number}")
     there = select(*(counted.c[name] for name in (*keys, *values))).where(counted.c[_MEMBERS] > _ZERO)
-    new = insert(table).from_select([*keys, *values], there).add_cte(emptied)
+    return _update_changed(block, insert(table).from_select([*keys, *values], there).add_cte(emptied))
+
+
+def _update_changed(block: Tally, new: Insert) -> Insert:
+    values = [column.name for column in block.counted]
     return new.on_conflict_do_update(
-        index_elements=keys,
+        index_elements=[column.name for column in block.keys],
         set_={name: new.excluded[name] for name in values},
-        where=or_(*(table.c[name].is_distinct_from(new.excluded[name]) for name in values)),
+        where=or_(*(block.c[name].is_distinct_from(new.excluded[name]) for name in values)),
     )
 
 
@@ -153,54 +198,6 @@ def _delete_empty(table: Table, keys: Sequence[str], counted: CTE, number: int) 
     ]
     same = [table.c[name] == counted.c[name] for name in keys]
     return delete(table).where(*found, *same, counted.c[_MEMBERS] == _ZERO)
-
-
-def _select_rows(block: Tally, group: GroupValues, rows: FromClause, weight: ColumnElement[Any]) -> Select[Any]:
-    """Select each row's group and parts; a row that is in no group is left out."""
-    source = block.of.table
-    parts = group.parts_from(rows, block.of)
-    conditions = [] if block.where is None else [replace_columns(block.where, source, rows)]
-    keys: list[ColumnElement[Any]] = []
-    elements: list[FromClause] = []
-    for column in block.keys:
-        if column.elements is not None:
-            named, is_first = _each_once(column, column.elements, rows)
-            keys.append(named.c.element.label(column.name))
-            conditions += [named.c.element.is_not(None), is_first]
-            elements.append(named)
-            continue
-        value = replace_columns(value_of(column), source, rows)
-        keys.append(value.label(column.name))
-        if not is_never_null(value_of(column)):
-            conditions.append(value.is_not(None))
-    found = select(*keys, *parts, weight.label(COUNTED)).where(*conditions)
-    return found.select_from(rows.join(elements[0], true())) if elements else found.select_from(rows)
-
-
-def _each_once(column: KeyColumn, elements: Elements, rows: FromClause) -> tuple[FromClause, ColumnElement[bool]]:
-    """Return the elements of an array, and the condition that one isn't a repetition.
-
-    Every step takes time in proportion to the number of elements. Among few elements, one counts at its first place:
-    that needs no sorting or hashing, which would cost more than all the rest. Among many, searching for the first place
-    is slow, so they are made different first.
-    """
-    values = rows.c[elements.array.key]
-    size = func.cardinality(values) if is_never_null(elements.array) else func.coalesce(func.cardinality(values), _ZERO)
-    stated: ColumnElement[Any] = values
-    if elements.empty is not None:
-        stated = case((size == _ZERO, cast(array([elements.empty]), ARRAY(Text))), else_=values)
-    few = size <= FEW
-    once = select(func.unnest(values).label("element")).distinct().correlate(rows).subquery("once")
-    different = func.array(select(once.c.element).scalar_subquery(), type_=elements.array.type)
-    named = (
-        func.unnest(case((few, stated), else_=different))
-        .table_valued(Column("element", column.type_ or Text), with_ordinality="place", name=f"each__{column.name}")
-        .render_derived()
-    )
-    # The place is compared first, because each access to a long array reads all of it from storage.
-    place = named.c.place
-    is_first = case((place > FEW, true()), (few, func.array_position(stated, named.c.element) == place), else_=true())
-    return named, is_first
 
 
 def _needed(blocks: Sequence[Tally]) -> list[Column[Any]]:

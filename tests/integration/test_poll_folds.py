@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.contracts import Contract, Event, decode
-from projections.blocks.tally_fold import FEW
+from projections.blocks.tally_members import FEW
 from projections.read_models.poll_tallies import PollTallies
 from tests import folding, oracle, rebuilding, store, wire
 from tests.folding import QUICK, append, new_record

@@ -42,6 +42,7 @@ from projections.blocks import (
 )
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement
+from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.poll_tallies import PollTallies
@@ -113,6 +114,13 @@ def test_a_declaration_implies_the_table_its_indexes_and_the_attributes_of_the_p
         "CREATE INDEX mine_app_expression_idx ON public.mine (app, nullif(left(ppnum, 2), ''))",
         "CREATE INDEX mine_code_idx ON public.mine (code)",
     ]
+
+
+@pytest.mark.parametrize("projection", READ_MODELS)
+def test_the_built_in_folds_change_no_data_in_a_cte(projection: type[Projection]) -> None:
+    for statement in projection().fold(Window(projection.handles)):
+        text, _ = compile_fold_statement(statement)
+        assert text.startswith(("INSERT", "DELETE"))
 
 
 def test_each_tally_of_a_block_has_its_index() -> None:

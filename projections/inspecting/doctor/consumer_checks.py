@@ -34,8 +34,8 @@ def _find_consumer_problems(one: ConsumerStatus, limit: float) -> Iterator[Findi
         return
     elif one.held_by is None:
         sentence = f"no process has consumer {one.name}: {waits}"
-        command = f"projections consumers drop {one.name}"
-        yield Finding("consumer_not_running", sentence, command, "start its program, or if nothing needs it")
+        advice = f"start its program; if nothing needs it, projections consumers drop {one.name} removes it"
+        yield Finding("consumer_not_running", sentence, advice=advice)
     elif one.seconds_still > limit:
         sentence = f"consumer {one.name} has stood still {where} for {one.seconds_still:,.0f} s: {waits}"
         yield Finding("consumer_stuck", sentence, advice=f"see the log of its program ({one.held_by}), and restart it")

@@ -22,7 +22,9 @@ from projections.read_models.common_columns import VIEWS
 from projections.table_rules import check_table
 from projections.views import View
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+"""The name of a projection; use ``fullmatch``."""
+NAME_RULE = "a name has 1 to 48 lower-case letters, digits and '_', and begins with a letter"
 _VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _REQUIRED = ("name", "version", "handles", "tables", "partition_by")
 
@@ -42,10 +44,8 @@ def check_projection(projection: Projection) -> None:
         )
     _check_attribute_types(projection)
     name = projection.name
-    if not _NAME.fullmatch(name):
-        raise InvalidProjection(
-            f"projection {name!r}: a name has 1 to 48 lower-case letters, digits and '_', and begins with a letter"
-        )
+    if not NAME.fullmatch(name):
+        raise InvalidProjection(f"projection {name!r}: {NAME_RULE}")
     if projection.version < 1:
         raise InvalidProjection(f"projection {name!r}: the version must be 1 or higher")
     if not projection.tables or not projection.handles or not projection.partition_by:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import keyword
 import os
-import re
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from projections.folding.sql_text import DIALECT
 from projections.projection import SHADOW_POSITIONS
 from projections.read_models.common_columns import VIEWS
 from projections.registry import GROUP, find_projections
+from projections.rules import NAME, NAME_RULE
 
 TEMPLATES = Path(__file__).parent / "templates"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 
 class PackageKind(StrEnum):
@@ -93,11 +92,8 @@ def make_package(name: str, kind: PackageKind, parent: Path) -> NewPackage:
 
 
 def _check_form(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} can't be the name of a read model: a name has 1 to 48 lower-case letters, digits and '_', and"
-            " begins with a letter, such as daily_costs"
-        )
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} can't be the name of a read model: {NAME_RULE}, such as daily_costs")
     if keyword.iskeyword(name):
         raise UsageError(f"{name!r} is a word of Python, so no module can have this name; choose another one")
     if name in DIALECT.preparer.reserved_words:

@@ -173,6 +173,11 @@ def test_every_package_of_the_table_exists() -> None:
     assert [package for package in ORDER if package not in MODULES] == []
 
 
+def test_the_built_in_read_models_are_as_short_as_those_of_users_can_be() -> None:
+    files = (ROOT / "projections" / "read_models").glob("*.py")
+    assert {file.name: lines for file in files if (lines := len(file.read_text().splitlines())) >= 80} == {}
+
+
 def test_file_names_occur_once() -> None:
     """Except one file for each command in ``cli``, which has the command's name, and ``errors``."""
     names = Counter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -40,16 +40,29 @@ class Served:
 
     async def wait_for(self, path: str, status: int, *words: str) -> Answer:
         """Repeat a request until it is answered with this status and all these words; returns the answer."""
+        return await self._repeat(path, f"{status} with {words}", lambda answer: _has(answer, status, words))
+
+    async def wait_until_ready(self) -> None:
+        """Repeat a request for ``readyz`` until nothing is to be said: nothing is behind either."""
+        await self._repeat(
+            "readyz", "nothing but ready", lambda answer: (answer.status, answer.text) == (200, "ready\n")
+        )
+
+    async def _repeat(self, path: str, wanted: str, is_wanted: Callable[[Answer], bool]) -> Answer:
         last: Answer | None = None
         try:
             async with asyncio.timeout(store.GIVE_UP):
                 while True:
                     last = await self.get(path)
-                    if last.status == status and all(word in last.text for word in words):
+                    if is_wanted(last):
                         return last
                     await asyncio.sleep(REFRESH_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"timed out waiting for {status} with {words}; the last answer: {last}") from None
+            raise AssertionError(f"timed out waiting for {wanted}; the last answer: {last}") from None
+
+
+def _has(answer: Answer, status: int, words: Sequence[str]) -> bool:
+    return answer.status == status and all(word in answer.text for word in words)
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ async def test_a_database_that_is_gone_or_silent_is_not_ready_and_the_process_is
         url = through(database_url, proxy.port)
         async with served_run(url, workers=[worker(url, Watched())], registry=WATCHED) as served:
             await append(conn, new_record())
-            await served.wait_for("readyz", 200, "ready\n")
+            await served.wait_until_ready()
             for fault, words in ((proxy.refuse, "database unavailable for"), (proxy.pause, "does not answer")):
                 fault()
                 await served.wait_for("readyz", 503, "not ready\n", words)
@@ -52,7 +52,7 @@ async def test_a_database_that_is_gone_or_silent_is_not_ready_and_the_process_is
                 assert "projections_lag_events" not in metrics
                 proxy.accept()
                 proxy.resume()
-                await served.wait_for("readyz", 200, "ready\n")
+                await served.wait_until_ready()
 
 
 async def test_failed_and_paused_projections_are_not_ready_unless_nothing_is_left_to_fold(
@@ -61,9 +61,9 @@ async def test_failed_and_paused_projections_are_not_ready_unless_nothing_is_lef
     one = worker(database_url, Watched(), retry_first=folding.HALF_HOUR)
     async with served_run(database_url, workers=[one], registry=WATCHED, stalled_after=SOON) as served:
         await append(conn, new_record())
-        await served.wait_for("readyz", 200)
+        await served.wait_until_ready()
         await control.pause(conn, "watched")
-        assert (await served.wait_for("readyz", 200)).text == "ready\n"
+        await served.wait_until_ready()
         await append(conn, poison := new_record(ppnum=DIVIDES_BY_ZERO))
         await served.wait_for("readyz", 503, "watched is paused and 1 event behind", "projections resume watched")
         await control.resume(conn, "watched")
@@ -83,10 +83,10 @@ async def test_a_worker_that_another_session_blocks_is_not_ready_although_it_is_
     one = worker(database_url, Watched())
     async with served_run(database_url, workers=[one], registry=WATCHED, stalled_after=SOON) as served:
         await append(conn, new_record())
-        await served.wait_for("readyz", 200)
+        await served.wait_until_ready()
         async with store.connection(database_url, "frozen") as frozen, frozen.transaction():
             await fetch_row(frozen, "SELECT 1 FROM projections.checkpoints FOR UPDATE")
-            assert (await served.wait_for("readyz", 200)).text == "ready\n"  # at the head, nothing has to move
+            await served.wait_until_ready()  # at the head, nothing has to move
             await append(conn, new_record(), new_record())
             words = (
                 "watched has not moved for",
@@ -158,7 +158,7 @@ async def test_a_silent_upstream_is_not_ready_where_keep_alives_are_due(
         async with served_run(database_url, followers=[two, chat], waits=waits) as served:
             await served.wait_for("readyz", 200)
             await quiet.wait_for(lambda: any(call.keep_alives_sent >= 20 for call in quiet.calls))
-            assert (await served.get("readyz")).text == "ready\n"
+            await served.wait_until_ready()
             proxy.refuse()
             await served.wait_for("readyz", 503, "app 'two': no stream; waits for its upstream")
             proxy.accept()

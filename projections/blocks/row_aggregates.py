@@ -15,8 +15,9 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from projections.blocks.block_columns import Aggregate, AggregateColumn, Condition, FactColumn
 from projections.blocks.block_values import replace_columns
-from projections.blocks.row_block import Folded, Rows
+from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import value_of
+from projections.blocks.row_columns import Folded
 
 COUNTED = "weight__"
 """The part that is 1 in each row that counts, and NULL in others; with weights, the weight."""

@@ -7,8 +7,7 @@ depends on the set of these events alone: see :mod:`projections.blocks.block_col
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from sqlalchemy import Column, Index, MetaData, Table, Text
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -16,10 +15,8 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from eventstore.schema import events
 from projections.blocks.block_columns import (
     EVERY_EVENT,
-    Aggregate,
     AggregateColumn,
     BlockColumn,
-    ComputedColumn,
     Condition,
     EventSource,
     FactColumn,
@@ -27,21 +24,21 @@ from projections.blocks.block_columns import (
     event_types,
 )
 from projections.blocks.block_tables import add_index, make_block_table
-from projections.blocks.block_values import columns_in, is_never_null
 from projections.blocks.row_checks import (
-    check_columns_used,
     check_names,
-    check_no_name,
-    check_row_value,
-    condition_of,
     find_guards,
     split_columns,
     wrong_block,
 )
+from projections.blocks.row_columns import (
+    Folded,
+    check_condition,
+    is_counted,
+    resolve_column,
+    source_of,
+    with_nullable,
+)
 from projections.errors import InvalidProjection
-
-Folded: TypeAlias = FactColumn | AggregateColumn
-_COUNTING = (Aggregate.COUNT, Aggregate.TOTAL)
 
 
 class Rows:
@@ -73,20 +70,22 @@ class Rows:
         self.where = where
         self.counting = counting
         self.handles = event_types(of)
+        if counting is not None and not isinstance(counting, Rows):
+            raise self._wrong("counting= takes the block whose rows it counts, which rows(…) made")
         self.columns, indexes = split_columns(self._name, columns)
         for column in self.columns:
             if isinstance(column, FactColumn | AggregateColumn):
-                self.handles |= _source_of(column).types or frozenset()
+                self.handles |= source_of(column).types or frozenset()
         if not self.handles and counting is None:
             raise self._wrong("say which event types it is folded from: of=EventType.…")
-        self.columns = [self._resolve(column) for column in self.columns]
-        self._check_condition("where=", where)
+        self.columns = [resolve_column(self._name, column, self._counted) for column in self.columns]
+        check_condition(self._name, "where=", where)
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         if not self.keys:
             raise self._wrong("it has no key; add key(…)")
         check_names(self._name, self.columns)
         self.guards = find_guards(self._name, self.folded_from_events)
-        self.columns = [self._with_nullable(column) for column in self.columns]
+        self.columns = [with_nullable(column, self._counted) for column in self.columns]
         self._check_defaults()
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         self.table = make_block_table(table, self.columns, comment=comment, indexes=indexes, metadata=metadata)
@@ -121,7 +120,7 @@ class Rows:
         """What its columns are folded from, each once; that of all events comes last."""
         found: list[EventSource] = []
         for column in self.folded_from_events:
-            source = _source_of(column)
+            source = source_of(column)
             if not any(source.is_same(other) for other in found):
                 found.append(source)
         return sorted(found, key=lambda source: source.is_same(EVERY_EVENT))
@@ -146,66 +145,23 @@ class Rows:
 
     def folded_from(self, source: EventSource) -> list[Folded]:
         """Return the columns that are folded from a source."""
-        return [column for column in self.folded_from_events if _source_of(column).is_same(source)]
+        return [column for column in self.folded_from_events if source_of(column).is_same(source)]
 
     def is_counted(self, column: BlockColumn) -> bool:
         """Return whether a column's value comes from the rows of :attr:`counting`."""
-        if isinstance(column, AggregateColumn) and column.aggregate in _COUNTING:
-            return True
-        used = [] if column.value is None else columns_in(column.value)
-        return self.counting is not None and any(one.table is self.counting.table for one in used)
+        return is_counted(column, self._counted)
+
+    @property
+    def _counted(self) -> Table | None:
+        return None if self.counting is None else self.counting.table
 
     def types_of(self, source: EventSource) -> frozenset[int]:
         """Return the event types of a source."""
         return self.handles if source.types is None else source.types
 
-    def _resolve(self, column: BlockColumn) -> BlockColumn:
-        if isinstance(column, ComputedColumn):
-            return column
-        if isinstance(column, KeyColumn) and column.elements is not None:
-            raise self._wrong(f"key {column.name} is each(…), which only a tally may have")
-        if isinstance(column, AggregateColumn) and column.aggregate in _COUNTING:
-            if self.counting is None:
-                raise self._wrong(f"{column.name} counts rows; name the block that has them: rows(…, counting=block)")
-            if column.aggregate is Aggregate.TOTAL and column.value is None and column.name in self.counting.c:
-                column = replace(column, value=self.counting.c[column.name])
-            self._check_count(column, self.counting)
-            return column
-        if column.value is None:
-            if column.name not in events.c:
-                raise self._wrong(
-                    f"{column.name} is not a column of events; give its value: …({column.name!r}, event.…)"
-                )
-            column = replace(column, value=events.c[column.name])
-        check_no_name(self._name, column, events.c.keys(), "event")
-        check_row_value(self._name, column, None if self.counting is None else self.counting.table)
-        self._check_condition(column.name, condition_of(column))
-        return column
-
-    def _check_condition(self, what: str, condition: Condition | None) -> None:
-        """Check a condition on events."""
-        check_columns_used(self._name, what, [condition], (events,), "a condition may use columns of event only")
-
-    def _check_count(self, column: AggregateColumn, counting: Rows) -> None:
-        """Check a column that counts the rows of another block."""
-        values, only = (column.value, column.where), "it may use columns of the rows that it counts only"
-        check_columns_used(self._name, column.name, values, (counting.table,), only)
-
-    def _with_nullable(self, column: BlockColumn) -> BlockColumn:
-        if column.nullable is not None or isinstance(column, ComputedColumn):
-            return column
-        if isinstance(column, FactColumn) and column.default is not None:
-            return replace(column, nullable=False)
-        if self.is_counted(column):
-            return column
-        covers_all = isinstance(column, FactColumn | AggregateColumn) and _source_of(column).is_same(EVERY_EVENT)
-        is_partial = isinstance(column, AggregateColumn) and column.where is not None
-        never_null = column.value is not None and is_never_null(column.value)
-        return replace(column, nullable=not (covers_all and never_null and not is_partial))
-
     def _check_defaults(self) -> None:
         for column in self.folded_from_events:
-            source = _source_of(column)
+            source = source_of(column)
             may_lack = len(self.sources) > 1 or self.counting is not None
             has_value = column.nullable is not False or source.is_same(EVERY_EVENT)
             if isinstance(column, FactColumn) and may_lack and not has_value and column.default is None:
@@ -275,7 +231,3 @@ def rows(
         comment=comment,
         metadata=metadata,
     )
-
-
-def _source_of(column: Folded) -> EventSource:
-    return column.fact.source if isinstance(column, FactColumn) else column.source

@@ -26,8 +26,9 @@ from projections.blocks.block_columns import (
 from projections.blocks.block_values import is_never_null, replace_columns
 from projections.blocks.column_functions import latest
 from projections.blocks.row_aggregates import aggregate_values
-from projections.blocks.row_block import Folded, Rows
+from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import value_of
+from projections.blocks.row_columns import Folded
 from projections.projection import Window
 
 

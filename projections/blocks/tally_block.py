@@ -24,7 +24,7 @@ from projections.blocks.block_columns import (
 )
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.block_values import is_never_null, needs_session_zone
-from projections.blocks.row_block import Folded, Rows
+from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import (
     check_columns_used,
     check_names,
@@ -33,6 +33,7 @@ from projections.blocks.row_checks import (
     value_of,
     wrong_block,
 )
+from projections.blocks.row_columns import Folded
 from projections.errors import InvalidProjection
 
 NARROW: Final = frozenset({"send_request_id", "ppnum", "message_id", "poll_id", "event_id"})

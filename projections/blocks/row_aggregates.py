@@ -43,7 +43,8 @@ class GroupValues:
         self.parts: dict[str, ColumnElement[Any]] = {}
         parts = {column.name: _part_of(column) for column in columns}
         self._names = {name: add_part(self.parts, part, "part__") for name, part in parts.items() if part is not None}
-        self._facts = {column.fact for column in columns if isinstance(column, FactColumn)}
+        # Not a set: its order would differ between processes, and so would the statement's text.
+        self._facts = list(dict.fromkeys(column.fact for column in columns if isinstance(column, FactColumn)))
         self._guard = add_part(self.parts, source.c[str(source.deciding_column)], "part__") if self._facts else None
 
     def parts_from(self, rows: FromClause, source: Rows) -> list[ColumnElement[Any]]:

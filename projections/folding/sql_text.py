@@ -19,6 +19,7 @@ DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _RAW_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _FOLD_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _STEP_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+_SORTED_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 VARIABLES: Mapping[str, LiteralString] = {
     "lo": "projections_lo",
@@ -45,6 +46,15 @@ def compile_fold_statement(
     Constants are literals in the text, so that the planner knows them even in a plan for any window.
     """
     result, _ = _compile(statement, schemas, _FOLD_DIALECT)
+    return cast("LiteralString", result.string), tuple(result.positiontup)
+
+
+def compile_reproducible(statement: Executable) -> tuple[LiteralString, tuple[str, ...]]:
+    """Return what :func:`compile_fold_statement` does, as a text that every process writes alike.
+
+    The values of an ``IN`` may come from a set, whose order differs between processes; here they are sorted.
+    """
+    result, _ = _compile(statement, None, _SORTED_DIALECT)
     return cast("LiteralString", result.string), tuple(result.positiontup)
 
 
@@ -126,6 +136,18 @@ class _FoldCompiler(PGCompiler_psycopg):
 
 
 _FOLD_DIALECT.statement_compiler = _FoldCompiler
+
+
+class _SortedCompiler(_FoldCompiler):
+    """The same, with the values of each ``IN`` sorted."""
+
+    def render_literal_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's
+        if bindparam.expanding:
+            options["render_literal_value"] = sorted(bindparam.effective_value, key=repr)
+        return super().render_literal_bindparam(bindparam, *args, **options)
+
+
+_SORTED_DIALECT.statement_compiler = _SortedCompiler
 
 
 class _StepCompiler(_FoldCompiler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import LiteralString
 
 from projections.errors import InvalidProjection
-from projections.folding.sql_text import compile_fold_statement
+from projections.folding.sql_text import compile_reproducible
 from projections.views import View
 
 
@@ -19,7 +19,7 @@ def compose_view_query(view: View) -> LiteralString:
     if isinstance(view.query, str):
         # The author of a projection writes it, as the fold.
         return view.query.strip().removesuffix(";")
-    text, parameters = compile_fold_statement(view.query)
+    text, parameters = compile_reproducible(view.query)
     if parameters:
         raise InvalidProjection(f"view {view.name}: its query has parameters ({', '.join(parameters)}); write values")
     return text

@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateTable
 from projections.folding.compiled_once import compile_once
 from projections.folding.decided_rows import which_wins
 from projections.folding.python_projection import PythonProjection
-from projections.folding.sql_text import compile_ddl, compile_fold_statement
+from projections.folding.sql_text import compile_ddl, compile_reproducible
 from projections.projection import Projection, Window
 
 
@@ -33,7 +33,7 @@ def _compile(projection: Projection) -> list[str]:
     """Return the texts of what creates the tables, and of the fold's statements."""
     tables = [compile_ddl(CreateTable(table)) for table in projection.tables]
     window = Window(projection.handles)
-    return [*tables, *(repr(compile_fold_statement(statement)) for statement in projection.fold(window))]
+    return [*tables, *(repr(compile_reproducible(statement)) for statement in projection.fold(window))]
 
 
 def _sources(of: type[PythonProjection]) -> list[str]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    select,
 )
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
@@ -41,7 +42,7 @@ from projections.blocks import (
     week,
 )
 from projections.errors import InvalidProjection
-from projections.folding.sql_text import compile_ddl, compile_fold_statement
+from projections.folding.sql_text import compile_ddl, compile_fold_statement, compile_reproducible
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
 from projections.read_models.consent_registry import ConsentRegistry
@@ -415,3 +416,27 @@ def test_first_and_latest_guard_by_event_id() -> None:
     assert texts[0].endswith("WHERE public.one.event_id > excluded.event_id")
     assert "ORDER BY events_of_window.app, events_of_window.event_id DESC ON" in texts[1]
     assert texts[1].endswith("WHERE public.other.event_id < excluded.event_id")
+
+
+def test_every_process_writes_the_same_text() -> None:
+    """Facts are told apart by their addresses, and sets of texts have another order in each process."""
+    texts = set()
+    for _ in range(20):
+        again, before = latest.of(), first.of()
+        of = rows("mine", *KEYS, latest("event_id"), latest("error_code"), of=1)
+        groups = tally(
+            "groups",
+            of,
+            key("app"),
+            first("first_id", of.c.event_id),
+            before("first_code", of.c.error_code),
+            again("last_id", of.c.event_id),
+            latest("last_code", of.c.error_code),
+        )
+        fold = declare_projection(of, groups)().fold(Window({1}))
+        texts.add("; ".join(compile_fold_statement(statement)[0] for statement in fold))
+    assert len(texts) == 1
+    orders = [["b", "a", "%(c)s"], ["%(c)s", "b", "a"]]
+    queries = {compile_reproducible(select(event.app).where(event.app.in_(codes)))[0] for codes in orders}
+    assert len(queries) == 1
+    assert r"""IN (E'\x25(c)s'::VARCHAR, 'a'::VARCHAR, 'b'::VARCHAR)""" in queries.pop()

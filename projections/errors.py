@@ -105,7 +105,7 @@ class RebuildRefused(ProjectionsError):
 
 
 class HandleFailed(ProjectionsError):
-    """A fold written in Python raised an error; the message repeats it without the event's phone number."""
+    """A fold written in Python raised an error; the message says where, and repeats it without phone numbers."""
 
 
 class HandleTooSlow(HandleFailed):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from traceback import walk_tb
 
 from eventstore.redaction.redact import redact
+from projections.code_place import find_code_place
 from projections.errors import InvalidProjection, UnknownProjection
 from projections.projection import Projection
 from projections.rules import check_conflicts, check_projection
@@ -87,24 +87,16 @@ def select_projections(names: Iterable[str]) -> dict[str, Projection]:
     return find_projections().select(names)
 
 
-def _line_in(point: EntryPoint, error: Exception) -> str:
-    """Return in which line of the registered package an error was raised."""
-    package = point.module.partition(".")[0]
-    lines = [
-        number
-        for frame, number in walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
-    ]
-    return f" (line {lines[-1]} of its code)" if lines else ""
-
-
 def _load(point: EntryPoint) -> Projection:
     try:
         projection = point.load()()
     except Exception as error:
         reason = redact(str(error))
         if isinstance(error, AttributeError | LookupError):  # their texts are only names, such as a column's
-            reason = f"{type(error).__name__}: {reason}{_line_in(point, error)}"
+            place = find_code_place(error, point.module)
+            reason = (
+                f"{type(error).__name__}: {reason}" if place is None else f"{place}: {type(error).__name__}: {reason}"
+            )
         raise InvalidProjection(f"projection {point.name!r} can't be loaded from {point.value}: {reason}") from error
     if not isinstance(projection, Projection):
         raise InvalidProjection(f"projection {point.name!r}: {point.value} is not a Projection")

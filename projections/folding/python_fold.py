@@ -18,6 +18,7 @@ from sqlalchemy import Table
 from eventstore.contracts import Event
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
+from projections.code_place import find_code_place
 from projections.errors import HandleFailed, HandleTooSlow, InvalidProjection
 from projections.folding.decided_rows import DecidedRows, DecidedTable
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
@@ -123,7 +124,10 @@ class PythonFold:
             rows = list(self._projection.handle(event))
         except Exception as error:
             words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise HandleFailed(_without_phone_number(words, event)) from error
+            place = find_code_place(error, type(self._projection).__module__)
+            # The place comes first, because a long text is cut off.
+            begin = "" if place is None else f"{place}: "
+            raise HandleFailed(begin + _without_phone_number(words, event)) from error
         if self._handle_timeout is not None and (took := monotonic() - began) > self._handle_timeout:
             raise HandleTooSlow(f"handle took {took:.1f} s")
         return rows

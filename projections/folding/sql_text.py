@@ -143,7 +143,7 @@ class _SortedCompiler(_FoldCompiler):
 
     def render_literal_bindparam(self, bindparam: BindParameter[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's
         if bindparam.expanding:
-            options["render_literal_value"] = sorted(bindparam.effective_value, key=repr)
+            options["render_literal_value"] = sorted(bindparam.effective_value or (), key=repr)
         return super().render_literal_bindparam(bindparam, *args, **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -264,13 +265,24 @@ async def test_an_event_without_the_partitions_value_has_no_row(database_url: st
             await kit.given([nobody])
 
 
-async def test_an_error_of_handle_is_reported_without_the_phone_number(database_url: str) -> None:
-    def handle(event: Event) -> Iterable[Row]:
+async def test_an_error_of_handle_is_reported_with_its_place_and_without_the_phone_number(database_url: str) -> None:
+    def look_up(event: Event) -> Iterable[Row]:
         raise KeyError(event.ppnum)
 
+    def handle(event: Event) -> Iterable[Row]:
+        return json.loads(f"{event.ppnum} 1") if event.app == "json" else look_up(event)  # type: ignore[no-any-return]
+
+    place = "test_python_projection.py:{}: "
     async with ProjectionKit(database_url, Callers(handle)) as kit:
-        with pytest.raises(HandleFailed, match=r"^KeyError: '\(phone number\)'$"):
+        with pytest.raises(HandleFailed) as caught:
             await kit.given([event(GRANTED)])
+        raised_at = look_up.__code__.co_firstlineno + 1
+        assert str(caught.value) == f"{place.format(raised_at)}KeyError: '(phone number)'"
+        # Of an error in a library, the place is the user's call.
+        with pytest.raises(HandleFailed) as caught:
+            await kit.given([event(GRANTED)._replace(app="json")])
+        called_at = handle.__code__.co_firstlineno + 1
+        assert str(caught.value).startswith(f"{place.format(called_at)}JSONDecodeError: Extra data")
         await kit.given([event(1)])
         assert await kit.rows(callers) == []
 

@@ -117,7 +117,7 @@ def test_a_class_that_two_distributions_register_is_one_projection(
         ({"first": "registering:Raises"}, "'first' can't be loaded from registering:Raises: no such luck"),
         (
             {"first": "registering:misspelt"},
-            r"loaded from registering:misspelt: AttributeError: phone \(line [0-9]+ of",
+            r"loaded from registering:misspelt: registering\.py:[0-9]+: AttributeError: phone",
         ),
         ({"abstract": "registering:Abstract"}, "'abstract' can't be loaded from registering:Abstract: .*abstract"),
         ({"other": "registering:Other"}, "'other': registering:Other is not a Projection"),

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import NullType, TypeEngine, to_instance
 
 from projections.blocks.block_columns import Aggregate, AggregateColumn, BlockColumn, ComputedColumn, KeyColumn, Type
 from projections.errors import InvalidProjection
@@ -61,6 +61,8 @@ def make_block_table(
                 " leave them out here"
             )
         _check_given(table, columns)
+        for column in columns:
+            _check_total(table.name, column, table.c[column.name].type)
         return table
     return Table(
         table,
@@ -133,6 +135,7 @@ def _make_column(table: str, column: BlockColumn) -> Column[Any]:
 
 def _type_of(table: str, column: BlockColumn) -> Type:
     if column.type_ is not None:
+        _check_total(table, column, to_instance(column.type_))
         return column.type_
     if isinstance(column, AggregateColumn):
         if column.aggregate is Aggregate.COUNT:
@@ -145,6 +148,20 @@ def _type_of(table: str, column: BlockColumn) -> Type:
     if isinstance(column, AggregateColumn) and column.aggregate is Aggregate.TOTAL:
         return _type_of_total(table, column.name, kind)
     return Text() if isinstance(kind, String) and kind.collation is None else kind
+
+
+def _check_total(table: str, column: BlockColumn, stored: TypeEngine[Any]) -> None:
+    """Check that the sums of a column fit into the type that was given for it."""
+    if not isinstance(column, AggregateColumn) or column.aggregate is not Aggregate.TOTAL:
+        return
+    if column.value is not None and not isinstance(column.value.type, NullType):
+        _type_of_total(table, column.name, column.value.type)
+    is_small = isinstance(stored, Integer) and not isinstance(stored, BigInteger)
+    if is_small or isinstance(stored, Float):
+        raise InvalidProjection(
+            f"table {table}: column {column.name} is a sum, for which {stored} is too small or inexact; make it"
+            " BigInteger or Numeric"
+        )
 
 
 def _type_of_total(table: str, name: str, kind: TypeEngine[Any]) -> TypeEngine[Any]:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     FromClause,
+    String,
     Table,
     Text,
     cast,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.functions import Function
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from eventstore.schema import events
 from projections.errors import InvalidProjection
@@ -55,7 +56,12 @@ def month(time: ColumnElement[Any], zone: str) -> ColumnElement[Any]:
 
 def prefix(text: ColumnElement[Any], length: int) -> ColumnElement[Any]:
     """Return the first characters of a text; NULL for an empty one."""
-    return func.nullif(func.left(_expression("prefix", text), length), "", type_=Text)
+    kind = _expression("prefix", text).type
+    if not isinstance(kind, String | NullType):
+        raise InvalidProjection(f"prefix(…) takes a text, and {text} is {kind}; write cast(…, Text)")
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise InvalidProjection(f"prefix(…) takes a number of characters, 1 or more, not {length!r}")
+    return func.nullif(func.left(text, length), "", type_=Text)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

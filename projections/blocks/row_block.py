@@ -25,6 +25,7 @@ from projections.blocks.block_columns import (
 )
 from projections.blocks.block_tables import add_index, make_block_table
 from projections.blocks.row_checks import (
+    check_comparable,
     check_names,
     find_guards,
     split_columns,
@@ -94,6 +95,7 @@ class Rows:
                 raise self._wrong(f'{name} must compare by bytes, as event_ids do: Text(collation="C")')
         if counting is not None:
             self._check_counting(counting)
+            check_comparable(self._name, self.counted, self.table)
             self.handles |= counting.handles
 
     @property

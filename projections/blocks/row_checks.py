@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, ColumnClause, ColumnElement, Index, Table, TextClause
+from sqlalchemy import JSON, BindParameter, Column, ColumnClause, ColumnElement, Index, Table, TextClause
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -172,6 +173,28 @@ def _used_by(part: object) -> tuple[str | None, str | None]:
 def _is_refused_word(word: str) -> bool:
     name = word.rstrip("( ")
     return is_refused(name, 0) if word.endswith("(") else name.startswith(("current_", "localtime"))
+
+
+def check_comparable(block: str, columns: Iterable[BlockColumn], table: Table) -> None:
+    """Check that Postgres can compare what is counted from rows, since it groups by it and writes only what changed.
+
+    Args:
+        block: the block's name.
+        columns: the columns that are counted.
+        table: the block's table.
+
+    Raises:
+        InvalidProjection: a value or its column in the table is ``json``.
+
+    """
+    for column in columns:
+        kinds = [table.c[column.name].type, *([] if column.value is None else [column.value.type])]
+        if any(isinstance(kind, JSON) and not isinstance(kind, JSONB) for kind in kinds):
+            raise wrong_block(
+                block,
+                f"{column.name} is json, of which Postgres can't tell whether two values are equal; make it JSONB, here"
+                " and in the rows that are counted",
+            )
 
 
 def find_guards(block: str, columns: Sequence[BlockColumn]) -> dict[Fact, str]:

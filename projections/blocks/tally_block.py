@@ -27,6 +27,7 @@ from projections.blocks.block_values import is_never_null, needs_session_zone
 from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import (
     check_columns_used,
+    check_comparable,
     check_names,
     check_no_name,
     split_columns,
@@ -72,6 +73,7 @@ class Tally:
         self.keys = [column for column in self.columns if isinstance(column, KeyColumn)]
         self._check()
         self.table = make_block_table(table, self.columns, comment=comment, indexes=indexes, metadata=metadata)
+        check_comparable(self._name, [*self.keys, *self.counted], self.table)
         fixed = self.fixed_columns
         if fixed:
             add_index(of.table, [of.c[name] for name in fixed])

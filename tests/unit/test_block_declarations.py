@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import (
+    JSON,
     Column,
     Date,
     Executable,
     Float,
     Index,
+    Integer,
     MetaData,
+    Numeric,
     Table,
     Text,
     cast,
@@ -61,6 +64,14 @@ deliveries = rows(
 )
 APP: Column[str] = Column("app", Text, primary_key=True)
 COSTS = rows("costs", *KEYS, latest("event_id"), latest("at", event.occurred_at), of=1)
+OPTIONS = deliveries.c.options
+DETAILS = rows(
+    "details",
+    *KEYS,
+    latest("event_id"),
+    latest("details", func.json_build_object("code", event.error_code, type_=JSON)),
+    of=1,
+)
 FACTLESS = rows("seen", key("app"), greatest("last_at", event.occurred_at), of=1)
 
 untyped_rows: Any = rows
@@ -316,6 +327,49 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "sum of floats": (
         lambda: tally("mine", deliveries, key("app"), total("sum", cast(deliveries.c.day, Float))),
         "column sum is a sum of floating-point numbers, which depends on their order; cast them to Numeric",
+    ),
+    "sum of floats in Numeric": (
+        lambda: tally("mine", deliveries, key("app"), total("sum", cast(deliveries.c.day, Float), type_=Numeric)),
+        "column sum is a sum of floating-point numbers",
+    ),
+    "small sum": (
+        lambda: tally(
+            "mine", deliveries, key("app"), total("sum", func.cardinality(OPTIONS, type_=Integer), type_=Integer)
+        ),
+        "column sum is a sum, for which INTEGER is too small or inexact; make it BigInteger or Numeric",
+    ),
+    "small sum in a given table": (
+        lambda: tally(
+            Table("mine", MetaData(), Column("app", Text, primary_key=True), Column("sum", Float)),
+            deliveries,
+            key("app"),
+            total("sum", func.cardinality(OPTIONS, type_=Integer)),
+        ),
+        "column sum is a sum, for which FLOAT is too small or inexact",
+    ),
+    "latest json": (
+        lambda: tally("mine", DETAILS, key("app"), latest("event_id"), latest("details")),
+        "details is json, of which Postgres can't tell whether two values are equal; make it JSONB",
+    ),
+    "latest json of counted rows": (
+        lambda: rows(
+            "mine",
+            key("app"),
+            latest("details", DETAILS.c.details),
+            latest("event_id", DETAILS.c.event_id),
+            counting=DETAILS,
+        ),
+        "details is json, of which Postgres can't tell",
+    ),
+    "no prefix": (lambda: prefix(event.ppnum, 0), r"prefix\(…\) takes a number of characters, 1 or more, not 0"),
+    "a negative prefix": (lambda: prefix(event.ppnum, -1), "1 or more, not -1"),
+    "a prefix of a number": (
+        lambda: prefix(event.event_type, 3),
+        r"takes a text, and events\.event_type is INTEGER; write cast\(…, Text\)",
+    ),
+    "counting something else": (
+        lambda: untyped_rows("mine", key("app"), count("all"), of=1, counting="deliveries"),
+        r"counting= takes the block whose rows it counts, which rows\(…\) made",
     ),
     "sum of dates": (
         lambda: tally("mine", deliveries, key("app"), total("sum", deliveries.c.day)),

@@ -88,6 +88,6 @@ def migrate(
         document: MigratedSchema = {"revision_before": before, "revision": str(after)}
         print_json(document)
     elif before == after:
-        print_message(f"the schema is already at revision {after}")
+        print_message(f"the engine's schema is already at revision {after}")
     else:
         print_message(f"migrated the schema from {before or 'nothing'} to revision {after}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
@@ -13,6 +12,7 @@ from projections.errors import MigrationRefused
 from projections.granting.database_layout import read_layout
 from projections.granting.grant_roles import grant_on_new_relations
 from projections.migrating.alembic_scripts import alembic_config
+from projections.migrating.commit_log import CommitLog
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
@@ -23,8 +23,6 @@ from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.read_models.common_columns import VIEWS
 from projections.read_models.common_columns import metadata as read_model_metadata
 from projections.registry import find_valid_projections
-
-log = structlog.get_logger(__name__)
 
 READ_MODELS_SINCE = "0002"
 """The revision that creates our first read models; before it, whatever has one of their names isn't ours."""
@@ -75,22 +73,25 @@ def upgrade(
     """
     is_head = revision == "head"
     chosen = None if projections is None else list(projections)
+    log = CommitLog()
 
     def step(config: Config) -> None:
+        log.forget()
         connection: Connection = config.attributes["connection"]
         _refuse_taken_names(connection)
         before = {one.oid for one in read_layout(connection).relations}
         command.upgrade(config, revision)
         if is_head:
             projections = list(find_valid_projections().values()) if chosen is None else chosen
-            migrate_user_tables(connection, projections)
-            migrate_views(connection, projections)
+            migrate_user_tables(connection, projections, log)
+            migrate_views(connection, projections, log)
             for role in grant_on_new_relations(connection, before, projections):
                 log.warning(
                     "a role that was granted privileges no longer exists", role=role, remedy="projections revoke"
                 )
 
     before_and_after = run_migration(url, step, patience)
+    log.write()
     if is_head:
         repair_schema(url, patience=patience)
     return before_and_after

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Table, inspect, text
 
 from eventstore.resources import migrations_folder
 from projections.errors import InvalidProjection, MigrationRefused, ProjectionsError, describe_user_code_error
+from projections.migrating.commit_log import CommitLog
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.missing_tables import create_tables, find_missing_tables
 from projections.projection import Projection
-
-log = structlog.get_logger(__name__)
 
 
 def version_table(projection: Projection) -> str:
@@ -27,12 +25,13 @@ def version_table(projection: Projection) -> str:
     return f"version_{projection.name}"
 
 
-def migrate_user_tables(connection: Connection, projections: Iterable[Projection]) -> None:
+def migrate_user_tables(connection: Connection, projections: Iterable[Projection], log: CommitLog) -> None:
     """Create the tables that projections need; a built-in one is created only if somebody dropped it.
 
     Args:
         connection: inside a transaction, with our schema at its head.
         projections: the registered ones.
+        log: receives what was done.
 
     Raises:
         MigrationRefused: a table exists, and its projection can't use it.
@@ -48,15 +47,22 @@ def migrate_user_tables(connection: Connection, projections: Iterable[Projection
             create_tables(connection, missing)
             if missing:
                 names = ", ".join(table.name for table in missing)
-                log.info("created tables", projection=projection.name, tables=names)
-                _mark_for_rebuild(connection, projection)
+                is_new = not _has_folded(connection, projection)
+                then = {"next": f"projections check {projection.name}"} if is_new else {}
+                log.info("created tables", projection=projection.name, tables=names, **then)
+                _mark_for_rebuild(connection, projection, log)
         if isinstance(projection, READ_MODELS):  # schema_drift compares these
             continue
         for table in projection.tables:
             _check_usable(connection, projection, table)
 
 
-def _mark_for_rebuild(connection: Connection, projection: Projection) -> None:
+def _has_folded(connection: Connection, projection: Projection) -> bool:
+    known = text("SELECT FROM projections.checkpoints WHERE name = :name AND position > 0")
+    return connection.execute(known, {"name": projection.name}).first() is not None
+
+
+def _mark_for_rebuild(connection: Connection, projection: Projection, log: CommitLog) -> None:
     """Let a projection that has folded wait for a rebuild: its table is new, so the rows folded before are missing.
 
     Rows of another version wait for a rebuild anyway, and code of that version continues: the new table may not be one

@@ -1,8 +1,9 @@
 """Creates and replaces the views of users' projections, and drops those that a projection no longer has.
 
 Invariants. A view is replaced or dropped only if ``projections.views`` records it as ours, or if it shows already what
-ours would. A view of others that depends on ours is never dropped. A view that is as declared is not touched, so it
-locks nobody. Privileges that anybody granted on a view stay when it is created again.
+ours would. That of a projection which isn't installed is not replaced by another one's. A view of others that depends
+on ours is never dropped. A view that is as declared is not touched, so it locks nobody. Privileges that anybody granted
+on a view stay when it is created again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
-import structlog
 from psycopg import errors, sql
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -19,6 +19,7 @@ from eventstore.redaction.redact import redact
 from projections.engine_tables import SCHEMA
 from projections.errors import InvalidProjection, MigrationRefused, describe_user_code_error
 from projections.folding.view_text import compose_view_query
+from projections.migrating.commit_log import CommitLog
 from projections.migrating.view_catalog import (
     CatalogRelation,
     compose_grants_again,
@@ -27,8 +28,6 @@ from projections.migrating.view_catalog import (
 )
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.views import View
-
-log = structlog.get_logger(__name__)
 
 _DECLARED = sql.Identifier(SCHEMA, "view_as_declared")
 """The name under which a declared view is created for comparison; it never outlives its transaction."""
@@ -47,15 +46,17 @@ class _Declaration(NamedTuple):
     query: sql.SQL
 
 
-def migrate_views(connection: Connection, projections: Iterable[Projection]) -> None:
+def migrate_views(connection: Connection, projections: Iterable[Projection], log: CommitLog) -> None:
     """Create the views that projections have, replace those that changed, and drop those that they no longer have.
 
     Args:
         connection: inside a transaction, with our schema at its head and the projections' tables created.
         projections: the registered ones; views of others stay.
+        log: receives what was done.
 
     Raises:
-        MigrationRefused: something else has the name of a view; or something that isn't ours depends on a view whose
+        MigrationRefused: something else has the name of a view, or a projection that isn't installed has a view of that
+            name; or something that isn't ours depends on a view whose
             columns change, or that is to be dropped.
         InvalidProjection: Postgres refuses the query of a view, or a comment names no column of it.
 
@@ -64,14 +65,17 @@ def migrate_views(connection: Connection, projections: Iterable[Projection]) -> 
     declared = [
         _Declaration(one.name, view, sql.SQL(compose_view_query(view))) for one in installed for view in one.views
     ]
-    _Migration(connection, installed, declared).run()
+    _Migration(connection, installed, declared, log).run()
 
 
 class _Migration:
     """One run over all views; a view may depend on another one, whatever their order."""
 
-    def __init__(self, connection: Connection, installed: list[Projection], declared: list[_Declaration]) -> None:
+    def __init__(
+        self, connection: Connection, installed: list[Projection], declared: list[_Declaration], log: CommitLog
+    ) -> None:
         self._connection = connection
+        self._log = log
         self._installed = {one.name for one in installed}
         self._declared = {one.view.name: one for one in declared}
         self._recorded: dict[str, str] = {row[0]: row[1] for row in connection.exec_driver_sql(_RECORDED)}
@@ -108,11 +112,21 @@ class _Migration:
                 f"{READ_MODEL_SCHEMA}.{view.name} already exists and isn't the view of projection {one.projection!r};"
                 " rename one of the two"
             )
+        owner = self._recorded.get(view.name, one.projection)
+        if current is not None and owner not in {one.projection, *self._installed}:
+            if not is_same:
+                raise MigrationRefused(
+                    f"view {READ_MODEL_SCHEMA}.{view.name} of projection {one.projection!r} would replace that of"
+                    f" projection {owner!r}, which isn't installed here; rename one of the two, or drop the view if"
+                    " nobody needs the old one"
+                )
+            self._log.info("took over a view", projection=one.projection, view=view.name, previous=owner)
         if not is_same:
             if current is not None and wanted.columns[: len(current.columns)] != current.columns:
                 self._drop_to_create_again(current.oid, view.name)
             self._execute(sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(name, one.query))
-            log.info("replaced a view" if current else "created a view", projection=one.projection, view=view.name)
+            what = "replaced a view" if current else "created a view"
+            self._log.info(what, projection=one.projection, view=view.name)
         if self._recorded.get(view.name) != one.projection:
             self._connection.exec_driver_sql(_RECORD, (view.name, one.projection))
             self._recorded[view.name] = one.projection
@@ -155,7 +169,7 @@ class _Migration:
         if existing:
             listed = ", ".join(existing)
             self._drop(existing, f"the projections no longer have the views {listed}, and they can't be dropped")
-            log.info("dropped views", views=listed)
+            self._log.info("dropped views", views=listed)
         for name in names:
             self._connection.exec_driver_sql(_FORGET, (name,))
 

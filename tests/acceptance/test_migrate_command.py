@@ -17,7 +17,7 @@ async def test_migrate_reports_what_it_did_and_then_that_the_schema_is_current(
     assert (first.code, again.code) == (0, 0), first.transcript + again.transcript
     migrated = re.fullmatch(r"migrated the schema from nothing to revision (\w+)", first.stderr_line)
     assert migrated is not None, first.transcript
-    assert again.stderr_line == f"the schema is already at revision {migrated[1]}"
+    assert again.stderr_line == f"the engine's schema is already at revision {migrated[1]}"
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("SELECT count(*) FROM eventstore.events").fetchone() == (0,)
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import func, literal, select
+from structlog.testing import capture_logs
 
 from projections.errors import InvalidProjection, MigrationRefused
 from projections.granting.grant_roles import RoleRequest
@@ -152,6 +153,45 @@ def test_nothing_of_others_is_replaced_or_dropped(database_url: str, look: psyco
     migrate(database_url)
     assert names(look) == []
     assert look.execute("SELECT to_regclass('public.watched_counts')").fetchone() == (None,)
+
+
+def test_what_was_done_is_logged_once_it_is_committed(database_url: str, look: psycopg.Connection[Any]) -> None:
+    with capture_logs() as logs:
+        migrate(database_url, COUNTS)
+    created = {"log_level": "info", "projection": "watched"}
+    assert logs == [
+        {**created, "event": "created tables", "tables": "watched", "next": "projections check watched"},
+        {**created, "event": "created a view", "view": "watched_counts"},
+    ]
+    look.execute("CREATE VIEW public.watched_first AS SELECT 1 AS theirs")
+    with capture_logs() as logs, pytest.raises(MigrationRefused, match="watched_first already exists"):
+        migrate(database_url, View("watched_first", "SELECT 2 AS ours"))  # the other one was dropped before
+    assert (logs, names(look)) == ([], ["watched_counts"])
+    with capture_logs() as logs:
+        migrate(database_url)
+    assert [(line["event"], line["views"]) for line in logs] == [("dropped views", "watched_counts")]
+
+
+def test_a_view_of_a_projection_that_is_not_installed_is_not_overwritten(
+    database_url: str, look: psycopg.Connection[Any]
+) -> None:
+    migrate(database_url, COUNTS)
+    other = with_views(
+        View(COUNTS.name, "SELECT app, 1::bigint AS deliveries FROM public.opt_outs"), base=rebuilding.OptOuts
+    )
+    with pytest.raises(MigrationRefused) as refused:
+        upgrade(database_url, projections=[other])
+    assert str(refused.value) == (
+        "view public.watched_counts of projection 'opt_outs' would replace that of projection 'watched', which isn't"
+        " installed here; rename one of the two, or drop the view if nobody needs the old one"
+    )
+    upgrade(database_url, projections=[with_views(base=Watched), other])  # it is installed, and gave the view up
+    assert look.execute("SELECT name, projection FROM projections.views").fetchall() == [("watched_counts", "opt_outs")]
+    # The same view under another projection's name, as after a projection is renamed.
+    with capture_logs() as logs:
+        renamed = with_views(*other.views, base=rebuilding.OptOuts, name="renamed")
+        upgrade(database_url, projections=[renamed])
+    assert [line["event"] for line in logs] == ["took over a view"]
 
 
 def test_views_survive_an_earlier_revision_and_are_taken_over_again(

@@ -126,8 +126,8 @@ class LockHeld(DatabaseError):
 
     """
 
-    def __init__(self, what: str, holder: str) -> None:
-        super().__init__(f"{what}: held by {holder}; try again later")
+    def __init__(self, what: str, holder: str, advice: str = "try again later") -> None:
+        super().__init__(f"{what}: held by {holder}; {advice}")
         self.what = what
         self.holder = holder
 

@@ -252,7 +252,7 @@ class ConsumerRun:
         self._was_connected = True
         if holder != self._holder:
             self._holder = holder
-            log.info("standing by", consumer=self._options.name, holder=holder)
+            log.warning("standing by: another process has it", consumer=self._options.name, holder=holder)
         return not await self._pause(min(self._waits.standby, self._waits.leader_timeout / 3))
 
     async def _pause(self, seconds: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
-from eventstore.errors import UsageError
+from eventstore.errors import LockHeld, UsageError
 from eventstore.event_reader import HEAD, read_head
 from eventstore.locks import consumer_lock
 from eventstore.postgres.connection import connect
@@ -162,12 +162,22 @@ async def drop_consumer(url: str, waits: Waits, name: str) -> None:
     await _run_under_lock(url, waits, name, "consumers drop", drop)
 
 
+def refuse_held(name: str, holder: str) -> LockHeld:
+    """Return the error that a process has a consumer, and says what to do."""
+    if holder.startswith("projections consumers "):  # a reset or drop, which ends by itself
+        return LockHeld(f"consumer {name!r}", holder)
+    return LockHeld(f"consumer {name!r}", holder, "stop its program first: it has the consumer for as long as it runs")
+
+
 async def _run_under_lock(
     url: str, waits: Waits, name: str, work: str, change: Callable[[AsyncConnection[Any]], Coroutine[Any, Any, None]]
 ) -> None:
     what = f"consumer {name!r}"
-    async with (
-        hold_lock(url, consumer_lock(name), name=session_name(work), what=what, waits=waits) as lock,
-        await connect(url, name=session_name(work), waits=waits) as conn,
-    ):
-        await run_while_held(lock, waits, what, change(conn))
+    try:
+        async with (
+            hold_lock(url, consumer_lock(name), name=session_name(work), what=what, waits=waits) as lock,
+            await connect(url, name=session_name(work), waits=waits) as conn,
+        ):
+            await run_while_held(lock, waits, what, change(conn))
+    except LockHeld as error:
+        raise refuse_held(name, error.holder) from error

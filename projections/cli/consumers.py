@@ -12,9 +12,10 @@ from eventstore.consuming.consumers import (
     find_reset_position,
     read_consumer,
     read_consumers,
+    refuse_held,
     reset_consumer,
 )
-from eventstore.errors import LockHeld, UsageError
+from eventstore.errors import UsageError
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.argument_checks import storable_text
@@ -172,7 +173,7 @@ async def _read_free(url: str, waits: Waits, name: str) -> ConsumerStatus:
     async with await connect(url, name="projections consumers", waits=waits) as conn:
         found = await read_consumer(conn, name)
     if found.held_by is not None:
-        raise LockHeld(f"consumer {name!r}", found.held_by)
+        raise refuse_held(name, found.held_by)
     return found
 
 

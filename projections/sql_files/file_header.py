@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from sqlalchemy import Text
+
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
+from eventstore.schema import events
 from projections.sql_files.postgres_parser import pg
 from projections.sql_files.sql_source import SqlSource
 
@@ -23,7 +26,10 @@ _EXAMPLES: Mapping[str, str] = {
 }
 """The lines that every file has, each with an example."""
 _OPTIONAL = ("decided_by", "absent_contracts")
+_LISTS = ("handles", "partition_by", *_OPTIONAL)
+_TEXT_COLUMNS = tuple(column.name for column in events.c if isinstance(column.type, Text))
 _LINE = re.compile(r"--\s*(?P<key>[a-z_]+)\s*:\s*(?P<value>.*?)\s*")
+_ALMOST = re.compile(r"--\s*(?P<key>[A-Za-z_]+)\b.*")
 
 
 class FileHeader(NamedTuple):
@@ -56,21 +62,36 @@ def read_header(source: SqlSource) -> FileHeader:
         values[key], at[key] = value, start
     missing = {key: f"-- {key}: {example}" for key, example in _EXAMPLES.items() if not values.get(key)}
     if missing:
+        _refuse_other_forms(source, missing)
         lines = "; ".join(missing.values())
         source.refuse(0, f"the header has no {', '.join(missing)}; write, for example: {lines}")
     if not re.fullmatch(r"[0-9]{1,9}", values["version"]):
         source.refuse(at["version"], f"version must be a whole number, not {values['version']!r}")
+    words = {key: _words(source, values[key], key, at[key]) for key in _LISTS if key in values}
     return FileHeader(
         name=values["name"],
         version=int(values["version"]),
-        handles=frozenset(_event_type(source, word, at["handles"]) for word in _words(values["handles"])),
-        partition_by=tuple(_words(values["partition_by"])),
-        decided_by=_deciding(source, values["decided_by"], at["decided_by"]) if "decided_by" in values else None,
+        handles=frozenset(_event_type(source, word, at["handles"]) for word in words["handles"]),
+        partition_by=tuple(_column(source, word, at["partition_by"]) for word in words["partition_by"]),
+        decided_by=_deciding(source, words["decided_by"], at["decided_by"]) if "decided_by" in words else None,
         absent_contracts=frozenset(
-            _contract(source, word, at["absent_contracts"]) for word in _words(values.get("absent_contracts", ""))
+            _contract(source, word, at["absent_contracts"]) for word in words.get("absent_contracts", ())
         ),
         at=at,
     )
+
+
+def _refuse_other_forms(source: SqlSource, missing: Mapping[str, str]) -> None:
+    """Refuse a line that begins with the key of a missing one, but is written in another way."""
+    for token in source.tokens:
+        if token.kind != pg.SQL_COMMENT:
+            return
+        match = _ALMOST.fullmatch(token.text)
+        if match and match["key"].lower() in missing:
+            key = match["key"].lower()
+            source.refuse(
+                token.start, f"this line doesn't set {key}; write its name in small letters and a colon: {missing[key]}"
+            )
 
 
 def _read_lines(source: SqlSource) -> Iterator[tuple[str, str, int]]:
@@ -97,8 +118,20 @@ def _read_lines(source: SqlSource) -> Iterator[tuple[str, str, int]]:
         yield key, value, start
 
 
-def _words(value: str) -> list[str]:
-    return [word.strip() for word in value.split(",") if word.strip()]
+def _words(source: SqlSource, value: str, key: str, at: int) -> list[str]:
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    for word in words:
+        if len(word.split()) > 1:
+            source.refuse(at, f"{key}: separate names with commas: {', '.join(word.split())}")
+    return words
+
+
+def _column(source: SqlSource, word: str, at: int) -> str:
+    if word not in events.c:
+        near = get_close_matches(word, events.c.keys(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"text columns are {', '.join(_TEXT_COLUMNS)}"
+        source.refuse(at, f"partition_by: events have no column {word}; {hint}")
+    return word
 
 
 def _event_type(source: SqlSource, word: str, at: int) -> int:
@@ -112,8 +145,8 @@ def _event_type(source: SqlSource, word: str, at: int) -> int:
     return int(names[word.upper()])
 
 
-def _deciding(source: SqlSource, value: str, at: int) -> dict[str, str]:
-    pairs = [word.split(".") for word in _words(value)]
+def _deciding(source: SqlSource, words: list[str], at: int) -> dict[str, str]:
+    pairs = [word.split(".") for word in words]
     if not all(len(pair) == 2 for pair in pairs):
         source.refuse(at, "decided_by lists columns with their tables, such as first_contact.event_id")
     return {pair[0]: pair[1] for pair in pairs}

@@ -20,6 +20,7 @@ STAND_IN = "_wndw_"
 """What the parser reads for the table ``window``; it is as long."""
 
 _BEFORE_A_TABLE = (pg.FROM, pg.JOIN, pg.USING, pg.ONLY, pg.TABLE, pg.ASCII_40, pg.ASCII_44)
+_BEGINNINGS = ("CREATE", "COMMENT", "INSERT", "UPDATE", "DELETE", "WITH")
 _COMMENTS = (pg.SQL_COMMENT, pg.C_COMMENT)
 
 
@@ -106,7 +107,7 @@ class SqlSource:
         try:
             found = list(parse(readable.decode()))
         except ParserError as error:
-            self._refuse_syntax(error)
+            self._refuse_syntax(error, self._hint(error_position(error) - 1))
         except TOO_DEEP as error:
             raise InvalidProjection(
                 f"{self.name}: an expression is nested too deeply, such as a chain of more than forty operators; divide"
@@ -130,6 +131,19 @@ class SqlSource:
             if before in _BEFORE_A_TABLE or after == ".":
                 yield token
 
-    def _refuse_syntax(self, error: Exception) -> NoReturn:
+    def _hint(self, offset: int) -> str:
+        """Return what may be missing before a place that can't be parsed, if a statement seems to begin there."""
+        at = next((number for number, token in enumerate(self.code) if token.end > offset), len(self.code) - 1)
+        # Where it could be the name of a table, the parser goes on to the next word.
+        for number in (at, at - 1):
+            if number > 0 and self.code[number].text.upper() in _BEGINNINGS and self._begins_line(number):
+                return f"; is a ; missing before {self.code[number].text}?"
+        return ""
+
+    def _begins_line(self, number: int) -> bool:
+        before, token = self.code[number - 1], self.code[number]
+        return before.text != ";" and b"\n" in self._bytes[before.end : token.start]
+
+    def _refuse_syntax(self, error: Exception, hint: str = "") -> NoReturn:
         message = visible(str(error).replace(STAND_IN, WINDOW))
-        self.refuse(max(error_position(error) - 1, 0), f"Postgres can't parse this: {message}")
+        self.refuse(max(error_position(error) - 1, 0), f"Postgres can't parse this: {message}{hint}")

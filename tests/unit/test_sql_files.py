@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from eventstore.contracts.event_types import EventType
 from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_ddl, compile_fold_statement, compile_plpgsql_step
 from projections.projection import Window
 from projections.sql_files.sql_projection import SqlFile, sql_projection
 
+ROOT = Path(__file__).resolve().parents[2]
 HEADER = """\
 -- Who was written to first.
 -- name: contacts
@@ -38,6 +40,11 @@ WHERE contacts.event_id > excluded.event_id;
 def write(folder: Path, text: str) -> SqlFile:
     (folder / "contacts.sql").write_text(text)
     return sql_projection(folder / "contacts.sql")
+
+
+def test_the_page_has_the_numbers_of_the_event_types() -> None:
+    page = " ".join((ROOT / "docs" / "writing-a-projection.md").read_text().split())
+    assert ", ".join(f"{one.value} {one.name}" for one in EventType) in page
 
 
 def test_a_file_declares_everything_that_a_projection_has(tmp_path: Path) -> None:
@@ -220,6 +227,21 @@ def test_an_expression_that_is_too_deep_is_refused(tmp_path: Path) -> None:
         # What Postgres itself refuses.
         ("DELETE FROM contacts\n\nWHERE WHERE;", 12, 'Postgres can\'t parse this: syntax error at or near "WHERE"'),
         ("DELETE FROM contacts WHERE app = 'ü;", 10, "Postgres can't parse this: unterminated quoted string"),
+        (
+            "DELETE FROM contacts",
+            11,
+            'Postgres can\'t parse this: syntax error at or near "INTO"; is a ; missing before INS',
+        ),
+        (
+            "DELETE FROM contacts AS c\nCREATE TABLE t (a int);",
+            11,
+            'Postgres can\'t parse this: syntax error at or near "CREATE"; is a ; missing before CREATE?',
+        ),
+        (
+            "SELECT 1 FROM contacts\nCOMMENT ON TABLE contacts IS '';",
+            11,
+            'Postgres can\'t parse this: syntax error at or near "ON"; is a ; missing before COMMENT?',
+        ),
         # Tables.
         ("CREATE TABLE t (app text, ppnum text);", 10, "table t needs a PRIMARY KEY: the columns that are the key"),
         ("CREATE TABLE t (app text PRIMARY KEY);", 10, "table t must have ppnum of partition_by in its primary key"),
@@ -292,7 +314,29 @@ def test_each_thing_that_a_file_cant_have_is_refused_with_its_line(
             "-- name: a\n-- name: b\n",
             "contacts.sql:3: the header has two lines 'name'; leave",
         ),
-        ("by: app,", "by: apps,", "contacts.sql:7: table contacts must have apps of partition_by in its primary"),
+        (
+            "version: 3",
+            "version 3",
+            "contacts.sql:3: this line doesn't set version; write its name in small letters and",
+        ),
+        (
+            "name:",
+            "NAME =",
+            "contacts.sql:2: this line doesn't set name; write its name in small letters and a colon: --",
+        ),
+        (
+            "recipient_failed, 77",
+            "recipient_failed 77",
+            "contacts.sql:4: handles: separate names with commas: recipient_failed, 77",
+        ),
+        ("by: app, ppnum", "by: app ppnum", "contacts.sql:6: partition_by: separate names with commas: app, ppnum"),
+        ("by: app,", "by: apps,", "contacts.sql:6: partition_by: events have no column apps; did you mean app?"),
+        ("by: app,", "by: day,", "contacts.sql:6: partition_by: events have no column day; text columns are event_id,"),
+        (
+            "by: app, ppnum",
+            "by: app, poll_id",
+            "contacts.sql:7: table contacts must have poll_id of partition_by in its",
+        ),
         ("name: contacts", "name: Contacts", "contacts.sql:2: a name has 1 to 48 lower-case letters, digits and"),
         (
             "-- partition",

@@ -21,11 +21,15 @@ from eventstore.postgres.queries import fetch_row
 from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
 from eventstore.schema import events
 from projections.errors import InvalidProjection, describe_user_code_error
+from projections.folding.python_projection import PythonProjection
 from projections.folding.sql_text import compile_fold_statement
 from projections.projection import Projection, Window
 
 ONE, MANY, ANY = "one event", "many events", "any window"
 """The windows for which a statement is planned."""
+
+READS_EVENTS = "reads the events for handle"
+"""What the only statement of a fold in Python does, besides those that write its rows by their keys."""
 
 _BY_INDEX = ("Index Scan", "Index Only Scan", "Bitmap Index Scan")
 _LOG, _POSITION, _APP = f"{EVENTSTORE_SCHEMA}.{events.name}", "position", "app"
@@ -55,7 +59,7 @@ class StatementPlan:
 
     Attributes:
         number: its number in the fold, from 1.
-        what: what it does, such as ``Insert on daily_costs``.
+        what: what it does, such as ``Insert on daily_costs``; of a fold in Python, that it reads the events.
         costs: the planner's estimate for each window.
         scans: the tables that it reads from end to end.
 
@@ -106,7 +110,7 @@ async def read_fold_plans(
         plans.append(
             StatementPlan(
                 number,
-                _what(found[ONE]),
+                READS_EVENTS if isinstance(projection, PythonProjection) else _what(found[ONE]),
                 {window: plan["Total Cost"] for window, plan in found.items()},
                 tuple(_whole_scans(found, projection)),
             )

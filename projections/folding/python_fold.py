@@ -93,6 +93,15 @@ class PythonFold:
             if its_rows:
                 await self._tables[table].write(conn, its_rows)
 
+    def try_event(self, event: Event) -> None:
+        """Hand one event to ``handle`` and check the rows that it returns, without writing them.
+
+        Raises:
+            HandleFailed, InvalidProjection: as :meth:`run` raises them.
+
+        """
+        self._handle(event, {table: {} for table in self._tables})
+
     def _handle(self, event: Event, rows: dict[Table, DecidedRows]) -> None:
         """Add the rows of one event to those of the window."""
         for row in self._call_handle(event):

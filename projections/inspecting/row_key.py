@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -13,22 +14,40 @@ from eventstore.redaction.redact import redact
 from projections.errors import UsageError
 from projections.folding.python_projection import PythonProjection
 from projections.folding.run_statement import fetch_rows
+from projections.folding.view_text import compose_view_query
 from projections.projection import Projection
+from projections.read_models.common_columns import VIEW_TABLES
 
 Row = Mapping[str, Any]
+_WORD = re.compile(r"\w+")
 
 
 def find_table(projections: Mapping[str, Projection], name: str) -> tuple[Projection, Table]:
     """Find a read model's table, and the projection that owns it.
 
     Raises:
-        UsageError: no table has that name; the message lists the names.
+        UsageError: no table has that name; the message says what it is instead, or lists the names.
 
     """
     tables = {table.name: (projection, table) for projection in projections.values() for table in projection.tables}
     if name not in tables:
+        _refuse_view(projections, tables, name)
         raise UsageError(f"no read model is named {redact(name)!r}; the names are {', '.join(sorted(tables))}")
     return tables[name]
+
+
+def _refuse_view(projections: Mapping[str, Projection], tables: Iterable[str], name: str) -> None:
+    views = {view.name: view for projection in projections.values() for view in projection.views}
+    reads = list(VIEW_TABLES.get(name, ()))
+    if name in views:
+        words = set(_WORD.findall(compose_view_query(views[name])))
+        reads = sorted(words.intersection([*tables, *views, *VIEW_TABLES]) - {name})
+    elif name not in VIEW_TABLES:
+        return
+    of = f" of {', '.join(reads)}" if reads else ""
+    explained = [one for one in reads if one in tables]
+    advice = f"explain a row of {' or '.join(explained)}" if explained else f"the names are {', '.join(sorted(tables))}"
+    raise UsageError(f"{name} is a view{of}, not a read model; {advice}")
 
 
 def deciding_column(projection: Projection, table: Table) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Case, ColumnElement, MetaData, case, or_
@@ -12,8 +14,17 @@ from projections.projection import READ_MODEL_SCHEMA
 
 metadata = MetaData(schema=READ_MODEL_SCHEMA)
 
-VIEWS = frozenset({"consent_history", "event_log", "poll_results", "read_model_freshness"})
-"""The views beside the tables; only the migrations create them."""
+VIEW_TABLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "consent_history": ("eventstore.events",),
+        "event_log": ("eventstore.events",),
+        "poll_results": ("poll_tallies", "poll_responses"),
+        "read_model_freshness": ("projections.checkpoints", "eventstore.events"),
+    }
+)
+"""Which tables the views beside the tables read."""
+VIEWS = frozenset(VIEW_TABLES)
+"""These views; only the migrations create them."""
 
 REQUEST = (key("app", comment="The app whose request it is."), key("send_request_id", comment="The request."))
 """The key of a request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,31 @@ class Wrong(Projection):
             new.on_conflict_do_update(index_elements=["app", "poll_id"], set_={"answers": new.excluded.answers}),
         ]
 '''
+
+
+_PYTHON = """
+from dataclasses import dataclass
+
+from projections import PythonProjection, table_from
+
+
+@dataclass(frozen=True)
+class Price:
+    app: str
+    ppnum: str
+
+
+prices = table_from(Price, key=("app", "ppnum"))
+
+
+class Mine(PythonProjection):
+    name, version, handles, tables, partition_by = "mine", 1, frozenset({1, 2}), (prices,), ("app", "ppnum")
+
+    def handle(self, event):
+        if event.event_type == 1:
+            return [Price(event.app, event.ppnum)]
+        raise LookupError(f"no price for {event.ppnum}")
+"""
 
 
 async def fill(conn: AsyncConnection) -> None:
@@ -150,6 +176,25 @@ async def test_a_wrong_fold_is_shown_with_the_table_that_it_reads_and_the_events
         "projection 'wrong': Postgres refuses statement 2 of its fold: function public.counted() does not exist"
         " (SQLSTATE 42883)\n"
     )
+
+
+async def test_handle_is_given_each_event_of_the_sample_and_the_one_that_it_cannot_take_is_named(
+    commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
+) -> None:
+    await fill(conn)
+    path = write_package(tmp_path, {"mine": _PYTHON}, {"mine": "mine:Mine"})
+    variables = {"DATABASE_URL": database_url, "PYTHONPATH": path}
+    assert (await commands.run("migrate", **variables)).code == 0
+    result = await commands.run("check", "mine", **variables)
+    assert (result.code, result.err) == (1, ""), result.transcript
+    rules, plan, _, problem = result.out.splitlines()
+    assert (rules, plan) == (
+        "mine keeps the rules",
+        "statement 1 (reads the events for handle): finds its rows by index",
+    )
+    line = _PYTHON.splitlines().index('        raise LookupError(f"no price for {event.ppnum}")') + 1
+    why = rf"mine\.py:{line}: LookupError: no price for \(phone number\)"
+    assert re.fullmatch(rf"handle fails at event [0-9A-Z]{{26}} \(type 2\): {why}", problem), problem
 
 
 @pytest.mark.oldest

@@ -270,7 +270,7 @@ async def test_an_error_of_handle_is_reported_with_its_place_and_without_the_pho
         raise KeyError(event.ppnum)
 
     def handle(event: Event) -> Iterable[Row]:
-        return json.loads(f"{event.ppnum} 1") if event.app == "json" else look_up(event)  # type: ignore[no-any-return]
+        return json.loads(f"{event.ppnum} 1") if event.app == "json" else look_up(event)
 
     place = "test_python_projection.py:{}: "
     async with ProjectionKit(database_url, Callers(handle)) as kit:

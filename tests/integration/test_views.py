@@ -11,9 +11,10 @@ from psycopg import sql
 from sqlalchemy import func, literal, select
 from structlog.testing import capture_logs
 
-from projections.errors import InvalidProjection, MigrationRefused
+from projections.errors import InvalidProjection, MigrationRefused, UsageError
 from projections.granting.grant_roles import RoleRequest
 from projections.granting.role_kinds import RoleKind
+from projections.inspecting.row_key import find_table
 from projections.migrating.migrate import downgrade, upgrade
 from projections.projection import Projection
 from projections.rules import check_conflicts, check_projection
@@ -153,6 +154,24 @@ def test_nothing_of_others_is_replaced_or_dropped(database_url: str, look: psyco
     migrate(database_url)
     assert names(look) == []
     assert look.execute("SELECT to_regclass('public.watched_counts')").fetchone() == (None,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("watched_counts", "watched_counts is a view of watched, not a read model; explain a row of watched"),
+        ("watched_first", "watched_first is a view of watched_counts, not a read model; the names are watched"),
+        (
+            "poll_results",
+            "poll_results is a view of poll_tallies, poll_responses, not a read model; the names are watched",
+        ),
+        ("consent_history", "consent_history is a view of eventstore.events, not a read model; the names are watched"),
+    ],
+)
+def test_who_asks_for_the_history_of_a_views_row_is_told_which_tables_it_reads(name: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_table({"watched": with_views(COUNTS, OF_COUNTS)}, name)
+    assert str(caught.value) == message
 
 
 def test_what_was_done_is_logged_once_it_is_committed(database_url: str, look: psycopg.Connection[Any]) -> None:

@@ -21,6 +21,8 @@ STAND_IN = "_wndw_"
 
 _BEFORE_A_TABLE = (pg.FROM, pg.JOIN, pg.USING, pg.ONLY, pg.TABLE, pg.ASCII_40, pg.ASCII_44)
 _BEGINNINGS = ("CREATE", "COMMENT", "INSERT", "UPDATE", "DELETE", "WITH")
+_CONTINUED = (";", "(", "AS", "DO", "FOR", "ON")
+"""After these, such a word begins no statement, or one that nothing is missing before."""
 _COMMENTS = (pg.SQL_COMMENT, pg.C_COMMENT)
 
 
@@ -142,7 +144,7 @@ class SqlSource:
 
     def _begins_line(self, number: int) -> bool:
         before, token = self.code[number - 1], self.code[number]
-        return before.text != ";" and b"\n" in self._bytes[before.end : token.start]
+        return before.text.upper() not in _CONTINUED and b"\n" in self._bytes[before.end : token.start]
 
     def _refuse_syntax(self, error: Exception, hint: str = "") -> NoReturn:
         message = visible(str(error).replace(STAND_IN, WINDOW))

@@ -21,6 +21,16 @@ from eventstore.schema import events
 HEAD = sql.SQL("(SELECT coalesce(max(position), 0) FROM eventstore.events)")
 """The SQL expression for the head of the log: the last position; 0 while there is no event."""
 
+LAG = sql.SQL("""greatest(head.position - c.position, 0) AS events_behind,
+       CASE WHEN head.position <= c.position THEN 0
+            ELSE coalesce(greatest(extract(epoch FROM clock_timestamp() - (
+                SELECT received_at FROM eventstore.events AS e WHERE e.position > c.position
+                ORDER BY e.position LIMIT 1
+            )), 0), 0)
+       END::double precision AS seconds_behind""")
+"""The SQL columns that say how far a checkpoint ``c`` is behind the log's ``head``: events, and how long the first of
+them has waited. The first event is found by index."""
+
 LAST_EVENT: LiteralString = (
     "SELECT clock_timestamp(), position, received_at, event_id"
     " FROM (SELECT) AS here LEFT JOIN"

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
 from eventstore.errors import LockHeld, UsageError
-from eventstore.event_reader import HEAD, read_head
+from eventstore.event_reader import HEAD, LAG, read_head
 from eventstore.locks import consumer_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_holder_names
@@ -26,20 +26,14 @@ from eventstore.ulid import is_ulid
 from eventstore.waits import Waits
 
 _CONSUMERS = sql.SQL("""
-SELECT c.name, c.position, greatest(head.position - c.position, 0) AS events_behind,
-       CASE WHEN head.position <= c.position THEN 0
-            ELSE coalesce(greatest(extract(epoch FROM clock_timestamp() - (
-                SELECT received_at FROM eventstore.events AS e WHERE e.position > c.position
-                ORDER BY e.position LIMIT 1
-            )), 0), 0)
-       END::double precision AS seconds_behind,
+SELECT c.name, c.position, {lag},
        c.events, c.attempts, c.handed_out_at, c.moved_at, c.created_at,
        c.position = 0 OR EXISTS (
            SELECT FROM eventstore.events AS e WHERE e.position = c.position AND e.event_id = c.event_id
        ) AS is_in_log,
        extract(epoch FROM clock_timestamp() - coalesce(c.moved_at, c.created_at))::double precision AS seconds_still
 FROM eventstore.consumers AS c CROSS JOIN (SELECT {head} AS position) AS head ORDER BY c.name
-""").format(head=HEAD)
+""").format(lag=LAG, head=HEAD)
 _RESET = (
     "UPDATE eventstore.consumers SET epoch = epoch + 1, position = %(to)s, attempts = 0, handed_out_at = NULL,"
     " event_id = (SELECT event_id FROM eventstore.events WHERE position = %(to)s), moved_at = clock_timestamp()"

@@ -21,7 +21,7 @@ from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interrupti
 from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import migrated_database_and_waits
 from projections.cli.shared.output import counted, print_json, print_message
-from projections.cli.shared.typer_app import new_app
+from projections.cli.shared.typer_app import is_alone, new_app
 from projections.cli.shared.value_text import format_value
 from projections.terminal_text import visible
 
@@ -77,11 +77,8 @@ class ForgottenApp(TypedDict):
 @writes_json(KnownApp, is_list=True)
 def apps(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the apps, when no subcommand is named."""
-    if context.invoked_subcommand is None:
+    if is_alone(context, as_json=as_json):
         _print_apps(as_json=as_json)
-    elif as_json:
-        name = context.invoked_subcommand
-        raise UsageError(f"write --json after the subcommand: projections apps {name} --json")
 
 
 @app.command("list")

@@ -15,7 +15,6 @@ from eventstore.consuming.consumers import (
     refuse_held,
     reset_consumer,
 )
-from eventstore.errors import UsageError
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.cli.shared.argument_checks import storable_text
@@ -28,7 +27,7 @@ from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import migrated_database_and_waits
 from projections.cli.shared.output import counted, print_data, print_json, print_message
 from projections.cli.shared.status_tables import consumer_lines, consumers_table
-from projections.cli.shared.typer_app import new_app
+from projections.cli.shared.typer_app import is_alone, new_app
 
 app = new_app(invoke_without_command=True)
 
@@ -70,11 +69,8 @@ class DroppedConsumer(TypedDict):
 @writes_json(ConsumerStatus, is_list=True)
 def consumers(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the consumers, when no subcommand is named."""
-    if context.invoked_subcommand is None:
+    if is_alone(context, as_json=as_json):
         _print_consumers(as_json=as_json)
-    elif as_json:
-        name = context.invoked_subcommand
-        raise UsageError(f"write --json after the subcommand: projections consumers {name} --json")
 
 
 @app.command("list")

@@ -7,10 +7,10 @@ Invariant. Each event is handed out at least once, and one process at a time has
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Collection
 from typing import Literal
 
+from eventstore.app_name import APP_NAME
 from eventstore.consuming.batch import Batch
 from eventstore.consuming.consumer_run import ConsumerOptions, ConsumerRun
 from eventstore.consuming.log_head import POLL_SECONDS
@@ -18,8 +18,8 @@ from eventstore.consuming.page_reader import EventFilter, PageReader
 from eventstore.errors import UsageError
 from eventstore.waits import Waits, load_waits
 
-CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-"""1 to 63 letters, digits, '-', '_' or '.', of which the first is a letter or a digit; use ``fullmatch``."""
+CONSUMER_NAME = APP_NAME
+"""The rule for the names of consumers is that for apps."""
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 8 * 2**20
 

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from sqlalchemy import BigInteger, bindparam, select
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from eventstore.contracts import Event
 from eventstore.errors import MissingPositions
 from eventstore.event_reader import StoredEvent, read_head
-from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, first_page
+from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, compile_page, first_page
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.schema import events
 from eventstore.whole_window import find_missing_positions
@@ -26,7 +25,6 @@ from eventstore.whole_window import find_missing_positions
 WINDOW = 50_000
 """Positions that one statement examines, at the most."""
 
-_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _COLUMNS = ("position", "received_at", *Event._fields)
 _COUNT = (
     "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s),"
@@ -90,12 +88,9 @@ class PageReader:
             rows = rows.where(events.c.event_type.in_(sorted(chosen.types)))
         if chosen.apps is not None:
             rows = rows.where(events.c.app.in_(sorted(chosen.apps)))
-        compiled = first_page(rows, "position", _COLUMNS).compile(
-            dialect=_DIALECT, compile_kwargs={"render_postcompile": True}
-        )
         self._chosen = chosen
-        self._text = compiled.string
-        self._values = dict(compiled.params)
+        self._text, defaults = compile_page(first_page(rows, "position", _COLUMNS))
+        self._values = {**defaults, "page_rows": chosen.page_events, "page_bytes": chosen.page_bytes}
 
     async def read_page(self, conn: AsyncConnection[Any], lo: int) -> Page:
         """Read the page after a position, in statements that are transactions of their own.
@@ -110,8 +105,7 @@ class PageReader:
             return Page((), lo, None, head)
         hi = min(lo + WINDOW, head)
         chosen = self._chosen
-        values = {"lo": lo, "hi": hi, "page_rows": chosen.page_events, "page_bytes": chosen.page_bytes}
-        rows = await fetch_all(conn, self._text.encode(), {**self._values, **values}, binary=True)
+        rows = await fetch_all(conn, self._text, {**self._values, "lo": lo, "hi": hi}, binary=True)
         found = tuple(StoredEvent(row[0], row[1], Event(*row[2:])) for row in rows)
         if found and (len(found) >= chosen.page_events or _payload_bytes(found) >= chosen.page_bytes):
             hi = found[-1].position

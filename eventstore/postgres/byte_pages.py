@@ -37,6 +37,12 @@ def first_page(rows: Select[Any], key: str, columns: Iterable[str]) -> Select[An
     return select(*(page.c[name] for name in columns)).where(page.c.bytes_before < limit).order_by(page.c[key])
 
 
+def compile_page(query: Select[Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the text of a query for a page, and its parameters with their defaults."""
+    compiled = query.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    return compiled.string.encode(), dict(compiled.params)
+
+
 async def read_pages(
     conn: AsyncConnection,
     table: Table,
@@ -68,8 +74,8 @@ async def read_pages(
         table.c[key] <= bindparam("up_to", type_=BigInteger)
     )
     query = first_page(select(table).where(is_in_range), key, [key, *columns])
-    text = query.compile(dialect=_DIALECT).string
-    values = {"up_to": 2**63 - 1 if up_to is None else up_to, "page_rows": page_rows, "page_bytes": page_bytes}
+    text, values = compile_page(query)
+    values |= {"up_to": 2**63 - 1 if up_to is None else up_to, "page_rows": page_rows, "page_bytes": page_bytes}
     while rows := await fetch_all(conn, text, {**values, "after": after}, binary=True):
         yield rows
         after = rows[-1][0]

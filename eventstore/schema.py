@@ -70,7 +70,11 @@ events = Table(
         comment="The type's number in the contract; the view event_log shows its name.",
     ),
     Column("send_request_id", Text, comment="The request that it names; NULL when it names none."),
-    Column("ppnum", Text, comment="The recipient's phone number; NULL when the event has no recipient."),
+    Column(
+        "ppnum",
+        Text,
+        comment="The recipient's phone number, or an erased person's token; NULL when the event has no recipient.",
+    ),
     Column("error_code", Text, comment="Why delivery failed, in the platform's words."),
     Column("message_id", Text, comment="The platform's id of the message to this recipient."),
     Column("poll_id", Text, comment="The poll answered; '' when not stated, NULL when there is no readable answer."),
@@ -93,7 +97,7 @@ events = Table(
         "payload",
         LargeBinary,
         nullable=False,
-        comment="The exact bytes of the event, as received: the source of truth.",
+        comment="The exact bytes of the event, as received (an erased person's are encoded anew): the source of truth.",
     ),
     Column(
         "poll_options_dropped",
@@ -129,7 +133,7 @@ events = Table(
     # For the history of one person. Equal keys share one entry, so a longer key would more than double its size.
     Index("events_consent_history_idx", "app", "ppnum", postgresql_where=text(_IN_CONSENT_HISTORY)),
     schema=SCHEMA,
-    comment="Every event, stored once, exactly as received. Append-only: UPDATE, DELETE and TRUNCATE are refused.",
+    comment="Every event, as received but for erased persons. Append-only: UPDATE, DELETE and TRUNCATE are refused.",
 )
 
 cursors = Table(
@@ -192,10 +196,12 @@ quarantine = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True, comment="The row's number."),
     Column("app", Text, nullable=False, comment="The app on whose stream it was received."),
     Column("contract", Text, nullable=False, comment="The contract it was received under."),
-    Column("sha256", LargeBinary, nullable=False, comment="SHA-256 of the payload."),
+    Column(
+        "sha256", LargeBinary, nullable=False, comment="SHA-256 of the payload; random bytes if the payload was erased."
+    ),
     Column("event_id", Text(collation="C"), comment="The message's ULID, if one could be read."),
     Column("reason", Text, nullable=False, comment="Why the message can't be an event."),
-    Column("payload", LargeBinary, nullable=False, comment="The exact bytes, as received."),
+    Column("payload", LargeBinary, nullable=False, comment="The exact bytes, as received; empty if they were erased."),
     Column("first_seen", _time, nullable=False, comment="When these bytes were first received."),
     Column("last_seen", _time, nullable=False, comment="When these bytes were last received."),
     Column("count", BigInteger, nullable=False, comment="How often these bytes were received."),
@@ -206,6 +212,7 @@ quarantine = Table(
         server_default=text("false"),
         comment="Kept as a sample while the quarantine was full; deleted to make room for newer samples.",
     ),
+    Column("erased_at", _time, comment="When the payload was erased with a person; NULL if it is there."),
     UniqueConstraint("app", "contract", "sha256"),
     CheckConstraint("octet_length(sha256) = 32", name="sha256"),
     CheckConstraint("count > 0", name="count"),
@@ -283,7 +290,7 @@ change_permits = Table(
         autoincrement=False,
         comment="The id of the transaction that may change events.",
     ),
-    Column("purpose", Text, nullable=False, comment="The function that wrote the permit: redecode."),
+    Column("purpose", Text, nullable=False, comment="The function that wrote the permit: redecode or erase."),
     schema=SCHEMA,
     comment="Transactions that may change events: the function that changes events writes a permit and deletes it,"
     " so the table is empty between transactions.",
@@ -334,4 +341,55 @@ consumers = Table(
     CheckConstraint("attempts >= 0", name="attempts"),
     schema=SCHEMA,
     comment="How far each named consumer is: a program that reads events for something other than a read model.",
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column(
+        "id",
+        BigInteger,
+        Identity(always=True),
+        primary_key=True,
+        comment="The erasure's number: the greatest one tells which erasures the log has.",
+    ),
+    Column("token", Text, nullable=False, unique=True, comment="What stands in place of the person's phone number."),
+    Column("app", Text, comment="The app in which the person was erased; NULL for every app."),
+    Column("erased_at", _time, nullable=False, comment="When the person was erased."),
+    Column("why", Text, nullable=False, comment="The reason given to projections erase."),
+    Column("erased_by", Text, nullable=False, comment="Who ran it: the database role and the system user."),
+    Column("position", BigInteger, nullable=False, comment="The head of the log then."),
+    Column("mac", LargeBinary, comment="HMAC-SHA-256 of the number under the erasure key; NULL if there was no key."),
+    Column("key_check", LargeBinary, comment="Tells whether a key is the one of mac; NULL without a mac."),
+    Column(
+        "rows",
+        JSONB,
+        nullable=False,
+        comment="How many rows of the person were changed: an object with a number for each table.",
+    ),
+    Column(
+        "awaited",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether events of the person may still be received that were erased before, as after a restore.",
+    ),
+    CheckConstraint("token ~ '^erased:[0-7][0-9A-HJKMNP-TV-Z]{25}$'", name="token"),
+    CheckConstraint("(mac IS NULL) = (key_check IS NULL)", name="key_check"),
+    CheckConstraint("mac IS NULL OR octet_length(mac) = 32", name="mac"),
+    CheckConstraint("jsonb_typeof(rows) = 'object'", name="rows"),
+    Index("erasures_mac_idx", "mac", postgresql_where=text("mac IS NOT NULL")),
+    Index("erasures_awaited_idx", "id", postgresql_where=text("awaited")),
+    schema=SCHEMA,
+    comment="Persons who were erased: one row for each, without the phone number.",
+)
+
+erased_events = Table(
+    "erased_events",
+    metadata,
+    Column("event_id", Text(collation="C"), primary_key=True, comment="The event."),
+    Column("token", Text, nullable=False, comment="The token of the person whose event it is."),
+    CheckConstraint("octet_length(event_id) = 26", name="event_id"),
+    schema=SCHEMA,
+    comment="Events of erased persons. One that is received again is a duplicate, whatever its bytes.",
 )

@@ -50,7 +50,8 @@ checkpoints = Table(
     Column(
         "redecoded_at",
         _time,
-        comment="When redecode last changed events that this projection had folded; NULL if never, or rebuilt since.",
+        comment="When redecode or erase last changed events that this projection had folded: it needs a rebuild;"
+        " NULL if never, or rebuilt since.",
     ),
     CheckConstraint("position >= 0", name="checkpoints_position_check"),
     CheckConstraint("version >= 0", name="checkpoints_version_check"),

@@ -15,6 +15,7 @@ LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # exclusive: the last day taken is 
 """One day inside the range of ``datetime``, so that no time zone moves a value out of it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_AS_MESSAGE = b"\x08\x00"  # written out, because an empty message counts as no time
 # How nearly every time is written. The standard library reads it, and it is well inside the limits.
 _CANONICAL = re.compile(rb"[12]\d{3}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z")
 _RFC3339 = re.compile(
@@ -36,6 +37,22 @@ def read_time(raw: bytes) -> datetime:
     if not EARLIEST <= moment < LATEST:
         raise ValueError("occurred_at is outside 0001-01-02..9999-12-30 UTC")
     return moment
+
+
+def without_other_fields(raw: bytes) -> bytes:
+    """Return the bytes of a time without anything that isn't part of it; empty bytes for what can't be read as a time.
+
+    :func:`read_time` reads the same time from them.
+    """
+    try:
+        moment = read_time(raw)
+    except ValueError:
+        return b""
+    if b"0" <= raw[:1] <= b"9":
+        return raw if _CANONICAL.fullmatch(raw) else moment.isoformat().replace("+00:00", "Z").encode()
+    time = Time.FromString(raw)
+    time.DiscardUnknownFields()
+    return time.SerializeToString() or _EPOCH_AS_MESSAGE
 
 
 def _read_text(raw: bytes) -> datetime:

@@ -73,6 +73,7 @@ _STATE = {
     "eventstore.quarantine_counts": _SEE,
     "eventstore.quarantine_usage": _SEE,
     "eventstore.retried_events": _SEE,
+    "eventstore.erasures": _SEE,
     "projections.alembic_version": _SEE,
     "projections.checkpoints": _SEE,
     "projections.granted_roles": _SEE,
@@ -101,6 +102,7 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
         "eventstore.quarantine_counts": _CHANGE,
         "eventstore.quarantine_usage": _CHANGE,
         "eventstore.retried_events": _ADD,
+        "eventstore.erased_events": _ADD,
     },
     RoleKind.SERVE: {"eventstore.events": _SEE, "projections.alembic_version": _SEE},
     RoleKind.CONSUMER: {
@@ -133,7 +135,11 @@ _DATABASE = {RoleKind.WORKER: ("CONNECT", "TEMPORARY")}
 _SEQUENCES = {RoleKind.WORKER: ("projections.rebuilds_id_seq", "projections.reconciliations_id_seq")}
 _FUNCTIONS = {RoleKind.WORKER: ("projections.drop_shadow_tables(text[])",)}
 
-UNSAFE_FUNCTIONS = ("eventstore.redecode(jsonb)", "projections.drop_shadow_tables(text[])")
+UNSAFE_FUNCTIONS = (
+    "eventstore.redecode(jsonb)",
+    "eventstore.erase_events(bigint[], text[], bytea[])",
+    "projections.drop_shadow_tables(text[])",
+)
 """Functions that run with their owner's rights."""
 
 

@@ -42,6 +42,7 @@ FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspna
 """).format(schemas=sql.Literal(list(OUR_SCHEMAS)))
 
 SEQUENCES = (
+    ("eventstore.erasures", "eventstore.erasures_id_seq"),
     ("eventstore.quarantine", "eventstore.quarantine_id_seq"),
     ("projections.rebuilds", "projections.rebuilds_id_seq"),
     ("projections.reconciliations", "projections.reconciliations_id_seq"),

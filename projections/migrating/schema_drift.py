@@ -24,6 +24,7 @@ from projections.projection import READ_MODEL_SCHEMA
 
 _EVENTS = "eventstore.events"
 _REFUSE_CHANGE = "eventstore.refuse_change()"
+_ERASE_EVENTS = "eventstore.erase_events(bigint[], text[], bytea[])"
 # As pg_get_triggerdef writes them.
 _TRIGGERS = {
     "refuse_change_statement": (
@@ -37,8 +38,9 @@ _TRIGGERS = {
 }
 # The revision that last made each, and the name of the statement in its module.
 _FUNCTIONS = {
-    _REFUSE_CHANGE: ("0007", "REFUSE_ALL_BUT_PERMITTED"),
+    _REFUSE_CHANGE: ("0022", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
+    _ERASE_EVENTS: ("0022", "ERASE_EVENTS"),
     "projections.drop_shadow_tables(text[])": ("0018", "DROP_SHADOW_TABLES"),
 }
 _VIEWS = {
@@ -48,13 +50,14 @@ _VIEWS = {
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),
 }
-# Not everybody may run these: two run with their owner's rights, and one would show its schema to readers.
+# Not everybody may run these: three run with their owner's rights, and one would show its schema to readers.
 _PRIVATE_FUNCTIONS = {
     _REFUSE_CHANGE: "REVOKE ALL ON FUNCTION eventstore.refuse_change() FROM PUBLIC",
     "projections.drop_shadow_tables(text[])": (
         "REVOKE ALL ON FUNCTION projections.drop_shadow_tables(text[]) FROM PUBLIC"
     ),
     "eventstore.redecode(jsonb)": "REVOKE ALL ON FUNCTION eventstore.redecode(jsonb) FROM PUBLIC",
+    _ERASE_EVENTS: "REVOKE ALL ON FUNCTION eventstore.erase_events(bigint[], text[], bytea[]) FROM PUBLIC",
 }
 
 _FUNCTION_TEXT = re.compile(r"SET search_path = (?P<path>[^$]*?)\s*AS \$\$(?P<source>.*)\$\$", re.DOTALL)

@@ -11,6 +11,8 @@ lock                   held by      what it protects
                                     (a retry of quarantined messages shares it in each of its transactions)
 ``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
 ``consumer_lock(name)`` session     one process hands out a consumer's events, resets it or drops it
+``ERASE_LOCK``         session      one erase, redecode or import of erasures at a time: what changes stored events
+``AS_OF_LOCK``         transaction  shared by an as-of that puts its tables into their schema; an erase holds it alone
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
 ``fold_lock(name)``    session      informational, shared: shows which sessions fold a projection
@@ -21,11 +23,11 @@ only tried, never waited for: a command that doesn't get one releases those that
 again later. So they can't deadlock, although their order differs: an import acquires the locks of its apps and then
 ``IMPORT_LOCK``, a follower ``IMPORT_LOCK`` and then the lock of its app.
 
-A transaction acquires what it needs in this order: ``SHADOW_LOCK``, then rows (the cursor of an app, the checkpoint of
-a projection), then ``APPEND_LOCK``; under the append lock it writes only rows that no other session may write then,
-and the quarantine of an app, whose row of ``quarantine_usage`` it locks first. Who locks that row without the append
-lock waits for nothing else while it has it: an append of rejected messages, ``quarantine drop``, an import. A retry
-only tries to share ``IMPORT_LOCK``. A migration acquires its lock before it does anything.
+A transaction acquires what it needs in this order: ``AS_OF_LOCK``, ``SHADOW_LOCK``, then rows (the cursor of an app,
+the checkpoints of projections by name), then ``APPEND_LOCK``; under the append lock it writes only rows that no other
+session may write then, and the quarantine of an app, whose row of ``quarantine_usage`` it locks first. Who locks that
+row without the append lock waits for nothing else while it has it: an append of rejected messages, ``quarantine drop``,
+an erase, an import. A retry only tries to share ``IMPORT_LOCK``. A migration acquires its lock before it does anything.
 
 A process can freeze while its session holds a lock. :mod:`eventstore.postgres.session_lock` makes it lose a session's
 lock, except ``fold_lock``, which excludes nobody. :mod:`eventstore.appending.append_lock` terminates a frozen holder of
@@ -45,6 +47,8 @@ def _number(name: str) -> int:
 MIGRATE_LOCK = _number("migrate")
 IMPORT_LOCK = _number("import")
 SHADOW_LOCK = _number("shadow tables")
+ERASE_LOCK = _number("erase")
+AS_OF_LOCK = _number("as-of")
 APPEND_LOCK = _number("append")
 
 
@@ -74,3 +78,4 @@ RELEASE_SESSION_LOCKS = "SELECT pg_catalog.pg_advisory_unlock_all()"
 TRY_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)"
 TRY_SHARED_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)"
 WAIT_FOR_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(%s)"
+WAIT_FOR_SHARED_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock_shared(%s)"

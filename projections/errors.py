@@ -100,6 +100,13 @@ class RebuildLost(ProjectionsError):
         super().__init__(f"{name}: another rebuild took over; nothing was applied")
 
 
+class PersonErased(ProjectionsError):
+    """A person was erased during a rebuild, verify or as-of, which may have folded the old events; it starts over."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: a person was erased meanwhile; nothing was applied; run it again")
+
+
 class RebuildRefused(ProjectionsError):
     """A rebuild would exceed its limits; nothing was applied, and the message names the option that allows it."""
 

@@ -106,6 +106,10 @@ class Projection(ABC):
         decided_by: for each table, by name, the column that holds the event_id of the event that decides a row; tables
             without such an event (counts, for example) are left out.
         views: its views, in schema ``public``; ``projections migrate`` creates and replaces them.
+        personal_columns: for each table that has them, by name, the columns that are plain copies of an event's
+            ``ppnum`` or ``message_id``: ``{"my_table": {"ppnum": "ppnum"}}``. Declaring them says that nothing else in
+            the rows depends on these two, so that erasing a person only puts a token into these columns. None: it isn't
+            declared, and the projection needs a rebuild after a person was erased.
         migrations: the Alembic folder that creates the tables; None lets ``projections migrate`` create missing ones.
         absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps
             that follow one of them, since their rows stay empty.
@@ -122,6 +126,7 @@ class Projection(ABC):
     partition_by: ClassVar[tuple[str, ...]]
     decided_by: ClassVar[Mapping[str, str]] = MappingProxyType({})
     views: ClassVar[tuple[View, ...]] = ()
+    personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = None
     migrations: ClassVar[Path | None] = None
     absent_contracts: ClassVar[frozenset[str]] = frozenset()
     status_query: ClassVar[Executable | None] = None

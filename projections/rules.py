@@ -55,6 +55,7 @@ def check_projection(projection: Projection) -> None:
         check_table(projection, table)
     _check_views(projection)
     _check_deciding_columns(projection)
+    _check_personal_columns(projection)
     if projection.migrations is not None and not (projection.migrations / "versions").is_dir():
         raise InvalidProjection(
             f"projection {name!r}: folder {projection.migrations / 'versions'} does not exist; install the migrations"
@@ -157,3 +158,20 @@ def _check_deciding_columns(projection: Projection) -> None:
                 f"projection {projection.name!r}: decided_by names {table_name}.{column}, which is not a column of its"
                 " tables"
             )
+
+
+def _check_personal_columns(projection: Projection) -> None:
+    tables = {table.name: table for table in projection.tables}
+    for table_name, columns in (projection.personal_columns or {}).items():
+        of = f"projection {projection.name!r}: personal_columns of {table_name}"
+        if table_name not in tables:
+            raise InvalidProjection(f"{of}: it has no such table")
+        for column, copied in columns.items():
+            if column not in tables[table_name].c or not isinstance(tables[table_name].c[column].type, Text):
+                raise InvalidProjection(f"{of}: {column} is not a text column of the table")
+            if copied not in ("ppnum", "message_id"):
+                raise InvalidProjection(f"{of}: {column} must be a copy of ppnum or message_id")
+            if copied == "message_id" and not tables[table_name].c[column].nullable:
+                raise InvalidProjection(f"{of}: {column} must be nullable, since an erased event has no message_id")
+        if "ppnum" not in columns.values():
+            raise InvalidProjection(f"{of}: without a copy of ppnum, the rows of a person can't be found")

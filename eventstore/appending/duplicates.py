@@ -1,7 +1,8 @@
 """Finds duplicates: an event_id is an identity, and the first event stored under it stays.
 
 An event with an id that is stored already is a duplicate if it is the same event. If its bytes differ (or its values,
-when it was received under the other contract), it is quarantined.
+when it was received under the other contract), it is quarantined. The event of an erased person is a duplicate by its
+id alone: its bytes were encoded anew, and those that are received again name the person.
 
 This module only finds duplicates. :mod:`eventstore.appending.append` drops them: those that are stored already, and
 those that repeat an event of their own batch (after a look at what is stored, :mod:`eventstore.appending.copying` drops
@@ -10,12 +11,14 @@ these). :mod:`eventstore.appending.retrying` and :mod:`eventstore.appending.rest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from psycopg import AsyncConnection, sql
 
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
+from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.postgres.queries import fetch_all
@@ -105,16 +108,23 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
             raise ForeignEventId(event.app, app, event.event_id)
         if payload != event.payload or contract != event.contract:
             suspects.append(event)
+    return set(stored), await _find_conflicting(conn, suspects, stored) if suspects else []
+
+
+async def _find_conflicting(
+    conn: AsyncConnection, suspects: Sequence[Event], stored: Mapping[str, Sequence[Any]]
+) -> list[Rejected]:
+    """Return those of the suspects that are not duplicates: their bytes differ from those stored under their ids."""
+    ids = [event.event_id for event in suspects]
+    decoded = {row[0]: row for row in await fetch_all(conn, _READ_DECODED, [ids], binary=True)}
+    erased = await find_tokens_of_events(conn, ids)
     conflicting: list[Rejected] = []
-    if suspects:
-        rows = await fetch_all(conn, _READ_DECODED, [[event.event_id for event in suspects]], binary=True)
-        decoded = {row[0]: row for row in rows}
-        for event in suspects:
-            _, contract, payload = stored[event.event_id]
-            verdict = _compare(event, contract, payload, decoded[event.event_id])
-            if verdict is not None:
-                conflicting.append(verdict)
-    return set(stored), conflicting
+    for event in suspects:
+        _, contract, payload = stored[event.event_id]
+        verdict = _compare(event, contract, payload, decoded[event.event_id])
+        if verdict is not None and event.event_id not in erased:
+            conflicting.append(verdict)
+    return conflicting
 
 
 def _decoded(event: Event) -> tuple[object, ...]:

@@ -22,7 +22,7 @@ from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.as_of_position import find_position, received_at, remarks_on_time
 from projections.rebuilding.as_of_schema import check_replaceable, check_schema_name, move_tables
-from projections.rebuilding.exclusive_run import run_exclusively
+from projections.rebuilding.exclusive_run import run_exclusively, start_over_after_erasures
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.shadow import Shadow
 from projections.rebuilding.shadow_run import new_shadow
@@ -74,7 +74,11 @@ async def build_as_of(
             position = await find_position(conn, moment)
             remarks = await remarks_on_time(conn, moment, position)
             await check_replaceable(conn, into, projections, force=force)
-            rows = await _build(conn, context, projections, position, into, force=force)
+
+            async def attempt(*, is_first: bool) -> dict[str, int]:  # noqa: ARG001 - an as-of is never resumed
+                return await _build(conn, context, projections, position, into, force=force)
+
+            rows = await start_over_after_erasures(conn, context, f"as-of {into}", attempt)
             return AsOfResult(position, await received_at(conn, position), rows, remarks)
 
     return await run_exclusively(context, projections, f"as-of {into}", work)

@@ -15,6 +15,7 @@ from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import Table
 
 from eventstore.errors import describe
+from eventstore.locks import AS_OF_LOCK, WAIT_FOR_SHARED_TRANSACTION_LOCK
 from eventstore.postgres.connection import MAX_NAME_BYTES
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
 from eventstore.postgres.session_settings import COMMIT_DURABLY
@@ -76,11 +77,14 @@ async def move_tables(
     async with conn.transaction():
         # Once the user has read that the schema exists, no crash may take it away.
         await conn.execute(COMMIT_DURABLY)
+        # Until the commit nobody can be erased, and until now nobody was.
+        await conn.execute(WAIT_FOR_SHARED_TRANSACTION_LOCK, [AS_OF_LOCK])
         await _remove(conn, into, [shadow.projection for shadow in shadows], force=force)
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(into)))
         oid = await _schema_oid(conn, into)
         for shadow in shadows:
             await shadow.lock()
+            await shadow.check_erasures()
             for table in shadow.tables:
                 rows[table.name] = await _move(conn, table.name, into)
                 await finish_table(conn, table.to_metadata(table.metadata, schema=into))

@@ -1,16 +1,24 @@
-"""Lets one rebuild, verify, as-of or redecode of a projection run at a time; a second one fails and names the first."""
+"""Lets one rebuild, verify, as-of or redecode of a projection run at a time; a second one fails and names the first.
+
+Erasing a person doesn't wait for them: what they have folded until then is dropped, and they start over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from psycopg import AsyncConnection
+
+from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
+from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 def rebuild_locks(projections: Iterable[Projection]) -> list[Lock]:
@@ -20,7 +28,12 @@ def rebuild_locks(projections: Iterable[Projection]) -> list[Lock]:
 
 
 async def run_exclusively(
-    context: ReplayContext, projections: Iterable[Projection], what: str, work: Callable[[], Coroutine[Any, Any, T]]
+    context: ReplayContext,
+    projections: Iterable[Projection],
+    what: str,
+    work: Callable[[], Coroutine[Any, Any, T]],
+    *,
+    before: Sequence[Lock] = (),
 ) -> T:
     """Do some work while holding the rebuild locks of projections; losing one cancels the work.
 
@@ -29,6 +42,7 @@ async def run_exclusively(
         projections: whose locks.
         what: what the work is; part of the sessions' application_name, which the message to a second one shows.
         work: is called once all locks are held.
+        before: locks that are acquired before those of the projections.
 
     Raises:
         LockHeld: another run has one of them; nothing was started.
@@ -36,5 +50,39 @@ async def run_exclusively(
         Exception: whatever the work raises.
 
     """
-    locks = rebuild_locks(projections)
+    locks = [*before, *rebuild_locks(projections)]
     return await run_under_locks(context.url, locks, name=session_name(what), waits=context.waits, work=work)
+
+
+class ReplayAttempt(Protocol[T_co]):
+    """One attempt at a replay."""
+
+    def __call__(self, *, is_first: bool) -> Coroutine[Any, Any, T_co]:
+        """Replay from the beginning; the first attempt may resume an earlier run."""
+
+
+async def start_over_after_erasures(
+    conn: AsyncConnection[Any], context: ReplayContext, name: str, attempt: ReplayAttempt[T]
+) -> T:
+    """Replay until nobody is erased meanwhile.
+
+    Args:
+        conn: the replay's connection, in autocommit.
+        context: receives the notes.
+        name: what is replayed, for the notes.
+        attempt: replays once.
+
+    Raises:
+        Exception: whatever the attempt raises, other than because of an erasure.
+
+    """
+    is_first = True
+    while True:
+        erasures = await read_last_erasure(conn)
+        try:
+            return await attempt(is_first=is_first)
+        except ProjectionsError:
+            if conn.broken or conn.closed or await read_last_erasure(conn) == erasures:
+                raise
+        is_first = False
+        context.progress.note(f"{name}: a person was erased meanwhile; starting over")

@@ -26,7 +26,7 @@ from eventstore.postgres.session_settings import COMMIT_DURABLY
 from projections.errors import ProjectionsError, RebuildRefused
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
-from projections.rebuilding.exclusive_run import run_exclusively
+from projections.rebuilding.exclusive_run import run_exclusively, start_over_after_erasures
 from projections.rebuilding.replay_checkpoint import read_checkpoint_clamped_to_head
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.row_changes import Changes, Sample
@@ -109,7 +109,12 @@ async def rebuild(
 
     async def work() -> Rebuilt:
         async with context.connection(_session(projection)) as conn:
-            return await _Rebuild(conn, context, projection, limits or Limits(), dry_run=dry_run).run(resume=resume)
+
+            async def attempt(*, is_first: bool) -> Rebuilt:
+                run = _Rebuild(conn, context, projection, limits or Limits(), dry_run=dry_run)
+                return await run.run(resume=resume and is_first)
+
+            return await start_over_after_erasures(conn, context, projection.name, attempt)
 
     return await run_exclusively(context, [projection], _session(projection), work)
 
@@ -224,6 +229,7 @@ class _Rebuild:
         self._locked_since = monotonic()
         if locked is None or locked.version > version:
             raise ProjectionsError(f"the checkpoint of {name} changed during the rebuild; run it again")
+        await self._shadow.check_erasures()  # an erasure holds every checkpoint, so none can commit from here on
         if await checkpoint.read_skips(self._conn, name, version) != self._shadow.skipped:
             raise ProjectionsError(f"{name}: events were skipped during the rebuild; run it again")
         return locked._replace(position=locked.within_log)

@@ -13,8 +13,9 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.event_reader import read_head
+from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.connection import connect
-from eventstore.postgres.session_lock import session_name
+from eventstore.postgres.session_lock import Lock, session_name
 from eventstore.redecode import Redecoded, redecode
 from projections.errors import UsageError
 from projections.projection import Projection
@@ -40,7 +41,7 @@ async def redecode_and_mark(
 
     Raises:
         UsageError: no event lies behind that position.
-        LockHeld: a rebuild, verify or as-of runs; nothing was done.
+        LockHeld: a rebuild, verify, as-of or erase runs; nothing was done.
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
     """
@@ -49,7 +50,8 @@ async def redecode_and_mark(
         async with await connect(context.url, name=session_name("redecode"), waits=context.waits) as conn:
             return await _redecode(conn, projections, after, on_progress)
 
-    return await run_exclusively(context, projections, "redecode", work)
+    events = Lock(ERASE_LOCK, "the stored events")
+    return await run_exclusively(context, projections, "redecode", work, before=[events])
 
 
 async def _redecode(

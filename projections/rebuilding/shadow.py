@@ -5,6 +5,9 @@ Invariants. A shadow's position moves with its rows in one transaction, and name
 window. A frozen run that wakes up can neither fold into a shadow that another run has taken over, nor apply it. A
 window is folded only from the position where this process stopped: if the shadow's position was reset (unlogged tables
 are empty after a crash of the server), folding stops.
+
+Erasing a person changes events that a shadow may have folded. Each erasure has a number that rises, and a shadow knows
+the last one before its first window: while that number is the same, every window has seen the same events.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from typing import Any
 from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData
 
+from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.session_settings import RESET_STATEMENT_TIMEOUT, milliseconds
-from projections.errors import CannotFold, ProjectionsError, RebuildLost
+from projections.errors import CannotFold, PersonErased, ProjectionsError, RebuildLost
 from projections.folding.python_fold import OnProgress
 from projections.folding.table_copies import plain_copy
 from projections.folding.window_fold import build_fold
@@ -50,6 +54,7 @@ class Shadow:
         conn: an autocommit connection that nobody else uses meanwhile.
         projection: whose tables.
         skipped: the event_ids that its fold skips.
+        erasures: the id of the log's newest erasure, read before anything is folded.
         run: an id that no other run has.
         is_rebuild: whether ``run`` is the id of a row in ``projections.rebuilds``, which then shows the position too.
         logged: whether the tables survive a crash of the server; tables that are dropped in the end need not.
@@ -68,12 +73,14 @@ class Shadow:
         skipped: Sequence[str],
         *,
         run: int,
+        erasures: int = 0,
         is_rebuild: bool = False,
         logged: bool = False,
         fold_timeout: float = FOLD_TIMEOUT,
     ) -> None:
         self.projection = projection
         self.skipped = list(skipped)
+        self.erasures = erasures
         self.position = 0
         self.tables = tuple(plain_copy(table, MetaData(), SHADOW_SCHEMA) for table in projection.tables)
         self.run_id = run
@@ -137,7 +144,9 @@ class Shadow:
             if earlier.version != self.projection.version:
                 return f"the interrupted rebuild was of version {earlier.version}"
             if earlier.fingerprint != self.fingerprint:
-                return "the code, a table or the skipped events changed since the interrupted rebuild"
+                return (
+                    "the code, a table, the skipped events or the erased persons changed since the interrupted rebuild"
+                )
             if (why := await self._why_unusable(earlier.run_id, earlier.position)) is not None:
                 return why
             await self._row.take_over()
@@ -158,6 +167,16 @@ class Shadow:
             raise RebuildLost(self.projection.name) from error
         if not is_ours:
             raise RebuildLost(self.projection.name)
+
+    async def check_erasures(self) -> None:
+        """Make sure that nobody was erased since the shadow began, as the caller's transaction sees it.
+
+        Raises:
+            PersonErased: somebody was.
+
+        """
+        if await read_last_erasure(self._conn) != self.erasures:
+            raise PersonErased(self.projection.name)
 
     async def fold_to(self, up_to: int, window: int, on_progress: OnProgress | None = None) -> None:
         """Fold up to a position, in committed windows.
@@ -230,8 +249,12 @@ class Shadow:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of what the rows depend on besides the log: the fold's code, the tables, and the skipped events."""
-        return compute_fingerprint(self.projection, self.skipped)
+        """A digest of what the rows depend on besides the log: the fold's code, the tables, and the skipped events.
+
+        Together with the newest erasure: a shadow that was begun before it is not resumed.
+        """
+        digest = compute_fingerprint(self.projection, self.skipped)
+        return f"{digest}:{self.erasures}" if self.erasures else digest
 
     async def _fold_window(self, hi: int, on_progress: OnProgress | None) -> None:
         lo = self.position

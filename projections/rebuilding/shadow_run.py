@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 
+from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
 from projections.projection import Projection
@@ -56,10 +57,20 @@ async def new_shadow(
 
     Its tables don't exist yet. The arguments are those of :class:`Shadow`.
     """
+    erasures = await read_last_erasure(conn)
     skipped = await checkpoint.read_skips(conn, projection.name, projection.version)
     run = await rebuild_history.next_run_id(conn)
     timeout = context.settings.fold_timeout
-    return Shadow(conn, projection, skipped, run=run, is_rebuild=is_rebuild, logged=logged, fold_timeout=timeout)
+    return Shadow(
+        conn,
+        projection,
+        skipped,
+        run=run,
+        erasures=erasures,
+        is_rebuild=is_rebuild,
+        logged=logged,
+        fold_timeout=timeout,
+    )
 
 
 class ShadowRun:
@@ -194,10 +205,17 @@ class ShadowRun:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Checkpoint]:
-        """Open a transaction that is one snapshot, in which the shadow is this run's; yield its checkpoint."""
+        """Open a transaction that is one snapshot, in which the shadow is this run's; yield its checkpoint.
+
+        Raises:
+            RebuildLost: another run has taken over.
+            PersonErased: a person was erased since the shadow began.
+
+        """
         async with self._conn.transaction():
             await self._conn.execute(ONE_SNAPSHOT)
             await self._shadow.lock()
+            await self._shadow.check_erasures()
             yield await self.checkpoint()
 
     async def checkpoint(self) -> Checkpoint:

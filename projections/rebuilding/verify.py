@@ -10,10 +10,13 @@ checkpoint is locked.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection
 
 from projections.errors import ProjectionsError
 from projections.projection import Projection
-from projections.rebuilding.exclusive_run import run_exclusively
+from projections.rebuilding.exclusive_run import run_exclusively, start_over_after_erasures
 from projections.rebuilding.replay_checkpoint import read_checkpoint_in_log
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.row_changes import Changes, Sample
@@ -57,25 +60,33 @@ async def verify(context: ReplayContext, projection: Projection) -> Verified:
 
 async def _verify(context: ReplayContext, projection: Projection, session: str) -> Verified:
     async with context.connection(session) as conn:
-        at = await read_checkpoint_in_log(conn, projection)
-        # Newer code marks rows of this version as waiting: for its own rebuild. So the version decides, not the state.
-        if at.version != projection.version:
-            raise ProjectionsError(
-                f"{projection.name} needs a rebuild: its rows are of version {at.version}, this code is version"
-                f" {projection.version}; run projections rebuild {projection.name}"
-            )
-        shadow = await new_shadow(conn, context, projection)
-        steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log)
-        await steps.start()
-        await steps.catch_up(at.position)
 
-        async def compare() -> Verified:
-            context.progress.phase("comparing")
-            return await _compare(projection, steps, shadow)
+        async def attempt(*, is_first: bool) -> Verified:  # noqa: ARG001 - a verification is never resumed
+            return await _fold_and_compare(conn, context, projection)
 
-        found = await steps.retry(compare, "a table")
-        await steps.end()
-        return found
+        return await start_over_after_erasures(conn, context, projection.name, attempt)
+
+
+async def _fold_and_compare(conn: AsyncConnection[Any], context: ReplayContext, projection: Projection) -> Verified:
+    at = await read_checkpoint_in_log(conn, projection)
+    # Newer code marks rows of this version as waiting: for its own rebuild. So the version decides, not the state.
+    if at.version != projection.version:
+        raise ProjectionsError(
+            f"{projection.name} needs a rebuild: its rows are of version {at.version}, this code is version"
+            f" {projection.version}; run projections rebuild {projection.name}"
+        )
+    shadow = await new_shadow(conn, context, projection)
+    steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log)
+    await steps.start()
+    await steps.catch_up(at.position)
+
+    async def compare() -> Verified:
+        context.progress.phase("comparing")
+        return await _compare(projection, steps, shadow)
+
+    found = await steps.retry(compare, "a table")
+    await steps.end()
+    return found
 
 
 async def _compare(projection: Projection, steps: ShadowRun, shadow: Shadow) -> Verified:

@@ -51,6 +51,7 @@ _LOCK_THOSE = sql.SQL("SELECT FROM projections.checkpoints WHERE {} ORDER BY nam
 )
 _MARK_REDECODED = sql.SQL(
     "UPDATE projections.checkpoints SET redecoded_at = clock_timestamp() WHERE {} AND position >= %(position)s"
+    " RETURNING name"
 ).format(_AFFECTED_OR_UNKNOWN)
 _NEED_REBUILD = (
     "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL AND name = ANY(%s) ORDER BY name"
@@ -108,7 +109,7 @@ async def record_rebuild(conn: AsyncConnection[Any], name: str, version: int, po
 
 async def mark_redecoded(
     conn: AsyncConnection[Any], affected: Sequence[str], known: Sequence[str], position: int
-) -> None:
+) -> list[str]:
     """Mark every affected or unknown projection as needing a rebuild, inside the caller's transaction.
 
     Waits for windows that are being folded: they have read the old columns.
@@ -119,10 +120,13 @@ async def mark_redecoded(
         known: the projections that this code knows; of others it can't say whether they are affected.
         position: the first redecoded position; a projection that has not reached it is not marked.
 
+    Returns:
+        The names of those that were marked.
+
     """
     values = {"affected": affected, "known": known, "position": position}
     await conn.execute(_LOCK_THOSE, values)
-    await conn.execute(_MARK_REDECODED, values)
+    return sorted(await fetch_column(conn, _MARK_REDECODED, values))
 
 
 async def find_needing_rebuild(conn: AsyncConnection[Any], names: Sequence[str]) -> list[str]:

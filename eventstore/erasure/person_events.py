@@ -1,0 +1,183 @@
+"""Finds the events of persons with one pass over the log, and erases them.
+
+Invariants. Numbers are copied into a temporary table, never written into a statement, so that no log of the server has
+one. The pass reads ranges of positions, each in a transaction of its own. It remembers positions, not events: what it
+finds doesn't grow the memory of this process. Nobody else changes stored events meanwhile
+(:data:`eventstore.locks.ERASE_LOCK`), so payloads can be encoded anew before any lock is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from eventstore.contracts import Contract, decode
+from eventstore.erasure.erased_payload import erase_event
+from eventstore.errors import DatabaseError, Undecodable
+from eventstore.postgres.queries import fetch_all, fetch_value
+
+RANGE = 100_000
+"""How many positions one statement of the pass reads."""
+CHUNK_BYTES = 16 * 2**20
+"""How many bytes of payloads one statement sends, unless a single payload is longer."""
+
+_CREATE = (
+    "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events",
+    "CREATE TEMPORARY TABLE erasing_persons (person integer PRIMARY KEY, ppnum text NOT NULL, token text NOT NULL)",
+    "CREATE TEMPORARY TABLE erasing_events (position bigint PRIMARY KEY, person integer NOT NULL, bytes bigint)",
+)
+_COPY = "COPY pg_temp.erasing_persons (person, ppnum, token) FROM STDIN"
+_PREPARED = ("CREATE INDEX ON pg_temp.erasing_persons (ppnum)", "ANALYZE pg_temp.erasing_persons")
+_FOUND = ("CREATE INDEX ON pg_temp.erasing_events (person)", "ANALYZE pg_temp.erasing_events")
+_DROP = "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events"
+_FIND = """
+INSERT INTO pg_temp.erasing_events (position, person, bytes)
+SELECT e.position, p.person, octet_length(e.payload)
+FROM eventstore.events AS e JOIN pg_temp.erasing_persons AS p ON p.ppnum = e.ppnum
+WHERE e.position > %(after)s AND e.position <= %(up_to)s AND (%(app)s::text IS NULL OR e.app = %(app)s)
+  AND (%(persons)s::integer[] IS NULL OR p.person = ANY(%(persons)s))
+ON CONFLICT (position) DO NOTHING
+"""
+_COUNT = "SELECT person, count(*), sum(bytes)::bigint FROM pg_temp.erasing_events GROUP BY person ORDER BY person"
+_READ = """
+SELECT f.position, f.person, e.app, e.contract, e.event_type, e.ppnum, p.token, e.payload
+FROM pg_temp.erasing_events AS f
+JOIN pg_temp.erasing_persons AS p ON p.person = f.person
+JOIN eventstore.events AS e ON e.position = f.position
+WHERE f.person = ANY(%s) AND f.position > %s ORDER BY f.position
+"""
+_ERASE = "SELECT eventstore.erase_events(%b::bigint[], %b::text[], %b::bytea[])"
+
+
+class CannotErase(DatabaseError):
+    """An event can't be encoded anew without a change of something else; nothing of its person was erased.
+
+    Attributes:
+        position: the event's.
+
+    """
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(f"the event at position {position:,} can't be erased: {reason}; nothing of its person was")
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A person to be erased: the number, which is never shown, the token, and the keyed digest of the number."""
+
+    ppnum: str = field(repr=False)
+    token: str
+    mac: bytes | None = field(default=None, repr=False)
+
+
+class PersonFound(NamedTuple):
+    """How many events a person has, and the bytes of their payloads; ``person`` is the index of the person."""
+
+    person: int
+    events: int
+    size: int
+
+
+class NewPayload(NamedTuple):
+    """An event of a person, encoded anew."""
+
+    position: int
+    person: int
+    event_type: int
+    token: str
+    payload: bytes
+
+
+async def prepare_persons(conn: AsyncConnection[Any], persons: Sequence[Person]) -> None:
+    """Put persons into a temporary table of the session; each is known by its index from here on."""
+    for statement in _CREATE:
+        await conn.execute(statement)
+    async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+        for number, person in enumerate(persons):
+            await copy.write_row([number, person.ppnum, person.token])
+    for statement in _PREPARED:
+        await conn.execute(statement)
+
+
+async def forget_persons(conn: AsyncConnection[Any]) -> None:
+    """Drop the temporary tables."""
+    await conn.execute(_DROP)
+
+
+async def find_events(
+    conn: AsyncConnection[Any], *, app: str | None, up_to: int, on_progress: Callable[[int, int], None]
+) -> list[PersonFound]:
+    """Find all events of the prepared persons with one pass over the log, in an autocommit session.
+
+    Args:
+        conn: the session.
+        app: only events of this app; None for all.
+        up_to: the last position to read.
+        on_progress: is called with the position and the last one after each range.
+
+    Returns:
+        The persons that have events.
+
+    """
+    for after in range(0, up_to, RANGE):
+        hi = min(after + RANGE, up_to)
+        await find_more_events(conn, app=app, after=after, up_to=hi)
+        on_progress(hi, up_to)
+    for statement in _FOUND:
+        await conn.execute(statement)
+    return [PersonFound(*row) for row in await fetch_all(conn, _COUNT)]
+
+
+async def find_more_events(
+    conn: AsyncConnection[Any], *, app: str | None, after: int, up_to: int, persons: Sequence[int] | None = None
+) -> int:
+    """Find the events of prepared persons in a range of positions; returns how many were found."""
+    values = {"after": after, "up_to": up_to, "app": app, "persons": None if persons is None else list(persons)}
+    return (await conn.execute(_FIND, values)).rowcount
+
+
+async def encode_events(conn: AsyncConnection[Any], persons: Sequence[int], *, after: int = 0) -> list[NewPayload]:
+    """Encode the events anew that were found of these persons behind a position.
+
+    Raises:
+        CannotErase: one of them can't be.
+
+    """
+    found = []
+    rows = await fetch_all(conn, _READ, [list(persons), after], binary=True)
+    for position, person, app, contract, event_type, ppnum, token, payload in rows:
+        try:
+            event = decode(payload, app, Contract(contract))
+            erased = erase_event(event, token)
+        except Undecodable as error:
+            raise CannotErase(position, error.reason) from error
+        if event.ppnum != ppnum:
+            raise CannotErase(position, "its payload names another recipient; run projections redecode")
+        found.append(NewPayload(position, person, event_type, token, erased.payload))
+    return found
+
+
+async def erase_events(conn: AsyncConnection[Any], events: Iterable[NewPayload]) -> int:
+    """Replace events by their new forms, inside the caller's transaction; returns how many were replaced."""
+    replaced = 0
+    for chunk in _chunks(events):
+        arrays = [[one.position for one in chunk], [one.token for one in chunk], [one.payload for one in chunk]]
+        replaced += int(await fetch_value(conn, _ERASE, arrays))
+    return replaced
+
+
+def _chunks(events: Iterable[NewPayload]) -> Iterable[list[NewPayload]]:
+    chunk: list[NewPayload] = []
+    size = 0
+    for one in events:
+        chunk.append(one)
+        size += len(one.payload)
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,285 @@
+"""Erases persons, or shows what that would change: the steps of ``projections erase``, in their order.
+
+1. Under :data:`eventstore.locks.ERASE_LOCK`: put the persons into a temporary table, and refuse as-of schemas.
+2. Find all their events with one pass over the log, in short statements and without locks.
+3. Erase quarantined messages and saved answers, which name the persons too.
+4. Erase the persons in batches, each in one transaction (:mod:`~projections.erasing.erase_batch`).
+5. Drop all shadows, and repeat step 3 for what was written meanwhile.
+
+Invariants. Steps 1 to 3 and 5 can be repeated, and step 4 leaves each person erased or untouched. So a process that was
+killed is run again with the same persons. Persons are numbers only in this process and in its temporary tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
+from eventstore.erasure.number_finder import NumberFinder
+from eventstore.erasure.person_events import (
+    Person,
+    PersonFound,
+    find_events,
+    forget_persons,
+    prepare_persons,
+)
+from eventstore.event_reader import read_head
+from eventstore.locks import ERASE_LOCK
+from eventstore.postgres.queries import fetch_column, fetch_value
+from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
+from eventstore.quarantined.erase_messages import erase_messages
+from projections.erasing.erase_batch import EVENTS_TABLE, ErasePlan, erase_batch, read_last_run
+from projections.erasing.other_places import (
+    drop_all_shadows,
+    drop_as_of_schemas,
+    find_as_of_schemas,
+    replace_in_answers,
+)
+from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
+from projections.errors import ProjectionsError
+from projections.projection import Projection
+from projections.rebuilding.replay_context import ReplayContext
+
+BATCH_EVENTS = 5_000
+BATCH_BYTES = 32 * 2**20
+BATCH_PERSONS = 1_000
+"""How much a batch has at the most, unless a single person has more."""
+QUARANTINE_TABLE, ANSWERS_TABLE = "eventstore.quarantine", "projections.reconciliations"
+
+_ERASED_BY = "SELECT session_user"
+_IDLE_PERSONS = """
+SELECT ppnum FROM eventstore.events
+WHERE position <= %(up_to)s AND ppnum <> '' AND ppnum !~ %(token)s AND (%(app)s::text IS NULL OR app = %(app)s)
+GROUP BY ppnum HAVING max(occurred_at) < %(before)s
+"""
+_BEFORE = "SELECT clock_timestamp() - %s::interval"
+
+
+@dataclass(frozen=True, slots=True)
+class EraseRequest:
+    """Who is to be erased, and how.
+
+    Attributes:
+        numbers: the persons' numbers; None to choose persons by ``older_than``.
+        older_than: erase every person whose last event is older than that.
+        app: only in this app; None for every app.
+        why: the reason.
+        system_user: who runs the command on this machine.
+        key: the erasure key; None without one.
+        drop_as_of: drop as-of schemas that have rows of the persons, instead of refusing.
+
+    """
+
+    numbers: Sequence[str] | None = field(repr=False)
+    why: str
+    system_user: str
+    app: str | None = None
+    older_than: timedelta | None = None
+    key: ErasureKey | None = field(default=None, repr=False)
+    drop_as_of: bool = False
+
+
+@dataclass(slots=True)
+class ErasedPersons:
+    """What was erased, or with a dry run would be.
+
+    Attributes:
+        persons: every person who was asked for, or chosen.
+        rows: of each person that had any: the rows that were changed, by table.
+        active: how many of the chosen persons got new events meanwhile, so that they were left alone.
+        position: the head of the log when the last of them was erased.
+        others: rows that don't belong to one person: quarantined messages, and saved answers.
+        need_rebuild: the projections that don't declare their personal columns.
+        dropped_as_of: the as-of schemas that were dropped, or would be.
+
+    """
+
+    persons: Sequence[Person] = field(repr=False)
+    rows: dict[int, Counter[str]] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    position: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    need_rebuild: set[str] = field(default_factory=set)
+    dropped_as_of: list[str] = field(default_factory=list)
+
+    @property
+    def tables(self) -> Counter[str]:
+        """The rows by table, of all persons together."""
+        return sum(self.rows.values(), Counter(self.others))
+
+    @property
+    def numbers(self) -> list[str]:
+        """The numbers of the persons who are erased now."""
+        return [person.ppnum for index, person in enumerate(self.persons) if index not in self.active]
+
+
+class AsOfInTheWay(ProjectionsError):
+    """Schemas that as-ofs created have rows of the persons; nothing was erased."""
+
+    def __init__(self, schemas: Sequence[str]) -> None:
+        super().__init__(
+            f"as-of schemas have rows of these persons: {', '.join(schemas)}; give --drop-as-of to drop them, or drop"
+            " them yourself"
+        )
+
+
+async def erase_persons(
+    context: ReplayContext,
+    projections: Mapping[str, Projection],
+    request: EraseRequest,
+    limits: QuarantineLimits,
+    *,
+    dry_run: bool = False,
+) -> ErasedPersons:
+    """Erase persons, or count what that would change.
+
+    Args:
+        context: the database, settings, and who receives the progress.
+        projections: all that are installed.
+        request: who, and how.
+        limits: how much the quarantine keeps.
+        dry_run: change nothing.
+
+    Raises:
+        LockHeld: another erase, a redecode, or an import of erasures runs; nothing was done.
+        AsOfInTheWay: see there.
+        CannotErase: an event can't be encoded anew; the batches before are erased.
+        psycopg.Error: the database failed, or the connection, or the role may not erase; run it again.
+
+    """
+
+    async def work() -> ErasedPersons:
+        async with context.connection("erase") as conn:
+            run = _EraseRun(conn, context, await existing_tables_only(conn, projections), request, limits)
+            return await run.count() if dry_run else await run.erase()
+
+    lock = Lock(ERASE_LOCK, "the stored events")
+    return await run_under_locks(context.url, [lock], name=session_name("erase"), waits=context.waits, work=work)
+
+
+class _EraseRun:
+    """One run."""
+
+    def __init__(
+        self,
+        conn: AsyncConnection[Any],
+        context: ReplayContext,
+        projections: Mapping[str, Projection],
+        request: EraseRequest,
+        limits: QuarantineLimits,
+    ) -> None:
+        self._conn = conn
+        self._context = context
+        self._projections = projections
+        self._request = request
+        self._limits = limits
+        self._head = 0
+        self._quiet_since: datetime | None = None
+
+    async def count(self) -> ErasedPersons:
+        """Count the rows of every person; change nothing."""
+        result, found = await self._find()
+        result.rows = {one.person: Counter({EVENTS_TABLE: one.events}) for one in found}
+        for name, projection in self._projections.items():
+            if not can_move(projection, self._request.app):
+                result.need_rebuild.add(name)
+                continue
+            for person, rows in (await RowMoves(projection).count(self._conn)).items():
+                result.rows[person] += rows
+        result.dropped_as_of = await find_as_of_schemas(self._conn)
+        await self._erase_elsewhere(result, dry_run=True)
+        await forget_persons(self._conn)
+        return result
+
+    async def erase(self) -> ErasedPersons:
+        """Erase every person."""
+        last_run = await read_last_run(self._conn)
+        result, found = await self._find()
+        result.dropped_as_of = await find_as_of_schemas(self._conn)
+        if result.dropped_as_of and not self._request.drop_as_of:
+            raise AsOfInTheWay(result.dropped_as_of)
+        await drop_as_of_schemas(self._conn, result.dropped_as_of)
+        await self._erase_elsewhere(result, dry_run=False)
+        key = self._request.key
+        plan = ErasePlan(
+            persons=result.persons,
+            projections=self._projections,
+            app=self._request.app,
+            why=self._request.why,
+            erased_by=f"{await fetch_value(self._conn, _ERASED_BY)} ({self._request.system_user})",
+            key_check=None if key is None else key.check,
+            scanned_to=self._head,
+            last_run=last_run,
+            quiet_since=self._quiet_since,
+        )
+        # With a key, the digest of a number that has no event yet keeps its late events erased.
+        others = set(range(len(result.persons))) - {one.person for one in found}
+        batches = [*_batches(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
+        self._context.progress.phase("erasing", target=len(found))
+        for batch in batches:
+            done = await erase_batch(self._conn, plan, batch, self._context.waits)
+            result.rows |= {person: rows for person, rows in done.erased.items() if rows}
+            result.active |= set(done.active)
+            result.need_rebuild |= set(done.need_rebuild)
+            self._context.progress.at(len(result.rows))
+        await drop_all_shadows(self._conn)
+        await self._erase_elsewhere(result, dry_run=False)
+        await forget_persons(self._conn)
+        result.position = await read_head(self._conn)
+        return result
+
+    async def _find(self) -> tuple[ErasedPersons, list[PersonFound]]:
+        """Prepare the persons, and find their events."""
+        request, progress = self._request, self._context.progress
+        self._head = await read_head(self._conn)
+        numbers = request.numbers
+        if numbers is None:
+            self._quiet_since = await fetch_value(self._conn, _BEFORE, [request.older_than])
+            progress.phase("choosing persons")
+            numbers = await fetch_column(
+                self._conn,
+                _IDLE_PERSONS,
+                {"up_to": self._head, "token": TOKEN_PATTERN, "app": request.app, "before": self._quiet_since},
+            )
+        mac = request.key.mac if request.key is not None else lambda _: None
+        persons = [Person(number, new_token_of_person(), mac(number)) for number in numbers]
+        await prepare_persons(self._conn, persons)
+        progress.phase("reading the log", target=self._head)
+        found = await find_events(
+            self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)
+        )
+        return ErasedPersons(persons), found
+
+    async def _erase_elsewhere(self, result: ErasedPersons, *, dry_run: bool) -> None:
+        app, finder = self._request.app, NumberFinder(result.numbers)
+        messages = await erase_messages(self._conn, finder, self._limits, app=app, dry_run=dry_run)
+        answers = await replace_in_answers(self._conn, app, dry_run=dry_run)
+        result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})
+
+
+def _batches(found: Sequence[PersonFound]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    events = size = 0
+    for one in found:
+        is_full = len(batch) >= BATCH_PERSONS or events + one.events > BATCH_EVENTS or size + one.size > BATCH_BYTES
+        if batch and is_full:
+            yield batch
+            batch, events, size = [], 0, 0
+        batch.append(one.person)
+        events += one.events
+        size += one.size
+    if batch:
+        yield batch
+
+
+def _slices(persons: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(persons), size):
+        yield list(persons[start : start + size])

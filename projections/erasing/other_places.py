@@ -1,0 +1,110 @@
+"""Erases persons where neither events nor read models are: answers of upstreams, shadows of replays, as-of schemas.
+
+Invariant. Everything here can be repeated, and is done before and after the events are changed: a process that is
+killed in between has left the numbers where the same command finds them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from eventstore.postgres.lock_retry import retry_on_lock
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
+from projections.rebuilding.shadow_position import delete_all_positions
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+
+_REPLACE_IN_ANSWERS = """
+UPDATE projections.reconciliations AS r
+SET differing_recipients = (
+    SELECT coalesce(jsonb_agg(CASE WHEN p.token IS NULL THEN one ELSE jsonb_set(one, '{ppnum}', to_jsonb(p.token)) END
+                              ORDER BY place), '[]'::jsonb)
+    FROM jsonb_array_elements(r.differing_recipients) WITH ORDINALITY AS d (one, place)
+    LEFT JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
+WHERE (%(app)s::text IS NULL OR r.app = %(app)s) AND EXISTS (
+    SELECT FROM jsonb_array_elements(r.differing_recipients) AS d (one)
+    JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
+"""
+_COUNT_ANSWERS = """
+SELECT count(*) FROM projections.reconciliations AS r
+WHERE (%(app)s::text IS NULL OR r.app = %(app)s) AND EXISTS (
+    SELECT FROM jsonb_array_elements(r.differing_recipients) AS d (one)
+    JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
+"""
+_SHADOWS = (
+    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'"
+    " AND obj_description(oid, 'pg_class') LIKE 'projections: shadow of %%' ORDER BY relname"
+)
+_AS_OF_TABLES = """
+SELECT n.nspname, c.relname, array_agg(a.attname ORDER BY a.attnum)
+FROM projections.rebuilds AS r
+JOIN pg_catalog.pg_namespace AS n ON n.oid = r.into_schema_oid
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.oid = ANY(r.into_table_oids) AND c.relkind = 'r'
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ AND a.atttypid = 'text'::regtype
+WHERE r.state = 'done'
+GROUP BY n.nspname, c.relname ORDER BY n.nspname, c.relname
+"""
+_HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})")
+_IS_PERSON = sql.SQL("t.{} IN (SELECT ppnum FROM pg_temp.erasing_persons)")
+
+
+async def replace_in_answers(conn: AsyncConnection[Any], app: str | None, *, dry_run: bool) -> int:
+    """Put tokens in place of numbers into what reconcile saved; returns how many rows have such a number."""
+    if dry_run:
+        return int(await fetch_value(conn, _COUNT_ANSWERS, {"app": app}))
+    return (await conn.execute(_REPLACE_IN_ANSWERS, {"app": app})).rowcount
+
+
+async def drop_all_shadows(conn: AsyncConnection[Any]) -> None:
+    """Drop the tables of all shadows; a replay that is running notices it and starts over.
+
+    Waits for the window or the comparison that such a replay is in the middle of.
+    """
+
+    async def attempt() -> None:
+        async with conn.transaction():
+            await delete_all_positions(conn)
+            names = await fetch_column(conn, _SHADOWS, [SHADOW_SCHEMA])
+            tables = sql.SQL(", ").join(sql.Identifier(SHADOW_SCHEMA, name) for name in names)
+            if names:
+                await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(tables))
+
+    async def nothing() -> None:
+        """Try again at once: ``lock_timeout`` was the pause."""
+
+    await retry_on_lock(attempt, before_retry=nothing)
+
+
+async def find_as_of_schemas(conn: AsyncConnection[Any]) -> list[str]:
+    """Return the schemas of as-ofs that have a row of one of the prepared persons."""
+    found: set[str] = set()
+    for schema, table, columns in await fetch_all(conn, _AS_OF_TABLES):
+        if schema not in found and await _has_person(conn, schema, table, columns):
+            found.add(schema)
+    return sorted(found)
+
+
+async def _has_person(conn: AsyncConnection[Any], schema: str, table: str, columns: Sequence[str]) -> bool:
+    condition = sql.SQL(" OR ").join(_IS_PERSON.format(sql.Identifier(name)) for name in columns)
+    return bool(await fetch_value(conn, _HAS_PERSON.format(sql.Identifier(schema, table), condition)))
+
+
+async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str]) -> None:
+    """Drop schemas that as-ofs created.
+
+    Raises:
+        psycopg.errors.DependentObjectsStillExist: somebody put something else into one.
+
+    """
+    tables: dict[str, list[str]] = {schema: [] for schema in schemas}
+    for schema, table, _ in await fetch_all(conn, _AS_OF_TABLES):
+        if schema in tables:
+            tables[schema].append(table)
+    for schema, names in tables.items():
+        async with conn.transaction():
+            dropped = sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
+            await conn.execute(sql.SQL("DROP TABLE {}").format(dropped))
+            await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(schema)))

@@ -6,6 +6,7 @@ a new event at or below p. The cursor, the quarantine and the events of a batch 
 at any point leaves the whole batch or nothing of it.
 
 Duplicates change nothing: the first event under an id stays, and different bytes under the same id are quarantined.
+Events of erased persons are stored with their tokens, and never quarantined with their numbers.
 
 The lock order is the app's cursor row, then the append lock, then the app's row of ``quarantine_usage``. That row comes
 last because what must be quarantined is known only under the append lock. So an append may wait under the append lock
@@ -34,6 +35,8 @@ from eventstore.appending.notify_channel import NOTIFY
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.late_events import LateEvents
 from eventstore.event_reader import read_head
 from eventstore.waits import Waits
 
@@ -61,6 +64,7 @@ class Appender:
         conn: an autocommit connection, used by nobody else meanwhile.
         waits: how long to wait for the append lock.
         limits: how much of what can't be an event is kept.
+        key: the erasure key; None without one.
 
     Attributes:
         probing: whether stored ids are looked up before the next batch is copied.
@@ -68,8 +72,15 @@ class Appender:
 
     """
 
-    def __init__(self, conn: AsyncConnection, waits: Waits, limits: QuarantineLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        conn: AsyncConnection,
+        waits: Waits,
+        limits: QuarantineLimits = DEFAULT_LIMITS,
+        key: ErasureKey | None = None,
+    ) -> None:
         self._conn = conn
+        self._late = LateEvents(key)
         self._limits = limits
         self._waits = waits
         self.probing = True
@@ -123,7 +134,12 @@ class Appender:
         duplicates, conflicting = compare_repeats(new, repeated)
         async with self._conn.transaction():
             head = await acquire_append_lock(self._conn, self._waits, cursor)
+            erased = await self._late.erase(self._conn, events, head.erasure)
+            if erased is not events:
+                new, repeated = split_repeats(erased)
+                duplicates, conflicting = compare_repeats(new, repeated)
             await copy_events(self._conn, new, head.position, head.received_at)
+            await self._late.record(self._conn, new)
             quarantined = [*rejected, *conflicting]
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             await self._conn.execute(NOTIFY)
@@ -136,9 +152,11 @@ class Appender:
     ) -> Appended:
         async with self._conn.transaction():
             head = await acquire_append_lock(self._conn, self._waits, cursor)
+            events = await self._late.erase(self._conn, events, head.erasure)
             stored_ids, conflicting = await find_stored_ids(self._conn, events)
             new = [event for event in events if event.event_id not in stored_ids] if stored_ids else events
             copied = await copy_new_events(self._conn, new, head.position, head.received_at)
+            await self._late.record(self._conn, new)
             # All of them in one call: rows are locked in one order, so that no two appends block each other.
             quarantined = [*rejected, *conflicting, *copied.rejected]
             not_kept = await quarantine(self._conn, quarantined, self._limits)

@@ -32,10 +32,14 @@ T = TypeVar("T")
 
 
 class Head(NamedTuple):
-    """The last position of the log (0 for an empty one), and the ``received_at`` of the events that come after it."""
+    """The last position of the log (0 for an empty one), and the ``received_at`` of the events that come after it.
+
+    ``erasure`` is the id of the newest erasure, None while there is none.
+    """
 
     position: int
     received_at: datetime
+    erasure: int | None
 
 
 class FrozenHolder(AppendLockBusy):
@@ -93,13 +97,13 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
     if not (acquired and acquired[0]):
         await wait_for_append_lock(conn, waits.as_timedelta(waits.append_lock))
         last = None
-    now, position, previous, _ = last or await read_last_event(conn)
+    now, position, previous, _, erasure = last or await read_last_event(conn)
     if cursor and (position or 0) < cursor.head:
         raise CommitsLost(cursor.app)
     if previous is None or previous <= now:
-        return Head(position or 0, now)
+        return Head(position or 0, now, erasure)
     server_clock.WATCH.check(now, previous)
-    return Head(position or 0, previous)
+    return Head(position or 0, previous, erasure)
 
 
 async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:

@@ -19,6 +19,7 @@ from psycopg import AsyncConnection, sql
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 from eventstore.erasure.erasure_rows import find_tokens_of_events
+from eventstore.erasure.erasure_token import is_token
 from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.postgres.queries import fetch_all
@@ -135,19 +136,43 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
     """Find which of these events are missing at their positions, under the append lock of the caller.
 
     Raises:
-        OtherLog: a different event is stored at one of the positions.
+        OtherLog: a different event is stored at one of the positions, or a person whom the file has erased is not
+            erased here.
 
     """
     rows = await fetch_all(conn, _READ_POSITIONS, [[one.position for one in stored]], binary=True)
     there = {position: tuple(rest) for position, *rest in rows}
     missing = []
+    differing: list[StoredEvent] = []
     for one in stored:
         found = there.get(one.position)
         if found is None:
             missing.append(one)
         elif found != (one.event.event_id, one.event.app, one.event.contract, one.event.payload, one.received_at):
-            raise OtherLog(f"position {one.position:,} has a different event in the file: {EXPORTED_ELSEWHERE}")
+            differing.append(one)
+    if differing:
+        await _refuse_other_events(conn, differing, there)
     return missing
+
+
+async def _refuse_other_events(
+    conn: AsyncConnection, differing: Sequence[StoredEvent], there: Mapping[int, Sequence[Any]]
+) -> None:
+    """Raise an error unless each of these events is stored without its person, who was erased since the export."""
+    erased = await find_tokens_of_events(conn, [one.event.event_id for one in differing])
+    for one in differing:
+        event_id, app, contract, _, received_at = there[one.position]
+        is_same = (event_id, app, contract, received_at) == (
+            one.event.event_id,
+            one.event.app,
+            one.event.contract,
+            one.received_at,
+        )
+        if is_same and event_id in erased:
+            continue
+        if is_same and one.event.ppnum is not None and is_token(one.event.ppnum):
+            raise OtherLog("the file has erased persons who are not erased here; run projections erase --again with it")
+        raise OtherLog(f"position {one.position:,} has a different event in the file: {EXPORTED_ELSEWHERE}")
 
 
 def _compare(event: Event, contract: str, payload: bytes, decoded: tuple[object, ...]) -> Rejected | None:

@@ -11,12 +11,16 @@ from eventstore.appending.append_lock import acquire_append_lock, retry_while_ap
 from eventstore.appending.copying import as_timestamptz, copy_rows
 from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.appending.notify_channel import NOTIFY
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.waits import Waits
 
 
-async def restore_events(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
+async def restore_events(
+    conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits, key: ErasureKey | None = None
+) -> int:
     """Store events at their positions, in one transaction.
 
     Args:
@@ -24,6 +28,7 @@ async def restore_events(conn: AsyncConnection, stored: Sequence[StoredEvent], w
         stored: at least one event, in order of position. Events that are stored already are left out; the first of
             those after the head must directly follow it.
         waits: ``append_lock`` counts.
+        key: the erasure key; None without one. Events of erased persons are stored with their tokens.
 
     Returns:
         How many events were missing.
@@ -33,10 +38,13 @@ async def restore_events(conn: AsyncConnection, stored: Sequence[StoredEvent], w
         psycopg.Error: the database failed, or the connection.
 
     """
-    return await retry_while_append_lock_is_busy(conn, waits, lambda: _try_to_restore(conn, stored, waits))
+    return await retry_while_append_lock_is_busy(conn, waits, lambda: _try_to_restore(conn, stored, waits, key))
 
 
-async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
+async def _try_to_restore(
+    conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits, key: ErasureKey | None
+) -> int:
+    late = LateEvents(key)
     async with conn.transaction():
         head = await acquire_append_lock(conn, waits)
         missing = await find_missing(conn, stored)
@@ -45,6 +53,8 @@ async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], 
             if position != wanted:
                 raise OtherLog(f"positions {wanted}..{position - 1} are neither in this database nor in the file")
         if missing:
+            events = await late.erase(conn, [one.event for one in missing], head.erasure, may_be_old=True)
+            missing = [one._replace(event=event) for one, event in zip(missing, events, strict=True)]
             try:
                 await copy_rows(
                     conn, [(*each.event, each.position, as_timestamptz(each.received_at)) for each in missing]
@@ -53,5 +63,6 @@ async def _try_to_restore(conn: AsyncConnection, stored: Sequence[StoredEvent], 
                 raise OtherLog(
                     f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"
                 ) from error
+            await late.record(conn, events)
             await conn.execute(NOTIFY)
     return len(missing)

@@ -30,13 +30,17 @@ from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import QuarantineLimits
 from eventstore.appending.quarantine_usage import lock_usage, recount_usage
 from eventstore.contracts import Event
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import LockHeld
 from eventstore.locks import IMPORT_LOCK, TRY_SHARED_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.waits import Waits
 
-_LOCK_ROWS = "SELECT id FROM eventstore.quarantine WHERE app = %s AND id = ANY(%s) ORDER BY id FOR UPDATE"
+_LOCK_ROWS = (
+    "SELECT id FROM eventstore.quarantine WHERE app = %s AND id = ANY(%s) AND erased_at IS NULL ORDER BY id FOR UPDATE"
+)
 _STORED_ELSEWHERE = "SELECT event_id, app FROM eventstore.events WHERE event_id = ANY(%s) AND app <> %s"
 _MARK = """
 INSERT INTO eventstore.retried_events (event_id, app, reason, first_seen, last_seen, retried_at)
@@ -74,7 +78,11 @@ class Retried:
 
 
 async def store_quarantined(
-    conn: AsyncConnection, candidates: Sequence[Candidate], limits: QuarantineLimits, waits: Waits
+    conn: AsyncConnection,
+    candidates: Sequence[Candidate],
+    limits: QuarantineLimits,
+    waits: Waits,
+    key: ErasureKey | None = None,
 ) -> Retried:
     """Store events of one app in one transaction, and remove their messages from quarantine.
 
@@ -83,13 +91,16 @@ async def store_quarantined(
         candidates: at least one, all of one app.
         limits: how much the quarantine keeps.
         waits: ``append_lock`` counts.
+        key: the erasure key; None without one.
 
     Raises:
         LockHeld: an import adds events after the head.
         psycopg.Error: the database failed, or the connection; retry again.
 
     """
-    return await retry_while_append_lock_is_busy(conn, waits, lambda: _try_to_store(conn, candidates, limits, waits))
+    return await retry_while_append_lock_is_busy(
+        conn, waits, lambda: _try_to_store(conn, candidates, limits, waits, key)
+    )
 
 
 async def judge_candidates(conn: AsyncConnection, candidates: Sequence[Candidate]) -> Retried:
@@ -104,8 +115,13 @@ async def judge_candidates(conn: AsyncConnection, candidates: Sequence[Candidate
 
 
 async def _try_to_store(
-    conn: AsyncConnection, candidates: Sequence[Candidate], limits: QuarantineLimits, waits: Waits
+    conn: AsyncConnection,
+    candidates: Sequence[Candidate],
+    limits: QuarantineLimits,
+    waits: Waits,
+    key: ErasureKey | None,
 ) -> Retried:
+    late = LateEvents(key)
     app = candidates[0].event.app
     async with conn.transaction():
         if not await fetch_value(conn, TRY_SHARED_TRANSACTION_LOCK, [IMPORT_LOCK]):
@@ -118,10 +134,12 @@ async def _try_to_store(
         present = [one for one in candidates if one.id in set(ids)]
         possible, result = await _leave_out_stored_elsewhere(conn, present)
         result.gone = [one.id for one in candidates if one.id not in set(ids)]
-        events = [one.event for one in possible]
+        events = await late.erase(conn, [one.event for one in possible], head.erasure, may_be_old=True)
+        possible = [Candidate(one.id, event) for one, event in zip(possible, events, strict=True)]
         stored_ids, conflicting = await find_stored_ids(conn, events)
         new = [event for event in events if event.event_id not in stored_ids]
         copied = await copy_new_events(conn, new, head.position, head.received_at)
+        await late.record(conn, new)
         _divide(result, possible, stored_ids, [*conflicting, *copied.rejected])
         await _remove(conn, result, {one.id: one.event.event_id for one in possible})
         await recount_usage(conn, app, limits)

@@ -152,7 +152,7 @@ class EventWriter:
             url, waits, limits = self._context.url, self._context.waits, self._context.limits
             name = f"projections append {self._app}"
             self._conn = await connect(url, name=name, waits=waits, lock_timeout=waits.lock)
-            self._appender = Appender(self._conn, waits, limits)
+            self._appender = Appender(self._conn, waits, limits, self._context.key)
         return self._appender
 
     async def _close(self) -> None:

@@ -18,6 +18,7 @@ from eventstore.appending.quarantine_limits import QuarantineLimits
 from eventstore.appending.retrying import Candidate, Retried, judge_candidates, store_quarantined
 from eventstore.contracts import Contract, Event, FrameKind, decode, read_frame
 from eventstore.contracts.framing import NOT_A_FRAME
+from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.errors import Undecodable
 from eventstore.quarantined.messages import QuarantinedMessage, Selection, select_ids
 from eventstore.quarantined.payload_chunks import read_chunks
@@ -74,6 +75,7 @@ async def retry_messages(
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     decoder: Decoder = decode,
+    key: ErasureKey | None = None,
 ) -> RetryResult:
     """Decode messages again, and store those that are events now.
 
@@ -85,6 +87,7 @@ async def retry_messages(
         dry_run: only look, and change nothing.
         on_progress: is called after each chunk with the number of messages done, and of all.
         decoder: the function that decodes an event.
+        key: the erasure key; None without one.
 
     Raises:
         LockHeld: an import adds events after the head; the chunks before are stored.
@@ -107,7 +110,7 @@ async def retry_messages(
             if dry_run:
                 found = await judge_candidates(conn, by_app[app])
             else:
-                found = await store_quarantined(conn, by_app[app], limits, waits)
+                found = await store_quarantined(conn, by_app[app], limits, waits, key)
             _add(result, found, messages)
         done += len(chunk)
         on_progress(done, len(chosen))

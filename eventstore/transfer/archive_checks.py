@@ -94,6 +94,9 @@ class RecordCheck:
         yield None if is_possible else f"count is {one.count}, but must be from 1 to {MAX_COUNT}"
         yield self._time("first_seen", one.first_seen)
         yield self._time("last_seen", one.last_seen)
+        if one.HasField("erased_at"):
+            yield self._time("erased_at", one.erased_at)
+            yield "its payload was erased, but it has one" if one.payload else None
         yield "last_seen is earlier than first_seen" if one.last_seen < one.first_seen else None
 
     def _header(self, header: archive.Header) -> str | None:

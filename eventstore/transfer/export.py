@@ -95,9 +95,9 @@ async def read_quarantine(
         psycopg.Error: the database failed, or the connection.
 
     """
-    columns = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count")
+    columns = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count", "erased_at")
     async for page in read_pages(conn, quarantine, "id", columns, page_rows=page_rows, page_bytes=page_bytes):
-        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times in page:
+        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times, erased_at in page:
             yield archive.Quarantined(
                 app=app,
                 contract=contract,
@@ -107,6 +107,7 @@ async def read_quarantine(
                 first_seen=microseconds(first_seen),
                 last_seen=microseconds(last_seen),
                 count=times,
+                erased_at=None if erased_at is None else microseconds(erased_at),
             )
 
 

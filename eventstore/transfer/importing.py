@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,9 +48,17 @@ ON CONFLICT (app) DO UPDATE SET contract = coalesce(excluded.contract, c.contrac
     last_event_id = excluded.last_event_id, last_received_at = excluded.last_received_at, holes = excluded.holes
 WHERE c.reset_position IS NULL AND (c.last_event_id IS NULL OR c.last_received_at < excluded.last_received_at)
 """
+# A message whose payload was erased has no digest by which it would be known; so the file's copy of it is known by when
+# it was first received.
 _QUARANTINE = """
-INSERT INTO eventstore.quarantine (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count)
-VALUES (%s, %s, %s, %s, %s, %b, %s, %s, %s) ON CONFLICT (app, contract, sha256) DO NOTHING
+INSERT INTO eventstore.quarantine
+    (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count, erased_at)
+SELECT %(app)s, %(contract)s, %(sha256)b, %(event_id)s, %(reason)s, %(payload)b, %(first_seen)s, %(last_seen)s,
+       %(count)s, %(erased_at)s
+WHERE NOT EXISTS (
+    SELECT FROM eventstore.quarantine AS q WHERE q.erased_at IS NOT NULL AND q.app = %(app)s
+    AND q.contract = %(contract)s AND q.first_seen = %(first_seen)s AND q.event_id IS NOT DISTINCT FROM %(event_id)s)
+ON CONFLICT (app, contract, sha256) DO NOTHING
 RETURNING app, reason, count, first_seen, last_seen
 """
 _COUNT_QUARANTINED = """
@@ -112,7 +121,7 @@ async def _import(
         done = stored = 0
         for events, quarantined in _batches(path):
             if events:
-                stored += await restore_events(conn, events, waits)
+                stored += await restore_events(conn, events, waits, context.key)
                 done += len(events)
                 on_progress(done, contents.events)
             if quarantined:
@@ -172,20 +181,7 @@ def _stored(record: archive.StoredEvent) -> StoredEvent:
 
 
 async def _keep_quarantined(conn: AsyncConnection, quarantined: Sequence[archive.Quarantined]) -> None:
-    rows = [
-        [
-            kept.app,
-            kept.contract,
-            hashlib.sha256(kept.payload).digest(),
-            kept.event_id if kept.HasField("event_id") else None,
-            kept.reason,
-            kept.payload,
-            moment(kept.first_seen),
-            moment(kept.last_seen),
-            kept.count,
-        ]
-        for kept in quarantined
-    ]
+    rows = [_quarantine_row(kept) for kept in quarantined]
     # Everything in the file is kept, regardless of the limits, since a person asked for it. Later messages must fit.
     async with conn.transaction(), conn.cursor() as cursor:
         await cursor.executemany(_QUARANTINE, rows, returning=True)
@@ -193,6 +189,22 @@ async def _keep_quarantined(conn: AsyncConnection, quarantined: Sequence[archive
         if added:
             await cursor.executemany(_COUNT_QUARANTINED, added)
             await cursor.execute(_RECOUNT_USAGE, [sorted({row[0] for row in added})])
+
+
+def _quarantine_row(kept: archive.Quarantined) -> dict[str, object]:
+    is_erased = kept.HasField("erased_at")
+    return {
+        "app": kept.app,
+        "contract": kept.contract,
+        "sha256": secrets.token_bytes(32) if is_erased else hashlib.sha256(kept.payload).digest(),
+        "event_id": kept.event_id if kept.HasField("event_id") else None,
+        "reason": kept.reason,
+        "payload": b"" if is_erased else kept.payload,
+        "first_seen": moment(kept.first_seen),
+        "last_seen": moment(kept.last_seen),
+        "count": kept.count,
+        "erased_at": moment(kept.erased_at) if is_erased else None,
+    }
 
 
 async def _save_cursor(conn: AsyncConnection, cursor: archive.Cursor, head: int) -> None:

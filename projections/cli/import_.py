@@ -7,6 +7,7 @@ from typing import Annotated, TypedDict
 
 import typer
 
+from eventstore.erasure.erasure_key import load_erasure_key
 from eventstore.errors import UsageError
 from eventstore.ingest.context import IngestContext
 from eventstore.transfer.importing import import_events as read_archive
@@ -61,8 +62,9 @@ def import_events(
     """
     if str(file) == "-":
         raise UsageError("- is not a file, and an archive can't be read from standard input: give a path")
-    waits = load_waits()
-    work = read_archive(IngestContext(migrated_database(waits), waits), file, on_progress=progress_lines("import"))
+    waits, key = load_waits(), load_erasure_key()
+    context = IngestContext(migrated_database(waits), waits, key=key)
+    work = read_archive(context, file, on_progress=progress_lines("import"))
     done = run_interruptible(work, if_interrupted=IF_INTERRUPTED)
     if as_json:
         document: ImportedFile = {"file": str(file), "events": done.events, "stored": done.stored}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.erasure.erasure_key import load_erasure_key
 from eventstore.ingest.config import load_apps, reloader
 from eventstore.ingest.context import IngestContext
 from eventstore.ingest.follow_apps import Outcome, follow
@@ -88,11 +89,11 @@ async def _ingest(
     bound: tuple[HttpOptions, BoundAddress] | None,
 ) -> Outcome:
     waits = load_waits()
-    limits = load_quarantine_limits()
+    limits, key = load_quarantine_limits(), load_erasure_key()
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in load_apps(config).items()]
     stop = stop_on_signals(waits)
     url = await configured_database()
-    context = IngestContext(url, waits, limits)
+    context = IngestContext(url, waits, limits, key)
     followers = [
         Follower(context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))
         for upstream in upstreams

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
 from eventstore.contracts.framing import NOT_A_FRAME
+from eventstore.erasure.erasure_key import load_erasure_key
 from eventstore.errors import ArchiveError, UsageError
 from eventstore.ingest.since_setting import parse_moment
 from eventstore.postgres.connection import connect
@@ -168,11 +169,11 @@ def retry(
     Exit code 1 when a message stays in quarantine, or when a number is not there.
     """
     selection = _selection(ids, app, reason, None, every=every)
-    waits, limits = load_waits(), load_quarantine_limits()
+    waits, limits, key = load_waits(), load_quarantine_limits(), load_erasure_key()
     progress = progress_lines("retry")
     result = _with_connection(
         "retry",
-        lambda conn: retry_messages(conn, selection, limits, waits, dry_run=dry_run, on_progress=progress),
+        lambda conn: retry_messages(conn, selection, limits, waits, dry_run=dry_run, on_progress=progress, key=key),
         writes=not dry_run,
         if_interrupted=NOTHING_CHANGED if dry_run else RETRY_INTERRUPTED,
     )

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.erasure.erasure_key import load_erasure_key
 from eventstore.ingest.config import load_apps, reloader
 from eventstore.ingest.context import IngestContext
 from eventstore.ingest.follower import Follower
@@ -126,7 +127,7 @@ async def _run(
     bound: tuple[HttpOptions, BoundAddress] | None,
 ) -> RunOutcome:
     waits = load_waits()
-    limits = load_quarantine_limits()
+    limits, key = load_quarantine_limits(), load_erasure_key()
     settings = load_worker_settings(batch_size)
     registry = find_projections()
     projections = registry.select(names)
@@ -136,7 +137,7 @@ async def _run(
     upstreams = [app.upstream(name, waits=waits, since=since) for name, app in apps.items()]
     stop = stop_on_signals(waits)
     url = await configured_database()
-    context, ingest_context = RunContext(url, waits, settings), IngestContext(url, waits, limits)
+    context, ingest_context = RunContext(url, waits, settings), IngestContext(url, waits, limits, key)
     workers = [Worker(context, projection) for projection in projections.values()]
     followers = [
         Follower(ingest_context, upstream, reload=reloader(config, upstream.app, waits=waits, since=since))

@@ -9,20 +9,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
-from projections.erasing.erase import ErasedPersons, EraseRequest, erase_persons
-from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
+from tests.erasing import BUILT_IN, erase
 from tests.oracle import Row
 from tests.stories import Story
-
-PROJECTIONS = {one.name: one() for one in READ_MODELS}
-
-
-async def erase(url: str, *numbers: str, app: str | None = None) -> ErasedPersons:
-    request = EraseRequest(numbers, why="asked", system_user="tester", app=app)
-    return await erase_persons(rebuilding.replay_context(url), PROJECTIONS, request, DEFAULT_LIMITS)
 
 
 def renamed(rows: Mapping[str, Sequence[Row]], tokens: Mapping[str, str]) -> dict[str, list[Row]]:
@@ -84,7 +75,7 @@ async def test_counts_stay_and_live_rebuilt_and_verified_rows_are_equal(
             await folding.assert_rows_match_oracle(conn)
             assert await store.value(conn, "SELECT count(*) FROM eventstore.quarantine") == 0
             assert list((await store.positions(conn)).values()) == list(range(1, len(story.events) + 1))
-            for projection in PROJECTIONS.values():
+            for projection in BUILT_IN.values():
                 assert (await rebuilding.verify(url, projection)).equal
                 again = await rebuilding.rebuild(url, projection)
                 assert rebuilding.total_differences(again) == 0

@@ -1,0 +1,193 @@
+"""Who was erased stays erased: events that are received again, late, from a file or from quarantine name nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore import schema
+from eventstore.appending.append import Appended, Appender
+from eventstore.appending.quarantine import quarantine
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
+from eventstore.contracts import Event
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.errors import OtherLog
+from eventstore.ingest.context import IngestContext
+from eventstore.quarantined.messages import Selection
+from eventstore.quarantined.retry import retry_messages
+from eventstore.transfer.export import export_events
+from eventstore.transfer.importing import import_events
+from tests import folding, oracle, store
+from tests.databases import Server
+from tests.erasing import KEY, OTHER_KEY, erase
+from tests.folding import append, decode_record, new_record
+from tests.oracle import Record
+from tests.queries import fetch_all
+
+NUMBER, OTHER = "12300000001", "12300000002"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(database_url, "observer") as conn:
+        yield conn
+
+
+async def receive(url: str, *records: Record, key: ErasureKey | None = None, probing: bool = True) -> Appended:
+    async with store.connection(url) as own:
+        appender = Appender(own, folding.QUICK, DEFAULT_LIMITS, key)
+        appender.probing = probing
+        return await appender.append([decode_record(record) for record in records])
+
+
+async def numbers(conn: AsyncConnection) -> list[str]:
+    return [row[0] for row in await fetch_all(conn, "SELECT ppnum FROM eventstore.events ORDER BY position")]
+
+
+async def assert_nowhere(conn: AsyncConnection, number: str = NUMBER) -> None:
+    """Assert that neither an event nor a quarantined message has the number."""
+    for table in (schema.events, schema.quarantine):
+        rows = await fetch_all(conn, f"TABLE {table.fullname}")
+        assert not [row for row in rows for value in row if isinstance(value, bytes) and number.encode() in value]
+    assert number not in await numbers(conn)
+
+
+def late(record: Record) -> Record:
+    """An event that happened with this one, under another id."""
+    return replace(record, event_id=store.next_ulid())
+
+
+@store.with_and_without_probing
+@pytest.mark.parametrize("contract", ["chat.external", "pcs.external.v1"])
+async def test_an_erased_event_that_is_received_again_is_a_duplicate(
+    database_url: str, conn: AsyncConnection, contract: str, probing: bool
+) -> None:
+    record, new = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, OTHER)
+    await append(conn, record)
+    await erase(database_url, NUMBER)
+    again = replace(record, contract=contract)
+    done = await receive(database_url, again, new, again, probing=probing)
+    assert (done.stored, done.duplicates, done.quarantined) == (1, 2, 0)
+    await assert_nowhere(conn)
+
+
+@store.with_and_without_probing
+async def test_with_the_key_a_late_event_is_stored_erased(
+    database_url: str, conn: AsyncConnection, probing: bool
+) -> None:
+    record = new_record(oracle.DELIVERED, NUMBER)
+    await append(conn, record)
+    token = (await erase(database_url, NUMBER, key=KEY)).persons[0].token
+    done = await receive(database_url, late(record), late(record), key=KEY, probing=probing)
+    assert (done.stored, done.quarantined) == (2, 0)
+    assert await numbers(conn) == [token] * 3
+    await assert_nowhere(conn)
+    # It is known by its id from now on, also to those without the key.
+    stored = (await folding.stored_records(conn))[-1]
+    assert (await receive(database_url, replace(stored, ppnum=NUMBER))).duplicates == 1
+    await folding.fold_all(database_url)
+    await folding.assert_rows_match_oracle(conn)
+
+
+async def test_an_event_after_the_erasure_is_of_a_new_person_until_the_next_erasure(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    record = new_record(oracle.DELIVERED, NUMBER)
+    await append(conn, record)
+    first = (await erase(database_url, NUMBER, key=KEY)).persons[0].token
+    erased_at = (await fetch_all(conn, "SELECT erased_at FROM eventstore.erasures"))[0][0]
+    after = replace(late(record), occurred_at=erased_at + timedelta(microseconds=1))
+    at_once = replace(late(record), occurred_at=erased_at)
+    await receive(database_url, after, at_once, key=KEY)
+    assert await numbers(conn) == [first, NUMBER, first]
+    second = (await erase(database_url, NUMBER, key=KEY)).persons[0].token
+    assert await numbers(conn) == [first, second, first]
+    await receive(database_url, late(record), late(after), key=KEY)
+    assert await numbers(conn) == [first, second, first, first, second]
+    await assert_nowhere(conn)
+
+
+async def test_an_erasure_of_one_app_leaves_the_others_alone(database_url: str, conn: AsyncConnection) -> None:
+    here, there = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, NUMBER, app="other")
+    await append(conn, here, there)
+    token = (await erase(database_url, NUMBER, app=store.APP, key=KEY)).persons[0].token
+    await receive(database_url, late(here), key=KEY)
+    await receive(database_url, late(there), key=KEY)
+    assert await numbers(conn) == [token, NUMBER, token, NUMBER]
+
+
+@pytest.mark.parametrize("key", [None, OTHER_KEY], ids=["no key", "another key"])
+async def test_without_the_key_a_late_event_keeps_its_number_and_the_log_says_so(
+    database_url: str, conn: AsyncConnection, key: ErasureKey | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = new_record(oracle.DELIVERED, NUMBER)
+    await append(conn, record)
+    await erase(database_url, NUMBER, key=KEY)
+    await receive(database_url, late(record), key=key)
+    assert (await numbers(conn))[1] == NUMBER
+    assert "late events of erased persons would be stored with their numbers" in capsys.readouterr().out
+
+
+async def test_no_conflicting_event_is_quarantined_with_the_number_of_an_erased_person(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    record, of_other = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, OTHER)
+    await append(conn, record, of_other)
+    await erase(database_url, NUMBER, key=KEY)
+    done = await receive(database_url, replace(of_other, ppnum=NUMBER), key=KEY)
+    assert (done.stored, done.quarantined) == (0, 1)
+    assert (await numbers(conn))[1] == OTHER
+    await assert_nowhere(conn)
+    ids = await fetch_all(conn, "SELECT event_id FROM eventstore.erased_events")
+    assert ids == [(record.event_id,)]
+
+
+async def test_an_import_of_an_older_file_brings_nobody_back(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
+) -> None:
+    record, of_other = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, OTHER)
+    await append(conn, record, of_other)
+    async with conn.transaction():
+        message = store.garbage()._replace(payload=b"\xff" + NUMBER.encode())
+        await quarantine(conn, [message])
+    file = tmp_path / "a.events"
+    await export_events(conn, file, lambda *_: None)
+    await erase(database_url, NUMBER)
+    await assert_nowhere(conn)
+    for _ in range(2):
+        await import_events(IngestContext(database_url, store.QUICK), file, on_progress=lambda *_: None)
+        await assert_nowhere(conn)
+    newer = tmp_path / "b.events"
+    await export_events(conn, newer, lambda *_: None)
+    with postgres.database() as restored:
+        await import_events(IngestContext(restored, store.QUICK), file, on_progress=lambda *_: None)
+        with pytest.raises(OtherLog, match="run projections erase --again"):
+            await import_events(IngestContext(restored, store.QUICK), newer, on_progress=lambda *_: None)
+
+
+async def test_a_retry_of_quarantined_messages_brings_nobody_back(database_url: str, conn: AsyncConnection) -> None:
+    """A message that couldn't be decoded names a person who is erased before it can be."""
+    record = new_record(oracle.DELIVERED, NUMBER)
+    await append(conn, new_record(oracle.DELIVERED, NUMBER))
+    event: Event = decode_record(record)
+    message = store.garbage()._replace(payload=event.payload, event_id=event.event_id)
+    async with conn.transaction():
+        await quarantine(conn, [message])
+    await erase(database_url, NUMBER)
+    assert await store.value(conn, "SELECT payload FROM eventstore.quarantine") == b""
+    assert await store.value(conn, "SELECT erased_at IS NOT NULL FROM eventstore.quarantine")
+    done = await retry_messages(conn, Selection(), DEFAULT_LIMITS, folding.QUICK)
+    assert (done.stored, len(done.still)) == (0, 1)
+    # One that is quarantined later is stored erased, with the key.
+    await erase(database_url, OTHER, key=KEY)
+    event = decode_record(new_record(oracle.DELIVERED, OTHER))
+    async with conn.transaction():
+        await quarantine(conn, [store.garbage()._replace(payload=event.payload, event_id=event.event_id)])
+    done = await retry_messages(conn, Selection(), DEFAULT_LIMITS, folding.QUICK, key=KEY)
+    assert done.stored == 1
+    await assert_nowhere(conn, OTHER)

@@ -108,7 +108,7 @@ async def forget_persons(conn: AsyncConnection[Any]) -> None:
     await conn.execute(_DROP)
 
 
-async def find_events(
+async def find_events_of_persons(
     conn: AsyncConnection[Any], *, app: str | None, up_to: int, on_progress: Callable[[int, int], None]
 ) -> list[PersonFound]:
     """Find all events of the prepared persons with one pass over the log, in an autocommit session.

@@ -27,7 +27,7 @@ from eventstore.erasure.number_finder import NumberFinder
 from eventstore.erasure.person_events import (
     Person,
     PersonFound,
-    find_events,
+    find_events_of_persons,
     forget_persons,
     prepare_persons,
 )
@@ -253,7 +253,7 @@ class _EraseRun:
         persons = [Person(number, new_token_of_person(), mac(number)) for number in numbers]
         await prepare_persons(self._conn, persons)
         progress.phase("reading the log", target=self._head)
-        found = await find_events(
+        found = await find_events_of_persons(
             self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)
         )
         return ErasedPersons(persons), found

@@ -1,0 +1,147 @@
+"""Persons are erased while replays, folds and appends go on, and projections that don't declare how need a rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from psycopg import AsyncConnection
+
+from eventstore.errors import LockHeld
+from eventstore.locks import ERASE_LOCK, rebuild_lock
+from eventstore.postgres.session_lock import hold_lock
+from projections.erasing.erase import AsOfInTheWay
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.request_status import RequestStatus
+from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.redecode_and_mark import redecode_and_mark
+from tests import folding, oracle, rebuilding, store
+from tests.erasing import BUILT_IN, erase
+from tests.folding import QUICK, Watched, append, new_record
+from tests.queries import fetch_all
+from tests.rebuilding import During, Interrupted, Interrupting, rebuild, verify
+
+NUMBER = "12300000000"
+"""A person of the sample."""
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection to a log that is folded."""
+    async with store.connection(database_url, "observer") as conn:
+        await rebuilding.append_and_fold(database_url, conn)
+        yield conn
+
+
+async def assert_erased_everywhere(conn: AsyncConnection) -> None:
+    await folding.assert_rows_match_oracle(conn)
+    assert NUMBER not in str(await folding.read_model_rows(conn))
+    assert await shadow_tables(conn) == []
+
+
+async def shadow_tables(conn: AsyncConnection) -> list[str]:
+    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('projections_shadow') AND relkind = 'r'"
+    return [name for (name,) in await fetch_all(conn, f"{query} AND relname <> 'shadow_positions'")]
+
+
+@pytest.mark.parametrize("phase", ["folding", "comparing", "applying the difference"])
+async def test_a_rebuild_starts_over(database_url: str, conn: AsyncConnection, phase: str) -> None:
+    progress = During(**{phase.replace(" ", "_"): lambda: erase(database_url, NUMBER)})
+    done = await rebuild(database_url, RequestStatus(), progress=progress)
+    assert rebuilding.total_differences(done) == 0
+    assert progress.is_done
+    assert "request_status: a person was erased meanwhile; starting over" in progress.notes
+    await assert_erased_everywhere(conn)
+
+
+@pytest.mark.parametrize("phase", ["folding", "comparing"])
+async def test_a_verification_starts_over(database_url: str, conn: AsyncConnection, phase: str) -> None:
+    progress = During(**{phase: lambda: erase(database_url, NUMBER)})
+    assert (await verify(database_url, ConsentRegistry(), progress=progress)).equal
+    assert progress.is_done
+    assert "consent_registry: a person was erased meanwhile; starting over" in progress.notes
+    await assert_erased_everywhere(conn)
+
+
+async def test_an_as_of_starts_over(database_url: str, conn: AsyncConnection) -> None:
+    progress = During(moving_the_tables_into_earlier=lambda: erase(database_url, NUMBER))
+    context = rebuilding.replay_context(database_url, progress)
+    event_id = await store.value(conn, "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1")
+    await build_as_of(context, [ConsentRegistry()], str(event_id), "earlier", force=False)
+    assert progress.is_done
+    assert await store.value(conn, "SELECT count(*) FROM earlier.consent_registry WHERE ppnum = %s", NUMBER) == 0
+    columns = "SELECT * FROM earlier.consent_registry ORDER BY app, ppnum"
+    assert await fetch_all(conn, columns) == await fetch_all(conn, columns.replace("earlier.", "public."))
+
+
+async def test_an_interrupted_rebuild_isnt_resumed(database_url: str, conn: AsyncConnection) -> None:
+    with suppress(Interrupted):
+        await rebuild(database_url, RequestStatus(), progress=Interrupting(30), window=10)
+    assert await shadow_tables(conn) != []
+    await erase(database_url, NUMBER)
+    assert await shadow_tables(conn) == []
+    progress = rebuilding.RecordedProgress()
+    done = await rebuild(database_url, RequestStatus(), progress=progress, resume=True)
+    assert rebuilding.total_differences(done) == 0
+    assert any("starting over" in note for note in progress.notes)
+
+
+async def test_as_of_schemas_with_the_person_are_refused_or_dropped(database_url: str, conn: AsyncConnection) -> None:
+    event_id = await store.value(conn, "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1")
+    context = rebuilding.replay_context(database_url)
+    await build_as_of(context, list(BUILT_IN.values()), str(event_id), "earlier", force=False)
+    before = await folding.stored_records(conn)
+    with pytest.raises(AsOfInTheWay, match="as-of schemas have rows of these persons: earlier; give --drop-as-of"):
+        await erase(database_url, NUMBER)
+    assert await folding.stored_records(conn) == before
+    assert (await erase(database_url, "99900000000")).dropped_as_of == []
+    assert (await erase(database_url, NUMBER, drop_as_of=True, dry_run=True)).dropped_as_of == ["earlier"]
+    assert (await erase(database_url, NUMBER, drop_as_of=True)).dropped_as_of == ["earlier"]
+    assert await store.value(conn, "SELECT to_regnamespace('earlier')") is None
+    await assert_erased_everywhere(conn)
+
+
+async def test_a_projection_that_doesnt_declare_its_columns_needs_a_rebuild(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.create_watched_table(conn)
+    await append(conn, new_record(oracle.DELIVERED, NUMBER))
+    await folding.fold_all(database_url, [Watched])
+    await folding.fold_all(database_url)
+    known = {**BUILT_IN, "watched": Watched()}
+    assert (await erase(database_url, NUMBER, projections=known, dry_run=True)).need_rebuild == {"watched"}
+    assert (await erase(database_url, NUMBER, projections=known)).need_rebuild == {"watched"}
+    marked = "SELECT name FROM projections.checkpoints WHERE redecoded_at IS NOT NULL"
+    assert await fetch_all(conn, marked) == [("watched",)]
+    await rebuild(database_url, Watched())
+    assert await fetch_all(conn, marked) == []
+    assert await store.value(conn, "SELECT count(*) FROM watched WHERE ppnum = %s", NUMBER) == 0
+
+
+async def test_one_erase_or_redecode_at_a_time(database_url: str, conn: AsyncConnection) -> None:
+    before = await folding.stored_records(conn)
+    async with hold_lock(database_url, ERASE_LOCK, name="other", what="events", waits=QUICK):
+        with pytest.raises(LockHeld, match="the stored events: held by other"):
+            await erase(database_url, NUMBER)
+        context = rebuilding.replay_context(database_url)
+        with pytest.raises(LockHeld, match="the stored events: held by other"):
+            await redecode_and_mark(context, list(BUILT_IN.values()), after=0, on_progress=lambda *_: None)
+    assert await folding.stored_records(conn) == before
+    async with hold_lock(database_url, rebuild_lock("people"), name="other", what="people", waits=QUICK):
+        await erase(database_url, NUMBER)
+    await assert_erased_everywhere(conn)
+
+
+async def test_a_dry_run_counts_rows_and_changes_nothing(database_url: str, conn: AsyncConnection) -> None:
+    before, rows = await folding.stored_records(conn), await folding.read_model_rows(conn)
+    would = await erase(database_url, NUMBER, "12300000001", "99900000000", dry_run=True)
+    assert await folding.stored_records(conn) == before
+    assert await folding.read_model_rows(conn) == rows
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.erasures") == 0
+    done = await erase(database_url, NUMBER, "12300000001", "99900000000")
+    assert would.tables == done.tables
+    assert done.tables["eventstore.events"] == sum(one.ppnum in (NUMBER, "12300000001") for one in before)
+    assert set(done.rows) == {0, 1}
+    recorded = await fetch_all(conn, "SELECT token, rows, why, app, mac FROM eventstore.erasures ORDER BY id")
+    assert recorded == [(done.persons[index].token, dict(done.rows[index]), "asked", None, None) for index in (0, 1)]

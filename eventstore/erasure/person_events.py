@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 
 from eventstore.contracts import Contract, decode
 from eventstore.erasure.erased_payload import erase_event
@@ -96,9 +96,15 @@ async def prepare_persons(conn: AsyncConnection[Any], persons: Sequence[Person])
     """Put persons into a temporary table of the session; each is known by its index from here on."""
     for statement in _CREATE:
         await conn.execute(statement)
-    async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
-        for number, person in enumerate(persons):
-            await copy.write_row([number, person.ppnum, person.token])
+    try:
+        async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for number, person in enumerate(persons):
+                await copy.write_row([number, person.ppnum, person.token])
+    except ValueError as error:
+        # psycopg expects one result of a COPY; libpq gives two when the connection is lost in the middle of it.
+        if conn.broken:
+            raise OperationalError("the connection was lost in the middle of a COPY") from error
+        raise
     for statement in _PREPARED:
         await conn.execute(statement)
 

@@ -34,6 +34,7 @@ SUMMARIES = {
     "verify": "Check that read models equal the log.",
     "explain": "Show which events produced a row, and which one decides it.",
     "redecode": "Decode the stored events again, after an update of the decoder.",
+    "erase": "Erase persons, and keep every count as it is.",
     "export": "Write the stored events to a file.",
     "import": "Store the events of a file.",
     "simulate": "Serve a made-up app's events over gRPC, for demos and tests.",

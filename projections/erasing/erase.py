@@ -93,6 +93,7 @@ class ErasedPersons:
 
     Attributes:
         persons: every person who was asked for, or chosen.
+        erased_by: the database role and the system user.
         rows: of each person that had any: the rows that were changed, by table.
         active: how many of the chosen persons got new events meanwhile, so that they were left alone.
         position: the head of the log when the last of them was erased.
@@ -103,6 +104,7 @@ class ErasedPersons:
     """
 
     persons: Sequence[Person] = field(repr=False)
+    erased_by: str = ""
     rows: dict[int, Counter[str]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     position: int = 0
@@ -214,7 +216,7 @@ class _EraseRun:
             projections=self._projections,
             app=self._request.app,
             why=self._request.why,
-            erased_by=f"{await fetch_value(self._conn, _ERASED_BY)} ({self._request.system_user})",
+            erased_by=result.erased_by,
             key_check=None if key is None else key.check,
             scanned_to=self._head,
             last_run=last_run,
@@ -223,13 +225,12 @@ class _EraseRun:
         # With a key, the digest of a number that has no event yet keeps its late events erased.
         others = set(range(len(result.persons))) - {one.person for one in found}
         batches = [*_batches(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
-        self._context.progress.phase("erasing", target=len(found))
+        self._context.progress.phase(f"erasing {len(found):,} persons")
         for batch in batches:
             done = await erase_batch(self._conn, plan, batch, self._context.waits)
             result.rows |= {person: rows for person, rows in done.erased.items() if rows}
             result.active |= set(done.active)
             result.need_rebuild |= set(done.need_rebuild)
-            self._context.progress.at(len(result.rows))
         await drop_all_shadows(self._conn)
         await self._erase_elsewhere(result, dry_run=False)
         await forget_persons(self._conn)
@@ -256,7 +257,8 @@ class _EraseRun:
         found = await find_events_of_persons(
             self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)
         )
-        return ErasedPersons(persons), found
+        erased_by = f"{await fetch_value(self._conn, _ERASED_BY)} ({request.system_user})"
+        return ErasedPersons(persons, erased_by, position=self._head), found
 
     async def _erase_elsewhere(self, result: ErasedPersons, *, dry_run: bool) -> None:
         app, finder = self._request.app, NumberFinder(result.numbers)

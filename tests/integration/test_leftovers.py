@@ -42,8 +42,8 @@ async def test_a_number_is_found_in_every_kind_of_column(
     filler = "SELECT i, repeat('x', 400) FROM generate_series(1, 99) i"
     await conn.execute(f"INSERT INTO theirs.everything (id, a) {filler}".encode())
     await conn.execute(
-        "INSERT INTO theirs.everything VALUES (100, %(a)s, %(n)s::text, %(n)s::text, %(d)s::json, %(e)s, %(f)s, %(g)s, %(h)s,"
-        " row(%(n)s::text, 1), %(n)s::text, 12300000000, '')",
+        "INSERT INTO theirs.everything VALUES (100, %(a)s, %(n)s::text, %(n)s::text, %(d)s::json, %(e)s, %(f)s,"
+        " %(g)s, %(h)s, row(%(n)s::text, 1), %(n)s::text, 12300000000, '')",
         {
             "a": f"call {NUMBER}!",
             "n": NUMBER,

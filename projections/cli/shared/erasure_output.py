@@ -1,0 +1,57 @@
+"""What ``projections erase`` prints for people."""
+
+from __future__ import annotations
+
+from projections.cli.shared.output import LogLevel, counted, print_data, print_message
+from projections.erasing.receipt import ErasureReceipt
+
+
+def print_erasure(receipt: ErasureReceipt) -> None:
+    """Print what an erasure did, or would do."""
+    would = "would be " if receipt["dry_run"] else ""
+    persons = counted(len(receipt["persons"]), "person", "persons")
+    print_data(f"{persons} {would}erased, of {receipt['asked']:,} asked for")
+    for table, rows in receipt["rows"].items():
+        print_data(f"{table}: {counted(rows, 'row')}")
+    if receipt["active"]:
+        print_message(f"{counted(receipt['active'], 'person', 'persons')} got new events meanwhile and stay")
+    for schema in receipt["dropped_as_of"]:
+        print_data(f"as-of schema {schema} {would}dropped")
+    _print_verdicts(receipt)
+    if receipt["need_rebuild"]:
+        names = " ".join(receipt["need_rebuild"])
+        print_message(f"these projections have the numbers until they are rebuilt: projections rebuild {names}")
+    _print_search(receipt)
+    for name in receipt["not_vacuumed"]:
+        print_message(f"projections: another session has {name} locked; later run VACUUM (ANALYZE) {name}")
+    if not receipt["dry_run"]:
+        print_message(f"out of reach: {'; '.join(receipt['out_of_reach'])}")
+
+
+def _print_search(receipt: ErasureReceipt) -> None:
+    searched = receipt["searched"]
+    if searched is None:
+        return
+    left = sum(one["rows"] for one in searched["left"])
+    print_data(
+        f"searched: {counted(searched['columns'], 'column')} of {counted(searched['tables'], 'table')}, {left:,} left"
+    )
+    for one in searched["left"]:
+        print_data(f"left: {one['table']}.{one['column']}: {counted(one['rows'], 'row')}")
+    if searched["unreadable"]:
+        columns = counted(len(searched["unreadable"]), "column")
+        print_message(f"projections: {columns} could not be searched, because this role may not read them")
+
+
+def _print_verdicts(receipt: ErasureReceipt) -> None:
+    for one in receipt["verified"]:
+        if one["equal"] is False:
+            print_message(
+                f"projections: {one['name']} differs from the log; look at it with projections verify {one['name']}",
+                level=LogLevel.ERROR,
+            )
+        elif one["equal"] is None:
+            print_message(f"projections: {one['name']} was not verified: {one['why']}")
+    equal = [one["name"] for one in receipt["verified"] if one["equal"]]
+    if equal:
+        print_data(f"verified: {counted(len(equal), 'read model equals', 'read models equal')} the log")

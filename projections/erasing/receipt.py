@@ -1,0 +1,184 @@
+"""The receipt of an erasure: what was done, what was checked, and what is out of reach; never a number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypedDict
+
+from eventstore.transfer.new_file import NewFile
+from projections.erasing.clean_up import OUT_OF_REACH
+from projections.erasing.erase import ErasedPersons, EraseRequest
+from projections.erasing.final_checks import FinalChecks
+from projections.erasing.receipt_page import render_receipt_page
+from projections.json_value import json_value
+
+
+class ErasedPersonRows(TypedDict):
+    """An erased person.
+
+    Attributes:
+        token: what stands in place of the number.
+        rows: how many rows of the person were changed, by table.
+
+    """
+
+    token: str
+    rows: Mapping[str, int]
+
+
+class VerifiedReadModel(TypedDict):
+    """Whether a read model equals the log after the erasure.
+
+    Attributes:
+        name: the projection.
+        equal: whether it does; null if that couldn't be checked.
+        position: up to which position; null unless it is equal.
+        why: why it couldn't be checked; null if it was.
+
+    """
+
+    name: str
+    equal: bool | None
+    position: int | None
+    why: str | None
+
+
+class ColumnWithNumber(TypedDict):
+    """A column in which a number is left.
+
+    Attributes:
+        table: its table.
+        column: the column.
+        rows: in how many rows.
+
+    """
+
+    table: str
+    column: str
+    rows: int
+
+
+class SearchedDatabase(TypedDict):
+    """What was searched for the numbers.
+
+    Attributes:
+        tables: how many tables.
+        columns: how many columns of them.
+        left: the columns that have a number.
+        unreadable: the columns that this role may not read.
+
+    """
+
+    tables: int
+    columns: int
+    left: list[ColumnWithNumber]
+    unreadable: list[str]
+
+
+class ErasureReceipt(TypedDict):
+    """What an erasure did, or with ``--dry-run`` would do.
+
+    Attributes:
+        dry_run: whether nothing was changed.
+        at: when it ended; the clock of this machine.
+        erased_by: the database role and the system user.
+        why: the reason.
+        app: the app in which the persons were erased; null for every app.
+        position: the head of the log when the last person was erased.
+        asked: how many persons were given, or chosen by --older-than.
+        persons: those that had rows, each with the token.
+        active: how many were left alone, because they had new events meanwhile.
+        rows: how many rows were changed in all, by table.
+        need_rebuild: projections that don't declare their personal columns; they have the numbers until they are
+            rebuilt.
+        dropped_as_of: as-of schemas that were dropped.
+        not_vacuumed: tables whose dead rows couldn't be removed, because another session had them locked.
+        verified: whether the read models equal the log.
+        searched: what was searched for the numbers; null with --dry-run.
+        out_of_reach: where the numbers may still be, whatever this command does.
+
+    """
+
+    dry_run: bool
+    at: datetime
+    erased_by: str
+    why: str
+    app: str | None
+    position: int
+    asked: int
+    persons: list[ErasedPersonRows]
+    active: int
+    rows: Mapping[str, int]
+    need_rebuild: list[str]
+    dropped_as_of: list[str]
+    not_vacuumed: list[str]
+    verified: list[VerifiedReadModel]
+    searched: SearchedDatabase | None
+    out_of_reach: Sequence[str]
+
+
+def describe_erasure(
+    request: EraseRequest, done: ErasedPersons, checks: FinalChecks | None, *, at: datetime
+) -> ErasureReceipt:
+    """Return the receipt; without checks, of a dry run."""
+    verified: list[VerifiedReadModel] = []
+    searched: SearchedDatabase | None = None
+    if checks is not None:
+        verified += [_verdict(name, equal=True, position=position) for name, position in checks.equal.items()]
+        verified += [_verdict(name, equal=False) for name in checks.different]
+        verified += [_verdict(name, equal=None, why=why) for name, why in checks.not_verified.items()]
+        if checks.search is not None:
+            searched = {
+                "tables": checks.search.tables,
+                "columns": checks.search.columns,
+                "left": [{"table": one.table, "column": one.column, "rows": one.rows} for one in checks.search.found],
+                "unreadable": checks.search.unreadable,
+            }
+    return {
+        "dry_run": checks is None,
+        "at": at,
+        "erased_by": done.erased_by,
+        "why": request.why,
+        "app": request.app,
+        "position": done.position,
+        "asked": len(done.persons),
+        "persons": [
+            {"token": done.persons[index].token, "rows": dict(rows)} for index, rows in sorted(done.rows.items())
+        ],
+        "active": len(done.active),
+        "rows": {table: rows for table, rows in sorted(done.tables.items()) if rows},
+        "need_rebuild": sorted(done.need_rebuild),
+        "dropped_as_of": done.dropped_as_of,
+        "not_vacuumed": [] if checks is None else checks.not_vacuumed,
+        "verified": verified,
+        "searched": searched,
+        "out_of_reach": OUT_OF_REACH,
+    }
+
+
+def _verdict(
+    name: str, *, equal: bool | None, position: int | None = None, why: str | None = None
+) -> VerifiedReadModel:
+    return {"name": name, "equal": equal, "position": position, "why": why}
+
+
+def receipt_files(path: Path) -> tuple[Path, Path]:
+    """Return the names of a receipt's two files: the JSON, and the page to print."""
+    return path, path.with_suffix(".html") if path.suffix != ".html" else path.with_suffix(".page.html")
+
+
+def write_receipt(path: Path, receipt: ErasureReceipt) -> None:
+    """Write a receipt as JSON, and beside it as a page to print; only their owner can read them.
+
+    Raises:
+        ArchiveError: a file can't be written, or exists already.
+
+    """
+    document: dict[str, Any] = json_value(receipt)
+    texts = (json.dumps(document, indent=2) + "\n", render_receipt_page(document))
+    for name, text in zip(receipt_files(path), texts, strict=True):
+        with NewFile(name, replace=False) as file:
+            file.write(text.encode())

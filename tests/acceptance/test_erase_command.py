@@ -1,0 +1,111 @@
+"""The command ``erase``: numbers in, tokens and a receipt out, and no number in anything that it prints or writes."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+from psycopg import AsyncConnection
+
+from tests import folding, rebuilding, store
+from tests.acceptance.command import CommandResult, Commands
+from tests.json_documents import read_documents
+
+NUMBER, OTHER, UNKNOWN = "12300000000", "12300000001", "99900000000"
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection to a log that is folded."""
+    async with store.connection(database_url, "observer") as conn:
+        await rebuilding.append_and_fold(database_url, conn)
+        yield conn
+
+
+def assert_no_number(*texts: str) -> None:
+    for number in (NUMBER, OTHER, UNKNOWN):
+        assert not [text for text in texts if number in text]
+
+
+async def test_persons_are_erased_with_a_receipt(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+    (commands.folder / "numbers").write_text(f"# asked in writing\n{NUMBER}\n\n {OTHER} \n{UNKNOWN}\n{NUMBER}\n")
+    asked = ("erase", "--from", "numbers", "--why", "asked in writing")
+    would = await commands.run(*asked, "--dry-run", "--json", DATABASE_URL=database_url)
+    assert would.code == 0, would.err
+    (planned,) = read_documents("erase", would.out)
+    refused = await commands.run(*asked, DATABASE_URL=database_url)
+    assert refused.code == 2
+    assert "3 persons will be erased in every app, for good" in refused.err
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.erasures") == 0
+    done = await commands.run(*asked, "--yes", "--json", "--receipt", "receipt.json", DATABASE_URL=database_url)
+    assert done.code == 0, done.err
+    (receipt,) = read_documents("erase", done.out)
+    assert receipt["rows"] == planned["rows"]
+    assert (receipt["asked"], len(receipt["persons"]), receipt["why"]) == (3, 2, "asked in writing")
+    assert [one["equal"] for one in receipt["verified"]] == [True] * 4
+    assert receipt["searched"]["left"] == []
+    assert (receipt["need_rebuild"], receipt["not_vacuumed"]) == ([], [])
+    file, page = commands.folder / "receipt.json", commands.folder / "receipt.html"
+    assert json.loads(file.read_text()) == receipt
+    assert receipt["persons"][0]["token"] in page.read_text()
+    assert "4 read models equal the log" in page.read_text()
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (file, page)] == [0o600, 0o600]
+    assert_no_number(would.out, would.err, refused.err, done.out, done.err)
+    assert_no_number(file.read_text(), page.read_text())
+    await folding.assert_rows_match_oracle(conn)
+    again = await commands.run(*asked, "--yes", "--receipt", "receipt.json", DATABASE_URL=database_url)
+    assert (again.code, "receipt.json already exists" in again.err) == (2, True)
+
+
+async def test_a_number_that_is_left_is_reported(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+    await conn.execute("CREATE TABLE public.notes (note text)")
+    await conn.execute("INSERT INTO public.notes VALUES (%s)", [f"called {NUMBER}"])
+    done = await commands.run("erase", NUMBER, "--why", "x", "--yes", "--no-verify", DATABASE_URL=database_url)
+    assert done.code == 1
+    assert "left: public.notes.note: 1 row" in done.out
+    assert "eventstore.events: " in done.out
+    assert "verified" not in done.out
+    assert_no_number(done.out, done.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give the numbers of the persons, --from a file with them, or --older-than"),
+        ((NUMBER,), "give the reason with --why"),
+        ((NUMBER, "--older-than", "730d", "--why", "x"), "give numbers or --older-than, not both"),
+        (("--older-than", "2y", "--why", "x"), "--older-than takes a number of days, such as 730d"),
+        (("--from", "missing", "--why", "x"), "missing can't be read"),
+        (
+            ("erased:01KE0000000000000000000000", "--why", "x"),
+            "argument 1: this is the token of a person who is erased",
+        ),
+    ],
+)
+async def test_usage_errors(commands: Commands, database_url: str, arguments: tuple[str, ...], message: str) -> None:
+    done: CommandResult = await commands.run("erase", *arguments, DATABASE_URL=database_url)
+    assert done.code == 2
+    assert message in done.err
+    assert_no_number(done.err)
+
+
+async def test_persons_whose_last_event_is_old(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+    now = await store.value(conn, "SELECT clock_timestamp()")
+    assert isinstance(now, datetime)
+    await folding.append(conn, replace(folding.new_record(ppnum=NUMBER), occurred_at=now))
+    persons = await store.value(conn, "SELECT count(DISTINCT ppnum) FROM eventstore.events")
+    arguments = ("erase", "--older-than", "30d", "--why", "retention", "--yes", "--no-verify", "--json")
+    done = await commands.run(*arguments, DATABASE_URL=database_url)
+    assert done.code == 0, done.err
+    (receipt,) = read_documents("erase", done.out)
+    assert len(receipt["persons"]) == int(str(persons)) - 1
+    left = "SELECT array_agg(DISTINCT ppnum) FROM eventstore.events WHERE ppnum !~ '^erased:'"
+    assert await store.value(conn, left) == [NUMBER]
+    again = await commands.run(*arguments, DATABASE_URL=database_url)
+    (receipt,) = read_documents("erase", again.out)
+    assert (again.code, receipt["asked"]) == (0, 0)
+    assert_no_number(done.err, again.err)

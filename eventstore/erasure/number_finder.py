@@ -2,77 +2,79 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
 
-FEW = 8
-"""Up to so many forms, each is searched by itself, which is faster than one search for all."""
 MIN_LETTERS = 5
 """Shorter texts would be found everywhere: in times, ids and counts."""
+FEW = 8
+"""Up to so many forms, each is searched by itself, which is faster than one search for all."""
 
-_Trie: TypeAlias = dict[int, "_Trie"]
-_END = -1
+# Every digit as one byte and everything else as another one, so that a run of digits is found as a constant text.
+_CLASSES = bytes(ord("d") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
 
 
 class NumberFinder:
     """Searches bytes for any of some numbers.
 
-    Attributes:
-        longest: the bytes of the longest form; of what is searched piece by piece, so many bytes less one must overlap.
+    Args:
+        numbers: the numbers; those of fewer than :data:`MIN_LETTERS` letters are not searched.
+        varints: whether to search for the numbers as protobuf numbers too, which is slow for many numbers.
 
     """
 
-    def __init__(self, numbers: Iterable[str]) -> None:
-        forms = {form for number in numbers if len(number) >= MIN_LETTERS for form in _forms(number)}
-        self.longest = max(map(len, forms), default=0)
-        self._few = sorted(forms) if len(forms) <= FEW else []
-        self._pattern = re.compile(_pattern(forms), re.DOTALL) if len(forms) > FEW else None
+    def __init__(self, numbers: Iterable[str], *, varints: bool = False) -> None:
+        long = {number for number in numbers if len(number) >= MIN_LETTERS}
+        digits = {number.encode() for number in long if number.isascii() and number.isdigit()}
+        others = {number.encode() for number in long} - digits
+        if varints:
+            others |= {varint for number in long for varint in _varint_of(number)}
+        if len(digits) <= FEW:
+            others, digits = others | digits, set()
+        self._digits = frozenset(digits)
+        self._lengths = sorted({len(number) for number in digits})
+        self._run = b"d" * min(self._lengths, default=0)
+        self._others = _by_length(others) if len(others) > FEW else {}
+        self._few = tuple(others) if len(others) <= FEW else ()
 
     def is_in(self, data: bytes) -> bool:
         """Return whether any of the numbers is in some bytes."""
-        if self._pattern is not None:
-            return self._pattern.search(data) is not None
-        return any(form in data for form in self._few)
+        if any(form in data for form in self._few) or (self._digits and self._has_digits(data)):
+            return True
+        return any(
+            data[start : start + length] in forms
+            for length, forms in self._others.items()
+            for start in range(len(data) - length + 1)
+        )
 
-    def find_in(self, data: bytes) -> Iterator[bytes]:
-        """Yield what was found in some bytes, without overlaps."""
-        if self._pattern is not None:
-            yield from self._pattern.findall(data)
-            return
-        for form in self._few:
-            yield from [form] * data.count(form)
+    def _has_digits(self, data: bytes) -> bool:
+        classes = data.translate(_CLASSES)
+        start = classes.find(self._run)
+        while start >= 0:
+            end = classes.find(b" ", start)
+            end = len(data) if end < 0 else end
+            for length in self._lengths:
+                for at in range(start, end - length + 1):
+                    if data[at : at + length] in self._digits:
+                        return True
+            start = classes.find(self._run, end)
+        return False
 
 
-def _forms(number: str) -> Iterator[bytes]:
-    yield number.encode()
+def _varint_of(number: str) -> Iterator[bytes]:
     digits = number.lstrip("+")
-    if digits.isascii() and digits.isdigit() and len(digits) >= MIN_LETTERS + 2:
-        yield _varint(int(digits))
-
-
-def _varint(value: int) -> bytes:
+    if not (digits.isascii() and digits.isdigit() and len(digits) >= MIN_LETTERS + 2):
+        return
+    value = int(digits)
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
-    return bytes(out)
+    yield bytes(out)
 
 
-def _pattern(forms: Iterable[bytes]) -> bytes:
-    """Return a pattern that tries no two forms with the same beginning one after the other."""
-    root: _Trie = {}
+def _by_length(forms: Iterable[bytes]) -> dict[int, frozenset[bytes]]:
+    found: dict[int, set[bytes]] = {}
     for form in forms:
-        node = root
-        for byte in form:
-            node = node.setdefault(byte, {})
-        node[_END] = {}
-    return _of_trie(root)
-
-
-def _of_trie(node: _Trie) -> bytes:
-    if _END in node:  # a longer form begins with this one, which is found first
-        return b""
-    branches = [re.escape(bytes([byte])) + _of_trie(rest) for byte, rest in sorted(node.items())]
-    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
+        found.setdefault(len(form), set()).add(form)
+    return {length: frozenset(those) for length, those in found.items()}

@@ -261,7 +261,7 @@ class _EraseRun:
         return ErasedPersons(persons, erased_by, position=self._head), found
 
     async def _erase_elsewhere(self, result: ErasedPersons, *, dry_run: bool) -> None:
-        app, finder = self._request.app, NumberFinder(result.numbers)
+        app, finder = self._request.app, NumberFinder(result.numbers, varints=True)
         messages = await erase_messages(self._conn, finder, self._limits, app=app, dry_run=dry_run)
         answers = await replace_in_answers(self._conn, app, dry_run=dry_run)
         result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})

@@ -1,14 +1,14 @@
 """Searches the whole database for numbers: every column that can hold text or bytes, of every table.
 
-It reads what a dump would have: the columns in Postgres's binary form, in which texts, arrays, JSON and bytes stand as
-they are. So a number is found wherever it is in a value. Tables are read in slices of pages, so that no snapshot lasts
-long, and nothing of them is kept.
+Values are read in Postgres's binary form, in which texts, arrays, JSON and bytes stand as they are. So a number is
+found wherever it is in a value. Tables are read in slices of pages, so that no snapshot lasts long and memory is
+bounded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ from psycopg import AsyncConnection, sql
 from eventstore.erasure.number_finder import NumberFinder
 from eventstore.postgres.queries import fetch_all
 
-SLICE_PAGES = 8_192
-"""How many pages of a table one statement reads: 64 MiB."""
-BUFFER_BYTES = 2**18
+SLICE_BYTES = 8 * 2**20
+"""How much of a table one statement reads, as long as its pages are alike; long values outside the pages count too."""
 
 # Numbers, times, booleans, ranges, bit strings and the like can't hold a text.
 _COLUMNS = """
 SELECT n.nspname, c.relname, (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint,
+       pg_table_size(c.oid),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE readable),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE NOT readable)
 FROM pg_catalog.pg_class AS c
@@ -37,9 +37,7 @@ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_
   AND coalesce(element.typcategory, t.typcategory) NOT IN ('N', 'D', 'B', 'T', 'G', 'I', 'R', 'V', 'P', 'E')
 GROUP BY n.nspname, c.relname, c.oid ORDER BY n.nspname, c.relname
 """
-_SLICE = sql.SQL(
-    "COPY (SELECT {} FROM {} WHERE ctid >= {}::pg_catalog.tid AND ctid < {}::pg_catalog.tid) TO STDOUT (FORMAT binary)"
-)
+_SLICE = sql.SQL("SELECT {} FROM {} WHERE ctid >= {}::pg_catalog.tid AND ctid < {}::pg_catalog.tid")
 _LAST_PAGE = 2**32 - 1
 
 
@@ -70,14 +68,19 @@ class SearchResult:
 
 
 class _SearchedTable(NamedTuple):
+    """A table: how many pages it has, its bytes with long values, and the columns to search."""
+
     schema: str
     name: str
     pages: int
+    size: int
     columns: Sequence[str]
 
     @property
     def slices(self) -> list[tuple[int, int]]:
-        starts = list(range(0, max(self.pages, 1), SLICE_PAGES))
+        """The first page of each slice, and the page behind it."""
+        step = max(SLICE_BYTES * self.pages // max(self.size, 1), 1)
+        starts = list(range(0, max(self.pages, 1), step))
         return list(zip(starts, [*starts[1:], _LAST_PAGE], strict=True))
 
 
@@ -94,54 +97,39 @@ async def find_leftovers(
     """
     finder = NumberFinder(numbers)
     result = SearchResult()
-    for schema, name, pages, readable, unreadable in await fetch_all(conn, _COLUMNS):
+    for schema, name, pages, size, readable, unreadable in await fetch_all(conn, _COLUMNS):
         result.unreadable += [f"{schema}.{name}.{column}" for column in unreadable or ()]
         if not readable:
             continue
         on_table(f"{schema}.{name}")
-        table = _SearchedTable(schema, name, pages, readable)
+        table = _SearchedTable(schema, name, pages, size, readable)
         result.tables += 1
         result.columns += len(readable)
         counts: Counter[str] = Counter()
         for first, end in table.slices:
-            if await _is_in_slice(conn, finder, table, first, end):
-                for column in readable:
-                    counts[column] += await _count_rows(conn, finder, table, column, first, end)
-        result.found += [Leftover(f"{schema}.{name}", column, rows) for column, rows in counts.items() if rows]
+            counts += await _search_slice(conn, finder, table, first, end)
+        result.found += [Leftover(f"{schema}.{name}", column, counts[column]) for column in readable if counts[column]]
     return result
 
 
-async def _is_in_slice(
+async def _search_slice(
     conn: AsyncConnection[Any], finder: NumberFinder, table: _SearchedTable, first: int, end: int
-) -> bool:
-    buffer: list[bytes] = []
-    size = 0
-    is_found = False
-    async for row in _read_slice(conn, table, table.columns, first, end):
-        buffer.append(row)
-        size += len(row)
-        if size >= BUFFER_BYTES:
-            is_found = is_found or finder.is_in(b"".join(buffer))
-            buffer, size = [], 0
-    return is_found or finder.is_in(b"".join(buffer))
-
-
-async def _count_rows(
-    conn: AsyncConnection[Any], finder: NumberFinder, table: _SearchedTable, column: str, first: int, end: int
-) -> int:
-    return sum([finder.is_in(row) async for row in _read_slice(conn, table, [column], first, end)])
-
-
-async def _read_slice(
-    conn: AsyncConnection[Any], table: _SearchedTable, columns: Sequence[str], first: int, end: int
-) -> AsyncIterator[bytes]:
-    """Yield the rows of some pages, each in Postgres's binary form."""
+) -> Counter[str]:
+    """Return in how many rows of some pages each column has a number."""
     statement = _SLICE.format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(", ").join(map(sql.Identifier, table.columns)),
         sql.Identifier(table.schema, table.name),
         sql.Literal(f"({first},0)"),
         sql.Literal(f"({end},0)"),
     )
-    async with conn.cursor() as cursor, cursor.copy(statement) as copy:
-        async for row in copy:
-            yield bytes(row)
+    cursor = await conn.execute(statement, binary=True)
+    found: Counter[str] = Counter()
+    rows = cursor.pgresult
+    if rows is None:
+        return found
+    # The values stay as Postgres sent them: making Python's values of them would take longer than the search.
+    for place, column in enumerate(table.columns):
+        values = [rows.get_value(number, place) or b"" for number in range(rows.ntuples)]
+        if finder.is_in(b"\0".join(values)):
+            found[column] = sum(map(finder.is_in, values))
+    return found

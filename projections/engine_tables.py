@@ -162,7 +162,8 @@ reconciliations = Table(
         JSONB,
         nullable=False,
         server_default=text("'[]'::jsonb"),
-        comment="The first thousand of them: a list of {ppnum, upstream, ours}; null where one side has none.",
+        comment="The first thousand of them: a list of {ppnum, upstream, ours}; null where one side has none, and for a"
+        " number that may be an erased person's.",
     ),
     UniqueConstraint("run", "app", "send_request_id", name="reconciliations_run_app_send_request_id_key"),
     CheckConstraint("why IN ('gap', 'unfinished')", name="reconciliations_why_check"),

@@ -2,7 +2,8 @@
 
 The keys of a line: ``id``, ``app``, ``contract``, ``event_id`` (null if it could not be read), ``reason``,
 ``first_received`` and ``last_received`` (ISO 8601, UTC), ``times`` (how often it was received), ``sample`` (kept while
-the quarantine was full), ``sha256`` (hexadecimal) and ``payload`` (base64). Keys may be added.
+the quarantine was full), ``sha256`` (hexadecimal), ``payload`` (base64) and ``erased_at`` (null unless the bytes were
+erased with a person). Keys may be added.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def _as_line(message: QuarantinedMessage) -> dict[str, Any]:
         "times": message.times,
         "sample": message.is_sample,
         "sha256": message.sha256.hex(),
+        "erased_at": None if message.erased_at is None else _utc(message.erased_at),
         "payload": base64.b64encode(message.payload or b"").decode(),
     }
 

@@ -22,7 +22,7 @@ MATCHES = sql.SQL(
 """The condition of a :class:`Selection` on the table ``quarantine``; its parameters are the selection's fields."""
 MESSAGE_COLUMNS = sql.SQL(
     "id, app, contract, event_id, reason, octet_length(payload)::bigint AS size, count AS times,"
-    " first_seen, last_seen, is_sample, sha256"
+    " first_seen, last_seen, is_sample, sha256, erased_at"
 )
 """What a :class:`QuarantinedMessage` is made of, without its bytes."""
 _PAGE = sql.SQL(
@@ -73,7 +73,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedMessage:
-    """A kept message; ``size`` is in bytes, ``times`` says how often it was received. The payload may be left out."""
+    """A kept message; ``size`` is in bytes, ``times`` says how often it was received. The payload may be left out.
+
+    ``erased_at`` is when the payload was erased with a person; None if it is there.
+    """
 
     id: int
     app: str
@@ -86,6 +89,7 @@ class QuarantinedMessage:
     last_seen: datetime
     is_sample: bool
     sha256: bytes
+    erased_at: datetime | None = None
     payload: bytes | None = None
 
 

@@ -27,6 +27,7 @@ from eventstore.waits import Waits
 Decoder = Callable[[bytes, str, Contract], Event]
 
 NO_EVENT_IN_FRAME = "the frame has no event"
+ERASED = "its bytes were erased with a person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,10 @@ class StillQuarantined:
 
     @property
     def is_forever(self) -> bool:
-        """Whether no decoder can help: another event is stored under its event_id."""
-        return self.reason in (OTHER_BYTES, OTHER_VALUES) or self.reason.startswith("its event_id is already stored")
+        """Whether no decoder can help: another event is stored under its event_id, or its bytes are gone."""
+        return self.reason in (OTHER_BYTES, OTHER_VALUES, ERASED) or self.reason.startswith(
+            "its event_id is already stored"
+        )
 
 
 @dataclass(slots=True)
@@ -121,6 +124,8 @@ async def retry_messages(
 
 def decode_again(message: QuarantinedMessage, decoder: Decoder = decode) -> Event | str:
     """Return the event that a message is, or why it can't be one."""
+    if message.erased_at is not None:
+        return ERASED
     contract, payload = Contract(message.contract), message.payload or b""
     if message.reason == NOT_A_FRAME:
         frame = read_frame(contract, payload)

@@ -113,6 +113,13 @@ COMMENTS = {
             " NULL if never, or rebuilt since."
         ),
     ),
+    "COLUMN projections.reconciliations.differing_recipients": (
+        "The first thousand of them: a list of {ppnum, upstream, ours}; null where one side has none.",
+        (
+            "The first thousand of them: a list of {ppnum, upstream, ours}; null where one side has none, and for a"
+            " number that may be an erased person's."
+        ),
+    ),
 }
 """The comments before and after."""
 

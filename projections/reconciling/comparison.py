@@ -2,17 +2,24 @@
 
 The verdicts. ``equal``: nothing differs. ``behind``: the upstream knows more; everything that is here may come before
 what it says. ``differs``: both contradict each other. A recipient that is pending upstream has no row here.
+
+The upstream still names persons who were erased here. Which of its recipients they are is not known any more, only that
+they are among those whose numbers have no row: so these are paired with the tokens, equal statuses first, and none of
+their numbers is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
 from eventstore.contracts.status_answer import UNKNOWN, UpstreamRequest
+from eventstore.erasure.erasure_token import is_token
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
 
@@ -51,9 +58,12 @@ class OurRequest:
 
 
 class RecipientDifference(NamedTuple):
-    """A recipient whose status differs; None where one side has none."""
+    """A recipient whose status differs; None where one side has none.
 
-    ppnum: str
+    ``ppnum`` is None if the number may be that of an erased person.
+    """
+
+    ppnum: str | None
     upstream: str | None
     ours: str | None
 
@@ -83,8 +93,7 @@ def compare_request(upstream: UpstreamRequest, ours: OurRequest) -> Comparison:
     found: list[RecipientDifference] = []
     verdicts = {_compare_states(upstream.state, ours.state)}
     if upstream.recipients:
-        for ppnum in sorted(upstream.recipients.keys() | ours.statuses.keys()):
-            theirs, our = upstream.recipients.get(ppnum), ours.statuses.get(ppnum)
+        for ppnum, theirs, our in _pair_recipients(upstream.recipients, ours.statuses):
             verdict = _compare_recipient(theirs, our)
             verdicts.add(verdict)
             if verdict is not _EQUAL:
@@ -92,6 +101,25 @@ def compare_request(upstream: UpstreamRequest, ours: OurRequest) -> Comparison:
     else:
         verdicts.add(_compare_counts(upstream, ours))
     return Comparison(_worst(verdicts), tuple(found))
+
+
+def _pair_recipients(theirs: Mapping[str, str], ours: Mapping[str, str]) -> Iterator[RecipientDifference]:
+    """Yield each recipient with its status on both sides."""
+    tokens = sorted(filter(is_token, ours))
+    for ppnum in sorted((theirs.keys() | ours.keys()) if not tokens else ours.keys() - set(tokens)):
+        yield RecipientDifference(ppnum, theirs.get(ppnum), ours.get(ppnum))
+    if not tokens:
+        return
+    unnamed = sorted(status for ppnum, status in theirs.items() if ppnum not in ours)
+    unpaired = []
+    for token in tokens:
+        if ours[token] in unnamed:
+            unnamed.remove(ours[token])
+            yield RecipientDifference(token, ours[token], ours[token])
+        else:
+            unpaired.append(token)
+    for token, status in zip_longest(unpaired, unnamed):
+        yield RecipientDifference(token, status, None if token is None else ours[token])
 
 
 def _compare_states(theirs: str, ours: str) -> ReconcileVerdict:

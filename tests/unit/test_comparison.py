@@ -8,6 +8,7 @@ from eventstore.contracts.status_answer import UpstreamRequest, read_status_answ
 from projections.reconciling.comparison import OurRequest, RecipientDifference, ReconcileVerdict, compare_request
 from tests import wire
 
+TOKEN, OTHER_TOKEN = "erased:01KE0000000000000000000000", "erased:01KE0000000000000000000001"
 EQUAL, BEHIND, DIFFERS = ReconcileVerdict.EQUAL, ReconcileVerdict.BEHIND, ReconcileVerdict.DIFFERS
 
 
@@ -52,6 +53,30 @@ def test_recipients_that_differ_are_named() -> None:
         RecipientDifference("a", "delivered", None),
         RecipientDifference("c", None, "delivered"),
     )
+
+
+@pytest.mark.parametrize(
+    ("upstream", "statuses", "verdict", "differing"),
+    [
+        ({"a": "delivered", "b": "failed"}, {TOKEN: "delivered", "b": "failed"}, EQUAL, ()),
+        ({"a": "failed", "b": "delivered"}, {TOKEN: "delivered", OTHER_TOKEN: "failed"}, EQUAL, ()),
+        ({"a": "pending", "b": "delivered"}, {TOKEN: "delivered"}, EQUAL, ()),
+        ({"a": "failed"}, {TOKEN: "pending_consent"}, BEHIND, ((TOKEN, "failed", "pending_consent"),)),
+        ({"a": "failed", "b": "failed"}, {TOKEN: "failed"}, BEHIND, ((None, "failed", None),)),
+        ({}, {TOKEN: "failed", "b": "failed"}, EQUAL, ()),
+        ({"b": "failed"}, {TOKEN: "failed", "b": "failed"}, DIFFERS, ((TOKEN, None, "failed"),)),
+    ],
+)
+def test_erased_recipients_are_paired_with_those_that_have_no_row_and_no_number_is_kept(
+    upstream: dict[str, str],
+    statuses: dict[str, str],
+    verdict: ReconcileVerdict,
+    differing: tuple[tuple[str | None, str | None, str | None], ...],
+) -> None:
+    here = OurRequest("in_progress", len(statuses), 0, 0, 0, statuses)
+    counts = UpstreamRequest("processing", len(upstream), 0, 0, 0, upstream)
+    found = compare_request(counts, here)
+    assert (found.verdict, found.recipients) == (verdict, differing)
 
 
 def test_an_answer_is_read_tolerantly() -> None:

@@ -50,7 +50,8 @@ class ListedMessage(TypedDict):
         first_received: when it was first received.
         last_received: when it was last received.
         sample: whether it was kept as a sample while the quarantine was full.
-        sha256: SHA-256 of its bytes, in hexadecimal.
+        sha256: SHA-256 of its bytes, in hexadecimal; random if they were erased.
+        erased_at: when its bytes were erased with a person; null if they are there.
 
     """
 
@@ -65,6 +66,7 @@ class ListedMessage(TypedDict):
     last_received: datetime
     sample: bool
     sha256: str
+    erased_at: datetime | None
 
 
 class QuarantinePage(TypedDict):
@@ -111,7 +113,8 @@ class ShownMessage(ListedMessage):
         first_received: when it was first received.
         last_received: when it was last received.
         sample: whether it was kept as a sample while the quarantine was full.
-        sha256: SHA-256 of its bytes, in hexadecimal.
+        sha256: SHA-256 of its bytes, in hexadecimal; random if they were erased.
+        erased_at: when its bytes were erased with a person; null if they are there.
         decodes_now: whether it decodes with this version.
         reason_now: why it doesn't decode with this version; null if it does.
         fields: the fields that can be read.
@@ -139,7 +142,8 @@ class StayingMessage(TypedDict):
         app: the app on whose stream it was received.
         recorded_reason: why it was quarantined.
         reason: why it can't be stored now.
-        can_never_be_stored: whether no decoder can help: another event is stored under its event_id.
+        can_never_be_stored: whether no decoder can help: another event is stored under its event_id, or its bytes were
+            erased.
 
     """
 
@@ -231,6 +235,7 @@ def describe_listed_message(message: QuarantinedMessage) -> ListedMessage:
         "last_received": message.last_seen,
         "sample": message.is_sample,
         "sha256": message.sha256.hex(),
+        "erased_at": message.erased_at,
     }
 
 

@@ -46,11 +46,12 @@ def messages_table(found: Sequence[QuarantinedMessage]) -> Table:
     table.add_column("last received", no_wrap=True)
     for each in found:
         sample = " (sample)" if each.is_sample else ""
+        erased = " (erased)" if each.erased_at is not None else ""
         table.add_row(
             str(each.id),
             visible(each.app),
             visible(each.event_id or ""),
-            visible(f"{each.reason}{sample}"),
+            visible(f"{each.reason}{sample}{erased}"),
             f"{each.size:,}",
             f"{each.times:,}",
             format_value(each.last_seen.replace(microsecond=0)),
@@ -69,7 +70,7 @@ def message_lines(message: QuarantinedMessage, reading: MessageReading, verdict:
         f"  with this code  {verdict}",
         f"  received        {counted(message.times, 'time')}, first at {format_value(message.first_seen)},"
         f" last at {format_value(message.last_seen)}" + (" (kept as a sample)" if message.is_sample else ""),
-        f"  sha256          {message.sha256.hex()}",
+        f"  sha256          {message.sha256.hex() if message.erased_at is None else 'erased with the bytes'}",
         f"  fields          {len(reading.fields) or 'none can be read'}",
     ]
     lines += [f"    {field.at:>6}  {field.path} = {field.value}" for field in reading.fields]

@@ -8,17 +8,14 @@ append lock sees all of them. Neither table has a phone number or a digest that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
-from eventstore.postgres.queries import fetch_all, fetch_value
-
-LAST_ERASURE = "(SELECT max(id) FROM eventstore.erasures)"
-"""The SQL expression for the id of the newest erasure; NULL while there is none."""
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 
 _READ_LAST = "SELECT coalesce((SELECT max(id) FROM eventstore.erasures), 0)"
 _INSERT = """
@@ -26,6 +23,29 @@ INSERT INTO eventstore.erasures (token, app, erased_at, why, erased_by, position
 VALUES (%(token)s, %(app)s, %(erased_at)s, %(why)s, %(erased_by)s, %(position)s, %(mac)b, %(key_check)b,
         %(rows)s::text::jsonb, %(awaited)s)
 """
+_COLUMNS = "token, app, erased_at, why, erased_by, position, mac, key_check, rows, awaited"
+_READ = sql.SQL("SELECT id, {} FROM eventstore.erasures WHERE id > %s ORDER BY id LIMIT %s").format(sql.SQL(_COLUMNS))
+_READ_EVENTS = "SELECT event_id, token FROM eventstore.erased_events WHERE event_id > %s ORDER BY event_id LIMIT %s"
+_NEWEST = (
+    "SELECT (SELECT count(*) FROM eventstore.erasures),"
+    " (SELECT token FROM eventstore.erasures ORDER BY erased_at DESC, id DESC LIMIT 1)"
+)
+_OF_MAC = sql.SQL("SELECT {} FROM eventstore.erasures WHERE mac = %b ORDER BY erased_at, id").format(sql.SQL(_COLUMNS))
+_IS_KNOWN = "SELECT EXISTS (SELECT FROM eventstore.erasures WHERE token = %s)"
+_INSERT_NEW = _INSERT + " ON CONFLICT (token) DO NOTHING"
+_INSERT_EVENTS = """
+INSERT INTO eventstore.erased_events (event_id, token) SELECT * FROM unnest(%s::text[], %s::text[])
+ON CONFLICT (event_id) DO NOTHING
+"""
+# A new id tells every appender to look again whether events are awaited, and every replay that events may have changed.
+_RENEW = "UPDATE eventstore.erasures SET id = DEFAULT, awaited = awaited OR %s WHERE token = ANY(%s)"
+_SETTLE = """
+UPDATE eventstore.erasures AS x SET awaited = false
+WHERE x.awaited AND NOT EXISTS (
+    SELECT FROM eventstore.erased_events AS k LEFT JOIN eventstore.events AS e ON e.event_id = k.event_id
+    WHERE k.token = x.token AND e.event_id IS NULL)
+"""
+_PAGE = 5_000
 _TOKENS_OF = "SELECT event_id, token FROM eventstore.erased_events WHERE event_id = ANY(%s)"
 
 
@@ -66,23 +86,78 @@ async def read_last_erasure(conn: AsyncConnection[Any]) -> int:
 
 async def insert_erasures(conn: AsyncConnection[Any], erasures: Sequence[Erasure]) -> None:
     """Record erased persons, inside the caller's transaction that holds the append lock."""
-    rows = [
-        {
-            "token": one.token,
-            "app": one.app,
-            "erased_at": one.erased_at,
-            "why": one.why,
-            "erased_by": one.erased_by,
-            "position": one.position,
-            "mac": one.mac,
-            "key_check": one.key_check,
-            "rows": json.dumps(one.rows),
-            "awaited": one.awaited,
-        }
-        for one in erasures
-    ]
     async with conn.cursor() as cursor:
-        await cursor.executemany(_INSERT, rows)
+        await cursor.executemany(_INSERT, [_as_row(one) for one in erasures])
+
+
+def _as_row(one: Erasure) -> dict[str, object]:
+    return {
+        "token": one.token,
+        "app": one.app,
+        "erased_at": one.erased_at,
+        "why": one.why,
+        "erased_by": one.erased_by,
+        "position": one.position,
+        "mac": one.mac,
+        "key_check": one.key_check,
+        "rows": json.dumps(one.rows),
+        "awaited": one.awaited,
+    }
+
+
+async def read_erasures(conn: AsyncConnection[Any]) -> AsyncIterator[Erasure]:
+    """Yield all erasures, the oldest first, page by page."""
+    after = 0
+    while rows := await fetch_all(conn, _READ, [after, _PAGE]):
+        for _, *values in rows:
+            yield Erasure(*values)
+        after = rows[-1][0]
+
+
+async def read_erased_events(conn: AsyncConnection[Any]) -> AsyncIterator[tuple[str, str]]:
+    """Yield all erased events with their tokens, page by page."""
+    after = ""
+    while rows := await fetch_all(conn, _READ_EVENTS, [after, _PAGE]):
+        for event_id, token in rows:
+            yield event_id, token
+        after = rows[-1][0]
+
+
+async def count_erasures(conn: AsyncConnection[Any]) -> tuple[int, str | None]:
+    """Return how many erasures there are, and the token of the newest one."""
+    row = await fetch_row(conn, _NEWEST)
+    return (int(row[0]), row[1]) if row else (0, None)
+
+
+async def find_erasures_of_number(conn: AsyncConnection[Any], mac: bytes) -> list[Erasure]:
+    """Return the erasures of the number with this digest, the oldest first."""
+    return [Erasure(*row) for row in await fetch_all(conn, _OF_MAC, [mac])]
+
+
+async def has_token(conn: AsyncConnection[Any], token: str) -> bool:
+    """Return whether this log has the erasure of a token."""
+    return bool(await fetch_value(conn, _IS_KNOWN, [token]))
+
+
+async def restore_erasures(conn: AsyncConnection[Any], erasures: Sequence[Erasure]) -> None:
+    """Record erasures of another copy of this log that aren't known here, as :func:`insert_erasures` does."""
+    async with conn.cursor() as cursor:
+        await cursor.executemany(_INSERT_NEW, [_as_row(one) for one in erasures])
+
+
+async def restore_erased_events(conn: AsyncConnection[Any], events: Sequence[tuple[str, str]]) -> None:
+    """Record erased events of another copy of this log that aren't known here: event_id and token."""
+    await conn.execute(_INSERT_EVENTS, [[one[0] for one in events], [one[1] for one in events]])
+
+
+async def renew_erasures(conn: AsyncConnection[Any], tokens: Sequence[str], *, awaited: bool = False) -> None:
+    """Give erasures new ids, because their events change now, or may be received again (``awaited``)."""
+    await conn.execute(_RENEW, [awaited, list(tokens)])
+
+
+async def settle_awaited(conn: AsyncConnection[Any]) -> None:
+    """Note which erasures have all their events in the log, so that none of them needs to be looked for any more."""
+    await conn.execute(_SETTLE)
 
 
 async def find_tokens_of_events(conn: AsyncConnection[Any], event_ids: Sequence[str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL),
        EXISTS (SELECT FROM eventstore.erasures WHERE awaited),
        EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check = %b)
 """
-_BY_MAC = "SELECT mac, app, erased_at, token FROM eventstore.erasures WHERE mac = ANY(%b) ORDER BY id"
+_BY_MAC = "SELECT mac, app, erased_at, token FROM eventstore.erasures WHERE mac = ANY(%b) ORDER BY erased_at, id"
 # Only those that were stored: under the id of one that wasn't there may be an event of somebody else.
 _RECORD = """
 INSERT INTO eventstore.erased_events (event_id, token)

@@ -133,6 +133,11 @@ async def find_events_of_persons(
         hi = min(after + RANGE, up_to)
         await find_more_events(conn, app=app, after=after, up_to=hi)
         on_progress(hi, up_to)
+    return await count_events_of_persons(conn)
+
+
+async def count_events_of_persons(conn: AsyncConnection[Any]) -> list[PersonFound]:
+    """Return how many events were found of each person that has any, once all of them were looked for."""
     for statement in _FOUND:
         await conn.execute(statement)
     return [PersonFound(*row) for row in await fetch_all(conn, _COUNT)]

@@ -23,7 +23,8 @@ from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.errors import ArchiveError
 from eventstore.transfer.new_file import NewFile
 
-VERSION = 1
+VERSION = 2
+"""The newest format that is read; a file without erasures is written in format 1, which earlier versions read too."""
 MAX_RECORD_BYTES = 2**28
 """A greater length can't be right: no message on the wire is longer than a quarter of that."""
 PAUSE_EVERY = 100
@@ -93,12 +94,13 @@ class ArchiveWriter:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file contains: its header, the number of events, the last position, and the apps."""
+    """What a file contains: its header, the number of events, the last position, the apps, and how many erasures."""
 
     header: archive.Header
     events: int
     last: int
     apps: frozenset[str] = field(default_factory=frozenset)
+    erasures: int = 0
 
 
 async def check_archive(path: Path, fault: Callable[[archive.Record], str | None] = lambda _: None) -> Contents:
@@ -134,13 +136,13 @@ class _Tally:
         self._path = path
         self._header: archive.Header | None = None
         self._apps: set[str] = set()
-        self._events = self._last = 0
+        self._events = self._last = self._erasures = 0
         self._ended = False
 
     def add(self, record: archive.Record, digest: bytes) -> None:
         kind = record.WhichOneof("record")
         if self._ended or (self._header is None) != (kind == "header"):
-            raise ArchiveError(f"{self._path} is not a file written by projections export events")
+            raise ArchiveError(f"{self._path} is not a file written by projections export")
         if kind == "header":
             self._header = record.header
             if record.header.version > VERSION:
@@ -151,6 +153,8 @@ class _Tally:
             self._events += 1
             self._last = max(self._last, record.event.position)
             self._apps.add(record.event.app)
+        elif kind == "erasure":
+            self._erasures += 1
         elif kind == "quarantined":
             self._apps.add(record.quarantined.app)
         elif kind == "end":
@@ -161,7 +165,7 @@ class _Tally:
     def contents(self) -> Contents:
         if self._header is None or not self._ended:
             raise ArchiveError(f"{self._path} is incomplete, or not a file written by projections export events")
-        return Contents(self._header, self._events, self._last, frozenset(self._apps))
+        return Contents(self._header, self._events, self._last, frozenset(self._apps), self._erasures)
 
 
 def read_archive(path: Path) -> Iterator[archive.Record]:

@@ -18,6 +18,7 @@ from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.contracts.times import EARLIEST, LATEST
 from eventstore.errors import MAX_MESSAGE_CHARS, Undecodable, storable
 from eventstore.transfer.archive import microseconds
+from eventstore.transfer.erasure_records import erased_event_faults, erasure_faults
 
 FAR_FUTURE = timedelta(days=366)
 """A time further ahead than that is refused: no clock is so wrong unnoticed."""
@@ -58,7 +59,23 @@ class RecordCheck:
         if kind == "quarantined":
             why = self._quarantined(record.quarantined)
             return f"a message in quarantine: {why}" if why else None
+        if kind == "erasure":
+            why = self._erasure(record.erasure)
+            return f"an erasure: {why}" if why else None
+        if kind == "erased_event":
+            why = next(filter(None, erased_event_faults(record.erased_event)), None)
+            return f"an erased event: {why}" if why else None
         return None if kind == "end" else "it is of an unknown kind"
+
+    def _erasure(self, one: archive.Erasure) -> str | None:
+        faults = (
+            *erasure_faults(one),
+            _app(one.app) if one.HasField("app") else None,
+            self._time("erased_at", one.erased_at),
+            _text("why", one.why),
+            _text("erased_by", one.erased_by),
+        )
+        return next(filter(None, faults), None)
 
     def _event(self, one: archive.StoredEvent) -> str | None:
         why = next(filter(None, self._event_faults(one)), None)

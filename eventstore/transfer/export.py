@@ -1,7 +1,8 @@
 """Exports the whole event store to a file, page by page, so that neither memory nor a snapshot grows with the log.
 
 Invariants. The cursors and the head are read in one snapshot before the events. So everything that a cursor has moved
-past is in the file, as an event or in quarantine.
+past is in the file, as an event or in quarantine. Erasures are read after the events: a file that has events of a
+person who was erased meanwhile has the erasure too, and an import applies it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pathlib import Path
 from psycopg import AsyncConnection
 
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.erasure.erasure_rows import count_erasures, read_last_erasure
 from eventstore.event_reader import read, read_head
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
 from eventstore.schema import quarantine
 from eventstore.transfer.archive import VERSION, ArchiveWriter, Record, microseconds
+from eventstore.transfer.erasure_records import read_erasure_records
 
 _CURSORS = "SELECT app, contract, last_event_id, last_received_at, holes FROM eventstore.cursors ORDER BY app"
 PROGRESS_EVERY = 10_000
@@ -34,6 +37,40 @@ class Exported:
     quarantined: int
     head: int
     missing: tuple[tuple[int, int], ...]
+    erasures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedErasures:
+    """What a ledger has: erased persons, and their events."""
+
+    erasures: int
+    events: int
+
+
+async def export_erasures(conn: AsyncConnection, path: Path, *, replace: bool = True) -> ExportedErasures:
+    """Write a ledger: who was erased, and which events were theirs; without any number.
+
+    Args:
+        conn: an autocommit connection.
+        path: the file; it appears only when it is complete.
+        replace: whether an existing file is replaced.
+
+    Raises:
+        ArchiveError: the file can't be written, or exists already.
+        psycopg.Error: the database or the connection failed; no file is left.
+
+    """
+    erasures = events = 0
+    with ArchiveWriter(path, replace=replace) as file:
+        count, newest = await count_erasures(conn)
+        header = archive.Header(version=VERSION, erasures=count, newest_erasure=newest)
+        file.write(Record(header=header))
+        async for record in read_erasure_records(conn):
+            file.write(record)
+            erasures += record.HasField("erasure")
+            events += record.HasField("erased_event")
+    return ExportedErasures(erasures, events)
 
 
 async def export_events(
@@ -57,7 +94,9 @@ async def export_events(
             await conn.execute(ONE_SNAPSHOT)
             cursors = [_cursor(*row) for row in await fetch_all(conn, _CURSORS)]
             last = await read_head(conn)
-        file.write(Record(header=archive.Header(version=VERSION, cursors=cursors, head=last)))
+        is_first_format = await read_last_erasure(conn) == 0
+        version = 1 if is_first_format else VERSION
+        file.write(Record(header=archive.Header(version=version, cursors=cursors, head=last)))
         missing: list[tuple[int, int]] = []
         before = 0
         async for position, received_at, event in read(conn, up_to=last):
@@ -81,7 +120,11 @@ async def export_events(
         async for kept in read_quarantine(conn):
             file.write(Record(quarantined=kept))
             quarantined += 1
-    return Exported(file.events, quarantined, last, tuple(missing))
+        erasures = 0
+        async for record in read_erasure_records(conn):
+            file.write(record)
+            erasures += record.HasField("erasure")
+    return Exported(file.events, quarantined, last, tuple(missing), erasures)
 
 
 async def read_quarantine(

@@ -3,6 +3,10 @@
 Invariants. The whole file is checked before anything of it is stored: each record by itself, then the events against
 this log. An event is stored at the position that it had, or not at all. Its columns are decoded again from its payload.
 
+A file's erasures are restored before its events, so that an event of an erased person gets the token, whatever the file
+has under its id. If the file has erased persons whose events this log still has unchanged, the import is refused:
+``projections erase --again`` erases them here.
+
 Nobody follows the file's apps during an import, nor any app if the file continues after the head, because appends would
 use positions that belong to the file. Each batch is one transaction: a process that is killed leaves whole batches, and
 the same import can be run again for the rest. Cursors are saved last, so a cursor never moves past events that are not
@@ -24,11 +28,12 @@ from psycopg import AsyncConnection
 from eventstore.appending.restore import restore_events
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
+from eventstore.erasure.erasure_rows import settle_awaited
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import StoredEvent, read_head, read_last_event
 from eventstore.ingest.app_lease import raise_epoch
 from eventstore.ingest.context import IngestContext
-from eventstore.locks import IMPORT_LOCK, app_lock
+from eventstore.locks import ERASE_LOCK, IMPORT_LOCK, app_lock
 from eventstore.postgres.byte_pages import PAGE_BYTES
 from eventstore.postgres.connection import connect
 from eventstore.postgres.queries import fetch_all
@@ -36,6 +41,7 @@ from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from eventstore.transfer.archive import Contents, check_archive, moment, read_archive
 from eventstore.transfer.archive_checks import FAR_FUTURE, RecordCheck, read_gaps
 from eventstore.transfer.archive_fit import check_fit
+from eventstore.transfer.restore_erasures import restore_erasures_of_file
 from eventstore.waits import Waits
 
 BATCH = 5_000
@@ -87,10 +93,10 @@ async def import_events(context: IngestContext, path: Path, *, on_progress: Call
         on_progress: is called after each batch with the number of events done, and of all events.
 
     Raises:
+        OtherLog: the file doesn't fit this log, or has erased persons who are not erased here; nothing was stored.
         ArchiveError: the file can't be read, is damaged, or contains what no event store writes; nothing was stored.
         LockHeld: one of the file's apps is followed, or any app and the file continues after the head; nothing was
             stored.
-        OtherLog: the file does not fit this log; nothing was stored.
         psycopg.Error: the database or the connection failed; import the file again.
 
     """
@@ -98,7 +104,8 @@ async def import_events(context: IngestContext, path: Path, *, on_progress: Call
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         latest = await _latest_possible_time(conn)
     contents = await check_archive(path, RecordCheck(latest).fault)
-    locks = [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
+    locks = [Lock(ERASE_LOCK, "the stored events")] if contents.erasures else []
+    locks += [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         if contents.last > await read_head(conn):
             locks.append(Lock(IMPORT_LOCK, "the head of the log, after which the file continues"))
@@ -117,6 +124,8 @@ async def _import(
     waits = context.waits
     async with await connect(context.url, name=session_name("import"), waits=waits) as conn:
         await check_fit(conn, path, (events for events, _ in _batches(path) if events))
+        if contents.erasures:
+            await restore_erasures_of_file(conn, path, waits)
         await _fence_followers(conn, contents.apps, waits)
         done = stored = 0
         for events, quarantined in _batches(path):
@@ -128,6 +137,8 @@ async def _import(
                 await _keep_quarantined(conn, quarantined)
         if done != contents.events:
             raise ArchiveError(f"{path} was changed during the import; import it again")
+        if contents.erasures:
+            await settle_awaited(conn)
         async with conn.transaction():
             for cursor in contents.header.cursors:
                 await _save_cursor(conn, cursor, contents.header.head)

@@ -197,7 +197,7 @@ class _EraseRun:
             for person, rows in (await RowMoves(projection).count(self._conn)).items():
                 result.rows[person] += rows
         result.dropped_as_of = await find_as_of_schemas(self._conn)
-        await self._erase_elsewhere(result, dry_run=True)
+        await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=True)
         await forget_persons(self._conn)
         return result
 
@@ -209,7 +209,7 @@ class _EraseRun:
         if result.dropped_as_of and not self._request.drop_as_of:
             raise AsOfInTheWay(result.dropped_as_of)
         await drop_as_of_schemas(self._conn, result.dropped_as_of)
-        await self._erase_elsewhere(result, dry_run=False)
+        await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
         key = self._request.key
         plan = ErasePlan(
             persons=result.persons,
@@ -224,7 +224,7 @@ class _EraseRun:
         )
         # With a key, the digest of a number that has no event yet keeps its late events erased.
         others = set(range(len(result.persons))) - {one.person for one in found}
-        batches = [*_batches(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
+        batches = [*batches_of_persons(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
         self._context.progress.phase(f"erasing {len(found):,} persons")
         for batch in batches:
             done = await erase_batch(self._conn, plan, batch, self._context.waits)
@@ -232,7 +232,7 @@ class _EraseRun:
             result.active |= set(done.active)
             result.need_rebuild |= set(done.need_rebuild)
         await drop_all_shadows(self._conn)
-        await self._erase_elsewhere(result, dry_run=False)
+        await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
         await forget_persons(self._conn)
         result.position = await read_head(self._conn)
         return result
@@ -257,17 +257,27 @@ class _EraseRun:
         found = await find_events_of_persons(
             self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)
         )
-        erased_by = f"{await fetch_value(self._conn, _ERASED_BY)} ({request.system_user})"
+        erased_by = await read_erased_by(self._conn, request.system_user)
         return ErasedPersons(persons, erased_by, position=self._head), found
 
-    async def _erase_elsewhere(self, result: ErasedPersons, *, dry_run: bool) -> None:
-        app, finder = self._request.app, NumberFinder(result.numbers, varints=True)
-        messages = await erase_messages(self._conn, finder, self._limits, app=app, dry_run=dry_run)
-        answers = await replace_in_answers(self._conn, app, dry_run=dry_run)
-        result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})
+
+async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:
+    """Return who erases: the database role, and the user of this machine."""
+    return f"{await fetch_value(conn, _ERASED_BY)} ({system_user})"
 
 
-def _batches(found: Sequence[PersonFound]) -> Iterator[list[int]]:
+async def erase_elsewhere(
+    conn: AsyncConnection[Any], result: ErasedPersons, app: str | None, limits: QuarantineLimits, *, dry_run: bool
+) -> None:
+    """Erase prepared persons from quarantined messages and saved answers, and count both in the result."""
+    finder = NumberFinder(result.numbers, varints=True)
+    messages = await erase_messages(conn, finder, limits, app=app, dry_run=dry_run)
+    answers = await replace_in_answers(conn, app, dry_run=dry_run)
+    result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})
+
+
+def batches_of_persons(found: Sequence[PersonFound]) -> Iterator[list[int]]:
+    """Yield batches of persons that are erased in one transaction each."""
     batch: list[int] = []
     events = size = 0
     for one in found:

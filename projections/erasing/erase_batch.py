@@ -35,7 +35,8 @@ from projections.running import state_changes
 
 EVENTS_TABLE = "eventstore.events"
 
-_LOCK_CHECKPOINTS = "SELECT name FROM projections.checkpoints ORDER BY name FOR UPDATE"
+LOCK_CHECKPOINTS = "SELECT name FROM projections.checkpoints ORDER BY name FOR UPDATE"
+"""Locks all checkpoints, in the one order in which everybody locks several."""
 _NEW_AS_OF = (
     "SELECT r.into_schema FROM projections.rebuilds AS r JOIN pg_catalog.pg_namespace AS n ON n.oid = r.into_schema_oid"
     " WHERE r.id > %s AND r.state = 'done' ORDER BY r.id LIMIT 1"
@@ -160,7 +161,7 @@ class _Batch:
             await conn.execute(COMMIT_DURABLY)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
             await self._refuse_new_as_of()
-            await conn.execute(_LOCK_CHECKPOINTS)
+            await conn.execute(LOCK_CHECKPOINTS)
             events = [*self._encoded]
             known = await self._find_new(plan.scanned_to, await read_head(conn), events)
             await self._move_rows(events, counts)

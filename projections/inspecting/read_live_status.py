@@ -164,5 +164,5 @@ def describe_stale_rows(row: ProjectionStatus, projection: Projection, head: int
             return row.last_error  # found while it was paused, and its state doesn't show it
         return None if row.last_error else describe_older_rows(row.name, projection.version)
     if row.redecoded_at is not None:
-        return f"projections redecode changed events that it has folded; {rebuild}"
+        return f"projections redecode or erase changed events that it has folded; {rebuild}"
     return None

@@ -98,7 +98,7 @@ class ProjectionStatus:
         last_error: its last error; None while it is well.
         last_error_at: when that happened.
         retry_at: when a failed projection is tried again.
-        redecoded_at: when events that it had folded were changed by redecode; None once it is rebuilt.
+        redecoded_at: when redecode or erase changed events that it had folded; None once it is rebuilt.
         skipped: the number of skipped events.
         note: the problem, or else something good to know.
         skips: the skipped events.

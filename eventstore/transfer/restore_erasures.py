@@ -1,0 +1,76 @@
+"""Restores the erasures of a file: who was erased, and which events were theirs.
+
+Invariants. They are restored in one transaction, under the append lock: from then on no event of theirs is stored with
+its number, from wherever it comes. Events that are stored already are not changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
+from eventstore.erasure.erasure_rows import renew_erasures, restore_erased_events, restore_erasures
+from eventstore.erasure.erasure_token import TOKEN_PATTERN
+from eventstore.errors import OtherLog
+from eventstore.postgres.queries import fetch_column, fetch_value
+from eventstore.transfer.erasure_records import erased_events_of_file, erasures_of_file
+from eventstore.waits import Waits
+
+BATCH = 5_000
+
+_NOT_ERASED = """
+SELECT count(*) FROM eventstore.events WHERE event_id = ANY(%s) AND ppnum <> '' AND ppnum !~ %s
+"""
+_MISSING = """
+SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
+WHERE NOT EXISTS (SELECT FROM eventstore.events AS e WHERE e.event_id = d.event_id)
+"""
+
+
+async def restore_erasures_of_file(
+    conn: AsyncConnection, path: Path, waits: Waits, *, may_be_stored: bool = False
+) -> int:
+    """Restore the erasures of a file that was checked.
+
+    Args:
+        conn: an autocommit connection, used by nobody else meanwhile.
+        path: the file.
+        waits: ``append_lock`` counts.
+        may_be_stored: whether events of these persons may be in the log with their numbers; the caller erases them.
+
+    Returns:
+        The head of the log: later events of these persons are stored erased.
+
+    Raises:
+        OtherLog: such an event is in the log, and may not be; nothing was restored.
+        psycopg.Error: the database failed, or the connection; nothing was restored, or everything.
+
+    """
+
+    async def attempt() -> int:
+        async with conn.transaction():
+            head = await acquire_append_lock(conn, waits)
+            await restore_erasures(conn, list(erasures_of_file(path)))
+            awaited: set[str] = set()
+            for events in _batches_of_events(path):
+                ids, tokens = [event_id for event_id, _ in events], [token for _, token in events]
+                if not may_be_stored and await fetch_value(conn, _NOT_ERASED, [ids, TOKEN_PATTERN]):
+                    raise OtherLog(
+                        "the file has erased persons who are not erased here; run projections erase --again with it"
+                    )
+                await restore_erased_events(conn, events)
+                awaited.update(await fetch_column(conn, _MISSING, [ids, tokens]))
+            await renew_erasures(conn, sorted(awaited), awaited=True)
+        return head.position
+
+    return await retry_while_append_lock_is_busy(conn, waits, attempt)
+
+
+def _batches_of_events(path: Path) -> Iterator[Sequence[tuple[str, str]]]:
+    events = erased_events_of_file(path)
+    while batch := list(islice(events, BATCH)):
+        yield batch

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import getpass
-import re
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eventstore.appending.quarantine_limits import load_quarantine_limits
-from eventstore.erasure.erasure_key import load_erasure_key
-from eventstore.errors import ArchiveError, UsageError
-from eventstore.transfer.new_file import check_output_path
 from projections.cli.shared.argument_checks import storable_text
 from projections.cli.shared.common_options import JsonOption, YesOption
 from projections.cli.shared.completed_values import complete_app
 from projections.cli.shared.confirm import confirm
+from projections.cli.shared.erase_job import EraseJob, GivenPersons, new_erase_job
+from projections.cli.shared.erase_steps import check_receipt_files, run_erase_job, write_configured_ledger
+from projections.cli.shared.erasure_check import CheckedNumbers, answer_about_numbers
 from projections.cli.shared.erasure_output import print_erasure
 from projections.cli.shared.error_handling import handles_errors
-from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
 from projections.cli.shared.json_documents import writes_json
-from projections.cli.shared.open_database import ReplayTargets, replay_targets
-from projections.cli.shared.output import FAILED, counted, print_json, print_left_out
-from projections.cli.shared.progress import shown_progress
+from projections.cli.shared.open_database import replay_targets
+from projections.cli.shared.output import FAILED, print_json, print_left_out
 from projections.cli.shared.typer_app import new_app
-from projections.erasing.erase import ErasedPersons, EraseRequest, erase_persons
-from projections.erasing.final_checks import FinalChecks, check_after_erasure
 from projections.erasing.number_list import read_numbers
-from projections.erasing.receipt import ErasureReceipt, describe_erasure, receipt_files, write_receipt
+from projections.erasing.receipt import ErasureReceipt, describe_erasure, write_receipt
 
 app = new_app()
-
-IF_INTERRUPTED = "each person is erased or untouched; run it again for the rest, with the same numbers"
-_AGE = re.compile(r"(\d{1,6})d")
 
 
 @app.command()
 @handles_errors
-@writes_json(ErasureReceipt)
+@writes_json(ErasureReceipt, CheckedNumbers)
 def erase(  # noqa: PLR0913 - one for each option
     numbers: Annotated[
         list[str] | None, typer.Argument(metavar="PPNUM", help="The persons' phone numbers, as the events have them.")
@@ -66,6 +55,13 @@ def erase(  # noqa: PLR0913 - one for each option
         Path | None,
         typer.Option(metavar="FILE", help="Write the receipt to this file as JSON, and beside it as a page to print."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only answer whether the numbers were erased; needs the erasure key.")
+    ] = False,
+    again: Annotated[
+        Path | None,
+        typer.Option(metavar="LEDGER", help="After a restore: erase the persons of this file of erasures again."),
+    ] = None,
     drop_as_of: Annotated[
         bool, typer.Option("--drop-as-of", help="Drop as-of schemas that have rows of these persons.")
     ] = False,
@@ -82,99 +78,33 @@ def erase(  # noqa: PLR0913 - one for each option
     short transactions beside everything else that runs, and ends with a check: the read models equal the log, and no
     column of the database has the number.
 
-    Exit code 1 when a number is left somewhere, or a read model differs from the log. What can't be reached (backups,
-    the write-ahead log, exported files) is listed.
+    Exit code 1 when a number is left somewhere, or a read model differs from the log; with --check, when one was not
+    erased. What can't be reached (backups, the write-ahead log, exported files) is listed.
     """
-    request = _request(numbers or [], source, older_than, app_name, why, dry_run=dry_run, drop_as_of=drop_as_of)
+    if check:
+        answer_about_numbers(read_numbers(numbers or [], source), as_json=as_json)
+        return
+    given = GivenPersons(numbers or [], source, older_than, again)
+    job = new_erase_job(given, app=app_name, why=why, dry_run=dry_run, drop_as_of=drop_as_of)
     if receipt is not None:
-        _check_receipt_files(receipt)
+        check_receipt_files(receipt)
+    _run(job, receipt, verifies=not no_verify, yes=yes, as_json=as_json)
+
+
+def _run(job: EraseJob, receipt: Path | None, *, verifies: bool, yes: bool, as_json: bool) -> None:
     targets = replay_targets([])
     print_left_out(targets.left_out)
-    if not dry_run:
-        confirm([_consequence(request)], yes=yes)
-    done, checks = _run(targets, request, dry_run=dry_run, verifies=not no_verify)
-    document = describe_erasure(request, done, checks, at=datetime.now(UTC))
+    if not job.dry_run:
+        confirm([job.consequence], yes=yes)
+    done, checks = run_erase_job(targets, job, verifies=verifies)
+    document = describe_erasure(job.request, done, checks, at=datetime.now(UTC))
     if receipt is not None:
         write_receipt(receipt, document)
+    if not job.dry_run:
+        write_configured_ledger(targets)
     if as_json:
         print_json(document)
     else:
         print_erasure(document)
     if (checks is not None and checks.has_failed) or targets.broken:
         raise typer.Exit(FAILED)
-
-
-def _request(
-    numbers: list[str],
-    source: Path | None,
-    older_than: str | None,
-    app_name: str | None,
-    why: str | None,
-    *,
-    dry_run: bool,
-    drop_as_of: bool,
-) -> EraseRequest:
-    if older_than is None and not numbers and source is None:
-        raise UsageError("give the numbers of the persons, --from a file with them, or --older-than")
-    if older_than is not None and (numbers or source is not None):
-        raise UsageError("give numbers or --older-than, not both")
-    if not (why or "").strip() and not dry_run:
-        raise UsageError("give the reason with --why; it is kept with the erasure")
-    chosen = None if older_than is not None else read_numbers(numbers, source)
-    if chosen == []:
-        raise UsageError(f"{source} has no number")
-    return EraseRequest(
-        numbers=chosen,
-        why=why or "",
-        system_user=_system_user(),
-        app=app_name,
-        older_than=None if older_than is None else _age(older_than),
-        key=load_erasure_key(),
-        drop_as_of=drop_as_of,
-    )
-
-
-def _age(text: str) -> timedelta:
-    match = _AGE.fullmatch(text)
-    if match is None or match[1] == "0":
-        raise UsageError("--older-than takes a number of days, such as 730d")
-    return timedelta(days=int(match[1]))
-
-
-def _system_user() -> str:
-    with suppress(OSError, KeyError, ImportError):
-        return getpass.getuser()
-    return "unknown user"
-
-
-def _check_receipt_files(path: Path) -> None:
-    for name in receipt_files(path):
-        try:
-            check_output_path(name)
-        except ArchiveError as error:
-            raise UsageError(str(error)) from error
-        if name.exists():
-            raise UsageError(f"{name} already exists; choose another name for the receipt")
-
-
-def _consequence(request: EraseRequest) -> str:
-    where = "every app" if request.app is None else f"app {request.app!r}"
-    if request.numbers is None:
-        days = request.older_than.days if request.older_than is not None else 0
-        return f"every person whose last event is older than {counted(days, 'day')} will be erased in {where}, for good"
-    return f"{counted(len(request.numbers), 'person', 'persons')} will be erased in {where}, for good"
-
-
-def _run(
-    targets: ReplayTargets, request: EraseRequest, *, dry_run: bool, verifies: bool
-) -> tuple[ErasedPersons, FinalChecks | None]:
-    limits = load_quarantine_limits()
-    with shown_progress("erase") as progress:
-        context = targets.context(progress)
-        work = erase_persons(context, targets.projections, request, limits, dry_run=dry_run)
-        done = run_interruptible(work, if_interrupted=NOTHING_CHANGED if dry_run else IF_INTERRUPTED)
-        if dry_run:
-            return done, None
-        changed = [table for table, rows in done.tables.items() if rows]
-        checking = check_after_erasure(context, targets.projections, done.numbers, changed, verifies=verifies)
-        return done, run_interruptible(checking, if_interrupted="the persons are erased; only checks are missing")

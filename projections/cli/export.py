@@ -1,4 +1,4 @@
-"""``projections export``: writes the stored events to a file."""
+"""``projections export``: writes the stored events, or the erased persons, to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from eventstore.errors import ArchiveError, UsageError
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_lock import session_name
-from eventstore.transfer.export import Exported
+from eventstore.transfer.export import Exported, ExportedErasures
+from eventstore.transfer.export import export_erasures as write_erasures
 from eventstore.transfer.export import export_events as write_archive
 from eventstore.transfer.new_file import check_output_path
 from eventstore.waits import Waits, load_waits
@@ -48,6 +49,7 @@ class ExportedLog(TypedDict):
         head: the last position in it.
         quarantined: how many quarantined messages it has.
         missing: the positions that are missing in the log, and so in the file.
+        erasures: how many erased persons it has.
 
     """
 
@@ -56,11 +58,27 @@ class ExportedLog(TypedDict):
     head: int
     quarantined: int
     missing: list[MissingRange]
+    erasures: int
+
+
+class ExportedLedger(TypedDict):
+    """What a ledger of erased persons has.
+
+    Attributes:
+        file: the path of the file.
+        erasures: how many erased persons.
+        events: how many events of theirs.
+
+    """
+
+    file: str
+    erasures: int
+    events: int
 
 
 @app.callback()
 def export() -> None:
-    """Write the stored events to a file."""
+    """Write the stored events, or the erased persons, to a file."""
 
 
 @app.command("events")
@@ -77,12 +95,7 @@ def export_events(
     An import of the file restores the store byte for byte. Exit code 1 when positions are missing in the log; the file
     then has all others.
     """
-    try:
-        check_output_path(file)
-    except ArchiveError as error:
-        raise UsageError(str(error)) from error
-    if file.exists() and not force:
-        raise UsageError(f"{file} already exists; choose another name or use --force")
+    _check_new_file(file, force=force)
     waits = load_waits()
     url = migrated_database(waits, writes=False)
     done = run_interruptible(_export(url, file, waits, replace=force), if_interrupted="the unfinished file was removed")
@@ -106,7 +119,50 @@ def _describe(file: Path, done: Exported) -> ExportedLog:
         "head": done.head,
         "quarantined": done.quarantined,
         "missing": [{"first": first, "last": last} for first, last in done.missing],
+        "erasures": done.erasures,
     }
+
+
+@app.command("erasures")
+@handles_errors
+@writes_json(ExportedLedger)
+def export_ledger(
+    file: Annotated[Path, typer.Argument(help="The file to create; only its owner may read it.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a ledger of erased persons to a file: their tokens and the ids of their events, no numbers.
+
+    Keep it where the backups are, and newer than they are: after a restore, projections erase --again FILE erases the
+    same persons again.
+    """
+    _check_new_file(file, force=force)
+    waits = load_waits()
+    url = migrated_database(waits, writes=False)
+    done = run_interruptible(
+        _export_ledger(url, file, waits, replace=force), if_interrupted="the unfinished file was removed"
+    )
+    if as_json:
+        document: ExportedLedger = {"file": str(file), "erasures": done.erasures, "events": done.events}
+        print_json(document)
+    else:
+        persons = counted(done.erasures, "erased person", "erased persons")
+        print_data(f"{file}: {persons}, {counted(done.events, 'event')}")
+
+
+async def _export_ledger(url: str, file: Path, waits: Waits, *, replace: bool) -> ExportedErasures:
+    async with await connect(url, name=session_name("export"), waits=waits) as conn:
+        return await write_erasures(conn, file, replace=replace)
+
+
+def _check_new_file(file: Path, *, force: bool) -> None:
+    try:
+        check_output_path(file)
+    except ArchiveError as error:
+        raise UsageError(str(error)) from error
+    if file.exists() and not force:
+        raise UsageError(f"{file} already exists; choose another name or use --force")
 
 
 async def _export(url: str, file: Path, waits: Waits, *, replace: bool) -> Exported:

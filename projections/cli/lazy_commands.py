@@ -35,7 +35,7 @@ SUMMARIES = {
     "explain": "Show which events produced a row, and which one decides it.",
     "redecode": "Decode the stored events again, after an update of the decoder.",
     "erase": "Erase persons, and keep every count as it is.",
-    "export": "Write the stored events to a file.",
+    "export": "Write the stored events, or the erased persons, to a file.",
     "import": "Store the events of a file.",
     "simulate": "Serve a made-up app's events over gRPC, for demos and tests.",
     "cursor": "Show or reset where each app's stream resumes.",

@@ -6,8 +6,8 @@
 
 Invariants. A ledger has no numbers: who a person was is read from the events. Only events of the ledger are erased: if
 the person has others, which happened after the erasure or in another app, rows can't be told apart by the number, and
-the projections that handle the events are marked as needing a rebuild. Each batch gives its erasures new ids, so that no
-replay that has folded the old events is applied. A process that was killed is run again with the same ledger.
+the projections that handle the events are marked as needing a rebuild. Each batch gives its erasures new ids, so that
+no replay that has folded the old events is applied. A process that was killed is run again with the same ledger.
 """
 
 from __future__ import annotations
@@ -80,12 +80,16 @@ JOIN eventstore.events AS e ON e.event_id = l.event_id
 JOIN pg_temp.erasing_persons AS p ON p.token = l.token AND p.ppnum = e.ppnum
 """
 _TWICE = "SELECT ppnum FROM pg_temp.erasing_persons GROUP BY ppnum HAVING count(*) > 1"
-# Numbers that have an event which isn't of the ledger.
+# Numbers that have an event which isn't of the ledger, and those whose token has an event already: one that was
+# received again has a row of its own, with which the row of the number can't be merged.
 _OTHERS = """
 SELECT DISTINCT e.ppnum FROM eventstore.events AS e
 WHERE e.position > %(after)s AND e.position <= %(up_to)s
   AND e.ppnum IN (SELECT ppnum FROM pg_temp.erasing_persons)
   AND NOT EXISTS (SELECT FROM pg_temp.erasing_events AS f WHERE f.position = e.position)
+UNION
+SELECT p.ppnum FROM eventstore.events AS e JOIN pg_temp.erasing_persons AS p ON p.token = e.ppnum
+WHERE e.position > %(after)s AND e.position <= %(up_to)s
 """
 
 

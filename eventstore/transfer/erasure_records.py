@@ -119,12 +119,14 @@ def erased_event_faults(one: archive.ErasedEvent) -> Iterator[str | None]:
 
 
 def newest_erasure_of_file(path: Path) -> str | None:
-    """Return the token of the newest erasure that a ledger has, reading only its beginning; None without any.
+    """Return the token of the newest erasure that a ledger has, reading only its beginning; None without any, or a file.
 
     Raises:
         ArchiveError: the file can't be read, or isn't such a file.
 
     """
+    if not path.exists():
+        return None
     record = next(read_archive(path), None)
     if record is None or not record.HasField("header"):
         raise ArchiveError(f"{path} is not a file written by projections export erasures")

@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.erasure.erasure_key import load_erasure_key, load_erasure_settings
 from eventstore.errors import EmbeddedError, describe
 from eventstore.ingest.config import configured_names
 from eventstore.waits import load_waits
@@ -95,6 +96,8 @@ def doctor(
         max_silence=max_silence,
         thorough=thorough,
         data_folder=_embedded_data_folder(),
+        ledger=load_erasure_settings().ledger_file,
+        key=load_erasure_key(),
     )
     found = _examine(options)
     if as_json:

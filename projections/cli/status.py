@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eventstore.erasure.erasure_key import load_erasure_settings
 from eventstore.errors import UsageError
 from eventstore.ingest.config import configured_names
 from projections.cli.shared.argument_checks import seconds
@@ -60,16 +61,17 @@ def status(
 
     With --check the exit code is 1 if a projection is failed, waiting, missing, too far behind or not running anywhere;
     if an app (configured, or followed before) is refused or followed by no process, its stream fails or its quarantine
-    is full; or if the schema is not current or was changed by hand. A paused projection is fine unless it is too far
-    behind. So that a monitor may run it often, --check leaves out the counts over the log, unless --json asks for them.
+    is full; if the schema is not current or was changed by hand; or if a restore brought erased persons back. A paused
+    projection is fine unless it is too far behind. So that a monitor may run it often, --check leaves out the counts
+    over the log, unless --json asks for them.
     """
     if max_behind is not None and not check:
         raise UsageError("--max-behind needs --check")
     configured = configured_names(config) if check else ()
-    registry = find_projections()
+    registry, ledger = find_projections(), load_erasure_settings().ledger_file
     with _schema_problems_found() if check else nullcontext():
         found = run_with_connection(
-            lambda conn: read_status(conn, registry, counted=as_json or not check), writes=False
+            lambda conn: read_status(conn, registry, counted=as_json or not check, ledger=ledger), writes=False
         )
     if as_json:
         print_json(found.as_dict())
@@ -100,6 +102,8 @@ def _print_status(found: Status) -> None:
             print_data(line)
     for sentence in found.schema:
         print_data(f"the schema is damaged: {sentence}")
+    if found.ledger is not None:
+        print_data(found.ledger)
     tables.print(projections_table(found))
     for line in [*folding_process_lines(found), *projection_lines(found)]:
         print_data(line)

@@ -260,6 +260,26 @@ _QUARANTINE = {
         _NOTE, "Messages that can't be events are kept.", "`projections quarantine list`"
     ),
 }
+_ERASURES = {
+    "erasure_ledger_newer": FindingCode(
+        _WRONG,
+        "The ledger that `PROJECTIONS_ERASURE_LEDGER_FILE` names has erased persons who are not erased in this"
+        " database, as after a restore of an older backup.",
+        "`projections erase --again FILE`",
+    ),
+    "erasure_ledger_unreadable": FindingCode(
+        _WRONG,
+        "The ledger that `PROJECTIONS_ERASURE_LEDGER_FILE` names can't be read, so nobody would notice that a restore"
+        " brought erased persons back.",
+        "`projections export erasures FILE --force`, if this database was not restored.",
+    ),
+    "erasure_key_missing": FindingCode(
+        _WRONG,
+        "Persons were erased with a key that this process doesn't have: late events of theirs would be stored with"
+        " their numbers.",
+        "`PROJECTIONS_ERASURE_KEY_FILE`, for every process that stores events.",
+    ),
+}
 _SERVER = {
     "disk_low": FindingCode(
         _WRONG,
@@ -336,6 +356,7 @@ CODES: MappingProxyType[str, FindingCode] = MappingProxyType(
     | _SESSIONS
     | _CLOCK
     | _QUARANTINE
+    | _ERASURES
     | _SERVER
     | _EXAMINATION
 )

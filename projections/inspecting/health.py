@@ -41,6 +41,8 @@ def find_problems(status: Status, configured: Collection[str] = (), max_behind: 
         *find_app_problems(status.apps, configured),
         *find_projection_problems(status.projections, status.head, max_behind),
     ]
+    if status.ledger is not None:
+        return [*(problem.text for problem in found), status.ledger]
     return [problem.text for problem in found]
 
 

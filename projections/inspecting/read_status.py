@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from eventstore.event_reader import HEAD, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row
 from projections.errors import describe_user_code_error
 from projections.folding.run_statement import fetch_rows
+from projections.inspecting.erasure_ledger import describe_ledger
 from projections.inspecting.read_live_status import read_app_streams, read_projections
 from projections.inspecting.status import AppStatus, Skip, Status
 from projections.migrating.missing_tables import describe_missing_table
@@ -49,7 +51,9 @@ GROUP BY schema, name, table_exists
 """
 
 
-async def read_status(conn: AsyncConnection[Any], registry: Registry, *, counted: bool = True) -> Status:
+async def read_status(
+    conn: AsyncConnection[Any], registry: Registry, *, counted: bool = True, ledger: Path | None = None
+) -> Status:
     """Read the status.
 
     Args:
@@ -57,6 +61,7 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry, *, counted
         registry: the projections of this code.
         counted: whether events and rows are counted too. Without, it costs the same on a log of any length, and has
             everything that is needed to find problems; the counts are 0 or missing.
+        ledger: the ledger of erased persons that is compared with the log; None for none.
 
     """
     apps = await read_app_streams(conn)
@@ -78,7 +83,8 @@ async def read_status(conn: AsyncConnection[Any], registry: Registry, *, counted
     schema = [drift.sentence for drift in await find_drift(conn)]
     status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
     ahead, consumers = await find_events_ahead_of_clock(conn), await read_consumers(conn)
-    return replace(status, ahead_of_clock=ahead, schema=schema, consumers=consumers)
+    wrong = await describe_ledger(conn, ledger)
+    return replace(status, ahead_of_clock=ahead, schema=schema, consumers=consumers, ledger=wrong)
 
 
 async def _read_declared_counts(

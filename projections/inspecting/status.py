@@ -163,6 +163,7 @@ class Status:
         ahead_of_clock: the last events, if their times are ahead of the database server's clock.
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
         consumers: the named consumers that were ever run.
+        ledger: what is wrong with the ledger of erased persons; None if nothing is, or there is no ledger.
 
     """
 
@@ -176,6 +177,7 @@ class Status:
     ahead_of_clock: AheadOfClock | None = None
     schema: list[str] = field(default_factory=list)
     consumers: list[ConsumerStatus] = field(default_factory=list)
+    ledger: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text, as in :class:`StatusDocument`."""
@@ -200,6 +202,7 @@ class StatusDocument(TypedDict):
         ahead_of_clock: the last events, if their times are ahead of the database server's clock; else null.
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
         consumers: the named consumers that were ever run, see docs/consuming.md.
+        ledger: what is wrong with the ledger of erased persons; null if nothing is, or there is no ledger.
 
     """
 
@@ -214,3 +217,4 @@ class StatusDocument(TypedDict):
     ahead_of_clock: AheadOfClock | None
     schema: list[str]
     consumers: list[ConsumerStatus]
+    ledger: str | None

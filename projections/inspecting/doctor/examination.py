@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.waits import Waits
 from projections.inspecting.doctor.doctor_limits import DoctorLimits
 from projections.inspecting.read_live_status import read_app_streams, read_projections
@@ -34,6 +35,8 @@ class DoctorOptions:
         max_silence: how many seconds an app may send no event; None for any.
         thorough: whether to look at every position of the log.
         data_folder: the data folder of the embedded server; None for another server.
+        ledger: the ledger of erased persons that is compared with the log; None for none.
+        key: the erasure key; None without one.
         clock: this machine's clock, in seconds since 1970.
 
     """
@@ -48,6 +51,8 @@ class DoctorOptions:
     max_silence: float | None = None
     thorough: bool = False
     data_folder: Path | None = None
+    ledger: Path | None = None
+    key: ErasureKey | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.time
 
 

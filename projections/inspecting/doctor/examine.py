@@ -22,6 +22,7 @@ from projections.inspecting.doctor.app_checks import check_apps
 from projections.inspecting.doctor.clock_checks import check_clocks, check_stored_times
 from projections.inspecting.doctor.consumer_checks import check_consumers
 from projections.inspecting.doctor.disk_checks import check_disk, format_bytes, read_database_size
+from projections.inspecting.doctor.erasure_checks import check_erasures
 from projections.inspecting.doctor.examination import DoctorOptions, Examination
 from projections.inspecting.doctor.listener_checks import check_listeners
 from projections.inspecting.doctor.lock_checks import check_checkpoint_holders, check_lock_waits
@@ -96,6 +97,7 @@ CHECKS: tuple[Check, ...] = (
     Check("times of stored events", check_stored_times),
     Check("clocks", check_clocks, needs_schema=False),
     Check("the quarantine", check_quarantine),
+    Check("erasures", check_erasures),
     Check("the disk", check_disk, needs_schema=False),
     Check("durability", check_durability, needs_schema=False),
     Check("synchronous_commit", check_synchronous_commit, needs_schema=False),

@@ -19,6 +19,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.erasure.erasure_key import ErasureSettings
 from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.config import EnvironmentApp
 from eventstore.waits import Waits
@@ -34,6 +35,7 @@ MODELS: tuple[type[BaseSettings], ...] = (
     DoctorLimits,
     EmbeddedTimeouts,
     EnvironmentApp,
+    ErasureSettings,
     HttpSettings,
     QuarantineLimits,
     ReplaySettings,
@@ -119,6 +121,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "app": lambda: settings_of(EnvironmentApp),
     "app-keys": lambda: keys_of(AppConfig),
     "doctor": lambda: settings_of(DoctorLimits),
+    "erasure": lambda: settings_of(ErasureSettings),
     "embedded": lambda: settings_of(EmbeddedTimeouts),
     "folding": lambda: settings_of(WorkerSettings),
     "http": lambda: settings_of(HttpSettings),

@@ -119,7 +119,7 @@ def erased_event_faults(one: archive.ErasedEvent) -> Iterator[str | None]:
 
 
 def newest_erasure_of_file(path: Path) -> str | None:
-    """Return the token of the newest erasure that a ledger has, reading only its beginning; None without any, or a file.
+    """Return the token of the newest erasure of a ledger, reading only its beginning; None without any, or a file.
 
     Raises:
         ArchiveError: the file can't be read, or isn't such a file.

@@ -34,6 +34,6 @@ async def check_erasures(exam: Examination) -> AsyncIterator[Finding]:
         what = "no key is set" if key is None else "another key is set"
         yield Finding(
             "erasure_key_missing",
-            f"persons were erased with a key, and here {what}: late events of theirs would be stored with their numbers",
+            f"persons were erased with a key, and here {what}: late events would be stored with their numbers",
             advice="set PROJECTIONS_ERASURE_KEY_FILE to the file with that key, for every process",
         )

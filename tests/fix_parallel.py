@@ -19,6 +19,7 @@ SERVERS_OF_THEIR_OWN = {
     "test_doctor_command.py": "starts a server with settings of production, and restarts it as a standby",
     "test_embedded.py": "starts many embedded servers at once, and kills them",
     "test_embedded_messages.py": "starts embedded servers through the command",
+    "test_erased_everywhere.py": "starts a server whose files it searches",
     "test_read_replica.py": "starts a primary and a standby",
     "test_database_loses_events.py": "starts primaries and standbys, and lets them crash",
     "test_translated_messages.py": "starts a server with another language",

@@ -163,7 +163,7 @@ class _AgainRun:
         await drop_as_of_schemas(conn, result.dropped_as_of)
         found = await self._find_events(progress.at)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
-        progress.phase(f"erasing {len(found):,} persons")
+        progress.phase("erasing")
         for batch in batches_of_persons(found):
             encoded = await encode_events(conn, batch)
 

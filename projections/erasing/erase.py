@@ -225,7 +225,7 @@ class _EraseRun:
         # With a key, the digest of a number that has no event yet keeps its late events erased.
         others = set(range(len(result.persons))) - {one.person for one in found}
         batches = [*batches_of_persons(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
-        self._context.progress.phase(f"erasing {len(found):,} persons")
+        self._context.progress.phase("erasing")
         for batch in batches:
             done = await erase_batch(self._conn, plan, batch, self._context.waits)
             result.rows |= {person: rows for person, rows in done.erased.items() if rows}

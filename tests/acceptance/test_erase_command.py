@@ -13,7 +13,9 @@ from psycopg import AsyncConnection
 
 from tests import folding, rebuilding, store
 from tests.acceptance.command import CommandResult, Commands
+from tests.databases import Server
 from tests.json_documents import read_documents
+from tests.queries import fetch_all
 
 NUMBER, OTHER, UNKNOWN = "12300000000", "12300000001", "99900000000"
 
@@ -77,7 +79,9 @@ async def test_a_number_that_is_left_is_reported(commands: Commands, database_ur
     [
         ((), "give the numbers of the persons, --from a file with them, or --older-than"),
         ((NUMBER,), "give the reason with --why"),
-        ((NUMBER, "--older-than", "730d", "--why", "x"), "give numbers or --older-than, not both"),
+        ((NUMBER, "--older-than", "730d", "--why", "x"), "give numbers, --older-than or --again: one of them"),
+        (("--again", "ledger", "--app", "app"), "--again takes everything from the ledger"),
+        (("--check", NUMBER), "--check needs the erasure key: set PROJECTIONS_ERASURE_KEY_FILE"),
         (("--older-than", "2y", "--why", "x"), "--older-than takes a number of days, such as 730d"),
         (("--from", "missing", "--why", "x"), "missing can't be read"),
         (
@@ -109,3 +113,69 @@ async def test_persons_whose_last_event_is_old(commands: Commands, database_url:
     (receipt,) = read_documents("erase", again.out)
     assert (again.code, receipt["asked"]) == (0, 0)
     assert_no_number(done.err, again.err)
+
+
+async def test_who_was_erased_is_known_with_the_key_only(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    key = commands.folder / "key"
+    key.write_text("k" * 64)
+    variables = {"DATABASE_URL": database_url, "PROJECTIONS_ERASURE_KEY_FILE": str(key)}
+    denied = str(await store.value(conn, "SELECT min(ppnum) FROM consent_registry WHERE status = 'denied'"))
+    before = await commands.run("erase", "--check", denied, **variables)
+    assert (before.code, before.out) == (1, "number 1: not erased\n")
+    done = await commands.run("erase", denied, "--why", "asked", "--yes", "--no-verify", "--json", **variables)
+    (receipt,) = read_documents("erase", done.out)
+    (commands.folder / "numbers").write_text(f"{denied}\n{UNKNOWN}\n")
+    checked = await commands.run("erase", "--check", "--from", "numbers", "--json", **variables)
+    assert checked.code == 1
+    (answers,) = read_documents("erase", checked.out)
+    assert [answer["erased"] for answer in answers["checked"]] == [True, False]
+    (erasure,) = answers["checked"][0]["erasures"]
+    assert (erasure["token"], erasure["why"]) == (receipt["persons"][0]["token"], "asked")
+    assert [each["status"] for each in erasure["consent"]] == ["denied"]
+    text = await commands.run("erase", "--check", denied, **variables)
+    assert text.code == 0
+    assert "consent in app 'app': denied" in text.out
+    assert not [one for one in (before, done, checked, text) if denied in one.transcript]
+    short = commands.folder / "short"
+    short.write_text("too short")
+    refused = await commands.run(
+        "erase", "--check", denied, **{**variables, "PROJECTIONS_ERASURE_KEY_FILE": str(short)}
+    )
+    assert refused.code == 2
+    assert "short has 9 bytes, but a key needs 32" in refused.err
+
+
+async def test_a_restored_log_is_erased_again_by_the_ledger(
+    commands: Commands, database_url: str, conn: AsyncConnection, postgres: Server
+) -> None:
+    exported = await commands.run("export", "events", "backup", DATABASE_URL=database_url)
+    assert exported.code == 0, exported.err
+    variables = {"PROJECTIONS_ERASURE_LEDGER_FILE": str(commands.folder / "ledger")}
+    done = await commands.run("erase", NUMBER, "--why", "x", "--yes", "--json", DATABASE_URL=database_url, **variables)
+    assert done.code == 0, done.err
+    ledger = await commands.run("export", "erasures", "other", "--json", DATABASE_URL=database_url)
+    (written,) = read_documents("export erasures", ledger.out)
+    events = await store.value(conn, "SELECT count(*) FROM eventstore.erased_events")
+    assert (written["erasures"], written["events"]) == (1, events)
+    assert_no_number((commands.folder / "ledger").read_bytes().decode("latin-1"))
+    with postgres.database() as restored:
+        variables = {**variables, "DATABASE_URL": restored}
+        assert (await commands.run("import", "events", "backup", **variables)).code == 0
+        await folding.fold_all(restored)
+        status = await commands.run("status", "--check", **variables)
+        assert "has erased persons who are not erased in this database" in status.err
+        doctor = await commands.run("doctor", **variables)
+        assert "erasure_ledger_newer" in doctor.out
+        for _ in range(2):  # it can be run again
+            again = await commands.run("erase", "--again", "ledger", "--yes", **variables)
+            assert again.code == 0, again.transcript
+        async with store.connection(restored) as other:
+            query = "SELECT position, ppnum, payload FROM eventstore.events ORDER BY position"
+            assert await fetch_all(other, query) == await fetch_all(conn, query)
+            await folding.assert_rows_match_oracle(other)
+            assert await folding.read_model_rows(other) == await folding.read_model_rows(conn)
+            assert not await store.value(other, "SELECT bool_or(awaited) FROM eventstore.erasures")
+        assert "erasure_ledger_newer" not in (await commands.run("doctor", **variables)).out
+        assert_no_number(again.transcript, status.transcript, doctor.transcript)

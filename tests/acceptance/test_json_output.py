@@ -71,12 +71,15 @@ READ_ELSEWHERE: Mapping[str, str] = {
     "quarantine export": "acceptance/test_quarantine_command.py",
     "quarantine drop": "acceptance/test_quarantine_command.py",
     "reconcile": "acceptance/test_reconcile_command.py",
+    "erase": "acceptance/test_erase_command.py",
+    "export erasures": "acceptance/test_erase_command.py",
 }
 """Commands whose documents another test reads with ``read_documents``, and its file."""
 UNSEEN = {
     "ExportedLog: missing[].first",  # no position is missing here
     "ExportedLog: missing[].last",
     "ExplainedRow: counted",  # no built-in read model has rows that move between groups
+    "StatusDocument: ledger",  # no ledger is configured
     "ForgottenApp: last_event_id",  # the cursor was reset before
 }
 """Keys that are null, or in no object, in all documents of this test."""

@@ -14,7 +14,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, ingest, live, live_http
+from benchmarks import append, erase, ingest, live, live_http
 from benchmarks.folds import FOLDS
 from benchmarks.harness import Benchmark, Result, server
 from benchmarks.rebuilds import LARGE_ONES, REBUILDS
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "live_p99_http": live_http.live_p99_http,
     **FOLDS,
     **REBUILDS,
+    "erase": erase.erase,
 }
 REPORT = Path(".projections") / "bench.json"
 _CONDITIONS = (

@@ -43,11 +43,17 @@ _CHOOSE = """
 SELECT array_agg(ppnum) FROM (
     SELECT ppnum FROM people WHERE ppnum !~ '^erased:' ORDER BY md5(ppnum || %s) LIMIT %s) AS chosen
 """
+_EVENTS = """
+UPDATE eventstore.events AS t SET ppnum = p.token, message_id = NULL, payload = t.payload || ''::bytea
+FROM reference_persons AS p WHERE t.ppnum = p.ppnum
+"""
+_RECIPIENTS = """
+UPDATE public.request_recipients AS t SET ppnum = p.token, message_id = NULL
+FROM reference_persons AS p WHERE t.ppnum = p.ppnum
+"""
 _REFERENCE: tuple[LiteralString, ...] = (
-    "UPDATE eventstore.events AS t SET ppnum = p.token, message_id = NULL, payload = t.payload || ''::bytea"
-    " FROM reference_persons AS p WHERE t.ppnum = p.ppnum",
-    "UPDATE public.request_recipients AS t SET ppnum = p.token, message_id = NULL"
-    " FROM reference_persons AS p WHERE t.ppnum = p.ppnum",
+    _EVENTS,
+    _RECIPIENTS,
     "UPDATE public.consent_registry AS t SET ppnum = p.token FROM reference_persons AS p WHERE t.ppnum = p.ppnum",
     "UPDATE public.poll_responses AS t SET ppnum = p.token FROM reference_persons AS p WHERE t.ppnum = p.ppnum",
     "UPDATE public.person_requests AS t SET ppnum = p.token FROM reference_persons AS p WHERE t.ppnum = p.ppnum",
@@ -72,6 +78,7 @@ class Load:
     ends: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> None:
+        """Append and fold until the end."""
         context = RunContext(self.url, Waits(), WorkerSettings())
         workers = [Worker(context, one()) for one in READ_MODELS]
         conn = await connect(self.url, name="bench", waits=Waits())
@@ -82,10 +89,7 @@ class Load:
             await appender.append([next(self.events) for _ in range(BATCH)])
             self.appends.append(perf_counter() - began)
             for worker, own in zip(workers, folding, strict=True):
-                began = perf_counter()
-                while await worker.step(own) in (Step.FOLDED, Step.BUSY):
-                    await asyncio.sleep(0.001)
-                self.folds.append(perf_counter() - began)
+                self.folds.append(await _seconds_to_head(worker, own))
         for each in (conn, *folding):
             await each.close()
 
@@ -134,6 +138,14 @@ def erase(postgres: Postgres) -> Result:
     }
     print(f"  longest pause of an append or a fold: {max(longest):.2f} s (limit {MAX_PAUSE_SECONDS:g} s)")
     return result("erase", "persons/s", REFERENCE, mine, theirs, detail)
+
+
+async def _seconds_to_head(worker: Worker, conn: psycopg.AsyncConnection) -> float:
+    began = perf_counter()
+    while (step := await worker.step(conn)) in (Step.FOLDED, Step.BUSY):
+        if step is Step.BUSY:
+            await asyncio.sleep(0.001)
+    return perf_counter() - began
 
 
 async def _fold_all(url: str) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Executable, Table
 
 from projections.blocks.block_columns import EVERY_EVENT, FactColumn
 from projections.blocks.fact_counts import count_with_fact, single_fact
+from projections.blocks.personal_columns import derive_personal_columns
 from projections.blocks.row_block import Rows
 from projections.blocks.row_counts import count_rows
 from projections.blocks.row_fold import fold_events
@@ -18,15 +19,16 @@ from projections.errors import InvalidProjection
 from projections.projection import Projection, Window
 
 Block: TypeAlias = Rows | Tally
+_DERIVED = ("tables", "handles", "decided_by", "partition_by", "personal_columns")
 
 
 class BlockProjection(Projection):
     """A read model made of building blocks.
 
     A class defines ``name``, ``version`` and ``blocks``. From the blocks follow ``tables``, ``handles``,
-    ``partition_by``, ``decided_by`` and ``fold``. A class may define these too: its tables come after those of the
-    blocks, its handled types and deciding columns are added to theirs, and its ``partition_by`` replaces that of the
-    blocks. Its ``fold`` may return ``super().fold(window)`` and more statements.
+    ``partition_by``, ``decided_by``, ``personal_columns`` and ``fold``. A class may define these too: its tables come
+    after those of the blocks, its handled types and deciding columns are added to theirs, and its ``partition_by`` and
+    ``personal_columns`` replace those of the blocks. Its ``fold`` may return ``super().fold(window)`` and more statements.
 
     Attributes:
         blocks: what it is made of; a block that others count comes before them.
@@ -52,6 +54,9 @@ class BlockProjection(Projection):
         }
         if "partition_by" not in given:
             cls.partition_by = cls._partition()
+        if "personal_columns" not in given:
+            is_all = not cls.has_own_statements() and len(cls.tables) == len(tables)
+            cls.personal_columns = derive_personal_columns(cls.blocks) if is_all else None
 
     def fold(self, window: Window) -> Sequence[Executable]:
         """Fold the blocks in their order."""
@@ -130,4 +135,4 @@ class BlockProjection(Projection):
 def _defined_by(bases: Sequence[type]) -> dict[str, Any]:
     """Return what the nearest base class that is made of blocks defines, or got from its blocks."""
     nearest: Mapping[str, Any] = next((base.__dict__ for base in bases if getattr(base, "blocks", ())), {})
-    return {name: nearest[name] for name in ("tables", "handles", "decided_by", "partition_by") if name in nearest}
+    return {name: nearest[name] for name in _DERIVED if name in nearest}

@@ -63,8 +63,9 @@ class RowMoves:
 
     def __init__(self, projection: Projection) -> None:
         self._statements: list[tuple[str, sql.Composed, sql.Composed]] = []
-        partition = projection.partition_by
+        tables = {table.name: table for table in projection.tables}
         for table, columns in (projection.personal_columns or {}).items():
+            partition = projection.partition_of(tables[table])
             messages = [name for name, copied in columns.items() if copied == "message_id"]
             for number in (name for name, copied in columns.items() if copied == "ppnum"):
                 parts = {

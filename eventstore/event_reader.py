@@ -32,7 +32,7 @@ LAG = sql.SQL("""greatest(head.position - c.position, 0) AS events_behind,
 them has waited. The first event is found by index."""
 
 LAST_EVENT: LiteralString = (
-    "SELECT clock_timestamp(), position, received_at, event_id, (SELECT max(id) FROM eventstore.erasures)"
+    "SELECT clock_timestamp(), position, received_at, event_id"
     " FROM (SELECT) AS here LEFT JOIN"
     " (SELECT position, received_at, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
 )
@@ -50,16 +50,12 @@ class StoredEvent(NamedTuple):
 
 
 class LastEvent(NamedTuple):
-    """The last event of the log, and the server's time; all but the time are None while there is no event.
-
-    ``erasure`` is the id of the newest erasure, None while there is none.
-    """
+    """The last event of the log, and the server's time; all but the time are None while there is no event."""
 
     now: datetime
     position: int | None
     received_at: datetime | None
     event_id: str | None
-    erasure: int | None
 
 
 async def read_last_event(conn: AsyncConnection[Any]) -> LastEvent:

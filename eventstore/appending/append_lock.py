@@ -15,20 +15,27 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 import structlog
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection, errors, sql
 
 from eventstore.appending import server_clock
 from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
-from eventstore.errors import AppendLockBusy, CommitsLost
-from eventstore.event_reader import LAST_EVENT, LastEvent, read_last_event
+from eventstore.errors import AppendLockBusy, CommitsLost, DatabaseError
+from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
+from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+_READ_STATE = (
+    sql.SQL("SELECT head.*, (SELECT max(id) FROM eventstore.erasures) FROM ({}) AS head")
+    .format(sql.SQL(LAST_EVENT))
+    .as_bytes()
+)
 
 
 class Head(NamedTuple):
@@ -88,16 +95,17 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
     async with conn.pipeline():
         moved = await conn.execute(MOVE_CURSOR, cursor._asdict()) if cursor else None
         locked = await conn.execute(TRY_TRANSACTION_LOCK, [APPEND_LOCK])
-        last_event = await conn.execute(LAST_EVENT)
+        last_event = await conn.execute(_READ_STATE)
         acquired = await locked.fetchone()
         row = await last_event.fetchone()
-    last = LastEvent(*row) if row else None
     if cursor and moved is not None and moved.rowcount != 1:
         raise await why_not_moved(conn, cursor)
     if not (acquired and acquired[0]):
         await wait_for_append_lock(conn, waits.as_timedelta(waits.append_lock))
-        last = None
-    now, position, previous, _, erasure = last or await read_last_event(conn)
+        row = await fetch_row(conn, _READ_STATE)
+    if row is None:
+        raise DatabaseError("the head of eventstore.events can't be read")
+    now, position, previous, _, erasure = row
     if cursor and (position or 0) < cursor.head:
         raise CommitsLost(cursor.app)
     if previous is None or previous <= now:

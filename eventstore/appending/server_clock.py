@@ -85,7 +85,7 @@ async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | No
         psycopg.Error: the database failed, or the connection.
 
     """
-    now, last, received_at, *_ = await read_last_event(conn)
+    now, last, received_at, _ = await read_last_event(conn)
     if last is None or received_at is None or received_at - now <= AHEAD:
         return None
     first = await find_last_received_by(conn, now, last) + 1

@@ -28,7 +28,8 @@ class BlockProjection(Projection):
     A class defines ``name``, ``version`` and ``blocks``. From the blocks follow ``tables``, ``handles``,
     ``partition_by``, ``decided_by``, ``personal_columns`` and ``fold``. A class may define these too: its tables come
     after those of the blocks, its handled types and deciding columns are added to theirs, and its ``partition_by`` and
-    ``personal_columns`` replace those of the blocks. Its ``fold`` may return ``super().fold(window)`` and more statements.
+    ``personal_columns`` replace those of the blocks. Its ``fold`` may return ``super().fold(window)`` and more
+    statements.
 
     Attributes:
         blocks: what it is made of; a block that others count comes before them.

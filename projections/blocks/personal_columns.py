@@ -1,5 +1,4 @@
-"""Finds which columns of blocks are plain copies of the number and the message_id, so that a person can be erased by
-key.
+"""Finds which columns of blocks are plain copies of the number or message_id, so that persons are erased by key.
 
 Invariants. What is found holds for every event: nothing else in the rows depends on the two. A block that looks into
 them (a prefix, a length), orders by them, decides by them or has a message_id in its key gives None: then nobody knows

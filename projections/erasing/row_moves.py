@@ -91,6 +91,8 @@ class RowMoves:
         Must run before the events are changed.
         """
         found: dict[int, Counter[str]] = {}
+        # In between, rows may refer to others that have the token already.
+        await conn.execute("SET CONSTRAINTS ALL DEFERRED")
         for table, statement, _ in self._statements:
             _add(found, table, await fetch_all(conn, statement, {"persons": list(persons)}))
         return found

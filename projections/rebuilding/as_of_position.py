@@ -75,7 +75,7 @@ async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int
     if ulid.is_ulid(moment.strip()):
         return ()
     asked = parse_time(moment)
-    now, last, last_received, *_ = await read_last_event(conn)
+    now, last, last_received, _ = await read_last_event(conn)
     row = await fetch_row(conn, _FIRST)
     if row is None or last is None or last_received is None:
         return ("no event is stored yet",)

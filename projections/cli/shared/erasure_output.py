@@ -16,7 +16,8 @@ def print_erasure(receipt: ErasureReceipt) -> None:
     if receipt["active"]:
         print_message(f"{counted(receipt['active'], 'person', 'persons')} got new events meanwhile and stay")
     for schema in receipt["dropped_as_of"]:
-        print_data(f"as-of schema {schema} {would}dropped")
+        what = "has rows of them; --drop-as-of drops it" if receipt["dry_run"] else "dropped"
+        print_data(f"as-of schema {schema}: {what}")
     _print_verdicts(receipt)
     if receipt["need_rebuild"]:
         names = " ".join(receipt["need_rebuild"])

@@ -24,7 +24,8 @@ from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.contracts import Event
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
-from projections.erasing.erase import EraseRequest, erase_persons
+from projections.erasing.erase import erase_persons
+from projections.erasing.erase_request import EraseRequest
 from projections.migrating.metadata import READ_MODELS
 from projections.rebuilding.replay_context import ReplayContext
 from projections.running.run_context import RunContext

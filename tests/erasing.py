@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.erasure.erasure_key import ErasureKey
-from projections.erasing.erase import ErasedPersons, EraseRequest, erase_persons
+from projections.erasing.erase import erase_persons
+from projections.erasing.erase_request import ErasedPersons, EraseRequest
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.rebuilding.replay_progress import Progress

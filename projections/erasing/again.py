@@ -44,15 +44,16 @@ from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
-from projections.erasing.erase import (
-    AsOfInTheWay,
-    ErasedPersons,
-    batches_of_persons,
+from projections.erasing.erase import batches_of_persons
+from projections.erasing.erase_batch import EVENTS_TABLE, LOCK_CHECKPOINTS
+from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
+from projections.erasing.other_places import (
+    drop_all_shadows,
+    drop_as_of_schemas,
     erase_elsewhere,
+    find_as_of_schemas,
     read_erased_by,
 )
-from projections.erasing.erase_batch import EVENTS_TABLE, LOCK_CHECKPOINTS
-from projections.erasing.other_places import drop_all_shadows, drop_as_of_schemas, find_as_of_schemas
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
-from eventstore.erasure.number_finder import NumberFinder
 from eventstore.erasure.person_events import (
     Person,
     PersonFound,
@@ -35,16 +32,16 @@ from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
-from eventstore.quarantined.erase_messages import erase_messages
 from projections.erasing.erase_batch import EVENTS_TABLE, ErasePlan, erase_batch, read_last_run
+from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons, EraseRequest
 from projections.erasing.other_places import (
     drop_all_shadows,
     drop_as_of_schemas,
+    erase_elsewhere,
     find_as_of_schemas,
-    replace_in_answers,
+    read_erased_by,
 )
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
-from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
@@ -52,85 +49,13 @@ BATCH_EVENTS = 5_000
 BATCH_BYTES = 32 * 2**20
 BATCH_PERSONS = 1_000
 """How much a batch has at the most, unless a single person has more."""
-QUARANTINE_TABLE, ANSWERS_TABLE = "eventstore.quarantine", "projections.reconciliations"
 
-_ERASED_BY = "SELECT session_user"
 _IDLE_PERSONS = """
 SELECT ppnum FROM eventstore.events
 WHERE position <= %(up_to)s AND ppnum <> '' AND ppnum !~ %(token)s AND (%(app)s::text IS NULL OR app = %(app)s)
 GROUP BY ppnum HAVING max(occurred_at) < %(before)s
 """
 _BEFORE = "SELECT clock_timestamp() - %s::interval"
-
-
-@dataclass(frozen=True, slots=True)
-class EraseRequest:
-    """Who is to be erased, and how.
-
-    Attributes:
-        numbers: the persons' numbers; None to choose persons by ``older_than``.
-        older_than: erase every person whose last event is older than that.
-        app: only in this app; None for every app.
-        why: the reason.
-        system_user: who runs the command on this machine.
-        key: the erasure key; None without one.
-        drop_as_of: drop as-of schemas that have rows of the persons, instead of refusing.
-
-    """
-
-    numbers: Sequence[str] | None = field(repr=False)
-    why: str
-    system_user: str
-    app: str | None = None
-    older_than: timedelta | None = None
-    key: ErasureKey | None = field(default=None, repr=False)
-    drop_as_of: bool = False
-
-
-@dataclass(slots=True)
-class ErasedPersons:
-    """What was erased, or with a dry run would be.
-
-    Attributes:
-        persons: every person who was asked for, or chosen.
-        erased_by: the database role and the system user.
-        rows: of each person that had any: the rows that were changed, by table.
-        active: how many of the chosen persons got new events meanwhile, so that they were left alone.
-        position: the head of the log when the last of them was erased.
-        others: rows that don't belong to one person: quarantined messages, and saved answers.
-        need_rebuild: the projections that don't declare their personal columns.
-        dropped_as_of: the as-of schemas that were dropped, or would be.
-
-    """
-
-    persons: Sequence[Person] = field(repr=False)
-    erased_by: str = ""
-    rows: dict[int, Counter[str]] = field(default_factory=dict)
-    active: set[int] = field(default_factory=set)
-    position: int = 0
-    others: Counter[str] = field(default_factory=Counter)
-    need_rebuild: set[str] = field(default_factory=set)
-    dropped_as_of: list[str] = field(default_factory=list)
-
-    @property
-    def tables(self) -> Counter[str]:
-        """The rows by table, of all persons together."""
-        return sum(self.rows.values(), Counter(self.others))
-
-    @property
-    def numbers(self) -> list[str]:
-        """The numbers of the persons who are erased now."""
-        return [person.ppnum for index, person in enumerate(self.persons) if index not in self.active]
-
-
-class AsOfInTheWay(ProjectionsError):
-    """Schemas that as-ofs created have rows of the persons; nothing was erased."""
-
-    def __init__(self, schemas: Sequence[str]) -> None:
-        super().__init__(
-            f"as-of schemas have rows of these persons: {', '.join(schemas)}; give --drop-as-of to drop them, or drop"
-            " them yourself"
-        )
 
 
 async def erase_persons(
@@ -259,21 +184,6 @@ class _EraseRun:
         )
         erased_by = await read_erased_by(self._conn, request.system_user)
         return ErasedPersons(persons, erased_by, position=self._head), found
-
-
-async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:
-    """Return who erases: the database role, and the user of this machine."""
-    return f"{await fetch_value(conn, _ERASED_BY)} ({system_user})"
-
-
-async def erase_elsewhere(
-    conn: AsyncConnection[Any], result: ErasedPersons, app: str | None, limits: QuarantineLimits, *, dry_run: bool
-) -> None:
-    """Erase prepared persons from quarantined messages and saved answers, and count both in the result."""
-    finder = NumberFinder(result.numbers, varints=True)
-    messages = await erase_messages(conn, finder, limits, app=app, dry_run=dry_run)
-    answers = await replace_in_answers(conn, app, dry_run=dry_run)
-    result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})
 
 
 def batches_of_persons(found: Sequence[PersonFound]) -> Iterator[list[int]]:

@@ -6,16 +6,22 @@ killed in between has left the numbers where the same command finds them again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.erasure.number_finder import NumberFinder
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
+from eventstore.quarantined.erase_messages import erase_messages
+from projections.erasing.erase_request import ErasedPersons
 from projections.rebuilding.shadow_position import delete_all_positions
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
 
+_ERASED_BY = "SELECT session_user"
 _REPLACE_IN_ANSWERS = """
 UPDATE projections.reconciliations AS r
 SET differing_recipients = (
@@ -49,6 +55,9 @@ GROUP BY n.nspname, c.relname ORDER BY n.nspname, c.relname
 """
 _HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})")
 _IS_PERSON = sql.SQL("t.{} IN (SELECT ppnum FROM pg_temp.erasing_persons)")
+
+
+QUARANTINE_TABLE, ANSWERS_TABLE = "eventstore.quarantine", "projections.reconciliations"
 
 
 async def replace_in_answers(conn: AsyncConnection[Any], app: str | None, *, dry_run: bool) -> int:
@@ -108,3 +117,18 @@ async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str])
             dropped = sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
             await conn.execute(sql.SQL("DROP TABLE {}").format(dropped))
             await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(schema)))
+
+
+async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:
+    """Return who erases: the database role, and the user of this machine."""
+    return f"{await fetch_value(conn, _ERASED_BY)} ({system_user})"
+
+
+async def erase_elsewhere(
+    conn: AsyncConnection[Any], result: ErasedPersons, app: str | None, limits: QuarantineLimits, *, dry_run: bool
+) -> None:
+    """Erase prepared persons from quarantined messages and saved answers, and count both in the result."""
+    finder = NumberFinder(result.numbers, varints=True)
+    messages = await erase_messages(conn, finder, limits, app=app, dry_run=dry_run)
+    answers = await replace_in_answers(conn, app, dry_run=dry_run)
+    result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})

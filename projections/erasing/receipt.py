@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from eventstore.transfer.new_file import NewFile
 from projections.erasing.clean_up import OUT_OF_REACH
-from projections.erasing.erase import ErasedPersons, EraseRequest
+from projections.erasing.erase_request import ErasedPersons, EraseRequest
 from projections.erasing.final_checks import FinalChecks
 from projections.erasing.receipt_page import render_receipt_page
 from projections.json_value import json_value

@@ -147,7 +147,7 @@ _PROJECTIONS = {
         _WRONG, "The rows are of a newer version than this code, which leaves them alone.", "Upgrade this installation."
     ),
     "redecoded": FindingCode(
-        _WRONG, "`redecode` changed events that the projection has folded.", "`projections rebuild NAME`"
+        _WRONG, "`redecode` or `erase` changed events that the projection has folded.", "`projections rebuild NAME`"
     ),
     "projection_broken": FindingCode(
         _WRONG,

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from eventstore.errors import LockHeld
 from eventstore.locks import ERASE_LOCK, rebuild_lock
 from eventstore.postgres.session_lock import hold_lock
-from projections.erasing.erase import AsOfInTheWay
+from projections.erasing.erase_request import AsOfInTheWay
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of

@@ -16,7 +16,12 @@ from projections.inspecting.finding_codes import CODES
 from tools import doctor_codes
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("integration/test_doctor.py", "integration/test_consumers_shown.py", "acceptance/test_doctor_command.py")
+TESTS = (
+    "integration/test_doctor.py",
+    "integration/test_doctor_erasures.py",
+    "integration/test_consumers_shown.py",
+    "acceptance/test_doctor_command.py",
+)
 
 
 def texts(*paths: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from eventstore.erasure.erasure_key import load_erasure_key
 from eventstore.errors import UsageError
 from projections.cli.shared.output import counted
-from projections.erasing.erase import EraseRequest
+from projections.erasing.erase_request import EraseRequest
 from projections.erasing.number_list import read_numbers
 
 _AGE = re.compile(r"(\d{1,5})d")

@@ -16,7 +16,8 @@ from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interrupti
 from projections.cli.shared.open_database import ReplayTargets
 from projections.cli.shared.progress import shown_progress
 from projections.erasing.again import erase_again
-from projections.erasing.erase import ErasedPersons, erase_persons
+from projections.erasing.erase import erase_persons
+from projections.erasing.erase_request import ErasedPersons
 from projections.erasing.final_checks import FinalChecks, check_after_erasure
 from projections.erasing.receipt import receipt_files
 from projections.rebuilding.replay_context import ReplayContext

@@ -1,0 +1,82 @@
+"""Who is to be erased, and what was: the values that the steps of an erasure pass on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.person_events import Person
+from projections.errors import ProjectionsError
+
+
+@dataclass(frozen=True, slots=True)
+class EraseRequest:
+    """Who is to be erased, and how.
+
+    Attributes:
+        numbers: the persons' numbers; None to choose persons by ``older_than``.
+        older_than: erase every person whose last event is older than that.
+        app: only in this app; None for every app.
+        why: the reason.
+        system_user: who runs the command on this machine.
+        key: the erasure key; None without one.
+        drop_as_of: drop as-of schemas that have rows of the persons, instead of refusing.
+
+    """
+
+    numbers: Sequence[str] | None = field(repr=False)
+    why: str
+    system_user: str
+    app: str | None = None
+    older_than: timedelta | None = None
+    key: ErasureKey | None = field(default=None, repr=False)
+    drop_as_of: bool = False
+
+
+@dataclass(slots=True)
+class ErasedPersons:
+    """What was erased, or with a dry run would be.
+
+    Attributes:
+        persons: every person who was asked for, or chosen.
+        erased_by: the database role and the system user.
+        rows: of each person that had any: the rows that were changed, by table.
+        active: how many of the chosen persons got new events meanwhile, so that they were left alone.
+        position: the head of the log when the last of them was erased.
+        others: rows that don't belong to one person: quarantined messages, and saved answers.
+        need_rebuild: the projections that don't declare their personal columns.
+        dropped_as_of: the as-of schemas that were dropped, or would be.
+
+    """
+
+    persons: Sequence[Person] = field(repr=False)
+    erased_by: str = ""
+    rows: dict[int, Counter[str]] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    position: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    need_rebuild: set[str] = field(default_factory=set)
+    dropped_as_of: list[str] = field(default_factory=list)
+
+    @property
+    def tables(self) -> Counter[str]:
+        """The rows by table, of all persons together."""
+        return sum(self.rows.values(), Counter(self.others))
+
+    @property
+    def numbers(self) -> list[str]:
+        """The numbers of the persons who are erased now."""
+        return [person.ppnum for index, person in enumerate(self.persons) if index not in self.active]
+
+
+class AsOfInTheWay(ProjectionsError):
+    """Schemas that as-ofs created have rows of the persons; nothing was erased."""
+
+    def __init__(self, schemas: Sequence[str]) -> None:
+        super().__init__(
+            f"as-of schemas have rows of these persons: {', '.join(schemas)}; give --drop-as-of to drop them, or drop"
+            " them yourself"
+        )

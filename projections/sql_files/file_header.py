@@ -25,9 +25,11 @@ _EXAMPLES: Mapping[str, str] = {
     "partition_by": "app",
 }
 """The lines that every file has, each with an example."""
-_OPTIONAL = ("decided_by", "absent_contracts")
-_LISTS = ("handles", "partition_by", *_OPTIONAL)
+_OPTIONAL = ("decided_by", "personal_columns", "absent_contracts")
+_LISTS = ("handles", "partition_by", "decided_by", "absent_contracts")
 _TEXT_COLUMNS = tuple(column.name for column in events.c if isinstance(column.type, Text))
+_PERSONAL = re.compile(r"(?P<table>\w+)\.(?P<column>\w+)(?:\s*=\s*(?P<copied>\w+))?")
+_NO_PERSONAL_COLUMNS = "none"
 _LINE = re.compile(r"--\s*(?P<key>[a-z_]+)\s*:\s*(?P<value>.*?)\s*")
 _ALMOST = re.compile(r"--\s*(?P<key>[A-Za-z_]+)\b.*")
 
@@ -35,7 +37,7 @@ _ALMOST = re.compile(r"--\s*(?P<key>[A-Za-z_]+)\b.*")
 class FileHeader(NamedTuple):
     """What a header says.
 
-    ``at`` is where its lines are, by key. ``decided_by`` is None if it has no such line.
+    ``at`` is where its lines are, by key. ``decided_by`` and ``personal_columns`` are None if it has no such line.
     """
 
     name: str
@@ -43,6 +45,7 @@ class FileHeader(NamedTuple):
     handles: frozenset[int]
     partition_by: tuple[str, ...]
     decided_by: Mapping[str, str] | None
+    personal_columns: Mapping[str, Mapping[str, str]] | None
     absent_contracts: frozenset[str]
     at: Mapping[str, int]
 
@@ -74,6 +77,11 @@ def read_header(source: SqlSource) -> FileHeader:
         handles=frozenset(_event_type(source, word, at["handles"]) for word in words["handles"]),
         partition_by=tuple(_column(source, word, at["partition_by"]) for word in words["partition_by"]),
         decided_by=_deciding(source, words["decided_by"], at["decided_by"]) if "decided_by" in words else None,
+        personal_columns=(
+            _personal(source, values["personal_columns"], at["personal_columns"])
+            if "personal_columns" in values
+            else None
+        ),
         absent_contracts=frozenset(
             _contract(source, word, at["absent_contracts"]) for word in words.get("absent_contracts", ())
         ),
@@ -118,8 +126,12 @@ def _read_lines(source: SqlSource) -> Iterator[tuple[str, str, int]]:
         yield key, value, start
 
 
+def _names(value: str) -> list[str]:
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
 def _words(source: SqlSource, value: str, key: str, at: int) -> list[str]:
-    words = [word.strip() for word in value.split(",") if word.strip()]
+    words = _names(value)
     for word in words:
         if len(word.split()) > 1:
             source.refuse(at, f"{key}: separate names with commas: {', '.join(word.split())}")
@@ -150,6 +162,20 @@ def _deciding(source: SqlSource, words: list[str], at: int) -> dict[str, str]:
     if not all(len(pair) == 2 for pair in pairs):
         source.refuse(at, "decided_by lists columns with their tables, such as first_contact.event_id")
     return {pair[0]: pair[1] for pair in pairs}
+
+
+def _personal(source: SqlSource, value: str, at: int) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for word in _names(value) if value != _NO_PERSONAL_COLUMNS else ():
+        match = _PERSONAL.fullmatch(word)
+        if match is None:
+            source.refuse(
+                at,
+                "personal_columns lists columns with their tables, and what they copy if the names differ, such as"
+                f" first_contact.person = ppnum; or it is {_NO_PERSONAL_COLUMNS}",
+            )
+        found.setdefault(match["table"], {})[match["column"]] = match["copied"] or match["column"]
+    return found
 
 
 def _contract(source: SqlSource, word: str, at: int) -> str:

@@ -91,6 +91,7 @@ def _make(path: Path) -> type[SqlProjection]:
         "tables": tuple(contents.tables.values()),
         "views": tuple(contents.views.values()),
         "decided_by": contents.decided_by,
+        "personal_columns": header.personal_columns,
         "statements": tuple(contents.fold),
     }
     made = type(f"SqlProjection_{header.name}", (SqlProjection,), attributes)

@@ -350,6 +350,16 @@ def test_each_thing_that_a_file_cant_have_is_refused_with_its_line(
         ),
         (
             "-- partition",
+            "-- personal_columns: ppnum\n-- partition",
+            "contacts.sql:6: personal_columns lists columns with their tables, and what they copy if the names differ",
+        ),
+        (
+            "-- partition",
+            "-- personal_columns: contacts.absent = ppnum\n-- partition",
+            "contacts.sql:2: personal_columns of contacts: absent is not a text column of the table",
+        ),
+        (
+            "-- partition",
             "-- absent_contracts: mail\n-- partition",
             "contacts.sql:6: absent_contracts: there is no contract mail; there are chat.external, pcs.external.v1",
         ),
@@ -391,9 +401,17 @@ def test_a_file_without_tables_or_fold_or_without_a_file_is_refused(tmp_path: Pa
 
 
 def test_header_lines_of_the_explicit_kind_replace_what_the_statements_say(tmp_path: Path) -> None:
-    lines = "-- decided_by: contacts.ppnum\n-- absent_contracts: pcs.external.v1\n-- partition"
+    lines = (
+        "-- decided_by: contacts.ppnum\n-- personal_columns: contacts.ppnum\n-- absent_contracts: pcs.external.v1\n"
+        "-- partition"
+    )
     projection = write(tmp_path, f"{HEADER.replace('-- partition', lines)}{TABLE}{UPSERT}")()
     assert projection.decided_by == {"contacts": "ppnum"}
+    assert projection.personal_columns == {"contacts": {"ppnum": "ppnum"}}
+    for line, expected in (("none", {}), ("contacts.ppnum = ppnum", {"contacts": {"ppnum": "ppnum"}})):
+        header = HEADER.replace("-- partition", f"-- personal_columns: {line}\n-- partition")
+        assert write(tmp_path, f"{header}{TABLE}{UPSERT}")().personal_columns == expected
+    assert write(tmp_path, f"{HEADER}{TABLE}{UPSERT}")().personal_columns is None
     assert projection.absent_contracts == {"pcs.external.v1"}
     # Only a column that compares by bytes is taken for an event_id.
     other = UPSERT.replace("WHERE contacts.event_id > excluded.event_id", "WHERE contacts.at > excluded.at")

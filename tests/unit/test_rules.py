@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -197,6 +198,29 @@ def test_valid_projections_are_accepted(projection: Projection) -> None:
 def test_each_broken_rule_is_reported(attributes: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidProjection, match=message):
         check_projection(changed_table(Mine, **attributes))
+
+
+PERSONAL = (Column("ppnum", Text), Column("note", Text), Column("digits", Integer))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"other": {"ppnum": "ppnum"}}, "personal_columns of other: it has no such table"),
+        ({"mine": {"absent": "ppnum"}}, "personal_columns of mine: absent is not a text column of the table"),
+        ({"mine": {"digits": "ppnum"}}, "personal_columns of mine: digits is not a text column of the table"),
+        ({"mine": {"ppnum": "error_code"}}, "ppnum must be a copy of ppnum or message_id"),
+        ({"mine": {"ppnum": "ppnum", "app": "message_id"}}, "app must be nullable, since an erased event has no"),
+        ({"mine": {"note": "message_id"}}, "without a copy of ppnum, the rows of a person can't be found"),
+    ],
+)
+def test_personal_columns_are_copies_in_text_columns(columns: dict[str, dict[str, str]], message: str) -> None:
+    table = make_table("mine", *(Column(one.name, one.type) for one in PERSONAL))
+    broken = type("Broken", (Mine,), {"tables": (table,), "personal_columns": columns})
+    with pytest.raises(InvalidProjection, match=re.escape(message)):
+        check_projection(broken())
+    for good in (None, {}, {"mine": {"ppnum": "ppnum", "note": "message_id"}}):
+        check_projection(type("Good", (Mine,), {"tables": (table,), "personal_columns": good})())
 
 
 @pytest.mark.parametrize(

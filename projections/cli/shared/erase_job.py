@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from eventstore.erasure.erasure_key import load_erasure_key
-from eventstore.errors import UsageError
+from eventstore.errors import MAX_MESSAGE_CHARS, UsageError
 from projections.cli.shared.output import counted
 from projections.erasing.erase_request import EraseRequest
 from projections.erasing.number_list import read_numbers
@@ -77,6 +77,8 @@ def new_erase_job(
         raise UsageError("--again takes everything from the ledger: leave out --app and --dry-run")
     if not (why or "").strip() and not dry_run and given.ledger is None:
         raise UsageError("give the reason with --why; it is kept with the erasure")
+    if why is not None and len(why) > MAX_MESSAGE_CHARS:
+        raise UsageError(f"--why takes at most {MAX_MESSAGE_CHARS:,} characters")
     by_number = given.older_than is None and given.ledger is None
     numbers = read_numbers(given.numbers, given.source) if by_number else None
     if numbers == []:

@@ -45,10 +45,10 @@ from projections.erasing.row_moves import RowMoves, can_move, existing_tables_on
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
-BATCH_EVENTS = 5_000
+BATCH_EVENTS = 2_000
 BATCH_BYTES = 32 * 2**20
-BATCH_PERSONS = 1_000
-"""How much a batch has at the most, unless a single person has more."""
+BATCH_PERSONS = 250
+"""How much a batch has at the most, unless a single person has more: folds wait for a batch."""
 
 _IDLE_PERSONS = """
 SELECT ppnum FROM eventstore.events

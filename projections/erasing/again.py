@@ -45,7 +45,7 @@ from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
 from projections.erasing.erase import batches_of_persons
-from projections.erasing.erase_batch import EVENTS_TABLE, LOCK_CHECKPOINTS
+from projections.erasing.erase_batch import EVENTS_TABLE, LOCK_CHECKPOINTS, let_others_fold
 from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
 from projections.erasing.other_places import (
     drop_all_shadows,
@@ -171,7 +171,7 @@ class _AgainRun:
             async def attempt(batch: Sequence[int] = batch, encoded: Sequence[NewPayload] = encoded) -> None:
                 await self._erase_batch(result, batch, encoded)
 
-            await retry_on_lock(attempt, before_retry=_nothing)
+            await retry_on_lock(attempt, before_retry=let_others_fold)
         await drop_all_shadows(conn)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
         await forget_persons(conn)
@@ -243,10 +243,6 @@ class _AgainRun:
             undeclared += [name] if projection.handles & of_mixed else []
         first = min(one.position for one in events)
         return await state_changes.mark_redecoded(self._conn, undeclared, list(self._projections), first)
-
-
-async def _nothing() -> None:
-    """Try again at once: ``lock_timeout`` was the pause."""
 
 
 def _batches_of(events: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -11,6 +11,7 @@ A kill leaves the whole batch or nothing of it. While locks are held nothing is 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from projections.projection import Projection
 from projections.running import state_changes
 
 EVENTS_TABLE = "eventstore.events"
+PAUSE_SECONDS = 1.0
+"""How long an erasure that didn't get a lock leaves the others to the workers, which look for work as often."""
 
 LOCK_CHECKPOINTS = "SELECT name FROM projections.checkpoints ORDER BY name FOR UPDATE"
 """Locks all checkpoints, in the one order in which everybody locks several."""
@@ -121,7 +124,7 @@ async def erase_batch(conn: AsyncConnection[Any], plan: ErasePlan, persons: Sequ
         encoded = await encode_events(conn, chosen)
         batch = _Batch(conn, plan, chosen, encoded, waits)
         try:
-            found = await retry_on_lock(batch.run, before_retry=_nothing)
+            found = await retry_on_lock(batch.run, before_retry=let_others_fold)
         except _BecameActive as error:
             active += error.persons
             chosen = [person for person in chosen if person not in error.persons]
@@ -129,8 +132,9 @@ async def erase_batch(conn: AsyncConnection[Any], plan: ErasePlan, persons: Sequ
         return BatchResult(found, active, batch.need_rebuild)
 
 
-async def _nothing() -> None:
-    """Try again at once: ``lock_timeout`` was the pause."""
+async def let_others_fold() -> None:
+    """Leave the checkpoints to the workers for a moment, before they are locked again."""
+    await asyncio.sleep(PAUSE_SECONDS)
 
 
 class _Batch:

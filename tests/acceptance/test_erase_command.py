@@ -79,6 +79,8 @@ async def test_a_number_that_is_left_is_reported(commands: Commands, database_ur
     [
         ((), "give the numbers of the persons, --from a file with them, or --older-than"),
         ((NUMBER,), "give the reason with --why"),
+        ((NUMBER, "--why", f"{NUMBER} asked"), "--why has one of the numbers"),
+        ((NUMBER, "--why", "x" * 1001), "--why takes at most 1,000 characters"),
         ((NUMBER, "--older-than", "730d", "--why", "x"), "give numbers, --older-than or --again: one of them"),
         (("--again", "ledger", "--app", "app"), "--again takes everything from the ledger"),
         (("--check", NUMBER), "--check needs the erasure key: set PROJECTIONS_ERASURE_KEY_FILE"),

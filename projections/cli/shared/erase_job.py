@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from eventstore.erasure.erasure_key import load_erasure_key
+from eventstore.erasure.number_finder import MIN_LETTERS
 from eventstore.errors import MAX_MESSAGE_CHARS, UsageError
 from projections.cli.shared.output import counted
 from projections.erasing.erase_request import EraseRequest
@@ -83,6 +84,8 @@ def new_erase_job(
     numbers = read_numbers(given.numbers, given.source) if by_number else None
     if numbers == []:
         raise UsageError(f"{given.source} has no number")
+    if any(number in (why or "") for number in numbers or () if len(number) >= MIN_LETTERS):
+        raise UsageError("--why has one of the numbers; it is kept for good, so write the reason without it")
     request = EraseRequest(
         numbers=numbers,
         why=why or (f"again, by {given.ledger.name}" if given.ledger is not None else ""),

@@ -18,7 +18,7 @@ from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.contracts.times import EARLIEST, LATEST
 from eventstore.errors import MAX_MESSAGE_CHARS, Undecodable, storable
 from eventstore.transfer.archive import microseconds
-from eventstore.transfer.erasure_records import erased_event_faults, erasure_faults
+from eventstore.transfer.erasure_records import DIGEST_BYTES, erased_event_faults, erasure_faults
 
 FAR_FUTURE = timedelta(days=366)
 """A time further ahead than that is refused: no clock is so wrong unnoticed."""
@@ -114,6 +114,7 @@ class RecordCheck:
         if one.HasField("erased_at"):
             yield self._time("erased_at", one.erased_at)
             yield "its payload was erased, but it has one" if one.payload else None
+            yield "its digest has the wrong length" if len(one.digest) != DIGEST_BYTES else None
         yield "last_seen is earlier than first_seen" if one.last_seen < one.first_seen else None
 
     def _header(self, header: archive.Header) -> str | None:

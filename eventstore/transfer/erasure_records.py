@@ -20,7 +20,7 @@ from eventstore.erasure.erasure_token import is_token
 from eventstore.errors import ArchiveError
 from eventstore.transfer.archive import Record, microseconds, moment, read_archive
 
-_DIGEST_BYTES = 32
+DIGEST_BYTES = 32
 MAX_TABLES = 1_000
 
 
@@ -105,7 +105,7 @@ def erasure_faults(one: archive.Erasure) -> Iterator[str | None]:
     yield None if is_token(one.token) else "its token is not one"
     yield "its position is negative" if one.position < 0 else None
     yield "mac and key_check come together" if one.HasField("mac") != one.HasField("key_check") else None
-    yield "its mac has the wrong length" if one.HasField("mac") and len(one.mac) != _DIGEST_BYTES else None
+    yield "its mac has the wrong length" if one.HasField("mac") and len(one.mac) != DIGEST_BYTES else None
     try:
         read_row_counts(one.rows)
     except ArchiveError as error:

@@ -138,9 +138,20 @@ async def read_quarantine(
         psycopg.Error: the database failed, or the connection.
 
     """
-    columns = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count", "erased_at")
+    columns = (
+        "app",
+        "contract",
+        "event_id",
+        "reason",
+        "payload",
+        "first_seen",
+        "last_seen",
+        "count",
+        "erased_at",
+        "sha256",
+    )
     async for page in read_pages(conn, quarantine, "id", columns, page_rows=page_rows, page_bytes=page_bytes):
-        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times, erased_at in page:
+        for _, app, contract, event_id, reason, payload, first_seen, last_seen, times, erased_at, digest in page:
             yield archive.Quarantined(
                 app=app,
                 contract=contract,
@@ -151,6 +162,7 @@ async def read_quarantine(
                 last_seen=microseconds(last_seen),
                 count=times,
                 erased_at=None if erased_at is None else microseconds(erased_at),
+                digest=None if erased_at is None else digest,
             )
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,8 +59,8 @@ _QUARANTINE = """
 INSERT INTO eventstore.quarantine
     (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count, erased_at)
 SELECT %(app)s, %(contract)s, %(sha256)b, %(event_id)s, %(reason)s, %(payload)b, %(first_seen)s, %(last_seen)s,
-       %(count)s, %(erased_at)s
-WHERE NOT EXISTS (
+       %(count)s, %(erased_at)s::timestamptz
+WHERE %(erased_at)s::timestamptz IS NOT NULL OR NOT EXISTS (
     SELECT FROM eventstore.quarantine AS q WHERE q.erased_at IS NOT NULL AND q.app = %(app)s
     AND q.contract = %(contract)s AND q.first_seen = %(first_seen)s AND q.event_id IS NOT DISTINCT FROM %(event_id)s)
 ON CONFLICT (app, contract, sha256) DO NOTHING
@@ -207,7 +206,7 @@ def _quarantine_row(kept: archive.Quarantined) -> dict[str, object]:
     return {
         "app": kept.app,
         "contract": kept.contract,
-        "sha256": secrets.token_bytes(32) if is_erased else hashlib.sha256(kept.payload).digest(),
+        "sha256": kept.digest if is_erased else hashlib.sha256(kept.payload).digest(),
         "event_id": kept.event_id if kept.HasField("event_id") else None,
         "reason": kept.reason,
         "payload": b"" if is_erased else kept.payload,

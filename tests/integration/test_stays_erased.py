@@ -20,11 +20,13 @@ from eventstore.errors import OtherLog
 from eventstore.ingest.context import IngestContext
 from eventstore.quarantined.messages import Selection
 from eventstore.quarantined.retry import retry_messages
-from eventstore.transfer.export import export_events
+from eventstore.transfer.export import export_erasures, export_events
 from eventstore.transfer.importing import import_events
-from tests import folding, oracle, store
+from projections.erasing.again import erase_again
+from projections.erasing.erase_request import ErasedPersons
+from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
-from tests.erasing import KEY, OTHER_KEY, erase
+from tests.erasing import BUILT_IN, KEY, OTHER_KEY, erase
 from tests.folding import append, decode_record, new_record
 from tests.oracle import Record
 from tests.queries import fetch_all
@@ -191,3 +193,90 @@ async def test_a_retry_of_quarantined_messages_brings_nobody_back(database_url: 
     done = await retry_messages(conn, Selection(), DEFAULT_LIMITS, folding.QUICK, key=KEY)
     assert done.stored == 1
     await assert_nowhere(conn, OTHER)
+
+
+async def test_an_export_carries_erasures_and_an_import_restores_them(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
+) -> None:
+    record, of_other = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, OTHER)
+    await append(conn, record, of_other)
+    async with conn.transaction():
+        await quarantine(
+            conn, [store.garbage(number)._replace(payload=b"\xff%d" % number + NUMBER.encode()) for number in (1, 2)]
+        )
+    await erase(database_url, NUMBER, key=KEY)
+    file = tmp_path / "log"
+    assert (await export_events(conn, file, lambda *_: None)).erasures == 1
+    assert NUMBER.encode() not in file.read_bytes()
+    with postgres.database() as elsewhere:
+        for _ in range(2):  # it can be run again
+            await import_events(IngestContext(elsewhere, store.QUICK), file, on_progress=lambda *_: None)
+        async with store.connection(elsewhere) as other:
+            for query in (
+                "SELECT token, app, erased_at, why, erased_by, position, mac, key_check, rows FROM eventstore.erasures",
+                "SELECT bool_or(awaited) FROM eventstore.erasures",
+                "SELECT * FROM eventstore.erased_events",
+                "SELECT event_id, position, ppnum, payload FROM eventstore.events ORDER BY position",
+                "SELECT app, reason, payload, first_seen, erased_at FROM eventstore.quarantine ORDER BY id",
+            ):
+                assert await fetch_all(other, query) == await fetch_all(conn, query), query
+            done = await receive(elsewhere, record, late(record), key=KEY)
+            assert (done.stored, done.duplicates) == (1, 1)
+            await assert_nowhere(other)
+
+
+async def test_a_restored_log_is_erased_again_and_what_is_received_again_is_stored_erased(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
+) -> None:
+    """The backup lacks an event of the person, and the person has a newer one besides those of the ledger."""
+    first, second = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.GRANTED, NUMBER)
+    await append(conn, first, new_record(oracle.DELIVERED, OTHER))
+    backup, ledger = tmp_path / "backup", tmp_path / "ledger"
+    await export_events(conn, backup, lambda *_: None)
+    await append(conn, second)
+    token = (await erase(database_url, NUMBER)).persons[0].token
+    await export_erasures(conn, ledger)
+    with postgres.database() as restored:
+        await import_events(IngestContext(restored, store.QUICK), backup, on_progress=lambda *_: None)
+        await folding.fold_all(restored)
+        async with store.connection(restored) as other:
+            done = await again(restored, ledger)
+            assert done.need_rebuild == set()
+            assert await numbers(other) == [token, OTHER]
+            assert await store.value(other, "SELECT awaited FROM eventstore.erasures")
+            await folding.assert_rows_match_oracle(other)
+            received = await receive(restored, first, second, probing=False)
+            assert (received.stored, received.duplicates, received.quarantined) == (1, 1, 0)
+            assert await numbers(other) == [token, OTHER, token]
+            await assert_nowhere(other)
+            await again(restored, ledger)
+            assert not await store.value(other, "SELECT awaited FROM eventstore.erasures")
+            await folding.fold_all(restored)
+            await folding.assert_rows_match_oracle(other)
+
+
+async def test_persons_with_newer_events_are_erased_again_and_their_projections_need_a_rebuild(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
+) -> None:
+    first, newer = new_record(oracle.DELIVERED, NUMBER), new_record(oracle.DELIVERED, NUMBER)
+    await append(conn, first)
+    backup, ledger = tmp_path / "backup", tmp_path / "ledger"
+    await export_events(conn, backup, lambda *_: None)
+    token = (await erase(database_url, NUMBER)).persons[0].token
+    await export_erasures(conn, ledger)
+    with postgres.database() as restored:
+        await import_events(IngestContext(restored, store.QUICK), backup, on_progress=lambda *_: None)
+        await receive(restored, newer)
+        await folding.fold_all(restored)
+        done = await again(restored, ledger)
+        assert done.need_rebuild == {"request_status", "consent_registry", "people"}
+        async with store.connection(restored) as other:
+            assert await numbers(other) == [token, NUMBER]
+            for name in sorted(done.need_rebuild):
+                await rebuilding.rebuild(restored, BUILT_IN[name], limits=rebuilding.ANY_REMOVAL)
+            await folding.assert_rows_match_oracle(other)
+
+
+async def again(url: str, ledger: Path) -> ErasedPersons:
+    context = rebuilding.replay_context(url)
+    return await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)

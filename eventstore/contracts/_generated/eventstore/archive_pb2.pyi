@@ -67,7 +67,7 @@ class StoredEvent(_message.Message):
     def __init__(self, position: _Optional[int] = ..., app: _Optional[str] = ..., contract: _Optional[str] = ..., received_at: _Optional[int] = ..., occurred_at: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Quarantined(_message.Message):
-    __slots__ = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count", "erased_at")
+    __slots__ = ("app", "contract", "event_id", "reason", "payload", "first_seen", "last_seen", "count", "erased_at", "digest")
     APP_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class Quarantined(_message.Message):
     LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     ERASED_AT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     app: str
     contract: str
     event_id: str
@@ -86,7 +87,8 @@ class Quarantined(_message.Message):
     last_seen: int
     count: int
     erased_at: int
-    def __init__(self, app: _Optional[str] = ..., contract: _Optional[str] = ..., event_id: _Optional[str] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., first_seen: _Optional[int] = ..., last_seen: _Optional[int] = ..., count: _Optional[int] = ..., erased_at: _Optional[int] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, app: _Optional[str] = ..., contract: _Optional[str] = ..., event_id: _Optional[str] = ..., reason: _Optional[str] = ..., payload: _Optional[bytes] = ..., first_seen: _Optional[int] = ..., last_seen: _Optional[int] = ..., count: _Optional[int] = ..., erased_at: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Erasure(_message.Message):
     __slots__ = ("token", "app", "erased_at", "why", "erased_by", "position", "mac", "key_check", "rows")

@@ -78,7 +78,8 @@ async def check_after_erasure(
             found.equal[name] = verified.position
         else:
             found.different.append(name)
-    async with context.connection("erase") as conn:
-        context.progress.phase("searching the database")
-        found.search = await find_leftovers(conn, numbers)
+    if numbers:
+        async with context.connection("erase") as conn:
+            context.progress.phase("searching the database")
+            found.search = await find_leftovers(conn, numbers)
     return found

@@ -97,7 +97,7 @@ class ErasureReceipt(TypedDict):
         dropped_as_of: as-of schemas that were dropped.
         not_vacuumed: tables whose dead rows couldn't be removed, because another session had them locked.
         verified: whether the read models equal the log.
-        searched: what was searched for the numbers; null with --dry-run.
+        searched: what was searched for the numbers; null with --dry-run, and if nobody was chosen.
         out_of_reach: where the numbers may still be, whatever this command does.
 
     """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, errors, sql
 
 from eventstore.erasure.number_finder import NumberFinder
 from eventstore.postgres.queries import fetch_all
@@ -57,7 +57,7 @@ class SearchResult:
         tables: how many tables.
         columns: how many columns.
         found: the columns that have a number.
-        unreadable: columns that this role may not read.
+        unreadable: columns that this role may not read, or that another session has locked.
 
     """
 
@@ -103,13 +103,25 @@ async def find_leftovers(
             continue
         on_table(f"{schema}.{name}")
         table = _SearchedTable(schema, name, pages, size, readable)
+        try:
+            counts = await _search_table(conn, finder, table)
+        except errors.UndefinedTable:  # as when a rebuild ended meanwhile
+            continue
+        except errors.LockNotAvailable:
+            result.unreadable += [f"{schema}.{name}.{column}" for column in readable]
+            continue
         result.tables += 1
         result.columns += len(readable)
-        counts: Counter[str] = Counter()
-        for first, end in table.slices:
-            counts += await _search_slice(conn, finder, table, first, end)
         result.found += [Leftover(f"{schema}.{name}", column, counts[column]) for column in readable if counts[column]]
     return result
+
+
+async def _search_table(conn: AsyncConnection[Any], finder: NumberFinder, table: _SearchedTable) -> Counter[str]:
+    """Return in how many rows each column has a number."""
+    counts: Counter[str] = Counter()
+    for first, end in table.slices:
+        counts += await _search_slice(conn, finder, table, first, end)
+    return counts
 
 
 async def _search_slice(

@@ -68,7 +68,7 @@ class SearchedDatabase(TypedDict):
         tables: how many tables.
         columns: how many columns of them.
         left: the columns that have a number.
-        unreadable: the columns that this role may not read.
+        unreadable: the columns that this role may not read, or that another session had locked.
 
     """
 

@@ -61,7 +61,7 @@ def _checks(receipt: Mapping[str, Any]) -> Iterable[str]:
         for one in left:
             yield f"Left: {one['rows']:,} rows of {one['table']}, column {one['column']}."
         if searched["unreadable"]:
-            yield f"Not searched, because this role may not read them: {', '.join(searched['unreadable'])}."
+            yield f"Not searched, because this role may not read them now: {', '.join(searched['unreadable'])}."
     for name in receipt["not_vacuumed"]:
         yield f"Dead rows of {name} were not removed, because another session had it locked."
 

@@ -41,7 +41,7 @@ def _print_search(receipt: ErasureReceipt) -> None:
         print_data(f"left: {one['table']}.{one['column']}: {counted(one['rows'], 'row')}")
     if searched["unreadable"]:
         columns = counted(len(searched["unreadable"]), "column")
-        print_message(f"projections: {columns} could not be searched, because this role may not read them")
+        print_message(f"projections: {columns} could not be searched, because this role may not read them now")
 
 
 def _print_verdicts(receipt: ErasureReceipt) -> None:

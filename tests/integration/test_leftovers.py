@@ -12,7 +12,8 @@ from eventstore.erasure.number_finder import FEW, NumberFinder
 from projections.erasing import leftovers
 from projections.erasing.clean_up import vacuum_changed_tables
 from projections.erasing.leftovers import Leftover, find_leftovers
-from tests import rebuilding, store, wire
+from projections.read_models.consent_registry import ConsentRegistry
+from tests import folding, rebuilding, store, wire
 from tests.databases import Server
 from tests.erasing import erase
 
@@ -99,3 +100,21 @@ def test_numbers_that_begin_like_others_are_found() -> None:
     assert not finder.is_in(b"417900000 12300000001 \0\xff")
     assert not NumberFinder(["1234"]).is_in(b"1234")
     assert finder.is_in(wire.number_field(9, int("41790000001")))
+
+
+async def test_errors_and_rebuilds_keep_no_number(database_url: str, conn: AsyncConnection) -> None:
+    """A fold that fails for a person, and a rebuild that shows rows of the person, name the event and nothing else."""
+    number = folding.DIVIDES_BY_ZERO
+    await rebuilding.append_and_fold(database_url, conn)
+    await folding.create_watched_table(conn)
+    await folding.append(conn, folding.new_record(ppnum=number))
+    await folding.fold_all(database_url)
+    one = folding.worker(database_url, folding.Watched())
+    async with folding.worker_connection(one) as own:
+        await folding.fold(one, own)
+    assert (await folding.checkpoint_row(conn, "watched")).last_error is not None
+    await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
+    shown = await rebuilding.rebuild(database_url, ConsentRegistry(), dry_run=True)
+    assert shown.samples
+    schemas = {found.table.partition(".")[0] for found in (await find_leftovers(conn, [number])).found}
+    assert schemas == {"eventstore", "public"}

@@ -19,7 +19,7 @@ from projections.errors import InvalidProjection
 from projections.projection import Projection, Window
 
 Block: TypeAlias = Rows | Tally
-_DERIVED = ("tables", "handles", "decided_by", "partition_by", "personal_columns")
+_DERIVED = ("tables", "handles", "decided_by", "partition_by")
 
 
 class BlockProjection(Projection):
@@ -37,6 +37,7 @@ class BlockProjection(Projection):
     """
 
     blocks: ClassVar[tuple[Block, ...]] = ()
+    _declares_personal_columns: ClassVar[bool] = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 - whatever other base classes take
         super().__init_subclass__(**arguments)
@@ -55,7 +56,9 @@ class BlockProjection(Projection):
         }
         if "partition_by" not in given:
             cls.partition_by = cls._partition()
-        if "personal_columns" not in given:
+        if "personal_columns" in cls.__dict__:
+            cls._declares_personal_columns = True
+        elif not cls._declares_personal_columns:
             is_all = not cls.has_own_statements() and len(cls.tables) == len(tables)
             cls.personal_columns = derive_personal_columns(cls.blocks) if is_all else None
 

@@ -75,4 +75,3 @@ class ConsentRegistry(BlockProjection):
 
     name, version, blocks = "consent_registry", 1, (consents,)
     decided_by: ClassVar[Mapping[str, str]] = {"consent_registry": "event_id"}
-    personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = {"consent_registry": {"ppnum": "ppnum"}}

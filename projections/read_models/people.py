@@ -76,7 +76,3 @@ class People(BlockProjection):
 
     name, version, blocks = "people", 1, (outcomes, persons)
     decided_by: ClassVar[Mapping[str, str]] = {"people": "last_event_id"}
-    personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = {
-        "person_requests": {"ppnum": "ppnum"},
-        "people": {"ppnum": "ppnum"},
-    }

@@ -59,7 +59,6 @@ class PollTallies(BlockProjection):
     """Folds poll answers."""
 
     name, version, blocks = "poll_tallies", 1, (responses, tallies)
-    personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = {"poll_responses": {"ppnum": "ppnum"}}
     absent_contracts: ClassVar[frozenset[str]] = frozenset({Contract.PCS_EXTERNAL_V1})
     status_query: ClassVar[Executable | None] = select(
         func.count().label("incomplete_answers"),

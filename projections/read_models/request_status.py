@@ -7,9 +7,6 @@ To add a column, see ``docs/where-to-add.md``: it also needs a migration, a high
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from sqlalchemy import Index, and_, case, literal_column, or_
 
 from eventstore.contracts.event_types import ABOUT_RECIPIENT, DECIDERS, SUMMARY_FAILED, EventType
@@ -80,6 +77,3 @@ class RequestStatus(BlockProjection):
     """Folds every event that names a request."""
 
     name, version, blocks = "request_status", 2, (recipients, requests)
-    personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = {
-        "request_recipients": {"ppnum": "ppnum", "message_id": "message_id"}
-    }

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
 import pytest
+from sqlalchemy import Executable
 
 from projections import EventType
-from projections.blocks import count, event, greatest, key, latest, prefix, rows, tally
+from projections.blocks import BlockProjection, count, event, greatest, key, latest, prefix, rows, tally
 from projections.blocks.personal_columns import derive_personal_columns
 from projections.blocks.row_block import Rows
 from projections.blocks.tally_block import Tally
 from projections.migrating.metadata import READ_MODELS
+from projections.projection import Window
 
 OF = EventType.RECIPIENT_DELIVERED
 APP, PERSON = key("app"), key("ppnum")
 
 
-@pytest.mark.parametrize("projection", READ_MODELS, ids=lambda one: one.name)
-def test_the_built_in_projections_declare_what_their_blocks_say(projection: type) -> None:
-    assert derive_personal_columns(projection.blocks) == projection.personal_columns  # type: ignore[attr-defined]
+BUILT_IN = {
+    "request_status": {"request_recipients": {"ppnum": "ppnum", "message_id": "message_id"}},
+    "consent_registry": {"consent_registry": {"ppnum": "ppnum"}},
+    "poll_tallies": {"poll_responses": {"ppnum": "ppnum"}},
+    "people": {"person_requests": {"ppnum": "ppnum"}, "people": {"ppnum": "ppnum"}},
+}
+
+
+def test_the_built_in_projections_have_those_of_their_blocks() -> None:
+    assert {one.name: one.personal_columns for one in READ_MODELS} == BUILT_IN
+
+
+def test_a_class_may_declare_its_own_and_statements_of_its_own_need_that() -> None:
+    class Derived(BlockProjection):
+        name, version, blocks = "derived", 1, (_deliveries,)
+
+    class Declared(Derived):
+        personal_columns: ClassVar[Mapping[str, Mapping[str, str]] | None] = {}
+
+    class WithStatements(Derived):
+        def fold(self, window: Window) -> Sequence[Executable]:
+            return super().fold(window)
+
+    assert Derived.personal_columns == {"deliveries": {"ppnum": "ppnum"}}
+    assert Declared.personal_columns == {}
+    assert WithStatements.personal_columns is None
 
 
 _deliveries = rows("deliveries", APP, PERSON, latest("event_id"), of=OF)

@@ -48,17 +48,17 @@ def derive_personal_columns(blocks: Sequence[Rows | Tally]) -> dict[str, dict[st
 
 
 def _copied_columns(block: Rows | Tally, copies: Mapping[Column[Any], str]) -> Iterator[tuple[str, str]]:
-    _check_condition(block.where, copies)
+    _check_expression(block.where, copies)
     for column in block.columns:
         copied = copies.get(column.value) if isinstance(column.value, Column) else None
         for condition in _conditions(column):
-            _check_condition(condition, copies)
+            _check_expression(condition, copies)
         if copied is not None:
             if not _is_plain_copy(column, block.table.c[column.name], copied):
                 raise _LooksInside
             yield column.name, copied
         elif column.value is not None:
-            _check_value(column.value, copies)
+            _check_expression(column.value, copies)
     texts = [column.sql for column in block.columns if isinstance(column, ComputedColumn)]
     names = [column.name for column in block.columns if isinstance(column.value, Column) and column.value in copies]
     if any(name in text for name in names for text in texts):
@@ -79,16 +79,11 @@ def _conditions(column: BlockColumn) -> Iterable[ColumnElement[Any] | None]:
         yield column.where
 
 
-def _check_value(expression: ColumnElement[Any], copies: Mapping[Column[Any], str]) -> None:
-    if any(isinstance(one, Column) and one in copies for one in visitors.iterate(expression)):
-        raise _LooksInside
-
-
-def _check_condition(condition: ColumnElement[Any] | None, copies: Mapping[Column[Any], str]) -> None:
-    """Allow a condition to ask whether there is a number, and nothing else about it."""
-    if condition is None:
+def _check_expression(expression: ColumnElement[Any] | None, copies: Mapping[Column[Any], str]) -> None:
+    """Allow a condition or a value to ask whether there is a number, and nothing else about it."""
+    if expression is None:
         return
-    elements = list(visitors.iterate(condition))
+    elements = list(visitors.iterate(expression))
     used = sum(isinstance(one, Column) and one in copies for one in elements)
     asked = sum(isinstance(one, BinaryExpression) and _asks_for_number(one, copies) for one in elements)
     if used != asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from eventstore.transfer.export import export_erasures
 from tests import rebuilding, store
@@ -13,7 +14,7 @@ from tests.erasing import KEY, OTHER_KEY, erase
 ERASURES = ("erasure_ledger_newer", "erasure_ledger_unreadable", "erasure_key_missing")
 
 
-async def found(url: str, **options: object) -> list[str]:
+async def found(url: str, **options: Any) -> list[str]:  # noqa: ANN401 - of DoctorOptions
     """Return the codes that are about erasures."""
     return [code for code in codes(await findings(url, **options)) if code in ERASURES]
 

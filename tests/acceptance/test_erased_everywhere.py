@@ -7,18 +7,17 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Contract
 from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
 from projections.sandbox.simulator.log_builder import build_log
 from projections.sandbox.simulator.world_settings import World
 from tests import folding, rebuilding, store
 from tests.acceptance.command import QUICK, Commands
-from tests.databases import Server
 from tests.erasing import erase
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.queries import fetch_all
@@ -82,23 +81,20 @@ def server_of_its_own() -> Iterator[TemporaryServer]:
 
 
 async def test_the_data_files_have_no_number_after_vacuum_full(server_of_its_own: TemporaryServer) -> None:
-    server = Server("18", server_of_its_own.superuser_url)
-    server.prepare()
-    with server.database() as url:
-        async with store.connection(url) as conn:
-            await rebuilding.append_and_fold(url, conn)
-            await conn.execute("ANALYZE")
-            number = str(await store.value(conn, BUSIEST))
-        superuser = urlunsplit(urlsplit(server.superuser_url)._replace(path=urlsplit(url).path))
-        async with store.connection(superuser) as conn:
-            folder = Path(str(await store.value(conn, "SHOW data_directory"))) / "base"
-            await conn.execute("CHECKPOINT")
-            assert files_with(folder, number)
-            await erase(url, number)
-            await vacuum_full(conn)
-            await conn.execute("CHECKPOINT")
-        server_of_its_own.stop()
-        assert files_with(folder, number) == []
+    url = server_of_its_own.superuser_url
+    upgrade(url, projections=())
+    async with store.connection(url) as conn:
+        await rebuilding.append_and_fold(url, conn)
+        await conn.execute("ANALYZE")
+        number = str(await store.value(conn, BUSIEST))
+        folder = Path(str(await store.value(conn, "SHOW data_directory"))) / "base"
+        await conn.execute("CHECKPOINT")
+        assert files_with(folder, number)
+        await erase(url, number)
+        await vacuum_full(conn)
+        await conn.execute("CHECKPOINT")
+    server_of_its_own.stop()
+    assert files_with(folder, number) == []
 
 
 async def vacuum_full(conn: AsyncConnection) -> None:

@@ -8,7 +8,7 @@ finds doesn't grow the memory of this process. Nobody else changes stored events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, OperationalError
 from eventstore.contracts import Contract, decode
 from eventstore.erasure.erased_payload import erase_event
 from eventstore.errors import DatabaseError, Undecodable
-from eventstore.postgres.queries import fetch_all, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 
 RANGE = 100_000
 """How many positions one statement of the pass reads."""
@@ -31,7 +31,10 @@ _CREATE = (
 )
 _COPY = "COPY pg_temp.erasing_persons (person, ppnum, token) FROM STDIN"
 _PREPARED = ("CREATE INDEX ON pg_temp.erasing_persons (ppnum)", "ANALYZE pg_temp.erasing_persons")
-_FOUND = ("CREATE INDEX ON pg_temp.erasing_events (person)", "ANALYZE pg_temp.erasing_events")
+_FOUND = (
+    "CREATE INDEX IF NOT EXISTS erasing_events_person ON pg_temp.erasing_events (person)",
+    "ANALYZE pg_temp.erasing_events",
+)
 _DROP = "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events"
 _FIND = """
 INSERT INTO pg_temp.erasing_events (position, person, bytes)
@@ -42,6 +45,16 @@ WHERE e.position > %(after)s AND e.position <= %(up_to)s AND (%(app)s::text IS N
 ON CONFLICT (position) DO NOTHING
 """
 _COUNT = "SELECT person, count(*), sum(bytes)::bigint FROM pg_temp.erasing_events GROUP BY person ORDER BY person"
+_HAVE_MORE = """
+SELECT DISTINCT p.person FROM pg_temp.erasing_persons AS p JOIN eventstore.events AS e ON e.ppnum = p.ppnum
+WHERE e.position > %(after)s AND e.position <= %(up_to)s AND (%(app)s::text IS NULL OR e.app = %(app)s)
+ORDER BY p.person
+"""
+_RENUMBER = """
+UPDATE pg_temp.erasing_persons AS p SET person = n.person, token = n.token
+FROM unnest(%s::integer[], %s::integer[], %s::text[]) AS n (earlier, person, token) WHERE p.person = n.earlier
+"""
+_FORGET_EVENTS = "TRUNCATE pg_temp.erasing_events"
 _READ = """
 SELECT f.position, f.person, e.app, e.contract, e.event_type, e.ppnum, p.token, e.payload
 FROM pg_temp.erasing_events AS f
@@ -141,6 +154,20 @@ async def count_events_of_persons(conn: AsyncConnection[Any]) -> list[PersonFoun
     for statement in _FOUND:
         await conn.execute(statement)
     return [PersonFound(*row) for row in await fetch_all(conn, _COUNT)]
+
+
+async def find_persons_with_more_events(
+    conn: AsyncConnection[Any], *, app: str | None, after: int, up_to: int
+) -> list[int]:
+    """Return the prepared persons whose numbers have events in a range of positions."""
+    return await fetch_column(conn, _HAVE_MORE, {"after": after, "up_to": up_to, "app": app})
+
+
+async def renumber_persons(conn: AsyncConnection[Any], persons: Mapping[int, tuple[int, str]]) -> None:
+    """Forget the events that were found, and give prepared persons other indexes and tokens."""
+    await conn.execute(_FORGET_EVENTS)
+    later = list(persons.values())
+    await conn.execute(_RENUMBER, [list(persons), [person for person, _ in later], [token for _, token in later]])
 
 
 async def find_more_events(

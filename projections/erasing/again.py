@@ -53,6 +53,7 @@ from projections.erasing.other_places import (
     erase_elsewhere,
     find_as_of_schemas,
     read_erased_by,
+    refuse_shadows_that_stay,
 )
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
 from projections.projection import Projection
@@ -161,6 +162,7 @@ class _AgainRun:
         result.dropped_as_of = await find_as_of_schemas(conn)
         if result.dropped_as_of and not self._drop_as_of:
             raise AsOfInTheWay(result.dropped_as_of)
+        await refuse_shadows_that_stay(conn)
         await drop_as_of_schemas(conn, result.dropped_as_of)
         found = await self._find_events(progress.at)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)

@@ -3,7 +3,8 @@
 1. Under :data:`eventstore.locks.ERASE_LOCK`: put the persons into a temporary table, and refuse as-of schemas.
 2. Find all their events with one pass over the log, in short statements and without locks.
 3. Erase quarantined messages and saved answers, which name the persons too.
-4. Erase the persons in batches, each in one transaction (:mod:`~projections.erasing.erase_batch`).
+4. Erase the persons in batches, each in one transaction (:mod:`~projections.erasing.erase_batch`); then those that got
+   new events meanwhile, until nobody did.
 5. Drop all shadows, and repeat step 3 for what was written meanwhile.
 
 Invariants. Steps 1 to 3 and 5 can be repeated, and step 4 leaves each person erased or untouched. So a process that was
@@ -13,7 +14,8 @@ killed is run again with the same persons. Persons are numbers only in this proc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -24,9 +26,13 @@ from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     Person,
     PersonFound,
+    count_events_of_persons,
     find_events_of_persons,
+    find_more_events,
+    find_persons_with_more_events,
     forget_persons,
     prepare_persons,
+    renumber_persons,
 )
 from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
@@ -40,6 +46,7 @@ from projections.erasing.other_places import (
     erase_elsewhere,
     find_as_of_schemas,
     read_erased_by,
+    refuse_shadows_that_stay,
 )
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
 from projections.projection import Projection
@@ -49,6 +56,8 @@ BATCH_EVENTS = 2_000
 BATCH_BYTES = 32 * 2**20
 BATCH_PERSONS = 250
 """How much a batch has at the most, unless a single person has more: folds wait for a batch."""
+MAX_ROUNDS = 10
+"""How often persons who get new events all the time are erased again; the search at the end finds the rest."""
 
 _IDLE_PERSONS = """
 SELECT ppnum FROM eventstore.events
@@ -133,6 +142,7 @@ class _EraseRun:
         result.dropped_as_of = await find_as_of_schemas(self._conn)
         if result.dropped_as_of and not self._request.drop_as_of:
             raise AsOfInTheWay(result.dropped_as_of)
+        await refuse_shadows_that_stay(self._conn)
         await drop_as_of_schemas(self._conn, result.dropped_as_of)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
         key = self._request.key
@@ -147,20 +157,51 @@ class _EraseRun:
             last_run=last_run,
             quiet_since=self._quiet_since,
         )
-        # With a key, the digest of a number that has no event yet keeps its late events erased.
-        others = set(range(len(result.persons))) - {one.person for one in found}
-        batches = [*batches_of_persons(found), *(_slices(sorted(others), BATCH_PERSONS) if key is not None else [])]
         self._context.progress.phase("erasing")
-        for batch in batches:
-            done = await erase_batch(self._conn, plan, batch, self._context.waits)
-            result.rows |= {person: rows for person, rows in done.erased.items() if rows}
-            result.active |= set(done.active)
-            result.need_rebuild |= set(done.need_rebuild)
+        others = set(range(len(result.persons))) - {one.person for one in found}
+        await self._erase_batches(plan, batches_of_persons(found), result)
+        if self._quiet_since is None:
+            plan = await self._erase_new_events(plan, others, result)
+        if key is not None:
+            # The digest of a number that has no event yet keeps its late events erased.
+            await self._erase_batches(plan, _slices(sorted(others), BATCH_PERSONS), result)
         await drop_all_shadows(self._conn)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
         await forget_persons(self._conn)
         result.position = await read_head(self._conn)
         return result
+
+    async def _erase_batches(self, plan: ErasePlan, batches: Iterable[Sequence[int]], result: ErasedPersons) -> None:
+        for batch in batches:
+            done = await erase_batch(self._conn, plan, batch, self._context.waits)
+            result.rows |= {person: rows for person, rows in done.erased.items() if rows}
+            result.active |= set(done.active)
+            result.need_rebuild |= set(done.need_rebuild)
+
+    async def _erase_new_events(self, plan: ErasePlan, others: set[int], result: ErasedPersons) -> ErasePlan:
+        """Erase the persons who got new events, until nobody has; those without events until now leave ``others``.
+
+        Who was erased in a batch gets another token: the rows of the first one can't be merged with new rows.
+        """
+        conn, app = self._conn, self._request.app
+        for _ in range(MAX_ROUNDS):
+            head = await read_head(conn)
+            again = await find_persons_with_more_events(conn, app=app, after=plan.scanned_to, up_to=head)
+            if not again:
+                break
+            renumbered = {}
+            for one in again:
+                person = result.persons[one]
+                if one not in others:
+                    person = replace(person, token=new_token_of_person())
+                    result.persons.append(person)
+                    renumbered[one] = (len(result.persons) - 1, person.token)
+            others -= set(again)
+            await renumber_persons(conn, renumbered)
+            await find_more_events(conn, app=app, after=plan.scanned_to, up_to=head)
+            plan = replace(plan, scanned_to=head)
+            await self._erase_batches(plan, batches_of_persons(await count_events_of_persons(conn)), result)
+        return plan
 
     async def _find(self) -> tuple[ErasedPersons, list[PersonFound]]:
         """Prepare the persons, and find their events."""

@@ -41,7 +41,8 @@ class ErasedPersons:
     """What was erased, or with a dry run would be.
 
     Attributes:
-        persons: every person who was asked for, or chosen.
+        persons: every person who was asked for, or chosen; one who got new events after that is there once more, with
+            another token.
         erased_by: the database role and the system user.
         rows: of each person that had any: the rows that were changed, by table.
         active: how many of the chosen persons got new events meanwhile, so that they were left alone.
@@ -52,7 +53,7 @@ class ErasedPersons:
 
     """
 
-    persons: Sequence[Person] = field(repr=False)
+    persons: list[Person] = field(repr=False)
     erased_by: str = ""
     rows: dict[int, Counter[str]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
@@ -68,8 +69,20 @@ class ErasedPersons:
 
     @property
     def numbers(self) -> list[str]:
-        """The numbers of the persons who are erased now."""
-        return [person.ppnum for index, person in enumerate(self.persons) if index not in self.active]
+        """The different numbers of the persons who are erased now."""
+        return list(
+            dict.fromkeys(person.ppnum for index, person in enumerate(self.persons) if index not in self.active)
+        )
+
+    @property
+    def asked(self) -> int:
+        """How many persons were asked for, or chosen."""
+        return len({person.ppnum for person in self.persons})
+
+    @property
+    def erased(self) -> int:
+        """How many of them had rows."""
+        return len({self.persons[index].ppnum for index in self.rows})
 
 
 class AsOfInTheWay(ProjectionsError):

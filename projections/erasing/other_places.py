@@ -18,8 +18,9 @@ from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.quarantined.erase_messages import erase_messages
 from projections.erasing.erase_request import ErasedPersons
+from projections.errors import ProjectionsError
 from projections.rebuilding.shadow_position import delete_all_positions
-from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, drop_tables_of_shadows
 
 _ERASED_BY = "SELECT session_user"
 _REPLACE_IN_ANSWERS = """
@@ -42,6 +43,13 @@ WHERE (%(app)s::text IS NULL OR r.app = %(app)s) AND EXISTS (
 _SHADOWS = (
     "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'"
     " AND obj_description(oid, 'pg_class') LIKE 'projections: shadow of %%' ORDER BY relname"
+)
+# Only the owner of a table or of its schema may drop it; others need the function that workers use.
+_UNDROPPABLE = (
+    "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE')"
+    " AND NOT pg_has_role(n.nspowner, 'USAGE')"
+    " AND NOT has_function_privilege('projections.drop_shadow_tables(text[])', 'EXECUTE') ORDER BY c.relname"
 )
 _AS_OF_TABLES = """
 SELECT n.nspname, c.relname, array_agg(a.attname ORDER BY a.attnum)
@@ -67,6 +75,22 @@ async def replace_in_answers(conn: AsyncConnection[Any], app: str | None, *, dry
     return (await conn.execute(_REPLACE_IN_ANSWERS, {"app": app})).rowcount
 
 
+async def refuse_shadows_that_stay(conn: AsyncConnection[Any]) -> None:
+    """Make sure that this role may drop all shadows, before anything is changed.
+
+    Raises:
+        ProjectionsError: it may not.
+
+    """
+    names = await fetch_column(conn, _UNDROPPABLE, [SHADOW_SCHEMA])
+    if names:
+        tables = ", ".join(f"{SHADOW_SCHEMA}.{name}" for name in names)
+        raise ProjectionsError(
+            f"tables of a rebuild belong to another role and may have these persons: {tables}; run the command as their"
+            f" owner, or drop the schema {SHADOW_SCHEMA} while no rebuild runs"
+        )
+
+
 async def drop_all_shadows(conn: AsyncConnection[Any]) -> None:
     """Drop the tables of all shadows; a replay that is running notices it and starts over.
 
@@ -76,10 +100,7 @@ async def drop_all_shadows(conn: AsyncConnection[Any]) -> None:
     async def attempt() -> None:
         async with conn.transaction():
             await delete_all_positions(conn)
-            names = await fetch_column(conn, _SHADOWS, [SHADOW_SCHEMA])
-            tables = sql.SQL(", ").join(sql.Identifier(SHADOW_SCHEMA, name) for name in names)
-            if names:
-                await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(tables))
+            await drop_tables_of_shadows(conn, await fetch_column(conn, _SHADOWS, [SHADOW_SCHEMA]))
 
     async def nothing() -> None:
         """Try again at once: ``lock_timeout`` was the pause."""

@@ -89,7 +89,8 @@ class ErasureReceipt(TypedDict):
         app: the app in which the persons were erased; null for every app.
         position: the head of the log when the last person was erased.
         asked: how many persons were given, or chosen by --older-than.
-        persons: those that had rows, each with the token.
+        erased: how many of them had rows.
+        persons: those that had rows, each with the token; one who got new events meanwhile has another token for these.
         active: how many were left alone, because they had new events meanwhile.
         rows: how many rows were changed in all, by table.
         need_rebuild: projections that don't declare their personal columns; they have the numbers until they are
@@ -109,6 +110,7 @@ class ErasureReceipt(TypedDict):
     app: str | None
     position: int
     asked: int
+    erased: int
     persons: list[ErasedPersonRows]
     active: int
     rows: Mapping[str, int]
@@ -144,7 +146,8 @@ def describe_erasure(
         "why": request.why,
         "app": request.app,
         "position": done.position,
-        "asked": len(done.persons),
+        "asked": done.asked,
+        "erased": done.erased,
         "persons": [
             {"token": done.persons[index].token, "rows": dict(rows)} for index, rows in sorted(done.rows.items())
         ],

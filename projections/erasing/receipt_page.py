@@ -28,7 +28,7 @@ def render_receipt_page(receipt: Mapping[str, Any]) -> str:
                 ("App", receipt["app"] or "every app"),
                 ("Position of the log", f"{receipt['position']:,}"),
                 ("Persons asked for", f"{receipt['asked']:,}"),
-                ("Persons erased", f"{len(receipt['persons']):,}"),
+                ("Persons erased", f"{receipt['erased']:,}"),
             )
         ),
         _heading("Rows changed"),

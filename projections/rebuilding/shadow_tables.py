@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from psycopg import AsyncConnection, errors, sql
@@ -64,6 +64,13 @@ async def create_shadow_tables(
 async def drop_shadow_tables(conn: AsyncConnection[Any], tables: Iterable[Table], comment: str) -> None:
     """Drop the tables of one shadow, and all others with its comment: another version may have had other tables."""
     names = {table.name for table in tables} | set(await fetch_column(conn, _COMMENTED, [SHADOW_SCHEMA, comment]))
+    await drop_tables_of_shadows(conn, names)
+
+
+async def drop_tables_of_shadows(conn: AsyncConnection[Any], names: Collection[str]) -> None:
+    """Drop tables of shadows by their names, those of other roles too."""
+    if not names:
+        return
     if await fetch_value(conn, _ARE_FOREIGN, [SHADOW_SCHEMA, list(names)]):
         await conn.execute(_DROP_FOREIGN, [list(names)])
     dropped = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]

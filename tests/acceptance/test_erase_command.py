@@ -12,7 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from tests import folding, rebuilding, store
-from tests.acceptance.command import CommandResult, Commands
+from tests.acceptance.command import COMMAND, CommandResult, Commands
 from tests.databases import Server
 from tests.json_documents import read_documents
 from tests.queries import fetch_all
@@ -72,6 +72,17 @@ async def test_a_number_that_is_left_is_reported(commands: Commands, database_ur
     assert "eventstore.events: " in done.out
     assert "verified" not in done.out
     assert_no_number(done.out, done.err)
+
+
+async def test_numbers_from_standard_input(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
+    (commands.folder / "numbers").write_text(f"{NUMBER}\n{OTHER}\n")
+    piped = replace(commands.installed, program=("/bin/sh", "-c", '"$0" "$@" < numbers', *COMMAND))
+    asked = ("erase", "--from", "-", "--why", "asked", "--no-verify", "--yes")
+    done = await piped.run(*asked, DATABASE_URL=database_url)
+    assert done.code == 0, done.err
+    assert "2 persons erased, of 2 asked for" in done.out
+    assert await store.value(conn, "SELECT count(DISTINCT token) FROM eventstore.erased_events") == 2
+    assert_no_number(done.transcript)
 
 
 @pytest.mark.parametrize(

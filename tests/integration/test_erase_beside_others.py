@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,6 +11,8 @@ from psycopg import AsyncConnection
 from eventstore.errors import LockHeld
 from eventstore.locks import ERASE_LOCK, rebuild_lock
 from eventstore.postgres.session_lock import hold_lock
+from eventstore.waits import Waits
+from projections.erasing.erase_batch import BatchResult, ErasePlan, erase_batch
 from projections.erasing.erase_request import AsOfInTheWay
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
@@ -117,6 +119,38 @@ async def test_a_projection_that_doesnt_declare_its_columns_needs_a_rebuild(
     await rebuild(database_url, Watched())
     assert await fetch_all(conn, marked) == []
     assert await store.value(conn, "SELECT count(*) FROM watched WHERE ppnum = %s", NUMBER) == 0
+
+
+async def test_events_that_are_appended_meanwhile_are_erased_too(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a batch, one of its persons gets an event; after it, that person again, and one who had none at all."""
+    unknown = "99900000000"
+    batches: list[Sequence[int]] = []
+
+    async def beside(session: AsyncConnection, plan: ErasePlan, persons: Sequence[int], waits: Waits) -> BatchResult:
+        batches.append(persons)
+        if len(batches) == 1:
+            await append(conn, new_record(oracle.DELIVERED, NUMBER))
+        done = await erase_batch(session, plan, persons, waits)
+        if len(batches) == 1:
+            await append(conn, new_record(oracle.DELIVERED, unknown), new_record(oracle.DELIVERED, NUMBER))
+            await folding.fold_all(database_url)
+        return done
+
+    monkeypatch.setattr("projections.erasing.erase.erase_batch", beside)
+    done = await erase(database_url, NUMBER, unknown)
+    assert len(batches) == 2
+    assert (done.asked, done.erased, len(done.rows)) == (2, 2, 3)
+    assert (
+        await store.value(conn, "SELECT count(*) FROM eventstore.events WHERE ppnum = ANY(%s)", [NUMBER, unknown]) == 0
+    )
+    tokens = await fetch_all(conn, "SELECT token FROM eventstore.erasures ORDER BY id")
+    assert tokens == [(done.persons[index].token,) for index in (0, 1, 2)]
+    await folding.fold_all(database_url)
+    await assert_erased_everywhere(conn)
+    for projection in BUILT_IN.values():
+        assert (await verify(database_url, projection)).equal
 
 
 async def test_one_erase_or_redecode_at_a_time(database_url: str, conn: AsyncConnection) -> None:

@@ -12,6 +12,7 @@ from projections.migrating.metadata import target_metadata
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 from tests import folding, rebuilding, store
 from tests.databases import Server
+from tests.erasing import erase
 from tests.rebuilding import Interrupted, Interrupting, RecordedProgress, rebuild, role
 from tests.roles import BUILT_IN, grant_to, granted_roles, review
 
@@ -159,6 +160,10 @@ async def test_shadows_of_another_role_are_dropped_and_never_written(postgres: S
             await rebuild(second, BUILT_IN[0], progress=progress, resume=True)
             assert progress.notes == [f"{BUILT_IN[0].name}: the shadow belongs to another role; starting over"]
             assert await rebuilding.shadow_tables(conn) == []
+        with pytest.raises(Interrupted):
+            await rebuild(worker.url, BUILT_IN[0], progress=Interrupting(2), window=2)
+        await erase(database_url, "12300000000")
+        assert await rebuilding.shadow_tables(conn) == []
         await folding.assert_rows_match_oracle(conn)
         # The function by which a worker drops the owner's shadows drops nothing else.
         async with store.connection(worker.url) as as_worker:

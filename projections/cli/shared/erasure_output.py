@@ -9,7 +9,7 @@ from projections.erasing.receipt import ErasureReceipt
 def print_erasure(receipt: ErasureReceipt) -> None:
     """Print what an erasure did, or would do."""
     would = "would be " if receipt["dry_run"] else ""
-    persons = counted(len(receipt["persons"]), "person", "persons")
+    persons = counted(receipt["erased"], "person", "persons")
     print_data(f"{persons} {would}erased, of {receipt['asked']:,} asked for")
     for table, rows in receipt["rows"].items():
         print_data(f"{table}: {counted(rows, 'row')}")

@@ -93,6 +93,11 @@ class Window:
         )
 
 
+def number_keys(table: Table, copies: Mapping[str, str]) -> list[str]:
+    """Return which of a table's personal columns are copies of the number in its primary key."""
+    return [name for name, copied in copies.items() if copied == "ppnum" and name in table.primary_key.columns]
+
+
 class Projection(ABC):
     """A read model, and how it is folded from events.
 
@@ -108,7 +113,8 @@ class Projection(ABC):
         views: its views, in schema ``public``; ``projections migrate`` creates and replaces them.
         personal_columns: for each table that has them, by name, the columns that are plain copies of an event's
             ``ppnum`` or ``message_id``: ``{"my_table": {"ppnum": "ppnum"}}``. Declaring them says that nothing else in
-            the rows depends on these two, so that erasing a person only puts a token into these columns. None: it isn't
+            the rows depends on these two, so that erasing a person only puts a token into these columns. A table with
+            a copy of ``message_id`` needs one copy of ``ppnum`` in its key: whose message it is. None: it isn't
             declared, and the projection needs a rebuild after a person was erased.
         migrations: the Alembic folder that creates the tables; None lets ``projections migrate`` create missing ones.
         absent_contracts: the contracts that have no event of the handled types; ``projections status`` names the apps

@@ -17,7 +17,7 @@ from projections.errors import InvalidProjection
 from projections.folding.sql_text import compile_statement
 from projections.folding.view_text import compose_view_query
 from projections.folding.window_fold import build_fold
-from projections.projection import Projection
+from projections.projection import Projection, number_keys
 from projections.read_models.common_columns import VIEWS
 from projections.table_rules import check_table
 from projections.views import View
@@ -175,3 +175,7 @@ def _check_personal_columns(projection: Projection) -> None:
                 raise InvalidProjection(f"{of}: {column} must be nullable, since an erased event has no message_id")
         if "ppnum" not in columns.values():
             raise InvalidProjection(f"{of}: without a copy of ppnum, the rows of a person can't be found")
+        if "message_id" in columns.values() and len(number_keys(tables[table_name], columns)) != 1:
+            raise InvalidProjection(
+                f"{of}: with a copy of message_id, the table's key must have one copy of ppnum, which tells whose it is"
+            )

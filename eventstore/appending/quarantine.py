@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
+from eventstore.appending.erased_messages import count_erased_messages
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row
 
@@ -135,6 +136,9 @@ async def _quarantine_of_app(
     usage = await _lock_usage(conn, app, limits)
     known = await _count_repetitions(conn, app, messages)
     new = [message for message in messages if (message.item.contract, message.sha256) not in known]
+    named = [(message.item.contract, message.item.event_id, message.times) for message in new]
+    erased = await count_erased_messages(conn, app, named)
+    new = [message for message in new if (message.item.contract, message.item.event_id) not in erased]
     fitting, left = _split_by_room(new, usage, limits)
     if left and not usage.is_recent:
         usage = await _recount(conn, app, limits)

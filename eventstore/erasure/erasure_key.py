@@ -77,9 +77,11 @@ def load_erasure_key(settings: ErasureSettings | None = None) -> ErasureKey | No
     if path is None:
         return None
     try:
-        key = read_small_file(path).strip()
+        key = read_small_file(path)
     except OSError as error:
         raise UsageError(f"PROJECTIONS_ERASURE_KEY_FILE: {path} can't be read: {error.strerror}") from error
+    if key.isascii():  # a text, with the end of its line; other bytes are the key as they are
+        key = key.strip()
     if len(key) < MIN_KEY_BYTES:
         raise UsageError(
             f"PROJECTIONS_ERASURE_KEY_FILE: {path} has {len(key)} bytes, but a key needs {MIN_KEY_BYTES};"

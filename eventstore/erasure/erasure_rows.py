@@ -15,7 +15,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from eventstore.erasure.erasure_token import TOKEN_PATTERN
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
 
 _READ_LAST = "SELECT coalesce((SELECT max(id) FROM eventstore.erasures), 0)"
 _INSERT = """
@@ -45,6 +46,16 @@ WHERE x.awaited AND NOT EXISTS (
     SELECT FROM eventstore.erased_events AS k LEFT JOIN eventstore.events AS e ON e.event_id = k.event_id
     WHERE k.token = x.token AND e.event_id IS NULL)
 """
+_NOT_APPLIED = "UPDATE eventstore.erasures SET applied = false WHERE token = ANY(%s)"
+_APPLIED = """
+UPDATE eventstore.erasures AS x SET applied = true
+WHERE NOT x.applied AND NOT EXISTS (
+    SELECT FROM eventstore.erased_events AS k JOIN eventstore.events AS e ON e.event_id = k.event_id
+    WHERE k.token = x.token AND e.ppnum <> '' AND e.ppnum !~ %s)
+"""
+_ARE_APPLIED = "SELECT NOT EXISTS (SELECT FROM eventstore.erasures WHERE NOT applied)"
+_UNKNOWN = "SELECT unnest(%s::text[]) EXCEPT SELECT token FROM eventstore.erasures WHERE token = ANY(%s)"
+_UNRECOGNISABLE = "SELECT count(*) FROM eventstore.erasures WHERE key_check IS DISTINCT FROM %b"
 _PAGE = 5_000
 _TOKENS_OF = "SELECT event_id, token FROM eventstore.erased_events WHERE event_id = ANY(%s)"
 
@@ -155,9 +166,30 @@ async def renew_erasures(conn: AsyncConnection[Any], tokens: Sequence[str], *, a
     await conn.execute(_RENEW, [awaited, list(tokens)])
 
 
-async def settle_awaited(conn: AsyncConnection[Any]) -> None:
-    """Note which erasures have all their events in the log, so that none of them needs to be looked for any more."""
+async def mark_not_applied(conn: AsyncConnection[Any], tokens: Sequence[str]) -> None:
+    """Note that events of these persons are in the log with their numbers, until :func:`settle_erasures`."""
+    await conn.execute(_NOT_APPLIED, [list(tokens)])
+
+
+async def settle_erasures(conn: AsyncConnection[Any]) -> None:
+    """Note which erasures have all their events in the log, and which have none there that is not erased."""
     await conn.execute(_SETTLE)
+    await conn.execute(_APPLIED, [TOKEN_PATTERN])
+
+
+async def are_all_applied(conn: AsyncConnection[Any]) -> bool:
+    """Return whether no erasure waits for ``projections erase --again`` to be run to its end."""
+    return bool(await fetch_value(conn, _ARE_APPLIED))
+
+
+async def find_unknown_tokens(conn: AsyncConnection[Any], tokens: Sequence[str]) -> list[str]:
+    """Return which of these tokens this log doesn't have."""
+    return await fetch_column(conn, _UNKNOWN, [list(tokens), list(tokens)])
+
+
+async def count_unrecognisable(conn: AsyncConnection[Any], key_check: bytes) -> int:
+    """Return how many erasures have no digest of the number with this key."""
+    return int(await fetch_value(conn, _UNRECOGNISABLE, [key_check]))
 
 
 async def find_tokens_of_events(conn: AsyncConnection[Any], event_ids: Sequence[str]) -> dict[str, str]:

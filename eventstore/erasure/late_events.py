@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _KINDS = """
 SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL),
        EXISTS (SELECT FROM eventstore.erasures WHERE awaited),
-       EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check = %b)
+       EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check IS DISTINCT FROM %b)
 """
 _BY_MAC = "SELECT mac, app, erased_at, token FROM eventstore.erasures WHERE mac = ANY(%b) ORDER BY erased_at, id"
 # Only those that were stored: under the id of one that wasn't there may be an event of somebody else.
@@ -97,13 +97,13 @@ class LateEvents:
     async def _look(self, conn: AsyncConnection[Any]) -> None:
         check = None if self._key is None else self._key.check
         row = await fetch_row(conn, _KINDS, [check])
-        has_our_macs = False
+        has_others = False
         if row is not None:
-            self._has_macs, self._has_awaited, has_our_macs = row
-        if self._has_macs and not has_our_macs:
+            self._has_macs, self._has_awaited, has_others = row
+        if has_others:
             log.warning(
                 "late events of erased persons would be stored with their numbers: set PROJECTIONS_ERASURE_KEY_FILE",
-                reason="no key" if self._key is None else "another key than that of the erasures",
+                reason="no key" if self._key is None else "some were erased with another key",
             )
 
     async def _find_by_number(

@@ -13,6 +13,11 @@ FEW = 8
 _CLASSES = bytes(ord("d") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
 
 
+def is_too_short(number: str) -> bool:
+    """Return whether a number would be found everywhere, so that it isn't searched."""
+    return len(number) < MIN_LETTERS
+
+
 class NumberFinder:
     """Searches bytes for any of some numbers.
 
@@ -23,7 +28,7 @@ class NumberFinder:
     """
 
     def __init__(self, numbers: Iterable[str], *, varints: bool = False) -> None:
-        long = {number for number in numbers if len(number) >= MIN_LETTERS}
+        long = {number for number in numbers if not is_too_short(number)}
         digits = {number.encode() for number in long if number.isascii() and number.isdigit()}
         others = {number.encode() for number in long} - digits
         if varints:

@@ -30,7 +30,12 @@ _CREATE = (
     "CREATE TEMPORARY TABLE erasing_events (position bigint PRIMARY KEY, person integer NOT NULL, bytes bigint)",
 )
 _COPY = "COPY pg_temp.erasing_persons (person, ppnum, token) FROM STDIN"
-_PREPARED = ("CREATE INDEX ON pg_temp.erasing_persons (ppnum)", "ANALYZE pg_temp.erasing_persons")
+# Without samples of the numbers: statistics are in a table that is kept, backed up and replicated.
+_PREPARED = (
+    "ALTER TABLE pg_temp.erasing_persons ALTER COLUMN ppnum SET STATISTICS 0",
+    "CREATE INDEX ON pg_temp.erasing_persons (ppnum)",
+    "ANALYZE pg_temp.erasing_persons",
+)
 _FOUND = (
     "CREATE INDEX IF NOT EXISTS erasing_events_person ON pg_temp.erasing_events (person)",
     "ANALYZE pg_temp.erasing_events",

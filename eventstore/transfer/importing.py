@@ -27,7 +27,7 @@ from psycopg import AsyncConnection
 from eventstore.appending.restore import restore_events
 from eventstore.contracts import Contract, decode
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
-from eventstore.erasure.erasure_rows import settle_awaited
+from eventstore.erasure.erasure_rows import settle_erasures
 from eventstore.errors import ArchiveError, OtherLog, Undecodable
 from eventstore.event_reader import StoredEvent, read_head, read_last_event
 from eventstore.ingest.app_lease import raise_epoch
@@ -137,7 +137,7 @@ async def _import(
         if done != contents.events:
             raise ArchiveError(f"{path} was changed during the import; import it again")
         if contents.erasures:
-            await settle_awaited(conn)
+            await settle_erasures(conn)
         async with conn.transaction():
             for cursor in contents.header.cursors:
                 await _save_cursor(conn, cursor, contents.header.head)

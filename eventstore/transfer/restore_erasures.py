@@ -13,7 +13,12 @@ from pathlib import Path
 from psycopg import AsyncConnection
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
-from eventstore.erasure.erasure_rows import renew_erasures, restore_erased_events, restore_erasures
+from eventstore.erasure.erasure_rows import (
+    mark_not_applied,
+    renew_erasures,
+    restore_erased_events,
+    restore_erasures,
+)
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.errors import OtherLog
 from eventstore.postgres.queries import fetch_column, fetch_value
@@ -30,6 +35,11 @@ SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, toke
 WHERE NOT EXISTS (SELECT FROM eventstore.events AS e WHERE e.event_id = d.event_id)
 """
 
+_WITH_NUMBERS = """
+SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
+JOIN eventstore.events AS e ON e.event_id = d.event_id WHERE e.ppnum <> '' AND e.ppnum !~ %s
+"""
+
 
 async def restore_erasures_of_file(
     conn: AsyncConnection, path: Path, waits: Waits, *, may_be_stored: bool = False
@@ -40,7 +50,8 @@ async def restore_erasures_of_file(
         conn: an autocommit connection, used by nobody else meanwhile.
         path: the file.
         waits: ``append_lock`` counts.
-        may_be_stored: whether events of these persons may be in the log with their numbers; the caller erases them.
+        may_be_stored: whether events of these persons may be in the log with their numbers; the caller erases them,
+            and until then they are noted as not applied.
 
     Returns:
         The head of the log: later events of these persons are stored erased.
@@ -55,7 +66,7 @@ async def restore_erasures_of_file(
         async with conn.transaction():
             head = await acquire_append_lock(conn, waits)
             await restore_erasures(conn, list(erasures_of_file(path)))
-            awaited: set[str] = set()
+            awaited, with_numbers = set[str](), set[str]()
             for events in _batches_of_events(path):
                 ids, tokens = [event_id for event_id, _ in events], [token for _, token in events]
                 if not may_be_stored and await fetch_value(conn, _NOT_ERASED, [ids, TOKEN_PATTERN]):
@@ -64,7 +75,10 @@ async def restore_erasures_of_file(
                     )
                 await restore_erased_events(conn, events)
                 awaited.update(await fetch_column(conn, _MISSING, [ids, tokens]))
+                if may_be_stored:
+                    with_numbers.update(await fetch_column(conn, _WITH_NUMBERS, [ids, tokens, TOKEN_PATTERN]))
             await renew_erasures(conn, sorted(awaited), awaited=True)
+            await mark_not_applied(conn, sorted(with_numbers))
         return head.position
 
     return await retry_while_append_lock_is_busy(conn, waits, attempt)

@@ -159,6 +159,13 @@ def upgrade() -> None:
             server_default=sa.text("false"),
             comment="Whether events of the person may still be received that were erased before, as after a restore.",
         ),
+        sa.Column(
+            "applied",
+            sa.Boolean,
+            nullable=False,
+            server_default=sa.text("true"),
+            comment="Whether the person's events in this log are erased; false until projections erase --again did it.",
+        ),
         sa.UniqueConstraint("token", name="erasures_token_key"),
         sa.CheckConstraint("token ~ '^erased:[0-7][0-9A-HJKMNP-TV-Z]{25}$'", name="erasures_token_check"),
         sa.CheckConstraint("(mac IS NULL) = (key_check IS NULL)", name="erasures_key_check_check"),
@@ -173,6 +180,9 @@ def upgrade() -> None:
     op.create_index(
         "erasures_awaited_idx", "erasures", ["id"], schema="eventstore", postgresql_where=sa.text("awaited")
     )
+    op.create_index(
+        "erasures_not_applied_idx", "erasures", ["id"], schema="eventstore", postgresql_where=sa.text("NOT applied")
+    )
     op.create_table(
         "erased_events",
         sa.Column("event_id", sa.Text(collation="C"), primary_key=True, comment="The event."),
@@ -185,6 +195,13 @@ def upgrade() -> None:
         "quarantine",
         sa.Column("erased_at", TIME, comment="When the payload was erased with a person; NULL if it is there."),
         schema="eventstore",
+    )
+    op.create_index(
+        "quarantine_erased_idx",
+        "quarantine",
+        ["app", "contract", "event_id"],
+        schema="eventstore",
+        postgresql_where=sa.text("erased_at IS NOT NULL"),
     )
     op.execute(REFUSE_ALL_BUT_PERMITTED)
     op.execute(ERASE_EVENTS)

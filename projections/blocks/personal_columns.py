@@ -19,6 +19,7 @@ from projections.blocks.block_columns import AggregateColumn, BlockColumn, Compu
 from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import condition_of
 from projections.blocks.tally_block import Tally
+from projections.projection import number_keys
 
 NUMBER, MESSAGE = "ppnum", "message_id"
 
@@ -42,6 +43,8 @@ def derive_personal_columns(blocks: Sequence[Rows | Tally]) -> dict[str, dict[st
                 copies |= {block.table.c[name]: copied for name, copied in of_table.items()}
                 if NUMBER not in of_table.values():  # its rows can't be found by the number
                     return None
+                if MESSAGE in of_table.values() and len(number_keys(block.table, of_table)) != 1:
+                    return None  # nor can the message_ids: the row may have the one of another person
     except _LooksInside:
         return None
     return found

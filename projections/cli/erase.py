@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eventstore.errors import UsageError
 from projections.cli.shared.argument_checks import storable_text
 from projections.cli.shared.common_options import JsonOption, YesOption
 from projections.cli.shared.completed_values import complete_app
 from projections.cli.shared.confirm import confirm
 from projections.cli.shared.erase_job import EraseJob, GivenPersons, new_erase_job
-from projections.cli.shared.erase_steps import check_receipt_files, run_erase_job, write_configured_ledger
+from projections.cli.shared.erase_steps import check_receipt_files, refuse_newer_ledger, run_erase_job
 from projections.cli.shared.erasure_check import CheckedNumbers, answer_about_numbers
 from projections.cli.shared.erasure_output import print_erasure
 from projections.cli.shared.error_handling import handles_errors
@@ -22,7 +22,7 @@ from projections.cli.shared.open_database import replay_targets
 from projections.cli.shared.output import FAILED, print_json, print_left_out
 from projections.cli.shared.typer_app import new_app
 from projections.erasing.number_list import read_numbers
-from projections.erasing.receipt import ErasureReceipt, describe_erasure, write_receipt
+from projections.erasing.receipt import ErasureReceipt
 
 app = new_app()
 
@@ -82,10 +82,14 @@ def erase(  # noqa: PLR0913 - one for each option
     erased. What can't be reached (backups, the write-ahead log, exported files) is listed.
     """
     if check:
+        if any((older_than, app_name, why, dry_run, receipt, again, drop_as_of, no_verify, yes)):
+            raise UsageError("--check takes numbers, --from and --json only")
         answer_about_numbers(read_numbers(numbers or [], source), as_json=as_json)
         return
     given = GivenPersons(numbers or [], source, older_than, again)
-    job = new_erase_job(given, app=app_name, why=why, dry_run=dry_run, drop_as_of=drop_as_of)
+    job = new_erase_job(
+        given, app=app_name, why=why, dry_run=dry_run, drop_as_of=drop_as_of, receipt=receipt is not None
+    )
     if receipt is not None:
         check_receipt_files(receipt)
     _run(job, receipt, verifies=not no_verify, yes=yes, as_json=as_json)
@@ -95,16 +99,13 @@ def _run(job: EraseJob, receipt: Path | None, *, verifies: bool, yes: bool, as_j
     targets = replay_targets([])
     print_left_out(targets.left_out)
     if not job.dry_run:
+        if job.ledger is None:
+            refuse_newer_ledger(targets)
         confirm([job.consequence], yes=yes)
-    done, checks = run_erase_job(targets, job, verifies=verifies)
-    document = describe_erasure(job.request, done, checks, at=datetime.now(UTC))
-    if receipt is not None:
-        write_receipt(receipt, document)
-    if not job.dry_run:
-        write_configured_ledger(targets)
+    outcome = run_erase_job(targets, job, receipt, verifies=verifies)
     if as_json:
-        print_json(document)
+        print_json(outcome.document)
     else:
-        print_erasure(document)
-    if (checks is not None and checks.has_failed) or targets.broken:
+        print_erasure(outcome.document)
+    if outcome.has_failed or targets.broken:
         raise typer.Exit(FAILED)

@@ -21,7 +21,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.erasure.erasure_rows import renew_erasures, settle_awaited
+from eventstore.erasure.erasure_rows import renew_erasures, settle_erasures
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.erasure.person_events import (
     RANGE,
@@ -44,17 +44,19 @@ from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
-from projections.erasing.erase import batches_of_persons
-from projections.erasing.erase_batch import EVENTS_TABLE, LOCK_CHECKPOINTS, let_others_fold
+from projections.erasing.erase_batch import let_others_fold, lock_checkpoints
 from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
 from projections.erasing.other_places import (
+    EVENTS_TABLE,
     drop_all_shadows,
     drop_as_of_schemas,
     erase_elsewhere,
     find_as_of_schemas,
+    read_consumer_names,
     read_erased_by,
     refuse_shadows_that_stay,
 )
+from projections.erasing.person_batches import batches_of_persons
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
@@ -159,6 +161,7 @@ class _AgainRun:
         self._head = await restore_erasures_of_file(conn, ledger, self._context.waits, may_be_stored=True)
         persons = await self._find_persons(ledger)
         result = ErasedPersons(persons, await read_erased_by(conn, self._system_user))
+        result.consumers = await read_consumer_names(conn)
         result.dropped_as_of = await find_as_of_schemas(conn)
         if result.dropped_as_of and not self._drop_as_of:
             raise AsOfInTheWay(result.dropped_as_of)
@@ -174,10 +177,11 @@ class _AgainRun:
                 await self._erase_batch(result, batch, encoded)
 
             await retry_on_lock(attempt, before_retry=let_others_fold)
+        result.came_back = self._mixed
         await drop_all_shadows(conn)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
         await forget_persons(conn)
-        await settle_awaited(conn)
+        await settle_erasures(conn)
         result.position = await read_head(conn)
         return result
 
@@ -213,9 +217,9 @@ class _AgainRun:
         async with conn.transaction():
             await conn.execute(COMMIT_DURABLY)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
-            await conn.execute(LOCK_CHECKPOINTS)
+            versions = await lock_checkpoints(conn)
             mixed = self._mixed | await self._find_others(self._head, await read_head(conn))
-            marked = await self._move_rows(result, batch, events, mixed, counts)
+            marked = await self._move_rows(result, batch, events, mixed, counts, versions)
             await erase_events(conn, events)
             for one in events:
                 counts[one.person][EVENTS_TABLE] += 1
@@ -230,6 +234,7 @@ class _AgainRun:
         events: Sequence[NewPayload],
         mixed: set[str],
         counts: dict[int, Counter[str]],
+        versions: Mapping[str, int],
     ) -> list[str]:
         """Move the rows of persons without other events, and mark the projections of the rest; returns the marked."""
         alone = [person for person in batch if result.persons[person].ppnum not in mixed]
@@ -237,7 +242,7 @@ class _AgainRun:
         of_mixed = {one.event_type for one in events if one.person not in alone}
         undeclared = []
         for name, projection in self._projections.items():
-            if not can_move(projection, None):
+            if not can_move(projection, None, versions):
                 undeclared += [name] if projection.handles & (of_alone | of_mixed) else []
                 continue
             for person, moved in (await RowMoves(projection).move(self._conn, alone)).items():

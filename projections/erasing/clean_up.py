@@ -41,6 +41,8 @@ async def vacuum_changed_tables(conn: AsyncConnection[Any], tables: Iterable[str
         schema, _, table = name.partition(".")
         try:
             await conn.execute(_VACUUM.format(sql.Identifier(schema, table)))
+        except errors.UndefinedTable:
+            continue
         except errors.LockNotAvailable:
             skipped.append(name)
     try:

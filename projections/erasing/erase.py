@@ -14,7 +14,7 @@ killed is run again with the same persons. Persons are numbers only in this proc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from psycopg import AsyncConnection
 from eventstore.appending.quarantine_limits import QuarantineLimits
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
+    CannotErase,
     Person,
     PersonFound,
     count_events_of_persons,
@@ -36,26 +37,25 @@ from eventstore.erasure.person_events import (
 )
 from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
-from eventstore.postgres.queries import fetch_column, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
-from projections.erasing.erase_batch import EVENTS_TABLE, ErasePlan, erase_batch, read_last_run
+from projections.erasing.erase_batch import ErasePlan, erase_batch, read_done_as_ofs
 from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons, EraseRequest
 from projections.erasing.other_places import (
+    EVENTS_TABLE,
     drop_all_shadows,
     drop_as_of_schemas,
     erase_elsewhere,
     find_as_of_schemas,
+    read_consumer_names,
     read_erased_by,
     refuse_shadows_that_stay,
 )
+from projections.erasing.person_batches import batches_of_persons, equal_batches
 from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
-BATCH_EVENTS = 2_000
-BATCH_BYTES = 32 * 2**20
-BATCH_PERSONS = 250
-"""How much a batch has at the most, unless a single person has more: folds wait for a batch."""
 MAX_ROUNDS = 10
 """How often persons who get new events all the time are erased again; the search at the end finds the rest."""
 
@@ -87,7 +87,6 @@ async def erase_persons(
     Raises:
         LockHeld: another erase, a redecode, or an import of erasures runs; nothing was done.
         AsOfInTheWay: see there.
-        CannotErase: an event can't be encoded anew; the batches before are erased.
         psycopg.Error: the database failed, or the connection, or the role may not erase; run it again.
 
     """
@@ -124,8 +123,9 @@ class _EraseRun:
         """Count the rows of every person; change nothing."""
         result, found = await self._find()
         result.rows = {one.person: Counter({EVENTS_TABLE: one.events}) for one in found}
+        versions = dict(await fetch_all(self._conn, "SELECT name, version FROM projections.checkpoints"))
         for name, projection in self._projections.items():
-            if not can_move(projection, self._request.app):
+            if not can_move(projection, self._request.app, versions):
                 result.need_rebuild.add(name)
                 continue
             for person, rows in (await RowMoves(projection).count(self._conn)).items():
@@ -137,8 +137,9 @@ class _EraseRun:
 
     async def erase(self) -> ErasedPersons:
         """Erase every person."""
-        last_run = await read_last_run(self._conn)
         result, found = await self._find()
+        done_as_ofs = await read_done_as_ofs(self._conn)
+        result.consumers = await read_consumer_names(self._conn)
         result.dropped_as_of = await find_as_of_schemas(self._conn)
         if result.dropped_as_of and not self._request.drop_as_of:
             raise AsOfInTheWay(result.dropped_as_of)
@@ -154,7 +155,7 @@ class _EraseRun:
             erased_by=result.erased_by,
             key_check=None if key is None else key.check,
             scanned_to=self._head,
-            last_run=last_run,
+            done_as_ofs=done_as_ofs,
             quiet_since=self._quiet_since,
         )
         self._context.progress.phase("erasing")
@@ -164,7 +165,7 @@ class _EraseRun:
             plan = await self._erase_new_events(plan, others, result)
         if key is not None:
             # The digest of a number that has no event yet keeps its late events erased.
-            await self._erase_batches(plan, _slices(sorted(others), BATCH_PERSONS), result)
+            await self._erase_batches(plan, equal_batches(sorted(others)), result)
         await drop_all_shadows(self._conn)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
         await forget_persons(self._conn)
@@ -173,7 +174,14 @@ class _EraseRun:
 
     async def _erase_batches(self, plan: ErasePlan, batches: Iterable[Sequence[int]], result: ErasedPersons) -> None:
         for batch in batches:
-            done = await erase_batch(self._conn, plan, batch, self._context.waits)
+            try:
+                done = await erase_batch(self._conn, plan, batch, self._context.waits)
+            except CannotErase as error:
+                if len(batch) > 1:  # the others don't wait for the one that can't be erased
+                    await self._erase_batches(plan, [[person] for person in batch], result)
+                else:
+                    result.not_erased[batch[0]] = str(error)
+                continue
             result.rows |= {person: rows for person, rows in done.erased.items() if rows}
             result.active |= set(done.active)
             result.need_rebuild |= set(done.need_rebuild)
@@ -225,24 +233,3 @@ class _EraseRun:
         )
         erased_by = await read_erased_by(self._conn, request.system_user)
         return ErasedPersons(persons, erased_by, position=self._head), found
-
-
-def batches_of_persons(found: Sequence[PersonFound]) -> Iterator[list[int]]:
-    """Yield batches of persons that are erased in one transaction each."""
-    batch: list[int] = []
-    events = size = 0
-    for one in found:
-        is_full = len(batch) >= BATCH_PERSONS or events + one.events > BATCH_EVENTS or size + one.size > BATCH_BYTES
-        if batch and is_full:
-            yield batch
-            batch, events, size = [], 0, 0
-        batch.append(one.person)
-        events += one.events
-        size += one.size
-    if batch:
-        yield batch
-
-
-def _slices(persons: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(persons), size):
-        yield list(persons[start : start + size])

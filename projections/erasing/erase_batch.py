@@ -26,25 +26,25 @@ from eventstore.erasure.person_events import NewPayload, Person, encode_events, 
 from eventstore.event_reader import read_head
 from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_retry import retry_on_lock
-from eventstore.postgres.queries import fetch_column, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_column
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
+from projections.erasing.other_places import EVENTS_TABLE
 from projections.erasing.row_moves import RowMoves, can_move
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.running import state_changes
 
-EVENTS_TABLE = "eventstore.events"
 PAUSE_SECONDS = 1.0
 """How long an erasure that didn't get a lock leaves the others to the workers, which look for work as often."""
 
-LOCK_CHECKPOINTS = "SELECT name FROM projections.checkpoints ORDER BY name FOR UPDATE"
-"""Locks all checkpoints, in the one order in which everybody locks several."""
+_LOCK_CHECKPOINTS = "SELECT name, version FROM projections.checkpoints ORDER BY name FOR UPDATE"
 _NEW_AS_OF = (
     "SELECT r.into_schema FROM projections.rebuilds AS r JOIN pg_catalog.pg_namespace AS n ON n.oid = r.into_schema_oid"
-    " WHERE r.id > %s AND r.state = 'done' ORDER BY r.id LIMIT 1"
+    " WHERE r.state = 'done' AND r.id <> ALL(%s) ORDER BY r.id LIMIT 1"
 )
-_LAST_RUN = "SELECT coalesce(max(id), 0) FROM projections.rebuilds"
+# By state, not by id: a run has its id from its start.
+_DONE_AS_OFS = "SELECT id FROM projections.rebuilds WHERE into_schema_oid IS NOT NULL AND state = 'done'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ErasePlan:
         erased_by: who runs the command.
         key_check: of the key; None without one.
         scanned_to: the head when the pass over the log ended.
-        last_run: the id of the newest row of ``projections.rebuilds`` when the as-of schemas were searched.
+        done_as_ofs: the ids of the as-of runs that were done before their schemas were searched.
         quiet_since: persons with a newer event are not erased; None to erase them all.
 
     """
@@ -71,7 +71,7 @@ class ErasePlan:
     erased_by: str
     key_check: bytes | None
     scanned_to: int
-    last_run: int
+    done_as_ofs: Sequence[int]
     quiet_since: datetime | None = None
 
 
@@ -99,9 +99,9 @@ class _BecameActive(Exception):
         self.persons = list(persons)
 
 
-async def read_last_run(conn: AsyncConnection[Any]) -> int:
-    """Return the id of the newest row of ``projections.rebuilds``; 0 if there is none."""
-    return int(await fetch_value(conn, _LAST_RUN))
+async def read_done_as_ofs(conn: AsyncConnection[Any]) -> list[int]:
+    """Return the ids of all as-of runs that are done."""
+    return await fetch_column(conn, _DONE_AS_OFS)
 
 
 async def erase_batch(conn: AsyncConnection[Any], plan: ErasePlan, persons: Sequence[int], waits: Waits) -> BatchResult:
@@ -130,6 +130,11 @@ async def erase_batch(conn: AsyncConnection[Any], plan: ErasePlan, persons: Sequ
             chosen = [person for person in chosen if person not in error.persons]
             continue
         return BatchResult(found, active, batch.need_rebuild)
+
+
+async def lock_checkpoints(conn: AsyncConnection[Any]) -> dict[str, int]:
+    """Lock all checkpoints, in the one order in which everybody locks several; returns the version of each."""
+    return dict(await fetch_all(conn, _LOCK_CHECKPOINTS))
 
 
 async def let_others_fold() -> None:
@@ -165,10 +170,10 @@ class _Batch:
             await conn.execute(COMMIT_DURABLY)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
             await self._refuse_new_as_of()
-            await conn.execute(LOCK_CHECKPOINTS)
+            versions = await lock_checkpoints(conn)
             events = [*self._encoded]
             known = await self._find_new(plan.scanned_to, await read_head(conn), events)
-            await self._move_rows(events, counts)
+            await self._move_rows(events, counts, versions)
             await self._erase(events, counts)
             head = await acquire_append_lock(conn, self._waits)
             latest: list[NewPayload] = []
@@ -178,7 +183,7 @@ class _Batch:
         return counts
 
     async def _refuse_new_as_of(self) -> None:
-        schemas = await fetch_column(self._conn, _NEW_AS_OF, [self._plan.last_run])
+        schemas = await fetch_column(self._conn, _NEW_AS_OF, [list(self._plan.done_as_ofs)])
         if schemas:
             raise ProjectionsError(
                 f"an as-of created schema {schemas[0]} meanwhile, which may have these persons; run the command again"
@@ -196,13 +201,15 @@ class _Batch:
             events += found
         return head
 
-    async def _move_rows(self, events: Sequence[NewPayload], counts: dict[int, Counter[str]]) -> None:
+    async def _move_rows(
+        self, events: Sequence[NewPayload], counts: dict[int, Counter[str]], versions: Mapping[str, int]
+    ) -> None:
         plan, types = self._plan, {one.event_type for one in events}
         if not events:
             return
         undeclared = []
         for name, projection in plan.projections.items():
-            if can_move(projection, plan.app):
+            if can_move(projection, plan.app, versions):
                 for person, moved in (await RowMoves(projection).move(self._conn, self._persons)).items():
                     counts[person] += moved
             elif projection.handles & types:

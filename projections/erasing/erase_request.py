@@ -48,7 +48,10 @@ class ErasedPersons:
         active: how many of the chosen persons got new events meanwhile, so that they were left alone.
         position: the head of the log when the last of them was erased.
         others: rows that don't belong to one person: quarantined messages, and saved answers.
+        not_erased: by index, why a person could not be erased; nothing of them was changed.
         need_rebuild: the projections that don't declare their personal columns.
+        consumers: the named consumers, which may have read the events.
+        came_back: numbers that have events besides those of a ledger, which stay.
         dropped_as_of: the as-of schemas that were dropped, or would be.
 
     """
@@ -59,7 +62,10 @@ class ErasedPersons:
     active: set[int] = field(default_factory=set)
     position: int = 0
     others: Counter[str] = field(default_factory=Counter)
+    not_erased: dict[int, str] = field(default_factory=dict)
     need_rebuild: set[str] = field(default_factory=set)
+    consumers: list[str] = field(default_factory=list)
+    came_back: set[str] = field(default_factory=set, repr=False)
     dropped_as_of: list[str] = field(default_factory=list)
 
     @property
@@ -70,14 +76,25 @@ class ErasedPersons:
     @property
     def numbers(self) -> list[str]:
         """The different numbers of the persons who are erased now."""
-        return list(
-            dict.fromkeys(person.ppnum for index, person in enumerate(self.persons) if index not in self.active)
-        )
+        stay = self.active | self.not_erased.keys()
+        return list(dict.fromkeys(person.ppnum for index, person in enumerate(self.persons) if index not in stay))
+
+    @property
+    def gone(self) -> list[str]:
+        """The numbers that nothing should have any more."""
+        return [number for number in self.numbers if number not in self.came_back]
 
     @property
     def asked(self) -> int:
         """How many persons were asked for, or chosen."""
         return len({person.ppnum for person in self.persons})
+
+    @property
+    def without_rows(self) -> list[int]:
+        """The places of the numbers that have no row, among the different numbers that were given, from 1."""
+        with_rows = {self.persons[index].ppnum for index in (*self.rows, *self.not_erased, *self.active)}
+        different = dict.fromkeys(person.ppnum for person in self.persons)
+        return [place for place, number in enumerate(different, 1) if number not in with_rows]
 
     @property
     def erased(self) -> int:

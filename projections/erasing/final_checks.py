@@ -48,6 +48,7 @@ async def check_after_erasure(
     numbers: Sequence[str],
     changed_tables: Sequence[str],
     *,
+    app: str | None,
     verifies: bool,
 ) -> FinalChecks:
     """Free the room of dead rows, verify the read models, and search the database for numbers.
@@ -57,6 +58,7 @@ async def check_after_erasure(
         projections: those that are verified.
         numbers: what to search for.
         changed_tables: what to vacuum.
+        app: the app in which the persons were erased; None for every app.
         verifies: whether read models are verified, which reads the log once for each.
 
     Raises:
@@ -81,5 +83,5 @@ async def check_after_erasure(
     if numbers:
         async with context.connection("erase") as conn:
             context.progress.phase("searching the database")
-            found.search = await find_leftovers(conn, numbers)
+            found.search = await find_leftovers(conn, numbers, app=app)
     return found

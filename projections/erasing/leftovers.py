@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, errors, sql
 
-from eventstore.erasure.number_finder import NumberFinder
+from eventstore.erasure.number_finder import NumberFinder, is_too_short
 from eventstore.postgres.queries import fetch_all
 
 SLICE_BYTES = 8 * 2**20
@@ -25,19 +25,21 @@ _COLUMNS = """
 SELECT n.nspname, c.relname, (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint,
        pg_table_size(c.oid),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE readable),
-       array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE NOT readable)
+       array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE NOT readable),
+       coalesce(bool_or(a.attname = 'app' AND a.atttypid = 'text'::regtype AND readable), false)
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_type AS element ON element.oid = t.typelem AND t.typcategory = 'A'
 CROSS JOIN LATERAL (SELECT has_schema_privilege(n.oid, 'USAGE')
-                           AND has_table_privilege(c.oid, 'SELECT') AND t.typsend <> 0 AS readable) AS may
+                           AND has_table_privilege(c.oid, 'SELECT') AND t.typsend <> 0
+                           AND NOT row_security_active(c.oid) AS readable) AS may
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND coalesce(element.typcategory, t.typcategory) NOT IN ('N', 'D', 'B', 'T', 'G', 'I', 'R', 'V', 'P', 'E')
 GROUP BY n.nspname, c.relname, c.oid ORDER BY n.nspname, c.relname
 """
-_SLICE = sql.SQL("SELECT {} FROM {} WHERE ctid >= {}::pg_catalog.tid AND ctid < {}::pg_catalog.tid")
+_SLICE = sql.SQL("SELECT {} FROM {} WHERE ctid >= {}::pg_catalog.tid AND ctid < {}::pg_catalog.tid AND {}")
 _LAST_PAGE = 2**32 - 1
 
 
@@ -57,13 +59,18 @@ class SearchResult:
         tables: how many tables.
         columns: how many columns.
         found: the columns that have a number.
-        unreadable: columns that this role may not read, or that another session has locked.
+        shared: the columns that have one in a table without a column ``app``, when one app is searched: the rows may be
+            those of the same person in another app.
+        too_short: how many numbers were not searched, because they would be found everywhere.
+        unreadable: columns that this role may not read, all or some of their rows, or that another session has locked.
 
     """
 
     tables: int = 0
     columns: int = 0
     found: list[Leftover] = field(default_factory=list)
+    shared: list[Leftover] = field(default_factory=list)
+    too_short: int = 0
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -75,6 +82,7 @@ class _SearchedTable(NamedTuple):
     pages: int
     size: int
     columns: Sequence[str]
+    condition: sql.Composable
 
     @property
     def slices(self) -> list[tuple[int, int]]:
@@ -85,34 +93,42 @@ class _SearchedTable(NamedTuple):
 
 
 async def find_leftovers(
-    conn: AsyncConnection[Any], numbers: Sequence[str], *, on_table: Callable[[str], None] = lambda _: None
+    conn: AsyncConnection[Any],
+    numbers: Sequence[str],
+    *,
+    app: str | None = None,
+    on_table: Callable[[str], None] = lambda _: None,
 ) -> SearchResult:
     """Search every table for numbers.
 
     Args:
         conn: an autocommit connection; columns that its role may not read are reported.
         numbers: what to search for.
+        app: search only rows of this app in tables with a column ``app``; None for all rows.
         on_table: is called with the name of each table before it is read.
 
     """
     finder = NumberFinder(numbers)
-    result = SearchResult()
-    for schema, name, pages, size, readable, unreadable in await fetch_all(conn, _COLUMNS):
+    result = SearchResult(too_short=sum(map(is_too_short, numbers)))
+    for schema, name, pages, size, readable, unreadable, has_app in await fetch_all(conn, _COLUMNS):
         result.unreadable += [f"{schema}.{name}.{column}" for column in unreadable or ()]
         if not readable:
             continue
         on_table(f"{schema}.{name}")
-        table = _SearchedTable(schema, name, pages, size, readable)
+        of_app = app is not None and has_app
+        condition = sql.SQL("app = {}").format(sql.Literal(app)) if of_app else sql.SQL("true")
+        table = _SearchedTable(schema, name, pages, size, readable, condition)
         try:
             counts = await _search_table(conn, finder, table)
         except errors.UndefinedTable:  # as when a rebuild ended meanwhile
             continue
-        except errors.LockNotAvailable:
+        except (errors.LockNotAvailable, errors.UndefinedFunction):  # or a part of a type can't be sent in binary form
             result.unreadable += [f"{schema}.{name}.{column}" for column in readable]
             continue
         result.tables += 1
         result.columns += len(readable)
-        result.found += [Leftover(f"{schema}.{name}", column, counts[column]) for column in readable if counts[column]]
+        found = result.found if app is None or has_app else result.shared
+        found += [Leftover(f"{schema}.{name}", column, counts[column]) for column in readable if counts[column]]
     return result
 
 
@@ -133,6 +149,7 @@ async def _search_slice(
         sql.Identifier(table.schema, table.name),
         sql.Literal(f"({first},0)"),
         sql.Literal(f"({end},0)"),
+        table.condition,
     )
     cursor = await conn.execute(statement, binary=True)
     found: Counter[str] = Counter()

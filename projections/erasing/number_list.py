@@ -21,8 +21,8 @@ def read_numbers(given: Sequence[str], file: Path | None) -> list[str]:
 
     Args:
         given: those of the command line.
-        file: a file with one number a line; ``-`` for standard input. Empty lines, and those that begin with #, are
-            ignored.
+        file: a file with one number a line; ``-`` for standard input. A byte order mark, empty lines, and those that
+            begin with #, are ignored.
 
     Raises:
         UsageError: the file can't be read, or a line can't be a number that an event has.
@@ -50,7 +50,7 @@ def _read_lines(file: Path, name: str) -> Iterable[str]:
     if len(data) > MAX_INPUT_BYTES:
         raise UsageError(f"{name} is longer than {MAX_INPUT_BYTES // 2**20} MiB; split it")
     try:
-        return data.decode().splitlines()
+        return data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is not UTF-8 text") from error
 

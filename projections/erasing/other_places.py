@@ -7,7 +7,7 @@ killed in between has left the numbers where the same command finds them again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -19,9 +19,11 @@ from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.quarantined.erase_messages import erase_messages
 from projections.erasing.erase_request import ErasedPersons
 from projections.errors import ProjectionsError
+from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rebuilding.shadow_position import delete_all_positions
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, drop_tables_of_shadows
 
+_CONSUMERS = "SELECT name FROM eventstore.consumers ORDER BY name"
 _ERASED_BY = "SELECT session_user"
 _REPLACE_IN_ANSWERS = """
 UPDATE projections.reconciliations AS r
@@ -29,7 +31,7 @@ SET differing_recipients = (
     SELECT coalesce(jsonb_agg(CASE WHEN p.token IS NULL THEN one ELSE jsonb_set(one, '{ppnum}', to_jsonb(p.token)) END
                               ORDER BY place), '[]'::jsonb)
     FROM jsonb_array_elements(r.differing_recipients) WITH ORDINALITY AS d (one, place)
-    LEFT JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
+    LEFT JOIN LATERAL (SELECT token FROM pg_temp.erasing_persons WHERE ppnum = one ->> 'ppnum' LIMIT 1) AS p ON true)
 WHERE (%(app)s::text IS NULL OR r.app = %(app)s) AND EXISTS (
     SELECT FROM jsonb_array_elements(r.differing_recipients) AS d (one)
     JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
@@ -65,7 +67,14 @@ _HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})")
 _IS_PERSON = sql.SQL("t.{} IN (SELECT ppnum FROM pg_temp.erasing_persons)")
 
 
+EVENTS_TABLE = "eventstore.events"
 QUARANTINE_TABLE, ANSWERS_TABLE = "eventstore.quarantine", "projections.reconciliations"
+
+
+def tables_with_numbers(projections: Mapping[str, Projection]) -> list[str]:
+    """Return the tables that an erasure may change."""
+    declared = [f"{READ_MODEL_SCHEMA}.{table}" for one in projections.values() for table in one.personal_columns or {}]
+    return [EVENTS_TABLE, QUARANTINE_TABLE, ANSWERS_TABLE, *declared]
 
 
 async def replace_in_answers(conn: AsyncConnection[Any], app: str | None, *, dry_run: bool) -> int:
@@ -138,6 +147,11 @@ async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str])
             dropped = sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
             await conn.execute(sql.SQL("DROP TABLE {}").format(dropped))
             await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(schema)))
+
+
+async def read_consumer_names(conn: AsyncConnection[Any]) -> list[str]:
+    """Return the named consumers: they may have read the events of the persons."""
+    return await fetch_column(conn, _CONSUMERS)
 
 
 async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:

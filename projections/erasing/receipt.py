@@ -12,6 +12,7 @@ from eventstore.transfer.new_file import NewFile
 from projections.erasing.clean_up import OUT_OF_REACH
 from projections.erasing.erase_request import ErasedPersons, EraseRequest
 from projections.erasing.final_checks import FinalChecks
+from projections.erasing.leftovers import Leftover
 from projections.erasing.receipt_page import render_receipt_page
 from projections.json_value import json_value
 
@@ -68,13 +69,19 @@ class SearchedDatabase(TypedDict):
         tables: how many tables.
         columns: how many columns of them.
         left: the columns that have a number.
-        unreadable: the columns that this role may not read, or that another session had locked.
+        shared: the columns that have one in a table without a column app, with --app: the rows may be those of the same
+            person in another app.
+        too_short: how many numbers were not searched, because they are so short that they would be found everywhere.
+        unreadable: the columns that this role may not read, all or some of their rows, or that another session had
+            locked.
 
     """
 
     tables: int
     columns: int
     left: list[ColumnWithNumber]
+    shared: list[ColumnWithNumber]
+    too_short: int
     unreadable: list[str]
 
 
@@ -93,12 +100,15 @@ class ErasureReceipt(TypedDict):
         persons: those that had rows, each with the token; one who got new events meanwhile has another token for these.
         active: how many were left alone, because they had new events meanwhile.
         rows: how many rows were changed in all, by table.
-        need_rebuild: projections that don't declare their personal columns; they have the numbers until they are
-            rebuilt.
+        not_erased: why persons could not be erased, by a sentence for each; nothing of theirs was changed.
+        without_events: the places of numbers that have no event, among the different numbers given, beginning with 1.
+        need_rebuild: projections whose rows have the numbers until they are rebuilt: they don't declare their personal
+            columns, or have rows of another version.
         dropped_as_of: as-of schemas that were dropped.
         not_vacuumed: tables whose dead rows couldn't be removed, because another session had them locked.
         verified: whether the read models equal the log.
-        searched: what was searched for the numbers; null with --dry-run, and if nobody was chosen.
+        searched: what was searched for the numbers; null with --dry-run, if nobody was chosen, and if it failed.
+        consumers: the named consumers, which may have read the events and kept the numbers.
         out_of_reach: where the numbers may still be, whatever this command does.
 
     """
@@ -114,11 +124,14 @@ class ErasureReceipt(TypedDict):
     persons: list[ErasedPersonRows]
     active: int
     rows: Mapping[str, int]
+    not_erased: list[str]
+    without_events: list[int]
     need_rebuild: list[str]
     dropped_as_of: list[str]
     not_vacuumed: list[str]
     verified: list[VerifiedReadModel]
     searched: SearchedDatabase | None
+    consumers: list[str]
     out_of_reach: Sequence[str]
 
 
@@ -136,7 +149,9 @@ def describe_erasure(
             searched = {
                 "tables": checks.search.tables,
                 "columns": checks.search.columns,
-                "left": [{"table": one.table, "column": one.column, "rows": one.rows} for one in checks.search.found],
+                "left": [_column(one) for one in checks.search.found],
+                "shared": [_column(one) for one in checks.search.shared],
+                "too_short": checks.search.too_short,
                 "unreadable": checks.search.unreadable,
             }
     return {
@@ -153,13 +168,20 @@ def describe_erasure(
         ],
         "active": len(done.active),
         "rows": {table: rows for table, rows in sorted(done.tables.items()) if rows},
+        "not_erased": [reason for _, reason in sorted(done.not_erased.items())],
+        "without_events": [] if request.numbers is None else done.without_rows,
         "need_rebuild": sorted(done.need_rebuild),
         "dropped_as_of": done.dropped_as_of,
         "not_vacuumed": [] if checks is None else checks.not_vacuumed,
         "verified": verified,
         "searched": searched,
+        "consumers": done.consumers,
         "out_of_reach": OUT_OF_REACH,
     }
+
+
+def _column(one: Leftover) -> ColumnWithNumber:
+    return {"table": one.table, "column": one.column, "rows": one.rows}
 
 
 def _verdict(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+MAX_PLACES = 20
 _STYLE = (
     "body{font:14px/1.5 sans-serif;max-width:46em;margin:2em auto;color:#111}"
     "h1{font-size:1.5em}h2{font-size:1.1em;margin-top:1.6em}"
@@ -28,7 +29,7 @@ def render_receipt_page(receipt: Mapping[str, Any]) -> str:
                 ("App", receipt["app"] or "every app"),
                 ("Position of the log", f"{receipt['position']:,}"),
                 ("Persons asked for", f"{receipt['asked']:,}"),
-                ("Persons erased", f"{receipt['erased']:,}"),
+                ("Persons who had events", f"{receipt['erased']:,}"),
             )
         ),
         _heading("Rows changed"),
@@ -36,7 +37,7 @@ def render_receipt_page(receipt: Mapping[str, Any]) -> str:
         _heading("Checked afterwards"),
         _list(_checks(receipt)),
         _heading("Out of reach of this command"),
-        _list(receipt["out_of_reach"]),
+        _list([*receipt["out_of_reach"], *(f"the named consumer {name}" for name in receipt["consumers"])]),
         _heading("Persons"),
         "<p>Each token stands where the phone number stood. It is random, and tells nothing of the number.</p>",
         *(f"<p><code>{escape(one['token'])}</code></p>{_counts(one['rows'])}" for one in receipt["persons"]),
@@ -49,15 +50,25 @@ def render_receipt_page(receipt: Mapping[str, Any]) -> str:
 
 def _checks(receipt: Mapping[str, Any]) -> Iterable[str]:
     yield from _verdicts(receipt["verified"])
+    yield from receipt["not_erased"]
+    if receipt["without_events"]:
+        yield f"No event has these of the numbers given, by their places: {_places(receipt['without_events'])}."
     for name in receipt["need_rebuild"]:
         yield f"Read model {name} has the numbers until it is rebuilt."
     searched = receipt["searched"]
-    if searched:
+    if not searched:
+        yield "The database was not searched for the numbers."
+    else:
         left = searched["left"]
+        where = "" if receipt["app"] is None else f" in app {receipt['app']}"
         yield (
-            f"{searched['columns']:,} columns of {searched['tables']:,} tables were searched for the numbers:"
+            f"{searched['columns']:,} columns of {searched['tables']:,} tables were searched for the numbers{where}:"
             f" {sum(one['rows'] for one in left):,} rows are left."
         )
+        for one in searched["shared"]:
+            yield f"Found, maybe of another app: {one['rows']:,} rows of {one['table']}, column {one['column']}."
+        if searched["too_short"]:
+            yield f"Not searched, because they are too short: {searched['too_short']:,} numbers."
         for one in left:
             yield f"Left: {one['rows']:,} rows of {one['table']}, column {one['column']}."
         if searched["unreadable"]:
@@ -77,6 +88,11 @@ def _verdicts(verified: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             yield f"Read model {one['name']} could not be verified: {one['why']}."
     if not verified:
         yield "The read models were not verified."
+
+
+def _places(places: Sequence[int]) -> str:
+    shown = ", ".join(str(place) for place in places[:MAX_PLACES])
+    return shown if len(places) <= MAX_PLACES else f"{shown} and {len(places) - MAX_PLACES:,} more"
 
 
 def _heading(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.postgres.queries import fetch_all, fetch_value
-from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.projection import READ_MODEL_SCHEMA, Projection, number_keys
 
 _MOVE = sql.SQL("""
 WITH moved AS (
@@ -48,9 +48,13 @@ def splits_by_app(projection: Projection) -> bool:
     return "app" in projection.partition_by
 
 
-def can_move(projection: Projection, app: str | None) -> bool:
-    """Return whether a projection's rows can be moved by key when persons are erased in an app, or in all (None)."""
-    return projection.personal_columns is not None and (app is None or splits_by_app(projection))
+def can_move(projection: Projection, app: str | None, versions: Mapping[str, int]) -> bool:
+    """Return whether a projection's rows can be moved by key when persons are erased in an app, or in all (None).
+
+    Rows of another version than the code's may have other columns, and may depend on numbers in another way.
+    """
+    is_of_this_code = versions.get(projection.name, projection.version) == projection.version
+    return projection.personal_columns is not None and is_of_this_code and (app is None or splits_by_app(projection))
 
 
 class RowMoves:
@@ -67,6 +71,7 @@ class RowMoves:
         for table, columns in (projection.personal_columns or {}).items():
             partition = projection.partition_of(tables[table])
             messages = [name for name, copied in columns.items() if copied == "message_id"]
+            keys = number_keys(tables[table], columns)
             for number in (name for name, copied in columns.items() if copied == "ppnum"):
                 parts = {
                     "table": sql.Identifier(READ_MODEL_SCHEMA, table),
@@ -78,7 +83,7 @@ class RowMoves:
                     "changes": sql.SQL(", ").join(
                         [
                             sql.SQL("{} = d.token").format(sql.Identifier(number)),
-                            *(sql.SQL("{} = NULL").format(sql.Identifier(one)) for one in messages),
+                            *(sql.SQL("{} = NULL").format(sql.Identifier(one)) for one in messages if number in keys),
                         ]
                     ),
                 }

@@ -1,15 +1,23 @@
-"""Compares the ledger of erased persons that the settings name with the log: after a restore, the ledger is newer."""
+"""Compares the ledger of erased persons that the settings name with the log: after a restore, the ledger is newer.
+
+Status and doctor read the beginning of the file only. Whoever replaces the file reads all of it.
+"""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncConnection
 
-from eventstore.erasure.erasure_rows import has_token
+from eventstore.erasure.erasure_rows import are_all_applied, count_erasures, find_unknown_tokens, has_token
 from eventstore.errors import ArchiveError
-from eventstore.transfer.erasure_records import newest_erasure_of_file
+from eventstore.transfer.archive import check_archive
+from eventstore.transfer.archive_checks import RecordCheck
+from eventstore.transfer.erasure_records import erasures_of_file, newest_erasure_of_file
+
+PAGE = 5_000
 
 
 async def describe_newer_ledger(conn: AsyncConnection[Any], ledger: Path | None) -> str | None:
@@ -31,9 +39,45 @@ async def describe_newer_ledger(conn: AsyncConnection[Any], ledger: Path | None)
     )
 
 
+async def describe_unfinished_erasures(conn: AsyncConnection[Any]) -> str | None:
+    """Return a sentence if ``erase --again`` was begun and has not ended; None otherwise."""
+    if await are_all_applied(conn):
+        return None
+    return "persons of a ledger are in the log with their numbers: projections erase --again did not end; run it again"
+
+
+async def is_older_ledger(conn: AsyncConnection[Any], ledger: Path | None) -> bool:
+    """Return whether a ledger lacks the newest erasure of this log; false if there is no file."""
+    if ledger is None or not _exists(ledger):
+        return False
+    return newest_erasure_of_file(ledger) != (await count_erasures(conn))[1]
+
+
+async def count_only_in_ledger(conn: AsyncConnection[Any], ledger: Path) -> int:
+    """Return how many erasures of a ledger this log doesn't have; 0 if there is no file. Reads the whole file.
+
+    Raises:
+        ArchiveError: the file can't be read, is damaged, or is none of ours.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    if not _exists(ledger):
+        return 0
+    await check_archive(ledger, RecordCheck().fault)
+    found = 0
+    erasures = erasures_of_file(ledger)
+    while page := [one.token for one in islice(erasures, PAGE)]:
+        found += len(await find_unknown_tokens(conn, page))
+    return found
+
+
+def _exists(ledger: Path) -> bool:
+    return ledger.exists()
+
+
 async def describe_ledger(conn: AsyncConnection[Any], ledger: Path | None) -> str | None:
-    """Return what is wrong with a ledger, as :func:`describe_newer_ledger` does; a file that can't be read is wrong."""
+    """Return what is wrong with a ledger or with applying it; a file that can't be read is wrong too."""
     try:
-        return await describe_newer_ledger(conn, ledger)
+        return await describe_newer_ledger(conn, ledger) or await describe_unfinished_erasures(conn)
     except ArchiveError as error:
         return f"the ledger of erased persons can't be compared: {error}"

@@ -267,6 +267,18 @@ _ERASURES = {
         " database, as after a restore of an older backup.",
         "`projections erase --again FILE`",
     ),
+    "erasure_ledger_older": FindingCode(
+        _WRONG,
+        "The ledger that `PROJECTIONS_ERASURE_LEDGER_FILE` names lacks erasures of this database: a restored backup"
+        " would bring these persons back.",
+        "`projections export erasures FILE --force`",
+    ),
+    "erasure_unfinished": FindingCode(
+        _WRONG,
+        "`projections erase --again` was begun after a restore and has not ended: persons are in the log with their"
+        " numbers.",
+        "`projections erase --again FILE`",
+    ),
     "erasure_ledger_unreadable": FindingCode(
         _WRONG,
         "The ledger that `PROJECTIONS_ERASURE_LEDGER_FILE` names can't be read, so nobody would notice that a restore"
@@ -275,7 +287,7 @@ _ERASURES = {
     ),
     "erasure_key_missing": FindingCode(
         _WRONG,
-        "Persons were erased with a key that this process doesn't have: late events of theirs would be stored with"
+        "Some persons were erased with a key that this process doesn't have: late events of theirs would be stored with"
         " their numbers.",
         "`PROJECTIONS_ERASURE_KEY_FILE`, for every process that stores events.",
     ),

@@ -74,6 +74,23 @@ async def test_a_number_that_is_left_is_reported(commands: Commands, database_ur
     assert_no_number(done.out, done.err)
 
 
+async def test_an_app_alone_and_numbers_that_no_event_has(
+    commands: Commands, database_url: str, conn: AsyncConnection
+) -> None:
+    await folding.append(conn, *(folding.new_record(ppnum=number, app="other") for number in (NUMBER, "1234")))
+    await folding.fold_all(database_url)
+    (commands.folder / "numbers").write_bytes(f"\ufeff{NUMBER}\n{UNKNOWN}\n1234\n".encode())
+    asked = ("erase", "--from", "numbers", "--app", "app", "--why", "x", "--yes", "--no-verify")
+    done = await commands.run(*asked, DATABASE_URL=database_url)
+    assert done.code == 0, done.transcript
+    assert "1 person erased, of 3 asked for" in done.out
+    assert "in app 'app', 0 left" in done.out
+    assert "no event has number 2, 3, counted as they were given" in done.err
+    assert "1 number could not be searched: so short that every table has them" in done.err
+    assert await store.value(conn, "SELECT count(*) FROM people WHERE ppnum = %s", NUMBER) == 1
+    assert_no_number(done.transcript)
+
+
 async def test_numbers_from_standard_input(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
     (commands.folder / "numbers").write_text(f"{NUMBER}\n{OTHER}\n")
     piped = replace(commands.installed, program=("/bin/sh", "-c", '"$0" "$@" < numbers', *COMMAND))
@@ -93,6 +110,8 @@ async def test_numbers_from_standard_input(commands: Commands, database_url: str
         ((NUMBER, "--why", f"{NUMBER} asked"), "--why has one of the numbers"),
         ((NUMBER, "--why", "x" * 1001), "--why takes at most 1,000 characters"),
         ((NUMBER, "--older-than", "730d", "--why", "x"), "give numbers, --older-than or --again: one of them"),
+        ((NUMBER, "--why", "x", "--dry-run", "--receipt", "r"), "a dry run erases nobody, so it has no receipt"),
+        ((NUMBER, "--check", "--app", "app"), "--check takes numbers, --from and --json only"),
         (("--again", "ledger", "--app", "app"), "--again takes everything from the ledger"),
         (("--check", NUMBER), "--check needs the erasure key: set PROJECTIONS_ERASURE_KEY_FILE"),
         (("--older-than", "2y", "--why", "x"), "--older-than takes a number of days, such as 730d"),
@@ -147,6 +166,13 @@ async def test_who_was_erased_is_known_with_the_key_only(
     (erasure,) = answers["checked"][0]["erasures"]
     assert (erasure["token"], erasure["why"]) == (receipt["persons"][0]["token"], "asked")
     assert [each["status"] for each in erasure["consent"]] == ["denied"]
+    other_key = commands.folder / "other"
+    other_key.write_text("o" * 64)
+    other = await commands.run(
+        "erase", "--check", denied, **{**variables, "PROJECTIONS_ERASURE_KEY_FILE": str(other_key)}
+    )
+    assert (other.code, other.out) == (1, "number 1: not erased\n")
+    assert "1 erasure can't be recognised with this key" in other.err
     text = await commands.run("erase", "--check", denied, **variables)
     assert text.code == 0
     assert "consent in app 'app': denied" in text.out
@@ -181,6 +207,10 @@ async def test_a_restored_log_is_erased_again_by_the_ledger(
         assert "has erased persons who are not erased in this database" in status.err
         doctor = await commands.run("doctor", **variables)
         assert "erasure_ledger_newer" in doctor.out
+        before = (commands.folder / "ledger").read_bytes()
+        refused = await commands.run("erase", OTHER, "--why", "x", "--yes", **variables)
+        assert (refused.code, "has 1 erasure that this database doesn't have" in refused.err) == (1, True)
+        assert (commands.folder / "ledger").read_bytes() == before
         for _ in range(2):  # it can be run again
             again = await commands.run("erase", "--again", "ledger", "--yes", **variables)
             assert again.code == 0, again.transcript

@@ -11,7 +11,13 @@ from tests.databases import Server
 from tests.doctoring import codes, findings, only
 from tests.erasing import KEY, OTHER_KEY, erase
 
-ERASURES = ("erasure_ledger_newer", "erasure_ledger_unreadable", "erasure_key_missing")
+ERASURES = (
+    "erasure_ledger_newer",
+    "erasure_ledger_older",
+    "erasure_ledger_unreadable",
+    "erasure_unfinished",
+    "erasure_key_missing",
+)
 
 
 async def found(url: str, **options: Any) -> list[str]:  # noqa: ANN401 - of DoctorOptions
@@ -27,19 +33,23 @@ async def test_a_ledger_that_is_newer_than_the_log(database_url: str, postgres: 
         await export_erasures(conn, ledger)
         assert await found(database_url, ledger=ledger) == []
         await erase(database_url, "12300000000")
-        assert await found(database_url, ledger=ledger) == []  # it is older: the log has more
+        assert await found(database_url, ledger=ledger) == ["erasure_ledger_older"]
         await export_erasures(conn, ledger)
         assert await found(database_url, ledger=ledger) == []
+        await conn.execute("UPDATE eventstore.erasures SET applied = false")
+        assert await found(database_url, ledger=ledger) == ["erasure_unfinished"]
     with postgres.database() as restored:
         one = only(await findings(restored, ledger=ledger), "erasure_ledger_newer")
         assert one.command == f"projections erase --again {ledger}"
-    ledger.write_bytes(b"not a ledger")
-    assert await found(database_url, ledger=ledger) == ["erasure_ledger_unreadable"]
+        ledger.write_bytes(b"not a ledger")
+        assert await found(restored, ledger=ledger) == ["erasure_ledger_unreadable"]
 
 
 async def test_a_missing_erasure_key(database_url: str) -> None:
     assert await found(database_url) == []
     await erase(database_url, "12300000000", key=KEY)
     assert await found(database_url, key=KEY) == []
+    await erase(database_url, "12300000001", key=OTHER_KEY)
+    assert await found(database_url, key=KEY) == ["erasure_key_missing"]
     for key, words in ((None, "no key is set"), (OTHER_KEY, "another key is set")):
         assert words in only(await findings(database_url, key=key), "erasure_key_missing").sentence

@@ -8,12 +8,15 @@ from contextlib import suppress
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.errors import LockHeld
+from eventstore.contracts import Event
+from eventstore.erasure.erased_payload import erase_event
+from eventstore.errors import LockHeld, Undecodable
 from eventstore.locks import ERASE_LOCK, rebuild_lock
 from eventstore.postgres.session_lock import hold_lock
 from eventstore.waits import Waits
 from projections.erasing.erase_batch import BatchResult, ErasePlan, erase_batch
 from projections.erasing.erase_request import AsOfInTheWay
+from projections.errors import ProjectionsError
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
@@ -151,6 +154,66 @@ async def test_events_that_are_appended_meanwhile_are_erased_too(
     await assert_erased_everywhere(conn)
     for projection in BUILT_IN.values():
         assert (await verify(database_url, projection)).equal
+
+
+async def test_an_as_of_that_ends_meanwhile_is_refused(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had begun, with its id, before the erasure looked for the schemas of those that are done."""
+    event_id = await store.value(conn, "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1")
+    context = rebuilding.replay_context(database_url)
+    await build_as_of(context, [ConsentRegistry()], str(event_id), "earlier", force=False)
+    await conn.execute("UPDATE projections.rebuilds SET state = 'running'")
+
+    async def beside(session: AsyncConnection, plan: ErasePlan, persons: Sequence[int], waits: Waits) -> BatchResult:
+        await conn.execute("UPDATE projections.rebuilds SET state = 'done'")
+        return await erase_batch(session, plan, persons, waits)
+
+    monkeypatch.setattr("projections.erasing.erase.erase_batch", beside)
+    with pytest.raises(ProjectionsError, match="an as-of created schema earlier meanwhile"):
+        await erase(database_url, NUMBER)
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.erasures") == 0
+
+
+async def test_rows_of_another_version_are_left_alone_and_marked(database_url: str, conn: AsyncConnection) -> None:
+    await conn.execute("UPDATE projections.checkpoints SET version = version + 1 WHERE name = 'people'")
+    assert (await erase(database_url, NUMBER, dry_run=True)).need_rebuild == {"people"}
+    assert (await erase(database_url, NUMBER)).need_rebuild == {"people"}
+    assert await store.value(conn, "SELECT redecoded_at IS NOT NULL FROM projections.checkpoints WHERE name = 'people'")
+
+
+async def test_statistics_have_no_number(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in a table that is logged, backed up and replicated; only the numbers of the log may be there."""
+    unknown = [f"9990000{number:04}" for number in range(50)]
+    found: list[object] = []
+
+    async def beside(session: AsyncConnection, plan: ErasePlan, persons: Sequence[int], waits: Waits) -> BatchResult:
+        found.append(await store.value(session, "SELECT string_agg(s::text, '') FROM pg_stats AS s"))
+        return await erase_batch(session, plan, persons, waits)
+
+    monkeypatch.setattr("projections.erasing.erase.erase_batch", beside)
+    await erase(database_url, NUMBER, *unknown)
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.erasures") == 1
+    assert "erasing_persons" in str(found)
+    assert "9990000" not in str(found)
+
+
+async def test_a_person_who_cant_be_erased_doesnt_stop_the_others(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(event: Event, token: str) -> Event:
+        if event.ppnum == NUMBER:
+            raise Undecodable("its payload can't be encoded anew", event.event_id)
+        return erase_event(event, token)
+
+    monkeypatch.setattr("eventstore.erasure.person_events.erase_event", encode)
+    done = await erase(database_url, NUMBER, "12300000001")
+    assert list(done.not_erased) == [0]
+    assert "can't be erased: its payload can't be encoded anew" in done.not_erased[0]
+    assert (list(done.rows), done.numbers) == ([1], ["12300000001"])
+    await folding.assert_rows_match_oracle(conn)
 
 
 async def test_one_erase_or_redecode_at_a_time(database_url: str, conn: AsyncConnection) -> None:

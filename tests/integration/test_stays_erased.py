@@ -23,7 +23,9 @@ from eventstore.quarantined.retry import retry_messages
 from eventstore.transfer.export import export_erasures, export_events
 from eventstore.transfer.importing import import_events
 from projections.erasing.again import erase_again
-from projections.erasing.erase_request import ErasedPersons
+from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
+from projections.inspecting.erasure_ledger import describe_ledger
+from projections.rebuilding.as_of import build_as_of
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.erasing import BUILT_IN, KEY, OTHER_KEY, erase
@@ -193,6 +195,43 @@ async def test_a_retry_of_quarantined_messages_brings_nobody_back(database_url: 
     done = await retry_messages(conn, Selection(), DEFAULT_LIMITS, folding.QUICK, key=KEY)
     assert done.stored == 1
     await assert_nowhere(conn, OTHER)
+
+
+async def test_a_quarantined_message_that_is_received_again_is_counted_on_its_erased_row(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    message = store.garbage()._replace(payload=b"\xff" + NUMBER.encode(), event_id=store.next_ulid())
+    for _ in range(2):
+        async with conn.transaction():
+            await quarantine(conn, [message, message])
+        await erase(database_url, NUMBER)
+    async with conn.transaction():
+        await quarantine(conn, [message])
+    await assert_nowhere(conn)
+    assert await fetch_all(conn, "SELECT count, payload FROM eventstore.quarantine") == [(5, b"")]
+
+
+async def test_an_again_that_did_not_end_is_reported(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
+) -> None:
+    await append(conn, new_record(oracle.DELIVERED, NUMBER))
+    backup, ledger = tmp_path / "backup", tmp_path / "ledger"
+    await export_events(conn, backup, lambda *_: None)
+    await erase(database_url, NUMBER)
+    await export_erasures(conn, ledger)
+    with postgres.database() as restored:
+        await import_events(IngestContext(restored, store.QUICK), backup, on_progress=lambda *_: None)
+        await folding.fold_all(restored)
+        async with store.connection(restored) as other:
+            event_id = await store.value(other, "SELECT event_id FROM eventstore.events")
+            context = rebuilding.replay_context(restored)
+            await build_as_of(context, [BUILT_IN["people"]], str(event_id), "earlier", force=False)
+            with pytest.raises(AsOfInTheWay):
+                await again(restored, ledger)
+            assert "projections erase --again did not end" in str(await describe_ledger(other, ledger))
+            await other.execute("DROP SCHEMA earlier CASCADE")
+            await again(restored, ledger)
+            assert await describe_ledger(other, ledger) is None
 
 
 async def test_an_export_carries_erasures_and_an_import_restores_them(

@@ -83,11 +83,23 @@ def test_plain_copies_are_found(blocks: tuple[Rows | Tally, ...], expected: dict
         (rows("d", APP, key("message_id"), latest("event_id"), of=OF),),
         (rows("e", APP, PERSON, latest("event_id"), of=OF, where=event.ppnum.like("41%")),),
         (rows("f", APP, PERSON, latest("event_id"), of=OF, where=event.message_id.is_not(None)),),
+        (rows("other", APP, key("send_request_id"), latest("event_id"), latest("ppnum"), latest("message_id"), of=OF),),
         (rows("g", APP, key("send_request_id"), latest("event_id"), latest("message_id"), of=OF),),
         (_deliveries, tally("h", _deliveries, APP, key("country", prefix(_deliveries.c.ppnum, 2)), count("n"))),
         (_deliveries, tally("i", _deliveries, APP, count("n"), where=_deliveries.c.ppnum > "42")),
     ],
-    ids=["key", "value", "greatest", "message in a key", "condition", "message", "no number", "group", "counted"],
+    ids=[
+        "key",
+        "value",
+        "greatest",
+        "message in a key",
+        "condition",
+        "message",
+        "of another",
+        "no number",
+        "group",
+        "counted",
+    ],
 )
 def test_blocks_that_look_inside_need_a_rebuild(blocks: tuple[Rows | Tally, ...]) -> None:
     assert derive_personal_columns(blocks) is None

@@ -200,7 +200,12 @@ def test_each_broken_rule_is_reported(attributes: dict[str, object], message: st
         check_projection(changed_table(Mine, **attributes))
 
 
-PERSONAL = (Column("ppnum", Text), Column("note", Text), Column("digits", Integer))
+PERSONAL = (
+    Column("ppnum", Text, primary_key=True),
+    Column("other", Text),
+    Column("note", Text),
+    Column("digits", Integer),
+)
 
 
 @pytest.mark.parametrize(
@@ -211,11 +216,15 @@ PERSONAL = (Column("ppnum", Text), Column("note", Text), Column("digits", Intege
         ({"mine": {"digits": "ppnum"}}, "personal_columns of mine: digits is not a text column of the table"),
         ({"mine": {"ppnum": "error_code"}}, "ppnum must be a copy of ppnum or message_id"),
         ({"mine": {"ppnum": "ppnum", "app": "message_id"}}, "app must be nullable, since an erased event has no"),
+        (
+            {"mine": {"other": "ppnum", "note": "message_id"}},
+            "the table's key must have one copy of ppnum, which tells",
+        ),
         ({"mine": {"note": "message_id"}}, "without a copy of ppnum, the rows of a person can't be found"),
     ],
 )
 def test_personal_columns_are_copies_in_text_columns(columns: dict[str, dict[str, str]], message: str) -> None:
-    table = make_table("mine", *(Column(one.name, one.type) for one in PERSONAL))
+    table = make_table("mine", *(Column(one.name, one.type, primary_key=one.primary_key) for one in PERSONAL))
     broken = type("Broken", (Mine,), {"tables": (table,), "personal_columns": columns})
     with pytest.raises(InvalidProjection, match=re.escape(message)):
         check_projection(broken())

@@ -59,7 +59,7 @@ class EraseJob:
 
 
 def new_erase_job(
-    given: GivenPersons, *, app: str | None, why: str | None, dry_run: bool, drop_as_of: bool
+    given: GivenPersons, *, app: str | None, why: str | None, dry_run: bool, drop_as_of: bool, receipt: bool
 ) -> EraseJob:
     """Return what to do.
 
@@ -78,6 +78,8 @@ def new_erase_job(
         raise UsageError("--again takes everything from the ledger: leave out --app and --dry-run")
     if not (why or "").strip() and not dry_run and given.ledger is None:
         raise UsageError("give the reason with --why; it is kept with the erasure")
+    if dry_run and receipt:
+        raise UsageError("a dry run erases nobody, so it has no receipt; its numbers are printed, with --json as JSON")
     if why is not None and len(why) > MAX_MESSAGE_CHARS:
         raise UsageError(f"--why takes at most {MAX_MESSAGE_CHARS:,} characters")
     by_number = given.older_than is None and given.ledger is None

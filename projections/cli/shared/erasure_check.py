@@ -10,9 +10,10 @@ import typer
 from psycopg import AsyncConnection
 
 from eventstore.erasure.erasure_key import load_erasure_key
+from eventstore.erasure.erasure_rows import count_unrecognisable
 from eventstore.errors import UsageError
 from projections.cli.shared.checkpoint_session import run_with_connection
-from projections.cli.shared.output import FAILED, print_data, print_json
+from projections.cli.shared.output import FAILED, counted, print_data, print_json, print_message
 from projections.cli.shared.value_text import format_value
 from projections.erasing.erased_before import ErasedBefore, find_erased_before
 
@@ -71,10 +72,13 @@ class CheckedNumbers(TypedDict):
 
     Attributes:
         checked: one answer for each number.
+        unrecognisable: how many erasures can't be recognised with this key: they were made without one, or with
+            another.
 
     """
 
     checked: list[CheckedNumber]
+    unrecognisable: int
 
 
 def answer_about_numbers(numbers: Sequence[str], *, as_json: bool) -> None:
@@ -91,10 +95,11 @@ def answer_about_numbers(numbers: Sequence[str], *, as_json: bool) -> None:
     if not numbers:
         raise UsageError("give the numbers to check, or --from a file with them")
 
-    async def find(conn: AsyncConnection[Any]) -> list[list[ErasedBefore]]:
-        return [await find_erased_before(conn, number, key) for number in numbers]
+    async def find(conn: AsyncConnection[Any]) -> tuple[list[list[ErasedBefore]], int]:
+        found = [await find_erased_before(conn, number, key) for number in numbers]
+        return found, await count_unrecognisable(conn, key.check)
 
-    answers = _describe_answers(run_with_connection(find, writes=False))
+    answers = _describe_answers(*run_with_connection(find, writes=False))
     if as_json:
         print_json(answers)
     else:
@@ -103,12 +108,13 @@ def answer_about_numbers(numbers: Sequence[str], *, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _describe_answers(found: Sequence[Sequence[ErasedBefore]]) -> CheckedNumbers:
+def _describe_answers(found: Sequence[Sequence[ErasedBefore]], unrecognisable: int) -> CheckedNumbers:
     return {
         "checked": [
             {"number": place, "erased": bool(erasures), "erasures": [_describe(one) for one in erasures]}
             for place, erasures in enumerate(found, 1)
-        ]
+        ],
+        "unrecognisable": unrecognisable,
     }
 
 
@@ -123,6 +129,11 @@ def _describe(one: ErasedBefore) -> CheckedErasure:
 
 
 def _print_answers(answers: CheckedNumbers) -> None:
+    if answers["unrecognisable"] and not all(answer["erased"] for answer in answers["checked"]):
+        print_message(
+            f"projections: {counted(answers['unrecognisable'], 'erasure')} can't be recognised with this key, made"
+            " without one or with another: who is not found here may be among them"
+        )
     for answer in answers["checked"]:
         if not answer["erased"]:
             print_data(f"number {answer['number']:,}: not erased")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from projections.cli.shared.output import LogLevel, counted, print_data, print_message
 from projections.erasing.receipt import ErasureReceipt
+from projections.erasing.receipt_page import MAX_PLACES
 
 
 def print_erasure(receipt: ErasureReceipt) -> None:
@@ -13,6 +14,15 @@ def print_erasure(receipt: ErasureReceipt) -> None:
     print_data(f"{persons} {would}erased, of {receipt['asked']:,} asked for")
     for table, rows in receipt["rows"].items():
         print_data(f"{table}: {counted(rows, 'row')}")
+    for reason in receipt["not_erased"]:
+        print_message(f"projections: {reason}", level=LogLevel.ERROR)
+    if receipt["without_events"]:
+        places = ", ".join(str(place) for place in receipt["without_events"][:MAX_PLACES])
+        more = "" if len(receipt["without_events"]) <= MAX_PLACES else ", and more"
+        print_message(
+            f"projections: no event has number {places}{more}, counted as they were given; write numbers as the events"
+            " have them"
+        )
     if receipt["active"]:
         print_message(f"{counted(receipt['active'], 'person', 'persons')} got new events meanwhile and stay")
     for schema in receipt["dropped_as_of"]:
@@ -26,17 +36,30 @@ def print_erasure(receipt: ErasureReceipt) -> None:
     for name in receipt["not_vacuumed"]:
         print_message(f"projections: another session has {name} locked; later run VACUUM (ANALYZE) {name}")
     if not receipt["dry_run"]:
-        print_message(f"out of reach: {'; '.join(receipt['out_of_reach'])}")
+        consumers = [f"named consumer {name}" for name in receipt["consumers"]]
+        print_message(f"out of reach: {'; '.join([*receipt['out_of_reach'], *consumers])}")
 
 
 def _print_search(receipt: ErasureReceipt) -> None:
     searched = receipt["searched"]
     if searched is None:
         return
+    where = "" if receipt["app"] is None else f" in app {receipt['app']!r}"
     left = sum(one["rows"] for one in searched["left"])
     print_data(
-        f"searched: {counted(searched['columns'], 'column')} of {counted(searched['tables'], 'table')}, {left:,} left"
+        f"searched: {counted(searched['columns'], 'column')} of {counted(searched['tables'], 'table')}{where},"
+        f" {left:,} left"
     )
+    for one in searched["shared"]:
+        print_message(
+            f"projections: {one['table']}.{one['column']} has a number in {counted(one['rows'], 'row')}, which may be"
+            " of another app"
+        )
+    if searched["too_short"]:
+        print_message(
+            f"projections: {counted(searched['too_short'], 'number')} could not be searched: so short that every table"
+            " has them"
+        )
     for one in searched["left"]:
         print_data(f"left: {one['table']}.{one['column']}: {counted(one['rows'], 'row')}")
     if searched["unreadable"]:

@@ -1,4 +1,4 @@
-"""Checks of erasures: whether a ledger is newer than the log, and whether this installation has the erasure key."""
+"""Checks of erasures: the ledger is as new as the log, its persons are erased, and the erasure key is there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from eventstore.errors import ArchiveError
 from eventstore.postgres.queries import fetch_row
 from projections.inspecting.doctor.examination import Examination
-from projections.inspecting.erasure_ledger import describe_newer_ledger
+from projections.inspecting.erasure_ledger import (
+    describe_newer_ledger,
+    describe_unfinished_erasures,
+    is_older_ledger,
+)
 from projections.inspecting.finding import Finding
 
 _KEYS = """
-SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL),
-       EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check = %b)
+SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check IS DISTINCT FROM %b)
 """
 
 
@@ -28,10 +31,19 @@ async def check_erasures(exam: Examination) -> AsyncIterator[Finding]:
         if newer is not None:
             sentence, _, command = newer.partition("; run ")
             yield Finding("erasure_ledger_newer", sentence, command)
+        elif await is_older_ledger(exam.conn, ledger):
+            command = f"projections export erasures {ledger} --force"
+            yield Finding("erasure_ledger_older", f"the ledger {ledger} lacks erasures of this database", command)
+    unfinished = await describe_unfinished_erasures(exam.conn)
+    if unfinished is not None:
+        sentence, _, _ = unfinished.partition("; run ")
+        yield Finding(
+            "erasure_unfinished", sentence, advice="run projections erase --again with that ledger to its end"
+        )
     key = exam.options.key
     row = await fetch_row(exam.conn, _KEYS, [None if key is None else key.check])
-    if row is not None and row[0] and not row[1]:
-        what = "no key is set" if key is None else "another key is set"
+    if row is not None and row[0]:
+        what = "no key is set" if key is None else "another key is set than some of them have"
         yield Finding(
             "erasure_key_missing",
             f"persons were erased with a key, and here {what}: late events would be stored with their numbers",

@@ -54,6 +54,7 @@ from projections.erasing.other_places import (
     find_as_of_schemas,
     read_consumer_names,
     read_erased_by,
+    refuse_other_roles,
     refuse_shadows_that_stay,
 )
 from projections.erasing.person_batches import batches_of_persons
@@ -125,6 +126,7 @@ async def erase_again(
 
     async def work() -> ErasedPersons:
         async with context.connection("erase") as conn:
+            await refuse_other_roles(conn)
             known = await existing_tables_only(conn, projections)
             run = _AgainRun(conn, context, known, limits, system_user=system_user, drop_as_of=drop_as_of)
             return await run.erase(ledger)

@@ -49,6 +49,7 @@ from projections.erasing.other_places import (
     find_as_of_schemas,
     read_consumer_names,
     read_erased_by,
+    refuse_other_roles,
     refuse_shadows_that_stay,
 )
 from projections.erasing.person_batches import batches_of_persons, equal_batches
@@ -93,6 +94,7 @@ async def erase_persons(
 
     async def work() -> ErasedPersons:
         async with context.connection("erase") as conn:
+            await refuse_other_roles(conn)
             run = _EraseRun(conn, context, await existing_tables_only(conn, projections), request, limits)
             return await run.count() if dry_run else await run.erase()
 

@@ -46,6 +46,7 @@ _SHADOWS = (
     "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'"
     " AND obj_description(oid, 'pg_class') LIKE 'projections: shadow of %%' ORDER BY relname"
 )
+_MAY_ERASE = "SELECT has_function_privilege('eventstore.erase_events(bigint[], text[], bytea[])', 'EXECUTE')"
 # Only the owner of a table or of its schema may drop it; others need the function that workers use.
 _UNDROPPABLE = (
     "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
@@ -82,6 +83,19 @@ async def replace_in_answers(conn: AsyncConnection[Any], app: str | None, *, dry
     if dry_run:
         return int(await fetch_value(conn, _COUNT_ANSWERS, {"app": app}))
     return (await conn.execute(_REPLACE_IN_ANSWERS, {"app": app})).rowcount
+
+
+async def refuse_other_roles(conn: AsyncConnection[Any]) -> None:
+    """Make sure that this role may erase persons, before the log is read.
+
+    Raises:
+        ProjectionsError: it may not.
+
+    """
+    if not await fetch_value(conn, _MAY_ERASE):
+        raise ProjectionsError(
+            "this role may not erase persons; only the owner of the tables may, see projections docs operations"
+        )
 
 
 async def refuse_shadows_that_stay(conn: AsyncConnection[Any]) -> None:

@@ -132,10 +132,10 @@ def export_ledger(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a ledger of erased persons to a file: their tokens and the ids of their events, no numbers.
+    """Write a ledger of erased persons to a file.
 
-    Keep it where the backups are, and newer than they are: after a restore, projections erase --again FILE erases the
-    same persons again.
+    It has their tokens and the ids of their events, and no numbers. Keep it where the backups are, and newer than
+    they are: after a restore, projections erase --again FILE erases the same persons again.
     """
     _check_new_file(file, force=force)
     waits = load_waits()

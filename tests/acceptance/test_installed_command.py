@@ -47,7 +47,7 @@ CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("revoke",): ("--reader", "absent"),
     ("erase",): (PPNUM, "--why", "asked", "--yes", "--no-verify"),
     ("export", "events"): ("log",),
-    ("export", "erasures"): ("erasures",),
+    ("export", "erasures"): ("log",),
     ("import", "events"): ("absent",),
     ("cursor", "show"): (),
     ("cursor", "reset"): ("default", "--yes"),

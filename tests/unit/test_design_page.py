@@ -19,7 +19,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PATH = re.compile(r"`((?:eventstore|projections|tests|migrations|tools|proto|benchmarks)/[\w/.-]*)(?!\*)`")
 NOT_YET = {
     "eventstore/serve/",
-    "eventstore/erasure/",
     "migrations/versions/NNNN_recipient_contract.py",
 }
 """Planned packages, and the recipe's example."""

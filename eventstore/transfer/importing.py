@@ -94,8 +94,8 @@ async def import_events(context: IngestContext, path: Path, *, on_progress: Call
     Raises:
         OtherLog: the file doesn't fit this log, or has erased persons who are not erased here; nothing was stored.
         ArchiveError: the file can't be read, is damaged, or contains what no event store writes; nothing was stored.
-        LockHeld: one of the file's apps is followed, or any app and the file continues after the head; nothing was
-            stored.
+        LockHeld: persons are being erased; or one of the file's apps is followed, or any app and the file continues
+            after the head; nothing was stored.
         psycopg.Error: the database or the connection failed; import the file again.
 
     """
@@ -103,7 +103,8 @@ async def import_events(context: IngestContext, path: Path, *, on_progress: Call
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         latest = await _latest_possible_time(conn)
     contents = await check_archive(path, RecordCheck(latest).fault)
-    locks = [Lock(ERASE_LOCK, "the stored events")] if contents.erasures else []
+    # Also without erasures: an erase doesn't look again at positions that it has passed, which an import may fill.
+    locks = [Lock(ERASE_LOCK, "the stored events")]
     locks += [Lock(app_lock(app), f"app {app!r}") for app in sorted(contents.apps)]
     async with await connect(url, name=session_name("import"), waits=waits) as conn:
         if contents.last > await read_head(conn):

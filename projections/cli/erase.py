@@ -102,10 +102,7 @@ def _run(job: EraseJob, receipt: Path | None, *, verifies: bool, yes: bool, as_j
         if job.ledger is None:
             refuse_newer_ledger(targets)
         confirm([job.consequence], yes=yes)
-    outcome = run_erase_job(targets, job, receipt, verifies=verifies)
-    if as_json:
-        print_json(outcome.document)
-    else:
-        print_erasure(outcome.document)
+    report = print_json if as_json else print_erasure
+    outcome = run_erase_job(targets, job, receipt, verifies=verifies, report=report)
     if outcome.has_failed or targets.broken:
         raise typer.Exit(FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -23,6 +24,7 @@ from projections.cli.shared.open_database import migrated_database
 from projections.cli.shared.output import FAILED, counted, print_data, print_json, print_message
 from projections.cli.shared.progress_lines import progress_lines
 from projections.cli.shared.typer_app import new_app
+from projections.inspecting.erasure_ledger import refuse_to_replace
 
 app = new_app(no_args_is_help=True)
 
@@ -135,7 +137,8 @@ def export_ledger(
     """Write a ledger of erased persons to a file.
 
     It has their tokens and the ids of their events, and no numbers. Keep it where the backups are, and newer than
-    they are: after a restore, projections erase --again FILE erases the same persons again.
+    they are: after a restore, projections erase --again FILE erases the same persons again. A ledger with persons
+    who are not erased in this database is never replaced.
     """
     _check_new_file(file, force=force)
     waits = load_waits()
@@ -153,6 +156,9 @@ def export_ledger(
 
 async def _export_ledger(url: str, file: Path, waits: Waits, *, replace: bool) -> ExportedErasures:
     async with await connect(url, name=session_name("export"), waits=waits) as conn:
+        # A restored log must not replace the only record of persons who came back; of a damaged file nothing is lost.
+        with suppress(ArchiveError):
+            await refuse_to_replace(conn, file)
         return await write_erasures(conn, file, replace=replace)
 
 

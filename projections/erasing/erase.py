@@ -86,7 +86,7 @@ async def erase_persons(
         dry_run: change nothing.
 
     Raises:
-        LockHeld: another erase, a redecode, or an import of erasures runs; nothing was done.
+        LockHeld: another erase, a redecode or an import runs; nothing was done.
         AsOfInTheWay: see there.
         psycopg.Error: the database failed, or the connection, or the role may not erase; run it again.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eventstore.errors import LockHeld
+import psycopg
+
+from eventstore.errors import LockHeld, describe
 from projections.erasing.clean_up import vacuum_changed_tables
 from projections.erasing.leftovers import SearchResult, find_leftovers
 from projections.errors import ProjectionsError
@@ -47,10 +49,11 @@ async def check_after_erasure(
     projections: Mapping[str, Projection],
     numbers: Sequence[str],
     changed_tables: Sequence[str],
+    found: FinalChecks,
     *,
     app: str | None,
     verifies: bool,
-) -> FinalChecks:
+) -> None:
     """Free the room of dead rows, verify the read models, and search the database for numbers.
 
     Args:
@@ -58,6 +61,7 @@ async def check_after_erasure(
         projections: those that are verified.
         numbers: what to search for.
         changed_tables: what to vacuum.
+        found: gets each result as soon as it is known.
         app: the app in which the persons were erased; None for every app.
         verifies: whether read models are verified, which reads the log once for each.
 
@@ -65,7 +69,6 @@ async def check_after_erasure(
         psycopg.Error: the database failed, or the connection.
 
     """
-    found = FinalChecks()
     async with context.connection("erase") as conn:
         context.progress.phase("removing dead rows")
         found.not_vacuumed = await vacuum_changed_tables(conn, changed_tables)
@@ -76,6 +79,9 @@ async def check_after_erasure(
         except (ProjectionsError, LockHeld) as error:
             found.not_verified[name] = str(error)
             continue
+        except psycopg.Error as error:  # of this projection; if the database is unavailable, the search fails too
+            found.not_verified[name] = describe(error)
+            continue
         if verified.equal:
             found.equal[name] = verified.position
         else:
@@ -84,4 +90,3 @@ async def check_after_erasure(
         async with context.connection("erase") as conn:
             context.progress.phase("searching the database")
             found.search = await find_leftovers(conn, numbers, app=app)
-    return found

@@ -2,7 +2,7 @@
 
 Values are read in Postgres's binary form, in which texts, arrays, JSON and bytes stand as they are. So a number is
 found wherever it is in a value. Tables are read in slices of pages, so that no snapshot lasts long and memory is
-bounded.
+bounded. What can't be read is reported: nothing counts as searched that was not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, errors, sql
+from psycopg import AsyncConnection, Error, errors, sql
 
 from eventstore.erasure.number_finder import NumberFinder, is_too_short
 from eventstore.postgres.queries import fetch_all
@@ -22,8 +22,9 @@ SLICE_BYTES = 8 * 2**20
 
 # Numbers, times, booleans, ranges, bit strings and the like can't hold a text.
 _COLUMNS = """
-SELECT n.nspname, c.relname, (pg_relation_size(c.oid) / current_setting('block_size')::bigint)::bigint,
-       pg_table_size(c.oid),
+SELECT n.nspname, c.relname,
+       coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)::bigint,
+       coalesce(pg_table_size(c.oid), 0),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE readable),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE NOT readable),
        coalesce(bool_or(a.attname = 'app' AND a.atttypid = 'text'::regtype AND readable), false)
@@ -35,7 +36,8 @@ LEFT JOIN pg_catalog.pg_type AS element ON element.oid = t.typelem AND t.typcate
 CROSS JOIN LATERAL (SELECT has_schema_privilege(n.oid, 'USAGE')
                            AND has_table_privilege(c.oid, 'SELECT') AND t.typsend <> 0
                            AND NOT row_security_active(c.oid) AS readable) AS may
-WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND coalesce(element.typcategory, t.typcategory) NOT IN ('N', 'D', 'B', 'T', 'G', 'I', 'R', 'V', 'P', 'E')
 GROUP BY n.nspname, c.relname, c.oid ORDER BY n.nspname, c.relname
 """
@@ -122,7 +124,9 @@ async def find_leftovers(
             counts = await _search_table(conn, finder, table)
         except errors.UndefinedTable:  # as when a rebuild ended meanwhile
             continue
-        except (errors.LockNotAvailable, errors.UndefinedFunction):  # or a part of a type can't be sent in binary form
+        except Error:  # locked, damaged, or a part of a type that can't be sent in binary form
+            if conn.broken:
+                raise
             result.unreadable += [f"{schema}.{name}.{column}" for column in readable]
             continue
         result.tables += 1

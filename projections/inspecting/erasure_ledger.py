@@ -16,6 +16,7 @@ from eventstore.errors import ArchiveError
 from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erasures_of_file, newest_erasure_of_file
+from projections.errors import ProjectionsError
 
 PAGE = 5_000
 
@@ -69,6 +70,24 @@ async def count_only_in_ledger(conn: AsyncConnection[Any], ledger: Path) -> int:
     while page := [one.token for one in islice(erasures, PAGE)]:
         found += len(await find_unknown_tokens(conn, page))
     return found
+
+
+async def refuse_to_replace(conn: AsyncConnection[Any], ledger: Path) -> None:
+    """Make sure that nothing is lost when a ledger is replaced by one of this log.
+
+    Raises:
+        ArchiveError: the file can't be read, is damaged, or is none of ours.
+        ProjectionsError: it has erasures that this log doesn't have.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    missing = await count_only_in_ledger(conn, ledger)
+    if missing:
+        erasures = "1 erasure" if missing == 1 else f"{missing:,} erasures"
+        raise ProjectionsError(
+            f"the ledger {ledger} has {erasures} that this database doesn't have, as after a restore; first run"
+            f" projections erase --again {ledger}"
+        )
 
 
 def _exists(ledger: Path) -> bool:

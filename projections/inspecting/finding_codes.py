@@ -287,9 +287,15 @@ _ERASURES = {
     ),
     "erasure_key_missing": FindingCode(
         _WRONG,
-        "Some persons were erased with a key that this process doesn't have: late events of theirs would be stored with"
+        "Persons were erased with a key that this process doesn't have: late events of theirs would be stored with"
         " their numbers.",
         "`PROJECTIONS_ERASURE_KEY_FILE`, for every process that stores events.",
+    ),
+    "erasure_key_other": FindingCode(
+        _NOTE,
+        "Some persons were erased with another key than this one: late events of theirs would be stored with their"
+        " numbers.",
+        "That key, if it is not lost.",
     ),
 }
 _SERVER = {

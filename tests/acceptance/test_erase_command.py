@@ -210,6 +210,8 @@ async def test_a_restored_log_is_erased_again_by_the_ledger(
         before = (commands.folder / "ledger").read_bytes()
         refused = await commands.run("erase", OTHER, "--why", "x", "--yes", **variables)
         assert (refused.code, "has 1 erasure that this database doesn't have" in refused.err) == (1, True)
+        refused = await commands.run("export", "erasures", "ledger", "--force", **variables)
+        assert (refused.code, "first run projections erase --again" in refused.err) == (1, True)
         assert (commands.folder / "ledger").read_bytes() == before
         for _ in range(2):  # it can be run again
             again = await commands.run("erase", "--again", "ledger", "--yes", **variables)

@@ -91,6 +91,31 @@ async def test_columns_that_the_role_may_not_read_are_reported(
     assert "public.theirs.a" not in done.unreadable
 
 
+async def test_nothing_counts_as_searched_that_was_not(conn: AsyncConnection) -> None:
+    await conn.execute("CREATE TABLE hidden (a text)")
+    await conn.execute("INSERT INTO hidden VALUES (%s)", [NUMBER])
+    await conn.execute("ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    await conn.execute("CREATE TABLE rights AS SELECT '{=r/postgres}'::aclitem[] AS a")
+    await conn.execute("CREATE MATERIALIZED VIEW unfilled AS SELECT 'x' AS a WITH NO DATA")
+    done = await find_leftovers(conn, [NUMBER, "1234"])
+    assert (done.unreadable, done.found, done.too_short) == (["public.hidden.a", "public.rights.a"], [], 1)
+
+
+async def test_in_one_app_only_its_rows_are_searched(conn: AsyncConnection) -> None:
+    await conn.execute("CREATE TABLE calls (app text, number text)")
+    await conn.execute("CREATE TABLE notes (note text)")
+    await conn.execute("INSERT INTO calls VALUES ('a', %(n)s), ('b', %(n)s), ('b', 'x')", {"n": NUMBER})
+    await conn.execute("INSERT INTO notes VALUES (%s)", [NUMBER])
+    notes = Leftover("public.notes", "note", 1)
+    for app, found, shared in (
+        (None, [Leftover("public.calls", "number", 2), notes], []),
+        ("a", [Leftover("public.calls", "number", 1)], [notes]),
+        ("c", [], [notes]),
+    ):
+        done = await find_leftovers(conn, [NUMBER], app=app)
+        assert (done.found, done.shared) == (found, shared)
+
+
 def test_numbers_that_begin_like_others_are_found() -> None:
     numbers = ["41790000001", "4179000000", "+41790000002", "not a number", *MANY]
     finder = NumberFinder(numbers, varints=True)

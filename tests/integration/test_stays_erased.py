@@ -16,8 +16,10 @@ from eventstore.appending.quarantine import quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.contracts import Event
 from eventstore.erasure.erasure_key import ErasureKey
-from eventstore.errors import OtherLog
+from eventstore.errors import LockHeld, OtherLog
 from eventstore.ingest.context import IngestContext
+from eventstore.locks import ERASE_LOCK
+from eventstore.postgres.session_lock import hold_lock
 from eventstore.quarantined.messages import Selection
 from eventstore.quarantined.retry import retry_messages
 from eventstore.transfer.export import export_erasures, export_events
@@ -314,6 +316,16 @@ async def test_persons_with_newer_events_are_erased_again_and_their_projections_
             for name in sorted(done.need_rebuild):
                 await rebuilding.rebuild(restored, BUILT_IN[name], limits=rebuilding.ANY_REMOVAL)
             await folding.assert_rows_match_oracle(other)
+
+
+async def test_no_import_runs_beside_an_erase(database_url: str, conn: AsyncConnection, tmp_path: Path) -> None:
+    """It could put events of the person where the erase doesn't look again."""
+    await append(conn, new_record(oracle.DELIVERED, NUMBER))
+    await export_events(conn, tmp_path / "log", lambda *_: None)
+    context = IngestContext(database_url, store.QUICK)
+    async with hold_lock(database_url, ERASE_LOCK, name="erase", what="events", waits=store.QUICK):
+        with pytest.raises(LockHeld, match="the stored events"):
+            await import_events(context, tmp_path / "log", on_progress=lambda *_: None)
 
 
 async def again(url: str, ledger: Path) -> ErasedPersons:

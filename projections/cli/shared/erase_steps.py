@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import typer
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
 from eventstore.erasure.erasure_key import load_erasure_settings
 from eventstore.errors import ArchiveError, UsageError
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_lock import session_name
-from eventstore.redaction.redact import redact
 from eventstore.transfer.export import export_erasures
 from eventstore.transfer.new_file import check_output_path
 from projections.cli.shared.erase_job import EraseJob
 from projections.cli.shared.interruptible import NOTHING_CHANGED, run_interruptible
 from projections.cli.shared.open_database import ReplayTargets
-from projections.cli.shared.output import LogLevel, counted, print_message
+from projections.cli.shared.output import print_error
 from projections.cli.shared.progress import shown_progress
 from projections.erasing.again import erase_again
 from projections.erasing.erase import erase_persons
@@ -25,47 +27,74 @@ from projections.erasing.erase_request import ErasedPersons
 from projections.erasing.final_checks import FinalChecks, check_after_erasure
 from projections.erasing.other_places import tables_with_numbers
 from projections.erasing.receipt import ErasureReceipt, describe_erasure, receipt_files, write_receipt
-from projections.errors import ProjectionsError
-from projections.inspecting.erasure_ledger import count_only_in_ledger
+from projections.inspecting.erasure_ledger import refuse_to_replace
 from projections.rebuilding.replay_context import ReplayContext
-
-
-@dataclass(frozen=True, slots=True)
-class EraseOutcome:
-    """What is printed, and whether the exit code says that something is left to do."""
-
-    document: ErasureReceipt
-    has_failed: bool = False
-
 
 IF_INTERRUPTED = "each person is erased or untouched; run it again for the rest, with the same persons"
 
 
-def run_erase_job(targets: ReplayTargets, job: EraseJob, receipt: Path | None, *, verifies: bool) -> EraseOutcome:
-    """Erase persons, write the ledger, check, and write the receipt; a dry run only counts.
+@dataclass(slots=True)
+class EraseOutcome:
+    """What a job did.
 
-    Whatever fails after persons were erased, the ledger has them, and the receipt says what was not checked.
+    Attributes:
+        done: who was erased, or would be; None if the erasure failed.
+        checks: what was checked afterwards, as far as it went; None for a dry run.
+        has_ledger: whether the configured ledger is written; if not, a message has said why.
+
     """
-    with shown_progress("erase") as progress:
-        context = targets.context(progress)
-        if job.dry_run:
-            return EraseOutcome(
-                describe_erasure(job.request, _erase(targets, context, job), None, at=datetime.now(UTC))
-            )
-        try:
-            done = _erase(targets, context, job)
-        except BaseException:
-            _write_ledger_after_failure(targets)
-            raise
-        write_configured_ledger(targets)
-        checks = FinalChecks()
-        try:
-            checks = _check(targets, context, done, job.request.app, verifies=verifies)
-        finally:
-            document = describe_erasure(job.request, done, checks, at=datetime.now(UTC))
+
+    done: ErasedPersons | None = None
+    checks: FinalChecks | None = None
+    has_ledger: bool = True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the exit code says that something is left to do."""
+        is_left = self.checks is not None and self.checks.has_failed
+        return is_left or not self.has_ledger or (self.done is not None and bool(self.done.not_erased))
+
+
+def run_erase_job(
+    targets: ReplayTargets,
+    job: EraseJob,
+    receipt: Path | None,
+    *,
+    verifies: bool,
+    report: Callable[[ErasureReceipt], None],
+) -> EraseOutcome:
+    """Erase persons, write the ledger, check, write the receipt and report it; a dry run only counts.
+
+    Whatever fails after persons were erased, the ledger has them, and the receipt says what was not checked: a second
+    run would not find them.
+    """
+    outcome = EraseOutcome()
+    try:
+        with shown_progress("erase") as progress:
+            _run_steps(outcome, targets, targets.context(progress), job, verifies=verifies)
+    finally:
+        if outcome.done is not None:
+            document = describe_erasure(job.request, outcome.done, outcome.checks, at=datetime.now(UTC))
             if receipt is not None:
                 write_receipt(receipt, document)
-        return EraseOutcome(document, has_failed=checks.has_failed or bool(done.not_erased))
+            report(document)
+    return outcome
+
+
+def _run_steps(
+    outcome: EraseOutcome, targets: ReplayTargets, context: ReplayContext, job: EraseJob, *, verifies: bool
+) -> None:
+    if job.dry_run:
+        outcome.done = _erase(targets, context, job)
+        return
+    if job.ledger is None:
+        write_configured_ledger(targets)  # if it can't be written, nobody is erased
+    checks = FinalChecks()
+    try:
+        outcome.done, outcome.checks = _erase(targets, context, job), checks
+    finally:  # after an error, too: persons of earlier batches are erased
+        outcome.has_ledger = _try_to_write_ledger(targets)
+    _check(targets, context, outcome.done, checks, job.request.app, verifies=verifies)
 
 
 def _erase(targets: ReplayTargets, context: ReplayContext, job: EraseJob) -> ErasedPersons:
@@ -85,14 +114,20 @@ def _erase(targets: ReplayTargets, context: ReplayContext, job: EraseJob) -> Era
 
 
 def _check(
-    targets: ReplayTargets, context: ReplayContext, done: ErasedPersons, app: str | None, *, verifies: bool
-) -> FinalChecks:
+    targets: ReplayTargets,
+    context: ReplayContext,
+    done: ErasedPersons,
+    checks: FinalChecks,
+    app: str | None,
+    *,
+    verifies: bool,
+) -> None:
     # An earlier run may have been killed before it cleaned up, and this one finds nothing to change.
     changed = [table for table, rows in done.tables.items() if rows] or tables_with_numbers(targets.projections)
     # Rows of the others differ from the log until they are rebuilt: that is said already.
     known = {name: one for name, one in targets.projections.items() if name not in done.need_rebuild}
-    checking = check_after_erasure(context, known, done.gone, changed, app=app, verifies=verifies)
-    return run_interruptible(checking, if_interrupted="the persons are erased; only checks are missing")
+    checking = check_after_erasure(context, known, done.gone, changed, checks, app=app, verifies=verifies)
+    run_interruptible(checking, if_interrupted="the persons are erased; only checks are missing")
 
 
 def check_receipt_files(path: Path) -> None:
@@ -126,12 +161,7 @@ def refuse_newer_ledger(targets: ReplayTargets) -> None:
 
 async def _refuse_newer_ledger(targets: ReplayTargets, path: Path) -> None:
     async with await connect(targets.url, name=session_name("export"), waits=targets.waits) as conn:
-        missing = await count_only_in_ledger(conn, path)
-    if missing:
-        raise ProjectionsError(
-            f"the ledger {path} has {counted(missing, 'erasure')} that this database doesn't have, as after a restore;"
-            f" first run projections erase --again {path}"
-        )
+        await refuse_to_replace(conn, path)
 
 
 def write_configured_ledger(targets: ReplayTargets) -> None:
@@ -153,9 +183,13 @@ def write_configured_ledger(targets: ReplayTargets) -> None:
     run_interruptible(write(), if_interrupted=f"{path} was not written: run projections export erasures {path} --force")
 
 
-def _write_ledger_after_failure(targets: ReplayTargets) -> None:
-    """Write the ledger after an error: persons of earlier batches are erased. The error itself is what is reported."""
+def _try_to_write_ledger(targets: ReplayTargets) -> bool:
+    """Write the ledger; if that fails, print why and return false, since checks, receipt or another error follow."""
     try:
         write_configured_ledger(targets)
-    except Exception as error:  # noqa: BLE001 - the database may be unavailable; doctor compares the ledger
-        print_message(f"projections: the ledger was not written: {redact(str(error))}", level=LogLevel.ERROR)
+    except typer.Exit:  # interrupted
+        raise
+    except Exception as error:  # noqa: BLE001 - the persons are erased already, whatever it is
+        print_error(error)
+        return False
+    return True

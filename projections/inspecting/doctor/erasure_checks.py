@@ -15,7 +15,8 @@ from projections.inspecting.erasure_ledger import (
 from projections.inspecting.finding import Finding
 
 _KEYS = """
-SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check IS DISTINCT FROM %b)
+SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check IS DISTINCT FROM %(ours)b),
+       EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL AND key_check = %(ours)b)
 """
 
 
@@ -41,9 +42,16 @@ async def check_erasures(exam: Examination) -> AsyncIterator[Finding]:
             "erasure_unfinished", sentence, advice="run projections erase --again with that ledger to its end"
         )
     key = exam.options.key
-    row = await fetch_row(exam.conn, _KEYS, [None if key is None else key.check])
-    if row is not None and row[0]:
-        what = "no key is set" if key is None else "another key is set than some of them have"
+    row = await fetch_row(exam.conn, _KEYS, {"ours": None if key is None else key.check})
+    has_others, has_ours = row or (False, False)
+    if has_others and has_ours:  # nothing mends that if the other key is lost
+        yield Finding(
+            "erasure_key_other",
+            "some persons were erased with another key: late events of theirs would be stored with their numbers",
+            advice="use that key, if it is not lost, for every process",
+        )
+    elif has_others:
+        what = "no key is set" if key is None else "another key is set"
         yield Finding(
             "erasure_key_missing",
             f"persons were erased with a key, and here {what}: late events would be stored with their numbers",

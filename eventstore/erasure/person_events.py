@@ -71,7 +71,7 @@ _ERASE = "SELECT eventstore.erase_events(%b::bigint[], %b::text[], %b::bytea[])"
 
 
 class CannotErase(DatabaseError):
-    """An event can't be encoded anew without a change of something else; nothing of its person was erased.
+    """An event can't be encoded anew without changing something else; its person was not erased.
 
     Attributes:
         position: the event's.
@@ -79,7 +79,7 @@ class CannotErase(DatabaseError):
     """
 
     def __init__(self, position: int, reason: str) -> None:
-        super().__init__(f"the event at position {position:,} can't be erased: {reason}; nothing of its person was")
+        super().__init__(f"the event at position {position:,} can't be erased: {reason}; its person was not changed")
         self.position = position
 
 

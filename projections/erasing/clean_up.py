@@ -16,7 +16,7 @@ OUT_OF_REACH = (
     "backups and dumps",
     "replicas that have not replayed the change yet",
     "exported files and extracts of BI tools",
-    "room of removed rows in the data files, until Postgres uses it again (VACUUM FULL rewrites a table)",
+    "unused space of the data files and indexes, until Postgres overwrites it (VACUUM FULL rewrites a table)",
     "the server's own log, if somebody queried for the number",
 )
 """What keeps the numbers although the database is clean: the controller has to see to it."""

@@ -52,9 +52,9 @@ def _checks(receipt: Mapping[str, Any]) -> Iterable[str]:
     yield from _verdicts(receipt["verified"])
     yield from receipt["not_erased"]
     if receipt["without_events"]:
-        yield f"No event has these of the numbers given, by their places: {_places(receipt['without_events'])}."
+        yield f"No event has these numbers, in the order they were given: {_places(receipt['without_events'])}."
     for name in receipt["need_rebuild"]:
-        yield f"Read model {name} has the numbers until it is rebuilt."
+        yield f"Read model {name} still contains the numbers; it needs a rebuild."
     searched = receipt["searched"]
     if not searched:
         yield "The database was not searched for the numbers."
@@ -66,13 +66,13 @@ def _checks(receipt: Mapping[str, Any]) -> Iterable[str]:
             f" {sum(one['rows'] for one in left):,} rows are left."
         )
         for one in searched["shared"]:
-            yield f"Found, maybe of another app: {one['rows']:,} rows of {one['table']}, column {one['column']}."
+            yield f"Numbers, maybe of another app: {one['rows']:,} rows of {one['table']}, column {one['column']}."
         if searched["too_short"]:
-            yield f"Not searched, because they are too short: {searched['too_short']:,} numbers."
+            yield f"Not searched, because they are too short: {searched['too_short']:,} of the numbers."
         for one in left:
-            yield f"Left: {one['rows']:,} rows of {one['table']}, column {one['column']}."
+            yield f"Numbers are left: {one['rows']:,} rows of {one['table']}, column {one['column']}."
         if searched["unreadable"]:
-            yield f"Not searched, because this role may not read them now: {', '.join(searched['unreadable'])}."
+            yield f"Not searched, because locked or not readable by this role: {', '.join(searched['unreadable'])}."
     for name in receipt["not_vacuumed"]:
         yield f"Dead rows of {name} were not removed, because another session had it locked."
 

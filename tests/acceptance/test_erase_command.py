@@ -85,8 +85,8 @@ async def test_an_app_alone_and_numbers_that_no_event_has(
     assert done.code == 0, done.transcript
     assert "1 person erased, of 3 asked for" in done.out
     assert "in app 'app', 0 left" in done.out
-    assert "no event has number 2, 3, counted as they were given" in done.err
-    assert "1 number could not be searched: so short that every table has them" in done.err
+    assert "no event has number 2, 3, in the order in which they were given" in done.err
+    assert "1 number too short to search for: such a text is in every table" in done.err
     assert await store.value(conn, "SELECT count(*) FROM people WHERE ppnum = %s", NUMBER) == 1
     assert_no_number(done.transcript)
 

@@ -30,7 +30,7 @@ from projections.erasing.receipt import ErasureReceipt, describe_erasure, receip
 from projections.inspecting.erasure_ledger import refuse_to_replace
 from projections.rebuilding.replay_context import ReplayContext
 
-IF_INTERRUPTED = "each person is erased or untouched; run it again for the rest, with the same persons"
+IF_INTERRUPTED = "each person was erased completely or not at all; run it again with the same persons for the rest"
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ def _check(
     # Rows of the others differ from the log until they are rebuilt: that is said already.
     known = {name: one for name, one in targets.projections.items() if name not in done.need_rebuild}
     checking = check_after_erasure(context, known, done.gone, changed, checks, app=app, verifies=verifies)
-    run_interruptible(checking, if_interrupted="the persons are erased; only checks are missing")
+    run_interruptible(checking, if_interrupted="the persons were erased, but not everything was checked")
 
 
 def check_receipt_files(path: Path) -> None:

@@ -20,18 +20,18 @@ def print_erasure(receipt: ErasureReceipt) -> None:
         places = ", ".join(str(place) for place in receipt["without_events"][:MAX_PLACES])
         more = "" if len(receipt["without_events"]) <= MAX_PLACES else ", and more"
         print_message(
-            f"projections: no event has number {places}{more}, counted as they were given; write numbers as the events"
-            " have them"
+            f"projections: no event has number {places}{more}, in the order in which they were given: erased before, or"
+            " not written as the events write it"
         )
     if receipt["active"]:
-        print_message(f"{counted(receipt['active'], 'person', 'persons')} got new events meanwhile and stay")
+        print_message(f"{counted(receipt['active'], 'person', 'persons')} received new events and were not erased")
     for schema in receipt["dropped_as_of"]:
-        what = "has rows of them; --drop-as-of drops it" if receipt["dry_run"] else "dropped"
+        what = "has rows of these persons; --drop-as-of drops it" if receipt["dry_run"] else "dropped"
         print_data(f"as-of schema {schema}: {what}")
     _print_verdicts(receipt)
     if receipt["need_rebuild"]:
         names = " ".join(receipt["need_rebuild"])
-        print_message(f"these projections have the numbers until they are rebuilt: projections rebuild {names}")
+        print_message(f"projections: {names} still contain the numbers; run projections rebuild {names}")
     _print_search(receipt)
     for name in receipt["not_vacuumed"]:
         print_message(f"projections: another session has {name} locked; later run VACUUM (ANALYZE) {name}")
@@ -52,19 +52,19 @@ def _print_search(receipt: ErasureReceipt) -> None:
     )
     for one in searched["shared"]:
         print_message(
-            f"projections: {one['table']}.{one['column']} has a number in {counted(one['rows'], 'row')}, which may be"
-            " of another app"
+            f"projections: {one['table']}.{one['column']} contains a number in {counted(one['rows'], 'row')}, maybe of"
+            " another app"
         )
     if searched["too_short"]:
         print_message(
-            f"projections: {counted(searched['too_short'], 'number')} could not be searched: so short that every table"
-            " has them"
+            f"projections: {counted(searched['too_short'], 'number')} too short to search for: such a text is in every"
+            " table"
         )
     for one in searched["left"]:
         print_data(f"left: {one['table']}.{one['column']}: {counted(one['rows'], 'row')}")
     if searched["unreadable"]:
         columns = counted(len(searched["unreadable"]), "column")
-        print_message(f"projections: {columns} could not be searched, because this role may not read them now")
+        print_message(f"projections: {columns} could not be searched (no privilege, or locked); the receipt lists them")
 
 
 def _print_verdicts(receipt: ErasureReceipt) -> None:

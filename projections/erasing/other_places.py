@@ -55,17 +55,25 @@ _UNDROPPABLE = (
     " AND NOT has_function_privilege('projections.drop_shadow_tables(text[])', 'EXECUTE') ORDER BY c.relname"
 )
 _AS_OF_TABLES = """
-SELECT n.nspname, c.relname, array_agg(a.attname ORDER BY a.attnum)
+SELECT n.nspname, c.relname,
+       array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE t.oid = 'text'::regtype),
+       array_agg(a.attname ORDER BY a.attnum) FILTER (
+           WHERE t.oid <> 'text'::regtype AND coalesce(e.typcategory, t.typcategory) IN ('S', 'U', 'C'))
 FROM projections.rebuilds AS r
 JOIN pg_catalog.pg_namespace AS n ON n.oid = r.into_schema_oid
 JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.oid = ANY(r.into_table_oids) AND c.relkind = 'r'
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
- AND a.atttypid = 'text'::regtype
+JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_type AS e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE r.state = 'done'
 GROUP BY n.nspname, c.relname ORDER BY n.nspname, c.relname
 """
 _HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})")
 _IS_PERSON = sql.SQL("t.{} IN (SELECT ppnum FROM pg_temp.erasing_persons)")
+# Arrays, JSON and the like, which only projections have that don't declare their personal columns.
+_NAMES_PERSON = sql.SQL(
+    "EXISTS (SELECT FROM pg_temp.erasing_persons AS p WHERE position(p.ppnum IN t.{}::pg_catalog.text) > 0)"
+)
 
 
 EVENTS_TABLE = "eventstore.events"
@@ -134,14 +142,20 @@ async def drop_all_shadows(conn: AsyncConnection[Any]) -> None:
 async def find_as_of_schemas(conn: AsyncConnection[Any]) -> list[str]:
     """Return the schemas of as-ofs that have a row of one of the prepared persons."""
     found: set[str] = set()
-    for schema, table, columns in await fetch_all(conn, _AS_OF_TABLES):
-        if schema not in found and await _has_person(conn, schema, table, columns):
+    for schema, table, texts, others in await fetch_all(conn, _AS_OF_TABLES):
+        conditions = [
+            *(_IS_PERSON.format(sql.Identifier(name)) for name in texts or ()),
+            *(_NAMES_PERSON.format(sql.Identifier(name)) for name in others or ()),
+        ]
+        if schema not in found and await _has_person(conn, schema, table, conditions):
             found.add(schema)
     return sorted(found)
 
 
-async def _has_person(conn: AsyncConnection[Any], schema: str, table: str, columns: Sequence[str]) -> bool:
-    condition = sql.SQL(" OR ").join(_IS_PERSON.format(sql.Identifier(name)) for name in columns)
+async def _has_person(
+    conn: AsyncConnection[Any], schema: str, table: str, conditions: Sequence[sql.Composable]
+) -> bool:
+    condition = sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
     return bool(await fetch_value(conn, _HAS_PERSON.format(sql.Identifier(schema, table), condition)))
 
 
@@ -153,7 +167,7 @@ async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str])
 
     """
     tables: dict[str, list[str]] = {schema: [] for schema in schemas}
-    for schema, table, _ in await fetch_all(conn, _AS_OF_TABLES):
+    for schema, table, *_ in await fetch_all(conn, _AS_OF_TABLES):
         if schema in tables:
             tables[schema].append(table)
     for schema, names in tables.items():

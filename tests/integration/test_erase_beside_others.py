@@ -101,6 +101,15 @@ async def test_as_of_schemas_with_the_person_are_refused_or_dropped(database_url
         await erase(database_url, NUMBER)
     assert await folding.stored_records(conn) == before
     assert (await erase(database_url, "99900000000")).dropped_as_of == []
+    await conn.execute("ALTER TABLE earlier.people ADD more jsonb, ADD others varchar(40)[]")
+    for change in (
+        b'UPDATE earlier.people SET more = \'{"of": ["99900000000"]}\'',
+        b"UPDATE earlier.people SET more = NULL, others = '{x,+99900000001}'",
+    ):
+        await conn.execute(change)
+        would = await erase(database_url, "99900000000", "99900000001", dry_run=True)
+        assert would.dropped_as_of == ["earlier"]
+    assert (await erase(database_url, "99900000000", dry_run=True)).dropped_as_of == []
     assert (await erase(database_url, NUMBER, drop_as_of=True, dry_run=True)).dropped_as_of == ["earlier"]
     assert (await erase(database_url, NUMBER, drop_as_of=True)).dropped_as_of == ["earlier"]
     assert await store.value(conn, "SELECT to_regnamespace('earlier')") is None

@@ -107,8 +107,8 @@ async def test_a_follower_stands_by_while_a_file_continues_the_log(
         if done and not following:
             following.append(asyncio.create_task(follow()))
 
-    async def slowly(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits) -> int:
-        count = await restore_events(conn, stored, waits)
+    async def slowly(conn: AsyncConnection, stored: Sequence[StoredEvent], waits: Waits, key: None) -> int:
+        count = await restore_events(conn, stored, waits, key)
         if following:
             await store.wait_until(lambda: as_awaitable(bool(stood_by)), "standing by")
         return count

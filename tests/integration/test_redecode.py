@@ -450,7 +450,7 @@ async def test_marks_for_a_rebuild_survive_a_killed_redecode(
     assert await run_redecode(database_url) == (Redecoded(read=9), marked[1:])
     notes = {one.name: one.note for one in (await read_status(conn, find_projections())).projections}
     assert notes["poll_tallies"] == (
-        "projections redecode changed events that it has folded; run projections rebuild poll_tallies"
+        "projections redecode or erase changed events that it has folded; run projections rebuild poll_tallies"
     )
     assert notes["consent_registry"] is None
     await run_rebuild(database_url, PollTallies())

@@ -1,4 +1,4 @@
-"""Finds the events of persons with one pass over the log, and erases them.
+"""Finds the events of persons, of a few by index and of many with one pass over the log, and erases them.
 
 Invariants. Numbers are copied into a temporary table, never written into a statement, so that no log of the server has
 one. The pass reads ranges of positions, each in a transaction of its own. It remembers positions, not events: what it
@@ -17,10 +17,14 @@ from psycopg import AsyncConnection, OperationalError
 from eventstore.contracts import Contract, decode
 from eventstore.erasure.erased_payload import erase_event
 from eventstore.errors import DatabaseError, Undecodable
+from eventstore.event_search import read_indexed_columns
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
+from eventstore.postgres.session_settings import SEARCHING
 
 RANGE = 100_000
 """How many positions one statement of the pass reads."""
+FOUND_BY_INDEX = 50
+"""Up to so many persons are found one by one; more than about a hundred would take longer than the pass."""
 CHUNK_BYTES = 16 * 2**20
 """How many bytes of payloads one statement sends, unless a single payload is longer."""
 
@@ -49,6 +53,14 @@ WHERE e.position > %(after)s AND e.position <= %(up_to)s AND (%(app)s::text IS N
   AND (%(persons)s::integer[] IS NULL OR p.person = ANY(%(persons)s))
 ON CONFLICT (position) DO NOTHING
 """
+_FIND_PERSON = """
+INSERT INTO pg_temp.erasing_events (position, person, bytes)
+SELECT e.position, %(person)s, octet_length(e.payload)
+FROM (SELECT * FROM eventstore.events
+      WHERE ppnum = ANY(ARRAY(SELECT ppnum FROM pg_temp.erasing_persons WHERE person = %(person)s)) OFFSET 0) AS e
+WHERE e.position <= %(up_to)s AND (%(app)s::text IS NULL OR e.app = %(app)s)
+ON CONFLICT (position) DO NOTHING
+"""
 _COUNT = "SELECT person, count(*), sum(bytes)::bigint FROM pg_temp.erasing_events GROUP BY person ORDER BY person"
 _HAVE_MORE = """
 SELECT DISTINCT p.person FROM pg_temp.erasing_persons AS p JOIN eventstore.events AS e ON e.ppnum = p.ppnum
@@ -60,6 +72,8 @@ UPDATE pg_temp.erasing_persons AS p SET person = n.person, token = n.token
 FROM unnest(%s::integer[], %s::integer[], %s::text[]) AS n (earlier, person, token) WHERE p.person = n.earlier
 """
 _FORGET_EVENTS = "TRUNCATE pg_temp.erasing_events"
+_PERSONS = "SELECT person FROM pg_temp.erasing_persons ORDER BY person"
+_SET_LOCAL = "SELECT set_config(%s, %s, true)"
 _READ = """
 SELECT f.position, f.person, e.app, e.contract, e.event_type, e.ppnum, p.token, e.payload
 FROM pg_temp.erasing_events AS f
@@ -135,23 +149,36 @@ async def forget_persons(conn: AsyncConnection[Any]) -> None:
 async def find_events_of_persons(
     conn: AsyncConnection[Any], *, app: str | None, up_to: int, on_progress: Callable[[int, int], None]
 ) -> list[PersonFound]:
-    """Find all events of the prepared persons with one pass over the log, in an autocommit session.
+    """Find all events of the prepared persons, in an autocommit session.
 
     Args:
         conn: the session.
         app: only events of this app; None for all.
         up_to: the last position to read.
-        on_progress: is called with the position and the last one after each range.
+        on_progress: is called with the position and the last one after each range, or after each person.
 
     Returns:
         The persons that have events.
 
     """
+    persons = await fetch_column(conn, _PERSONS)
+    if len(persons) <= FOUND_BY_INDEX and "ppnum" in await read_indexed_columns(conn):
+        for number, person in enumerate(persons, 1):
+            await _find_by_index(conn, person, app=app, up_to=up_to)
+            on_progress(up_to * number // len(persons), up_to)
+        return await count_events_of_persons(conn)
     for after in range(0, up_to, RANGE):
         hi = min(after + RANGE, up_to)
         await find_more_events(conn, app=app, after=after, up_to=hi)
         on_progress(hi, up_to)
     return await count_events_of_persons(conn)
+
+
+async def _find_by_index(conn: AsyncConnection[Any], person: int, *, app: str | None, up_to: int) -> None:
+    async with conn.transaction():
+        for name, value in SEARCHING.items():
+            await conn.execute(_SET_LOCAL, [name, value])
+        await conn.execute(_FIND_PERSON, {"person": person, "app": app, "up_to": up_to})
 
 
 async def count_events_of_persons(conn: AsyncConnection[Any]) -> list[PersonFound]:

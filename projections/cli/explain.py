@@ -121,7 +121,7 @@ def explain(
 
     For example: projections explain consent_registry 12300000003. Put a key that begins with a minus after --. If
     more than a thousand events are behind the row, the first changes, the last events and the one that decides are
-    shown; the events between them are folded together.
+    shown; the events between them are folded together. A row with more than 100,000 events behind it isn't explained.
 
     Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """

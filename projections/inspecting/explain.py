@@ -88,7 +88,8 @@ async def explain(
 
     Raises:
         UsageError: the key is not one of the table, or several apps have such a row.
-        ProjectionsError: the projection has not run yet, or its rows are of another version.
+        ProjectionsError: the projection has not run yet, its rows are of another version, or there are too many events
+            behind the row.
         psycopg.Error: the database failed, or the connection.
 
     """

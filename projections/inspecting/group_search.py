@@ -5,19 +5,19 @@ are in its group now, and any event of one of these can have moved it there or a
 events of the rows that at least one of their events puts into the group. Where a block doesn't tell, the events of the
 partition are behind the row, as for other projections.
 
-The log is read once for a row of rows; for a row of such a tally twice, first for the keys of the rows.
+Events that have a person or a request in common are found by index. Else the log is read once for a row of rows; for a
+row of such a tally twice, first for the keys of the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Select,
     Table,
     Text,
     cast,
@@ -35,10 +35,9 @@ from projections.blocks.block_projection import BlockProjection
 from projections.blocks.row_block import Rows
 from projections.blocks.row_checks import value_of
 from projections.blocks.tally_block import NARROW, Tally
-from projections.folding.run_statement import fetch_rows
 from projections.inspecting import row_events
-from projections.inspecting.row_events import RowEvent, find_events
-from projections.projection import HI, LO, Projection
+from projections.inspecting.row_events import RowEvent, TooManyEvents, find_events, of_types, read_events
+from projections.projection import Projection
 from projections.rebuilding.replay_progress import Progress
 
 _OF_SINGLE_EVENTS = (Aggregate.LEAST, Aggregate.GREATEST)
@@ -75,13 +74,16 @@ async def find_group(
         progress: receives the position.
 
     Raises:
+        TooManyEvents: see there.
         psycopg.Error: the database failed, or the connection.
 
     """
     block = _find_block(projection, table)
     if isinstance(block, Rows):
         condition = [value_of(column) == _literal(key, block.table, column.name) for column in block.keys]
-        found = await _search(conn, _of_types(projection).where(*condition), up_to, progress)
+        found = await row_events.search(
+            conn, of_types(projection.handles).where(*condition), _values(block, key), up_to, progress
+        )
         return Group(found, tuple(column.name for column in block.keys))
     if isinstance(block, Tally):
         found = await _find_of_counted_rows(conn, block, key, up_to, progress)
@@ -113,8 +115,11 @@ async def _find_of_counted_rows(
     labelled: list[ColumnElement[Any]] = [one.label(name) for name, one in zip(names, row_key, strict=True)]
     keys = select(*labelled).where(of_block, *in_group).distinct()
     found: set[tuple[Any, ...]] = set()
-    async for rows in _read_windows(conn, keys, up_to, progress):
+    values = {one.name: key[name] for name, one in groups.items() if isinstance(one, Column)}
+    async for rows in read_events(conn, keys, values, up_to, progress):
         found.update(tuple(row[name] for name in names) for row in rows)
+        if len(found) > row_events.MOST_EVENTS:
+            raise TooManyEvents([])
     if not found:
         return []
     arrays = [literal(list(values), ARRAY(Text)) for values in zip(*found, strict=True)]
@@ -122,12 +127,19 @@ async def _find_of_counted_rows(
     fields = [events.c[name] for name in RowEvent._fields]
     of_rows = tuple_(*row_key).in_(select(*(chosen.c[name] for name in names)))
     progress.phase("searching again", target=up_to)
-    return await _search(conn, select(*fields).where(of_block, of_rows), up_to, progress)
+    # Columns in which all of these rows agree, such as a person whose requests are counted.
+    common = {
+        value.name: next(iter(values))
+        for value, values in zip(map(value_of, block.of.keys), map(set, zip(*found, strict=True)), strict=True)
+        if isinstance(value, Column) and len(values) == 1
+    }
+    return await row_events.search(conn, select(*fields).where(of_block, of_rows), common, up_to, progress)
 
 
-def _of_types(projection: Projection) -> Select[Any]:
-    of_types = events.c.event_type.in_(sorted(projection.handles))
-    return select(*(events.c[name] for name in RowEvent._fields)).where(of_types)
+def _values(block: Rows, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that columns of events have in all events with a key."""
+    values = {column.name: value_of(column) for column in block.keys}
+    return {value.name: key[name] for name, value in values.items() if isinstance(value, Column)}
 
 
 def _in_events(block: Tally, column: KeyColumn) -> ColumnElement[Any] | None:
@@ -154,18 +166,3 @@ def _in_events(block: Tally, column: KeyColumn) -> ColumnElement[Any] | None:
 
 def _literal(key: Mapping[str, Any], table: Table, name: str) -> ColumnElement[Any]:
     return literal(key[name], table.c[name].type)
-
-
-async def _search(conn: AsyncConnection[Any], statement: Select[Any], up_to: int, progress: Progress) -> list[RowEvent]:
-    return [RowEvent(**row) async for rows in _read_windows(conn, statement, up_to, progress) for row in rows]
-
-
-async def _read_windows(
-    conn: AsyncConnection[Any], statement: Select[Any], up_to: int, progress: Progress
-) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the rows of each window of the log, so that no snapshot lasts longer than one."""
-    of_window = statement.where(events.c.position > LO, events.c.position <= HI)
-    for lo in range(0, up_to, row_events.SEARCH_WINDOW):
-        hi = min(lo + row_events.SEARCH_WINDOW, up_to)
-        yield await fetch_rows(conn, of_window, lo=lo, hi=hi)
-        progress.at(hi)

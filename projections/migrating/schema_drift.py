@@ -45,7 +45,7 @@ _FUNCTIONS = {
 }
 _VIEWS = {
     "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),
-    "public.consent_history": ("0007", "CONSENT_HISTORY"),
+    "public.consent_history": ("0023", "CONSENT_HISTORY"),
     "public.event_log": ("0015", "EVENT_LOG"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),

@@ -211,10 +211,36 @@ async def test_events_folded_meanwhile_are_no_difference(
     assert (event_ids_of(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
 
 
+def search_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let searches read the log, in windows of two events."""
+
+    async def none(_: object) -> frozenset[str]:
+        return frozenset()
+
+    monkeypatch.setattr(row_events, "read_indexed_columns", none)
+    monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
+
+
+async def test_a_row_with_too_many_events_behind_it_is_refused(
+    database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [new_record(oracle.GRANTED) for _ in range(5)]
+    await append_and_fold(database_url, conn, *records)
+    monkeypatch.setattr(row_events, "MOST_EVENTS", 4)
+    for _ in range(2):
+        with pytest.raises(ProjectionsError, match=f"more than 4 events .* is event {records[-1].event_id} at pos"):
+            await explain_row(database_url, "consent_registry", PPNUM)
+        search_in_windows(monkeypatch)
+    monkeypatch.setattr(row_events, "MOST_EVENTS", 5)
+    assert event_ids_of(await explain_row(database_url, "consent_registry", PPNUM)) == [
+        record.event_id for record in records
+    ]
+
+
 async def test_the_log_is_searched_in_windows(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
+    search_in_windows(monkeypatch)
     records = [new_record(oracle.GRANTED) for _ in range(5)]
     await append_and_fold(database_url, conn, *records)
     found = await explain_row(database_url, "consent_registry", PPNUM)
@@ -410,7 +436,7 @@ async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None
 
 
 async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_events, "SEARCH_WINDOW", 2)
+    search_in_windows(monkeypatch)
     await append_and_fold(
         database_url, conn, new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER), new_record(oracle.DENIED)
     )

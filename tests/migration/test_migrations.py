@@ -299,13 +299,13 @@ def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: 
 def test_the_index_that_the_upgrade_page_creates_beforehand_is_the_migrations(empty_database_url: str) -> None:
     statement = re.search(r"CREATE INDEX CONCURRENTLY .*?;", UPGRADING.read_text(), re.DOTALL)
     assert statement is not None
-    upgrade(empty_database_url, "0018")
+    upgrade(empty_database_url, "0022")
     with psycopg.connect(empty_database_url, autocommit=True) as conn:
         conn.execute(statement[0].encode())
-    upgrade(empty_database_url, "0019")
+    upgrade(empty_database_url, "0023")
     created_before = shape(empty_database_url)
-    downgrade(empty_database_url, "0018")
-    upgrade(empty_database_url, "0019")
+    downgrade(empty_database_url, "0022")
+    upgrade(empty_database_url, "0023")
     assert shape(empty_database_url) == created_before
 
 

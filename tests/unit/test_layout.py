@@ -26,6 +26,7 @@ ORDER = (
     "eventstore",
     "eventstore.contracts",
     "eventstore.postgres",
+    "eventstore.event_search",
     "eventstore.erasure",
     "eventstore.event_reader",
     "eventstore.whole_window",

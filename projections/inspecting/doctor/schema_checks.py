@@ -9,6 +9,7 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import Index, Table
 from sqlalchemy.schema import CreateIndex
 
+from eventstore.event_search import PERSON_REQUEST_INDEX
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.folding.sql_text import DIALECT
 from projections.inspecting.doctor.examination import Examination
@@ -77,14 +78,17 @@ async def check_drift(exam: Examination) -> AsyncIterator[Finding]:
 
 
 async def check_indexes(exam: Examination) -> AsyncIterator[Finding]:
-    """Find indexes that were dropped, or are invalid; the drift of the schema has those of keys."""
+    """Find indexes that were dropped, or are invalid; the drift of the schema has those of keys.
+
+    One may be dropped: without it only searches for a person or request are slower.
+    """
     tables = {table.fullname: table for metadata in target_metadata for table in metadata.tables.values()}
     tables |= {table.fullname: table for one in exam.options.registry.projections.values() for table in one.tables}
     existing = {row[0] for row in await fetch_all(exam.conn, _EXISTING, [list(tables)])}
     found: dict[str, bool] = dict(await fetch_all(exam.conn, _INDEXES, [list(tables)]))
     for index in _indexes_of(table for name, table in tables.items() if name in existing):
         name = f"{index.table.schema}.{index.name}" if index.table is not None else str(index.name)
-        if name not in found:
+        if name not in found and index.name != PERSON_REQUEST_INDEX:
             statement = CreateIndex(index).compile(dialect=DIALECT).string
             command = f"{statement.replace('INDEX', 'INDEX CONCURRENTLY', 1)};"
             yield Finding("index_missing", f"index {name} is missing", command)

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from psycopg import AsyncConnection, errors, sql
-from sqlalchemy import Table
+from sqlalchemy import String, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
 from eventstore.postgres.queries import fetch_column, fetch_value
 from projections.errors import ProjectionsError
 from projections.folding.sql_text import compile_ddl
+from projections.projection import READ_MODEL_SCHEMA
 
 SHADOW_SCHEMA = "projections_shadow"
 
@@ -26,6 +27,11 @@ _ARE_FOREIGN = (
     " AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE')"
 )
 _DROP_FOREIGN = "SELECT projections.drop_shadow_tables(%s::text[])"
+_SORTED_BY_DEFAULT = (
+    "SELECT a.attname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid"
+    " WHERE c.relnamespace = to_regnamespace(%s) AND c.relname = %s"
+    " AND a.attcollation = 'pg_catalog.\"default\"'::pg_catalog.regcollation"
+)
 _OWN = (
     "SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY(%s)"
     " AND pg_get_userbyid(relowner) = current_user"
@@ -92,7 +98,11 @@ async def tables_are_ours(conn: AsyncConnection[Any], tables: Iterable[Table]) -
 
 
 async def create_fold_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
-    """Create a table with what a fold needs: its primary key and unique indexes, no others, and no foreign keys."""
+    """Create a table with what a fold needs: its primary key and unique indexes, no others, and no foreign keys.
+
+    Its keys sort as those of the read model do, or by bytes if there is none: then a comparison of both needs no sort.
+    """
+    await _collate_keys(conn, table)
     await conn.execute(compile_ddl(CreateTable(table, include_foreign_key_constraints=[])))
     for index in table.indexes:
         if index.unique:
@@ -100,6 +110,14 @@ async def create_fold_table(conn: AsyncConnection[Any], table: Table, *, logged:
     if not logged:
         name = sql.Identifier(*([table.schema] if table.schema else []), table.name)
         await conn.execute(sql.SQL("ALTER TABLE {} SET UNLOGGED").format(name))
+
+
+async def _collate_keys(conn: AsyncConnection[Any], table: Table) -> None:
+    default = set(await fetch_column(conn, _SORTED_BY_DEFAULT, [READ_MODEL_SCHEMA, table.name]))
+    for column in table.primary_key.columns:
+        if isinstance(column.type, String) and column.type.collation is None and column.name not in default:
+            column.type = column.type.copy()
+            column.type.collation = "C"
 
 
 async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:

@@ -32,7 +32,7 @@ from projections.cli.shared.typer_app import new_app
 from projections.errors import MigrationRefused, SchemaNotCurrent
 from projections.inspecting.health import find_problems
 from projections.inspecting.read_status import read_status
-from projections.inspecting.status import Status, StatusDocument
+from projections.inspecting.status import MOST_COUNTED, Status, StatusDocument
 from projections.registry import find_projections
 
 app = new_app()
@@ -116,12 +116,17 @@ def _print_status(found: Status) -> None:
 
 def _print_counts(found: Status) -> None:
     if found.without_request:
-        subject = counted(found.without_request, "event has", "events have")
+        subject = _counted(found.without_request, "event has", "events have")
         print_data(f"{subject} no send_request_id: tables with a row for each request leave them out.")
     if found.unknown_types:
-        subject = counted(found.unknown_types, "event is of a type", "events are of types")
+        subject = _counted(found.unknown_types, "event is of a type", "events are of types")
         print_data(f"{subject} that no read model uses.")
     for sentence in found.remarks:
         print_data(sentence)
     if found.ahead_of_clock is not None:
         print_data(clock_behind_sentence(found.ahead_of_clock))
+
+
+def _counted(events: int, one: str, many: str) -> str:
+    """Return a number of events with what it counts; more of them aren't counted."""
+    return f"{events:,} or more {many}" if events >= MOST_COUNTED else counted(events, one, many)

@@ -25,7 +25,7 @@ from projections.errors import describe_user_code_error
 from projections.folding.run_statement import fetch_rows
 from projections.inspecting.erasure_ledger import describe_ledger
 from projections.inspecting.read_live_status import read_app_streams, read_projections
-from projections.inspecting.status import AppStatus, Skip, Status
+from projections.inspecting.status import MOST_COUNTED, AppStatus, Skip, Status
 from projections.migrating.missing_tables import describe_missing_table
 from projections.migrating.schema_drift import find_drift
 from projections.projection import Projection
@@ -34,9 +34,12 @@ from projections.registry import Registry
 _QUARANTINED = "SELECT app, count(*) FROM eventstore.quarantine GROUP BY app"
 _COUNTS = sql.SQL("""
 SELECT {head},
-       (SELECT count(*) FROM eventstore.events WHERE send_request_id IS NULL),
-       (SELECT count(*) FROM eventstore.events WHERE event_type < {first} OR event_type > {last})
-""").format(head=HEAD, first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES)))
+       (SELECT count(*) FROM (SELECT FROM eventstore.events WHERE send_request_id IS NULL LIMIT {most}) AS found),
+       (SELECT count(*) FROM (SELECT FROM eventstore.events WHERE event_type < {first} OR event_type > {last}
+                              LIMIT {most}) AS found)
+""").format(
+    head=HEAD, most=sql.Literal(MOST_COUNTED), first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES))
+)
 _SKIPS = """
 SELECT s.name, s.event_id, s.why, s.skipped_at
 FROM projections.skips AS s JOIN projections.checkpoints AS c ON c.name = s.name AND c.version = s.version
@@ -59,8 +62,9 @@ async def read_status(
     Args:
         conn: an autocommit connection.
         registry: the projections of this code.
-        counted: whether events and rows are counted too. Without, it costs the same on a log of any length, and has
-            everything that is needed to find problems; the counts are 0 or missing.
+        counted: whether events and rows are counted too, up to ``MOST_COUNTED`` of a kind; so it costs the same on a
+            log of any length. Without, it has everything that is needed to find problems; the counts are 0
+            or missing.
         ledger: the ledger of erased persons that is compared with the log; None for none.
 
     """

@@ -148,6 +148,10 @@ class ProjectionStatus:
         return "stopped (nobody folds)" if self.state == ProjectionState.RUNNING and not self.folded_by else self.state
 
 
+MOST_COUNTED = 100_000
+"""How many events of a kind are counted; so reading the status takes as long on a log of any length."""
+
+
 @dataclass(frozen=True)
 class Status:
     """The whole status.
@@ -191,12 +195,14 @@ class StatusDocument(TypedDict):
     """The whole status, and the counts that installed projections declare with their ``status_query``.
 
     Attributes:
-        incomplete_answers: the number of poll answers of which an option was dropped or nothing could be read.
+        incomplete_answers: the number of poll answers of which an option was dropped or nothing could be read; 100000
+            means that many or more, and the next two are of 100000 of them.
         dropped_options: the number of options that were dropped.
         unreadable_answers: the number of poll answers of which nothing could be read.
         head: the last position of the log.
-        without_request: the number of events without a request, which tables keyed by request leave out.
-        unknown_types: the number of events whose type this version doesn't know.
+        without_request: the number of events without a request, which tables keyed by request leave out; 100000 means
+            that many or more.
+        unknown_types: the number of events whose type this version doesn't know; 100000 means that many or more.
         apps: the apps that were ever followed.
         projections: those with a checkpoint, and those of this installation.
         ahead_of_clock: the last events, if their times are ahead of the database server's clock; else null.

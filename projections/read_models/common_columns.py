@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sqlalchemy import Case, ColumnElement, MetaData, case, or_
+from sqlalchemy import Case, ColumnElement, MetaData, case, or_, select
 
 from eventstore.contracts.event_types import EventType
 from projections.blocks import event, key, latest
@@ -30,6 +30,14 @@ REQUEST = (key("app", comment="The app whose request it is."), key("send_request
 """The key of a request."""
 PERSON = key("ppnum", comment="The person's phone number.")
 """The part of a key that is a person, whom only an event with a phone number names."""
+
+INCOMPLETE = (
+    select(event.poll_options_dropped, event.poll_options)
+    .where(event.poll_options_dropped.is_not(None))
+    .limit(100_000)
+    .subquery("incomplete_answers")
+)
+"""The events with an answer to a poll that could not be stored completely; of more than 100,000 not all."""
 
 _OUTCOME: Final[Case[str]] = case(
     (event.event_type == EventType.RECIPIENT_DELIVERED, "delivered"),

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, array
 from eventstore.contracts import Contract
 from eventstore.contracts.event_types import EventType
 from projections.blocks import BlockProjection, count, each, event, greatest, key, latest, rows, tally
-from projections.read_models.common_columns import metadata
+from projections.read_models.common_columns import INCOMPLETE, metadata
 
 _POLL = (
     key("app", comment="The app whose poll it is."),
@@ -62,9 +62,9 @@ class PollTallies(BlockProjection):
     absent_contracts: ClassVar[frozenset[str]] = frozenset({Contract.PCS_EXTERNAL_V1})
     status_query: ClassVar[Executable | None] = select(
         func.count().label("incomplete_answers"),
-        cast(func.coalesce(func.sum(event.poll_options_dropped), 0), BigInteger).label("dropped_options"),
-        func.count().filter(event.poll_options.is_(None)).label("unreadable_answers"),
-    ).where(event.poll_options_dropped.is_not(None))
+        cast(func.coalesce(func.sum(INCOMPLETE.c.poll_options_dropped), 0), BigInteger).label("dropped_options"),
+        func.count().filter(INCOMPLETE.c.poll_options.is_(None)).label("unreadable_answers"),
+    ).select_from(INCOMPLETE)
 
     def describe_counts(self, counts: Mapping[str, int]) -> str | None:
         """Say how many poll answers could not be stored completely."""

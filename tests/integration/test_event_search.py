@@ -6,17 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, LiteralString
 
 import pytest
-from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg import AsyncConnection, AsyncRawCursor, sql
 
 from eventstore.erasure import person_events
 from eventstore.erasure.person_events import Person, find_events_of_persons, prepare_persons
 from eventstore.event_search import SEARCHED_COLUMNS, events_with_value, read_indexed_columns
 from eventstore.postgres.session_settings import SEARCHING
 from projections.folding.sql_text import compile_with_numbered_parameters
+from projections.inspecting import read_status
 from projections.inspecting.row_events import find_events
+from projections.inspecting.status import MOST_COUNTED
+from projections.migrating.metadata import READ_MODELS
 from projections.read_models.people import People
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.replay_progress import NoProgress
+from projections.registry import Registry
 from tests import store
 from tests.integration.test_plans import plan_nodes
 from tests.queries import fetch_row
@@ -133,3 +137,35 @@ async def test_few_persons_are_found_by_index_and_many_with_one_pass(
     monkeypatch.undo()
     await conn.execute(_DROP)
     assert (await find())[:2] == (found, events)
+
+
+async def test_status_reads_as_many_rows_of_a_log_of_any_length(
+    conn: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,500 events without a known type, and of 5,000 without a request, only 100 are counted."""
+    await conn.execute(
+        """INSERT INTO eventstore.events (event_id, position, app, contract, event_type, send_request_id, occurred_at,
+               received_at, payload)
+           SELECT lpad(p::text, 26, '0'), p, 'app 1', 'chat.external', 9 - p % 2, NULL, now(), now(), ''
+           FROM generate_series(60001, 65000) AS p"""
+    )
+    await conn.execute("VACUUM ANALYZE eventstore.events")
+    text = read_status._COUNTS.as_string().replace(f"LIMIT {MOST_COUNTED}", "LIMIT 100")
+    monkeypatch.setattr(read_status, "_COUNTS", sql.SQL(text))
+    before = await count_rows_read(conn)
+    found = await read_status.read_status(conn, Registry({one.name: one() for one in READ_MODELS}, {}))
+    assert (found.without_request, found.unknown_types) == (100, 100)
+    assert await count_rows_read(conn) - before < 500
+
+
+async def count_rows_read(conn: AsyncConnection[Any]) -> int:
+    """Return how many events this session and those before it have read, by index and without one."""
+    await conn.execute("SELECT pg_stat_force_next_flush()")
+    row = await fetch_row(
+        conn,
+        """SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = 'eventstore.events'::regclass)
+                  + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
+                     WHERE relid = 'eventstore.events'::regclass AND indexrelname <> 'events_person_request_idx')""",
+    )
+    assert row is not None
+    return int(row[0])

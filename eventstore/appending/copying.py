@@ -46,7 +46,7 @@ async def copy_events(conn: AsyncConnection, events: Sequence[Event], head: int,
 
     """
     received = as_timestamptz(received_at)
-    await copy_rows(conn, ((*event, position, received) for position, event in enumerate(events, head + 1)))
+    await copy_rows(conn, (event + (position, received) for position, event in enumerate(events, head + 1)))  # noqa: RUF005 - the other form takes twice as long
 
 
 def as_timestamptz(moment: datetime) -> int:
@@ -62,8 +62,11 @@ async def copy_rows(conn: AsyncConnection, rows: Iterable[tuple[object, ...]]) -
     try:
         async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
             copy.set_types(_TYPES)
+            # As copy.write_row does it, but a coroutine is awaited for each full buffer only, not for each row.
+            add_row = copy.formatter.write_row
             for row in rows:
-                await copy.write_row(row)
+                if buffer := add_row(row):
+                    await copy.write(buffer)
     except UnicodeEncodeError as error:
         if error.encoding != "utf-8":  # then the session's encoding is at fault, not the text
             raise OperationalError(f"the session's encoding is {error.encoding}, not UTF-8") from error

@@ -31,6 +31,7 @@ from eventstore.appending.append_lock import acquire_append_lock, retry_while_ap
 from eventstore.appending.copying import copy_events, copy_new_events
 from eventstore.appending.cursor_move import CursorMove, move_cursor
 from eventstore.appending.duplicates import compare_repeats, find_stored_ids, split_repeats
+from eventstore.appending.late_messages import erase_late_messages
 from eventstore.appending.notify_channel import NOTIFY
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
@@ -140,7 +141,7 @@ class Appender:
                 duplicates, conflicting = compare_repeats(new, repeated)
             await copy_events(self._conn, new, head.position, head.received_at)
             await self._late.record(self._conn, new)
-            quarantined = [*rejected, *conflicting]
+            quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting])
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             await self._conn.execute(NOTIFY)
             result = Appended(len(new), duplicates, len(quarantined), head.position + len(new), not_kept)
@@ -159,6 +160,7 @@ class Appender:
             await self._late.record(self._conn, new)
             # All of them in one call: rows are locked in one order, so that no two appends block each other.
             quarantined = [*rejected, *conflicting, *copied.rejected]
+            quarantined = await erase_late_messages(self._conn, self._late, quarantined)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             if copied.stored:
                 await self._conn.execute(NOTIFY)

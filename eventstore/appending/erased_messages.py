@@ -1,7 +1,7 @@
 """Counts messages that are received again after their payloads were erased with a person.
 
-Invariant. The bytes of an erased message aren't there to be compared, and their digest is random. So the message is
-known by its app, contract and event_id, if one could be read, and its bytes are not kept again.
+Invariant. The bytes of an erased message aren't there to be compared, and without the erasure key their digest is
+random. So the message is known by its app, contract and event_id, if one could be read, and its bytes are not kept.
 """
 
 from __future__ import annotations

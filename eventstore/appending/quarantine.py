@@ -34,7 +34,8 @@ SAMPLE_EVERY = timedelta(minutes=1)
 class Rejected(NamedTuple):
     """Bytes that can't be an event.
 
-    ``reason`` contains none of the values; ``event_id`` is the ULID, if it could be decoded.
+    ``reason`` contains none of the values; ``event_id`` is the ULID, if it could be decoded. ``digest`` stands for the
+    SHA-256 of a message of an erased person, whose payload is empty; None for others.
     """
 
     app: str
@@ -42,6 +43,7 @@ class Rejected(NamedTuple):
     payload: bytes
     reason: str
     event_id: str | None = None
+    digest: bytes | None = None
 
 
 class _Message(NamedTuple):
@@ -82,8 +84,9 @@ RETURNING q.contract, q.sha256
 """
 _KEEP = """
 INSERT INTO eventstore.quarantine AS q
-    (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count, is_sample)
-VALUES (%s, %s, %s, %s, %s, %b, statement_timestamp(), statement_timestamp(), %s, %s)
+    (app, contract, sha256, event_id, reason, payload, first_seen, last_seen, count, is_sample, erased_at)
+VALUES (%s, %s, %s, %s, %s, %b, statement_timestamp(), statement_timestamp(), %s, %s,
+        CASE WHEN %s THEN statement_timestamp() END)
 ON CONFLICT (app, contract, sha256)
 DO UPDATE SET last_seen = excluded.last_seen, count = q.count + excluded.count, reason = excluded.reason
 """
@@ -169,7 +172,7 @@ def _distinct_messages(items: Sequence[Rejected]) -> list[_Message]:
     """Return the distinct messages, in the order of their first copies; of each the last copy."""
     found: dict[tuple[str, bytes], tuple[Rejected, int]] = {}
     for item in items:
-        key = (item.contract, hashlib.sha256(item.payload).digest())
+        key = (item.contract, item.digest or hashlib.sha256(item.payload).digest())
         found[key] = (item, found[key][1] + 1 if key in found else 1)
     return [_Message(item, digest, times) for (_, digest), (item, times) in found.items()]
 
@@ -241,7 +244,17 @@ async def _keep(conn: AsyncConnection, messages: Sequence[_Message], *, is_sampl
     if not messages:
         return
     rows = [
-        (item.app, item.contract, digest, item.event_id, item.reason, item.payload, times, is_sample)
+        (
+            item.app,
+            item.contract,
+            digest,
+            item.event_id,
+            item.reason,
+            item.payload,
+            times,
+            is_sample,
+            item.digest is not None,
+        )
         for item, digest, times in messages
     ]
     async with conn.cursor() as cursor:

@@ -55,6 +55,10 @@ class ErasureKey:
         """Return the digest of a number."""
         return hmac.digest(self._key, b"ppnum:" + ppnum.encode(), "sha256")
 
+    def message_digest(self, payload: bytes) -> bytes:
+        """Return what stands for the digest of a message whose bytes are erased: the same bytes are known by it."""
+        return hmac.digest(self._key, b"message:" + payload, "sha256")
+
 
 def load_erasure_settings() -> ErasureSettings:
     """Return the settings of the environment.

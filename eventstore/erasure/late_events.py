@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from psycopg import AsyncConnection
 
+from eventstore import ulid
 from eventstore.contracts import Event
 from eventstore.erasure.erased_payload import erase_event
 from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.erasure.erasure_token import is_token
+from eventstore.erasure.number_finder import possible_numbers
 from eventstore.postgres.queries import fetch_all, fetch_row
 
 log = structlog.get_logger(__name__)
@@ -39,6 +41,14 @@ SELECT d.event_id, d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, t
 JOIN eventstore.events AS e ON e.event_id = d.event_id AND e.ppnum = d.token
 ON CONFLICT (event_id) DO NOTHING
 """
+
+
+class LateMessage(NamedTuple):
+    """A message that can't be an event; ``event_id`` is None if it couldn't be read."""
+
+    app: str
+    payload: bytes
+    event_id: str | None
 
 
 class LateEvents:
@@ -86,6 +96,26 @@ class LateEvents:
             return events
         return [_with_token(event, tokens) for event in events]
 
+    async def find_messages(self, conn: AsyncConnection[Any], messages: Sequence[LateMessage]) -> Mapping[int, bytes]:
+        """Find the messages that have the number of an erased person, and may be from before the erasure.
+
+        Must follow :meth:`erase` in the same transaction. Without the key, no message is found.
+
+        Returns:
+            What stands for the digest of the message, by its place.
+
+        """
+        if self._last is None or not self._has_macs or self._key is None:
+            return {}
+        places: dict[bytes, set[int]] = {}
+        for place, message in enumerate(messages):
+            for number in possible_numbers(message.payload):
+                places.setdefault(self._key.mac(number), set()).add(place)
+        found = set[int]()
+        for mac, app, erased_at, _ in await fetch_all(conn, _BY_MAC, [list(places)], binary=True):
+            found |= {place for place in places[mac] if _may_be_before(messages[place], app, erased_at)}
+        return {place: self._key.message_digest(messages[place].payload) for place in sorted(found)}
+
     async def record(self, conn: AsyncConnection[Any], events: Sequence[Event]) -> None:
         """Remember which of these stored events were erased, inside the caller's transaction."""
         if self._last is None:
@@ -129,6 +159,12 @@ def _first_after(event: Event, erasures: Sequence[tuple[str | None, datetime, st
         if app in (None, event.app) and event.occurred_at <= erased_at:
             return token
     return None
+
+
+def _may_be_before(message: LateMessage, app: str | None, erased_at: datetime) -> bool:
+    """Return whether a message may be from before an erasure; its event_id tells when it was created."""
+    created = None if message.event_id is None else ulid.time_of(message.event_id)
+    return app in (None, message.app) and (created is None or created <= erased_at)
 
 
 def _with_token(event: Event, tokens: Mapping[str, str]) -> Event:

@@ -1,13 +1,21 @@
-"""Finds phone numbers in bytes: as UTF-8 text, wherever they are, and as the varint of a protobuf."""
+"""Finds phone numbers in bytes: given ones as text and as the varint of a protobuf, or whatever may be one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 MIN_LETTERS = 5
 """Shorter texts would be found everywhere: in times, ids and counts."""
 FEW = 8
 """Up to so many forms, each is searched by itself, which is faster than one search for all."""
+
+MAX_CANDIDATES = 2_000
+"""So many texts of one message are looked at."""
+
+_DIGITS = re.compile(rb"[0-9]{7,}")
+_LENGTHS = range(7, 16)
 
 # Every digit as one byte and everything else as another one, so that a run of digits is found as a constant text.
 _CLASSES = bytes(ord("d") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
@@ -16,6 +24,17 @@ _CLASSES = bytes(ord("d") if chr(byte).isascii() and chr(byte).isdigit() else or
 def is_too_short(number: str) -> bool:
     """Return whether a number would be found everywhere, so that it isn't searched."""
     return len(number) < MIN_LETTERS
+
+
+def possible_numbers(data: bytes) -> list[str]:
+    """Return every text of 7 to 15 digits in some bytes, also inside longer runs of digits."""
+    found = (
+        run[start : start + length].decode()
+        for run in _DIGITS.findall(data)
+        for length in _LENGTHS
+        for start in range(len(run) - length + 1)
+    )
+    return list(dict.fromkeys(islice(found, MAX_CANDIDATES)))
 
 
 class NumberFinder:

@@ -147,7 +147,7 @@ class _EraseRun:
             raise AsOfInTheWay(result.dropped_as_of)
         await refuse_shadows_that_stay(self._conn)
         await drop_as_of_schemas(self._conn, result.dropped_as_of)
-        await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
+        await erase_elsewhere(self._conn, result, self._request.app, self._limits, self._request.key, dry_run=False)
         key = self._request.key
         plan = ErasePlan(
             persons=result.persons,
@@ -169,7 +169,7 @@ class _EraseRun:
             # The digest of a number that has no event yet keeps its late events erased.
             await self._erase_batches(plan, equal_batches(sorted(others)), result)
         await drop_all_shadows(self._conn)
-        await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=False)
+        await erase_elsewhere(self._conn, result, self._request.app, self._limits, self._request.key, dry_run=False)
         await forget_persons(self._conn)
         result.position = await read_head(self._conn)
         return result

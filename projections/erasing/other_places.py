@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.number_finder import NumberFinder
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
@@ -188,10 +189,16 @@ async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:
 
 
 async def erase_elsewhere(
-    conn: AsyncConnection[Any], result: ErasedPersons, app: str | None, limits: QuarantineLimits, *, dry_run: bool
+    conn: AsyncConnection[Any],
+    result: ErasedPersons,
+    app: str | None,
+    limits: QuarantineLimits,
+    key: ErasureKey | None = None,
+    *,
+    dry_run: bool,
 ) -> None:
     """Erase prepared persons from quarantined messages and saved answers, and count both in the result."""
     finder = NumberFinder(result.numbers, varints=True)
-    messages = await erase_messages(conn, finder, limits, app=app, dry_run=dry_run)
+    messages = await erase_messages(conn, finder, limits, key, app=app, dry_run=dry_run)
     answers = await replace_in_answers(conn, app, dry_run=dry_run)
     result.others += Counter({QUARANTINE_TABLE: messages, ANSWERS_TABLE: answers})

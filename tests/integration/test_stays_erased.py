@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore import schema
+from eventstore import schema, ulid
 from eventstore.appending.append import Appended, Appender
 from eventstore.appending.quarantine import quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
@@ -211,6 +211,39 @@ async def test_a_quarantined_message_that_is_received_again_is_counted_on_its_er
         await quarantine(conn, [message])
     await assert_nowhere(conn)
     assert await fetch_all(conn, "SELECT count, payload FROM eventstore.quarantine") == [(5, b"")]
+
+
+async def test_with_the_key_a_late_message_that_cant_be_decoded_is_quarantined_without_its_bytes(
+    database_url: str, conn: AsyncConnection
+) -> None:
+    await append(conn, new_record(oracle.DELIVERED, NUMBER))
+    await erase(database_url, NUMBER, app=store.APP, key=KEY)
+    erased_at = (await fetch_all(conn, "SELECT erased_at FROM eventstore.erasures"))[0][0]
+    message = store.garbage()._replace(payload=b"\xff 00" + NUMBER.encode() + b"2")
+    messages = {
+        "no id": message,
+        "before": message._replace(payload=message.payload + b" 1", event_id=ulid.first_ulid_at(erased_at)),
+        "after": message._replace(event_id=ulid.first_ulid_at(erased_at + timedelta(seconds=1))),
+        "other app": message._replace(app="other"),
+        "other number": message._replace(payload=b"\xff" + OTHER.encode()),
+    }
+    async with store.connection(database_url) as own:
+        appender = Appender(own, folding.QUICK, DEFAULT_LIMITS, KEY)
+        for name in ("no id", "no id", "before", "other app", "other number"):
+            await appender.append([], rejected=[messages[name]])
+        kept = "SELECT app, payload, count, erased_at IS NOT NULL FROM eventstore.quarantine ORDER BY id"
+        assert await fetch_all(conn, kept) == [
+            (store.APP, b"", 2, True),
+            (store.APP, b"", 1, True),
+            ("other", message.payload, 1, False),
+            (store.APP, messages["other number"].payload, 1, False),
+        ]
+        await appender.append([], rejected=[messages["after"]])
+        assert (await fetch_all(conn, kept))[-1][1:] == (message.payload, 1, False)
+        # Whoever is erased again loses these bytes too; received again, they are known by their keyed digest.
+        await erase(database_url, NUMBER, key=KEY)
+        await appender.append([], rejected=[messages["after"]])
+        assert [row[1:3] for row in await fetch_all(conn, kept)][-1] == (b"", 2)
 
 
 async def test_an_again_that_did_not_end_is_reported(

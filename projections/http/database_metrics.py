@@ -27,6 +27,8 @@ READ_SECONDS = _gauge("projections_status_read_seconds", "How long reading the m
 LOG_EVENTS = _counter("projections_log_events_total", "Events stored in the log: the position of its head")
 LAST_APPEND = _gauge("projections_log_last_append_timestamp_seconds", "When the last event was stored")
 
+LAST_ERASURE = _gauge("projections_last_erasure_timestamp_seconds", "When a person was last erased")
+
 STATE = _gauge("projections_state", "1 for the projection's state, 0 for the other states", "projection", "state")
 LAG_EVENTS = _gauge("projections_lag_events", "Stored events that are not folded yet", "projection")
 LAG_SECONDS = _gauge("projections_lag_seconds", "How long the first event that is not folded has waited", "projection")
@@ -104,6 +106,7 @@ def add_database_samples(samples: Samples, reading: Reading, load: DatabaseLoad 
     samples.add(READ_SECONDS, reading.seconds)
     samples.add(LOG_EVENTS, status.head)
     _add_time(samples, LAST_APPEND, status.last_appended_at)
+    _add_time(samples, LAST_ERASURE, status.last_erased_at)
     for projection in status.projections:
         _add_projection(samples, projection, status)
     for rebuild in status.rebuilds:

@@ -71,6 +71,7 @@ class LiveStatus:
         projections: those with a checkpoint, and those of this code.
         rebuilds: the rebuilds that run now.
         consumers: the named consumers that were ever run.
+        last_erased_at: when a person was last erased; None while nobody was.
 
     """
 
@@ -81,3 +82,4 @@ class LiveStatus:
     projections: list[ProjectionStatus]
     rebuilds: list[RunningRebuild]
     consumers: list[ConsumerStatus]
+    last_erased_at: datetime | None = None

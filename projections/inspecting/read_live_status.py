@@ -60,6 +60,8 @@ SELECT id, name, into_schema, dry_run, started_at, position FROM projections.reb
 ORDER BY started_at
 """
 
+_LAST_ERASED = "SELECT (SELECT erased_at FROM eventstore.erasures ORDER BY id DESC LIMIT 1)"
+
 
 async def read_live_status(conn: AsyncConnection[Any], registry: Registry) -> LiveStatus:
     """Read what monitoring needs.
@@ -77,7 +79,8 @@ async def read_live_status(conn: AsyncConnection[Any], registry: Registry) -> Li
     head = last.position or 0
     projections = await _describe_projections(conn, registry, checkpoints, head)
     rebuilds = await read_running_rebuilds(conn, head)
-    return LiveStatus(last.now, head, last.received_at, apps, projections, rebuilds, await read_consumers(conn))
+    consumers, erased_at = await read_consumers(conn), await fetch_value(conn, _LAST_ERASED)
+    return LiveStatus(last.now, head, last.received_at, apps, projections, rebuilds, consumers, erased_at)
 
 
 async def read_app_streams(conn: AsyncConnection[Any]) -> list[AppStatus]:

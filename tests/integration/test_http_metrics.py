@@ -68,6 +68,10 @@ async def test_every_metric_is_scraped_with_the_numbers_of_the_log_and_of_the_pr
         await conn.execute(
             "INSERT INTO eventstore.consumers (name, position, created_at) VALUES ('billing', 0, clock_timestamp())"
         )
+        await conn.execute(
+            "INSERT INTO eventstore.erasures (token, erased_at, why, erased_by, position, rows)"
+            " VALUES ('erased:01KE0000000000000000000000', clock_timestamp(), 'asked', 'tester', 3, '{}')"
+        )
         samples = await scrape(served)
 
     names = {name.removesuffix("_count") for name, _ in samples}

@@ -159,8 +159,8 @@ class Appender:
             copied = await copy_new_events(self._conn, new, head.position, head.received_at)
             await self._late.record(self._conn, new)
             # All of them in one call: rows are locked in one order, so that no two appends block each other.
-            quarantined = [*rejected, *conflicting, *copied.rejected]
-            quarantined = await erase_late_messages(self._conn, self._late, quarantined)
+            refused = [*rejected, *conflicting, *copied.rejected]
+            quarantined = await erase_late_messages(self._conn, self._late, refused)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             if copied.stored:
                 await self._conn.execute(NOTIFY)

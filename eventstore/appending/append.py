@@ -37,6 +37,7 @@ from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
 from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.erasure.late_events import LateEvents
 from eventstore.event_reader import read_head
 from eventstore.waits import Waits
@@ -123,7 +124,9 @@ class Appender:
         async with self._conn.transaction():
             if cursor:
                 await move_cursor(self._conn, cursor)
-            not_kept = await quarantine(self._conn, rejected, self._limits)
+            erasure = await read_last_erasure(self._conn) or None
+            quarantined = await erase_late_messages(self._conn, self._late, rejected, erasure)
+            not_kept = await quarantine(self._conn, quarantined, self._limits)
             result = Appended(0, 0, len(rejected), await read_head(self._conn), not_kept)
             self.attempted = result
         return result
@@ -141,7 +144,7 @@ class Appender:
                 duplicates, conflicting = compare_repeats(new, repeated)
             await copy_events(self._conn, new, head.position, head.received_at)
             await self._late.record(self._conn, new)
-            quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting])
+            quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting], head.erasure)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             await self._conn.execute(NOTIFY)
             result = Appended(len(new), duplicates, len(quarantined), head.position + len(new), not_kept)
@@ -160,7 +163,7 @@ class Appender:
             await self._late.record(self._conn, new)
             # All of them in one call: rows are locked in one order, so that no two appends block each other.
             refused = [*rejected, *conflicting, *copied.rejected]
-            quarantined = await erase_late_messages(self._conn, self._late, refused)
+            quarantined = await erase_late_messages(self._conn, self._late, refused, head.erasure)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             if copied.stored:
                 await self._conn.execute(NOTIFY)

@@ -15,13 +15,13 @@ from eventstore.erasure.late_events import LateEvents, LateMessage
 
 
 async def erase_late_messages(
-    conn: AsyncConnection, late: LateEvents, rejected: Sequence[Rejected]
+    conn: AsyncConnection, late: LateEvents, rejected: Sequence[Rejected], last_erasure: int | None
 ) -> Sequence[Rejected]:
     """Return the messages, those of erased persons without their bytes; inside the caller's transaction."""
-    if not rejected:
+    if not rejected or last_erasure is None:
         return rejected
     messages = [LateMessage(one.app, one.payload, one.event_id) for one in rejected]
-    digests = await late.find_messages(conn, messages)
+    digests = await late.find_messages(conn, messages, last_erasure)
     return [
         one._replace(payload=b"", digest=digests[place]) if place in digests else one
         for place, one in enumerate(rejected)

@@ -84,9 +84,7 @@ class LateEvents:
         """
         if last_erasure is None:
             return events
-        if last_erasure != self._last:
-            await self._look(conn)
-            self._last = last_erasure
+        await self._look_again(conn, last_erasure)
         tokens: dict[str, str] = {}
         if self._has_macs and self._key is not None:
             tokens |= await self._find_by_number(conn, self._key, events)
@@ -96,16 +94,24 @@ class LateEvents:
             return events
         return [_with_token(event, tokens) for event in events]
 
-    async def find_messages(self, conn: AsyncConnection[Any], messages: Sequence[LateMessage]) -> Mapping[int, bytes]:
+    async def find_messages(
+        self, conn: AsyncConnection[Any], messages: Sequence[LateMessage], last_erasure: int | None
+    ) -> Mapping[int, bytes]:
         """Find the messages that have the number of an erased person, and may be from before the erasure.
 
-        Must follow :meth:`erase` in the same transaction. Without the key, no message is found.
+        Args:
+            conn: the connection with the caller's transaction.
+            messages: messages that may be quarantined next.
+            last_erasure: the id of the newest erasure, read in this transaction; None if there is none.
 
         Returns:
             What stands for the digest of the message, by its place.
 
         """
-        if self._last is None or not self._has_macs or self._key is None:
+        if last_erasure is None or self._key is None:
+            return {}
+        await self._look_again(conn, last_erasure)
+        if not self._has_macs:
             return {}
         places: dict[bytes, set[int]] = {}
         for place, message in enumerate(messages):
@@ -124,7 +130,10 @@ class LateEvents:
         if erased:
             await conn.execute(_RECORD, [[one.event_id for one in erased], [one.ppnum for one in erased]])
 
-    async def _look(self, conn: AsyncConnection[Any]) -> None:
+    async def _look_again(self, conn: AsyncConnection[Any], last_erasure: int) -> None:
+        if last_erasure == self._last:
+            return
+        self._last = last_erasure
         check = None if self._key is None else self._key.check
         row = await fetch_row(conn, _KINDS, [check])
         has_others = False

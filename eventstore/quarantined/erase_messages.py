@@ -21,8 +21,11 @@ from eventstore.postgres.byte_pages import read_pages
 from eventstore.schema import quarantine
 
 _ERASE = """
-UPDATE eventstore.quarantine AS q SET payload = '', sha256 = e.digest, erased_at = clock_timestamp()
-FROM unnest(%s::bigint[], %b::bytea[]) AS e (id, digest)
+UPDATE eventstore.quarantine AS q SET payload = '', erased_at = clock_timestamp(),
+    sha256 = CASE WHEN EXISTS (SELECT FROM eventstore.quarantine AS o  -- the same bytes were erased before
+                               WHERE o.app = q.app AND o.contract = q.contract AND o.sha256 = e.digest)
+                  THEN e.random ELSE e.digest END
+FROM unnest(%s::bigint[], %b::bytea[], %b::bytea[]) AS e (id, digest, random)
 WHERE q.id = e.id AND q.app = %s AND q.erased_at IS NULL
 """
 
@@ -60,6 +63,7 @@ async def erase_messages(
         for of_app in sorted(found):
             async with conn.transaction():
                 await lock_usage(conn, of_app)
-                await conn.execute(_ERASE, [list(found[of_app]), list(found[of_app].values()), of_app])
+                random = [secrets.token_bytes(32) for _ in found[of_app]]
+                await conn.execute(_ERASE, [list(found[of_app]), list(found[of_app].values()), random, of_app])
                 await recount_usage(conn, of_app, limits)
     return sum(map(len, found.values()))

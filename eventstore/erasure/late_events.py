@@ -28,6 +28,9 @@ from eventstore.postgres.queries import fetch_all, fetch_row
 
 log = structlog.get_logger(__name__)
 
+MAX_CANDIDATES_OF_BATCH = 20_000
+"""So many texts of a batch that can't be decoded may be numbers: they are looked up while appends wait."""
+
 _KINDS = """
 SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL),
        EXISTS (SELECT FROM eventstore.erasures WHERE awaited),
@@ -115,6 +118,9 @@ class LateEvents:
             return {}
         places: dict[bytes, set[int]] = {}
         for place, message in enumerate(messages):
+            if len(places) >= MAX_CANDIDATES_OF_BATCH:
+                log.warning("messages of a batch were not searched for erased persons", messages=len(messages) - place)
+                break
             for number in possible_numbers(message.payload):
                 places.setdefault(self._key.mac(number), set()).add(place)
         found = set[int]()

@@ -14,7 +14,7 @@ FEW = 8
 MAX_CANDIDATES = 2_000
 """So many texts of one message are looked at."""
 
-_DIGITS = re.compile(rb"[0-9]{7,}")
+_DIGITS = re.compile(rb"\+?[0-9]{7,}")
 _LENGTHS = range(7, 16)
 
 # Every digit as one byte and everything else as another one, so that a run of digits is found as a constant text.
@@ -27,14 +27,19 @@ def is_too_short(number: str) -> bool:
 
 
 def possible_numbers(data: bytes) -> list[str]:
-    """Return every text of 7 to 15 digits in some bytes, also inside longer runs of digits."""
-    found = (
-        run[start : start + length].decode()
-        for run in _DIGITS.findall(data)
-        for length in _LENGTHS
-        for start in range(len(run) - length + 1)
-    )
-    return list(dict.fromkeys(islice(found, MAX_CANDIDATES)))
+    """Return every text of 7 to 15 digits in some bytes, inside longer runs of digits too, and after a plus."""
+    return list(dict.fromkeys(islice(_texts_of_digits(data), MAX_CANDIDATES)))
+
+
+def _texts_of_digits(data: bytes) -> Iterator[str]:
+    for found in _DIGITS.finditer(data):
+        run = found[0].decode()
+        digits = run.removeprefix("+")
+        for length in _LENGTHS:
+            if digits != run and len(digits) >= length:
+                yield run[: length + 1]
+            for start in range(len(digits) - length + 1):
+                yield digits[start : start + length]
 
 
 class NumberFinder:

@@ -16,6 +16,7 @@ from eventstore.appending.quarantine import quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.contracts import Event
 from eventstore.erasure.erasure_key import ErasureKey
+from eventstore.erasure.number_finder import possible_numbers
 from eventstore.errors import LockHeld, OtherLog
 from eventstore.ingest.context import IngestContext
 from eventstore.locks import ERASE_LOCK
@@ -220,6 +221,7 @@ async def test_with_the_key_a_late_message_that_cant_be_decoded_is_quarantined_w
     await erase(database_url, NUMBER, app=store.APP, key=KEY)
     erased_at = (await fetch_all(conn, "SELECT erased_at FROM eventstore.erasures"))[0][0]
     message = store.garbage()._replace(payload=b"\xff 00" + NUMBER.encode() + b"2")
+    assert "+41790000017" in possible_numbers(b"\xff+4179000001799")
     messages = {
         "no id": message,
         "before": message._replace(payload=message.payload + b" 1", event_id=ulid.first_ulid_at(erased_at)),

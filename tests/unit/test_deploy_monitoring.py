@@ -125,6 +125,7 @@ def test_the_dashboard_shows_almost_every_metric() -> None:
         "projections_last_window_seconds",
         "projections_listener_connected",
         "projections_log_last_append_timestamp_seconds",
+        "projections_last_erasure_timestamp_seconds",
         "projections_position",
         "projections_quarantine_full",
         "projections_rebuild_started_timestamp_seconds",

@@ -14,7 +14,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, erase, ingest, live, live_http
+from benchmarks import append, erase, ingest, live, live_http, partitions
 from benchmarks.folds import FOLDS
 from benchmarks.harness import Benchmark, Result, server
 from benchmarks.rebuilds import LARGE_ONES, REBUILDS
@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     **FOLDS,
     **REBUILDS,
     "erase": erase.erase,
+    "append_partitioned": partitions.append_partitioned,
+    "live_partitioned": partitions.live_partitioned,
 }
 REPORT = Path(".projections") / "bench.json"
 _CONDITIONS = (
@@ -36,6 +38,7 @@ _CONDITIONS = (
     "events",
     "mix",
     "batch",
+    "partition_events",
     "window",
     "rebuild_settings",
     "rebuild_session",

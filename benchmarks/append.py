@@ -68,8 +68,8 @@ def _measure(name: str, postgres: Postgres, *, again: bool) -> Result:
     def ours(_round: int) -> float:
         with postgres.database() as url:
             if again:
-                asyncio.run(_append(url, events))
-            return len(events) / asyncio.run(_append(url, events))
+                asyncio.run(append_in_batches(url, events))
+            return len(events) / asyncio.run(append_in_batches(url, events))
 
     def reference(_round: int) -> float:
         with postgres.database() as url:
@@ -88,7 +88,8 @@ def _measure(name: str, postgres: Postgres, *, again: bool) -> Result:
     return result(name, "events/s", REFERENCE, mine, theirs, detail)
 
 
-async def _append(url: str, events: Sequence[Event]) -> float:
+async def append_in_batches(url: str, events: Sequence[Event]) -> float:
+    """Append events with one appender; return the seconds."""
     conn = await connect(url, name="bench", waits=Waits())
     appender = Appender(conn, Waits())
     began = perf_counter()

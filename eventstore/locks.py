@@ -14,6 +14,7 @@ lock                   held by      what it protects
 ``ERASE_LOCK``         session      one erase, redecode or import at a time: what changes stored events or fills gaps
 ``AS_OF_LOCK``         transaction  shared by an as-of that puts its tables into their schema; an erase holds it alone
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
+``PARTITION_LOCK``     transaction  one session at a time makes partitions of the log, or takes one out
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
 ``fold_lock(name)``    session      informational, shared: shows which sessions fold a projection
 =====================  ===========  ====================================================================================
@@ -50,6 +51,7 @@ SHADOW_LOCK = _number("shadow tables")
 ERASE_LOCK = _number("erase")
 AS_OF_LOCK = _number("as-of")
 APPEND_LOCK = _number("append")
+PARTITION_LOCK = _number("partitions")
 
 
 def app_lock(app: str) -> int:

@@ -406,3 +406,25 @@ erased_events = Table(
     schema=SCHEMA,
     comment="Events of erased persons. One that is received again is a duplicate, whatever its bytes.",
 )
+
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("name", Text, primary_key=True, comment="The partition: a table of this schema."),
+    Column("first_position", BigInteger, nullable=False, comment="The first position that belongs into it."),
+    Column("last_position", BigInteger, nullable=False, unique=True, comment="The last position that belongs into it."),
+    Column("made_at", _time, nullable=False, comment="When it was made."),
+    CheckConstraint("0 < first_position AND first_position <= last_position", name="positions"),
+    schema=SCHEMA,
+    comment="The partitions of the log; empty while eventstore.events is one table.",
+)
+
+event_ids = Table(
+    "event_ids",
+    metadata,
+    Column("event_id", Text(collation="C"), primary_key=True, comment="The event."),
+    Column("position", BigInteger, nullable=False, comment="Its position in the log."),
+    schema=SCHEMA,
+    comment="The ids of all events of a partitioned log, archived ones included: no id is stored twice. Empty while the"
+    " log is one table.",
+)

@@ -48,6 +48,7 @@ NEWEST_ONLY = {
     "test_append_order.py": "test_append and test_quarantine_limits send the statements",
     "test_append_refused.py": "test_append and test_quarantine_limits send the statements",
     "test_name_conflicts.py": "test_user_tables and test_schema_drift send the statements",
+    "test_on_partitions.py": "test_partitioned_log sends the statements",
     "test_poll_folds.py": "test_rebuild sends the statements",
     "test_read.py": "test_append_lock and test_append send the statements",
     "test_rebuild_disturbed.py": "test_rebuild, test_as_of and test_checkpoint_ahead send the statements",

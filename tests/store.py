@@ -206,10 +206,19 @@ def by_id(events: Iterable[Event]) -> dict[str, Event]:
     return {event.event_id: event for event in events}
 
 
+async def enable_triggers(conn: AsyncConnection) -> None:
+    """Let the triggers of the event table fire always, as they do after a migration."""
+    found = await fetch_all(
+        conn, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND NOT tgisinternal"
+    )
+    for (trigger,) in found:
+        await conn.execute(f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {trigger}".encode())
+
+
 async def lose_events(conn: AsyncConnection, after: int) -> None:
     """Delete the events after a position, as a failover loses them; cursors and checkpoints stay."""
     async with conn.transaction():
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
         await conn.execute("DELETE FROM eventstore.events WHERE position > %s", [after])
-        for trigger in ("refuse_change_row", "refuse_change_statement"):
-            await conn.execute(f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {trigger}".encode())
+        await conn.execute("DELETE FROM eventstore.event_ids WHERE position > %s", [after])
+        await enable_triggers(conn)

@@ -17,7 +17,7 @@ but the holder of the cursor row may write.
 
 An append takes these steps in one transaction: move the cursor, acquire the append lock, read the head (one round
 trip); when duplicates are expected, find the ids that are stored; COPY the new events; quarantine what can't be an
-event; NOTIFY; commit.
+event; NOTIFY; commit. In a partitioned log, the next partition is then made if the head has entered the last one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection, DataError, IntegrityError
 
-from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
+from eventstore.appending.append_lock import Head, acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import copy_events, copy_new_events
 from eventstore.appending.cursor_move import CursorMove, move_cursor
 from eventstore.appending.duplicates import compare_repeats, find_stored_ids, split_repeats
 from eventstore.appending.late_messages import erase_late_messages
 from eventstore.appending.notify_channel import NOTIFY
+from eventstore.appending.partition_room import LastPartition, PartitionsAhead, is_about_partitions, make_room
 from eventstore.appending.quarantine import Rejected, quarantine
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS, QuarantineLimits
 from eventstore.contracts import Event
@@ -85,6 +86,8 @@ class Appender:
         self._late = LateEvents(key)
         self._limits = limits
         self._waits = waits
+        self._ahead = PartitionsAhead()
+        self._last_partition: LastPartition | None = None
         self.probing = True
         self.attempted: Appended | None = None
 
@@ -105,9 +108,11 @@ class Appender:
         self.attempted = None
         if not events:
             return await self._append_rejected(rejected, cursor)
-        return await retry_while_append_lock_is_busy(
+        appended = await retry_while_append_lock_is_busy(
             self._conn, self._waits, lambda: self._append_events(events, rejected, cursor)
         )
+        await self._ahead.make(self._conn, self._last_partition, appended.head)
+        return appended
 
     async def _append_events(
         self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
@@ -115,7 +120,9 @@ class Appender:
         if not self.probing:
             try:
                 return await self._append_without_probe(events, rejected, cursor)
-            except (IntegrityError, DataError):
+            except (IntegrityError, DataError) as error:
+                if is_about_partitions(error):
+                    raise
                 self.probing = True
         return await self._append_with_probe(events, rejected, cursor)
 
@@ -142,6 +149,7 @@ class Appender:
             if erased is not events:
                 new, repeated = split_repeats(erased)
                 duplicates, conflicting = compare_repeats(new, repeated)
+            await self._make_room(head, len(new))
             await copy_events(self._conn, new, head.position, head.received_at)
             await self._late.record(self._conn, new)
             quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting], head.erasure)
@@ -151,6 +159,10 @@ class Appender:
             self.attempted = result
         return result
 
+    async def _make_room(self, head: Head, count: int) -> None:
+        self._last_partition = head.partition
+        await make_room(self._conn, head.partition, head.position + count)
+
     async def _append_with_probe(
         self, events: Sequence[Event], rejected: Sequence[Rejected], cursor: CursorMove | None
     ) -> Appended:
@@ -159,6 +171,7 @@ class Appender:
             events = await self._late.erase(self._conn, events, head.erasure)
             stored_ids, conflicting = await find_stored_ids(self._conn, events)
             new = [event for event in events if event.event_id not in stored_ids] if stored_ids else events
+            await self._make_room(head, len(new))
             copied = await copy_new_events(self._conn, new, head.position, head.received_at)
             await self._late.record(self._conn, new)
             # All of them in one call: rows are locked in one order, so that no two appends block each other.

@@ -19,9 +19,11 @@ from psycopg import AsyncConnection, errors, sql
 
 from eventstore.appending import server_clock
 from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
+from eventstore.appending.partition_room import LastPartition, abandon_if_in_the_way
 from eventstore.errors import AppendLockBusy, CommitsLost, DatabaseError
 from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
+from eventstore.partitions import LAST_PARTITION
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
 from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
@@ -32,8 +34,11 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _READ_STATE = (
-    sql.SQL("SELECT head.*, (SELECT max(id) FROM eventstore.erasures) FROM ({}) AS head")
-    .format(sql.SQL(LAST_EVENT))
+    sql.SQL(
+        "SELECT head.*, (SELECT max(id) FROM eventstore.erasures), last.first_position, last.last_position"
+        " FROM ({}) AS head LEFT JOIN {} AS last ON true"
+    )
+    .format(sql.SQL(LAST_EVENT), LAST_PARTITION)
     .as_bytes()
 )
 
@@ -41,12 +46,14 @@ _READ_STATE = (
 class Head(NamedTuple):
     """The last position of the log (0 for an empty one), and the ``received_at`` of the events that come after it.
 
-    ``erasure`` is the id of the newest erasure, None while there is none.
+    ``erasure`` is the id of the newest erasure, None while there is none; ``partition`` is the last one, None if the
+    log is one table.
     """
 
     position: int
     received_at: datetime
     erasure: int | None
+    partition: LastPartition | None
 
 
 class FrozenHolder(AppendLockBusy):
@@ -76,6 +83,9 @@ async def retry_while_append_lock_is_busy(
             return await attempt()
         except AppendLockBusy as busy:
             await terminate_if_frozen(conn, busy, waits)
+        except errors.CheckViolation as error:
+            if not await abandon_if_in_the_way(conn, error):
+                raise
 
 
 async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: CursorMove | None = None) -> Head:
@@ -105,13 +115,14 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         row = await fetch_row(conn, _READ_STATE)
     if row is None:
         raise DatabaseError("the head of eventstore.events can't be read")
-    now, position, previous, _, erasure = row
+    now, position, previous, _, erasure, first_position, last_position = row
+    partition = None if last_position is None else LastPartition(first_position, last_position)
     if cursor and (position or 0) < cursor.head:
         raise CommitsLost(cursor.app)
     if previous is None or previous <= now:
-        return Head(position or 0, now, erasure)
+        return Head(position or 0, now, erasure, partition)
     server_clock.WATCH.check(now, previous)
-    return Head(position or 0, previous, erasure)
+    return Head(position or 0, previous, erasure, partition)
 
 
 async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, DataError, Error, IntegrityError, Operation
 from psycopg.errors import UniqueViolation
 
 from eventstore.appending.duplicates import compare_repeats, split_repeats
+from eventstore.appending.partition_room import is_about_partitions
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 
@@ -107,6 +108,8 @@ async def _copy_or_halve(
     except UniqueViolation:
         raise  # not the event's fault: somebody wrote without the append lock
     except (DataError, IntegrityError) as error:
+        if is_about_partitions(error):
+            raise
         if len(events) == 1:
             event = events[0]
             reason = f"Postgres can't store it ({_without_values(error)})"

@@ -2,7 +2,7 @@
 
 An event with an id that is stored already is a duplicate if it is the same event. If its bytes differ (or its values,
 when it was received under the other contract), it is quarantined. The event of an erased person is a duplicate by its
-id alone: its bytes were encoded anew, and those that are received again name the person.
+id alone: its bytes were encoded anew, and those that are received again name the person. So is one that was archived.
 
 This module only finds duplicates. :mod:`eventstore.appending.append` drops them: those that are stored already, and
 those that repeat an event of their own batch (after a look at what is stored, :mod:`eventstore.appending.copying` drops
@@ -22,13 +22,18 @@ from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.erasure.erasure_token import is_token
 from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
+from eventstore.partitions import BY_ID
 from eventstore.postgres.queries import fetch_all
 
 EXPORTED_ELSEWHERE = "the file was exported from a different log"
 OTHER_BYTES = "different bytes under an event_id that is already stored"
 OTHER_VALUES = "different values under an event_id that is already stored from the other contract"
 
-_READ_STORED = "SELECT event_id, app, contract, payload FROM eventstore.events WHERE event_id = ANY(%b)"
+_READ_STORED = (
+    sql.SQL("SELECT i.event_id, e.app, e.contract, e.payload FROM {} WHERE i.event_id = ANY(%b)")
+    .format(BY_ID)
+    .as_bytes()
+)
 _READ_POSITIONS = (
     "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
 )
@@ -38,8 +43,8 @@ _NOT_COMPARED = {
     *("recipient_created_at", "summary_created_at", "summary_completed_at"),
 }
 _DECODED = tuple(name for name in Event._fields if name not in _NOT_COMPARED)
-_READ_DECODED = sql.SQL("SELECT {} FROM eventstore.events WHERE event_id = ANY(%b)").format(
-    sql.SQL(", ").join(map(sql.Identifier, _DECODED))
+_READ_DECODED = sql.SQL("SELECT {} FROM {} WHERE i.event_id = ANY(%b) AND e.event_id IS NOT NULL").format(
+    sql.SQL(", ").join(sql.Identifier("e", name) for name in _DECODED), BY_ID
 )
 
 
@@ -105,6 +110,8 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
         if (rest := stored.get(event.event_id)) is None:
             continue
         app, contract, payload = rest
+        if app is None:  # archived: its id is all that is known of it here
+            continue
         if app != event.app:
             raise ForeignEventId(event.app, app, event.event_id)
         if payload != event.payload or contract != event.contract:

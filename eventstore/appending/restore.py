@@ -11,6 +11,7 @@ from eventstore.appending.append_lock import acquire_append_lock, retry_while_ap
 from eventstore.appending.copying import as_timestamptz, copy_rows
 from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.appending.notify_channel import NOTIFY
+from eventstore.appending.partition_room import make_room
 from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import OtherLog
@@ -55,6 +56,7 @@ async def _try_to_restore(
         if missing:
             events = await late.erase(conn, [one.event for one in missing], head.erasure, may_be_old=True)
             missing = [one._replace(event=event) for one, event in zip(missing, events, strict=True)]
+            await make_room(conn, head.partition, missing[-1].position)
             try:
                 await copy_rows(
                     conn, [(*each.event, each.position, as_timestamptz(each.received_at)) for each in missing]

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import copy_new_events
 from eventstore.appending.duplicates import compare_repeats, find_stored_ids, split_repeats
 from eventstore.appending.notify_channel import NOTIFY
+from eventstore.appending.partition_room import make_room
 from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import QuarantineLimits
 from eventstore.appending.quarantine_usage import lock_usage, recount_usage
@@ -34,6 +35,7 @@ from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import LockHeld
 from eventstore.locks import IMPORT_LOCK, TRY_SHARED_TRANSACTION_LOCK
+from eventstore.partitions import BY_ID
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.waits import Waits
@@ -41,7 +43,7 @@ from eventstore.waits import Waits
 _LOCK_ROWS = (
     "SELECT id FROM eventstore.quarantine WHERE app = %s AND id = ANY(%s) AND erased_at IS NULL ORDER BY id FOR UPDATE"
 )
-_STORED_ELSEWHERE = "SELECT event_id, app FROM eventstore.events WHERE event_id = ANY(%s) AND app <> %s"
+_STORED_ELSEWHERE = sql.SQL("SELECT i.event_id, e.app FROM {} WHERE i.event_id = ANY(%s) AND e.app <> %s").format(BY_ID)
 _MARK = """
 INSERT INTO eventstore.retried_events (event_id, app, reason, first_seen, last_seen, retried_at)
 SELECT stored.event_id, q.app, q.reason, q.first_seen, q.last_seen, clock_timestamp()
@@ -138,6 +140,7 @@ async def _try_to_store(
         possible = [Candidate(one.id, event) for one, event in zip(possible, events, strict=True)]
         stored_ids, conflicting = await find_stored_ids(conn, events)
         new = [event for event in events if event.event_id not in stored_ids]
+        await make_room(conn, head.partition, head.position + len(new))
         copied = await copy_new_events(conn, new, head.position, head.received_at)
         await late.record(conn, new)
         _divide(result, possible, stored_ids, [*conflicting, *copied.rejected])

@@ -115,7 +115,7 @@ async def find_reset_position(conn: AsyncConnection[Any], to: str) -> int:
     if to in ("beginning", "now"):
         return 0 if to == "beginning" else head
     if is_ulid(to):
-        found = await fetch_value(conn, "SELECT position FROM eventstore.events WHERE event_id = %s", [to])
+        found = await fetch_value(conn, "SELECT position FROM eventstore.event_positions WHERE event_id = %s", [to])
         if found is None:
             raise UsageError(f"event {to} is not stored")
         return int(found)

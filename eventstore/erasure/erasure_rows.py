@@ -43,14 +43,15 @@ _RENEW = "UPDATE eventstore.erasures SET id = DEFAULT, awaited = awaited OR %s W
 _SETTLE = """
 UPDATE eventstore.erasures AS x SET awaited = false
 WHERE x.awaited AND NOT EXISTS (
-    SELECT FROM eventstore.erased_events AS k LEFT JOIN eventstore.events AS e ON e.event_id = k.event_id
-    WHERE k.token = x.token AND e.event_id IS NULL)
+    SELECT FROM eventstore.erased_events AS k LEFT JOIN eventstore.event_positions AS i ON i.event_id = k.event_id
+    WHERE k.token = x.token AND i.event_id IS NULL)
 """
 _NOT_APPLIED = "UPDATE eventstore.erasures SET applied = false WHERE token = ANY(%s)"
 _APPLIED = """
 UPDATE eventstore.erasures AS x SET applied = true
 WHERE NOT x.applied AND NOT EXISTS (
-    SELECT FROM eventstore.erased_events AS k JOIN eventstore.events AS e ON e.event_id = k.event_id
+    SELECT FROM eventstore.erased_events AS k JOIN eventstore.event_positions AS i ON i.event_id = k.event_id
+    JOIN eventstore.events AS e ON e.position = i.position
     WHERE k.token = x.token AND e.ppnum <> '' AND e.ppnum !~ %s)
 """
 _ARE_APPLIED = "SELECT NOT EXISTS (SELECT FROM eventstore.erasures WHERE NOT applied)"

@@ -41,7 +41,8 @@ _BY_MAC = "SELECT mac, app, erased_at, token FROM eventstore.erasures WHERE mac 
 _RECORD = """
 INSERT INTO eventstore.erased_events (event_id, token)
 SELECT d.event_id, d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-JOIN eventstore.events AS e ON e.event_id = d.event_id AND e.ppnum = d.token
+JOIN eventstore.event_positions AS i ON i.event_id = d.event_id
+JOIN eventstore.events AS e ON e.position = i.position AND e.ppnum = d.token
 ON CONFLICT (event_id) DO NOTHING
 """
 

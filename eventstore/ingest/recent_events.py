@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore import ulid
 from eventstore.ingest.cursor_row import Cursor
+from eventstore.partitions import BY_ID
 from eventstore.postgres.queries import fetch_column, fetch_value
 
 RECENT_EVENTS = 1_000
@@ -34,7 +35,10 @@ _HAS_EVENTS = (
     "SELECT EXISTS (SELECT FROM eventstore.events AS e WHERE e.app = %s"
     " AND NOT EXISTS (SELECT FROM eventstore.retried_events AS r WHERE r.event_id = e.event_id))"
 )
-_IS_STORED = "SELECT EXISTS (SELECT FROM eventstore.events WHERE app = %s AND event_id = %s)"
+# Of an archived event only the id is known.
+_IS_STORED = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE coalesce(e.app = %s, true) AND i.event_id = %s)").format(
+    BY_ID
+)
 
 
 async def recent_event_ids(conn: AsyncConnection, cursor: Cursor) -> list[str]:

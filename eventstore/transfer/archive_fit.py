@@ -19,7 +19,7 @@ from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
 _MAKE = 'CREATE TEMPORARY TABLE imported_ids (event_id text COLLATE pg_catalog."C")'
 _COPY = "COPY pg_temp.imported_ids FROM STDIN"
 _TWICE = "SELECT event_id FROM pg_temp.imported_ids GROUP BY event_id HAVING count(*) > 1 LIMIT 1"
-_ELSEWHERE = "SELECT position FROM eventstore.events WHERE event_id = ANY(%s) LIMIT 1"
+_ELSEWHERE = "SELECT position FROM eventstore.event_positions WHERE event_id = ANY(%s) LIMIT 1"
 _NEIGHBOURS = """
 SELECT (SELECT received_at FROM eventstore.events AS e WHERE e.position < p ORDER BY e.position DESC LIMIT 1),
        (SELECT received_at FROM eventstore.events AS e WHERE e.position > p ORDER BY e.position LIMIT 1)

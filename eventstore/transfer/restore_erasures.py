@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.erasure.erasure_rows import (
@@ -21,23 +21,25 @@ from eventstore.erasure.erasure_rows import (
 )
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.errors import OtherLog
+from eventstore.partitions import BY_ID
 from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.transfer.erasure_records import erased_events_of_file, erasures_of_file
 from eventstore.waits import Waits
 
 BATCH = 5_000
 
-_NOT_ERASED = """
-SELECT count(*) FROM eventstore.events WHERE event_id = ANY(%s) AND ppnum <> '' AND ppnum !~ %s
-"""
+_NOT_ERASED = sql.SQL("SELECT count(*) FROM {} WHERE i.event_id = ANY(%s) AND e.ppnum <> '' AND e.ppnum !~ %s").format(
+    BY_ID
+)
 _MISSING = """
 SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-WHERE NOT EXISTS (SELECT FROM eventstore.events AS e WHERE e.event_id = d.event_id)
+WHERE NOT EXISTS (SELECT FROM eventstore.event_positions AS i WHERE i.event_id = d.event_id)
 """
 
 _WITH_NUMBERS = """
 SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-JOIN eventstore.events AS e ON e.event_id = d.event_id WHERE e.ppnum <> '' AND e.ppnum !~ %s
+JOIN eventstore.event_positions AS i ON i.event_id = d.event_id
+JOIN eventstore.events AS e ON e.position = i.position WHERE e.ppnum <> '' AND e.ppnum !~ %s
 """
 
 

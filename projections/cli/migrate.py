@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict
 
 import typer
 
+from eventstore.errors import UsageError
 from eventstore.waits import load_waits
 from projections.cli.shared.common_options import JsonOption, YesOption
 from projections.cli.shared.confirm import confirm
@@ -17,6 +18,8 @@ from projections.cli.shared.typer_app import new_app
 from projections.migrating.go_back import go_back
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import upgrade
+from projections.migrating.partition_log import LEAST_EVENTS, MOST_EVENTS, partition_log, read_partitioning
+from projections.terminal_text import visible
 
 app = new_app()
 
@@ -32,11 +35,34 @@ class MigratedSchema(TypedDict):
     Attributes:
         revision_before: the schema's revision before; null for a database without our schema.
         revision: its revision now.
+        partitions: how many partitions the log has; 0 if it is one table.
+        partition_events: how many events a new partition takes; null if the log is one table.
 
     """
 
     revision_before: str | None
     revision: str
+    partitions: int
+    partition_events: int | None
+
+
+_UNITS = {"K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+
+
+def _parse_count(text: str) -> int:
+    """Return a number of events that may end with K, M or G.
+
+    Raises:
+        typer.BadParameter: it isn't one.
+
+    """
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    count = int(digits) * _UNITS.get(unit, 1) if digits.isascii() and digits.isdigit() else 0
+    if not LEAST_EVENTS <= count <= MOST_EVENTS:
+        raise typer.BadParameter(
+            f"{visible(text)} is not a number of events from {LEAST_EVENTS:,} to {MOST_EVENTS:,}, such as 50M or 500000"
+        )
+    return count
 
 
 @app.command()
@@ -60,6 +86,14 @@ def migrate(
             help="Go back to this revision of the schema, for an earlier version of this program.",
         ),
     ] = None,
+    partition_events: Annotated[
+        int | None,
+        typer.Option(
+            parser=_parse_count,
+            metavar="EVENTS",
+            help="Partition the log by position, so many events a partition, such as 50M.",
+        ),
+    ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,22 +106,41 @@ def migrate(
     With --down-to the schema goes back to what an earlier version of this program needs. No event is lost; what later
     revisions added is dropped. Asks before that, unless --yes is given; see projections docs upgrading.
 
+    With --partition-events the log becomes a partitioned table, whose first partition is the table that is there. No
+    event is copied, and events are appended and folded meanwhile. Given again with another number, it decides how many
+    events new partitions take. See projections docs partitions.
+
     Exit code 1 when it gave up, or when something can't be repaired.
     """
     waits = load_waits()
     patience = LockPatience(
         waits.migrate_lock, give_up_after=give_up_after, report=lambda line: print_message(f"projections: {line}")
     )
+    if down_to is not None and partition_events is not None:
+        raise UsageError("give --down-to or --partition-events, not both")
     if down_to is not None:
         url = available_database(waits)
         confirm([f"The schema goes back to revision {down_to}.", *_CONSEQUENCES], yes=yes)
         before, after = go_back(url, down_to, patience=patience)
     else:
-        before, after = upgrade(available_database(waits, create=True), patience=patience)
+        url = available_database(waits, create=True)
+        before, after = upgrade(url, patience=patience, keep_unfinished=partition_events is not None)
+    if partition_events is not None:
+        log = partition_log(url, partition_events, patience=patience, report=patience.report)
+    else:
+        log = read_partitioning(url)
     if as_json:
-        document: MigratedSchema = {"revision_before": before, "revision": str(after)}
+        document: MigratedSchema = {
+            "revision_before": before,
+            "revision": str(after),
+            "partitions": log.partitions,
+            "partition_events": log.events,
+        }
         print_json(document)
-    elif before == after:
+        return
+    if before == after:
         print_message(f"the engine's schema is already at revision {after}")
     else:
         print_message(f"migrated the schema from {before or 'nothing'} to revision {after}")
+    if partition_events is not None:
+        print_message(f"the log has {log.partitions} partitions; new ones take {log.events:,} events each")

@@ -74,14 +74,16 @@ _ANALYZE_LEDGER = "ANALYZE pg_temp.erasing_ledger"
 # One person for each token and number: an event that was erased under a token has the number of its person here.
 _PERSONS = """
 SELECT DISTINCT e.ppnum, l.token FROM pg_temp.erasing_ledger AS l
-JOIN eventstore.events AS e ON e.event_id = l.event_id
+JOIN eventstore.event_positions AS i ON i.event_id = l.event_id
+JOIN eventstore.events AS e ON e.position = i.position
 WHERE e.ppnum <> '' AND e.ppnum !~ %s ORDER BY l.token, e.ppnum
 """
 _FIND = """
 INSERT INTO pg_temp.erasing_events (position, person, bytes)
 SELECT e.position, p.person, octet_length(e.payload)
 FROM pg_temp.erasing_ledger AS l
-JOIN eventstore.events AS e ON e.event_id = l.event_id
+JOIN eventstore.event_positions AS i ON i.event_id = l.event_id
+JOIN eventstore.events AS e ON e.position = i.position
 JOIN pg_temp.erasing_persons AS p ON p.token = l.token AND p.ppnum = e.ppnum
 """
 _TWICE = "SELECT ppnum FROM pg_temp.erasing_persons GROUP BY ppnum HAVING count(*) > 1"

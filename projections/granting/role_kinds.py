@@ -74,6 +74,8 @@ _STATE = {
     "eventstore.quarantine_usage": _SEE,
     "eventstore.retried_events": _SEE,
     "eventstore.erasures": _SEE,
+    "eventstore.event_positions": _SEE,
+    "eventstore.partitions": _SEE,
     "projections.alembic_version": _SEE,
     "projections.checkpoints": _SEE,
     "projections.granted_roles": _SEE,
@@ -107,6 +109,7 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
     RoleKind.SERVE: {"eventstore.events": _SEE, "projections.alembic_version": _SEE},
     RoleKind.CONSUMER: {
         "eventstore.events": _SEE,
+        "eventstore.event_positions": _SEE,
         "eventstore.consumers": _OWN,
         "projections.alembic_version": _SEE,
     },
@@ -133,11 +136,16 @@ _SCHEMAS: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
 _DATABASE = {RoleKind.WORKER: ("CONNECT", "TEMPORARY")}
 # Ids of rebuilds and of reconciliations.
 _SEQUENCES = {RoleKind.WORKER: ("projections.rebuilds_id_seq", "projections.reconciliations_id_seq")}
-_FUNCTIONS = {RoleKind.WORKER: ("projections.drop_shadow_tables(text[])",)}
+_FUNCTIONS = {
+    RoleKind.WORKER: ("projections.drop_shadow_tables(text[])",),
+    RoleKind.INGEST: ("eventstore.make_partitions(bigint)", "eventstore.abandon_partitioning()"),
+}
 
 UNSAFE_FUNCTIONS = (
     "eventstore.redecode(jsonb)",
     "eventstore.erase_events(bigint[], text[], bytea[])",
+    "eventstore.make_partitions(bigint)",
+    "eventstore.abandon_partitioning()",
     "projections.drop_shadow_tables(text[])",
 )
 """Functions that run with their owner's rights."""

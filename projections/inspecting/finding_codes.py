@@ -77,6 +77,12 @@ _SCHEMA = {
         "An index is invalid, as after an interrupted `CREATE INDEX CONCURRENTLY`: no query uses it.",
         "The `REINDEX` of the line.",
     ),
+    "partition_missing": FindingCode(
+        _WRONG,
+        "A partitioned log has no partition after the one that its newest event is in. Appends make it, unless a lock"
+        " or a privilege prevents them; when the last one is full, they fail until it is there.",
+        "The `SELECT` of the line, as the owner; the log of `projections run` says what prevented it.",
+    ),
     "table_missing": FindingCode(
         _WRONG, "A table or a column of a projection is missing, so it can't fold.", "`projections migrate`"
     ),

@@ -1,8 +1,9 @@
 """Takes a database back to an earlier revision, so that an earlier version of this program can use it.
 
-Invariants. It is one transaction. No event and no payload is lost: only what later revisions added is dropped. Rows of
-a read model that newer code may have folded get version 0, which no code has; so no code folds into them until a
-rebuild by the earlier version has made them its own. Rows of version 1 are those of every earlier version.
+Invariants. It is one transaction. No event and no payload is lost: only what later revisions added is dropped, and the
+partitions of a log become one table if the earlier version knows none. Rows of a read model that newer code may have
+folded get version 0, which no code has; so no code folds into them until a rebuild by the earlier version has made them
+its own. Rows of version 1 are those of every earlier version.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from projections.migrating.lock_patience import LockPatience
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import run_migration
 from projections.migrating.missing_tables import find_missing_tables
+from projections.migrating.one_table import PARTITIONS_SINCE, make_one_table
 from projections.migrating.revision_files import read_revisions
 from projections.migrating.schema_revision import current_revision
 
@@ -53,6 +55,8 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
         if before is None or before < revision:
             has = "has no schema yet" if before is None else f"has revision {before}, which is earlier"
             raise MigrationRefused(f"can't go back to revision {revision}: the database {has}")
+        if revision < PARTITIONS_SINCE <= before:
+            make_one_table(connection)
         command.downgrade(config, revision)
         if before != revision:
             _mark_read_models(connection)

@@ -49,6 +49,7 @@ def upgrade(
     projections: Iterable[Projection] | None = None,
     *,
     patience: LockPatience | None = None,
+    keep_unfinished: bool = False,
 ) -> tuple[str | None, str | None]:
     """Migrate a database, tables and views of users included, in one transaction; concurrent ones wait for each other.
 
@@ -60,6 +61,7 @@ def upgrade(
         revision: of our schema; users' tables and views are created, and the schema repaired, at ``head`` only.
         projections: whose tables and views to create; None for those registered.
         patience: how long to wait for locks; None for what the environment sets.
+        keep_unfinished: whether an unfinished partitioning stays, because the caller goes on with it.
 
     Returns:
         The revision before and after.
@@ -97,7 +99,7 @@ def upgrade(
     if is_head:
         chosen = list(find_valid_projections().values()) if chosen is None else chosen
         sort_keys_by_bytes(url, chosen, patience)
-        repair_schema(url, patience=patience)
+        repair_schema(url, patience=patience, keep_unfinished=keep_unfinished)
     return before_and_after
 
 

@@ -11,12 +11,13 @@ Definitions aren't repeated here: tables come from the metadata, functions and v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 from sqlalchemy import CheckConstraint, Connection, Table, UniqueConstraint
 
+from eventstore.partitions import FIRST_PARTITION_CHECK
 from projections.migrating.metadata import target_metadata
 from projections.migrating.revision_files import read_text
 from projections.migrating.schema_catalog import CatalogEntry, read_catalog, read_catalog_sync
@@ -36,27 +37,46 @@ _TRIGGERS = {
         " FOR EACH ROW EXECUTE FUNCTION eventstore.refuse_change()"
     ),
 }
+# Of a partitioned log, and of one that is being partitioned.
+_KEEP_EVENT_IDS = (
+    "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events REFERENCING NEW TABLE AS added_events"
+    " FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"
+)
+_UNFINISHED = (
+    "the log is being partitioned, or that was interrupted: run projections migrate --partition-events again to go on,"
+    " or projections migrate to keep one table"
+)
 # The revision that last made each, and the name of the statement in its module.
 _FUNCTIONS = {
     _REFUSE_CHANGE: ("0022", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
     _ERASE_EVENTS: ("0022", "ERASE_EVENTS"),
+    "eventstore.keep_event_ids()": ("0024", "KEEP_EVENT_IDS"),
+    "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
+    "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
+    "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
     "projections.drop_shadow_tables(text[])": ("0018", "DROP_SHADOW_TABLES"),
 }
 _VIEWS = {
     "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),
+    "eventstore.event_positions": ("0024", "IDS_OF_TABLE"),
     "public.consent_history": ("0023", "CONSENT_HISTORY"),
     "public.event_log": ("0015", "EVENT_LOG"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),
 }
-# Not everybody may run these: three run with their owner's rights, and one would show its schema to readers.
+_VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0024", "IDS_OF_PARTITIONS")}
+# Not everybody may run these: most run with their owner's rights, and the others would show their schema to readers.
 _PRIVATE_FUNCTIONS = {
     _REFUSE_CHANGE: "REVOKE ALL ON FUNCTION eventstore.refuse_change() FROM PUBLIC",
     "projections.drop_shadow_tables(text[])": (
         "REVOKE ALL ON FUNCTION projections.drop_shadow_tables(text[]) FROM PUBLIC"
     ),
     "eventstore.redecode(jsonb)": "REVOKE ALL ON FUNCTION eventstore.redecode(jsonb) FROM PUBLIC",
+    "eventstore.keep_event_ids()": "REVOKE ALL ON FUNCTION eventstore.keep_event_ids() FROM PUBLIC",
+    "eventstore.make_partition(bigint)": "REVOKE ALL ON FUNCTION eventstore.make_partition(bigint) FROM PUBLIC",
+    "eventstore.make_partitions(bigint)": "REVOKE ALL ON FUNCTION eventstore.make_partitions(bigint) FROM PUBLIC",
+    "eventstore.abandon_partitioning()": "REVOKE ALL ON FUNCTION eventstore.abandon_partitioning() FROM PUBLIC",
     _ERASE_EVENTS: "REVOKE ALL ON FUNCTION eventstore.erase_events(bigint[], text[], bytea[]) FROM PUBLIC",
 }
 
@@ -70,16 +90,20 @@ class Drift(NamedTuple):
         what: what is wrong, as a sentence without its end.
         repair: the statements that repair it, each in a transaction of its own; empty if only a backup can.
         is_new: whether this is the last step of a migration rather than a later change.
+        is_unfinished: whether it may be at work now: ``what`` then says what to do.
 
     """
 
     what: str
     repair: tuple[str, ...]
     is_new: bool = False
+    is_unfinished: bool = False
 
     @property
     def sentence(self) -> str:
         """What is wrong, and what to do."""
+        if self.is_unfinished:
+            return self.what
         remedy = "run projections migrate" if self.repair else "restore it from a backup"
         return f"{self.what}; {remedy}"
 
@@ -114,12 +138,15 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
         if found.definition != "p":
             what = f"table {table.fullname} is UNLOGGED, so a crash would empty it"
             yield Drift(what, (_alter_table(table, sql.SQL("SET LOGGED")),))
-        yield from _of_keys(table, entries)
+        yield from _of_keys(table, entries, is_partitioned=found.name == "p")
         yield from _of_columns(table, catalog)
         yield from _of_checks(table, catalog)
+    is_partitioned = _EVENTS in relations and relations[_EVENTS].name == "p"
     if _EVENTS in relations:
-        yield from _of_triggers(catalog)
-    for view, (revision, name) in _VIEWS.items():
+        yield from _of_triggers(catalog, _TRIGGERS | ({"keep_event_ids": _KEEP_EVENT_IDS} if is_partitioned else {}))
+        if not is_partitioned:
+            yield from _of_unfinished_partitioning(catalog)
+    for view, (revision, name) in (_VIEWS | (_VIEWS_OF_PARTITIONS if is_partitioned else {})).items():
         if view not in relations:
             yield Drift(f"view {view} is missing", (_create_view(revision, name),))
 
@@ -148,8 +175,16 @@ def _of_functions(found: dict[str, CatalogEntry]) -> Iterator[Drift]:
             yield Drift(f"everybody may run function {function}", (*revoke,))
 
 
-def _of_triggers(catalog: _Catalog) -> Iterator[Drift]:
-    for name, create in _TRIGGERS.items():
+def _of_unfinished_partitioning(catalog: _Catalog) -> Iterator[Drift]:
+    if ("trigger", _EVENTS, "keep_event_ids") in catalog:
+        drop = "DROP TRIGGER IF EXISTS keep_event_ids ON eventstore.events"
+        yield Drift(_UNFINISHED, (drop, "TRUNCATE eventstore.event_ids"), is_unfinished=True)
+    if ("check", _EVENTS, FIRST_PARTITION_CHECK) in catalog:
+        yield Drift(_UNFINISHED, ("SELECT eventstore.abandon_partitioning()",), is_unfinished=True)
+
+
+def _of_triggers(catalog: _Catalog, triggers: Mapping[str, str]) -> Iterator[Drift]:
+    for name, create in triggers.items():
         events = sql.Identifier(*_EVENTS.split("."))
         always = sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(events, sql.Identifier(name)).as_string()
         entry = catalog.get(("trigger", _EVENTS, name))
@@ -163,8 +198,10 @@ def _of_triggers(catalog: _Catalog) -> Iterator[Drift]:
             yield Drift(f"{what} isn't ENABLE ALWAYS, so some sessions can change events", (always,))
 
 
-def _of_keys(table: Table, entries: Iterable[CatalogEntry]) -> Iterator[Drift]:
+def _of_keys(table: Table, entries: Iterable[CatalogEntry], *, is_partitioned: bool) -> Iterator[Drift]:
     keys = [("primary key", f"{table.name}_pkey", [column.name for column in table.primary_key.columns])]
+    if is_partitioned:  # event_ids then refuses an id that is stored
+        keys = []
     keys += [
         ("unique", str(one.name), [column.name for column in one.columns])
         for one in table.constraints

@@ -22,8 +22,13 @@ from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
 log = structlog.get_logger(__name__)
 
 
-def repair_schema(url: str, *, patience: LockPatience | None = None) -> None:
+def repair_schema(url: str, *, patience: LockPatience | None = None, keep_unfinished: bool = False) -> None:
     """Repair everything that differs from the schema at its head.
+
+    Args:
+        url: the database.
+        patience: how long to wait for locks; None for what the environment sets.
+        keep_unfinished: whether an unfinished partitioning stays, because the caller goes on with it.
 
     Raises:
         SchemaBroken: something can't be repaired; everything else is.
@@ -32,7 +37,8 @@ def repair_schema(url: str, *, patience: LockPatience | None = None) -> None:
     """
     with sqlalchemy_connection(url) as connection:
         drifts = find_drift_sync(connection)
-    failed = [why for drift in drifts if (why := _repair(url, drift, patience)) is not None]
+    chosen = [drift for drift in drifts if not (keep_unfinished and drift.is_unfinished)]
+    failed = [why for drift in chosen if (why := _repair(url, drift, patience)) is not None]
     if failed:
         raise SchemaBroken("; ".join(failed))
 

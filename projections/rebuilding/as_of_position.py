@@ -13,7 +13,7 @@ from eventstore.event_reader import read_head, read_last_event
 from eventstore.postgres.queries import fetch_row
 from projections.errors import ProjectionsError, UsageError
 
-_POSITION = "SELECT position FROM eventstore.events WHERE event_id = %s"
+_POSITION = "SELECT position FROM eventstore.event_positions WHERE event_id = %s"
 _RECEIVED = "SELECT received_at FROM eventstore.events WHERE position = %s"
 _FIRST = "SELECT position, received_at FROM eventstore.events ORDER BY position LIMIT 1"
 

@@ -21,7 +21,7 @@ from projections.running.checkpoint import ProjectionState
 
 POLL_SECONDS = 0.05
 
-_POSITION_OF = "SELECT position FROM eventstore.events WHERE event_id = %s"
+_POSITION_OF = "SELECT position FROM eventstore.event_positions WHERE event_id = %s"
 _QUARANTINED = "SELECT app, reason FROM eventstore.quarantine WHERE event_id = %s ORDER BY last_seen DESC LIMIT 1"
 # Rows of the asked version may be marked as waiting by newer code; a process with this version still folds them. A
 # checkpoint ahead of the log says nothing about an event: its position may have been given out twice.

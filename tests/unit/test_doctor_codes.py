@@ -20,6 +20,7 @@ TESTS = (
     "integration/test_doctor.py",
     "integration/test_doctor_erasures.py",
     "integration/test_consumers_shown.py",
+    "integration/test_partitioned_log.py",
     "acceptance/test_doctor_command.py",
 )
 

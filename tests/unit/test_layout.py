@@ -28,6 +28,7 @@ ORDER = (
     "eventstore.postgres",
     "eventstore.event_search",
     "eventstore.erasure",
+    "eventstore.partitions",
     "eventstore.event_reader",
     "eventstore.whole_window",
     "eventstore.redecode",

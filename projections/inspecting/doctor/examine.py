@@ -27,6 +27,7 @@ from projections.inspecting.doctor.examination import DoctorOptions, Examination
 from projections.inspecting.doctor.listener_checks import check_listeners
 from projections.inspecting.doctor.lock_checks import check_checkpoint_holders, check_lock_waits
 from projections.inspecting.doctor.log_checks import check_all_positions, check_positions
+from projections.inspecting.doctor.partition_checks import check_partitions
 from projections.inspecting.doctor.privilege_checks import check_reader_privileges, check_role_privileges
 from projections.inspecting.doctor.projection_checks import (
     check_freshness,
@@ -105,6 +106,7 @@ CHECKS: tuple[Check, ...] = (
     Check("settings of our sessions", check_session_settings, needs_schema=False),
     Check("connections", check_connections, needs_schema=False),
     Check("statistics", check_statistics),
+    Check("partitions", check_partitions),
     Check("privileges of writers", check_role_privileges),
     Check("privileges of readers", check_reader_privileges),
 )

@@ -41,7 +41,7 @@ UNION SELECT usename, 'folds' FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE 'projections run %'
 UNION SELECT current_user, CASE n.nspname WHEN 'eventstore' THEN 'stores' ELSE 'folds' END
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE (n.nspname, c.relname, c.relkind) IN (('eventstore', 'events', 'r'), ('projections', 'checkpoints', 'r'))
+WHERE (n.nspname, c.relname) IN (('eventstore', 'events'), ('projections', 'checkpoints')) AND c.relkind IN ('r', 'p')
 AND has_table_privilege(c.oid, CASE n.nspname WHEN 'eventstore' THEN 'INSERT' ELSE 'UPDATE' END)
 ORDER BY 1, 2
 """

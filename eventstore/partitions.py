@@ -1,0 +1,55 @@
+"""The partitions of the log, and how an event is found by its id, whether the log is partitioned or not.
+
+Invariants. A log is partitioned if and only if ``eventstore.partitions`` has a row. Partitions follow each other
+without a gap, and there is no default one: positions have no gaps either, so each next position belongs into a
+partition that is there. One whole partition is made ahead of the one that the head is in.
+
+A partition has no index on event_id. The view ``eventstore.event_positions`` has the position of each id: from the
+events of a table, or from the table of ids that a trigger fills when events are added to a partitioned log. That table
+refuses an id which is stored already, and keeps the ids of partitions that were archived.
+"""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import AsyncConnection, sql
+
+from eventstore.postgres.queries import fetch_all
+
+BY_ID = sql.SQL(
+    "eventstore.event_positions AS i LEFT JOIN LATERAL"
+    " (SELECT * FROM eventstore.events AS e WHERE e.position = i.position OFFSET 0) AS e ON true"
+)
+"""What follows FROM to find events by ``i.event_id``: the columns of ``e`` are NULL if the event is archived.
+
+OFFSET 0 keeps the planner from reading whole partitions: each event is found by index in the partition that it is in.
+"""
+
+FIRST_PARTITION_CHECK = "events_first_partition_check"
+"""The check by which a table can become a partition without being read; it is there for a moment only."""
+
+LAST_PARTITION = sql.SQL(
+    "(SELECT first_position, last_position FROM eventstore.partitions ORDER BY last_position DESC LIMIT 1)"
+)
+MAKE_PARTITIONS: LiteralString = "SELECT eventstore.make_partitions(%s)"
+
+_LIST = "SELECT name, first_position, last_position FROM eventstore.partitions ORDER BY first_position"
+
+
+class Partition(NamedTuple):
+    """A table ``eventstore.NAME``, and the first and the last position that belong into it."""
+
+    name: str
+    first_position: int
+    last_position: int
+
+
+async def list_partitions(conn: AsyncConnection[Any]) -> list[Partition]:
+    """Return the partitions of the log in order of position; none if it is one table.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    return [Partition(*row) for row in await fetch_all(conn, _LIST)]

@@ -18,9 +18,19 @@ _STORAGE = (
 )
 
 
-def plain_copy(table: Table, metadata: MetaData, schema: str = READ_MODEL_SCHEMA) -> Table:
-    """Return a copy of a table, in another schema if one is given, that is stored as a plain table."""
+def plain_copy(table: Table, metadata: MetaData, schema: str = READ_MODEL_SCHEMA, *, logged: bool = True) -> Table:
+    """Return a copy of a table that is stored as a plain table.
+
+    Args:
+        table: the original.
+        metadata: what the copy belongs to.
+        schema: the copy's schema.
+        logged: whether the copy survives a crash of the server.
+
+    """
     copy = table.to_metadata(metadata, schema=schema)
+    if not logged:
+        copy._prefixes = ["UNLOGGED"]  # noqa: SLF001 - a new table takes prefixes, a copy doesn't
     for name in [name for name in copy.dialect_kwargs if name in _STORAGE]:
         del copy.dialect_kwargs[name]
     for index in copy.indexes:

@@ -162,7 +162,7 @@ class _RowFolding:
 
     async def create_tables(self) -> None:
         for table in self._tables.values():
-            await create_fold_table(self._conn, table, logged=True)
+            await create_fold_table(self._conn, table)
 
     async def start_over(self) -> None:
         tables = sql.SQL(", ").join(sql.Identifier(TEMPORARY, name) for name in self._tables)

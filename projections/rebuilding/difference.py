@@ -32,16 +32,18 @@ from projections.rebuilding.table_difference import TableDifference
 
 _MAY_CREATE_TEMPORARY = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 _COLUMN_TYPES = (
-    "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute AS a"
-    " WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped"
+    "SELECT named.name, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)"
+    " FROM unnest(%s::text[]) AS named (name)"
+    " JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(named.name) AND a.attnum > 0 AND NOT a.attisdropped"
 )
-# One row for each unique index but the primary key's, and for each exclusion constraint: its columns, or NULL where
-# equal values alone don't decide what collides.
+# One row for each unique index of these tables but the primary key's, and for each exclusion constraint: its columns,
+# or NULL where equal values alone don't decide what collides.
 _UNIQUE_INDEXES = (
-    "SELECT CASE WHEN i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND NOT i.indnullsnotdistinct THEN"
+    "SELECT named.name,"
+    " CASE WHEN i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND NOT i.indnullsnotdistinct THEN"
     " ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.indrelid"
     " AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])) END"
-    " FROM pg_catalog.pg_index AS i WHERE i.indrelid = to_regclass(%s)"
+    " FROM unnest(%s::text[]) AS named (name) JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(named.name)"
     " AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary"
 )
 
@@ -77,11 +79,13 @@ class Difference:
                 "this role may not create temporary tables, which a comparison needs; ask the database's owner to run"
                 " GRANT TEMPORARY ON DATABASE"
             )
+        types: dict[str, dict[str, str]] = {
+            _quoted_name(table): {} for one in self._tables for table in (one.live, one.copy)
+        }
+        for name, column, kind in await fetch_all(self._conn, _COLUMN_TYPES, [[*types]]):
+            types[name][column] = kind
         for one in self._tables:
-            live, copy = [
-                dict(await fetch_all(self._conn, _COLUMN_TYPES, [_quoted_name(table)]))
-                for table in (one.live, one.copy)
-            ]
+            live, copy = types[_quoted_name(one.live)], types[_quoted_name(one.copy)]
             for column in one.columns:
                 if column in live and live[column] != copy[column]:
                     raise ProjectionsError(
@@ -99,10 +103,11 @@ class Difference:
 
     async def compare_again(self) -> None:
         """Compare all rows again, for what the caller's transaction does next; :attr:`since` stays."""
-        await self._conn.execute(SCAN_WHOLE_TABLES)
+        statements = [SCAN_WHOLE_TABLES]
         for one in self._tables:
-            await self._conn.execute(compile_ddl(DropTable(one.keys, if_exists=True)))
-            await self._conn.execute(compile_ddl(CreateTable(one.keys)))
+            statements += [compile_ddl(DropTable(one.keys, if_exists=True)), compile_ddl(CreateTable(one.keys))]
+        await self._conn.execute("; ".join(statements), prepare=False)
+        for one in self._tables:
             await execute_and_count(self._conn, one.insert_differing_keys())
 
     async def add_touched(self, up_to: int) -> None:
@@ -152,13 +157,12 @@ class Difference:
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
         removed = {one: await execute_and_count(self._conn, one.delete_extra()) for one in reversed(tables)}
+        indexes = await fetch_all(self._conn, _UNIQUE_INDEXES, [[_quoted_name(one.live) for one in tables]])
         displaced: dict[TableDifference, int] = {}
         changed: dict[TableDifference, int] = {}
         for one in tables:
-            found = await fetch_all(self._conn, _UNIQUE_INDEXES, [_quoted_name(one.live)])
-            displaced[one] = (
-                await execute_and_count(self._conn, one.delete_colliding([row[0] for row in found])) if found else 0
-            )
+            unique = [columns for name, columns in indexes if name == _quoted_name(one.live)]
+            displaced[one] = await execute_and_count(self._conn, one.delete_colliding(unique)) if unique else 0
             changed[one] = displaced[one] + await execute_and_count(self._conn, one.update_changed())
         # A row that was deleted only to be inserted again counts as changed, not as added.
         added = {one: await execute_and_count(self._conn, one.insert_missing()) - displaced[one] for one in tables}
@@ -168,9 +172,8 @@ class Difference:
     async def _prepare(self) -> None:
         # Autovacuum doesn't analyze temporary tables, and without statistics the planner would join whole tables for a
         # few keys.
-        await self._conn.execute(SCAN_WHOLE_TABLES)
-        for one in self._tables:
-            await self._conn.execute(sql.SQL("ANALYZE {}").format(sql.Identifier("pg_temp", one.keys.name)))
+        keys = sql.SQL(", ").join(sql.Identifier("pg_temp", one.keys.name) for one in self._tables)
+        await self._conn.execute(sql.SQL("{}; ANALYZE {}").format(sql.SQL(SCAN_WHOLE_TABLES), keys), prepare=False)
 
 
 def _quoted_name(table: Table) -> str:

@@ -230,7 +230,9 @@ class _Rebuild:
         if locked is None or locked.version > version:
             raise ProjectionsError(f"the checkpoint of {name} changed during the rebuild; run it again")
         await self._shadow.check_erasures()  # an erasure holds every checkpoint, so none can commit from here on
-        if await checkpoint.read_skips(self._conn, name, version) != self._shadow.skipped:
+        same_version = locked.version == version
+        skipped = locked.skipped if same_version else await checkpoint.read_skips(self._conn, name, version)
+        if skipped != self._shadow.skipped:
             raise ProjectionsError(f"{name}: events were skipped during the rebuild; run it again")
         return locked._replace(position=locked.within_log)
 

@@ -82,12 +82,11 @@ class Shadow:
         self.skipped = list(skipped)
         self.erasures = erasures
         self.position = 0
-        self.tables = tuple(plain_copy(table, MetaData(), SHADOW_SCHEMA) for table in projection.tables)
+        self.tables = tuple(plain_copy(table, MetaData(), SHADOW_SCHEMA, logged=logged) for table in projection.tables)
         self.run_id = run
         self._conn = conn
         self._row = ShadowPosition(conn, projection.name, run)
         self._is_rebuild = is_rebuild
-        self._logged = logged
         self._comment = f"projections: shadow of {projection.name}"
         self._fold = build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
         self._budget = fold_timeout
@@ -121,7 +120,7 @@ class Shadow:
             # The row comes first: if a run that seemed dead still has anything locked, it is that row.
             await self._row.start(self.projection.version, self.fingerprint)
             await drop_shadow_tables(self._conn, self.tables, self._comment)
-            await create_shadow_tables(self._conn, self.tables, self._comment, logged=self._logged)
+            await create_shadow_tables(self._conn, self.tables, self._comment)
         self.position = 0
 
     async def resume(self) -> str | None:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import String, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
-from eventstore.postgres.queries import fetch_column, fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.errors import ProjectionsError
 from projections.folding.sql_text import compile_ddl
 from projections.projection import READ_MODEL_SCHEMA
 
 SHADOW_SCHEMA = "projections_shadow"
 
-_COMMENTED = (
-    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s)"
-    " AND relkind = 'r' AND obj_description(oid, 'pg_class') = %s"
-)
-# Only the owner of a table or of its schema may drop it, and members of these roles.
-_ARE_FOREIGN = (
-    "SELECT count(*) > 0 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = %s AND c.relname = ANY(%s)"
-    " AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE')"
+# The tables of these names and those with this comment, and whether only another role may drop them: that is the owner
+# of the table or of its schema, and members of these roles.
+_TO_DROP = (
+    "SELECT name, EXISTS (SELECT FROM pg_catalog.pg_class AS c"
+    " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = name"
+    " AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE'))"
+    " FROM (SELECT unnest(%(names)s::text[]) AS name UNION SELECT relname::text FROM pg_catalog.pg_class"
+    " WHERE relnamespace = to_regnamespace(%(schema)s) AND relkind = 'r'"
+    " AND obj_description(oid, 'pg_class') = %(comment)s) AS found ORDER BY 1"
 )
 _DROP_FOREIGN = "SELECT projections.drop_shadow_tables(%s::text[])"
 _SORTED_BY_DEFAULT = (
-    "SELECT a.attname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid"
-    " WHERE c.relnamespace = to_regnamespace(%s) AND c.relname = %s"
+    "SELECT c.relname, a.attname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid"
+    " WHERE c.relnamespace = to_regnamespace(%s) AND c.relname = ANY(%s)"
     " AND a.attcollation = 'pg_catalog.\"default\"'::pg_catalog.regcollation"
 )
 _OWN = (
@@ -57,29 +57,33 @@ async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
         ) from error
 
 
-async def create_shadow_tables(
-    conn: AsyncConnection[Any], tables: Iterable[Table], comment: str, *, logged: bool
-) -> None:
+async def create_shadow_tables(conn: AsyncConnection[Any], tables: Sequence[Table], comment: str) -> None:
     """Create the tables of one shadow, empty; the comment marks whose they are."""
+    await _collate_keys(conn, tables)
+    statements: list[sql.Composable] = []
     for table in tables:
-        await create_fold_table(conn, table, logged=logged)
         name = sql.Identifier(SHADOW_SCHEMA, table.name)
-        await conn.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(comment)))
+        statements += map(sql.SQL, _fold_table(table))
+        statements.append(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(comment)))
+    await conn.execute(sql.SQL("; ").join(statements), prepare=False)
 
 
 async def drop_shadow_tables(conn: AsyncConnection[Any], tables: Iterable[Table], comment: str) -> None:
     """Drop the tables of one shadow, and all others with its comment: another version may have had other tables."""
-    names = {table.name for table in tables} | set(await fetch_column(conn, _COMMENTED, [SHADOW_SCHEMA, comment]))
-    await drop_tables_of_shadows(conn, names)
+    await _drop_tables(conn, [table.name for table in tables], comment)
 
 
 async def drop_tables_of_shadows(conn: AsyncConnection[Any], names: Collection[str]) -> None:
     """Drop tables of shadows by their names, those of other roles too."""
-    if not names:
-        return
-    if await fetch_value(conn, _ARE_FOREIGN, [SHADOW_SCHEMA, list(names)]):
-        await conn.execute(_DROP_FOREIGN, [list(names)])
-    dropped = [sql.Identifier(SHADOW_SCHEMA, name) for name in sorted(names)]
+    if names:
+        await _drop_tables(conn, list(names), None)
+
+
+async def _drop_tables(conn: AsyncConnection[Any], names: list[str], comment: str | None) -> None:
+    found = await fetch_all(conn, _TO_DROP, {"schema": SHADOW_SCHEMA, "names": names, "comment": comment})
+    if any(is_foreign for _, is_foreign in found):
+        await conn.execute(_DROP_FOREIGN, [[name for name, _ in found]])
+    dropped = [sql.Identifier(SHADOW_SCHEMA, name) for name, _ in found]
     await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(dropped)))
 
 
@@ -97,27 +101,32 @@ async def tables_are_ours(conn: AsyncConnection[Any], tables: Iterable[Table]) -
     return bool(await fetch_value(conn, _OWN, [SHADOW_SCHEMA, names]) == len(names))
 
 
-async def create_fold_table(conn: AsyncConnection[Any], table: Table, *, logged: bool) -> None:
+async def create_fold_table(conn: AsyncConnection[Any], table: Table) -> None:
     """Create a table with what a fold needs: its primary key and unique indexes, no others, and no foreign keys.
 
     Its keys sort as those of the read model do, or by bytes if there is none: then a comparison of both needs no sort.
     """
-    await _collate_keys(conn, table)
-    await conn.execute(compile_ddl(CreateTable(table, include_foreign_key_constraints=[])))
-    for index in table.indexes:
-        if index.unique:
-            await conn.execute(compile_ddl(CreateIndex(index)))
-    if not logged:
-        name = sql.Identifier(*([table.schema] if table.schema else []), table.name)
-        await conn.execute(sql.SQL("ALTER TABLE {} SET UNLOGGED").format(name))
+    await _collate_keys(conn, [table])
+    for statement in _fold_table(table):
+        await conn.execute(statement)
 
 
-async def _collate_keys(conn: AsyncConnection[Any], table: Table) -> None:
-    default = set(await fetch_column(conn, _SORTED_BY_DEFAULT, [READ_MODEL_SCHEMA, table.name]))
-    for column in table.primary_key.columns:
-        if isinstance(column.type, String) and column.type.collation is None and column.name not in default:
-            column.type = column.type.copy()
-            column.type.collation = "C"
+def _fold_table(table: Table) -> list[LiteralString]:
+    create = CreateTable(table, include_foreign_key_constraints=[])
+    return [compile_ddl(create), *(compile_ddl(CreateIndex(index)) for index in table.indexes if index.unique)]
+
+
+async def _collate_keys(conn: AsyncConnection[Any], tables: Sequence[Table]) -> None:
+    names = [table.name for table in tables]
+    default = {
+        (table, column) for table, column in await fetch_all(conn, _SORTED_BY_DEFAULT, [READ_MODEL_SCHEMA, names])
+    }
+    for table in tables:
+        for column in table.primary_key.columns:
+            is_default = (table.name, column.name) in default
+            if isinstance(column.type, String) and column.type.collation is None and not is_default:
+                column.type = column.type.copy()
+                column.type.collation = "C"
 
 
 async def finish_table(conn: AsyncConnection[Any], table: Table) -> None:

@@ -124,7 +124,7 @@ async def test_keys_of_users_tables_sort_by_bytes_unless_they_name_a_collation(d
         await conn.execute("ALTER TABLE public.people ALTER ppnum TYPE text COLLATE pg_catalog.default")
         for name in ("plain", "named", "people"):
             columns = [Column("app", Text, primary_key=True), Column("ppnum", Text, primary_key=True)]
-            await create_fold_table(conn, Table(name, MetaData(schema="projections"), *columns), logged=True)
+            await create_fold_table(conn, Table(name, MetaData(schema="projections"), *columns))
     found = collations(database_url)
     # As in the read model, or by bytes where it has no such column.
     copied = {name: found[f"projections.{name}"] for name in ("plain.app", "plain.ppnum", "people.app", "people.ppnum")}

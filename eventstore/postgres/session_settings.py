@@ -276,13 +276,15 @@ def pin(settings: Mapping[str, str]) -> bytes:
 @lru_cache(maxsize=64)  # composing it takes longer than running it, and a process has few kinds of sessions
 def _compose_pin(settings: tuple[tuple[str, str], ...]) -> bytes:
     values = dict(settings)
-    rows = [
-        sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
-        for name, value in {**EVERY_SESSION, **values}.items()
-    ]
+    rows: list[sql.Composable] = [_compose_row(name, value) for name, value in {**EVERY_SESSION, **values}.items()]
     if "synchronous_commit" not in values:
         rows.append(sql.SQL("('synchronous_commit', {}, false)").format(_AT_LEAST_ON))
     return _PIN.format(sql.SQL(", ").join(rows)).as_bytes()
+
+
+@lru_cache(maxsize=512)  # most settings are the same in all kinds of sessions
+def _compose_row(name: str, value: str) -> sql.Composed:
+    return sql.SQL("({}, {}, {})").format(name, sql.Literal(value), name in _PRIVILEGED)
 
 
 COMMIT_DURABLY = (

@@ -37,8 +37,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import eventstore
 import projections
+from eventstore.postgres.session_settings import pin
 from projections.cli import main
 from projections.folding.window_fold import build_fold
+from projections.inspecting.group_events import TEMPORARY
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import READ_MODEL_SCHEMA
 from projections.rebuilding.fingerprint import compute_fingerprint
@@ -75,9 +77,10 @@ def load_everything() -> None:
 
 
 def compile_folds() -> None:
-    """Compile what a process compiles once for each projection: it takes longer than most commands."""
+    """Compile what a process compiles once for each projection, or session: it takes longer than most commands."""
+    pin({})
     for projection in [read_model() for read_model in READ_MODELS]:
-        for schemas in (None, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}):
+        for schemas in (None, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, {READ_MODEL_SCHEMA: TEMPORARY}):
             build_fold(projection, schemas)
         compute_fingerprint(projection, [])
         FoldFunction(projection)

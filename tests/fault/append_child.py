@@ -1,13 +1,11 @@
 """A process that forks one appender for each line it reads, so that a test can kill many appenders quickly.
 
-A line is a number and a URL. The process writes the child's pid at once, and 0 or minus the signal when the child ends.
-Run as ``python -m tests.fault.append_child``.
+Its argument is a URL. A line is a number and a URL. Run as ``python -m tests.fault.append_child``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from eventstore.contracts import Contract, Event, decode
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from tests import wire
+from tests.fault.forking_process import fork_for_each_line
 
 CHAT = Contract.CHAT_EXTERNAL
 START = 1_767_225_600_000
@@ -73,16 +72,15 @@ async def append_all(url: str, number: int, waits: Waits, up_to: int | None = No
         await conn.close()
 
 
+async def _work(line: str) -> None:
+    number, url = line.split()
+    await append_all(url, int(number), Waits())
+
+
 def main() -> None:
-    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
-    for line in sys.stdin:
-        number, url = line.split()
-        pid = os.fork()
-        if pid == 0:
-            asyncio.run(append_all(url, int(number), Waits()))
-            os._exit(0)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    """Run an appender without batches, then fork one for each line."""
+    asyncio.run(append_all(sys.argv[1], 0, Waits(), up_to=0))
+    fork_for_each_line(_work)
 
 
 if __name__ == "__main__":

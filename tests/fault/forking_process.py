@@ -1,19 +1,26 @@
-"""Starts a process that forks one child for each line it reads; used by tests that kill a child before each message."""
+"""A process that forks one child for each line it reads, for tests that kill a child before each of its messages.
+
+The process writes 0 when it is ready. For each line it writes the child's pid at once, and the child's exit code, or
+minus the signal, when the child ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
 async def forking_process(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a module that forks a child for each line on its standard input; at the end its input is closed."""
+    """Run a module that calls :func:`fork_for_each_line`, until it is ready; at the end its input is closed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         cwd=ROOT,
@@ -21,6 +28,7 @@ async def forking_process(module: str, *arguments: str) -> AsyncIterator[asyncio
         stdout=asyncio.subprocess.PIPE,
     )
     try:
+        assert await _read_number(process) == 0
         yield process
     except BaseException:
         process.kill()  # a failed test may leave a child that never ends
@@ -29,6 +37,24 @@ async def forking_process(module: str, *arguments: str) -> AsyncIterator[asyncio
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
+
+
+def fork_for_each_line(work: Callable[[str], Coroutine[Any, Any, object]]) -> None:
+    """Fork a child for each line on standard input, which does the work for that line and ends.
+
+    This process runs no thread and no event loop then, so a fork is safe. What it has loaded, compiled and cached
+    before, no child does again.
+    """
+    gc.collect()
+    gc.freeze()
+    print(0, flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(work(line.strip()))
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 async def start_child(process: asyncio.subprocess.Process, line: str = "") -> int:

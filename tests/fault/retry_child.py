@@ -1,13 +1,11 @@
 """A process that forks one retry of quarantined messages for each line it reads, so that a test can kill many quickly.
 
-A line is an app and a URL. The process writes the child's pid at once, and 0 or minus the signal when the child ends.
-Run as ``python -m tests.fault.retry_child``.
+Its argument is a URL. A line is an app and a URL. Run as ``python -m tests.fault.retry_child``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
@@ -15,6 +13,7 @@ from eventstore.postgres.connection import connect
 from eventstore.quarantined.messages import Selection
 from eventstore.quarantined.retry import retry_messages
 from eventstore.waits import Waits
+from tests.fault.forking_process import fork_for_each_line
 
 
 async def retry_app(url: str, app: str, waits: Waits) -> int:
@@ -23,16 +22,15 @@ async def retry_app(url: str, app: str, waits: Waits) -> int:
         return (await retry_messages(conn, Selection(app=app), DEFAULT_LIMITS, waits)).stored
 
 
+async def _work(line: str) -> None:
+    app, url = line.split()
+    await retry_app(url, app, Waits())
+
+
 def main() -> None:
-    """Fork a child for each line; this process runs no thread and no event loop, so a fork is safe."""
-    for line in sys.stdin:
-        app, url = line.split()
-        pid = os.fork()
-        if pid == 0:
-            asyncio.run(retry_app(url, app, Waits()))
-            os._exit(0)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    """Retry nothing, then fork a child for each line."""
+    asyncio.run(retry_app(sys.argv[1], "nobody", Waits()))
+    fork_for_each_line(_work)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
 async def test_a_frozen_process_is_terminated_and_writes_nothing_when_it_continues(database_url: str) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        forking_process("tests.fault.append_child") as process,
+        forking_process("tests.fault.append_child", database_url) as process,
         store.connection(database_url, "observer") as conn,
     ):
         number, app = 1, name_of(1)

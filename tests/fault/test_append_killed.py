@@ -53,7 +53,7 @@ async def test_a_kill_before_any_message_leaves_whole_batches_and_a_second_appen
 ) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        forking_process("tests.fault.append_child") as process,
+        forking_process("tests.fault.append_child", database_url) as process,
         store.connection(database_url, name="observer") as conn,
     ):
         url = through(database_url, proxy.port)

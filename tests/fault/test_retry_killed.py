@@ -25,7 +25,7 @@ async def payloads_in(conn: AsyncConnection, table: bytes, app: str) -> list[byt
 async def test_a_kill_before_any_message_loses_nothing_and_stores_nothing_twice(database_url: str) -> None:
     async with (
         PostgresProxy(*target_of(database_url)) as proxy,
-        forking_process("tests.fault.retry_child") as process,
+        forking_process("tests.fault.retry_child", database_url) as process,
         store.connection(database_url, name="observer") as conn,
         store.appender(database_url) as appender,
     ):

@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint format types docs stubs check-stubs wheel wheel-check bench bench-large lock check-lock clean
+.PHONY: help setup run test test-all collect lint format types docs stubs check-stubs wheel wheel-check bench bench-large lock check-lock clean
 
 # Without compiled modules, each of the many processes of the tests compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,6 +29,9 @@ test: setup  ## all tests, by WORKERS=4 processes; or some in one: T=tests/unit,
 
 test-all: setup  ## all tests on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there
 	@$(BIN)/python -m pytest --full-matrix --check-statements $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
+
+collect: setup  ## load all tests, which also compiles them, and run none
+	@found=$$($(BIN)/python -m pytest --collect-only -qq 2>&1) || { echo "$$found"; exit 1; }
 
 lint: setup  ## check with ruff: rules and format
 	@$(BIN)/ruff check .

@@ -61,6 +61,9 @@ NOT_LOADED = (
 LAZILY_LOADED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.ext.asyncio")
 """Modules that libraries load only on first use."""
 
+NEW_OBJECTS = 20_000
+"""A child's garbage collector runs when so many more objects exist than before; few commands make as many."""
+
 
 class ChildStarts(BaseException):
     """Raised in a child, to leave the server's loop and run the command."""
@@ -224,6 +227,7 @@ def serve_or_run_command() -> None:
     compile_folds()
     gc.collect()
     gc.freeze()  # so that children share these objects' memory
+    gc.set_threshold(NEW_OBJECTS)
     try:
         Server(socket.socket(fileno=int(descriptor)), program).serve()
     except ChildStarts:

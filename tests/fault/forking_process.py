@@ -47,6 +47,7 @@ def fork_for_each_line(work: Callable[[str], Coroutine[Any, Any, object]]) -> No
     """
     gc.collect()
     gc.freeze()
+    gc.disable()  # a child doesn't live long
     print(0, flush=True)
     for line in sys.stdin:
         pid = os.fork()

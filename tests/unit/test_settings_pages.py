@@ -6,13 +6,13 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from projections.cli.app import app
+from tests.unit.test_layout import trees
 from tools import settings_tables
 from tools.settings_tables import MODELS, PAGES, variable
 
@@ -20,13 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 OURS = re.compile(r"(?<![.\w])(?:PROJECTIONS|PCS_EXTERNAL|PAS)_[A-Z0-9_]*[A-Z]\b")
 OUTSIDE = re.compile(r"DATABASE_URL|PG[A-Z]+|SSL_CERT_[A-Z]+")
-
-
-def sources() -> Iterator[ast.Module]:
-    for package in ("eventstore", "projections"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if "_generated" not in path.parts:
-                yield ast.parse(path.read_text())
 
 
 def test_the_tables_match_the_code() -> None:
@@ -51,7 +44,7 @@ def test_a_table_that_differs_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_every_class_of_settings_has_a_table() -> None:
     defined = {
         node.name
-        for tree in sources()
+        for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and any("BaseSettings" in ast.unparse(base) for base in node.bases)
     }
@@ -67,7 +60,7 @@ def test_every_setting_is_on_a_page() -> None:
 def test_every_variable_that_the_code_names_is_on_a_page() -> None:
     named = {
         found
-        for tree in sources()
+        for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         for found in (OURS.fullmatch(node.value), OUTSIDE.fullmatch(node.value))

@@ -34,6 +34,8 @@ _CHANGES = (
     (re.compile(r'"(?:[^"]|"")*"'), '"?"'),
     # The tables of a projection are in public, and copies of them in these schemas.
     (re.compile(r"\b(?:public|pg_temp|projections_shadow|kit|as_of|back_then)\.(?=\w)"), "rows."),
+    # A copy of a table is logged or not, as whoever creates it chooses.
+    (re.compile(r"\bCREATE UNLOGGED TABLE\b"), "CREATE TABLE"),
     (re.compile(r"\$\d+"), "$"),
     (re.compile(r"(?<![\w$.])\d+(?:\.\d+)?\b"), "?"),
     (re.compile(r"\s+"), " "),
@@ -47,6 +49,12 @@ def normalised(text: str) -> str:
     for pattern, replacement in _CHANGES:
         text = pattern.sub(replacement, text)
     return text.strip()
+
+
+def statements_in(text: str) -> list[str]:
+    """Return the normalised statements of one message; a text with a function's body in it is one statement."""
+    whole = normalised(text)
+    return [whole] if "$$" in whole or "$body$" in whole else [each for each in whole.split("; ") if each]
 
 
 def uncovered(newest: Iterable[str], oldest: Iterable[str], exempt: Mapping[str, str]) -> list[str]:
@@ -78,11 +86,11 @@ class Recorder:
         """Record a statement, if the product sends it."""
         if self.file is None or not _is_of_product(sys._getframe(2)):
             return
-        entry = (self.file, normalised(text.decode(errors="replace")))
-        if entry not in self._seen:
-            self._seen.add(entry)
-            with self.file.open("a") as file:
-                file.write(json.dumps(entry[1]) + "\n")
+        for statement in statements_in(text.decode(errors="replace")):
+            if (self.file, statement) not in self._seen:
+                self._seen.add((self.file, statement))
+                with self.file.open("a") as file:
+                    file.write(json.dumps(statement) + "\n")
 
     def install(self) -> None:
         """Record what psycopg sends from now on."""

@@ -13,7 +13,7 @@ from sqlalchemy import delete
 from projections.folding.run_statement import execute_and_count
 from projections.read_models.request_status import RequestStatus
 from tests import statements, store
-from tests.statements import normalised, uncovered
+from tests.statements import normalised, statements_in, uncovered
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ from tests.statements import normalised, uncovered
         ),
         ("VALUES ($1, $2), ($3, $4)", "VALUES ($1, $2), ($3, $4), ($5, $6)"),
         ("DELETE FROM public.people", "DELETE FROM projections_shadow.people"),
+        ("CREATE TABLE public.people (app text)", "CREATE UNLOGGED TABLE projections_shadow.people (app text)"),
         ("x = ANY(ARRAY[$1::text, $2::text])", "x = ANY(ARRAY[$1::text, $2::text, $3::text])"),
     ],
 )
@@ -47,6 +48,12 @@ def test_columns_tables_and_types_make_a_difference() -> None:
         "SELECT a FROM projections.t1",
     ]
     assert len({normalised(text) for text in texts}) == len(texts)
+
+
+def test_statements_of_one_message_count_each_and_a_function_is_one() -> None:
+    assert statements_in("DROP TABLE t;  CREATE TABLE t (a text);") == ["DROP TABLE t", "CREATE TABLE t (a text);"]
+    assert statements_in("SELECT 'a; b'") == ["SELECT ?"]
+    assert len(statements_in("CREATE FUNCTION f() AS $$BEGIN a; b; END$$; SELECT f()")) == 1
 
 
 def test_a_statement_that_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:

@@ -164,7 +164,7 @@ class _Tally:
 
     def contents(self) -> Contents:
         if self._header is None or not self._ended:
-            raise ArchiveError(f"{self._path} is incomplete, or not a file written by projections export events")
+            raise ArchiveError(f"{self._path} is incomplete, or not a file written by projections export")
         return Contents(self._header, self._events, self._last, frozenset(self._apps), self._erasures)
 
 
@@ -197,7 +197,7 @@ def _records(path: Path) -> Iterator[tuple[archive.Record, bytes]]:
                 try:
                     record = Record.FromString(data)
                 except DecodeError as error:
-                    raise ArchiveError(f"{path} is not a file written by projections export events") from error
+                    raise ArchiveError(f"{path} is not a file written by projections export") from error
                 before = digest.digest() if record.HasField("end") else b""
                 digest.update(prefix)
                 digest.update(data)
@@ -221,7 +221,7 @@ def _length(file: BinaryIO, path: Path) -> tuple[int, bytes] | None:
             break
     if not prefix:
         return None
-    raise ArchiveError(f"{path} is incomplete, or not a file written by projections export events")
+    raise ArchiveError(f"{path} is incomplete, or not a file written by projections export")
 
 
 def _delimited(record: archive.Record) -> bytes:

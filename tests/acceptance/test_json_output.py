@@ -47,6 +47,7 @@ CASES: Sequence[tuple[str, Sequence[str], int]] = (
     ("export events", ("log",), 0),
     ("import events", ("log",), 0),
     ("db url", (), 0),
+    ("migrate", ("--partition-events", "50M"), 0),
     ("doctor", (), 1),
     ("consumers reset", (CONSUMER, "--to", "now", "--yes"), 0),
     ("consumers drop", (CONSUMER, "--yes"), 0),

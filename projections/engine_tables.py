@@ -115,6 +115,8 @@ rebuilds = Table(
         ARRAY(OID),
         comment="Oids of the tables that an as-of created; NULL otherwise, and for runs before this was recorded.",
     ),
+    Column("slices", Integer, comment="Slices into which the log was divided; NULL if it was folded window by window."),
+    Column("slices_folded", Integer, comment="How many of them are folded."),
     CheckConstraint("position >= 0", name="rebuilds_position_check"),
     CheckConstraint("state IN ('running', 'done', 'refused', 'failed', 'abandoned')", name="rebuilds_state_check"),
     Index("rebuilds_name_idx", "name"),

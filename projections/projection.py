@@ -64,6 +64,10 @@ class Window:
         """The events, with all columns of ``eventstore.events``."""
         return self._events(self._handles)
 
+    def of_types(self, handles: Collection[int] | None) -> Window:
+        """Return the same range with only the events of these types; None for all types."""
+        return Window(handles)
+
     def only(self, *types: int) -> Subquery:
         """Return only the events of these types, as far as the projection handles them."""
         return self._events(frozenset(types) if self._handles is None else self._handles & set(types))
@@ -73,8 +77,7 @@ class Window:
             events.c.position > LO, events.c.position <= HI, events.c.event_id != func.all(SKIPPED)
         )
         if types is not None:
-            numbers: list[ColumnElement[int]] = [literal_column(str(int(number))) for number in sorted(types)]
-            of_window = of_window.where(events.c.event_type.in_(numbers))
+            of_window = of_window.where(has_type(events.c.event_type, types))
         return of_window.subquery("events_of_window")
 
     def touched(self, table: Table, columns: Sequence[str]) -> ColumnElement[bool]:
@@ -96,6 +99,12 @@ class Window:
 def number_keys(table: Table, copies: Mapping[str, str]) -> list[str]:
     """Return which of a table's personal columns are copies of the number in its primary key."""
     return [name for name, copied in copies.items() if copied == "ppnum" and name in table.primary_key.columns]
+
+
+def has_type(event_type: ColumnElement[int], types: Collection[int]) -> ColumnElement[bool]:
+    """Return the condition that an event has one of these types."""
+    numbers: list[ColumnElement[int]] = [literal_column(str(int(number))) for number in sorted(types)]
+    return event_type.in_(numbers)
 
 
 class Projection(ABC):

@@ -6,6 +6,7 @@ health checks over HTTP in docs/monitoring.md. ``MODELS`` in tools/settings_tabl
 
 from __future__ import annotations
 
+import os
 import re
 
 from pydantic import Field, field_validator
@@ -58,6 +59,12 @@ class ReplaySettings(BaseSettings):
         json_schema_extra={"unit": "positions"},
         description="maximum positions in a window; one window is folded in one transaction",
     )
+    slice: int = Field(
+        250_000,
+        ge=1,
+        json_schema_extra={"unit": "events"},
+        description="how many events a slice has, about; a log of less than two slices is folded window by window",
+    )
     work_mem: str = Field(
         "64MB",
         description="Postgres's `work_mem` for the session of the rebuild: a number and `kB`, `MB` or `GB`, "
@@ -82,6 +89,18 @@ class ReplaySettings(BaseSettings):
         json_schema_extra={"unit": "events"},
         description="maximum events left to fold while the checkpoint is locked",
     )
+    jobs: int = Field(
+        0,
+        ge=0,
+        le=64,
+        json_schema_extra={"unit": "sessions"},
+        description="how many sessions fold at the same time; 0 for half of this machine's processors, at least 1",
+    )
+
+    @property
+    def job_count(self) -> int:
+        """How many sessions fold at the same time."""
+        return self.jobs or max((os.cpu_count() or 1) // 2, 1)
 
     @field_validator("work_mem")
     @classmethod
@@ -103,11 +122,11 @@ def load_worker_settings(batch_size: int | None = None) -> WorkerSettings:
     return settings_loader.load_settings(WorkerSettings, **({} if batch_size is None else {"batch_size": batch_size}))
 
 
-def load_replay_settings() -> ReplaySettings:
-    """Load the settings from the environment.
+def load_replay_settings(jobs: int | None = None) -> ReplaySettings:
+    """Load the settings from the environment; a given number of jobs overrides its setting.
 
     Raises:
         UsageError: one of them is not valid.
 
     """
-    return settings_loader.load_settings(ReplaySettings)
+    return settings_loader.load_settings(ReplaySettings, **({} if jobs is None else {"jobs": jobs}))

@@ -18,6 +18,7 @@ from eventstore.contracts import Event
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection, Window
+from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.rebuild import Limits, Rebuilt
 from projections.rebuilding.rebuild import rebuild as run_rebuild
 from projections.rebuilding.replay_context import ReplayContext
@@ -31,7 +32,7 @@ from tests.folding import QUICK, Watched, append, new_record, watched
 from tests.oracle import Record, Summary
 from tests.queries import fetch_all
 
-SETTINGS = ReplaySettings(window=100, lock_timeout=0.2, rest=0)
+SETTINGS = ReplaySettings(window=100, lock_timeout=0.2, rest=0, jobs=1)
 ANY_REMOVAL = Limits(removal=True)
 
 CHANGED, MISSING, EXTRA = DAMAGES = ("changed", "missing", "extra")
@@ -127,7 +128,8 @@ async def append_and_fold(url: str, conn: AsyncConnection, projection: type[Proj
 
 def replay_context(url: str, progress: Progress | None = None, **settings: float) -> ReplayContext:
     """Return the context of a replay with short timeouts and these settings."""
-    return ReplayContext(url, QUICK, SETTINGS.model_copy(update=settings), progress or NoProgress())
+    own = SETTINGS.model_copy(update=settings)
+    return ReplayContext(url, QUICK, own, progress or NoProgress(), JobSlots(own.job_count))
 
 
 async def rebuild(

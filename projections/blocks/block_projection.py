@@ -68,7 +68,7 @@ class BlockProjection(Projection):
         for block in self.blocks:
             if isinstance(block, Tally):
                 if block.fixed_columns:
-                    statements += count_fixed_groups(block)
+                    statements += count_fixed_groups(block, window)
             else:
                 statements += self._fold_rows(block, window)
         return statements

@@ -48,7 +48,7 @@ _MEMBERS = "members__"
 _STORED = "stored__"
 
 
-def count_fixed_groups(block: Tally) -> Sequence[Executable]:
+def count_fixed_groups(block: Tally, window: Window) -> Sequence[Executable]:
     """Return the statements that count all groups of the requests or persons that a window's events name.
 
     Rows and stored groups go through one aggregation: a join could get a bad plan that compares each with all others.
@@ -56,7 +56,7 @@ def count_fixed_groups(block: Tally) -> Sequence[Executable]:
     statement changes data in a CTE, which a distributed Postgres would refuse.
     """
     fixed, source, table = block.fixed_columns, block.of.table, block.table
-    window = Window(block.handles)
+    window = window.of_types(block.handles)
     group = GroupValues(block.counted, block.of)
     rows = select_members(block, group, source, _ONE).where(window.touched(source, fixed))
     parts = [null() for _ in group.parts]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from typing import Annotated, TypedDict
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 import typer
 
 from eventstore.errors import UsageError
-from projections.cli.shared.common_options import JsonOption, ProjectionsArgument
-from projections.cli.shared.difference_json import DifferingRow, TableChanges, differing_row, table_changes
+from projections.cli.shared.common_options import JobsOption, JsonOption, ProjectionsArgument
 from projections.cli.shared.difference_output import print_changes, print_samples
-from projections.cli.shared.each_projection import continue_after_error
 from projections.cli.shared.error_handling import handles_errors
 from projections.cli.shared.interruptible import NOTHING_CHANGED, UNFINISHED_ROLLED_BACK, run_interruptible
 from projections.cli.shared.json_documents import writes_json
@@ -26,10 +24,14 @@ from projections.cli.shared.output import (
     print_message,
 )
 from projections.cli.shared.progress import shown_progress
+from projections.cli.shared.rebuild_json import BuiltAsOf, RebuiltProjection, describe_rebuilt
+from projections.cli.shared.side_by_side import replay_all
 from projections.cli.shared.typer_app import new_app
+from projections.projection import Projection
 from projections.rebuilding.as_of import AsOfResult, build_as_of
 from projections.rebuilding.rebuild import Limits, Rebuilt
 from projections.rebuilding.rebuild import rebuild as rebuild_one
+from projections.rebuilding.replay_context import ReplayContext
 
 app = new_app()
 
@@ -38,85 +40,13 @@ _WOULD_BE = {"missing": "added", "extra": "removed", "changed": "changed"}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
-class RebuildSeconds(TypedDict):
-    """How long the parts of a rebuild took, in seconds.
-
-    Attributes:
-        fold: folding the log into the shadow.
-        compare: comparing the shadow with the tables.
-        apply: applying the difference; only then was the checkpoint held.
-
-    """
-
-    fold: float
-    compare: float
-    apply: float
-
-
-class RebuiltProjection(TypedDict):
-    """A rebuilt projection.
-
-    Attributes:
-        name: the projection.
-        version: the version of its rows.
-        position: its checkpoint after the rebuild.
-        dry_run: whether nothing was changed, and this is what a rebuild would do.
-        rows_changed: how many rows were added, removed or changed.
-        tables: what was changed in each table.
-        samples: the first rows that a dry run found; otherwise empty.
-        seconds: how long it took.
-
-    """
-
-    name: str
-    version: int
-    position: int
-    dry_run: bool
-    rows_changed: int
-    tables: list[TableChanges]
-    samples: list[DifferingRow]
-    seconds: RebuildSeconds
-
-
-class BuiltTable(TypedDict):
-    """A table as of a time.
-
-    Attributes:
-        table: the table.
-        rows: how many rows it has.
-
-    """
-
-    table: str
-    rows: int
-
-
-class BuiltAsOf(TypedDict):
-    """Read models as of a time, with ``--as-of``.
-
-    Attributes:
-        schema: the schema in which they are.
-        position: the last position that was folded.
-        received_at: when the event at that position was received; null if there was none by then.
-        tables: the tables.
-        remarks: sentences about the time that was asked for.
-
-    """
-
-    schema: str
-    position: int
-    received_at: datetime | None
-    tables: list[BuiltTable]
-    remarks: list[str]
-
-
 @app.command()
 @handles_errors
 @writes_json(RebuiltProjection, BuiltAsOf, streams=True)
 def rebuild(  # noqa: PLR0913 - one for each option
     names: ProjectionsArgument = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Rebuild all projections, one after another.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Rebuild all projections.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, but change nothing.")] = False,
     max_changed: Annotated[
         str | None,
@@ -127,6 +57,7 @@ def rebuild(  # noqa: PLR0913 - one for each option
         bool,
         typer.Option("--resume", help="Continue an interrupted rebuild, if nothing that it depends on has changed."),
     ] = False,
+    jobs: JobsOption = None,
     as_of: Annotated[
         str | None,
         typer.Option(
@@ -151,26 +82,29 @@ def rebuild(  # noqa: PLR0913 - one for each option
     if (as_of is None) != (into is None) or (force and into is None):
         raise UsageError("--as-of TIME|EVENT_ID and --into SCHEMA must be given together; --force needs both")
     if as_of is not None and into is not None:
-        if dry_run or resume or yes or max_changed is not None:
-            raise UsageError("--as-of changes no read model: leave out --dry-run, --max-changed, --yes and --resume")
+        if dry_run or resume or yes or max_changed is not None or jobs is not None:
+            raise UsageError(
+                "--as-of changes no read model: leave out --dry-run, --max-changed, --yes, --resume and --jobs"
+            )
         _build_as_of(names or [], as_of, into, force=force, as_json=as_json)
         return
     if dry_run and max_changed is not None:
         raise UsageError("--dry-run changes nothing: leave out --max-changed")
     limits = _limits(max_changed, yes=yes)
-    targets = replay_targets(names or [])
+    targets = replay_targets(names or [], jobs)
     print_left_out(targets.left_out)
     failed = list(targets.left_out)
-    for name, projection in targets.projections.items():
-        with continue_after_error(name, failed):
-            with shown_progress(name) as progress:
-                context = targets.context(progress)
-                work = rebuild_one(context, projection, limits=limits, dry_run=dry_run, resume=resume)
-                done = run_interruptible(work, if_interrupted=NOTHING_CHANGED if dry_run else UNFINISHED_ROLLED_BACK)
-            if as_json:
-                print_json_line(_describe(done))
-            else:
-                _print_rebuilt(done)
+
+    def replay(context: ReplayContext, projection: Projection) -> Coroutine[Any, Any, Rebuilt]:
+        return rebuild_one(context, projection, limits=limits, dry_run=dry_run, resume=resume)
+
+    def show(done: Rebuilt) -> None:
+        if as_json:
+            print_json_line(describe_rebuilt(done))
+        else:
+            _print_rebuilt(done)
+
+    replay_all(targets, replay, show, failed, NOTHING_CHANGED if dry_run else UNFINISHED_ROLLED_BACK)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -231,16 +165,3 @@ def _print_rebuilt(done: Rebuilt) -> None:
         f"{done.name}: folded in {done.timings.fold:.1f} s, compared in {done.timings.compare:.1f} s,"
         f" held the checkpoint for {done.timings.apply:.2f} s"
     )
-
-
-def _describe(done: Rebuilt) -> RebuiltProjection:
-    return {
-        "name": done.name,
-        "version": done.version,
-        "position": done.position,
-        "dry_run": done.dry_run,
-        "rows_changed": sum(one.total for one in done.changes),
-        "tables": table_changes(done.changes),
-        "samples": [differing_row(one) for one in done.samples],
-        "seconds": {"fold": done.timings.fold, "compare": done.timings.compare, "apply": done.timings.apply},
-    }

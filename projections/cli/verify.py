@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import typer
 
-from projections.cli.shared.common_options import JsonOption, ProjectionsArgument
+from projections.cli.shared.common_options import JobsOption, JsonOption, ProjectionsArgument
 from projections.cli.shared.difference_json import TableDifferences, VerifiedRow, table_differences, verified_row
 from projections.cli.shared.difference_output import print_changes, print_samples
 from projections.cli.shared.each_projection import continue_after_error
@@ -54,7 +54,7 @@ class VerifiedProjection(TypedDict):
 @app.command()
 @handles_errors
 @writes_json(VerifiedProjection, streams=True)
-def verify(names: ProjectionsArgument = None, *, as_json: JsonOption = False) -> None:
+def verify(names: ProjectionsArgument = None, *, jobs: JobsOption = None, as_json: JsonOption = False) -> None:
     """Check that read models equal the log.
 
     Each projection is replayed up to its checkpoint and compared; without names, all of them. Nothing is changed.
@@ -62,7 +62,7 @@ def verify(names: ProjectionsArgument = None, *, as_json: JsonOption = False) ->
     Exit code 1 when rows differ: the first ones are shown, with the events behind them. To repair them, run projections
     rebuild NAME.
     """
-    targets = replay_targets(names or [])
+    targets = replay_targets(names or [], jobs)
     print_left_out(targets.left_out)
     failed = list(targets.left_out)
     for name, projection in targets.projections.items():

@@ -44,14 +44,14 @@ WHERE (%(app)s::text IS NULL OR r.app = %(app)s) AND EXISTS (
     JOIN pg_temp.erasing_persons AS p ON p.ppnum = one ->> 'ppnum')
 """
 _SHADOWS = (
-    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'"
+    "SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')"
     " AND obj_description(oid, 'pg_class') LIKE 'projections: shadow of %%' ORDER BY relname"
 )
 _MAY_ERASE = "SELECT has_function_privilege('eventstore.erase_events(bigint[], text[], bytea[])', 'EXECUTE')"
 # Only the owner of a table or of its schema may drop it; others need the function that workers use.
 _UNDROPPABLE = (
     "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = %s AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE')"
+    " WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner, 'USAGE')"
     " AND NOT pg_has_role(n.nspowner, 'USAGE')"
     " AND NOT has_function_privilege('projections.drop_shadow_tables(text[])', 'EXECUTE') ORDER BY c.relname"
 )

@@ -35,7 +35,7 @@ SELECT app, count(*) FROM eventstore.events WHERE position > %s AND position <= 
 """
 _REBUILDS = """
 SELECT r.id, r.name, r.into_schema, r.dry_run, r.state, r.position, r.started_at, r.finished_at, r.rows_added,
-       r.rows_removed, r.rows_changed, r.error, c.position AS checkpoint,
+       r.rows_removed, r.rows_changed, r.error, r.slices, r.slices_folded, c.position AS checkpoint,
        coalesce(c.version = r.version AND c.state IN ('running', 'paused'), false) AS follows_checkpoint
 FROM (
     SELECT * FROM projections.rebuilds WHERE state = 'running'
@@ -71,6 +71,8 @@ class RecordedRebuild:
     rows_removed: int | None
     rows_changed: int | None
     error: str | None
+    slices: int | None
+    slices_folded: int | None
     checkpoint: int | None
     follows_checkpoint: bool
     holder: str | None = None

@@ -233,6 +233,8 @@ def _rebuild(one: RecordedRebuild, head: int) -> dict[str, Any]:
     is_lost = one.state == "running" and one.holder is None
     follows = one.follows_checkpoint and one.checkpoint is not None and one.into_schema is None
     target = max(one.position, one.checkpoint or 0 if follows else head)
+    # The position of a sliced rebuild moves when all slices are folded; until then this many events are.
+    folded = one.position or (target * (one.slices_folded or 0) // one.slices if one.slices else 0)
     kind = "dry run of a rebuild" if one.dry_run else "rebuild"
     if one.into_schema is not None:
         kind = f"as of a time, into schema {one.into_schema}"
@@ -244,7 +246,7 @@ def _rebuild(one: RecordedRebuild, head: int) -> dict[str, Any]:
         "kind": kind,
         "state": state,
         "level": Level.BAD if bad else Level.GOOD,
-        "position": one.position,
+        "position": folded,
         "target": target,
         "started_at": one.started_at,
         "finished_at": one.finished_at,
@@ -256,7 +258,8 @@ def _result(one: RecordedRebuild, *, is_lost: bool, is_folded: bool) -> str:
     if is_lost:
         return "Its process is gone; the next rebuild can continue it with --resume."
     if one.state == "running":
-        return "All events are folded; comparing and applying." if is_folded else f"Run by {one.holder}."
+        slices = f" {one.slices_folded or 0} of {one.slices} slices are folded." if one.slices else ""
+        return "All events are folded; comparing and applying." if is_folded else f"Run by {one.holder}.{slices}"
     if one.error is not None:
         return one.error
     if one.rows_added is None:

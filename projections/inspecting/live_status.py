@@ -21,6 +21,8 @@ class RunningRebuild:
         started_at: when it started.
         position: every event up to here is in the rebuilt tables.
         target: the head of the log.
+        slices: into how many slices the log is divided; None if it is folded window by window.
+        slices_folded: how many of them are folded. The position is 0 until all are.
 
     """
 
@@ -31,10 +33,14 @@ class RunningRebuild:
     started_at: datetime
     position: int
     target: int
+    slices: int | None = None
+    slices_folded: int | None = None
 
     @property
     def progress(self) -> float:
         """How much of the log is folded, from 0 to 1; comparing and applying follow after that."""
+        if self.slices and not self.position:
+            return (self.slices_folded or 0) / self.slices
         return min(self.position / self.target, 1.0) if self.target else 1.0
 
 

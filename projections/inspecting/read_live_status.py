@@ -56,7 +56,8 @@ _SECONDS_SINCE_FIRST = (
     " FROM eventstore.events ORDER BY position LIMIT 1"
 )
 _REBUILDS = """
-SELECT id, name, into_schema, dry_run, started_at, position FROM projections.rebuilds WHERE state = 'running'
+SELECT id, name, into_schema, dry_run, started_at, position, slices, slices_folded FROM projections.rebuilds
+WHERE state = 'running'
 ORDER BY started_at
 """
 
@@ -140,9 +141,9 @@ async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[R
     shadows = await read_positions_of_runs(conn, [row[0] for row in rows])
     return [
         RunningRebuild(
-            name, holders.get(name), into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head
+            name, holders.get(name), into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head, *slices
         )
-        for run, name, into_schema, dry_run, started_at, position in rows
+        for run, name, into_schema, dry_run, started_at, position, *slices in rows
     ]
 
 

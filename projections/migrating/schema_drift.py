@@ -55,7 +55,7 @@ _FUNCTIONS = {
     "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
     "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
-    "projections.drop_shadow_tables(text[])": ("0018", "DROP_SHADOW_TABLES"),
+    "projections.drop_shadow_tables(text[])": ("0025", "DROP_SHADOW_TABLES"),
 }
 _VIEWS = {
     "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),

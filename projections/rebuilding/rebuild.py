@@ -116,7 +116,8 @@ async def rebuild(
 
             return await start_over_after_erasures(conn, context, projection.name, attempt)
 
-    return await run_exclusively(context, [projection], _session(projection), work)
+    async with context.slots.slot():
+        return await run_exclusively(context, [projection], _session(projection), work)
 
 
 def _session(projection: Projection) -> str:
@@ -150,8 +151,9 @@ class _Rebuild:
             await checkpoint.create_if_missing(self._conn, self._projection.name, self._projection.version)
         at = await read_checkpoint_clamped_to_head(self._conn, self._projection)
         self._shadow = shadow = await new_shadow(self._conn, self._context, self._projection, is_rebuild=True)
-        self._steps = ShadowRun(self._conn, self._context, self._shadow, read_checkpoint_clamped_to_head)
-        holder = session_name(_session(self._projection))
+        session = _session(self._projection)
+        self._steps = ShadowRun(self._conn, self._context, self._shadow, read_checkpoint_clamped_to_head, session)
+        holder = session_name(session)
         await rebuild_history.record_start(
             self._conn, shadow.run_id, self._projection, shadow.fingerprint, holder, dry_run=self._dry_run
         )
@@ -171,10 +173,11 @@ class _Rebuild:
 
     async def _run_steps(self, at: Checkpoint, *, resume: bool) -> Rebuilt:
         steps = self._steps
-        await steps.start(resume=resume)
         # Rows of this version are compared where they are. The position of others doesn't say how far to fold.
         is_current = at.version == self._projection.version and at.state != ProjectionState.FAILED and at.position
-        await steps.catch_up(at.position if is_current else at.head)
+        target = at.position if is_current else at.head
+        await steps.start(target, resume=resume)
+        await steps.catch_up(target)
         await steps.retry(steps.compare, "a table")
         if self._dry_run:
             return await steps.retry(self._preview, "a table")

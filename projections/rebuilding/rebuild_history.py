@@ -34,6 +34,8 @@ _START = (
 )
 _READ_POSITION = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _RECORD_POSITION = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
+_RECORD_SLICES = "UPDATE projections.rebuilds SET slices = %s, slices_folded = %s WHERE id = %s"
+_RECORD_SLICE = "UPDATE projections.rebuilds SET slices_folded = slices_folded + 1 WHERE id = %s"
 _FAIL = (
     "UPDATE projections.rebuilds SET state = %s, error = %s, finished_at = clock_timestamp()"
     " WHERE id = %s AND state IN ('running', 'abandoned')"
@@ -92,6 +94,16 @@ async def read_position(conn: AsyncConnection[Any], run_id: int) -> int | None:
 async def record_position(conn: AsyncConnection[Any], run_id: int, position: int) -> None:
     """Record how far a rebuild has folded, inside the transaction that folds."""
     await conn.execute(_RECORD_POSITION, [position, run_id])
+
+
+async def record_slices(conn: AsyncConnection[Any], run_id: int, slices: int | None, folded: int | None) -> None:
+    """Record how many slices a rebuild has, and how many of them are folded; None if it has none."""
+    await conn.execute(_RECORD_SLICES, [slices, folded, run_id])
+
+
+async def record_folded_slice(conn: AsyncConnection[Any], run_id: int) -> None:
+    """Record that one more slice is folded, inside the transaction that folds it."""
+    await conn.execute(_RECORD_SLICE, [run_id])
 
 
 async def record_done(

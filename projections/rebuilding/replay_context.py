@@ -14,6 +14,7 @@ from eventstore.postgres.session_lock import session_name
 from eventstore.postgres.session_settings import FOLDING, milliseconds
 from eventstore.waits import Waits
 from projections.folding.text_dates import load_odd_dates_as_text
+from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.replay_progress import NoProgress, Progress
 from projections.settings import ReplaySettings
 
@@ -27,6 +28,7 @@ class ReplayContext:
         waits: timeouts of the event store.
         settings: windows, memory and locks of a replay.
         progress: receives the progress.
+        slots: for sessions that work at the same time; replays that share them work side by side.
 
     """
 
@@ -34,6 +36,7 @@ class ReplayContext:
     waits: Waits
     settings: ReplaySettings
     progress: Progress = field(default_factory=NoProgress)
+    slots: JobSlots = field(default_factory=lambda: JobSlots(1))
 
     @asynccontextmanager
     async def connection(self, work: str) -> AsyncIterator[AsyncConnection[Any]]:

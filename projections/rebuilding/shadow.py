@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -41,7 +42,29 @@ from projections.rebuilding.shadow_tables import (
     table_exists,
     tables_are_ours,
 )
+from projections.rebuilding.slice_fold import SliceFold
+from projections.rebuilding.slice_steps import SliceSteps
+from projections.rebuilding.slice_tables import SliceTables
 from projections.settings import FOLD_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """How a shadow folds the log by slices.
+
+    Attributes:
+        fold: what folds a slice.
+        number: how many slices there are.
+        target: the last position to fold.
+        window: positions that are spread over the slices in one transaction.
+
+    """
+
+    fold: SliceFold
+    number: int
+    target: int
+    window: int
+
 
 SHADOW_STAYS = f"another session reads {SHADOW_SCHEMA}, so the shadow's tables stay until the next run"
 """The note to the user when :meth:`Shadow.drop` returns False."""
@@ -63,6 +86,9 @@ class Shadow:
     Attributes:
         position: every event up to here is folded.
         run_id: the id of the run that fills it.
+        is_sliced: whether slices are left to fold.
+        slice_tables: the tables of its slices.
+        steps: what is left to do, while it is sliced.
 
     """
 
@@ -88,18 +114,24 @@ class Shadow:
         self._row = ShadowPosition(conn, projection.name, run)
         self._is_rebuild = is_rebuild
         self._comment = f"projections: shadow of {projection.name}"
+        self.is_sliced = False
+        self.slice_tables = SliceTables(projection.name, self._comment)
+        self.steps = SliceSteps(self.slice_tables.steps)
         self._fold = build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
         self._budget = fold_timeout
 
-    async def begin(self) -> None:
+    async def begin(self, slices: Slices | None = None) -> None:
         """Create the tables, empty; drop those of an earlier run.
+
+        Args:
+            slices: how the log is sliced; None to fold it window by window.
 
         Raises:
             ProjectionsError: the role may not create the schema, or another session reads the earlier run's tables.
 
         """
         with self._explaining_locks():
-            await self._begin()
+            await self._begin(slices)
 
     @contextmanager
     def _explaining_locks(self) -> Iterator[None]:
@@ -111,7 +143,7 @@ class Shadow:
                 " database does; try again when it is finished"
             ) from error
 
-    async def _begin(self) -> None:
+    async def _begin(self, slices: Slices | None) -> None:
         async with self._conn.transaction():
             await self._conn.execute(WAIT_FOR_TRANSACTION_LOCK, [SHADOW_LOCK])
             await create_shadow_schema(self._conn)
@@ -120,8 +152,15 @@ class Shadow:
             # The row comes first: if a run that seemed dead still has anything locked, it is that row.
             await self._row.start(self.projection.version, self.fingerprint)
             await drop_shadow_tables(self._conn, self.tables, self._comment)
-            await create_shadow_tables(self._conn, self.tables, self._comment)
+            partition = slices.fold.partition if slices else ()
+            await create_shadow_tables(self._conn, self.tables, self._comment, partition)
+            if slices is not None:
+                columns = slices.fold.columns
+                await self.slice_tables.create_events(self._conn, columns, partition, slices.number)
+                await self.steps.create(self._conn, slices.target, slices.window, slices.number)
+                await self.slice_tables.mark_steps(self._conn)
         self.position = 0
+        self.is_sliced = slices is not None
 
     async def resume(self) -> str | None:
         """Continue with the shadow of an interrupted rebuild; returns None, or why that is impossible.
@@ -150,6 +189,7 @@ class Shadow:
                 return why
             await self._row.take_over()
             await self._record(earlier.position)
+            self.is_sliced = await table_exists(self._conn, self.slice_tables.steps)
         self.position = earlier.position
         return None
 
@@ -211,6 +251,42 @@ class Shadow:
             size.succeeded(monotonic() - began)
             if on_progress is not None:
                 on_progress(hi)
+
+    async def share(self, conn: AsyncConnection[Any]) -> None:
+        """Make sure that the shadow is this run's while a session's transaction lasts, and limit its statements.
+
+        Raises:
+            RebuildLost: another run started over.
+
+        """
+        if not await self._row.share(conn, milliseconds(self._budget)):
+            raise RebuildLost(self.projection.name)
+
+    async def record_slices(self, slices: int | None, folded: int | None) -> None:
+        """Show how many slices there are, and how many of them are folded; None if the log is not sliced any more."""
+        if self._is_rebuild:
+            await rebuild_history.record_slices(self._conn, self.run_id, slices, folded)
+
+    async def record_folded_slice(self, conn: AsyncConnection[Any]) -> None:
+        """Show that one more slice is folded, inside the transaction of the session that folded it."""
+        if self._is_rebuild:
+            await rebuild_history.record_folded_slice(conn, self.run_id)
+
+    async def finish_slices(self, target: int) -> None:
+        """Move the position to the target when every slice is folded, and drop what only the slices needed.
+
+        Raises:
+            RebuildLost: another run started over.
+
+        """
+        async with self._conn.transaction():
+            if not await self._row.jump(target):
+                raise RebuildLost(self.projection.name)
+            await self._record(target)
+            await self._conn.execute(
+                sql.SQL("DROP TABLE {}, {}").format(self.slice_tables.steps, self.slice_tables.events)
+            )
+        self.position, self.is_sliced = target, False
 
     async def fold_within(self, hi: int) -> None:
         """Fold up to a position, inside the caller's transaction; :attr:`position` stays until :meth:`advance`.

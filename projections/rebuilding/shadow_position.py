@@ -33,6 +33,10 @@ _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POS
 _DELETE = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _DELETE_ALL = sql.SQL("DELETE FROM {}").format(_POSITIONS)
 _LOCK = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
+_SHARE = sql.SQL("SELECT {} FROM {} WHERE projection = %(name)s AND run = %(run)s FOR SHARE").format(
+    sql.SQL(STATEMENT_TIMEOUT), _POSITIONS
+)
+_JUMP = sql.SQL("UPDATE {} SET position = %s WHERE projection = %s AND run = %s AND position = 0").format(_POSITIONS)
 _MOVE = sql.SQL(
     "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s RETURNING {}"
 ).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")), sql.SQL(STATEMENT_TIMEOUT))
@@ -82,6 +86,24 @@ class ShadowPosition:
     async def lock(self) -> bool:
         """Lock the row for the caller's transaction; returns whether it is still this run's."""
         return await fetch_row(self._conn, _LOCK, [self._name, self._run_id]) is not None
+
+    async def share(self, conn: AsyncConnection[Any], statement_timeout: str) -> bool:
+        """Keep other runs from taking over while a session's transaction lasts, and set its timeout of statements.
+
+        Args:
+            conn: the session; several may work on one shadow.
+            statement_timeout: for the next statements of the transaction.
+
+        Returns:
+            Whether the row is still this run's.
+
+        """
+        values = {"name": self._name, "run": self._run_id, "timeout": statement_timeout}
+        return await fetch_row(conn, _SHARE, values) is not None
+
+    async def jump(self, position: int) -> bool:
+        """Move the position from 0 to one up to which all windows were whole; returns whether the row is this run's."""
+        return (await self._conn.execute(_JUMP, [position, self._name, self._run_id])).rowcount == 1
 
     async def move(self, lo: int, hi: int, statement_timeout: str) -> bool:
         """Move the position, and set the timeout of the transaction's next statements, in one round trip.

@@ -27,12 +27,15 @@ from psycopg import AsyncConnection
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
+from projections.folding.compiled_once import compile_once
 from projections.projection import Projection
 from projections.rebuilding import rebuild_history
 from projections.rebuilding.difference import Difference
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.row_changes import Changes, Sample
-from projections.rebuilding.shadow import SHADOW_STAYS, Shadow
+from projections.rebuilding.shadow import SHADOW_STAYS, Shadow, Slices
+from projections.rebuilding.slice_fold import SliceFold, find_slice_fold
+from projections.rebuilding.slice_run import NotSliced, SliceRun
 from projections.running import checkpoint
 from projections.running.checkpoint import Checkpoint
 
@@ -41,6 +44,8 @@ ReadCheckpoint = Callable[[AsyncConnection[Any], Projection], Awaitable[Checkpoi
 
 SAMPLES = 10
 """Rows that differ which are shown, at the most."""
+MOST_SLICES = 200
+"""Slices of a log, at the most: each has a table for each table of the projection, which all are locked at the end."""
 ROUNDS = 5
 """How often ``narrow`` looks at what was folded meanwhile."""
 
@@ -81,6 +86,7 @@ class ShadowRun:
         context: settings, and who receives the progress.
         shadow: the projection's shadow.
         read_checkpoint: reads the projection's checkpoint, and refuses those that this run can't work with.
+        session: what this run is; part of its sessions' application_name.
 
     Attributes:
         fold_seconds: how long the log was folded in committed windows.
@@ -89,11 +95,17 @@ class ShadowRun:
     """
 
     def __init__(
-        self, conn: AsyncConnection[Any], context: ReplayContext, shadow: Shadow, read_checkpoint: ReadCheckpoint
+        self,
+        conn: AsyncConnection[Any],
+        context: ReplayContext,
+        shadow: Shadow,
+        read_checkpoint: ReadCheckpoint,
+        session: str,
     ) -> None:
         self.fold_seconds = 0.0
         self.compare_seconds = 0.0
         self._conn = conn
+        self._context = context
         self._projection = shadow.projection
         self._settings = context.settings
         self._progress = context.progress
@@ -101,9 +113,14 @@ class ShadowRun:
         self._difference = Difference(conn, shadow)
         self._read_checkpoint = read_checkpoint
         self._compared_at = 0
+        self._session = session
 
-    async def start(self, *, resume: bool = False) -> None:
+    async def start(self, target: int, *, resume: bool = False) -> None:
         """Step 1: create the shadow, or resume an interrupted one if it is still valid; check the tables.
+
+        Args:
+            target: the position to which step 2 folds at least; it decides whether the log is sliced.
+            resume: whether to resume.
 
         Raises:
             ProjectionsError: the shadow can't be created, or the tables can't be compared.
@@ -111,16 +128,18 @@ class ShadowRun:
         """
         why_not = await self._shadow.resume() if resume else ""
         if why_not is None:
-            self._note(f"resuming at position {self._shadow.position:,}")
+            self._note(await self._describe_resumed())
         else:
             if why_not:
                 self._note(f"{why_not}; starting over")
-            await self._shadow.begin()
+            await self._shadow.begin(self._plan_slices(target))
         await self._difference.check()
 
     async def catch_up(self, target: int) -> None:
         """Step 2: fold up to a target, and on to the checkpoint, which moves meanwhile."""
         began = perf_counter()
+        if self._shadow.is_sliced:
+            await self._fold_slices()
         while self._shadow.position < target:
             self._progress.phase("folding", position=self._shadow.position, target=target)
             await self._shadow.fold_to(target, self._settings.window, self._progress.at)
@@ -240,6 +259,38 @@ class ShadowRun:
                 await before_retry()
 
         return await retry_on_lock(step, before_retry=note)
+
+    def _plan_slices(self, target: int) -> Slices | None:
+        """Return how to slice the log up to a position; None to fold it window by window."""
+        settings = self._settings
+        number = min(-(-target // settings.slice), MOST_SLICES)
+        if number < 2 or (fold := self._find_slice_fold()) is None:
+            return None
+        return Slices(fold, number, target, settings.slice)
+
+    def _find_slice_fold(self) -> SliceFold | None:
+        return compile_once(self._projection, "slice", lambda: find_slice_fold(self._projection))
+
+    async def _fold_slices(self) -> None:
+        """Fold slices; if that is impossible, start over window by window."""
+        fold = self._find_slice_fold()
+        try:
+            if fold is not None:
+                await SliceRun(self._conn, self._context, self._shadow, fold, self._session).run()
+                return
+            why = "its fold has changed"
+        except NotSliced as error:
+            why = str(error)
+        self._note(f"slices can't be folded by themselves ({why}); folding window by window")
+        await self._shadow.record_slices(None, None)
+        await self._shadow.begin()
+
+    async def _describe_resumed(self) -> str:
+        if not self._shadow.is_sliced:
+            return f"resuming at position {self._shadow.position:,}"
+        steps = await self._shadow.steps.read(self._conn)
+        slices = [step for step in steps if step.slice is not None]
+        return f"resuming; {sum(step.done for step in slices)} of {len(slices)} slices are folded"
 
     async def _add_rest(self, at: Checkpoint) -> int:
         if at.position > self._shadow.position:

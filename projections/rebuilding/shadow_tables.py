@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, errors, sql
-from sqlalchemy import String, Table
+from sqlalchemy import MetaData, String, Table
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTableComment, SetColumnComment, SetTableComment
 
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.errors import ProjectionsError
 from projections.folding.sql_text import compile_ddl
+from projections.folding.table_copies import plain_copy
 from projections.projection import READ_MODEL_SCHEMA
 
 SHADOW_SCHEMA = "projections_shadow"
@@ -23,7 +24,7 @@ _TO_DROP = (
     " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = name"
     " AND NOT pg_has_role(c.relowner, 'USAGE') AND NOT pg_has_role(n.nspowner, 'USAGE'))"
     " FROM (SELECT unnest(%(names)s::text[]) AS name UNION SELECT relname::text FROM pg_catalog.pg_class"
-    " WHERE relnamespace = to_regnamespace(%(schema)s) AND relkind = 'r'"
+    " WHERE relnamespace = to_regnamespace(%(schema)s) AND relkind IN ('r', 'p')"
     " AND obj_description(oid, 'pg_class') = %(comment)s) AS found ORDER BY 1"
 )
 _DROP_FOREIGN = "SELECT projections.drop_shadow_tables(%s::text[])"
@@ -57,13 +58,24 @@ async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
         ) from error
 
 
-async def create_shadow_tables(conn: AsyncConnection[Any], tables: Sequence[Table], comment: str) -> None:
-    """Create the tables of one shadow, empty; the comment marks whose they are."""
+async def create_shadow_tables(
+    conn: AsyncConnection[Any], tables: Sequence[Table], comment: str, partition: Sequence[str] = ()
+) -> None:
+    """Create the tables of one shadow, empty; the comment marks whose they are.
+
+    Args:
+        conn: the connection, in a transaction.
+        tables: the copies of a projection's tables.
+        comment: the shadow's.
+        partition: the columns whose hash decides in which slice a row is; empty for plain tables. The slices are added
+            later.
+
+    """
     await _collate_keys(conn, tables)
     statements: list[sql.Composable] = []
     for table in tables:
         name = sql.Identifier(SHADOW_SCHEMA, table.name)
-        statements += map(sql.SQL, _fold_table(table))
+        statements += map(sql.SQL, _fold_table(_partitioned(table, partition) if partition else table))
         statements.append(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(comment)))
     await conn.execute(sql.SQL("; ").join(statements), prepare=False)
 
@@ -114,6 +126,14 @@ async def create_fold_table(conn: AsyncConnection[Any], table: Table) -> None:
 def _fold_table(table: Table) -> list[LiteralString]:
     create = CreateTable(table, include_foreign_key_constraints=[])
     return [compile_ddl(create), *(compile_ddl(CreateIndex(index)) for index in table.indexes if index.unique)]
+
+
+def _partitioned(table: Table, partition: Sequence[str]) -> Table:
+    """Return a copy that is divided by the hash of some columns; its partitions are unlogged, as it can't be itself."""
+    copy = plain_copy(table, MetaData(), SHADOW_SCHEMA, logged=True)
+    columns = sql.SQL(", ").join(map(sql.Identifier, partition)).as_string()
+    copy.dialect_kwargs["postgresql_partition_by"] = f"HASH ({columns})"
+    return copy
 
 
 async def _collate_keys(conn: AsyncConnection[Any], tables: Sequence[Table]) -> None:

@@ -55,7 +55,8 @@ async def verify(context: ReplayContext, projection: Projection) -> Verified:
     async def work() -> Verified:
         return await _verify(context, projection, session)
 
-    return await run_exclusively(context, [projection], session, work)
+    async with context.slots.slot():
+        return await run_exclusively(context, [projection], session, work)
 
 
 async def _verify(context: ReplayContext, projection: Projection, session: str) -> Verified:
@@ -76,8 +77,8 @@ async def _fold_and_compare(conn: AsyncConnection[Any], context: ReplayContext, 
             f" {projection.version}; run projections rebuild {projection.name}"
         )
     shadow = await new_shadow(conn, context, projection)
-    steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log)
-    await steps.start()
+    steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log, f"verify {projection.name}")
+    await steps.start(at.position)
     await steps.catch_up(at.position)
 
     async def compare() -> Verified:

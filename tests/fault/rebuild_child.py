@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from projections.migrating.metadata import READ_MODELS
 from projections.rebuilding.rebuild import Rebuilt
@@ -15,6 +16,8 @@ from tests import rebuilding
 from tests.fault.forking_process import fork_for_each_line
 
 RESUME = "resume"
+SLICED: dict[str, dict[str, Any]] = {"poll_tallies": {"slice": 5, "jobs": 1}, "people": {"slice": 9, "jobs": 2}}
+"""The projections whose rebuilds fold slices, and how; those of the others fold windows."""
 
 
 def main() -> None:
@@ -25,7 +28,8 @@ def main() -> None:
 
     async def work(line: str) -> Rebuilt:
         limits, resume = rebuilding.ANY_REMOVAL, line == RESUME
-        return await rebuilding.rebuild(url, projection, limits=limits, window=11, resume=resume)
+        sliced = SLICED.get(name, {})
+        return await rebuilding.rebuild(url, projection, limits=limits, window=11, resume=resume, **sliced)
 
     fork_for_each_line(work)
 

@@ -17,15 +17,19 @@ from itertools import count
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
+from projections.rebuilding.shadow_tables import table_exists
+from projections.rebuilding.slice_tables import SliceTables
 from tests import folding, rebuilding, store
 from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
 from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
-from tests.fault.rebuild_child import RESUME
+from tests.fault.rebuild_child import RESUME, SLICED
+from tests.queries import fetch_all
 from tests.rebuilding import ANY_REMOVAL, all_rows, damage_all, sample_records
 
 
@@ -81,6 +85,16 @@ async def rebuild_killer(
         yield RebuildKiller(proxy, process, conn), conn
 
 
+async def how_far(conn: AsyncConnection[Any], name: str) -> int:
+    """Return how far an interrupted rebuild got: its position, and before that the steps of slices that are done."""
+    position = int(str(await store.value(conn, "SELECT max(position) FROM projections_shadow.shadow_positions")))
+    steps = SliceTables(name, "").steps
+    if position or not await table_exists(conn, steps):
+        return 1000 * position
+    ((done,),) = await fetch_all(conn, sql.SQL("SELECT count(*) FROM {} WHERE done").format(steps))
+    return int(done)
+
+
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
     async with rebuild_killer(database_url, projection) as (killer, conn):
@@ -116,7 +130,9 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
             abandoned = states.count("abandoned")
             if number % 20 == 1:
                 resume = number % 40 == 1
-                done = await rebuilding.rebuild(database_url, projection(), limits=ANY_REMOVAL, resume=resume)
+                done = await rebuilding.rebuild(
+                    database_url, projection(), limits=ANY_REMOVAL, resume=resume, **SLICED.get(projection.name, {})
+                )
                 assert (rebuilding.total_differences(done) > 0) == (found == old)
                 assert (await rebuilding.verify(database_url, projection())).equal
                 found = await all_rows(conn, projection)
@@ -130,8 +146,8 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
         await folding.assert_rows_match_oracle(conn)
 
 
-async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
-    projection = ConsentRegistry
+@pytest.mark.parametrize("projection", [ConsentRegistry, PollTallies])
+async def test_a_resumed_rebuild_may_be_killed_too(database_url: str, projection: type[Projection]) -> None:
     async with rebuild_killer(database_url, projection) as (killer, conn):
         await folding.append(conn, *sample_records(4, 4))
         await folding.fold_all(database_url)
@@ -146,8 +162,7 @@ async def test_a_resumed_rebuild_may_be_killed_too(database_url: str) -> None:
             found = await all_rows(conn, projection)
             assert found in (old, new), f"killed before message {number}"
             if found == old:
-                query = "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"
-                reached.append(int(str(await store.value(conn, query))))
+                reached.append(await how_far(conn, projection.name))
         assert reached == sorted(reached), "one of the rebuilds started over"
         assert len(set(reached)) > 3, "the rebuilds were killed before they made progress"
         assert await all_rows(conn, projection) == new

@@ -50,10 +50,13 @@ async def shadow_tables(conn: AsyncConnection) -> list[str]:
     return [name for (name,) in await fetch_all(conn, f"{query} AND relname <> 'shadow_positions'")]
 
 
-@pytest.mark.parametrize("phase", ["folding", "comparing", "applying the difference"])
-async def test_a_rebuild_starts_over(database_url: str, conn: AsyncConnection, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "slice_size"),
+    [("folding", 1000), ("comparing", 1000), ("applying the difference", 1000), ("spreading", 50), ("folding", 50)],
+)
+async def test_a_rebuild_starts_over(database_url: str, conn: AsyncConnection, phase: str, slice_size: int) -> None:
     progress = During(**{phase.replace(" ", "_"): lambda: erase(database_url, NUMBER)})
-    done = await rebuild(database_url, RequestStatus(), progress=progress)
+    done = await rebuild(database_url, RequestStatus(), progress=progress, slice=slice_size, jobs=2)
     assert rebuilding.total_differences(done) == 0
     assert progress.is_done
     assert "request_status: a person was erased meanwhile; starting over" in progress.notes

@@ -69,6 +69,8 @@ class Replay:
         cuts: how many batches are folded before the rebuild, before it compares, and before it applies.
         window: positions in a window of the rebuild.
         batch_size: positions in a window of the worker.
+        slice: events in a slice; a log of less than two slices is folded window by window.
+        jobs: sessions that fold slices.
         rest: events that may be left to fold under the checkpoint's lock.
         damage: the damage to the rows before the rebuild; None for no damage.
         interrupted_at: the position at which an earlier rebuild is interrupted; None for no such rebuild.
@@ -80,6 +82,8 @@ class Replay:
     cuts: list[int]
     window: int
     batch_size: int
+    slice: int
+    jobs: int
     rest: int
     damage: str | None
     interrupted_at: int | None
@@ -92,6 +96,8 @@ replays = st.builds(
     cuts=st.lists(st.integers(0, 40), min_size=3, max_size=3).map(sorted),
     window=st.sampled_from(WINDOWS),
     batch_size=st.sampled_from(WINDOWS),
+    slice=st.sampled_from((1, 4, 9, 250_000)),
+    jobs=st.sampled_from((1, 2)),
     rest=st.sampled_from((0, 3, 1000)),
     damage=st.sampled_from((None, *rebuilding.DAMAGES)),
     interrupted_at=st.sampled_from((None, 1, 5)),
@@ -114,7 +120,12 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(
             await folding.fold_all(url, [type(projection)], batch_size=replay.batch_size)
 
         first, second, third = replay.cuts
-        how: dict[str, Any] = {"window": replay.window, "rest": replay.rest}
+        how: dict[str, Any] = {
+            "window": replay.window,
+            "rest": replay.rest,
+            "slice": replay.slice,
+            "jobs": replay.jobs,
+        }
         is_resumed = replay.interrupted_at is not None or replay.killed_at is not None
 
         def meanwhile() -> During:
@@ -131,7 +142,7 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(
             if replay.interrupted_at is not None:
                 with suppress(Interrupted):
                     interrupting = Interrupting(replay.interrupted_at)
-                    await rebuild(url, projection, progress=interrupting, window=replay.window, dry_run=True)
+                    await rebuild(url, projection, progress=interrupting, dry_run=True, **how)
             limits = ANY_REMOVAL
             if replay.killed_at is not None:
                 await run_killed_rebuild(url, replay.killed_at, projection, progress=meanwhile(), limits=limits, **how)

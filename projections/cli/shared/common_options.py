@@ -38,6 +38,17 @@ GiveUpOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        max=64,
+        metavar="N",
+        help="Database sessions that work at the same time. Default: half of this machine's processors.",
+        show_default=False,
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 EventIdOption = Annotated[str, typer.Option("--event-id", help="The event's ULID.")]
 AppArgument = Annotated[str, typer.Argument(metavar="APP", help="The app.", autocompletion=complete_app)]

@@ -13,6 +13,7 @@ from projections.cli.shared.output import print_message, wait_for_database_secon
 from projections.database import resolve_database_url
 from projections.migrating.schema_revision import require_current_schema
 from projections.projection import Projection
+from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.replay_progress import Progress
 from projections.registry import find_projections
@@ -42,19 +43,33 @@ class ReplayTargets:
         """The projections that are left out, and why."""
         return self.broken | self.not_migrated
 
-    def context(self, progress: Progress) -> ReplayContext:
-        """Return the context of one replay, which reports its progress there."""
-        return ReplayContext(self.url, self.waits, self.settings, progress)
+    def context(self, progress: Progress, slots: JobSlots | None = None) -> ReplayContext:
+        """Return the context of one replay, which reports its progress there.
+
+        Args:
+            progress: receives the progress.
+            slots: those of all replays that run side by side; None for a replay that has all of them.
+
+        """
+        return ReplayContext(self.url, self.waits, self.settings, progress, slots or self.slots())
+
+    def slots(self) -> JobSlots:
+        """Return the slots for sessions that work at the same time; they are for one event loop."""
+        return JobSlots(self.settings.job_count)
 
 
-def replay_targets(names: Sequence[str]) -> ReplayTargets:
+def replay_targets(names: Sequence[str], jobs: int | None = None) -> ReplayTargets:
     """Return the named projections, or all that can be replayed when none is named.
+
+    Args:
+        names: the projections.
+        jobs: how many sessions work at the same time; None for what the settings say.
 
     Raises:
         UsageError: a name is unknown, a setting is wrong, or the database isn't ready; the message says what to do.
 
     """
-    waits, settings = load_waits(), load_replay_settings()
+    waits, settings = load_waits(), load_replay_settings(jobs)
     registry = find_projections()
     chosen = registry.select(names)
     url = available_database(waits)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -140,8 +140,15 @@ class ProgressBar:
 @contextmanager
 def shown_progress(name: str, *, only_long: bool = False) -> Iterator[Progress]:
     """Show one projection's replay while the block runs; ``only_long`` is for :class:`ProgressLines`."""
+    with shown_together(only_long=only_long) as shown, shown(name) as progress:
+        yield progress
+
+
+@contextmanager
+def shown_together(*, only_long: bool = False) -> Iterator[Callable[[str], AbstractContextManager[Progress]]]:
+    """Show replays that run side by side: yields what shows one of them, by its name, while a block runs."""
     if not stderr_is_interactive():
-        yield ProgressLines(name, only_long=only_long)
+        yield lambda name: nullcontext(ProgressLines(name, only_long=only_long))
         return
     columns = (
         SpinnerColumn(),
@@ -150,5 +157,14 @@ def shown_progress(name: str, *, only_long: bool = False) -> Iterator[Progress]:
         TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
     )
-    with RichProgress(*columns, console=new_console(stderr=True), transient=True) as progress:
-        yield ProgressBar(name, progress, progress.add_task(name, total=None, text=""))
+    with RichProgress(*columns, console=new_console(stderr=True), transient=True) as display:
+
+        @contextmanager
+        def bar(name: str) -> Iterator[Progress]:
+            task = display.add_task(name, total=None, text="")
+            try:
+                yield ProgressBar(name, display, task)
+            finally:
+                display.remove_task(task)
+
+        yield bar

@@ -1,0 +1,179 @@
+"""Folds the log into a sliced shadow, with several sessions: spreads the events over slices, then folds each slice.
+
+Invariants. Each step is one short transaction, in which the shadow is this run's and the step is marked as done. The
+windows of the log are spread only if they are whole. A slice is folded when all windows are spread. The shadow's
+position stays 0 until every slice is folded and attached: then it moves to the target at once. Whatever goes wrong in a
+step, other than the loss of a connection or of the shadow, the shadow starts over without slices, which finds the event
+that can't be folded, or folds what slices can't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
+
+from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
+from eventstore.whole_window import hi_if_whole
+from projections.rebuilding.job_slots import first_error
+from projections.rebuilding.replay_context import ReplayContext
+from projections.rebuilding.shadow import Shadow
+from projections.rebuilding.slice_fold import SliceFold
+from projections.rebuilding.slice_steps import SliceStep
+
+Do = Callable[[AsyncConnection[Any], SliceStep], Awaitable[None]]
+
+MOST_EVENTS = 8
+"""How many times the events of a slice as it was planned one may have; a partition may be large by itself."""
+_IS_WHOLE = sql.SQL("SELECT {}").format(hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")))
+# The only place where slices read events.
+_SPREAD = sql.SQL(
+    "INSERT INTO {into} ({columns}) SELECT {columns} FROM eventstore.events WHERE position > %(lo)s"
+    " AND position <= %(hi)s AND event_id <> ALL(%(skipped)s::text[]) AND event_type IN ({types}) AND {named}"
+)
+_BYTES = "SELECT pg_relation_size(%s::regclass)"
+
+
+class NotSliced(Exception):
+    """The shadow can't be folded by slices; the message says why."""
+
+
+class SliceRun:
+    """The steps of one sliced shadow.
+
+    Args:
+        conn: the connection of the replay, in autocommit; further sessions are opened if there are free slots.
+        context: the database, settings, slots, and who receives the progress.
+        shadow: the shadow, which was created with slices.
+        fold: what folds a slice.
+        session: what the sessions work on; part of their application_name.
+
+    """
+
+    def __init__(
+        self, conn: AsyncConnection[Any], context: ReplayContext, shadow: Shadow, fold: SliceFold, session: str
+    ) -> None:
+        self._conn = conn
+        self._context = context
+        self._shadow = shadow
+        self._fold = fold
+        self._session = session
+        self._slices = 0
+
+    async def run(self) -> None:
+        """Do all steps that are not done, and move the shadow's position to the target.
+
+        Raises:
+            NotSliced: a step failed; the shadow has to start over without slices.
+            RebuildLost: another run started over.
+            psycopg.OperationalError: the database failed, or the connection.
+
+        """
+        steps = await self._shadow.steps.read(self._conn)
+        windows, slices = [one for one in steps if one.slice is None], [one for one in steps if one.slice is not None]
+        self._slices = len(slices)
+        await self._shadow.record_slices(len(slices), sum(one.done for one in slices))
+        target = max(one.hi or 0 for one in windows)
+        await self._do_all("spreading", windows, self._spread, target)
+        if not any(one.done for one in slices):
+            await self._check_sizes(slices)
+        await self._do_all("folding", slices, self._fold_slice, target)
+        await self._shadow.finish_slices(target)
+
+    async def _do_all(self, phase: str, steps: list[SliceStep], do: Do, target: int) -> None:
+        todo = deque(one for one in steps if not one.done)
+        done = len(steps) - len(todo)
+        progress = self._context.progress
+        progress.phase(phase, position=target * done // len(steps), target=target)
+
+        async def drain(conn: AsyncConnection[Any]) -> None:
+            nonlocal done
+            while todo:
+                await self._do(conn, todo.popleft(), do)
+                done += 1
+                progress.at(target * done // len(steps))
+
+        waiting: set[asyncio.Task[Any] | None] = set()
+
+        async def help_out() -> None:
+            async with self._context.slots.slot():
+                waiting.discard(asyncio.current_task())
+                if todo:
+                    async with self._context.connection(self._session) as conn:
+                        await drain(conn)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._context.slots.jobs, len(todo)) - 1):
+                    waiting.add(group.create_task(help_out()))
+                await drain(self._conn)
+                # Nothing is left to do. Who still waits for a slot may wait for a replay that takes hours.
+                for task in filter(None, waiting):
+                    task.cancel()
+        except BaseExceptionGroup as errors_of_tasks:
+            raise first_error(errors_of_tasks) from None
+
+    async def _do(self, conn: AsyncConnection[Any], step: SliceStep, do: Do) -> None:
+        try:
+            async with conn.transaction():
+                await self._shadow.share(conn)
+                await conn.execute(SCAN_WHOLE_TABLES)
+                await do(conn, step)
+                await self._shadow.steps.mark_done(conn, step)
+        except errors.LockNotAvailable:
+            raise
+        except psycopg.Error as error:
+            if conn.broken or conn.closed:
+                raise
+            raise NotSliced(type(error).__name__) from error
+
+    async def _spread(self, conn: AsyncConnection[Any], step: SliceStep) -> None:
+        window = {"lo": step.lo, "hi": step.hi}
+        if await fetch_value(conn, _IS_WHOLE, window) is None:
+            raise NotSliced("positions are missing")
+        await conn.execute(self._spread_statement, {**window, "skipped": self._shadow.skipped})
+
+    @property
+    def _spread_statement(self) -> sql.Composed:
+        fold = self._fold
+        return _SPREAD.format(
+            into=self._shadow.slice_tables.events,
+            columns=_names(column.name for column in fold.columns),
+            types=sql.SQL(", ").join(sql.Literal(int(one)) for one in sorted(fold.handles)),
+            named=sql.SQL(" AND ").join(
+                sql.SQL("{} <> ''").format(sql.Identifier(name)) for name in fold.partition if name != "app"
+            ),
+        )
+
+    async def _check_sizes(self, slices: list[SliceStep]) -> None:
+        tables = self._shadow.slice_tables
+        sizes = [
+            await fetch_value(self._conn, _BYTES, [tables.events_of(int(one.slice or 0)).as_string()]) for one in slices
+        ]
+        if max(sizes) > MOST_EVENTS * max(sum(sizes) // len(sizes), 2**20):
+            raise NotSliced("one request or person has too many events")
+
+    async def _fold_slice(self, conn: AsyncConnection[Any], step: SliceStep) -> None:
+        number, tables, copies = int(step.slice or 0), self._shadow.slice_tables, self._shadow.tables
+        rows, events = tables.rows_of(number, len(copies)), tables.events_of(number)
+        for name, copy in zip(rows, copies, strict=True):
+            await tables.create_rows(conn, name, copy)
+        async with AsyncRawCursor(conn) as cursor:
+            for statement in self._fold.statements(events, rows):
+                await cursor.execute(statement)
+        for name, copy in zip(rows, copies, strict=True):
+            await tables.add_key(conn, name, copy)
+        # The locks that this takes are on tables that other sessions need too, so it comes last.
+        await conn.execute(sql.SQL("TRUNCATE {}").format(events))
+        for name, copy in zip(rows, copies, strict=True):
+            await tables.attach(conn, name, copy, self._slices, number)
+        await self._shadow.record_folded_slice(conn)
+
+
+def _names(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))

@@ -20,6 +20,8 @@ _SIZE = re.compile(r"([1-9][0-9]*)(kB|MB|GB)")
 _WORK_MEM = range(64, 2**31)
 """What Postgres accepts, in kilobytes."""
 
+CATCH_UP_WINDOW = 200_000
+"""Positions in a window of a projection that is far behind, at the most, unless the batch size is set."""
 FOLD_TIMEOUT = 120.0
 """The default of the time budget of a fold, in seconds."""
 
@@ -30,7 +32,11 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROJECTIONS_", frozen=True, allow_inf_nan=False)
 
     batch_size: int = Field(
-        10_000, ge=1, json_schema_extra={"unit": "positions"}, description="maximum positions in a window"
+        10_000,
+        ge=1,
+        json_schema_extra={"unit": "positions"},
+        description="maximum positions in a window; if it is not set, windows of a projection that is far behind grow "
+        "to 200,000 while they take about a second",
     )
     poll: float = Field(1.0, gt=0, description="interval between two looks at the log when no notification comes")
     retry_first: float = Field(
@@ -46,6 +52,11 @@ class WorkerSettings(BaseSettings):
         le=2_147_483,
         description="how long one statement of a fold may run, or `handle` for one event",
     )
+
+    @property
+    def largest_window(self) -> int:
+        """The most positions that a window has while a projection is far behind."""
+        return self.batch_size if "batch_size" in self.model_fields_set else CATCH_UP_WINDOW
 
 
 class ReplaySettings(BaseSettings):

@@ -84,7 +84,11 @@ def run(  # noqa: PLR0913 - one for each option
     give_up_after: GiveUpOption = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(envvar="PROJECTIONS_BATCH_SIZE", min=1, help="Maximum events per transaction; default: 10000."),
+        typer.Option(
+            envvar="PROJECTIONS_BATCH_SIZE",
+            min=1,
+            help="Maximum events per transaction. Default: 10000, and more while far behind.",
+        ),
     ] = None,
     config: ConfigOption = None,
     since: SinceOption = None,

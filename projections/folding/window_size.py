@@ -25,6 +25,8 @@ SHRINK_FAILED = 2
 """A window is divided by one of these. Each slow attempt costs the whole time budget, so there must be few of them."""
 GROW_BELOW = 0.25
 """Share of the time budget: a window that took longer is long enough."""
+QUICK_SECONDS, LONG_SECONDS = 1.0, 4.0
+"""Larger windows than usual grow if one takes less than the first time, and shrink if it takes more than the second."""
 
 _EVENT_AT = "SELECT event_id FROM eventstore.events WHERE position = %s"
 
@@ -58,6 +60,8 @@ class WindowSize:
 
     Args:
         most: positions in a window, at the most.
+        usual: positions with which it begins, and below which it doesn't shrink because a window took long; None for
+            ``most``.
         budget: seconds that a statement of the fold may take, or ``handle`` for one event.
         budget_setting: the environment variable that sets the budget, for messages.
 
@@ -66,18 +70,31 @@ class WindowSize:
 
     """
 
-    def __init__(self, most: int, budget: float, budget_setting: str) -> None:
-        self.positions = most
+    def __init__(self, most: int, budget: float, budget_setting: str, *, usual: int | None = None) -> None:
+        self.positions = self._usual = most if usual is None else min(usual, most)
         self._most = most
         self._budget = budget
         self._budget_setting = budget_setting
         self._slow_event_at: int | None = None
 
-    def succeeded(self, seconds: float) -> None:
-        """Grow after a window that was folded in so many seconds."""
-        is_short = seconds < self._budget * GROW_BELOW
-        self.positions = min(self.positions * 2 if is_short else self.positions, self._most)
+    def succeeded(self, seconds: float, *, is_at_head: bool = False) -> None:
+        """Grow after a window that was folded in so many seconds, or shrink to the usual size.
+
+        Args:
+            seconds: how long it took.
+            is_at_head: whether no event is left to fold, so that the next window may be of any size.
+
+        """
         self._slow_event_at = None
+        if self.positions < self._usual:
+            if seconds < self._budget * GROW_BELOW:
+                self.positions = min(self.positions * 2, self._usual)
+        elif is_at_head:
+            self.positions = self._usual
+        elif seconds > LONG_SECONDS:
+            self.positions = max(self.positions // 2, self._usual)
+        elif seconds < QUICK_SECONDS:
+            self.positions = min(self.positions * 2, self._most)
 
     def shrink(self, positions: int, *, too_slow: bool) -> None:
         """Shrink after a window of so many positions failed."""

@@ -76,7 +76,14 @@ class WindowStep:
         self._settings = settings = context.settings
         self._fold = build_fold(projection, handle_timeout=settings.fold_timeout)
         self._fold_function = None if isinstance(projection, PythonProjection) else FoldFunction(projection)
-        self._window_size = WindowSize(settings.batch_size, settings.fold_timeout, "PROJECTIONS_FOLD_TIMEOUT")
+        # Of a window of a fold in Python all events are in this process's memory.
+        is_python = isinstance(projection, PythonProjection)
+        self._window_size = WindowSize(
+            settings.batch_size if is_python else settings.largest_window,
+            settings.fold_timeout,
+            "PROJECTIONS_FOLD_TIMEOUT",
+            usual=settings.batch_size,
+        )
         self._log = FoldLog(projection.name)
         self._is_usual = False
         self._is_first = True
@@ -196,7 +203,7 @@ class WindowStep:
         self.position = hi
         self.windows += 1
         self.counts.add_window(hi - lo, seconds)
-        self._window_size.succeeded(seconds)
+        self._window_size.succeeded(seconds, is_at_head=hi == head)
         self._log.folded(hi, head)
         # An append after the head was read has sent NOTIFY, or will: there is no need to look again at once.
         return Step.AT_HEAD if hi == head else Step.FOLDED

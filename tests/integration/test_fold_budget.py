@@ -23,6 +23,7 @@ from projections.projection import Projection, Window
 from projections.running import control
 from projections.running.window_step import Step
 from projections.running.worker import Worker
+from projections.settings import WorkerSettings, load_worker_settings
 from tests import folding, oracle, rebuilding, store
 from tests.folding import HALF_HOUR, append, checkpoint_row, fold, new_record, worker, worker_connection
 
@@ -250,3 +251,23 @@ def test_windows_shrink_fast_when_slow_and_grow_only_while_they_are_quick() -> N
     assert grown(100, 10_000, seconds=1.0, budget=10.0) == 200
     assert grown(100, 10_000, seconds=2.5, budget=10.0) == 100
     assert grown(100, 150, seconds=0.0, budget=10.0) == 150
+
+
+def test_windows_of_a_projection_that_is_far_behind_grow_while_they_are_quick() -> None:
+    size = WindowSize(200_000, 120.0, "SETTING", usual=10_000)
+    seen = []
+    for seconds in (0.1, 0.2, 0.4, 0.8, 0.9, 2.0, 5.0, 0.5):
+        size.succeeded(seconds)
+        seen.append(size.positions)
+    assert seen == [20_000, 40_000, 80_000, 160_000, 200_000, 200_000, 100_000, 200_000]
+    size.succeeded(0.1, is_at_head=True)
+    assert size.positions == 10_000
+    size.succeeded(50.0)
+    assert size.positions == 10_000
+
+
+def test_a_batch_size_that_is_set_is_the_most_of_any_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (WorkerSettings().batch_size, WorkerSettings().largest_window) == (10_000, 200_000)
+    assert WorkerSettings(batch_size=500).largest_window == 500
+    monkeypatch.setenv("PROJECTIONS_BATCH_SIZE", "10000")
+    assert load_worker_settings().largest_window == 10_000

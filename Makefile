@@ -72,7 +72,7 @@ bench-large: setup  ## the long measurement: how a rebuild's cost grows with the
 	@$(BIN)/python -m benchmarks --large
 
 lock: setup  ## resolve the dependencies again, with few changes; UPGRADE=1 for the newest
-	@$(BIN)/uv pip compile pyproject.toml --extra embedded --extra sql --group dev --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra embedded --extra parquet --extra sql --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --system-certs --quiet \
 		$(if $(UPGRADE),--upgrade) -o requirements.lock
 	@$(MAKE) --no-print-directory setup

@@ -15,6 +15,7 @@
     │   ├── LockHeld              another process holds the lock that is needed
     │   ├── LockLost              the connection that held a lock was lost
     │   ├── MissingPositions      the log has no event at some of its positions
+    │   ├── EventsArchived        events that are needed were taken out of the log, into files
     │   ├── CheckpointNotInLog    a consumer's checkpoint names an event that the log doesn't have there
     │   ├── NotAcknowledged       a batch of a consumer can't be acknowledged any more; it is handed out again
     │   └── ForeignEventId        an event_id is stored under another app
@@ -159,6 +160,21 @@ class MissingPositions(DatabaseError):
             f"positions {first}..{last} are missing in the log; import an export of this log: projections import"
             " events FILE"
         )
+        self.first = first
+        self.last = last
+
+
+class EventsArchived(DatabaseError):
+    """Events that are needed were taken out of the log, into files; nothing was done.
+
+    Attributes:
+        first: the first position that is needed.
+        last: the last of the archived positions that are needed.
+
+    """
+
+    def __init__(self, first: int, last: int, remedy: str) -> None:
+        super().__init__(f"positions {first:,} to {last:,} are archived, no longer in the log: {remedy}")
         self.first = first
         self.last = last
 

@@ -11,7 +11,7 @@ lock                   held by      what it protects
                                     (a retry of quarantined messages shares it in each of its transactions)
 ``rebuild_lock(name)`` session      one rebuild, verify or as-of of a projection at a time
 ``consumer_lock(name)`` session     one process hands out a consumer's events, resets it or drops it
-``ERASE_LOCK``         session      one erase, redecode or import at a time: what changes stored events or fills gaps
+``ERASE_LOCK``         session      what changes stored events or fills gaps: one erase, redecode, archive or import
 ``AS_OF_LOCK``         transaction  shared by an as-of that puts its tables into their schema; an erase holds it alone
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``PARTITION_LOCK``     transaction  one session at a time makes partitions of the log, or takes one out

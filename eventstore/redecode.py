@@ -16,6 +16,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts import Contract, Event, decode
 from eventstore.errors import Undecodable
 from eventstore.event_reader import read, read_head
@@ -36,6 +37,7 @@ class Redecoded:
         types: their event types, before and after.
         undecodable: the first hundred positions whose payload can no longer be decoded; their columns stay as they are.
         refused: how many such positions there are.
+        archived_up_to: the last archived position: such events have no columns, and are decoded when they are read.
 
     """
 
@@ -44,6 +46,7 @@ class Redecoded:
     types: set[int] = field(default_factory=set)
     undecodable: list[int] = field(default_factory=list)
     refused: int = 0
+    archived_up_to: int = 0
 
 
 async def redecode(
@@ -70,6 +73,7 @@ async def redecode(
     """
     result = Redecoded()
     last = await read_head(conn)
+    result.archived_up_to = await read_archived_up_to(conn)
     page = _Page(conn, result, changed)
     async for position, _, stored in read(conn, after, up_to=last):
         result.read += 1

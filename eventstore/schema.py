@@ -428,3 +428,46 @@ event_ids = Table(
     comment="The ids of all events of a partitioned log, archived ones included: no id is stored twice. Empty while the"
     " log is one table.",
 )
+
+archived_partitions = Table(
+    "archived_partitions",
+    metadata,
+    Column("first", BigInteger, primary_key=True, autoincrement=False, comment="The first position in the file."),
+    Column("last", BigInteger, nullable=False, comment="The last position in the file."),
+    Column("events", BigInteger, nullable=False, comment="How many events the file has: one for each position."),
+    Column("first_event_id", Text(collation="C"), nullable=False, comment="The event at the first position."),
+    Column("last_event_id", Text(collation="C"), nullable=False, comment="The event at the last position."),
+    Column("first_received_at", _time, nullable=False, comment="When the first of them was received."),
+    Column("last_received_at", _time, nullable=False, comment="When the last of them was received."),
+    Column("file", Text, nullable=False, comment="The name of the file, without its folder."),
+    Column("file_bytes", BigInteger, nullable=False, comment="The size of the file."),
+    Column("sha256", LargeBinary, nullable=False, comment="SHA-256 of the file."),
+    Column("parquet_file", Text, comment="The name of the Parquet file; NULL without one."),
+    Column("parquet_bytes", BigInteger, comment="The size of the Parquet file; NULL without one."),
+    Column("parquet_sha256", LargeBinary, comment="SHA-256 of the Parquet file; NULL without one."),
+    Column(
+        "erasure",
+        BigInteger,
+        nullable=False,
+        comment="The greatest id of the erasures that the files have; 0 for none.",
+    ),
+    Column("archived_at", _time, nullable=False, comment="When the files were complete and compared with the events."),
+    Column("archived_by", Text, nullable=False, comment="Who ran it: the database role and the system user."),
+    Column("dropped_at", _time, comment="When the partition was dropped; NULL while its events are still in the log."),
+    Column(
+        "to_delete",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Earlier files that an erasure replaced and that must still be deleted.",
+    ),
+    CheckConstraint("first > 0", name="first"),
+    CheckConstraint("last = first + events - 1", name="last"),
+    CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+    CheckConstraint(
+        "(parquet_file IS NULL) = (parquet_sha256 IS NULL) AND (parquet_file IS NULL) = (parquet_bytes IS NULL)",
+        name="parquet_file",
+    ),
+    schema=SCHEMA,
+    comment="Partitions of the event table that projections archive wrote to files: which positions are where.",
+)

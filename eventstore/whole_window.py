@@ -12,25 +12,30 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.postgres.queries import fetch_row
+from eventstore.schema import events
+
+LOG = events.schema or ""
+"""The schema of the events, unless they are read from a table of the same name and columns in another schema."""
 
 _HI_IF_WHOLE = sql.SQL(
-    "CASE WHEN (SELECT count(*) FROM eventstore.events WHERE position > {lo} AND position <= {hi}) = {hi} - {lo}"
-    " THEN {hi} END"
+    "CASE WHEN (SELECT count(*) FROM {events} WHERE position > {lo} AND position <= {hi}) = {hi} - {lo} THEN {hi} END"
 )
-_FIRST_MISSING = (
+_FIRST_MISSING = sql.SQL(
     "SELECT previous + 1, position - 1 FROM"
     " (SELECT position, lag(position, 1, %(lo)s::bigint) OVER (ORDER BY position) AS previous FROM"
-    " (SELECT position FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
+    " (SELECT position FROM {} WHERE position > %(lo)s AND position <= %(hi)s"
     " UNION ALL SELECT %(hi)s::bigint + 1) AS there) AS gaps WHERE position > previous + 1 ORDER BY 1 LIMIT 1"
 )
 
 
-def hi_if_whole(lo: sql.Composable, hi: sql.Composable) -> sql.Composed:
+def hi_if_whole(lo: sql.Composable, hi: sql.Composable, schema: str = LOG) -> sql.Composed:
     """Return the SQL expression that is ``hi`` if the window lo < p <= hi is whole, and NULL if it isn't."""
-    return _HI_IF_WHOLE.format(lo=lo, hi=hi)
+    return _HI_IF_WHOLE.format(lo=lo, hi=hi, events=sql.Identifier(schema, events.name))
 
 
-async def find_missing_positions(conn: AsyncConnection[Any], lo: int, hi: int) -> tuple[int, int] | None:
+async def find_missing_positions(
+    conn: AsyncConnection[Any], lo: int, hi: int, schema: str = LOG
+) -> tuple[int, int] | None:
     """Return the first and the last of the first missing positions in lo < p <= hi; None if none is missing."""
-    row = await fetch_row(conn, _FIRST_MISSING, {"lo": lo, "hi": hi})
+    row = await fetch_row(conn, _FIRST_MISSING.format(sql.Identifier(schema, events.name)), {"lo": lo, "hi": hi})
     return (row[0], row[1]) if row else None

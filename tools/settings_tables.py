@@ -19,6 +19,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.archiving.archive_folder import ArchiveSettings
 from eventstore.erasure.erasure_key import ErasureSettings
 from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.config import EnvironmentApp
@@ -32,6 +33,7 @@ from projections.settings import ReplaySettings, WorkerSettings
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(ROOT / "docs" / name for name in ("configuration.md", "monitoring.md", "simulator.md"))
 MODELS: tuple[type[BaseSettings], ...] = (
+    ArchiveSettings,
     DoctorLimits,
     EmbeddedTimeouts,
     EnvironmentApp,
@@ -119,6 +121,7 @@ def _simulator_options() -> Iterator[TyperOption]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "app": lambda: settings_of(EnvironmentApp),
+    "archives": lambda: settings_of(ArchiveSettings),
     "app-keys": lambda: keys_of(AppConfig),
     "doctor": lambda: settings_of(DoctorLimits),
     "erasure": lambda: settings_of(ErasureSettings),

@@ -18,7 +18,8 @@ from eventstore.appending.partition_room import is_about_partitions
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
 
-_COLUMNS = (*Event._fields, "position", "received_at")
+COLUMNS = (*Event._fields, "position", "received_at")
+"""The columns of a row, as :func:`copy_rows` takes them."""
 _TYPES = (
     *("text", "text", "text", "int4", "text", "text", "text", "text", "text", "text[]"),
     *("int4", "int4", "int4", "int4", "int4", "int4", "timestamptz", "bytea", "timestamptz"),
@@ -26,8 +27,9 @@ _TYPES = (
 )
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _COPY = sql.SQL("COPY eventstore.events ({}) FROM STDIN (FORMAT binary)").format(
-    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+    sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
 )
+"""Into the log."""
 
 
 class Copied(NamedTuple):
@@ -58,10 +60,17 @@ def as_timestamptz(moment: datetime) -> int:
     return (moment - _POSTGRES_EPOCH) // timedelta(microseconds=1)
 
 
-async def copy_rows(conn: AsyncConnection, rows: Iterable[tuple[object, ...]]) -> None:
-    """Copy rows: an event's fields, its position, and when it was received, by :func:`as_timestamptz`."""
+async def copy_rows(conn: AsyncConnection, rows: Iterable[tuple[object, ...]], statement: sql.Composed = _COPY) -> None:
+    """Copy rows: an event's fields, its position, and when it was received, by :func:`as_timestamptz`.
+
+    Args:
+        conn: where to.
+        rows: the rows.
+        statement: the COPY of another table with :data:`COLUMNS`.
+
+    """
     try:
-        async with conn.cursor() as cursor, cursor.copy(_COPY) as copy:
+        async with conn.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types(_TYPES)
             # As copy.write_row does it, but a coroutine is awaited for each full buffer only, not for each row.
             add_row = copy.formatter.write_row

@@ -17,6 +17,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.appending.quarantine import Rejected
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts import Event
 from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.erasure.erasure_token import is_token
@@ -37,6 +38,7 @@ _READ_STORED = (
 _READ_POSITIONS = (
     "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
 )
+_READ_ARCHIVED = "SELECT event_id, position FROM eventstore.event_positions WHERE event_id = ANY(%s)"
 # Events that an earlier version stored may have no times of the recipient and the summary until they are redecoded.
 _NOT_COMPARED = {
     *("app", "contract", "payload"),
@@ -142,11 +144,16 @@ def _decoded(event: Event) -> tuple[object, ...]:
 async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:
     """Find which of these events are missing at their positions, under the append lock of the caller.
 
+    Archived events aren't missing; only their ids are compared.
+
     Raises:
         OtherLog: a different event is stored at one of the positions, or a person whom the file has erased is not
             erased here.
 
     """
+    archived_up_to = await read_archived_up_to(conn)
+    await _compare_archived(conn, [one for one in stored if one.position <= archived_up_to])
+    stored = [one for one in stored if one.position > archived_up_to]
     rows = await fetch_all(conn, _READ_POSITIONS, [[one.position for one in stored]], binary=True)
     there = {position: tuple(rest) for position, *rest in rows}
     missing = []
@@ -160,6 +167,17 @@ async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> 
     if differing:
         await _refuse_other_events(conn, differing, there)
     return missing
+
+
+async def _compare_archived(conn: AsyncConnection, archived: Sequence[StoredEvent]) -> None:
+    """Raise an error unless the archived events have these ids at these positions."""
+    if not archived:
+        return
+    rows = await fetch_all(conn, _READ_ARCHIVED, [[one.event.event_id for one in archived]])
+    known: dict[str, int] = dict(rows)
+    for one in archived:
+        if known.get(one.event.event_id) != one.position:
+            raise OtherLog(f"position {one.position:,} has a different event in the file: {EXPORTED_ELSEWHERE}")
 
 
 async def _refuse_other_events(

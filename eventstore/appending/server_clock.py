@@ -14,6 +14,7 @@ from time import monotonic
 import structlog
 from psycopg import AsyncConnection
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.event_reader import read_last_event
 from eventstore.postgres.queries import fetch_row
 
@@ -88,7 +89,7 @@ async def find_events_ahead_of_clock(conn: AsyncConnection) -> AheadOfClock | No
     now, last, received_at, _ = await read_last_event(conn)
     if last is None or received_at is None or received_at - now <= AHEAD:
         return None
-    first = await find_last_received_by(conn, now, last) + 1
+    first = await find_last_received_by(conn, now, last, after=await read_archived_up_to(conn)) + 1
     return AheadOfClock(first, last, received_at, (received_at - now).total_seconds())
 
 
@@ -97,9 +98,14 @@ def _ignore_missing(_: int) -> None:
 
 
 async def find_last_received_by(
-    conn: AsyncConnection, time: datetime, up_to: int, on_missing: Callable[[int], None] = _ignore_missing
+    conn: AsyncConnection,
+    time: datetime,
+    up_to: int,
+    on_missing: Callable[[int], None] = _ignore_missing,
+    *,
+    after: int = 0,
 ) -> int:
-    """Return the last position up to ``up_to`` whose event was received by a time; 0 when none was.
+    """Return the last position up to ``up_to`` whose event was received by a time; ``after`` when none was.
 
     Times never fall as positions rise, so a binary search finds it without an index on the times.
 
@@ -109,9 +115,10 @@ async def find_last_received_by(
         up_to: the last position that counts.
         on_missing: is called with a position that the search meets and that is missing, and may raise an error; by
             default missing positions don't matter.
+        after: the last position that doesn't count: the log has no events up to it.
 
     """
-    low, high = 0, up_to
+    low, high = after, up_to
     while low < high:
         middle = (low + high + 1) // 2
         row = await fetch_row(conn, _AT_OR_BEFORE, [middle])

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from eventstore.archived_rows import event_id_at, read_archived_up_to
 from eventstore.errors import CheckpointNotInLog, UsageError
 from eventstore.event_reader import HEAD, read_head
 from eventstore.postgres.queries import fetch_row, fetch_value
 
-_CREATE = (
+_AT_POSITION = event_id_at(sql.SQL("%(position)s::bigint"))
+_CREATE = sql.SQL(
     "INSERT INTO eventstore.consumers (name, position, event_id, created_at)"
-    " SELECT %(name)s, %(position)s, (SELECT event_id FROM eventstore.events WHERE position = %(position)s),"
-    " clock_timestamp() ON CONFLICT (name) DO NOTHING"
-)
+    " SELECT %(name)s, %(position)s, {}, clock_timestamp() ON CONFLICT (name) DO NOTHING"
+).format(_AT_POSITION)
 _TAKE_OVER = (
     "UPDATE eventstore.consumers SET epoch = epoch + 1 WHERE name = %s RETURNING epoch, position, event_id, attempts"
 )
@@ -38,10 +39,9 @@ _HAND_OUT = (
     " RETURNING attempts, pg_catalog.set_config('synchronous_commit', 'off', true)"
 )
 _IS_OURS = "SELECT FROM eventstore.consumers WHERE name = %s AND epoch = %s AND position = %s"
-_IS_IN_LOG = sql.SQL(
-    "SELECT %(position)s::bigint = 0"
-    " OR EXISTS (SELECT FROM eventstore.events WHERE position = %(position)s AND event_id = %(event_id)s), {}"
-).format(HEAD)
+_IS_IN_LOG = sql.SQL("SELECT %(position)s::bigint = 0 OR coalesce({} = %(event_id)s, false), {}").format(
+    _AT_POSITION, HEAD
+)
 
 
 class TakenOver(NamedTuple):
@@ -62,7 +62,7 @@ async def create_consumer(conn: AsyncConnection[Any], name: str, start: int | No
         start: the position after which it begins; None for the head.
 
     Raises:
-        UsageError: the schema has no consumers yet, or the position is after the head.
+        UsageError: the schema has no consumers yet, or the position is after the head or among archived events.
         psycopg.Error: the database failed, or refused it.
 
     """
@@ -75,6 +75,11 @@ async def create_consumer(conn: AsyncConnection[Any], name: str, start: int | No
     at = await read_head(conn)
     if start is not None and start > at:
         raise UsageError(f"consumer {name} can't start after position {start}: the log ends at {at}")
+    if start is not None and start < (archived := await read_archived_up_to(conn)):
+        raise UsageError(
+            f"consumer {name} can't start after position {start}: positions up to {archived} are archived; start it"
+            f" after {archived}, and read the files for what is before"
+        )
     await conn.execute(_CREATE, {"name": name, "position": at if start is None else start})
 
 

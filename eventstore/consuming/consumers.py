@@ -15,6 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
+from eventstore.archived_rows import event_id_at, read_archived_up_to
 from eventstore.errors import LockHeld, UsageError
 from eventstore.event_reader import HEAD, LAG, read_head
 from eventstore.locks import consumer_lock
@@ -28,17 +29,14 @@ from eventstore.waits import Waits
 _CONSUMERS = sql.SQL("""
 SELECT c.name, c.position, {lag},
        c.events, c.attempts, c.handed_out_at, c.moved_at, c.created_at,
-       c.position = 0 OR EXISTS (
-           SELECT FROM eventstore.events AS e WHERE e.position = c.position AND e.event_id = c.event_id
-       ) AS is_in_log,
+       c.position = 0 OR coalesce({event_id} = c.event_id, false) AS is_in_log,
        extract(epoch FROM clock_timestamp() - coalesce(c.moved_at, c.created_at))::double precision AS seconds_still
 FROM eventstore.consumers AS c CROSS JOIN (SELECT {head} AS position) AS head ORDER BY c.name
-""").format(lag=LAG, head=HEAD)
-_RESET = (
+""").format(lag=LAG, head=HEAD, event_id=event_id_at(sql.SQL("c.position")))
+_RESET = sql.SQL(
     "UPDATE eventstore.consumers SET epoch = epoch + 1, position = %(to)s, attempts = 0, handed_out_at = NULL,"
-    " event_id = (SELECT event_id FROM eventstore.events WHERE position = %(to)s), moved_at = clock_timestamp()"
-    " WHERE name = %(name)s"
-)
+    " event_id = {}, moved_at = clock_timestamp() WHERE name = %(name)s"
+).format(event_id_at(sql.SQL("%(to)s::bigint")))
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,20 @@ async def find_reset_position(conn: AsyncConnection[Any], to: str) -> int:
     """Return the position that a text names: ``beginning``, ``now``, a position, or the event_id of a stored event.
 
     Raises:
-        UsageError: it names none, or one after the head.
+        UsageError: it names none, or one after the head, or among archived events.
         psycopg.Error: the database failed, or the connection.
 
     """
+    position, archived = await _find_named_position(conn, to), await read_archived_up_to(conn)
+    if position < archived:
+        raise UsageError(
+            f"{to} is among the archived events, which no consumer is handed: they end at position {archived}, so give"
+            " that one or a later one"
+        )
+    return position
+
+
+async def _find_named_position(conn: AsyncConnection[Any], to: str) -> int:
     head = await read_head(conn)
     if to in ("beginning", "now"):
         return 0 if to == "beginning" else head

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from sqlalchemy import BigInteger, bindparam, select
 
+from eventstore.archived_rows import event_id_at, find_archived_error
 from eventstore.contracts import Event
 from eventstore.errors import MissingPositions
 from eventstore.event_reader import StoredEvent, read_head
@@ -26,10 +27,13 @@ WINDOW = 50_000
 """Positions that one statement examines, at the most."""
 
 _COLUMNS = ("position", "received_at", *Event._fields)
-_COUNT = (
-    "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s),"
-    " (SELECT event_id FROM eventstore.events WHERE position = %(lo)s)"
+_COUNT = sql.SQL(
+    "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s), {}"
     " FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
+).format(event_id_at(sql.SQL("%(lo)s::bigint")))
+_START_LATER = (
+    "a consumer can't be handed them; decide where it goes on, and let its program read the files before that:"
+    " projections consumers reset NAME --to POSITION"
 )
 
 
@@ -97,6 +101,7 @@ class PageReader:
 
         Raises:
             MissingPositions: the log has no event at a position of the page.
+            EventsArchived: the events after that position are in files only.
             psycopg.Error: the database failed, or the connection.
 
         """
@@ -115,6 +120,8 @@ class PageReader:
                 return Page(tuple(stored for stored in found if stored.position <= hi), hi, event_id, head, before)
             first, last = await find_missing_positions(conn, lo, hi) or (lo + 1, hi)
             if first == lo + 1:
+                if (archived := await find_archived_error(conn, first, _START_LATER)) is not None:
+                    raise archived
                 raise MissingPositions(first, last)
             hi = first - 1  # what is before them is handed out
 

@@ -29,7 +29,9 @@ CHUNK_BYTES = 16 * 2**20
 """How many bytes of payloads one statement sends, unless a single payload is longer."""
 
 _CREATE = (
-    "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events",
+    "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events, pg_temp.erasing_archived",
+    # Archived events of the persons, as they are in their files.
+    "CREATE TEMPORARY TABLE erasing_archived (LIKE eventstore.events)",
     "CREATE TEMPORARY TABLE erasing_persons (person integer PRIMARY KEY, ppnum text NOT NULL, token text NOT NULL)",
     "CREATE TEMPORARY TABLE erasing_events (position bigint PRIMARY KEY, person integer NOT NULL, bytes bigint)",
 )
@@ -44,7 +46,7 @@ _FOUND = (
     "CREATE INDEX IF NOT EXISTS erasing_events_person ON pg_temp.erasing_events (person)",
     "ANALYZE pg_temp.erasing_events",
 )
-_DROP = "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events"
+_DROP = "DROP TABLE IF EXISTS pg_temp.erasing_persons, pg_temp.erasing_events, pg_temp.erasing_archived"
 _FIND = """
 INSERT INTO pg_temp.erasing_events (position, person, bytes)
 SELECT e.position, p.person, octet_length(e.payload)

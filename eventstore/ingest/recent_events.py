@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from psycopg import AsyncConnection, sql
 
 from eventstore import ulid
+from eventstore.archived_rows import ARCHIVED_UP_TO
 from eventstore.ingest.cursor_row import Cursor
 from eventstore.partitions import BY_ID
 from eventstore.postgres.queries import fetch_column, fetch_value
@@ -41,13 +42,22 @@ _IS_STORED = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE coalesce(e.app = %s, t
 )
 
 
+# If all events of an app are archived, the last one that it received is known by its id.
+_LAST_IF_ARCHIVED = sql.SQL(
+    "SELECT event_id FROM eventstore.event_positions WHERE event_id = %s AND position > %s AND position <= {}"
+).format(ARCHIVED_UP_TO)
+
+
 async def recent_event_ids(conn: AsyncConnection, cursor: Cursor) -> list[str]:
     """Return the app's last stored event_ids, newest first; only those after the last gap and the last reset.
 
-    Events that a retry stored from quarantine are left out.
+    Events that a retry stored from quarantine are left out. If all events are archived, it is the last one received.
     """
     after = max(cursor.gaps[-1].get("position", 0) if cursor.gaps else 0, cursor.reset_position or 0)
-    return await fetch_column(conn, _RECENT, [cursor.app, after, RECENT_EVENTS])
+    found = await fetch_column(conn, _RECENT, [cursor.app, after, RECENT_EVENTS])
+    if found or cursor.last_event_id is None:
+        return found
+    return await fetch_column(conn, _LAST_IF_ARCHIVED, [cursor.last_event_id, after])
 
 
 async def has_events(conn: AsyncConnection, app: str) -> bool:

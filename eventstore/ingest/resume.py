@@ -26,6 +26,7 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 
 from eventstore import ulid
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts import Contract
 from eventstore.ingest.cursor_row import Cursor
 from eventstore.ingest.first_contact import REPLAY_WINDOW, first_contact
@@ -169,7 +170,8 @@ async def read_saved(conn: AsyncConnection, cursor: Cursor, history: StreamHisto
     if cursor.reset_position is not None:
         return Saved(cursor, [], is_last_received_stored=await _may_continue(conn, cursor, history))
     if cursor.gaps and not history.first_contact_refused:
-        return Saved(cursor, [], is_log_empty=not await has_events(conn, cursor.app))
+        is_empty = not await has_events(conn, cursor.app) and await read_archived_up_to(conn) == 0
+        return Saved(cursor, [], is_log_empty=is_empty)
     return Saved(cursor, [])
 
 

@@ -15,9 +15,12 @@ from pathlib import Path
 
 from psycopg import AsyncConnection
 
+from eventstore.archiving.archive_folder import find_archive_files, load_archive_folder
+from eventstore.archiving.archived_events import read_whole_log
+from eventstore.archiving.partition_file import as_record
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.erasure.erasure_rows import count_erasures, read_last_erasure
-from eventstore.event_reader import read, read_head
+from eventstore.event_reader import read_head
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_all
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
@@ -76,7 +79,7 @@ async def export_erasures(conn: AsyncConnection, path: Path, *, replace: bool = 
 async def export_events(
     conn: AsyncConnection, path: Path, on_progress: Callable[[int, int], None], *, replace: bool = True
 ) -> Exported:
-    """Write all events up to the current head, the cursors, and the quarantine.
+    """Write all events up to the current head, archived ones included, the cursors, and the quarantine.
 
     Args:
         conn: an autocommit connection.
@@ -85,10 +88,12 @@ async def export_events(
         replace: whether an existing file is replaced.
 
     Raises:
-        ArchiveError: the file can't be written, or exists already.
+        EventsArchived: archived events can't be read; nothing was written.
+        ArchiveError: the file can't be written, or exists already, or a file of archived events can't be read.
         psycopg.Error: the database or the connection failed; no file is left.
 
     """
+    archived = await find_archive_files(conn, load_archive_folder())
     with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
             await conn.execute(ONE_SNAPSHOT)
@@ -99,19 +104,11 @@ async def export_events(
         file.write(Record(header=archive.Header(version=version, cursors=cursors, head=last)))
         missing: list[tuple[int, int]] = []
         before = 0
-        async for position, received_at, event in read(conn, up_to=last):
+        async for position, received_at, event in read_whole_log(conn, archived, last):
             if position != before + 1:
                 missing.append((before + 1, position - 1))
             before = position
-            stored = archive.StoredEvent(
-                position=position,
-                app=event.app,
-                contract=event.contract,
-                received_at=microseconds(received_at),
-                occurred_at=microseconds(event.occurred_at),
-                payload=event.payload,
-            )
-            file.write(Record(event=stored))
+            file.write(as_record(position, received_at, event))
             if file.events % PROGRESS_EVERY == 0:
                 on_progress(position, last)
         if before != last:

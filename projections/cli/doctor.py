@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from eventstore.appending.quarantine_limits import load_quarantine_limits
+from eventstore.archiving.archive_folder import load_archive_folder
 from eventstore.erasure.erasure_key import load_erasure_key, load_erasure_settings
 from eventstore.errors import EmbeddedError, describe
 from eventstore.ingest.config import configured_names
@@ -98,6 +99,7 @@ def doctor(
         data_folder=_embedded_data_folder(),
         ledger=load_erasure_settings().ledger_file,
         key=load_erasure_key(),
+        archive=load_archive_folder(),
     )
     found = _examine(options)
     if as_json:

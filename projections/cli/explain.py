@@ -82,6 +82,8 @@ class ExplainedRow(TypedDict):
         equal: whether the table's row equals the log.
         row: the row by the log, by column; null if there should be none.
         table_row: the row in the table; null if there is none.
+        archived_up_to: events up to this position are archived and were not searched; `row` lacks what they changed. 0
+            if none are.
 
     """
 
@@ -98,6 +100,7 @@ class ExplainedRow(TypedDict):
     equal: bool
     row: Mapping[str, Any] | None
     table_row: Mapping[str, Any] | None
+    archived_up_to: int
 
 
 @app.command()
@@ -123,6 +126,8 @@ def explain(
     more than a thousand events are behind the row, the first changes, the last events and the one that decides are
     shown; the events between them are folded together. A row with more than 100,000 events behind it isn't explained.
 
+    Events that projections archive took out of the log are not searched, and this is said.
+
     Exit code 1 when no event produces such a row, or when the table's row differs from the log.
     """
     registry = find_projections()
@@ -139,7 +144,7 @@ def explain(
         print_json(_describe(found))
     else:
         _print_explanation(found)
-    if not found.equal or not found.changes:
+    if not found.archived_up_to and (not found.equal or not found.changes):
         raise typer.Exit(FAILED)
 
 
@@ -157,7 +162,12 @@ def _print_explanation(found: Explanation) -> None:
     if found.row is not None and found.decided_by is None:
         undecided = "no event has decided it yet"
         print_data(undecided if found.is_decided_by_one else "rows of this table have no single deciding event")
-    if not found.equal:
+    if found.archived_up_to:
+        print_message(
+            f"positions 1 to {found.archived_up_to:,} are archived and were not searched: what they changed is missing"
+            " here; projections verify reads them"
+        )
+    elif not found.equal:
         print_message("projections: the row in the table differs; projections verify shows how, rebuild repairs it")
 
 
@@ -206,4 +216,5 @@ def _describe(found: Explanation) -> ExplainedRow:
         "equal": found.equal,
         "row": found.row,
         "table_row": found.table_row,
+        "archived_up_to": found.archived_up_to,
     }

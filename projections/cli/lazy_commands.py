@@ -35,6 +35,7 @@ SUMMARIES = {
     "explain": "Show which events produced a row, and which one decides it.",
     "redecode": "Decode the stored events again, after an update of the decoder.",
     "erase": "Erase persons, and keep every count as it is.",
+    "archive": "Take old partitions of the event table out of the database, into files.",
     "export": "Write the stored events, or the erased persons, to a file.",
     "import": "Store the events of a file.",
     "simulate": "Serve a made-up app's events over gRPC, for demos and tests.",

@@ -77,6 +77,11 @@ def redecode(
         print_data(f"{counted(done.read, 'event')} read, {done.changed:,} of them changed")
     if names and not as_json:
         print_message(f"these projections need a rebuild now: projections rebuild {' '.join(names)}")
+    if done.archived_up_to and not as_json:
+        print_message(
+            f"positions 1 to {done.archived_up_to:,} are archived: they are decoded when they are read, so rebuild what"
+            " an update of the decoder concerns"
+        )
     if done.refused:
         positions = ", ".join(f"{position:,}" for position in done.undecodable[:10])
         refused = counted(done.refused, "event")

@@ -104,6 +104,8 @@ def _print_status(found: Status) -> None:
         print_data(f"the schema is damaged: {sentence}")
     if found.ledger is not None:
         print_data(found.ledger)
+    if found.archived_up_to:
+        print_data(f"positions 1 to {found.archived_up_to:,} are archived, in files of projections archive")
     tables.print(projections_table(found))
     for line in [*folding_process_lines(found), *projection_lines(found)]:
         print_data(line)

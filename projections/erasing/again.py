@@ -44,6 +44,7 @@ from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
+from projections.erasing.archived_persons import open_archive_files
 from projections.erasing.erase_batch import let_others_fold, lock_checkpoints
 from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
 from projections.erasing.other_places import (
@@ -161,6 +162,7 @@ class _AgainRun:
 
     async def erase(self, ledger: Path) -> ErasedPersons:
         conn, progress = self._conn, self._context.progress
+        archive = await open_archive_files(conn)
         progress.phase("restoring the erasures")
         self._head = await restore_erasures_of_file(conn, ledger, self._context.waits, may_be_stored=True)
         persons = await self._find_persons(ledger)
@@ -185,9 +187,18 @@ class _AgainRun:
         await drop_all_shadows(conn)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
         await forget_persons(conn)
+        if archive.up_to:
+            # Whose archived events these are is known by their ids only: rows of theirs can't be found by the number.
+            result.need_rebuild |= set(await self._mark_all())
+            result.archives = await archive.rewrite(lambda name: progress.phase(f"writing {name} anew"))
         await settle_erasures(conn)
         result.position = await read_head(conn)
         return result
+
+    async def _mark_all(self) -> list[str]:
+        async with self._conn.transaction():
+            names = list(self._projections)
+            return await state_changes.mark_redecoded(self._conn, names, names, 1)
 
     async def _find_persons(self, ledger: Path) -> list[Person]:
         for statement in _CREATE_LEDGER:

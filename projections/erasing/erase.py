@@ -1,11 +1,12 @@
 """Erases persons, or shows what that would change: the steps of ``projections erase``, in their order.
 
-1. Under :data:`eventstore.locks.ERASE_LOCK`: put the persons into a temporary table, and refuse as-of schemas.
-2. Find all their events with one pass over the log, in short statements and without locks.
+1. Under :data:`eventstore.locks.ERASE_LOCK`: check the files of archived events, put the persons into a temporary
+   table, and refuse as-of schemas.
+2. Find all their events with one pass over the files and the log, in short statements and without locks.
 3. Erase quarantined messages and saved answers, which name the persons too.
 4. Erase the persons in batches, each in one transaction (:mod:`~projections.erasing.erase_batch`); then those that got
    new events meanwhile, until nobody did.
-5. Drop all shadows, and repeat step 3 for what was written meanwhile.
+5. Drop all shadows, repeat step 3 for what was written meanwhile, and write the files anew that have events of theirs.
 
 Invariants. Steps 1 to 3 and 5 can be repeated, and step 4 leaves each person erased or untouched. So a process that was
 killed is run again with the same persons. Persons are numbers only in this process and in its temporary tables.
@@ -39,6 +40,7 @@ from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
+from projections.erasing.archived_persons import FILES_TABLE, ArchiveFiles, open_archive_files
 from projections.erasing.erase_batch import ErasePlan, erase_batch, read_done_as_ofs
 from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons, EraseRequest
 from projections.erasing.other_places import (
@@ -61,9 +63,11 @@ MAX_ROUNDS = 10
 """How often persons who get new events all the time are erased again; the search at the end finds the rest."""
 
 _IDLE_PERSONS = """
-SELECT ppnum FROM eventstore.events
-WHERE position <= %(up_to)s AND ppnum <> '' AND ppnum !~ %(token)s AND (%(app)s::text IS NULL OR app = %(app)s)
-GROUP BY ppnum HAVING max(occurred_at) < %(before)s
+SELECT ppnum FROM (
+    SELECT ppnum, occurred_at FROM eventstore.events
+    WHERE position <= %(up_to)s AND ppnum <> '' AND ppnum !~ %(token)s AND (%(app)s::text IS NULL OR app = %(app)s)
+    UNION ALL SELECT ppnum, occurred_at FROM pg_temp.erasing_times
+) AS found GROUP BY ppnum HAVING max(occurred_at) < %(before)s
 """
 _BEFORE = "SELECT clock_timestamp() - %s::interval"
 
@@ -86,7 +90,9 @@ async def erase_persons(
         dry_run: change nothing.
 
     Raises:
-        LockHeld: another erase, a redecode or an import runs; nothing was done.
+        LockHeld: another erase, a redecode, an archive or an import runs; nothing was done.
+        EventsArchived: archived events can't be read; the message says which, and nothing was done.
+        ArchiveError: a file of archived events can't be read or written; the message says which.
         AsOfInTheWay: see there.
         psycopg.Error: the database failed, or the connection, or the role may not erase; run it again.
 
@@ -119,12 +125,16 @@ class _EraseRun:
         self._request = request
         self._limits = limits
         self._head = 0
+        self._archive: ArchiveFiles
+        self._archived: dict[int, int] = {}
         self._quiet_since: datetime | None = None
 
     async def count(self) -> ErasedPersons:
         """Count the rows of every person; change nothing."""
         result, found = await self._find()
         result.rows = {one.person: Counter({EVENTS_TABLE: one.events}) for one in found}
+        for person, events in self._archived.items():
+            result.rows.setdefault(person, Counter())[FILES_TABLE] = events
         versions = dict(await fetch_all(self._conn, "SELECT name, version FROM projections.checkpoints"))
         for name, projection in self._projections.items():
             if not can_move(projection, self._request.app, versions):
@@ -161,8 +171,10 @@ class _EraseRun:
             quiet_since=self._quiet_since,
         )
         self._context.progress.phase("erasing")
-        others = set(range(len(result.persons))) - {one.person for one in found}
+        others = set(range(len(result.persons))) - {one.person for one in found} - self._archived.keys()
         await self._erase_batches(plan, batches_of_persons(found), result)
+        in_files_only = sorted(self._archived.keys() - {one.person for one in found})
+        await self._erase_batches(plan, equal_batches(in_files_only), result)
         if self._quiet_since is None:
             plan = await self._erase_new_events(plan, others, result)
         if key is not None:
@@ -171,8 +183,12 @@ class _EraseRun:
         await drop_all_shadows(self._conn)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, self._request.key, dry_run=False)
         await forget_persons(self._conn)
+        result.archives = await self._archive.rewrite(self._note_file)
         result.position = await read_head(self._conn)
         return result
+
+    def _note_file(self, name: str) -> None:
+        self._context.progress.phase(f"writing {name} anew")
 
     async def _erase_batches(self, plan: ErasePlan, batches: Iterable[Sequence[int]], result: ErasedPersons) -> None:
         for batch in batches:
@@ -216,11 +232,13 @@ class _EraseRun:
     async def _find(self) -> tuple[ErasedPersons, list[PersonFound]]:
         """Prepare the persons, and find their events."""
         request, progress = self._request, self._context.progress
+        self._archive = archive = await open_archive_files(self._conn)
         self._head = await read_head(self._conn)
         numbers = request.numbers
         if numbers is None:
             self._quiet_since = await fetch_value(self._conn, _BEFORE, [request.older_than])
             progress.phase("choosing persons")
+            await archive.read_last_times(request.app, progress.at)
             numbers = await fetch_column(
                 self._conn,
                 _IDLE_PERSONS,
@@ -229,6 +247,9 @@ class _EraseRun:
         mac = request.key.mac if request.key is not None else lambda _: None
         persons = [Person(number, new_token_of_person(), mac(number)) for number in numbers]
         await prepare_persons(self._conn, persons)
+        if archive.up_to:
+            progress.phase("reading the archived events", target=archive.up_to)
+            self._archived = await archive.find(persons, request.app, progress.at)
         progress.phase("reading the log", target=self._head)
         found = await find_events_of_persons(
             self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)

@@ -29,6 +29,7 @@ from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
+from projections.erasing.archived_persons import FILES_TABLE, ArchivedOfPerson, record_archived_of_batch
 from projections.erasing.other_places import EVENTS_TABLE
 from projections.erasing.row_moves import RowMoves, can_move
 from projections.errors import ProjectionsError
@@ -173,7 +174,10 @@ class _Batch:
             versions = await lock_checkpoints(conn)
             events = [*self._encoded]
             known = await self._find_new(plan.scanned_to, await read_head(conn), events)
-            await self._move_rows(events, counts, versions)
+            archived = await record_archived_of_batch(conn, self._persons)
+            for one in archived:
+                counts[one.person][FILES_TABLE] += one.events
+            await self._move_rows(events, archived, counts, versions)
             await self._erase(events, counts)
             head = await acquire_append_lock(conn, self._waits)
             latest: list[NewPayload] = []
@@ -202,10 +206,14 @@ class _Batch:
         return head
 
     async def _move_rows(
-        self, events: Sequence[NewPayload], counts: dict[int, Counter[str]], versions: Mapping[str, int]
+        self,
+        events: Sequence[NewPayload],
+        archived: Sequence[ArchivedOfPerson],
+        counts: dict[int, Counter[str]],
+        versions: Mapping[str, int],
     ) -> None:
-        plan, types = self._plan, {one.event_type for one in events}
-        if not events:
+        plan, types = self._plan, {one.event_type for one in events}.union(*(one.types for one in archived))
+        if not events and not archived:
             return
         undeclared = []
         for name, projection in plan.projections.items():
@@ -214,7 +222,7 @@ class _Batch:
                     counts[person] += moved
             elif projection.handles & types:
                 undeclared.append(name)
-        first = min(one.position for one in events)
+        first = min([*(one.position for one in events), *(one.first for one in archived)])
         self.need_rebuild = await state_changes.mark_redecoded(self._conn, undeclared, list(plan.projections), first)
 
     async def _erase(self, events: Sequence[NewPayload], counts: dict[int, Counter[str]]) -> None:

@@ -53,6 +53,7 @@ class ErasedPersons:
         consumers: the named consumers, which may have read the events.
         came_back: numbers that have events besides those of a ledger, which stay.
         dropped_as_of: the as-of schemas that were dropped, or would be.
+        archives: how many events were erased from files of archived events, by file; the files have new names.
 
     """
 
@@ -67,6 +68,7 @@ class ErasedPersons:
     consumers: list[str] = field(default_factory=list)
     came_back: set[str] = field(default_factory=set, repr=False)
     dropped_as_of: list[str] = field(default_factory=list)
+    archives: Counter[str] = field(default_factory=Counter)
 
     @property
     def tables(self) -> Counter[str]:

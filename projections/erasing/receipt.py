@@ -85,6 +85,19 @@ class SearchedDatabase(TypedDict):
     unreadable: list[str]
 
 
+class ErasedFile(TypedDict):
+    """A file of archived events that was written anew.
+
+    Attributes:
+        file: its name before.
+        events: how many of its events were erased.
+
+    """
+
+    file: str
+    events: int
+
+
 class ErasureReceipt(TypedDict):
     """What an erasure did, or with ``--dry-run`` would do.
 
@@ -108,6 +121,7 @@ class ErasureReceipt(TypedDict):
         not_vacuumed: tables whose dead rows couldn't be removed, because another session had them locked.
         verified: whether the read models equal the log.
         searched: what was searched for the numbers; null with --dry-run, if nobody was chosen, and if it failed.
+        archives: the files of archived events that were written anew without the numbers; their names before.
         consumers: the named consumers, which may have read the events and kept the numbers.
         out_of_reach: where the numbers may still be, whatever this command does.
 
@@ -131,6 +145,7 @@ class ErasureReceipt(TypedDict):
     not_vacuumed: list[str]
     verified: list[VerifiedReadModel]
     searched: SearchedDatabase | None
+    archives: list[ErasedFile]
     consumers: list[str]
     out_of_reach: Sequence[str]
 
@@ -175,6 +190,7 @@ def describe_erasure(
         "not_vacuumed": [] if checks is None else checks.not_vacuumed,
         "verified": verified,
         "searched": searched,
+        "archives": [{"file": name, "events": count} for name, count in sorted(done.archives.items())],
         "consumers": done.consumers,
         "out_of_reach": OUT_OF_REACH,
     }

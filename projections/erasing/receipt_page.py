@@ -73,6 +73,8 @@ def _checks(receipt: Mapping[str, Any]) -> Iterable[str]:
             yield f"Numbers are left: {one['rows']:,} rows of {one['table']}, column {one['column']}."
         if searched["unreadable"]:
             yield f"Not searched, because locked or not readable by this role: {', '.join(searched['unreadable'])}."
+    for one in receipt["archives"]:
+        yield f"{one['events']:,} events were erased from the file of archived events {one['file']}."
     for name in receipt["not_vacuumed"]:
         yield f"Dead rows of {name} were not removed, because another session had it locked."
 

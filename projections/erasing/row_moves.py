@@ -5,7 +5,8 @@ compares numbers. So putting a token that nobody else has in place of the number
 gives the same rows as folding the changed events. The caller holds all checkpoints: the rows are those of the events up
 to the checkpoint, and no fold sees one of the two changes without the other.
 
-Rows are found by the partitions of the person's events, so that a table needs no index on the number.
+Rows are found by the partitions of the person's events, archived ones included, so that a table needs no index on the
+number.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from projections.projection import READ_MODEL_SCHEMA, Projection, number_keys
 _MOVE = sql.SQL("""
 WITH moved AS (
     UPDATE {table} AS t SET {changes}
-    FROM (SELECT DISTINCT f.person, p.ppnum AS number, p.token, {partition}
-          FROM pg_temp.erasing_events AS f
-          JOIN pg_temp.erasing_persons AS p ON p.person = f.person
+    FROM (SELECT p.person, p.ppnum AS number, p.token, {partition}
+          FROM pg_temp.erasing_persons AS p JOIN pg_temp.erasing_events AS f ON f.person = p.person
           JOIN eventstore.events AS e ON e.position = f.position
-          WHERE f.person = ANY(%(persons)s)) AS d
+          WHERE p.person = ANY(%(persons)s)
+          UNION
+          SELECT p.person, p.ppnum, p.token, {partition}
+          FROM pg_temp.erasing_persons AS p JOIN pg_temp.erasing_archived AS e ON e.ppnum = p.ppnum
+          WHERE p.person = ANY(%(persons)s)) AS d
     WHERE {same_partition} AND t.{number} = d.number
     RETURNING d.person
 )
@@ -34,10 +38,12 @@ SELECT person, count(*) FROM moved GROUP BY person
 """)
 _COUNT = sql.SQL("""
 SELECT d.person, count(*) FROM {table} AS t
-JOIN (SELECT DISTINCT f.person, p.ppnum AS number, {partition}
-      FROM pg_temp.erasing_events AS f
-      JOIN pg_temp.erasing_persons AS p ON p.person = f.person
-      JOIN eventstore.events AS e ON e.position = f.position) AS d
+JOIN (SELECT p.person, p.ppnum AS number, {partition}
+      FROM pg_temp.erasing_persons AS p JOIN pg_temp.erasing_events AS f ON f.person = p.person
+      JOIN eventstore.events AS e ON e.position = f.position
+      UNION
+      SELECT p.person, p.ppnum, {partition}
+      FROM pg_temp.erasing_persons AS p JOIN pg_temp.erasing_archived AS e ON e.ppnum = p.ppnum) AS d
   ON {same_partition} AND t.{number} = d.number
 GROUP BY d.person
 """)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
+from eventstore.archived_rows import find_archived_error
 from eventstore.errors import storable
 from eventstore.postgres.queries import fetch_value
-from eventstore.whole_window import find_missing_positions
+from eventstore.schema import events
+from eventstore.whole_window import LOG, find_missing_positions
 from projections.errors import HandleFailed, describe_user_code_error, may_be_caused_by_an_event
 from projections.folding import fold_budget
 
@@ -28,7 +30,8 @@ GROW_BELOW = 0.25
 QUICK_SECONDS, LONG_SECONDS = 1.0, 4.0
 """Larger windows than usual grow if one takes less than the first time, and shrink if it takes more than the second."""
 
-_EVENT_AT = "SELECT event_id FROM eventstore.events WHERE position = %s"
+_EVENT_AT = sql.SQL("SELECT event_id FROM {} WHERE position = %s")
+_REBUILD_WITH_FILES = "run projections rebuild with PROJECTIONS_ARCHIVE set to the folder of their files"
 
 
 class Cause(Enum):
@@ -101,7 +104,13 @@ class WindowSize:
         self.positions = max(positions // (SHRINK_SLOW if too_slow else SHRINK_FAILED), 1)
 
     async def failed(
-        self, conn: AsyncConnection[Any], lo: int, hi: int, error: BaseException, seconds: float
+        self,
+        conn: AsyncConnection[Any],
+        lo: int,
+        hi: int,
+        error: BaseException,
+        seconds: float,
+        schema: str = LOG,
     ) -> WindowFailure:
         """Find out why the window lo < p <= hi failed, and set the size of the next one.
 
@@ -111,10 +120,13 @@ class WindowSize:
             hi: the window's last position.
             error: what the fold raised.
             seconds: how long the window took until then.
+            schema: where its events were read from.
 
         """
-        if (missing := await find_missing_positions(conn, lo, hi)) is not None:
-            return WindowFailure(Cause.MISSING_POSITIONS, f"positions {missing[0]}..{missing[1]} missing")
+        if (missing := await find_missing_positions(conn, lo, hi, schema)) is not None:
+            archived = await find_archived_error(conn, missing[0], _REBUILD_WITH_FILES)
+            words = str(archived) if archived is not None else f"positions {missing[0]}..{missing[1]} missing"
+            return WindowFailure(Cause.MISSING_POSITIONS, words)
         too_slow = fold_budget.is_too_slow(error, seconds, self._budget)
         words = self._describe(error, too_slow=too_slow)
         if hi - lo > 1 and (too_slow or not fold_budget.was_ended_by_others(error)):
@@ -125,7 +137,7 @@ class WindowSize:
             return WindowFailure(Cause.SLOW_ONCE, f"after position {lo}: {words}", too_slow=True)
         if not too_slow and not may_be_caused_by_an_event(error):
             return WindowFailure(Cause.NOT_AN_EVENT, f"after position {lo}: {words}")
-        event_id = await fetch_value(conn, _EVENT_AT, [hi]) or "?"
+        event_id = await fetch_value(conn, _EVENT_AT.format(sql.Identifier(schema, events.name)), [hi]) or "?"
         twice = ", twice" if too_slow else ""
         return WindowFailure(Cause.EVENT, f"event {event_id} at position {hi}: {words}{twice}", event_id, too_slow)
 

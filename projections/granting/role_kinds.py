@@ -76,6 +76,7 @@ _STATE = {
     "eventstore.erasures": _SEE,
     "eventstore.event_positions": _SEE,
     "eventstore.partitions": _SEE,
+    "eventstore.archived_partitions": _SEE,
     "projections.alembic_version": _SEE,
     "projections.checkpoints": _SEE,
     "projections.granted_roles": _SEE,
@@ -110,6 +111,7 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
     RoleKind.CONSUMER: {
         "eventstore.events": _SEE,
         "eventstore.event_positions": _SEE,
+        "eventstore.archived_partitions": _SEE,
         "eventstore.consumers": _OWN,
         "projections.alembic_version": _SEE,
     },

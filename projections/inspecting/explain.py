@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection, DataError
 from sqlalchemy import Table
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.errors import describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import ONE_SNAPSHOT, SEARCHING
@@ -44,6 +45,7 @@ class Explanation:
         is_decided_by_one: whether in this table a single event decides a row.
         row: the row by the log; None if there should be none.
         table_row: the row in the table; None if there is none.
+        archived_up_to: events up to this position are archived and weren't searched; 0 if none are.
 
     """
 
@@ -59,6 +61,7 @@ class Explanation:
     is_decided_by_one: bool
     row: Row | None
     table_row: Row | None
+    archived_up_to: int = 0
 
     @property
     def group(self) -> str:
@@ -119,6 +122,7 @@ async def explain(
             is_decided_by_one=column is not None,
             row=row,
             table_row=table_row,
+            archived_up_to=await read_archived_up_to(conn),
         )
 
 

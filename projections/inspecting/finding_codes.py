@@ -304,6 +304,25 @@ _ERASURES = {
         "That key, if it is not lost.",
     ),
 }
+_ARCHIVES = {
+    "archive_missing": FindingCode(
+        _WRONG,
+        "Events are archived, and their files aren't in the folder that `PROJECTIONS_ARCHIVE` names, or have another"
+        " size than when they were written: no read model can be rebuilt or verified from here, and nobody erased.",
+        "`PROJECTIONS_ARCHIVE`, or put the files back.",
+    ),
+    "archive_has_erased": FindingCode(
+        _WRONG,
+        "Files of archived events may have events of persons who were erased since they were written, or earlier files"
+        " are left over. Replays read these events with their tokens, but the files may have the numbers.",
+        "`projections archive`, which writes such files anew",
+    ),
+    "archive_unfinished": FindingCode(
+        _NOTE,
+        "A partition was written to a file, but is still in the log: `projections archive` was interrupted.",
+        "The same command once more.",
+    ),
+}
 _SERVER = {
     "disk_low": FindingCode(
         _WRONG,
@@ -381,6 +400,7 @@ CODES: MappingProxyType[str, FindingCode] = MappingProxyType(
     | _CLOCK
     | _QUARANTINE
     | _ERASURES
+    | _ARCHIVES
     | _SERVER
     | _EXAMINATION
 )

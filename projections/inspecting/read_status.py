@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import SelectBase
 
 from eventstore.appending.server_clock import find_events_ahead_of_clock
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.consuming.consumers import read_consumers
 from eventstore.contracts.event_types import KNOWN_TYPES
 from eventstore.event_reader import HEAD, read_head
@@ -88,7 +89,10 @@ async def read_status(
     status = Status(head, without_request, unknown_types, apps, projections, declared, remarks)
     ahead, consumers = await find_events_ahead_of_clock(conn), await read_consumers(conn)
     wrong = await describe_ledger(conn, ledger)
-    return replace(status, ahead_of_clock=ahead, schema=schema, consumers=consumers, ledger=wrong)
+    archived = await read_archived_up_to(conn)
+    return replace(
+        status, ahead_of_clock=ahead, schema=schema, consumers=consumers, ledger=wrong, archived_up_to=archived
+    )
 
 
 async def _read_declared_counts(

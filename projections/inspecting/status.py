@@ -168,6 +168,7 @@ class Status:
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
         consumers: the named consumers that were ever run.
         ledger: what is wrong with the ledger of erased persons; None if nothing is, or there is no ledger.
+        archived_up_to: the last position that is archived, so that its event is in a file only; 0 if none is.
 
     """
 
@@ -182,6 +183,7 @@ class Status:
     schema: list[str] = field(default_factory=list)
     consumers: list[ConsumerStatus] = field(default_factory=list)
     ledger: str | None = None
+    archived_up_to: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, times as ISO text, as in :class:`StatusDocument`."""
@@ -209,6 +211,8 @@ class StatusDocument(TypedDict):
         schema: a sentence for each part of the schema that was changed or lost since migrate made it.
         consumers: the named consumers that were ever run, see docs/consuming.md.
         ledger: what is wrong with the ledger of erased persons; null if nothing is, or there is no ledger.
+        archived_up_to: the last position that is archived, so that its event is in a file only; 0 if none is.
+        archived_up_to: the last position that is archived, so that its event is in a file only; 0 if none is.
 
     """
 
@@ -224,3 +228,4 @@ class StatusDocument(TypedDict):
     schema: list[str]
     consumers: list[ConsumerStatus]
     ledger: str | None
+    archived_up_to: int

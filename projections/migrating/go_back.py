@@ -25,6 +25,10 @@ from projections.migrating.schema_revision import current_revision
 EARLIEST = "0012"
 """The earliest revision that a database can be taken back to: every version that was ever installed can use it."""
 
+ARCHIVES = "0026"
+"""The revision since which events can be archived."""
+
+_ARCHIVED_UP_TO = text("SELECT max(last) FROM eventstore.archived_partitions WHERE dropped_at IS NOT NULL")
 _FORGET = text("DELETE FROM projections.checkpoints WHERE name = :name")
 _WAIT = text(
     "UPDATE projections.checkpoints SET version = 0, last_error = :error, last_error_at = clock_timestamp(),"
@@ -55,6 +59,7 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
         if before is None or before < revision:
             has = "has no schema yet" if before is None else f"has revision {before}, which is earlier"
             raise MigrationRefused(f"can't go back to revision {revision}: the database {has}")
+        _refuse_archived(connection, before, revision)
         if revision < PARTITIONS_SINCE <= before:
             make_one_table(connection)
         command.downgrade(config, revision)
@@ -62,6 +67,15 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
             _mark_read_models(connection)
 
     return run_migration(url, step, patience)
+
+
+def _refuse_archived(connection: Connection, before: str, revision: str) -> None:
+    """Refuse to go back to a version that doesn't know archives: for it the archived events would be missing."""
+    if before >= ARCHIVES > revision and (up_to := connection.execute(_ARCHIVED_UP_TO).scalar()):
+        raise MigrationRefused(
+            f"can't go back to revision {revision}: positions 1 to {up_to:,} are archived, and versions before"
+            f" {ARCHIVES} can't read archives"
+        )
 
 
 def _mark_read_models(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
+from eventstore.archiving.archived_events import open_archived_events
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_lock import session_name
 from projections.projection import Projection
@@ -93,6 +94,7 @@ async def _build(
     *,
     force: bool,
 ) -> dict[str, int]:
+    archived = await open_archived_events(conn)
     shadows: list[Shadow] = []
     holder = session_name(f"as-of {into}")
 
@@ -101,7 +103,7 @@ async def _build(
 
     try:
         for projection in projections:
-            shadow = await new_shadow(conn, context, projection, logged=True)
+            shadow = await new_shadow(conn, context, projection, archived=archived, logged=True)
             await rebuild_history.record_start(conn, shadow.run_id, projection, shadow.fingerprint, holder, into=into)
             shadows.append(shadow)
             await shadow.begin()

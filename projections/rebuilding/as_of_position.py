@@ -9,6 +9,8 @@ from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.appending.server_clock import AheadOfClock, find_events_ahead_of_clock, find_last_received_by
+from eventstore.archived_rows import read_archived_partitions, read_archived_up_to
+from eventstore.archiving.archived_positions import find_archived_received_by, read_archived_time
 from eventstore.event_reader import read_head, read_last_event
 from eventstore.postgres.queries import fetch_row
 from projections.errors import ProjectionsError, UsageError
@@ -32,7 +34,10 @@ async def find_position(conn: AsyncConnection[Any], moment: str) -> int:
         if row is None:
             raise UsageError(f"there is no event {moment}")
         return int(row[0])
-    return await find_last_received_by(conn, parse_time(moment), await read_head(conn), _refuse_missing)
+    time, head = parse_time(moment), await read_head(conn)
+    if (archived := await find_archived_received_by(conn, time)) is not None:
+        return archived
+    return await find_last_received_by(conn, time, head, _refuse_missing, after=await read_archived_up_to(conn))
 
 
 def _refuse_missing(position: int) -> None:
@@ -42,7 +47,7 @@ def _refuse_missing(position: int) -> None:
 async def received_at(conn: AsyncConnection[Any], position: int) -> datetime | None:
     """Return when the event at a position was received; None for position 0."""
     row = await fetch_row(conn, _RECEIVED, [position])
-    return row[0] if row else None
+    return row[0] if row else await read_archived_time(conn, position)
 
 
 def parse_time(text: str) -> datetime:
@@ -79,7 +84,7 @@ async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int
     row = await fetch_row(conn, _FIRST)
     if row is None or last is None or last_received is None:
         return ("no event is stored yet",)
-    first, first_received = row
+    first, first_received = await _find_first(conn) or row
     remarks = []
     if asked > now:
         remarks.append(
@@ -99,6 +104,13 @@ async def remarks_on_time(conn: AsyncConnection[Any], moment: str, position: int
     if (ahead := await find_events_ahead_of_clock(conn)) is not None:
         remarks.append(_remark_on_ahead(ahead, position))
     return tuple(remarks)
+
+
+async def _find_first(conn: AsyncConnection[Any]) -> tuple[int, datetime] | None:
+    """Return the first archived position and its time; None if nothing is archived."""
+    for one in await read_archived_partitions(conn):
+        return one.first, one.first_received_at
+    return None
 
 
 def _remark_on_ahead(ahead: AheadOfClock, position: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from psycopg import AsyncConnection
 
 from eventstore.erasure.erasure_rows import read_last_erasure
+from eventstore.errors import ArchiveError
 from eventstore.locks import rebuild_lock
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from projections.errors import ProjectionsError
@@ -81,7 +82,7 @@ async def start_over_after_erasures(
         erasures = await read_last_erasure(conn)
         try:
             return await attempt(is_first=is_first)
-        except ProjectionsError:
+        except (ProjectionsError, ArchiveError):
             if conn.broken or conn.closed or await read_last_erasure(conn) == erasures:
                 raise
         is_first = False

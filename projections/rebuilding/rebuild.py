@@ -21,6 +21,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.archiving.archived_events import open_archived_events
 from eventstore.postgres.session_lock import session_name
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from projections.errors import ProjectionsError, RebuildRefused
@@ -100,6 +101,7 @@ async def rebuild(
     Raises:
         LockHeld: another rebuild, verify, as-of or redecode of the projection runs; the message names it.
         LockLost, RebuildLost: another took over meanwhile; nothing was applied.
+        EventsArchived, ArchiveError: archived events can't be read; the message says which, and nothing was done.
         CannotFold: an event can't be folded; the message says which.
         RebuildRefused: it would change more than the limits allow; nothing was applied.
         ProjectionsError: the rows are of a newer version than this code.
@@ -147,10 +149,13 @@ class _Rebuild:
         self._steps: ShadowRun
 
     async def run(self, *, resume: bool) -> Rebuilt:
+        archived = await open_archived_events(self._conn)
         if not self._dry_run:
             await checkpoint.create_if_missing(self._conn, self._projection.name, self._projection.version)
         at = await read_checkpoint_clamped_to_head(self._conn, self._projection)
-        self._shadow = shadow = await new_shadow(self._conn, self._context, self._projection, is_rebuild=True)
+        self._shadow = shadow = await new_shadow(
+            self._conn, self._context, self._projection, archived=archived, is_rebuild=True
+        )
         session = _session(self._projection)
         self._steps = ShadowRun(self._conn, self._context, self._shadow, read_checkpoint_clamped_to_head, session)
         holder = session_name(session)

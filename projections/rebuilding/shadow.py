@@ -21,10 +21,13 @@ from typing import Any
 from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData
 
+from eventstore.archiving.archived_events import TEMPORARY, WINDOW, ArchivedEvents
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.session_settings import RESET_STATEMENT_TIMEOUT, milliseconds
+from eventstore.schema import SCHEMA
+from eventstore.whole_window import LOG
 from projections.errors import CannotFold, PersonErased, ProjectionsError, RebuildLost
 from projections.folding.python_fold import OnProgress
 from projections.folding.table_copies import plain_copy
@@ -82,6 +85,7 @@ class Shadow:
         is_rebuild: whether ``run`` is the id of a row in ``projections.rebuilds``, which then shows the position too.
         logged: whether the tables survive a crash of the server; tables that are dropped in the end need not.
         fold_timeout: seconds that a statement of the fold may take, or ``handle`` for one event.
+        archived: the archived events, which are read from their files; None if the log has all events.
 
     Attributes:
         position: every event up to here is folded.
@@ -92,7 +96,7 @@ class Shadow:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that its rows depend on
         self,
         conn: AsyncConnection[Any],
         projection: Projection,
@@ -103,6 +107,7 @@ class Shadow:
         is_rebuild: bool = False,
         logged: bool = False,
         fold_timeout: float = FOLD_TIMEOUT,
+        archived: ArchivedEvents | None = None,
     ) -> None:
         self.projection = projection
         self.skipped = list(skipped)
@@ -117,7 +122,12 @@ class Shadow:
         self.is_sliced = False
         self.slice_tables = SliceTables(projection.name, self._comment)
         self.steps = SliceSteps(self.slice_tables.steps)
-        self._fold = build_fold(projection, {READ_MODEL_SCHEMA: SHADOW_SCHEMA}, handle_timeout=fold_timeout)
+        schemas = {READ_MODEL_SCHEMA: SHADOW_SCHEMA}
+        self._folds = {LOG: build_fold(projection, schemas, handle_timeout=fold_timeout)}
+        self._archived = archived
+        if self.reads_archived_events:
+            schemas |= {SCHEMA: TEMPORARY}
+            self._folds[TEMPORARY] = build_fold(projection, schemas, handle_timeout=fold_timeout)
         self._budget = fold_timeout
 
     async def begin(self, slices: Slices | None = None) -> None:
@@ -183,7 +193,8 @@ class Shadow:
                 return f"the interrupted rebuild was of version {earlier.version}"
             if earlier.fingerprint != self.fingerprint:
                 return (
-                    "the code, a table, the skipped events or the erased persons changed since the interrupted rebuild"
+                    "the code, a table, the skipped events, the erased persons or the archive changed since the"
+                    " interrupted rebuild"
                 )
             if (why := await self._why_unusable(earlier.run_id, earlier.position)) is not None:
                 return why
@@ -233,18 +244,18 @@ class Shadow:
         """
         size = WindowSize(window, self._budget, "PROJECTIONS_REBUILD_FOLD_TIMEOUT")
         while self.position < up_to:
-            hi = min(self.position + size.positions, up_to)
+            hi, schema = await self._next_window(min(self.position + size.positions, up_to))
             began = monotonic()
             try:
                 async with self._conn.transaction():
-                    await self._fold_window(hi, on_progress)
+                    await self._fold_window(hi, schema, on_progress)
                 self.position = hi
             except (RebuildLost, errors.LockNotAvailable):
                 raise
             except Exception as error:  # a fold written in Python may raise anything
                 if self._conn.broken or self._conn.closed:
                     raise
-                failure = await size.failed(self._conn, self.position, hi, error, monotonic() - began)
+                failure = await size.failed(self._conn, self.position, hi, error, monotonic() - began, schema)
                 if failure.cause in (Cause.WINDOW_TOO_LONG, Cause.SLOW_ONCE):
                     continue
                 raise CannotFold(self._explain(failure)) from error
@@ -326,16 +337,30 @@ class Shadow:
     def fingerprint(self) -> str:
         """A digest of what the rows depend on besides the log: the fold's code, the tables, and the skipped events.
 
-        Together with the newest erasure: a shadow that was begun before it is not resumed.
+        Together with the newest erasure and the last archived position: a shadow that was begun before isn't resumed.
         """
         digest = compute_fingerprint(self.projection, self.skipped)
-        return f"{digest}:{self.erasures}" if self.erasures else digest
+        archived = f":archived {self._archived.up_to}" if self.reads_archived_events and self._archived else ""
+        return f"{digest}:{self.erasures}{archived}" if self.erasures or archived else digest
 
-    async def _fold_window(self, hi: int, on_progress: OnProgress | None) -> None:
+    @property
+    def reads_archived_events(self) -> bool:
+        """Whether the first events of the log are read from files."""
+        return self._archived is not None and self._archived.up_to > 0
+
+    async def _next_window(self, hi: int) -> tuple[int, str]:
+        """Return the end of the next window, ``hi`` or earlier, and where its events are; load archived ones."""
+        if self._archived is None or self.position >= self._archived.up_to:
+            return hi, LOG
+        hi = min(hi, self._archived.up_to, self.position + WINDOW)
+        await self._archived.load(self.position, hi)
+        return hi, TEMPORARY
+
+    async def _fold_window(self, hi: int, schema: str, on_progress: OnProgress | None) -> None:
         lo = self.position
-        if not await self._row.move(lo, hi, milliseconds(self._budget)):
+        if not await self._row.move(lo, hi, milliseconds(self._budget), schema):
             raise RebuildLost(self.projection.name)
-        await self._fold.run(self._conn, lo, hi, self.skipped, on_progress)
+        await self._folds[schema].run(self._conn, lo, hi, self.skipped, on_progress)
         await self._record(hi)
 
     def _explain(self, failure: WindowFailure) -> str:

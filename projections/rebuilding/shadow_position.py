@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection, sql
 from psycopg.errors import InsufficientPrivilege
 
+from eventstore.archiving.archived_events import TEMPORARY
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
-from eventstore.whole_window import hi_if_whole
+from eventstore.whole_window import LOG, hi_if_whole
 from projections.engine_tables import SHADOW_POSITIONS_DDL
 from projections.projection import SHADOW_POSITIONS
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, table_exists
@@ -39,7 +40,15 @@ _SHARE = sql.SQL("SELECT {} FROM {} WHERE projection = %(name)s AND run = %(run)
 _JUMP = sql.SQL("UPDATE {} SET position = %s WHERE projection = %s AND run = %s AND position = 0").format(_POSITIONS)
 _MOVE = sql.SQL(
     "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s RETURNING {}"
-).format(_POSITIONS, hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")), sql.SQL(STATEMENT_TIMEOUT))
+)
+
+
+def _move(schema: str) -> sql.Composed:
+    hi = hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint"), schema)
+    return _MOVE.format(_POSITIONS, hi, sql.SQL(STATEMENT_TIMEOUT))
+
+
+_MOVES = {schema: _move(schema) for schema in (LOG, TEMPORARY)}
 
 
 class EarlierRun(NamedTuple):
@@ -105,17 +114,18 @@ class ShadowPosition:
         """Move the position from 0 to one up to which all windows were whole; returns whether the row is this run's."""
         return (await self._conn.execute(_JUMP, [position, self._name, self._run_id])).rowcount == 1
 
-    async def move(self, lo: int, hi: int, statement_timeout: str) -> bool:
+    async def move(self, lo: int, hi: int, statement_timeout: str, schema: str = LOG) -> bool:
         """Move the position, and set the timeout of the transaction's next statements, in one round trip.
 
-        If the window has a gap, the position becomes NULL, which the NOT NULL column refuses.
+        If the window has a gap in the table of its events, the position becomes NULL, which the NOT NULL column
+        refuses.
 
         Returns:
             Whether the row is still this run's, and at ``lo``.
 
         """
         values = {"name": self._name, "run": self._run_id, "lo": lo, "hi": hi, "timeout": statement_timeout}
-        return (await self._conn.execute(_MOVE, values)).rowcount == 1
+        return (await self._conn.execute(_MOVES[schema], values)).rowcount == 1
 
     async def delete(self) -> bool:
         """Delete the row; returns whether it was still this run's."""

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 
+from eventstore.archiving.archived_events import ArchivedEvents
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
@@ -55,6 +56,7 @@ async def new_shadow(
     context: ReplayContext,
     projection: Projection,
     *,
+    archived: ArchivedEvents,
     is_rebuild: bool = False,
     logged: bool = False,
 ) -> Shadow:
@@ -75,6 +77,7 @@ async def new_shadow(
         is_rebuild=is_rebuild,
         logged=logged,
         fold_timeout=timeout,
+        archived=archived,
     )
 
 
@@ -264,6 +267,8 @@ class ShadowRun:
         """Return how to slice the log up to a position; None to fold it window by window."""
         settings = self._settings
         number = min(-(-target // settings.slice), MOST_SLICES)
+        if self._shadow.reads_archived_events:  # they are loaded into one session, window by window
+            return None
         if number < 2 or (fold := self._find_slice_fold()) is None:
             return None
         return Slices(fold, number, target, settings.slice)

@@ -14,6 +14,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.archiving.archived_events import open_archived_events
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.rebuilding.exclusive_run import run_exclusively, start_over_after_erasures
@@ -45,6 +46,7 @@ async def verify(context: ReplayContext, projection: Projection) -> Verified:
     Raises:
         LockHeld: another rebuild, verify, as-of or redecode of the projection runs; the message names it.
         LockLost, RebuildLost: another took over meanwhile.
+        EventsArchived, ArchiveError: archived events can't be read; the message says which, and nothing was done.
         CannotFold: an event can't be folded; the message says which.
         ProjectionsError: it has not run yet, or its rows are of another version than this code.
         psycopg.Error: the database failed, or the connection.
@@ -69,6 +71,7 @@ async def _verify(context: ReplayContext, projection: Projection, session: str) 
 
 
 async def _fold_and_compare(conn: AsyncConnection[Any], context: ReplayContext, projection: Projection) -> Verified:
+    archived = await open_archived_events(conn)
     at = await read_checkpoint_in_log(conn, projection)
     # Newer code marks rows of this version as waiting: for its own rebuild. So the version decides, not the state.
     if at.version != projection.version:
@@ -76,7 +79,7 @@ async def _fold_and_compare(conn: AsyncConnection[Any], context: ReplayContext, 
             f"{projection.name} needs a rebuild: its rows are of version {at.version}, this code is version"
             f" {projection.version}; run projections rebuild {projection.name}"
         )
-    shadow = await new_shadow(conn, context, projection)
+    shadow = await new_shadow(conn, context, projection, archived=archived)
     steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log, f"verify {projection.name}")
     await steps.start(at.position)
     await steps.catch_up(at.position)

@@ -72,6 +72,7 @@ READ_ELSEWHERE: Mapping[str, str] = {
     "quarantine export": "acceptance/test_quarantine_command.py",
     "quarantine drop": "acceptance/test_quarantine_command.py",
     "reconcile": "acceptance/test_reconcile_command.py",
+    "archive": "acceptance/test_archive_command.py",
     "erase": "acceptance/test_erase_command.py",
     "export erasures": "acceptance/test_erase_command.py",
 }

@@ -205,7 +205,9 @@ class OtherFold(Lenient):
 
 
 NOT_WHOLE = "the shadow doesn't match what the interrupted rebuild recorded"
-CHANGED_SINCE = "the code, a table, the skipped events or the erased persons changed since the interrupted rebuild"
+CHANGED_SINCE = (
+    "the code, a table, the skipped events, the erased persons or the archive changed since the interrupted rebuild"
+)
 WHY_ANEW = {
     "nothing": "no interrupted rebuild found",
     "position": NOT_WHOLE,

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "integration/test_doctor.py",
     "integration/test_doctor_erasures.py",
+    "integration/test_archive_partitions.py",
+    "integration/test_archived_events.py",
+    "integration/test_erase_archived.py",
     "integration/test_consumers_shown.py",
     "integration/test_partitioned_log.py",
     "acceptance/test_doctor_command.py",

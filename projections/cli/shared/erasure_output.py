@@ -33,6 +33,8 @@ def print_erasure(receipt: ErasureReceipt) -> None:
         names = " ".join(receipt["need_rebuild"])
         print_message(f"projections: {names} still contain the numbers; run projections rebuild {names}")
     _print_search(receipt)
+    for one in receipt["archives"]:
+        print_data(f"archive {one['file']}: {counted(one['events'], 'event')}; the file was written anew")
     for name in receipt["not_vacuumed"]:
         print_message(f"projections: another session has {name} locked; later run VACUUM (ANALYZE) {name}")
     if not receipt["dry_run"]:

@@ -37,6 +37,7 @@ class DoctorOptions:
         data_folder: the data folder of the embedded server; None for another server.
         ledger: the ledger of erased persons that is compared with the log; None for none.
         key: the erasure key; None without one.
+        archive: the folder with the files of archived events; None if none is set.
         clock: this machine's clock, in seconds since 1970.
 
     """
@@ -53,6 +54,7 @@ class DoctorOptions:
     data_folder: Path | None = None
     ledger: Path | None = None
     key: ErasureKey | None = field(default=None, repr=False)
+    archive: Path | None = None
     clock: Callable[[], float] = time.time
 
 

@@ -19,6 +19,7 @@ from eventstore.event_reader import read_head
 from eventstore.postgres.availability import wait_for_database
 from eventstore.postgres.connection import connect
 from projections.inspecting.doctor.app_checks import check_apps
+from projections.inspecting.doctor.archive_file_checks import check_archives
 from projections.inspecting.doctor.clock_checks import check_clocks, check_stored_times
 from projections.inspecting.doctor.consumer_checks import check_consumers
 from projections.inspecting.doctor.disk_checks import check_disk, format_bytes, read_database_size
@@ -99,6 +100,7 @@ CHECKS: tuple[Check, ...] = (
     Check("clocks", check_clocks, needs_schema=False),
     Check("the quarantine", check_quarantine),
     Check("erasures", check_erasures),
+    Check("archives", check_archives),
     Check("the disk", check_disk, needs_schema=False),
     Check("durability", check_durability, needs_schema=False),
     Check("synchronous_commit", check_synchronous_commit, needs_schema=False),

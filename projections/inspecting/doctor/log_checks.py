@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.event_reader import read_head
 from eventstore.postgres.queries import fetch_column
 from eventstore.whole_window import find_missing_positions
@@ -27,11 +28,11 @@ _CHECKPOINTS = "SELECT position FROM projections.checkpoints ORDER BY 1"
 
 async def check_positions(exam: Examination) -> AsyncIterator[Finding]:
     """Find missing positions where nothing has counted them yet."""
-    head = await read_head(exam.conn)
-    starts = {0, max(head - EXAMINED, 0), *await fetch_column(exam.conn, _CHECKPOINTS)}
+    head, archived = await read_head(exam.conn), await read_archived_up_to(exam.conn)
+    starts = {0, head - EXAMINED, *await fetch_column(exam.conn, _CHECKPOINTS)}
     found = set()
-    for lo in sorted(starts):
-        hi = min(lo + (EXAMINED if lo else 1), head)
+    for lo in sorted({max(one, archived) for one in starts}):
+        hi = min(lo + (EXAMINED if lo > archived else 1), head)
         if hi > lo and (missing := await find_missing_positions(exam.conn, lo, hi)) is not None:
             found.add(missing)
     for first, last in sorted(found):
@@ -40,7 +41,7 @@ async def check_positions(exam: Examination) -> AsyncIterator[Finding]:
 
 async def check_all_positions(exam: Examination) -> AsyncIterator[Finding]:
     """Find missing positions in the whole log, up to a limit."""
-    head, lo, found = await read_head(exam.conn), 0, 0
+    head, lo, found = await read_head(exam.conn), await read_archived_up_to(exam.conn), 0
     while lo < head and found < REPORTED:
         hi = min(lo + PAGE, head)
         missing = await find_missing_positions(exam.conn, lo, hi)

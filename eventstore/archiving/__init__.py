@@ -1,0 +1,1 @@
+"""Files of archived partitions: writing, comparing, finding and reading them."""

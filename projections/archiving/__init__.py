@@ -1,0 +1,1 @@
+"""Takes old partitions of the event table out of the database, into files."""

@@ -24,6 +24,7 @@ from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
+from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.rebuild import Timings, rebuild
 from projections.rebuilding.replay_context import ReplayContext
 from projections.running.run_context import RunContext
@@ -37,6 +38,7 @@ SHADOW = "shadows are unlogged, as they always are; the reference's tables are l
 OPEN_REQUESTS, RECIPIENTS = 100, 50
 """The synthetic log: how many requests are open at any time, and how many recipients each has, besides a completion."""
 MAX_RSS_MB = 150.0
+JOBS = 2
 
 _REBUILD_ALL = """
 import re, sys
@@ -71,10 +73,11 @@ def serial(url: str) -> str:
     return make_conninfo(url, options=SERIAL)
 
 
-def rebuilt(url: str, projection: Projection) -> tuple[float, Timings]:
+def rebuilt(url: str, projection: Projection, jobs: int = 1) -> tuple[float, Timings]:
     """Rebuild without parallel plans, with the default settings; return the seconds of the whole and of its parts."""
     began = perf_counter()
-    done = asyncio.run(rebuild(ReplayContext(serial(url), Waits(), ReplaySettings()), projection))
+    context = ReplayContext(serial(url), Waits(), ReplaySettings(), slots=JobSlots(jobs))
+    done = asyncio.run(rebuild(context, projection))
     seconds = perf_counter() - began
     if any(one.total for one in done.changes):
         raise RuntimeError("the tables did not match the log before the rebuild")
@@ -114,6 +117,32 @@ def _measure(projection: Projection, postgres: Postgres) -> Result:
         "versions": postgres.versions(),
     }
     return result(f"rebuild_{projection.name}", "events/s", REFERENCE, mine, theirs, detail)
+
+
+def rebuild_jobs(postgres: Postgres) -> Result:
+    """Compare a rebuild by two jobs with the same by one."""
+    projection = RequestStatus()
+    with filled(postgres) as url:
+        empty(url, projection)
+        asyncio.run(_fold(url, projection))
+
+        def ours(_round: int) -> float:
+            return EVENTS / rebuilt(url, projection, JOBS)[0]
+
+        def reference(_round: int) -> float:
+            return EVENTS / rebuilt(url, projection)[0]
+
+        mine, theirs = interleaved(ours, reference)
+    detail = {
+        "events": EVENTS,
+        "mix": MIX,
+        "jobs": JOBS,
+        "rebuild_settings": ReplaySettings().model_dump(),
+        "rebuild_session": SERIAL,
+        "settings": postgres.settings(),
+        "versions": postgres.versions(),
+    }
+    return result("rebuild_jobs", "events/s", "one job", mine, theirs, detail)
 
 
 def rebuild_rss_mb(postgres: Postgres) -> Result:
@@ -187,6 +216,7 @@ REBUILDS: dict[str, Benchmark] = {
         f"rebuild_{projection.name}": partial(_measure, projection)
         for projection in (RequestStatus(), ConsentRegistry(), PollTallies(), People())
     },
+    "rebuild_jobs": rebuild_jobs,
     "rebuild_rss_mb": rebuild_rss_mb,
 }
 LARGE_ONES: dict[str, Benchmark] = {"rebuild_scale": rebuild_scale}

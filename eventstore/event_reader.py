@@ -13,32 +13,50 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Event
+from eventstore.distributed_log import event_of_row, is_distributed, require_window
 from eventstore.errors import DatabaseError
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.schema import events
 
-HEAD = sql.SQL("(SELECT coalesce(max(position), 0) FROM eventstore.events)")
-"""The SQL expression for the head of the log: the last position; 0 while there is no event."""
+HEAD = sql.SQL("(SELECT coalesce(max(position), 0) FROM eventstore.head)")
+"""The SQL expression for the head of the log: the last position; 0 while there is no event.
+
+The view reads one row: the last event by index; of a distributed log, the row that each append moves.
+"""
 
 LAG = sql.SQL("""greatest(head.position - c.position, 0) AS events_behind,
        CASE WHEN head.position <= c.position THEN 0
-            ELSE coalesce(greatest(extract(epoch FROM clock_timestamp() - (
-                SELECT received_at FROM eventstore.events AS e WHERE e.position > c.position
-                ORDER BY e.position LIMIT 1
-            )), 0), 0)
+            ELSE coalesce(greatest(extract(
+                epoch FROM clock_timestamp() - coalesce(next.received_at, head.received_at)
+            ), 0), 0)
        END::double precision AS seconds_behind""")
 """The SQL columns that say how far a checkpoint ``c`` is behind the log's ``head``: events, and how long the first of
-them has waited. The first event is found by index."""
+them, ``next``, has waited. If that one is missing, the last event's time counts."""
+
+_FROM_CHECKPOINTS = sql.SQL("""{table} AS c
+CROSS JOIN (SELECT coalesce(max(position), 0) AS position, max(received_at) AS received_at FROM eventstore.head) AS head
+LEFT JOIN (
+    SELECT e.position, e.received_at FROM eventstore.events AS e
+    WHERE e.position = ANY(ARRAY(SELECT position + 1 FROM {table}))
+) AS next ON next.position = c.position + 1""")
 
 LAST_EVENT: LiteralString = (
     "SELECT clock_timestamp(), position, received_at, event_id"
-    " FROM (SELECT) AS here LEFT JOIN"
-    " (SELECT position, received_at, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1) AS head ON true"
+    " FROM (SELECT) AS here LEFT JOIN eventstore.head AS head ON true"
 )
 """The statement that returns a :class:`LastEvent`, for those who run it in a pipeline."""
 
 _READ_HEAD = sql.SQL("SELECT {}").format(HEAD).as_bytes()
+
+
+def from_checkpoints(table: sql.Composable) -> sql.Composed:
+    """Return the FROM clause for :data:`LAG`: the checkpoints in a table, the head, and the event after each.
+
+    The events are found by index. They are joined, not looked up for each row, so that it also works where events are
+    on other servers than checkpoints.
+    """
+    return _FROM_CHECKPOINTS.format(table=table)
 
 
 class StoredEvent(NamedTuple):
@@ -87,16 +105,22 @@ async def read(
     """Yield the events after a position in commit order, up to the head (as it is when each page is read).
 
     A page holds at most ``page_events`` events and ends with the one that brings its payloads to ``page_bytes``
-    bytes. On an autocommit connection no snapshot outlives a page.
+    bytes. On an autocommit connection no snapshot outlives a page. Of a distributed log, events are read up to the head
+    as it is at the beginning.
 
     Raises:
+        MissingPositions: the log is distributed, and not all of its events are visible.
         psycopg.Error: the database failed, or the connection; to resume, pass the last position yielded as ``after``.
 
     """
+    if await is_distributed(conn):
+        head = await read_head(conn)
+        up_to = head if up_to is None else min(up_to, head)
+        await require_window(conn, after, max(after, up_to))
     columns = ("received_at", *Event._fields)
     pages = read_pages(
         conn, events, "position", columns, after=after, up_to=up_to, page_rows=page_events, page_bytes=page_bytes
     )
     async for page in pages:
         for position, received_at, *values in page:
-            yield StoredEvent(position, received_at, Event(*values))
+            yield StoredEvent(position, received_at, event_of_row(values))

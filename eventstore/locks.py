@@ -16,6 +16,8 @@ lock                   held by      what it protects
 ``SHADOW_LOCK``        transaction  one process at a time creates the schema of the shadows
 ``PARTITION_LOCK``     transaction  one session at a time makes partitions of the log, or takes one out
 ``APPEND_LOCK``        transaction  positions are assigned by one transaction at a time, so they are gapless
+``checkpoint_lock(name)`` transaction where the log is distributed: beside the row of a checkpoint, given back when the
+                                    other servers have committed too
 ``fold_lock(name)``    session      informational, shared: shows which sessions fold a projection
 =====================  ===========  ====================================================================================
 
@@ -25,10 +27,11 @@ again later. So they can't deadlock, although their order differs: an import acq
 ``IMPORT_LOCK``, a follower ``IMPORT_LOCK`` and then the lock of its app.
 
 A transaction acquires what it needs in this order: ``AS_OF_LOCK``, ``SHADOW_LOCK``, then rows (the cursor of an app,
-the checkpoints of projections by name), then ``APPEND_LOCK``; under the append lock it writes only rows that no other
-session may write then, and the quarantine of an app, whose row of ``quarantine_usage`` it locks first. Who locks that
-row without the append lock waits for nothing else while it has it: an append of rejected messages, ``quarantine drop``,
-an erase, an import. A retry only tries to share ``IMPORT_LOCK``. A migration acquires its lock before it does anything.
+the checkpoints of projections by name, each with its ``checkpoint_lock``), then ``APPEND_LOCK``; under the append lock
+it writes only rows that no other session may write then, and the quarantine of an app, whose row of
+``quarantine_usage`` it locks first. Who locks that row without the append lock waits for nothing else while it has it:
+an append of rejected messages, ``quarantine drop``, an erase, an import. A retry only tries to share ``IMPORT_LOCK``. A
+migration acquires its lock before it does anything.
 
 A process can freeze while its session holds a lock. :mod:`eventstore.postgres.session_lock` makes it lose a session's
 lock, except ``fold_lock``, which excludes nobody. :mod:`eventstore.appending.append_lock` terminates a frozen holder of
@@ -69,6 +72,11 @@ def consumer_lock(name: str) -> int:
     return _number(f"consumer:{name}")
 
 
+def checkpoint_lock(projection: str) -> int:
+    """Return the number of the lock that whoever writes a projection's rows in a distributed log holds."""
+    return _number(f"checkpoint:{projection}")
+
+
 def fold_lock(projection: str) -> int:
     """Return the number of the lock that all who fold a projection share."""
     return _number(f"fold:{projection}")
@@ -81,3 +89,6 @@ TRY_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)"
 TRY_SHARED_TRANSACTION_LOCK = "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)"
 WAIT_FOR_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(%s)"
 WAIT_FOR_SHARED_TRANSACTION_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock_shared(%s)"
+TRY_TRANSACTION_LOCK_IF = "SELECT CASE WHEN {} THEN pg_catalog.pg_try_advisory_xact_lock(%s) END"
+WAIT_FOR_TRANSACTION_LOCK_IF = "SELECT CASE WHEN {} THEN pg_catalog.pg_advisory_xact_lock(%s) IS NULL END"
+"""Templates of statements that acquire a lock if a condition holds; the first returns NULL if it doesn't."""

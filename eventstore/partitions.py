@@ -11,6 +11,8 @@ refuses an id which is stored already, and keeps the ids of partitions that were
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection, sql
@@ -25,6 +27,15 @@ BY_ID = sql.SQL(
 
 OFFSET 0 keeps the planner from reading whole partitions: each event is found by index in the partition that it is in.
 """
+
+BY_ID_IN_MODE: Mapping[bool, Mapping[str, sql.SQL]] = MappingProxyType(
+    {
+        False: {"id": sql.SQL("i.event_id"), "by_id": BY_ID},
+        True: {"id": sql.SQL("e.event_id"), "by_id": sql.SQL("eventstore.events AS e")},
+    }
+)
+"""The same, and the column of the id, by whether the log is distributed: then events of several servers aren't joined
+by position, and the log isn't partitioned."""
 
 FIRST_PARTITION_CHECK = "events_first_partition_check"
 """The check by which a table can become a partition without being read; it is there for a moment only."""

@@ -471,3 +471,16 @@ archived_partitions = Table(
     schema=SCHEMA,
     comment="Partitions of the event table that projections archive wrote to files: which positions are where.",
 )
+
+distributed_head = Table(
+    "distributed_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="Always 1: there is one head."),
+    Column("position", BigInteger, nullable=False, comment="The head of the log: its last position, or 0."),
+    Column("received_at", _time, comment="When the last event was appended; NULL while there is none."),
+    Column("event_id", Text(collation="C"), comment="The last event; NULL while there is none."),
+    CheckConstraint("id = 1", name="id"),
+    CheckConstraint("position >= 0", name="position"),
+    schema=SCHEMA,
+    comment="The head of a log that Citus distributes over several servers; without a row, it isn't distributed.",
+)

@@ -37,7 +37,7 @@ ANY_REMOVAL = Limits(removal=True)
 
 CHANGED, MISSING, EXTRA = DAMAGES = ("changed", "missing", "extra")
 NOBODY = "nobody's app"
-_CHANGES: dict[str, LiteralString] = {
+CHANGES: dict[str, LiteralString] = {
     "request_recipients": "status = 'damaged'",
     "request_status": "delivered = delivered + 7",
     "consent_registry": "delivery_request_id = 'damaged'",
@@ -235,7 +235,7 @@ async def damage(conn: AsyncConnection[Any], table: Table, kind: str, share: flo
         name, NOBODY, key, count, offset
     )
     if kind == CHANGED:
-        what = sql.SQL(_CHANGES[table.name])
+        what = sql.SQL(CHANGES[table.name])
         statement = sql.SQL("UPDATE {} SET {} WHERE ctid IN ({})").format(name, what, chosen)
     elif kind == MISSING:
         statement = sql.SQL("DELETE FROM {} WHERE ctid IN ({})").format(name, chosen)

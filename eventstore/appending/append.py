@@ -145,12 +145,16 @@ class Appender:
         duplicates, conflicting = compare_repeats(new, repeated)
         async with self._conn.transaction():
             head = await acquire_append_lock(self._conn, self._waits, cursor)
+            if head.is_distributed:  # since the last batch
+                result = await self._store_with_probe(head, events, rejected)
+                self.attempted = result
+                return result
             erased = await self._late.erase(self._conn, events, head.erasure)
             if erased is not events:
                 new, repeated = split_repeats(erased)
                 duplicates, conflicting = compare_repeats(new, repeated)
             await self._make_room(head, len(new))
-            await copy_events(self._conn, new, head.position, head.received_at)
+            await copy_events(self._conn, new, head)
             await self._late.record(self._conn, new)
             quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting], head.erasure)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
@@ -168,20 +172,27 @@ class Appender:
     ) -> Appended:
         async with self._conn.transaction():
             head = await acquire_append_lock(self._conn, self._waits, cursor)
-            events = await self._late.erase(self._conn, events, head.erasure)
-            stored_ids, conflicting = await find_stored_ids(self._conn, events)
-            new = [event for event in events if event.event_id not in stored_ids] if stored_ids else events
-            await self._make_room(head, len(new))
-            copied = await copy_new_events(self._conn, new, head.position, head.received_at)
-            await self._late.record(self._conn, new)
-            # All of them in one call: rows are locked in one order, so that no two appends block each other.
-            refused = [*rejected, *conflicting, *copied.rejected]
-            quarantined = await erase_late_messages(self._conn, self._late, refused, head.erasure)
-            not_kept = await quarantine(self._conn, quarantined, self._limits)
-            if copied.stored:
-                await self._conn.execute(NOTIFY)
-            duplicates = len(events) - len(new) - len(conflicting) + copied.repeats
-            result = Appended(copied.stored, duplicates, len(quarantined), head.position + copied.stored, not_kept)
+            result = await self._store_with_probe(head, events, rejected)
             self.attempted = result
-        self.probing = bool(stored_ids)
         return result
+
+    async def _store_with_probe(self, head: Head, events: Sequence[Event], rejected: Sequence[Rejected]) -> Appended:
+        """Append a batch inside the caller's transaction, which has the append lock.
+
+        In a distributed log the key of events is wider than event_id, so stored ids are looked up for every batch.
+        """
+        events = await self._late.erase(self._conn, events, head.erasure)
+        stored_ids, conflicting = await find_stored_ids(self._conn, events, is_distributed=head.is_distributed)
+        new = [event for event in events if event.event_id not in stored_ids] if stored_ids else events
+        await self._make_room(head, len(new))
+        copied = await copy_new_events(self._conn, new, head)
+        await self._late.record(self._conn, new)
+        # All of them in one call: rows are locked in one order, so that no two appends block each other.
+        refused = [*rejected, *conflicting, *copied.rejected]
+        quarantined = await erase_late_messages(self._conn, self._late, refused, head.erasure)
+        not_kept = await quarantine(self._conn, quarantined, self._limits)
+        if copied.stored:
+            await self._conn.execute(NOTIFY)
+        duplicates = len(events) - len(new) - len(conflicting) + copied.repeats
+        self.probing = bool(stored_ids) or head.is_distributed
+        return Appended(copied.stored, duplicates, len(quarantined), head.position + copied.stored, not_kept)

@@ -20,6 +20,7 @@ from psycopg import AsyncConnection, errors, sql
 from eventstore.appending import server_clock
 from eventstore.appending.cursor_move import MOVE_CURSOR, CursorMove, why_not_moved
 from eventstore.appending.partition_room import LastPartition, abandon_if_in_the_way
+from eventstore.distributed_log import IS_DISTRIBUTED, begin_distributed_append
 from eventstore.errors import AppendLockBusy, CommitsLost, DatabaseError
 from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
@@ -35,10 +36,10 @@ T = TypeVar("T")
 
 _READ_STATE = (
     sql.SQL(
-        "SELECT head.*, (SELECT max(id) FROM eventstore.erasures), last.first_position, last.last_position"
+        "SELECT head.*, (SELECT max(id) FROM eventstore.erasures), last.first_position, last.last_position, {}"
         " FROM ({}) AS head LEFT JOIN {} AS last ON true"
     )
-    .format(sql.SQL(LAST_EVENT), LAST_PARTITION)
+    .format(sql.SQL(IS_DISTRIBUTED), sql.SQL(LAST_EVENT), LAST_PARTITION)
     .as_bytes()
 )
 
@@ -47,13 +48,14 @@ class Head(NamedTuple):
     """The last position of the log (0 for an empty one), and the ``received_at`` of the events that come after it.
 
     ``erasure`` is the id of the newest erasure, None while there is none; ``partition`` is the last one, None if the
-    log is one table.
+    log is one table. ``is_distributed`` says whether the log is.
     """
 
     position: int
     received_at: datetime
-    erasure: int | None
-    partition: LastPartition | None
+    erasure: int | None = None
+    partition: LastPartition | None = None
+    is_distributed: bool = False
 
 
 class FrozenHolder(AppendLockBusy):
@@ -115,14 +117,16 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         row = await fetch_row(conn, _READ_STATE)
     if row is None:
         raise DatabaseError("the head of eventstore.events can't be read")
-    now, position, previous, _, erasure, first_position, last_position = row
+    now, position, previous, _, erasure, first_position, last_position, is_distributed = row
     partition = None if last_position is None else LastPartition(first_position, last_position)
     if cursor and (position or 0) < cursor.head:
         raise CommitsLost(cursor.app)
+    if is_distributed:
+        await begin_distributed_append(conn)
     if previous is None or previous <= now:
-        return Head(position or 0, now, erasure, partition)
+        return Head(position or 0, now, erasure, partition, is_distributed)
     server_clock.WATCH.check(now, previous)
-    return Head(position or 0, previous, erasure, partition)
+    return Head(position or 0, previous, erasure, partition, is_distributed)
 
 
 async def wait_for_append_lock(conn: AsyncConnection, wait: timedelta) -> None:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 from psycopg import AsyncConnection, DataError, Error, IntegrityError, OperationalError, sql
 from psycopg.errors import UniqueViolation
 
+from eventstore.appending.append_lock import Head
 from eventstore.appending.duplicates import compare_repeats, split_repeats
 from eventstore.appending.partition_room import is_about_partitions
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
+from eventstore.distributed_log import events_for_rows, move_distributed_head
 
 COLUMNS = (*Event._fields, "position", "received_at")
 """The columns of a row, as :func:`copy_rows` takes them."""
@@ -40,16 +42,19 @@ class Copied(NamedTuple):
     rejected: list[Rejected]
 
 
-async def copy_events(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
-    """Copy events to the positions after the head.
+async def copy_events(conn: AsyncConnection, events: Sequence[Event], head: Head) -> None:
+    """Copy events, at least one, to the positions after the head.
 
     Raises:
         psycopg.DataError, psycopg.IntegrityError: Postgres refuses one of them.
         psycopg.Error: the database failed, or the connection.
 
     """
-    received = as_timestamptz(received_at)
-    await copy_rows(conn, (event + (position, received) for position, event in enumerate(events, head + 1)))  # noqa: RUF005 - the other form takes twice as long
+    received = as_timestamptz(head.received_at)
+    rows = events_for_rows(events) if head.is_distributed else events
+    await copy_rows(conn, (event + (position, received) for position, event in enumerate(rows, head.position + 1)))  # noqa: RUF005 - the other form takes twice as long
+    if head.is_distributed:
+        await move_distributed_head(conn, head.position + len(events), head.received_at, events[-1].event_id)
 
 
 def as_timestamptz(moment: datetime) -> int:
@@ -88,13 +93,13 @@ async def copy_rows(conn: AsyncConnection, rows: Iterable[tuple[object, ...]], s
         raise
 
 
-async def copy_new_events(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> Copied:
+async def copy_new_events(conn: AsyncConnection, events: Sequence[Event], head: Head) -> Copied:
     """Copy events of which none is stored, except those that Postgres refuses."""
     stored = repeats = 0
     rejected: list[Rejected] = []
     while events:
         first, repeated = split_repeats(events)
-        copied, refused = await _copy_or_halve(conn, first, head + stored, received_at)
+        copied, refused = await _copy_or_halve(conn, first, _after(head, stored))
         stored += copied
         # An event that repeats the id of a refused one is not a duplicate: it is tried by itself in the next round.
         refused_ids = {each.event_id for each in refused}
@@ -105,15 +110,17 @@ async def copy_new_events(conn: AsyncConnection, events: Sequence[Event], head: 
     return Copied(stored, repeats, rejected)
 
 
-async def _copy_or_halve(
-    conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime
-) -> tuple[int, list[Rejected]]:
+def _after(head: Head, stored: int) -> Head:
+    return head._replace(position=head.position + stored)
+
+
+async def _copy_or_halve(conn: AsyncConnection, events: Sequence[Event], head: Head) -> tuple[int, list[Rejected]]:
     """Copy events; if Postgres refuses the values of one, copy each half by itself until that event is alone."""
     if not events:
         return 0, []
     try:
         async with conn.transaction():
-            await copy_events(conn, events, head, received_at)
+            await copy_events(conn, events, head)
     except UniqueViolation:
         raise  # not the event's fault: somebody wrote without the append lock
     except (DataError, IntegrityError) as error:
@@ -124,8 +131,8 @@ async def _copy_or_halve(
             reason = f"Postgres can't store it ({_without_values(error)})"
             return 0, [Rejected(event.app, event.contract, event.payload, reason, event.event_id)]
         middle = len(events) // 2
-        stored, refused = await _copy_or_halve(conn, events[:middle], head, received_at)
-        more, others = await _copy_or_halve(conn, events[middle:], head + stored, received_at)
+        stored, refused = await _copy_or_halve(conn, events[:middle], head)
+        more, others = await _copy_or_halve(conn, events[middle:], _after(head, stored))
         return stored + more, [*refused, *others]
     return len(events), []
 

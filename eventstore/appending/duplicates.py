@@ -23,18 +23,15 @@ from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.erasure.erasure_token import is_token
 from eventstore.errors import ForeignEventId, OtherLog
 from eventstore.event_reader import StoredEvent
-from eventstore.partitions import BY_ID
+from eventstore.partitions import BY_ID_IN_MODE
 from eventstore.postgres.queries import fetch_all
 
 EXPORTED_ELSEWHERE = "the file was exported from a different log"
 OTHER_BYTES = "different bytes under an event_id that is already stored"
 OTHER_VALUES = "different values under an event_id that is already stored from the other contract"
 
-_READ_STORED = (
-    sql.SQL("SELECT i.event_id, e.app, e.contract, e.payload FROM {} WHERE i.event_id = ANY(%b)")
-    .format(BY_ID)
-    .as_bytes()
-)
+_STORED = sql.SQL("SELECT {id}, e.app, e.contract, e.payload FROM {by_id} WHERE {id} = ANY(%b)")
+_READ_STORED = {mode: _STORED.format(**parts).as_bytes() for mode, parts in BY_ID_IN_MODE.items()}
 _READ_POSITIONS = (
     "SELECT position, event_id, app, contract, payload, received_at FROM eventstore.events WHERE position = ANY(%b)"
 )
@@ -45,9 +42,11 @@ _NOT_COMPARED = {
     *("recipient_created_at", "summary_created_at", "summary_completed_at"),
 }
 _DECODED = tuple(name for name in Event._fields if name not in _NOT_COMPARED)
-_READ_DECODED = sql.SQL("SELECT {} FROM {} WHERE i.event_id = ANY(%b) AND e.event_id IS NOT NULL").format(
-    sql.SQL(", ").join(sql.Identifier("e", name) for name in _DECODED), BY_ID
-)
+_STORED_VALUES = sql.SQL("SELECT {columns} FROM {by_id} WHERE {id} = ANY(%b) AND e.event_id IS NOT NULL")
+_DECODED_COLUMNS = sql.SQL(", ").join(sql.Identifier("e", name) for name in _DECODED)
+_READ_DECODED = {
+    mode: _STORED_VALUES.format(columns=_DECODED_COLUMNS, **parts).as_bytes() for mode, parts in BY_ID_IN_MODE.items()
+}
 
 
 def split_repeats(events: Sequence[Event]) -> tuple[Sequence[Event], list[Event]]:
@@ -91,7 +90,9 @@ def compare_repeats(first: Sequence[Event], again: Sequence[Event]) -> tuple[int
     return len(again) - len(conflicting), conflicting
 
 
-async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tuple[set[str], list[Rejected]]:
+async def find_stored_ids(
+    conn: AsyncConnection, events: Sequence[Event], *, is_distributed: bool = False
+) -> tuple[set[str], list[Rejected]]:
     """Find which of these events are stored, under the append lock of the caller.
 
     Returns:
@@ -103,7 +104,7 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
     """
     if not events:
         return set(), []
-    rows = await fetch_all(conn, _READ_STORED, [[event.event_id for event in events]], binary=True)
+    rows = await fetch_all(conn, _READ_STORED[is_distributed], [[event.event_id for event in events]], binary=True)
     stored = {event_id: rest for event_id, *rest in rows}
     if not stored:
         return set(), []
@@ -118,15 +119,18 @@ async def find_stored_ids(conn: AsyncConnection, events: Sequence[Event]) -> tup
             raise ForeignEventId(event.app, app, event.event_id)
         if payload != event.payload or contract != event.contract:
             suspects.append(event)
-    return set(stored), await _find_conflicting(conn, suspects, stored) if suspects else []
+    return set(stored), (
+        await _find_conflicting(conn, suspects, stored, is_distributed=is_distributed) if suspects else []
+    )
 
 
 async def _find_conflicting(
-    conn: AsyncConnection, suspects: Sequence[Event], stored: Mapping[str, Sequence[Any]]
+    conn: AsyncConnection, suspects: Sequence[Event], stored: Mapping[str, Sequence[Any]], *, is_distributed: bool
 ) -> list[Rejected]:
     """Return those of the suspects that are not duplicates: their bytes differ from those stored under their ids."""
     ids = [event.event_id for event in suspects]
-    decoded = {row[0]: row for row in await fetch_all(conn, _READ_DECODED, [ids], binary=True)}
+    rows = await fetch_all(conn, _READ_DECODED[is_distributed], [ids], binary=True)
+    decoded = {row[0]: _without_empty_request(row) for row in rows}
     erased = await find_tokens_of_events(conn, ids)
     conflicting: list[Rejected] = []
     for event in suspects:
@@ -139,6 +143,12 @@ async def _find_conflicting(
 
 def _decoded(event: Event) -> tuple[object, ...]:
     return tuple(getattr(event, name) for name in _DECODED)
+
+
+def _without_empty_request(row: Sequence[Any]) -> tuple[object, ...]:
+    """Return stored values as they were decoded: a distributed log has '' for no request."""
+    request = _DECODED.index("send_request_id")
+    return (*row[:request], row[request] or None, *row[request + 1 :])
 
 
 async def find_missing(conn: AsyncConnection, stored: Sequence[StoredEvent]) -> list[StoredEvent]:

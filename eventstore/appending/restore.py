@@ -9,14 +9,18 @@ from psycopg.errors import UniqueViolation
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
 from eventstore.appending.copying import as_timestamptz, copy_rows
-from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
+from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing, find_stored_ids
 from eventstore.appending.notify_channel import NOTIFY
 from eventstore.appending.partition_room import make_room
+from eventstore.contracts import Event
+from eventstore.distributed_log import events_for_rows, move_distributed_head
 from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.waits import Waits
+
+_STORED_ELSEWHERE = f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"
 
 
 async def restore_events(
@@ -57,14 +61,29 @@ async def _try_to_restore(
             events = await late.erase(conn, [one.event for one in missing], head.erasure, may_be_old=True)
             missing = [one._replace(event=event) for one, event in zip(missing, events, strict=True)]
             await make_room(conn, head.partition, missing[-1].position)
+            stored_as: Sequence[Event] = [one.event for one in missing]
+            if head.is_distributed:
+                stored_as = events_for_rows(stored_as)
+            rows = [
+                (*event, one.position, as_timestamptz(one.received_at))
+                for event, one in zip(stored_as, missing, strict=True)
+            ]
             try:
-                await copy_rows(
-                    conn, [(*each.event, each.position, as_timestamptz(each.received_at)) for each in missing]
-                )
+                if head.is_distributed:
+                    await _refuse_stored_ids(conn, missing)
+                await copy_rows(conn, rows)
             except UniqueViolation as error:
-                raise OtherLog(
-                    f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"
-                ) from error
+                raise OtherLog(_STORED_ELSEWHERE) from error
+            last = missing[-1]
+            if head.is_distributed and last.position > head.position:
+                await move_distributed_head(conn, last.position, last.received_at, last.event.event_id)
             await late.record(conn, events)
             await conn.execute(NOTIFY)
     return len(missing)
+
+
+async def _refuse_stored_ids(conn: AsyncConnection, missing: Sequence[StoredEvent]) -> None:
+    """Refuse ids that are stored elsewhere in a distributed log, whose key is wider than event_id."""
+    stored_ids, _ = await find_stored_ids(conn, [one.event for one in missing], is_distributed=True)
+    if stored_ids:
+        raise OtherLog(_STORED_ELSEWHERE)

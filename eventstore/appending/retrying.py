@@ -31,11 +31,12 @@ from eventstore.appending.quarantine import Rejected
 from eventstore.appending.quarantine_limits import QuarantineLimits
 from eventstore.appending.quarantine_usage import lock_usage, recount_usage
 from eventstore.contracts import Event
+from eventstore.distributed_log import is_distributed
 from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import LockHeld
 from eventstore.locks import IMPORT_LOCK, TRY_SHARED_TRANSACTION_LOCK
-from eventstore.partitions import BY_ID
+from eventstore.partitions import BY_ID_IN_MODE
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.waits import Waits
@@ -43,7 +44,8 @@ from eventstore.waits import Waits
 _LOCK_ROWS = (
     "SELECT id FROM eventstore.quarantine WHERE app = %s AND id = ANY(%s) AND erased_at IS NULL ORDER BY id FOR UPDATE"
 )
-_STORED_ELSEWHERE = sql.SQL("SELECT i.event_id, e.app FROM {} WHERE i.event_id = ANY(%s) AND e.app <> %s").format(BY_ID)
+_WITH_ID = sql.SQL("SELECT {id}, e.app FROM {by_id} WHERE {id} = ANY(%s) AND e.app <> %s")
+_STORED_ELSEWHERE = {mode: _WITH_ID.format(**parts) for mode, parts in BY_ID_IN_MODE.items()}
 _MARK = """
 INSERT INTO eventstore.retried_events (event_id, app, reason, first_seen, last_seen, retried_at)
 SELECT stored.event_id, q.app, q.reason, q.first_seen, q.last_seen, clock_timestamp()
@@ -107,9 +109,10 @@ async def store_quarantined(
 
 async def judge_candidates(conn: AsyncConnection, candidates: Sequence[Candidate]) -> Retried:
     """Return what :func:`store_quarantined` would do, as far as that can be known without doing it."""
-    possible, result = await _leave_out_stored_elsewhere(conn, candidates)
+    mode = await is_distributed(conn)
+    possible, result = await _leave_out_stored_elsewhere(conn, candidates, distributed=mode)
     events = [one.event for one in possible]
-    stored_ids, conflicting = await find_stored_ids(conn, events)
+    stored_ids, conflicting = await find_stored_ids(conn, events, is_distributed=mode)
     first, repeated = split_repeats([event for event in events if event.event_id not in stored_ids])
     _, conflicting_repeats = compare_repeats(first, repeated)
     _divide(result, possible, stored_ids, [*conflicting, *conflicting_repeats])
@@ -134,14 +137,14 @@ async def _try_to_store(
         await lock_usage(conn, app)
         ids = await fetch_column(conn, _LOCK_ROWS, [app, [one.id for one in candidates]])
         present = [one for one in candidates if one.id in set(ids)]
-        possible, result = await _leave_out_stored_elsewhere(conn, present)
+        possible, result = await _leave_out_stored_elsewhere(conn, present, distributed=head.is_distributed)
         result.gone = [one.id for one in candidates if one.id not in set(ids)]
         events = await late.erase(conn, [one.event for one in possible], head.erasure, may_be_old=True)
         possible = [Candidate(one.id, event) for one, event in zip(possible, events, strict=True)]
-        stored_ids, conflicting = await find_stored_ids(conn, events)
+        stored_ids, conflicting = await find_stored_ids(conn, events, is_distributed=head.is_distributed)
         new = [event for event in events if event.event_id not in stored_ids]
         await make_room(conn, head.partition, head.position + len(new))
-        copied = await copy_new_events(conn, new, head.position, head.received_at)
+        copied = await copy_new_events(conn, new, head)
         await late.record(conn, new)
         _divide(result, possible, stored_ids, [*conflicting, *copied.rejected])
         await _remove(conn, result, {one.id: one.event.event_id for one in possible})
@@ -152,7 +155,7 @@ async def _try_to_store(
 
 
 async def _leave_out_stored_elsewhere(
-    conn: AsyncConnection, candidates: Sequence[Candidate]
+    conn: AsyncConnection, candidates: Sequence[Candidate], *, distributed: bool
 ) -> tuple[list[Candidate], Retried]:
     """Return the candidates whose ids no other app has, and a result that has the others."""
     result = Retried()
@@ -160,7 +163,7 @@ async def _leave_out_stored_elsewhere(
         return [], result
     app = candidates[0].event.app
     owners: dict[str, str] = dict(
-        await fetch_all(conn, _STORED_ELSEWHERE, [[one.event.event_id for one in candidates], app])
+        await fetch_all(conn, _STORED_ELSEWHERE[distributed], [[one.event.event_id for one in candidates], app])
     )
     for one in candidates:
         if one.event.event_id in owners:

@@ -26,9 +26,10 @@ _TAKE_OVER = (
     "UPDATE eventstore.consumers SET epoch = epoch + 1 WHERE name = %s RETURNING epoch, position, event_id, attempts"
 )
 _MOVE = (
-    "UPDATE eventstore.consumers AS c SET position = e.position, event_id = e.event_id, moved_at = clock_timestamp(),"
+    "UPDATE eventstore.consumers AS c SET position = e.position, event_id = e.event_id,"
+    " moved_at = statement_timestamp(),"
     " events = c.events + %(count)s, attempts = %(attempts)s,"
-    " handed_out_at = CASE WHEN %(attempts)s > 0 THEN clock_timestamp() END"
+    " handed_out_at = CASE WHEN %(attempts)s > 0 THEN statement_timestamp() END"
     " FROM eventstore.events AS e WHERE e.position = %(to)s AND e.event_id = %(event_id)s"
     " AND c.name = %(name)s AND c.epoch = %(epoch)s AND c.position = %(from)s"
 )

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from eventstore.archived_rows import event_id_at, read_archived_up_to
 from eventstore.errors import LockHeld, UsageError
-from eventstore.event_reader import HEAD, LAG, read_head
+from eventstore.event_reader import LAG, from_checkpoints, read_head
 from eventstore.locks import consumer_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_holder_names
@@ -29,13 +29,18 @@ from eventstore.waits import Waits
 _CONSUMERS = sql.SQL("""
 SELECT c.name, c.position, {lag},
        c.events, c.attempts, c.handed_out_at, c.moved_at, c.created_at,
-       c.position = 0 OR coalesce({event_id} = c.event_id, false) AS is_in_log,
+       c.position = 0 OR coalesce((c.position, c.event_id) IN (
+           SELECT e.position, e.event_id FROM eventstore.events AS e
+           WHERE e.position = ANY(ARRAY(SELECT position FROM eventstore.consumers))
+       ), false) OR coalesce((
+           SELECT a.last_event_id FROM eventstore.archived_partitions AS a WHERE a.last = c.position
+       ) = c.event_id, false) AS is_in_log,
        extract(epoch FROM clock_timestamp() - coalesce(c.moved_at, c.created_at))::double precision AS seconds_still
-FROM eventstore.consumers AS c CROSS JOIN (SELECT {head} AS position) AS head ORDER BY c.name
-""").format(lag=LAG, head=HEAD, event_id=event_id_at(sql.SQL("c.position")))
+FROM {from_} ORDER BY c.name
+""").format(lag=LAG, from_=from_checkpoints(sql.Identifier("eventstore", "consumers")))
 _RESET = sql.SQL(
     "UPDATE eventstore.consumers SET epoch = epoch + 1, position = %(to)s, attempts = 0, handed_out_at = NULL,"
-    " event_id = {}, moved_at = clock_timestamp() WHERE name = %(name)s"
+    " event_id = {}, moved_at = statement_timestamp() WHERE name = %(name)s"
 ).format(event_id_at(sql.SQL("%(to)s::bigint")))
 
 

@@ -16,8 +16,9 @@ from sqlalchemy import BigInteger, bindparam, select
 
 from eventstore.archived_rows import event_id_at, find_archived_error
 from eventstore.contracts import Event
+from eventstore.distributed_log import IS_DISTRIBUTED, event_of_row, wait_for_window
 from eventstore.errors import MissingPositions
-from eventstore.event_reader import StoredEvent, read_head
+from eventstore.event_reader import HEAD, StoredEvent
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, compile_page, first_page
 from eventstore.postgres.queries import fetch_all, fetch_row
 from eventstore.schema import events
@@ -27,9 +28,10 @@ WINDOW = 50_000
 """Positions that one statement examines, at the most."""
 
 _COLUMNS = ("position", "received_at", *Event._fields)
+_HEAD = sql.SQL("SELECT {}, {}").format(HEAD, sql.SQL(IS_DISTRIBUTED)).as_bytes()
 _COUNT = sql.SQL(
-    "SELECT count(*), (SELECT event_id FROM eventstore.events WHERE position = %(hi)s), {}"
-    " FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s"
+    "SELECT (SELECT count(*) FROM eventstore.events WHERE position > %(lo)s AND position <= %(hi)s),"
+    " (SELECT event_id FROM eventstore.events WHERE position = %(hi)s), {}"
 ).format(event_id_at(sql.SQL("%(lo)s::bigint")))
 _START_LATER = (
     "a consumer can't be handed them; decide where it goes on, and let its program read the files before that:"
@@ -105,13 +107,15 @@ class PageReader:
             psycopg.Error: the database failed, or the connection.
 
         """
-        head = await read_head(conn)
+        head, is_distributed = await fetch_row(conn, _HEAD) or (0, False)
         if head <= lo:
             return Page((), lo, None, head)
         hi = min(lo + WINDOW, head)
+        if is_distributed:
+            await wait_for_window(conn, lo, hi)
         chosen = self._chosen
         rows = await fetch_all(conn, self._text, {**self._values, "lo": lo, "hi": hi}, binary=True)
-        found = tuple(StoredEvent(row[0], row[1], Event(*row[2:])) for row in rows)
+        found = tuple(StoredEvent(row[0], row[1], event_of_row(row[2:])) for row in rows)
         if found and (len(found) >= chosen.page_events or _payload_bytes(found) >= chosen.page_bytes):
             hi = found[-1].position
         while True:

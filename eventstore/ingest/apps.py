@@ -29,16 +29,12 @@ from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.waits import Waits
 
-# The apps of events are looked up one by one in the index on (app, position): a DISTINCT would read all events.
+_NEXT_APP = "SELECT min(app) FROM eventstore.events WHERE app > %s"
 _APPS = """
-WITH RECURSIVE stored AS (
-    SELECT min(app) AS app FROM eventstore.events
-    UNION ALL
-    SELECT (SELECT min(e.app) FROM eventstore.events AS e WHERE e.app > stored.app) FROM stored WHERE app IS NOT NULL)
 SELECT app, c.app IS NOT NULL AS has_cursor, c.contract, c.last_event_id, c.last_received_at,
        coalesce(c.holes, '[]') AS gaps, coalesce(c.epoch, 0) AS epoch, c.reset_to, c.reset_position, c.last_error,
        (SELECT count(*) FROM eventstore.quarantine AS q WHERE q.app = named.app) AS quarantined
-FROM (SELECT app FROM stored WHERE app IS NOT NULL UNION SELECT app FROM eventstore.cursors) AS named (app)
+FROM (SELECT unnest(%s::text[]) UNION SELECT app FROM eventstore.cursors) AS named (app)
 LEFT JOIN eventstore.cursors AS c USING (app) ORDER BY app
 """
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE app = %s"
@@ -81,8 +77,12 @@ class App:
 
 async def read_apps(conn: AsyncConnection) -> dict[str, App]:
     """Return all apps by name."""
+    # They are looked up one by one in the index on (app, position): a DISTINCT would read all events.
+    stored: list[str] = []
+    while (app := await fetch_value(conn, _NEXT_APP, [stored[-1] if stored else ""])) is not None:
+        stored.append(app)
     async with conn.cursor(row_factory=class_row(App)) as rows:
-        found = await fetch_all(rows, _APPS)
+        found = await fetch_all(rows, _APPS, [stored])
     return {one.app: replace(one, followed_by=await follower_of(conn, one.app)) for one in found}
 
 

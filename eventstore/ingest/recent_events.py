@@ -12,8 +12,9 @@ from psycopg import AsyncConnection, sql
 
 from eventstore import ulid
 from eventstore.archived_rows import ARCHIVED_UP_TO
+from eventstore.distributed_log import is_distributed
 from eventstore.ingest.cursor_row import Cursor
-from eventstore.partitions import BY_ID
+from eventstore.partitions import BY_ID_IN_MODE
 from eventstore.postgres.queries import fetch_column, fetch_value
 
 RECENT_EVENTS = 1_000
@@ -29,17 +30,16 @@ AGREEING_EVENTS = 20
 # nothing about where the stream stands.
 _RECENT = (
     "SELECT e.event_id FROM eventstore.events AS e WHERE e.app = %s AND e.position > %s"
-    " AND NOT EXISTS (SELECT FROM eventstore.retried_events AS r WHERE r.event_id = e.event_id)"
+    " AND e.event_id NOT IN (SELECT r.event_id FROM eventstore.retried_events AS r)"
     " ORDER BY e.position DESC LIMIT %s"
 )
 _HAS_EVENTS = (
-    "SELECT EXISTS (SELECT FROM eventstore.events AS e WHERE e.app = %s"
-    " AND NOT EXISTS (SELECT FROM eventstore.retried_events AS r WHERE r.event_id = e.event_id))"
+    "SELECT EXISTS (SELECT 1 FROM eventstore.events AS e WHERE e.app = %s"
+    " AND e.event_id NOT IN (SELECT r.event_id FROM eventstore.retried_events AS r))"
 )
 # Of an archived event only the id is known.
-_IS_STORED = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE coalesce(e.app = %s, true) AND i.event_id = %s)").format(
-    BY_ID
-)
+_STORED_ID = sql.SQL("SELECT EXISTS (SELECT 1 FROM {by_id} WHERE coalesce(e.app = %s, true) AND {id} = %s)")
+_IS_STORED = {mode: _STORED_ID.format(**parts) for mode, parts in BY_ID_IN_MODE.items()}
 
 
 # If all events of an app are archived, the last one that it received is known by its id.
@@ -67,7 +67,7 @@ async def has_events(conn: AsyncConnection, app: str) -> bool:
 
 async def is_last_received_stored(conn: AsyncConnection, cursor: Cursor) -> bool:
     """Return whether the last event_id received belongs to a stored event of the app, so that the upstream has it."""
-    return bool(await fetch_value(conn, _IS_STORED, [cursor.app, cursor.last_event_id]))
+    return bool(await fetch_value(conn, _IS_STORED[await is_distributed(conn)], [cursor.app, cursor.last_event_id]))
 
 
 def plausible_ids(event_ids: list[str], now: datetime) -> list[str]:

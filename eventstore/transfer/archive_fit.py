@@ -7,6 +7,7 @@ are stored. Only a temporary table in the database grows with the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -14,17 +15,14 @@ from psycopg import AsyncConnection
 from eventstore.appending.duplicates import EXPORTED_ELSEWHERE, find_missing
 from eventstore.errors import ArchiveError, OtherLog
 from eventstore.event_reader import StoredEvent, read_head
-from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from eventstore.postgres.queries import fetch_row, fetch_value
 
 _MAKE = 'CREATE TEMPORARY TABLE imported_ids (event_id text COLLATE pg_catalog."C")'
 _COPY = "COPY pg_temp.imported_ids FROM STDIN"
 _TWICE = "SELECT event_id FROM pg_temp.imported_ids GROUP BY event_id HAVING count(*) > 1 LIMIT 1"
 _ELSEWHERE = "SELECT position FROM eventstore.event_positions WHERE event_id = ANY(%s) LIMIT 1"
-_NEIGHBOURS = """
-SELECT (SELECT received_at FROM eventstore.events AS e WHERE e.position < p ORDER BY e.position DESC LIMIT 1),
-       (SELECT received_at FROM eventstore.events AS e WHERE e.position > p ORDER BY e.position LIMIT 1)
-FROM unnest(%s::bigint[]) WITH ORDINALITY AS missing (p, number) ORDER BY number
-"""
+_BEFORE = "SELECT received_at FROM eventstore.events WHERE position < %s ORDER BY position DESC LIMIT 1"
+_AFTER = "SELECT received_at FROM eventstore.events WHERE position > %s ORDER BY position LIMIT 1"
 
 
 async def check_fit(conn: AsyncConnection, path: Path, batches: Iterable[Sequence[StoredEvent]]) -> None:
@@ -70,10 +68,14 @@ def _follow(last: int, missing: Sequence[StoredEvent]) -> int:
 
 
 async def _check_times(conn: AsyncConnection, missing: Sequence[StoredEvent]) -> None:
-    rows = await fetch_all(conn, _NEIGHBOURS, [[one.position for one in missing]])
-    for one, (before, after) in zip(missing, rows, strict=True):
-        if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
-            raise OtherLog(
-                f"the received_at of position {one.position:,} of the file doesn't fit between its neighbours in this"
-                f" database: {EXPORTED_ELSEWHERE}"
-            )
+    """Refuse events that don't fit between their neighbours in the log, which events in a row have in common."""
+    for _, numbered in groupby(enumerate(missing), lambda pair: pair[1].position - pair[0]):
+        row = [one for _, one in numbered]
+        before = await fetch_value(conn, _BEFORE, [row[0].position])
+        after = await fetch_value(conn, _AFTER, [row[-1].position])
+        for one in row:
+            if (before is not None and one.received_at < before) or (after is not None and one.received_at > after):
+                raise OtherLog(
+                    f"the received_at of position {one.position:,} of the file doesn't fit between its neighbours in"
+                    f" this database: {EXPORTED_ELSEWHERE}"
+                )

@@ -33,7 +33,7 @@ _NOT_ERASED = sql.SQL("SELECT count(*) FROM {} WHERE i.event_id = ANY(%s) AND e.
 )
 _MISSING = """
 SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-WHERE NOT EXISTS (SELECT FROM eventstore.event_positions AS i WHERE i.event_id = d.event_id)
+WHERE d.event_id NOT IN (SELECT i.event_id FROM eventstore.event_positions AS i WHERE i.event_id = ANY(%s))
 """
 
 _WITH_NUMBERS = """
@@ -67,6 +67,8 @@ async def restore_erasures_of_file(
     async def attempt() -> int:
         async with conn.transaction():
             head = await acquire_append_lock(conn, waits)
+            if head.is_distributed:
+                raise OtherLog("the file has erased persons, whom a log that Citus distributes can't take")
             await restore_erasures(conn, list(erasures_of_file(path)))
             awaited, with_numbers = set[str](), set[str]()
             for events in _batches_of_events(path):
@@ -76,7 +78,7 @@ async def restore_erasures_of_file(
                         "the file has erased persons who are not erased here; run projections erase --again with it"
                     )
                 await restore_erased_events(conn, events)
-                awaited.update(await fetch_column(conn, _MISSING, [ids, tokens]))
+                awaited.update(await fetch_column(conn, _MISSING, [ids, tokens, ids]))
                 if may_be_stored:
                     with_numbers.update(await fetch_column(conn, _WITH_NUMBERS, [ids, tokens, TOKEN_PATTERN]))
             await renew_erasures(conn, sorted(awaited), awaited=True)

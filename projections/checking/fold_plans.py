@@ -17,6 +17,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 from sqlalchemy import Table
 
+from eventstore.distributed_log import is_distributed
 from eventstore.postgres.queries import fetch_row
 from eventstore.schema import SCHEMA as EVENTSTORE_SCHEMA
 from eventstore.schema import events
@@ -31,6 +32,7 @@ ONE, MANY, ANY = "one event", "many events", "any window"
 READS_EVENTS = "reads the events for handle"
 """What the only statement of a fold in Python does, besides those that write its rows by their keys."""
 
+_PARAMETER = re.compile(r"\$(\d+)")
 _BY_INDEX = ("Index Scan", "Index Only Scan", "Bitmap Index Scan")
 _LOG, _POSITION, _APP = f"{EVENTSTORE_SCHEMA}.{events.name}", "position", "app"
 
@@ -62,6 +64,7 @@ class StatementPlan:
         what: what it does, such as ``Insert on daily_costs``; of a fold in Python, that it reads the events.
         costs: the planner's estimate for each window.
         scans: the tables that it reads from end to end.
+        is_distributed: whether other servers run it, so that the plan doesn't show what they read.
 
     """
 
@@ -69,6 +72,7 @@ class StatementPlan:
     what: str
     costs: Mapping[str, float]
     scans: tuple[WholeScan, ...]
+    is_distributed: bool = False
 
 
 async def read_fold_plans(
@@ -91,15 +95,22 @@ async def read_fold_plans(
         ONE: {"lo": max(head - 1, 0), "hi": max(head, 1), "skipped": []},
         MANY: {"lo": max(head - many, 0), "hi": max(head, many), "skipped": []},
     }
+    # The plan for any window can't be had of a distributed log, and plans don't show what its other servers read.
+    distributed = await is_distributed(conn)
+    windows = [*values.items(), *([] if distributed else [(ANY, values[ONE])])]
     plans = []
     for number, statement in enumerate(projection.fold(Window(projection.handles)), 1):
         text, names = compile_fold_statement(statement)
         found: dict[str, dict[str, Any]] = {}
-        for window, given in (*values.items(), (ANY, values[ONE])):
+        for window, given in windows:
             arguments = [sql.Literal(given[name]) for name in names]
             name = f"projections_check_{number}_{len(found)}"
             try:
-                found[window] = await _explain(conn, name, text.encode(), arguments, generic=window is ANY)
+                found[window] = (
+                    await _explain_distributed(conn, text, arguments)
+                    if distributed
+                    else await _explain(conn, name, text.encode(), arguments, generic=window is ANY)
+                )
             except errors.InsufficientPrivilege:
                 raise
             except (psycopg.ProgrammingError, psycopg.DataError) as error:
@@ -112,7 +123,8 @@ async def read_fold_plans(
                 number,
                 READS_EVENTS if isinstance(projection, PythonProjection) else _what(found[ONE]),
                 {window: plan["Total Cost"] for window, plan in found.items()},
-                tuple(_whole_scans(found, projection)),
+                () if distributed else tuple(_whole_scans(found, projection)),
+                is_distributed=distributed,
             )
         )
     return plans
@@ -131,6 +143,17 @@ async def _explain(
         async with AsyncRawCursor(conn) as cursor:
             await cursor.execute(prepare)
         row = await fetch_row(conn, explain)
+    plan: dict[str, Any] = row[0][0]["Plan"] if row else {}
+    return plan
+
+
+async def _explain_distributed(
+    conn: AsyncConnection[Any], statement: str, arguments: Sequence[sql.Literal]
+) -> dict[str, Any]:
+    """Return the plan of a statement with its arguments as literals: Citus explains none with parameters."""
+    text = _PARAMETER.sub(lambda match: arguments[int(match[1]) - 1].as_string(), statement)
+    async with AsyncRawCursor(conn) as cursor:
+        row = await fetch_row(cursor, b"EXPLAIN (VERBOSE, FORMAT JSON) " + text.encode())
     plan: dict[str, Any] = row[0][0]["Plan"] if row else {}
     return plan
 

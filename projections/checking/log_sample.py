@@ -14,6 +14,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Event
+from eventstore.distributed_log import event_of_row
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.projection import Projection
@@ -72,7 +73,7 @@ async def draw_stories(
             chosen |= dict.fromkeys(tuple(row[0]) for row in await fetch_all(conn, query, values))
     positions = sorted({position for story in chosen for position in story})
     rows = await fetch_all(conn, _EVENTS, [positions], binary=True)
-    found = {row[0]: Event(*row[1:]) for row in rows}
+    found = {row[0]: event_of_row(row[1:]) for row in rows}
     return [[found[position] for position in story] for story in chosen]
 
 

@@ -167,7 +167,9 @@ def _print_check(name: str, found: ProjectionCheck) -> None:
 
 def _print_plan(plan: StatementPlan) -> None:
     of = f"statement {plan.number} ({plan.what})"
-    if not plan.scans:
+    if plan.is_distributed:
+        print_data(f"{of}: Citus can run it")
+    elif not plan.scans:
         print_data(f"{of}: finds its rows by index")
     for scan in plan.scans:
         rows = "all rows of an app in" if scan.of_app else "the whole of"

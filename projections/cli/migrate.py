@@ -15,6 +15,7 @@ from projections.cli.shared.json_documents import writes_json
 from projections.cli.shared.open_database import available_database
 from projections.cli.shared.output import print_json, print_message
 from projections.cli.shared.typer_app import new_app
+from projections.migrating.distribute import Distributed, distribute
 from projections.migrating.go_back import go_back
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import upgrade
@@ -29,6 +30,23 @@ _CONSEQUENCES = (
 )
 
 
+class DistributedLog(TypedDict):
+    """What --distribute did.
+
+    Attributes:
+        workers: how many servers hold the events and rows now.
+        events: how many events were copied; null if the log was distributed before.
+        tables: the read models that were distributed, and the column by which.
+        locked_seconds: for how long the log and the read models were locked.
+
+    """
+
+    workers: int
+    events: int | None
+    tables: dict[str, str]
+    locked_seconds: float
+
+
 class MigratedSchema(TypedDict):
     """What migrate did.
 
@@ -37,6 +55,7 @@ class MigratedSchema(TypedDict):
         revision: its revision now.
         partitions: how many partitions the log has; 0 if it is one table.
         partition_events: how many events a new partition takes; null if the log is one table.
+        distributed: what --distribute did; null without it.
 
     """
 
@@ -44,6 +63,7 @@ class MigratedSchema(TypedDict):
     revision: str
     partitions: int
     partition_events: int | None
+    distributed: DistributedLog | None
 
 
 _UNITS = {"K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
@@ -94,6 +114,13 @@ def migrate(
             help="Partition the log by position, so many events a partition, such as 50M.",
         ),
     ] = None,
+    over_workers: Annotated[
+        bool,
+        typer.Option(
+            "--distribute",
+            help="Distribute the log and the read models over the workers of a Citus cluster.",
+        ),
+    ] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,6 +137,9 @@ def migrate(
     event is copied, and events are appended and folded meanwhile. Given again with another number, it decides how many
     events new partitions take. See projections docs partitions.
 
+    With --distribute the log and the read models are distributed over the workers that the database has by Citus; what
+    is stored already is copied there. The log is locked meanwhile. See projections docs scaling.
+
     Exit code 1 when it gave up, or when something can't be repaired.
     """
     waits = load_waits()
@@ -118,6 +148,8 @@ def migrate(
     )
     if down_to is not None and partition_events is not None:
         raise UsageError("give --down-to or --partition-events, not both")
+    if down_to is not None and over_workers:
+        raise UsageError("give --down-to or --distribute, not both")
     if down_to is not None:
         url = available_database(waits)
         confirm([f"The schema goes back to revision {down_to}.", *_CONSEQUENCES], yes=yes)
@@ -129,18 +161,40 @@ def migrate(
         log = partition_log(url, partition_events, patience=patience, report=patience.report)
     else:
         log = read_partitioning(url)
+    done = distribute(url, patience=patience) if over_workers else None
     if as_json:
         document: MigratedSchema = {
             "revision_before": before,
             "revision": str(after),
             "partitions": log.partitions,
             "partition_events": log.events,
+            "distributed": None if done is None else _describe_as_json(done),
         }
         print_json(document)
         return
+    if done is not None:
+        print_message(_describe(done))
     if before == after:
         print_message(f"the engine's schema is already at revision {after}")
     else:
         print_message(f"migrated the schema from {before or 'nothing'} to revision {after}")
     if partition_events is not None:
         print_message(f"the log has {log.partitions} partitions; new ones take {log.events:,} events each")
+
+
+def _describe_as_json(done: Distributed) -> DistributedLog:
+    return {
+        "workers": done.servers,
+        "events": done.events,
+        "tables": done.tables,
+        "locked_seconds": round(done.locked_seconds, 3),
+    }
+
+
+def _describe(done: Distributed) -> str:
+    tables = ", ".join(f"{name} by {column}" for name, column in done.tables.items())
+    if done.events is None and not tables:
+        return f"the log and the read models are already distributed over {done.servers} workers"
+    what = [f"{done.events:,} events by send_request_id"] if done.events is not None else []
+    listed = ", ".join([*what, tables] if tables else what)
+    return f"distributed over {done.servers} workers: {listed}; locked for {done.locked_seconds:.1f} s"

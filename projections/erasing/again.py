@@ -21,6 +21,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.distributed_log import refuse_if_distributed
 from eventstore.erasure.erasure_rows import renew_erasures, settle_erasures
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.erasure.person_events import (
@@ -130,6 +131,7 @@ async def erase_again(
     async def work() -> ErasedPersons:
         async with context.connection("erase") as conn:
             await refuse_other_roles(conn)
+            await refuse_if_distributed(conn, "erase")
             known = await existing_tables_only(conn, projections)
             run = _AgainRun(conn, context, known, limits, system_user=system_user, drop_as_of=drop_as_of)
             return await run.erase(ledger)

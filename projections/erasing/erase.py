@@ -23,6 +23,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.distributed_log import refuse_if_distributed
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     CannotErase,
@@ -101,6 +102,7 @@ async def erase_persons(
     async def work() -> ErasedPersons:
         async with context.connection("erase") as conn:
             await refuse_other_roles(conn)
+            await refuse_if_distributed(conn, "erase")
             run = _EraseRun(conn, context, await existing_tables_only(conn, projections), request, limits)
             return await run.count() if dry_run else await run.erase()
 

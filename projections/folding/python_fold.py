@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from sqlalchemy import Table
 
 from eventstore.contracts import Event
+from eventstore.distributed_log import event_of_row
 from eventstore.postgres.queries import fetch_all
 from eventstore.redaction.redact import redact
 from projections.code_place import find_code_place
@@ -84,7 +85,7 @@ class PythonFold:
                 break
             for position, *columns in page:
                 statement_at = await _yield_and_keep_alive(conn, statement_at)
-                self._handle(Event(*columns), rows)
+                self._handle(event_of_row(columns), rows)
                 if on_progress is not None and monotonic() - progress_at >= PROGRESS_SECONDS:
                     progress_at = monotonic()
                     on_progress(position)

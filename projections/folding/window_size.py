@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from eventstore.archived_rows import find_archived_error
-from eventstore.errors import storable
+from eventstore.errors import MissingPositions, storable
 from eventstore.postgres.queries import fetch_value
 from eventstore.schema import events
 from eventstore.whole_window import LOG, find_missing_positions
@@ -123,7 +123,10 @@ class WindowSize:
             schema: where its events were read from.
 
         """
-        if (missing := await find_missing_positions(conn, lo, hi, schema)) is not None:
+        missing = await find_missing_positions(conn, lo, hi, schema)
+        if missing is None and isinstance(error, MissingPositions):  # they have become visible meanwhile
+            missing = (error.first, error.last)
+        if missing is not None:
             archived = await find_archived_error(conn, missing[0], _REBUILD_WITH_FILES)
             words = str(archived) if archived is not None else f"positions {missing[0]}..{missing[1]} missing"
             return WindowFailure(Cause.MISSING_POSITIONS, words)

@@ -66,7 +66,11 @@ _ADD = ("SELECT", "INSERT")
 _CHANGE = ("SELECT", "INSERT", "UPDATE")
 _OWN = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
+_HEAD = {"eventstore.distributed_head": ("SELECT",), "eventstore.head": ("SELECT",)}
+"""What tells where the log ends."""
+
 _STATE = {
+    **_HEAD,
     "eventstore.events": _SEE,
     "eventstore.consumers": _SEE,
     "eventstore.cursors": _SEE,
@@ -101,14 +105,16 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
         **_STATE,
         "eventstore.events": _ADD,
         "eventstore.cursors": _OWN,
+        "eventstore.distributed_head": ("SELECT", "UPDATE"),
         "eventstore.quarantine": _OWN,
         "eventstore.quarantine_counts": _CHANGE,
         "eventstore.quarantine_usage": _CHANGE,
         "eventstore.retried_events": _ADD,
         "eventstore.erased_events": _ADD,
     },
-    RoleKind.SERVE: {"eventstore.events": _SEE, "projections.alembic_version": _SEE},
+    RoleKind.SERVE: {**_HEAD, "eventstore.events": _SEE, "projections.alembic_version": _SEE},
     RoleKind.CONSUMER: {
+        **_HEAD,
         "eventstore.events": _SEE,
         "eventstore.event_positions": _SEE,
         "eventstore.archived_partitions": _SEE,

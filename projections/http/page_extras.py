@@ -27,8 +27,11 @@ SHOWN_REBUILDS = 8
 SHOWN_EVENTS = 20
 
 _FRESH_TO = """
-SELECT c.name, (SELECT received_at FROM eventstore.events AS e WHERE e.position = c.position)
-FROM projections.checkpoints AS c
+SELECT c.name, e.received_at FROM projections.checkpoints AS c
+JOIN (
+    SELECT position, received_at FROM eventstore.events
+    WHERE position = ANY(ARRAY(SELECT position FROM projections.checkpoints))
+) AS e USING (position)
 """
 _NEW_BY_APP = """
 SELECT app, count(*) FROM eventstore.events WHERE position > %s AND position <= %s GROUP BY app
@@ -44,7 +47,8 @@ FROM (
 ORDER BY r.state = 'running' DESC, r.id DESC LIMIT %s
 """
 _LAST_EVENTS = """
-SELECT position, event_id, event_type, app, send_request_id, ppnum, error_code, occurred_at
+SELECT position, event_id, event_type, app, nullif(send_request_id, '') AS send_request_id, ppnum, error_code,
+       occurred_at
 FROM eventstore.events ORDER BY position DESC LIMIT %s
 """
 
@@ -111,7 +115,7 @@ async def read_extras(
         psycopg.Error: the database failed, or this role may not read something.
 
     """
-    fresh = {name: at for name, at in await fetch_all(conn, _FRESH_TO) if at is not None}
+    fresh: dict[str, Any] = dict(await fetch_all(conn, _FRESH_TO))
     new = await _count_new_events(conn, head_before, head) if head_before is not None else {}
     events = await _read_last_events(conn) if personal_data else ()
     return PageExtras(fresh, new, await _read_rebuilds(conn), events)

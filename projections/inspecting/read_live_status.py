@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
 from eventstore.consuming.consumers import read_consumers
-from eventstore.event_reader import HEAD, LAG, read_head, read_last_event
+from eventstore.event_reader import LAG, from_checkpoints, read_head, read_last_event
 from eventstore.locks import app_lock, rebuild_lock
 from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all, fetch_value
@@ -49,8 +49,8 @@ SELECT c.name, c.state, c.version, NULL::integer AS code_version, c.position,
        c.last_error, c.last_error_at, c.retry_at, c.redecoded_at,
        (SELECT count(*) FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version) AS skipped,
        c.failures, c.events AS folded_events, c.folded_at, c.fold_seconds
-FROM projections.checkpoints AS c CROSS JOIN (SELECT {head} AS position) AS head ORDER BY c.name
-""").format(lag=LAG, head=HEAD)
+FROM {from_} ORDER BY c.name
+""").format(lag=LAG, from_=from_checkpoints(sql.Identifier("projections", "checkpoints")))
 _SECONDS_SINCE_FIRST = (
     "SELECT coalesce(greatest(extract(epoch FROM clock_timestamp() - received_at), 0), 0)::double precision"
     " FROM eventstore.events ORDER BY position LIMIT 1"

@@ -20,6 +20,7 @@ from eventstore.appending.server_clock import find_events_ahead_of_clock
 from eventstore.archived_rows import read_archived_up_to
 from eventstore.consuming.consumers import read_consumers
 from eventstore.contracts.event_types import KNOWN_TYPES
+from eventstore.distributed_log import IS_DISTRIBUTED
 from eventstore.event_reader import HEAD, read_head
 from eventstore.postgres.queries import fetch_all, fetch_row
 from projections.errors import describe_user_code_error
@@ -35,11 +36,19 @@ from projections.registry import Registry
 _QUARANTINED = "SELECT app, count(*) FROM eventstore.quarantine GROUP BY app"
 _COUNTS = sql.SQL("""
 SELECT {head},
-       (SELECT count(*) FROM (SELECT FROM eventstore.events WHERE send_request_id IS NULL LIMIT {most}) AS found),
-       (SELECT count(*) FROM (SELECT FROM eventstore.events WHERE event_type < {first} OR event_type > {last}
+       CASE WHEN {is_distributed}
+            THEN (SELECT count(*) FROM (SELECT 1 FROM eventstore.events WHERE send_request_id = '' LIMIT {most})
+                  AS found)
+            ELSE (SELECT count(*) FROM (SELECT 1 FROM eventstore.events WHERE send_request_id IS NULL LIMIT {most})
+                  AS found) END,
+       (SELECT count(*) FROM (SELECT 1 FROM eventstore.events WHERE event_type < {first} OR event_type > {last}
                               LIMIT {most}) AS found)
 """).format(
-    head=HEAD, most=sql.Literal(MOST_COUNTED), first=sql.Literal(min(KNOWN_TYPES)), last=sql.Literal(max(KNOWN_TYPES))
+    head=HEAD,
+    is_distributed=sql.SQL(IS_DISTRIBUTED),
+    most=sql.Literal(MOST_COUNTED),
+    first=sql.Literal(min(KNOWN_TYPES)),
+    last=sql.Literal(max(KNOWN_TYPES)),
 )
 _SKIPS = """
 SELECT s.name, s.event_id, s.why, s.skipped_at

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection, Rollback, sql
 from sqlalchemy import MetaData, Table
 
+from eventstore.distributed_log import is_distributed
 from projections.folding.table_copies import plain_copy
 from projections.folding.window_fold import build_fold
 from projections.inspecting.group_events import COPY, LAST_POSITION, TEMPORARY, VIEW, GroupEvents, copy_group_events
@@ -108,11 +109,13 @@ async def fold_row(
     """
     names = {one.name for one in query.projection.tables}
     copied = None
-    if len(found) > ONE_BY_ONE and not names & {COPY, VIEW}:
+    # Temporary tables are here, and the events of a distributed log aren't.
+    is_large = len(found) > ONE_BY_ONE
+    if (is_large or await is_distributed(conn)) and not names & {COPY, VIEW}:
         copied = await copy_group_events(conn, found)
     folding = _RowFolding(conn, query, found, copied)
     await folding.create_tables()
-    if copied is None:
+    if copied is None or not is_large:
         progress.phase("folding", target=len(found))
         for number in range(len(found)):
             await folding.fold(number + 1)

@@ -29,6 +29,10 @@ ARCHIVES = "0026"
 """The revision since which events can be archived."""
 
 _ARCHIVED_UP_TO = text("SELECT max(last) FROM eventstore.archived_partitions WHERE dropped_at IS NOT NULL")
+DISTRIBUTED_SINCE = "0027"
+"""The revision since which a log can be distributed."""
+
+_IS_DISTRIBUTED = "SELECT EXISTS (SELECT FROM eventstore.distributed_head)"
 _FORGET = text("DELETE FROM projections.checkpoints WHERE name = :name")
 _WAIT = text(
     "UPDATE projections.checkpoints SET version = 0, last_error = :error, last_error_at = clock_timestamp(),"
@@ -59,6 +63,11 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
         if before is None or before < revision:
             has = "has no schema yet" if before is None else f"has revision {before}, which is earlier"
             raise MigrationRefused(f"can't go back to revision {revision}: the database {has}")
+        if revision < DISTRIBUTED_SINCE <= before and connection.exec_driver_sql(_IS_DISTRIBUTED).scalar_one():
+            raise MigrationRefused(
+                f"can't go back to revision {revision}: the log is distributed by Citus, which earlier versions don't"
+                " know; export it, and import it into a database of one server"
+            )
         _refuse_archived(connection, before, revision)
         if revision < PARTITIONS_SINCE <= before:
             make_one_table(connection)

@@ -99,7 +99,7 @@ class _View(NamedTuple):
         return sql.Identifier(self.schema, self.name)
 
 
-class _KeptAsItIs(Exception):
+class CollationKept(Exception):
     """A view can't be dropped and created again."""
 
 
@@ -126,8 +126,8 @@ def sort_keys_by_bytes(url: str, projections: Iterable[Projection], patience: Lo
             changes.setdefault(table, {})[column] = type_name
     for table, columns in changes.items():
         try:
-            run_in_transaction(url, partial(_change, table=table, columns=columns), patience)
-        except _KeptAsItIs as error:
+            run_in_transaction(url, partial(change_to_bytes, table=table, columns=columns), patience)
+        except CollationKept as error:
             _warn(table, str(error))
         except DBAPIError as error:
             if not isinstance(error.orig, _REFUSALS):
@@ -160,7 +160,13 @@ def _key_columns(table: Table) -> Iterator[str]:
         yield from (column.name for column in key.columns if getattr(column.type, "collation", None) is None)
 
 
-def _change(connection: Connection, *, table: str, columns: dict[str, str]) -> None:
+def change_to_bytes(connection: Connection, *, table: str, columns: dict[str, str]) -> None:
+    """Let columns of a table sort by bytes; ``columns`` has their types by name.
+
+    Raises:
+        CollationKept: a view that reads them can't be dropped and created again.
+
+    """
     name = sql.Identifier(*table.split(".", 1))
     # Locked first, so that the views that are found are all.
     _execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(name))
@@ -171,7 +177,7 @@ def _change(connection: Connection, *, table: str, columns: dict[str, str]) -> N
         if not view.is_view or view.has_more or not view.is_ours:
             kind = "view" if view.is_view else "materialized view"
             of = "" if view.is_ours else f" of role {view.owner}"
-            raise _KeptAsItIs(f"{kind} {view.schema}.{view.name}{of} reads them")
+            raise CollationKept(f"{kind} {view.schema}.{view.name}{of} reads them")
     again = [statement for view in views for statement in _compose_view(connection, view)]
     for view in reversed(views):
         _execute(connection, sql.SQL("DROP VIEW {}").format(view.identifier))

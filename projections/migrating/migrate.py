@@ -13,6 +13,7 @@ from projections.granting.database_layout import read_layout
 from projections.granting.grant_roles import grant_on_new_relations
 from projections.migrating.alembic_scripts import alembic_config
 from projections.migrating.commit_log import CommitLog
+from projections.migrating.distribute import distribute_new_tables
 from projections.migrating.key_collations import sort_keys_by_bytes
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
@@ -53,8 +54,8 @@ def upgrade(
 ) -> tuple[str | None, str | None]:
     """Migrate a database, tables and views of users included, in one transaction; concurrent ones wait for each other.
 
-    At ``head`` it then lets keys of text sort by bytes, and repairs what differs from that schema, even if the revision
-    was current before.
+    At ``head`` it then lets keys of text sort by bytes, distributes new tables if the log is distributed, and repairs
+    what differs from that schema, even if the revision was current before.
 
     Args:
         url: the database.
@@ -99,6 +100,7 @@ def upgrade(
     if is_head:
         chosen = list(find_valid_projections().values()) if chosen is None else chosen
         sort_keys_by_bytes(url, chosen, patience)
+        distribute_new_tables(url, chosen, patience)
         repair_schema(url, patience=patience, keep_unfinished=keep_unfinished)
     return before_and_after
 

@@ -32,7 +32,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.locks import PARTITION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.partitions import FIRST_PARTITION_CHECK
-from projections.errors import ProjectionsError
+from projections.errors import MigrationRefused, ProjectionsError
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.revision_files import read_text
@@ -106,11 +106,12 @@ def partition_log(
         report: is called with what is done, as a sentence without its end.
 
     Raises:
-        MigrationRefused: something refers to the table of events; nothing was changed.
+        MigrationRefused: something refers to the table of events, or the log is distributed; nothing was changed.
         MigrationBlocked: other sessions held a lock for too long; the log is one table.
         DatabaseUnavailable: the database can't be reached.
 
     """
+    run_in_transaction(url, _refuse_distributed, patience)
     found = run_in_transaction(url, partial(_resize_if_partitioned, size=size), patience)
     if found.partitions:
         return found
@@ -136,6 +137,11 @@ def partition_log(
     raise ProjectionsError(
         f"events are appended too fast for partitions of {size:,} events; give --partition-events a larger number"
     )
+
+
+def _refuse_distributed(connection: Connection) -> None:
+    if connection.exec_driver_sql("SELECT EXISTS (SELECT FROM eventstore.distributed_head)").scalar_one():
+        raise MigrationRefused("the log is distributed by Citus, and can't be partitioned")
 
 
 def _read(connection: Connection) -> PartitionedLog:

@@ -24,10 +24,10 @@ from projections.migrating.schema_catalog import CatalogEntry, read_catalog, rea
 from projections.projection import READ_MODEL_SCHEMA
 
 _EVENTS = "eventstore.events"
+_HEAD_IF_DISTRIBUTED = "distributed_head"
 _REFUSE_CHANGE = "eventstore.refuse_change()"
 _ERASE_EVENTS = "eventstore.erase_events(bigint[], text[], bytea[])"
-# As pg_get_triggerdef writes them.
-_TRIGGERS = {
+EVENT_TRIGGERS = {
     "refuse_change_statement": (
         "CREATE TRIGGER refuse_change_statement BEFORE DELETE OR UPDATE OR TRUNCATE ON eventstore.events"
         " FOR EACH STATEMENT EXECUTE FUNCTION eventstore.refuse_change()"
@@ -37,6 +37,7 @@ _TRIGGERS = {
         " FOR EACH ROW EXECUTE FUNCTION eventstore.refuse_change()"
     ),
 }
+"""The triggers of the event table, by name, as pg_get_triggerdef writes them."""
 # Of a partitioned log, and of one that is being partitioned.
 _KEEP_EVENT_IDS = (
     "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events REFERENCING NEW TABLE AS added_events"
@@ -48,7 +49,7 @@ _UNFINISHED = (
 )
 # The revision that last made each, and the name of the statement in its module.
 _FUNCTIONS = {
-    _REFUSE_CHANGE: ("0022", "REFUSE_ALL_BUT_PERMITTED"),
+    _REFUSE_CHANGE: ("0027", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
     _ERASE_EVENTS: ("0022", "ERASE_EVENTS"),
     "eventstore.keep_event_ids()": ("0024", "KEEP_EVENT_IDS"),
@@ -60,10 +61,11 @@ _FUNCTIONS = {
 _VIEWS = {
     "eventstore.event_log": ("0013", "NEW_EVENT_LOG"),
     "eventstore.event_positions": ("0024", "IDS_OF_TABLE"),
+    "eventstore.head": ("0027", "HEAD"),
     "public.consent_history": ("0023", "CONSENT_HISTORY"),
     "public.event_log": ("0015", "EVENT_LOG"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
-    "public.read_model_freshness": ("0005", "NEW_FRESHNESS"),
+    "public.read_model_freshness": ("0027", "FRESHNESS"),
 }
 _VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0024", "IDS_OF_PARTITIONS")}
 # Not everybody may run these: most run with their owner's rights, and the others would show their schema to readers.
@@ -127,6 +129,7 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
     relations = {one.object: one for one in entries if one.kind == "relation"}
     catalog = {(one.kind, one.object, one.name): one for one in entries}
     tables = [table for metadata in target_metadata for table in metadata.tables.values()]
+    is_distributed = any(one.kind == "head" and _HEAD_IF_DISTRIBUTED in one.definition for one in entries)
     yield from _of_functions({one.object: one for one in entries if one.kind == "function"})
     for table in tables:
         found = relations.get(table.fullname)
@@ -138,12 +141,14 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
         if found.definition != "p":
             what = f"table {table.fullname} is UNLOGGED, so a crash would empty it"
             yield Drift(what, (_alter_table(table, sql.SQL("SET LOGGED")),))
-        yield from _of_keys(table, entries, is_partitioned=found.name == "p")
+        yield from _of_keys(table, entries, is_partitioned=found.name == "p", is_distributed=is_distributed)
         yield from _of_columns(table, catalog)
         yield from _of_checks(table, catalog)
     is_partitioned = _EVENTS in relations and relations[_EVENTS].name == "p"
     if _EVENTS in relations:
-        yield from _of_triggers(catalog, _TRIGGERS | ({"keep_event_ids": _KEEP_EVENT_IDS} if is_partitioned else {}))
+        yield from _of_triggers(
+            catalog, EVENT_TRIGGERS | ({"keep_event_ids": _KEEP_EVENT_IDS} if is_partitioned else {})
+        )
         if not is_partitioned:
             yield from _of_unfinished_partitioning(catalog)
     for view, (revision, name) in (_VIEWS | (_VIEWS_OF_PARTITIONS if is_partitioned else {})).items():
@@ -198,7 +203,9 @@ def _of_triggers(catalog: _Catalog, triggers: Mapping[str, str]) -> Iterator[Dri
             yield Drift(f"{what} isn't ENABLE ALWAYS, so some sessions can change events", (always,))
 
 
-def _of_keys(table: Table, entries: Iterable[CatalogEntry], *, is_partitioned: bool) -> Iterator[Drift]:
+def _of_keys(
+    table: Table, entries: Iterable[CatalogEntry], *, is_partitioned: bool, is_distributed: bool
+) -> Iterator[Drift]:
     keys = [("primary key", f"{table.name}_pkey", [column.name for column in table.primary_key.columns])]
     if is_partitioned:  # event_ids then refuses an id that is stored
         keys = []
@@ -207,6 +214,8 @@ def _of_keys(table: Table, entries: Iterable[CatalogEntry], *, is_partitioned: b
         for one in table.constraints
         if isinstance(one, UniqueConstraint)
     ]
+    if is_distributed and table.fullname == _EVENTS:
+        keys = [("primary key", "events_pkey", ["event_id", "send_request_id"])]
     found = {(one.kind, one.definition) for one in entries if one.object == table.fullname}
     for kind, name, columns in keys:
         listed = ", ".join(columns)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from psycopg import AsyncConnection, sql
-from sqlalchemy import Table, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 
 from eventstore.postgres.queries import fetch_all, fetch_value
@@ -26,8 +26,10 @@ from projections.errors import ProjectionsError
 from projections.folding.run_statement import execute_and_count, fetch_rows
 from projections.folding.sql_text import compile_ddl
 from projections.projection import Window
+from projections.rebuilding.distributed_tables import distribute_like, quoted_name
 from projections.rebuilding.row_changes import Changes, Sample
 from projections.rebuilding.shadow import Shadow
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, create_shadow_tables
 from projections.rebuilding.table_difference import TableDifference
 
 _MAY_CREATE_TEMPORARY = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
@@ -65,7 +67,8 @@ class Difference:
         self._conn = conn
         self._shadow = shadow
         pairs = zip(shadow.projection.tables, shadow.tables, strict=True)
-        self._tables = [TableDifference(number, live, copy) for number, (live, copy) in enumerate(pairs)]
+        self._pairs = list(pairs)
+        self._tables = [TableDifference(f"differing_{number}", *pair) for number, pair in enumerate(self._pairs)]
 
     async def check(self) -> None:
         """Make sure that the tables can be compared, before the long work begins.
@@ -79,13 +82,15 @@ class Difference:
                 "this role may not create temporary tables, which a comparison needs; ask the database's owner to run"
                 " GRANT TEMPORARY ON DATABASE"
             )
+        if self._shadow.is_distributed:
+            await self._create_distributed_keys()
         types: dict[str, dict[str, str]] = {
-            _quoted_name(table): {} for one in self._tables for table in (one.live, one.copy)
+            quoted_name(table): {} for one in self._tables for table in (one.live, one.copy)
         }
         for name, column, kind in await fetch_all(self._conn, _COLUMN_TYPES, [[*types]]):
             types[name][column] = kind
         for one in self._tables:
-            live, copy = types[_quoted_name(one.live)], types[_quoted_name(one.copy)]
+            live, copy = types[quoted_name(one.live)], types[quoted_name(one.copy)]
             for column in one.columns:
                 if column in live and live[column] != copy[column]:
                     raise ProjectionsError(
@@ -104,10 +109,12 @@ class Difference:
     async def compare_again(self) -> None:
         """Compare all rows again, for what the caller's transaction does next; :attr:`since` stays."""
         statements = [SCAN_WHOLE_TABLES]
-        for one in self._tables:
+        for one in () if self._shadow.is_distributed else self._tables:
             statements += [compile_ddl(DropTable(one.keys, if_exists=True)), compile_ddl(CreateTable(one.keys))]
         await self._conn.execute("; ".join(statements), prepare=False)
         for one in self._tables:
+            if self._shadow.is_distributed:
+                await execute_and_count(self._conn, delete(one.keys))
             await execute_and_count(self._conn, one.insert_differing_keys())
 
     async def add_touched(self, up_to: int) -> None:
@@ -157,11 +164,11 @@ class Difference:
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
         removed = {one: await execute_and_count(self._conn, one.delete_extra()) for one in reversed(tables)}
-        indexes = await fetch_all(self._conn, _UNIQUE_INDEXES, [[_quoted_name(one.live) for one in tables]])
+        indexes = await fetch_all(self._conn, _UNIQUE_INDEXES, [[quoted_name(one.live) for one in tables]])
         displaced: dict[TableDifference, int] = {}
         changed: dict[TableDifference, int] = {}
         for one in tables:
-            unique = [columns for name, columns in indexes if name == _quoted_name(one.live)]
+            unique = [columns for name, columns in indexes if name == quoted_name(one.live)]
             displaced[one] = await execute_and_count(self._conn, one.delete_colliding(unique)) if unique else 0
             changed[one] = displaced[one] + await execute_and_count(self._conn, one.update_changed())
         # A row that was deleted only to be inserted again counts as changed, not as added.
@@ -172,9 +179,17 @@ class Difference:
     async def _prepare(self) -> None:
         # Autovacuum doesn't analyze temporary tables, and without statistics the planner would join whole tables for a
         # few keys.
-        keys = sql.SQL(", ").join(sql.Identifier("pg_temp", one.keys.name) for one in self._tables)
+        keys = sql.SQL(", ").join(sql.Identifier(str(one.keys.schema), one.keys.name) for one in self._tables)
         await self._conn.execute(sql.SQL("{}; ANALYZE {}").format(sql.SQL(SCAN_WHOLE_TABLES), keys), prepare=False)
 
-
-def _quoted_name(table: Table) -> str:
-    return sql.Identifier(str(table.schema), table.name).as_string()
+    async def _create_distributed_keys(self) -> None:
+        """Put the keys beside the rows that they name; temporary tables can't be distributed."""
+        prefix = f"differing_{self._shadow.run_id}"
+        self._tables = [
+            TableDifference(f"{prefix}_{number}", *pair, keys_schema=SHADOW_SCHEMA)
+            for number, pair in enumerate(self._pairs)
+        ]
+        keys = [one.keys for one in self._tables]
+        async with self._conn.transaction():
+            await create_shadow_tables(self._conn, keys, self._shadow.comment)
+            await distribute_like(self._conn, [(one.keys, one.live) for one in self._tables])

@@ -22,6 +22,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.archiving.archived_events import open_archived_events
+from eventstore.distributed_log import wait_for_commits
 from eventstore.postgres.session_lock import session_name
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from projections.errors import ProjectionsError, RebuildRefused
@@ -237,6 +238,8 @@ class _Rebuild:
         self._locked_since = monotonic()
         if locked is None or locked.version > version:
             raise ProjectionsError(f"the checkpoint of {name} changed during the rebuild; run it again")
+        if locked.is_distributed:
+            await wait_for_commits(self._conn)
         await self._shadow.check_erasures()  # an erasure holds every checkpoint, so none can commit from here on
         same_version = locked.version == version
         skipped = locked.skipped if same_version else await checkpoint.read_skips(self._conn, name, version)

@@ -12,6 +12,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from eventstore.distributed_log import refuse_if_distributed
 from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.connection import connect
@@ -57,6 +58,7 @@ async def redecode_and_mark(
 async def _redecode(
     conn: AsyncConnection[Any], projections: Sequence[Projection], after: int, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
+    await refuse_if_distributed(conn, "redecode")
     known = [one.name for one in projections]
     last = await read_head(conn)
     if after and after >= last:

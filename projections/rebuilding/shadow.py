@@ -22,6 +22,7 @@ from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData
 
 from eventstore.archiving.archived_events import TEMPORARY, WINDOW, ArchivedEvents
+from eventstore.distributed_log import begin_distributed_fold, is_distributed, require_window
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
@@ -35,6 +36,7 @@ from projections.folding.window_fold import build_fold
 from projections.folding.window_size import Cause, WindowFailure, WindowSize
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rebuilding import rebuild_history
+from projections.rebuilding.distributed_tables import distribute_like
 from projections.rebuilding.fingerprint import compute_fingerprint
 from projections.rebuilding.shadow_position import ShadowPosition, positions_exist
 from projections.rebuilding.shadow_tables import (
@@ -93,6 +95,8 @@ class Shadow:
         is_sliced: whether slices are left to fold.
         slice_tables: the tables of its slices.
         steps: what is left to do, while it is sliced.
+        comment: the comment of its tables.
+        is_distributed: whether the log is distributed, as far as the shadow was begun or resumed.
 
     """
 
@@ -115,12 +119,13 @@ class Shadow:
         self.position = 0
         self.tables = tuple(plain_copy(table, MetaData(), SHADOW_SCHEMA, logged=logged) for table in projection.tables)
         self.run_id = run
+        self.is_distributed = False
         self._conn = conn
         self._row = ShadowPosition(conn, projection.name, run)
         self._is_rebuild = is_rebuild
-        self._comment = f"projections: shadow of {projection.name}"
+        self.comment = f"projections: shadow of {projection.name}"
         self.is_sliced = False
-        self.slice_tables = SliceTables(projection.name, self._comment)
+        self.slice_tables = SliceTables(projection.name, self.comment)
         self.steps = SliceSteps(self.slice_tables.steps)
         schemas = {READ_MODEL_SCHEMA: SHADOW_SCHEMA}
         self._folds = {LOG: build_fold(projection, schemas, handle_timeout=fold_timeout)}
@@ -141,7 +146,9 @@ class Shadow:
 
         """
         with self._explaining_locks():
-            await self._begin(slices)
+            self.is_distributed = await is_distributed(self._conn)
+            # A slice's tables are on one server.
+            await self._begin(None if self.is_distributed else slices)
 
     @contextmanager
     def _explaining_locks(self) -> Iterator[None]:
@@ -161,14 +168,16 @@ class Shadow:
         async with self._conn.transaction():
             # The row comes first: if a run that seemed dead still has anything locked, it is that row.
             await self._row.start(self.projection.version, self.fingerprint)
-            await drop_shadow_tables(self._conn, self.tables, self._comment)
+            await drop_shadow_tables(self._conn, self.tables, self.comment)
             partition = slices.fold.partition if slices else ()
-            await create_shadow_tables(self._conn, self.tables, self._comment, partition)
+            await create_shadow_tables(self._conn, self.tables, self.comment, partition)
             if slices is not None:
                 columns = slices.fold.columns
                 await self.slice_tables.create_events(self._conn, columns, partition, slices.number)
                 await self.steps.create(self._conn, slices.target, slices.window, slices.number)
                 await self.slice_tables.mark_steps(self._conn)
+            if self.is_distributed:
+                await distribute_like(self._conn, zip(self.tables, self.projection.tables, strict=True))
         self.position = 0
         self.is_sliced = slices is not None
 
@@ -180,6 +189,7 @@ class Shadow:
 
         """
         with self._explaining_locks():
+            self.is_distributed = await is_distributed(self._conn)
             return await self._resume()
 
     async def _resume(self) -> str | None:
@@ -327,7 +337,7 @@ class Shadow:
         try:
             async with self._conn.transaction():
                 if await self._row.delete():
-                    await drop_shadow_tables(self._conn, self.tables, self._comment)
+                    await drop_shadow_tables(self._conn, self.tables, self.comment)
         except errors.LockNotAvailable:
             await self._row.delete()
             return False
@@ -358,8 +368,13 @@ class Shadow:
 
     async def _fold_window(self, hi: int, schema: str, on_progress: OnProgress | None) -> None:
         lo = self.position
-        if not await self._row.move(lo, hi, milliseconds(self._budget), schema):
+        if self.is_distributed:
+            await require_window(self._conn, lo, hi)
+        is_counted = self.is_distributed
+        if not await self._row.move(lo, hi, milliseconds(self._budget), schema, is_counted=is_counted):
             raise RebuildLost(self.projection.name)
+        if self.is_distributed:
+            await begin_distributed_fold(self._conn)
         await self._folds[schema].run(self._conn, lo, hi, self.skipped, on_progress)
         await self._record(hi)
 

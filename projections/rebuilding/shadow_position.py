@@ -38,17 +38,18 @@ _SHARE = sql.SQL("SELECT {} FROM {} WHERE projection = %(name)s AND run = %(run)
     sql.SQL(STATEMENT_TIMEOUT), _POSITIONS
 )
 _JUMP = sql.SQL("UPDATE {} SET position = %s WHERE projection = %s AND run = %s AND position = 0").format(_POSITIONS)
-_MOVE = sql.SQL(
+_MOVE_TO = sql.SQL(
     "UPDATE {} SET position = {} WHERE projection = %(name)s AND run = %(run)s AND position = %(lo)s RETURNING {}"
 )
 
 
 def _move(schema: str) -> sql.Composed:
     hi = hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint"), schema)
-    return _MOVE.format(_POSITIONS, hi, sql.SQL(STATEMENT_TIMEOUT))
+    return _MOVE_TO.format(_POSITIONS, hi, sql.SQL(STATEMENT_TIMEOUT))
 
 
 _MOVES = {schema: _move(schema) for schema in (LOG, TEMPORARY)}
+_MOVE_AFTER_COUNT = _MOVE_TO.format(_POSITIONS, sql.SQL("%(hi)s::bigint"), sql.SQL(STATEMENT_TIMEOUT))
 
 
 class EarlierRun(NamedTuple):
@@ -77,7 +78,9 @@ class ShadowPosition:
 
     async def create_table(self) -> None:
         """Create the table of positions if it doesn't exist."""
-        await self._conn.execute(SHADOW_POSITIONS_DDL)
+        # Citus lets only the owner run the statement on a table that exists.
+        if not await positions_exist(self._conn):
+            await self._conn.execute(SHADOW_POSITIONS_DDL)
 
     async def start(self, version: int, fingerprint: str) -> None:
         """Put this run's row, at position 0, in place of any earlier one."""
@@ -114,18 +117,21 @@ class ShadowPosition:
         """Move the position from 0 to one up to which all windows were whole; returns whether the row is this run's."""
         return (await self._conn.execute(_JUMP, [position, self._name, self._run_id])).rowcount == 1
 
-    async def move(self, lo: int, hi: int, statement_timeout: str, schema: str = LOG) -> bool:
+    async def move(
+        self, lo: int, hi: int, statement_timeout: str, schema: str = LOG, *, is_counted: bool = False
+    ) -> bool:
         """Move the position, and set the timeout of the transaction's next statements, in one round trip.
 
         If the window has a gap in the table of its events, the position becomes NULL, which the NOT NULL column
-        refuses.
+        refuses; but a window that is counted already (``is_counted``), as in a distributed log, is not counted again.
 
         Returns:
             Whether the row is still this run's, and at ``lo``.
 
         """
         values = {"name": self._name, "run": self._run_id, "lo": lo, "hi": hi, "timeout": statement_timeout}
-        return (await self._conn.execute(_MOVES[schema], values)).rowcount == 1
+        statement = _MOVE_AFTER_COUNT if is_counted else _MOVES[schema]
+        return (await self._conn.execute(statement, values)).rowcount == 1
 
     async def delete(self) -> bool:
         """Delete the row; returns whether it was still this run's."""

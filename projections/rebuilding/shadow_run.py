@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection
 
 from eventstore.archiving.archived_events import ArchivedEvents
+from eventstore.distributed_log import wait_for_commits
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.session_settings import ONE_SNAPSHOT
@@ -235,7 +236,11 @@ class ShadowRun:
 
         """
         async with self._conn.transaction():
-            await self._conn.execute(ONE_SNAPSHOT)
+            if self._shadow.is_distributed:
+                await checkpoint.hold_up_folding(self._conn, self._projection.name)
+                await wait_for_commits(self._conn)
+            else:
+                await self._conn.execute(ONE_SNAPSHOT)
             await self._shadow.lock()
             await self._shadow.check_erasures()
             yield await self.checkpoint()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     ColumnElement,
     Executable,
@@ -47,19 +48,20 @@ class TableDifference:
     """The statements that compare one table with its shadow, and make it equal.
 
     Args:
-        number: distinguishes its keys' table from those of the projection's other tables.
+        keys: the name of the table of its keys.
         live: the read model's table.
         copy: its shadow.
+        keys_schema: the schema of the table of its keys.
 
     Attributes:
         before: rows of the live table when it was compared.
         key_columns: the primary key's columns.
         columns: all columns but the computed ones.
-        keys: the temporary table of the keys of rows that may differ.
+        keys: the table of the keys of rows that may differ.
 
     """
 
-    def __init__(self, number: int, live: Table, copy: Table) -> None:
+    def __init__(self, keys: str, live: Table, copy: Table, *, keys_schema: str = "pg_temp") -> None:
         self.live = live
         self.copy = copy
         self.before = 0
@@ -68,7 +70,7 @@ class TableDifference:
         self._values = [name for name in self.columns if name not in self.key_columns]
         key = [Column(column.name, column.type, primary_key=True) for column in live.primary_key.columns]
         # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
-        self.keys = Table(f"differing_{number}", MetaData(schema="pg_temp"), *key)
+        self.keys = Table(keys, MetaData(schema=keys_schema), *key)
 
     def insert_differing_keys(self) -> Executable:
         """Compare all rows, and insert the keys of those that differ."""
@@ -183,4 +185,5 @@ class TableDifference:
         old, new = (
             cast(func.row(*(table.c[name] for name in self._values)), _Record()) for table in (self.live, self.copy)
         )
-        return old.op("*<>", is_comparison=True)(new)
+        # What the operator *<> does; as an operator, Citus would write it for other servers with columns, not rows.
+        return func.record_image_ne(old, new, type_=Boolean)

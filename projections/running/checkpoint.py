@@ -5,6 +5,9 @@ skip it. The version is read under the lock, so code of one version never folds 
 checkpoint is never ahead of the log: if it is, the database lost events that were folded, and the projection waits for
 a rebuild.
 
+Where the log is distributed, an advisory lock stands beside the row: when a fold commits, its row is free before its
+rows on other servers are visible, and the advisory lock only afterwards.
+
 How the state changes (failed, waiting, rebuilt) is in :mod:`projections.running.state_changes`; pause and resume are in
 :mod:`projections.running.control`.
 """
@@ -17,7 +20,14 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.distributed_log import IS_DISTRIBUTED
 from eventstore.event_reader import HEAD
+from eventstore.locks import (
+    TRY_TRANSACTION_LOCK_IF,
+    WAIT_FOR_TRANSACTION_LOCK,
+    WAIT_FOR_TRANSACTION_LOCK_IF,
+    checkpoint_lock,
+)
 from eventstore.postgres.queries import fetch_column, fetch_row, fetch_value
 from eventstore.whole_window import hi_if_whole
 
@@ -35,7 +45,7 @@ class Checkpoint(NamedTuple):
     """A checkpoint's row.
 
     ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it skips; ``head``
-    is the highest position of the log.
+    is the highest position of the log; ``is_distributed`` says whether the log is.
     """
 
     version: int
@@ -45,6 +55,7 @@ class Checkpoint(NamedTuple):
     due: bool
     skipped: list[str]
     head: int
+    is_distributed: bool = False
 
     @property
     def is_ahead(self) -> bool:
@@ -75,13 +86,16 @@ _SKIPPED_AND_HEAD = sql.SQL(
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1), {}"
 ).format(HEAD)
 _FROM = sql.SQL("FROM projections.checkpoints AS c WHERE name = ")
-_READ = sql.SQL("SELECT {}, {} {}{}").format(_OWN_COLUMNS, _SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()
+_SHARED_COLUMNS = sql.SQL("{}, {}").format(_SKIPPED_AND_HEAD, sql.SQL(IS_DISTRIBUTED))
+_READ = sql.SQL("SELECT {}, {} {}{}").format(_OWN_COLUMNS, _SHARED_COLUMNS, _FROM, _NAME).as_bytes()
 _LOCK_ROW = sql.SQL("SELECT {} {}{} FOR UPDATE OF c").format(_OWN_COLUMNS, _FROM, _NAME)
 _LOCK = _LOCK_ROW.as_bytes()
 _TRY_LOCK = sql.SQL("{} SKIP LOCKED").format(_LOCK_ROW).as_bytes()
 # The statement that locks the row may see other tables as they were before the row's newest version. So the skips and
 # the head are read by a second statement.
-_READ_UNDER_LOCK = sql.SQL("SELECT {} {}{}").format(_SKIPPED_AND_HEAD, _FROM, _NAME).as_bytes()
+_READ_UNDER_LOCK = sql.SQL("SELECT {} {}{}").format(_SHARED_COLUMNS, _FROM, _NAME).as_bytes()
+_TRY_ADVISORY = TRY_TRANSACTION_LOCK_IF.format(IS_DISTRIBUTED).encode()
+_WAIT_ADVISORY = WAIT_FOR_TRANSACTION_LOCK_IF.format(IS_DISTRIBUTED).encode()
 # In PL/pgSQL. Rows of this version may be marked as waiting by newer code; this version still folds them.
 _TRY_LOCK_RUNNING = sql.SQL(
     "SELECT position INTO {lo} {from_}{name} AND version = {version} AND state IN ('running', 'waiting')"
@@ -91,19 +105,25 @@ _READ_UNDER_LOCK_INTO = sql.SQL("SELECT {columns} INTO {skipped}, {head} {from_}
 _MOVE = sql.SQL(
     "UPDATE projections.checkpoints SET position = {position}, state = 'running', last_error = NULL,"
     " last_error_at = NULL, failures = 0, retry_at = NULL, windows = windows + 1, events = events + {hi} - {lo},"
-    " folded_at = clock_timestamp(),"
-    " fold_seconds = extract(epoch FROM clock_timestamp() - transaction_timestamp())"
+    " folded_at = {now}, fold_seconds = extract(epoch FROM {now} - transaction_timestamp())"
     " WHERE name = {name}"
 )
 
 
 def move_statement(name: sql.Composable, lo: sql.Composable, hi: sql.Composable) -> sql.Composed:
     """Return the statement that moves a checkpoint from ``lo`` to ``hi``, which is greater, if the window is whole."""
-    return _MOVE.format(name=name, lo=lo, hi=hi, position=hi_if_whole(lo, hi))
+    return _MOVE.format(name=name, lo=lo, hi=hi, position=hi_if_whole(lo, hi), now=sql.SQL("clock_timestamp()"))
 
 
-MOVE = move_statement(sql.Placeholder("name"), sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")).as_bytes()
+_PARAMETERS = {
+    "name": sql.Placeholder("name"),
+    "lo": sql.SQL("%(lo)s::bigint"),
+    "hi": sql.SQL("%(hi)s::bigint"),
+}
+MOVE = move_statement(**_PARAMETERS).as_bytes()
 """The same statement with parameters."""
+MOVE_AFTER_COUNT = _MOVE.format(**_PARAMETERS, position=_PARAMETERS["hi"], now=sql.SQL("clock_timestamp()")).as_bytes()
+"""The same for a window that was counted before it was folded, as in a distributed log."""
 
 
 def plpgsql_try_lock(name: str, version: int, *, lo: sql.SQL) -> sql.Composed:
@@ -152,7 +172,7 @@ async def begin_and_try_lock(conn: AsyncConnection[Any], name: str) -> Checkpoin
     """Begin a transaction and lock a checkpoint in it, in one round trip; None if another session has the lock."""
     async with conn.pipeline():
         await conn.execute("BEGIN")
-        return await _lock(conn, _TRY_LOCK, name)
+        return await _lock(conn, _TRY_LOCK, _TRY_ADVISORY, name)
 
 
 async def lock(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
@@ -162,14 +182,29 @@ async def lock(conn: AsyncConnection[Any], name: str) -> Checkpoint | None:
         psycopg.errors.LockNotAvailable: not within ``lock_timeout``.
 
     """
-    return await _lock(conn, _LOCK, name)
+    return await _lock(conn, _LOCK, _WAIT_ADVISORY, name)
 
 
-async def _lock(conn: AsyncConnection[Any], statement: bytes, name: str) -> Checkpoint | None:
-    locked = await conn.execute(statement, [name])
+async def hold_up_folding(conn: AsyncConnection[Any], name: str) -> None:
+    """Keep a projection of a distributed log from being folded until the caller's transaction ends.
+
+    There, rows of several servers are not read in one snapshot.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: not within ``lock_timeout``.
+
+    """
+    await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [checkpoint_lock(name)])
+
+
+async def _lock(conn: AsyncConnection[Any], row: bytes, advisory: bytes, name: str) -> Checkpoint | None:
+    locked = await conn.execute(row, [name])
+    is_free = await conn.execute(advisory, [checkpoint_lock(name)])
     under_lock = await fetch_row(conn, _READ_UNDER_LOCK, [name])
-    row = await locked.fetchone()
-    return Checkpoint(*row, *under_lock) if row and under_lock else None
+    own, advised = await locked.fetchone(), await is_free.fetchone()
+    if own is None or under_lock is None or advised is None or (advisory is _TRY_ADVISORY and advised[0] is False):
+        return None
+    return Checkpoint(*own, *under_lock)
 
 
 async def read_skips(conn: AsyncConnection[Any], name: str, version: int) -> list[str]:

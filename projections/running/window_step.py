@@ -22,6 +22,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.backoff import Backoff
+from eventstore.distributed_log import begin_distributed_fold, require_window
 from projections.folding import fold_budget
 from projections.folding.python_projection import PythonProjection
 from projections.folding.window_fold import build_fold
@@ -36,6 +37,11 @@ from projections.running.run_context import RunContext
 
 SESSION_STATE_CLASS = "25"
 """The class of SQLSTATEs about the session's state, such as a read-only transaction: no event can cause one."""
+
+
+PAUSE_FOR_WINDOW = 4.0
+"""How long to pause at the head of a distributed log, as a multiple of the last window's time."""
+LONGEST_PAUSE = 0.5
 
 
 class Step(Enum):
@@ -64,10 +70,13 @@ class WindowStep:
         windows: how many windows were folded.
         position: the position up to which events were folded; 0 before the first window.
         counts: what metrics show of that.
+        pause: seconds to wait at the head before the next window: 0 unless the log is distributed, where a window takes
+            long however short it is, and several events together take no longer.
 
     """
 
     def __init__(self, context: RunContext, projection: Projection) -> None:
+        self.pause = 0.0
         self.windows = 0
         self.position = 0
         self.counts = FoldCounts()
@@ -86,6 +95,7 @@ class WindowStep:
         )
         self._log = FoldLog(projection.name)
         self._is_usual = False
+        self._is_distributed = False
         self._is_first = True
         self._busy_since: float | None = None
 
@@ -107,7 +117,7 @@ class WindowStep:
             with suppress(psycopg.Error):
                 await conn.rollback()
             raise
-        self._is_usual = step in (Step.FOLDED, Step.AT_HEAD)
+        self._is_usual = step in (Step.FOLDED, Step.AT_HEAD) and not self._is_distributed
         return step
 
     async def _fold_in_one_round_trip(self, conn: AsyncConnection[Any]) -> Step | None:
@@ -138,6 +148,7 @@ class WindowStep:
             await self._terminate_frozen_holder(conn)
             return Step.BUSY
         self._busy_since = None
+        self._is_distributed = at.is_distributed
         is_first, self._is_first = self._is_first, False
         if not await self._may_fold(conn, at, is_first=is_first):
             return Step.STOPPED
@@ -188,9 +199,12 @@ class WindowStep:
         move = {"name": self._projection.name, "lo": at.position, "hi": hi}
         began = monotonic()
         try:
+            if at.is_distributed:
+                await require_window(conn, at.position, hi)
+                await begin_distributed_fold(conn)
             async with conn.pipeline() if self._fold.in_pipeline else nullcontext():
                 await self._fold.run(conn, at.position, hi, at.skipped)
-                await conn.execute(checkpoint.MOVE, move)
+                await conn.execute(checkpoint.MOVE_AFTER_COUNT if at.is_distributed else checkpoint.MOVE, move)
                 await conn.commit()
         except Exception as error:  # a fold written in Python may raise anything; it stops this projection only
             if isinstance(error, psycopg.OperationalError | psycopg.InternalError) and (
@@ -203,6 +217,7 @@ class WindowStep:
         self.position = hi
         self.windows += 1
         self.counts.add_window(hi - lo, seconds)
+        self.pause = min(seconds * PAUSE_FOR_WINDOW, LONGEST_PAUSE) if self._is_distributed else 0.0
         self._window_size.succeeded(seconds, is_at_head=hi == head)
         self._log.folded(hi, head)
         # An append after the head was read has sent NOTIFY, or will: there is no need to look again at once.

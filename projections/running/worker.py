@@ -89,6 +89,8 @@ class Worker:
                 outage.ended()
                 if self.last is Step.FOLDED:
                     continue
+                if self._window_step.pause:
+                    await asyncio.sleep(self._window_step.pause)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._context.settings.poll):
                         await appended.wait()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import pytest
 from psycopg import AsyncConnection
 
 from eventstore.appending import copying, duplicates
 from eventstore.appending.append import Appended, Appender
+from eventstore.appending.append_lock import Head
 from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.duplicates import OTHER_BYTES, OTHER_VALUES
 from eventstore.contracts import Event, decode
@@ -217,13 +217,13 @@ class Steps:
         self.taken: list[str] = []
         probe, copy = duplicates.find_stored_ids, copying.copy_events
 
-        async def probed(conn: AsyncConnection, events: Sequence[Event]) -> object:
+        async def probed(conn: AsyncConnection, events: Sequence[Event], *, is_distributed: bool) -> object:
             self.taken.append(f"probe {len(events)}")
-            return await probe(conn, events)
+            return await probe(conn, events, is_distributed=is_distributed)
 
-        async def copied(conn: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
+        async def copied(conn: AsyncConnection, events: Sequence[Event], head: Head) -> None:
             self.taken.append(f"copy {len(events)}")
-            await copy(conn, events, head, received_at)
+            await copy(conn, events, head)
 
         monkeypatch.setattr("eventstore.appending.append.find_stored_ids", probed)
         for module in ("append", "copying"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 
 import psycopg
 import pytest
@@ -12,6 +11,7 @@ from psycopg import AsyncConnection, errors
 
 from eventstore.appending import copying
 from eventstore.appending.append import Appended, Appender
+from eventstore.appending.append_lock import Head
 from eventstore.appending.cursor_move import CursorMove
 from eventstore.appending.quarantine import Rejected
 from eventstore.contracts import Event
@@ -220,13 +220,13 @@ async def test_a_writer_that_ignores_the_append_lock_causes_an_error_and_loses_n
     copy = copying.copy_events
     batch = new_events(3)
 
-    async def overtaken(appending: AsyncConnection, events: Sequence[Event], head: int, received_at: datetime) -> None:
+    async def overtaken(appending: AsyncConnection, events: Sequence[Event], head: Head) -> None:
         await conn.execute(
             "INSERT INTO eventstore.events (event_id, position, app, contract, event_type, occurred_at, received_at,"
             r" payload) VALUES (%s, 1, 'app', 'chat.external', 1, now(), now(), '\x')",
             [next_ulid()],
         )
-        await copy(appending, events, head, received_at)
+        await copy(appending, events, head)
 
     for module in ("append", "copying"):
         monkeypatch.setattr(f"eventstore.appending.{module}.copy_events", overtaken)

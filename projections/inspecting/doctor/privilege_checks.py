@@ -20,6 +20,8 @@ from projections.read_models.common_columns import VIEWS
 
 _STORES = {
     "eventstore.events": ("SELECT", "INSERT"),
+    "eventstore.head": ("SELECT",),
+    "eventstore.distributed_head": ("SELECT", "UPDATE"),
     "eventstore.cursors": ("SELECT", "INSERT", "UPDATE"),
     "eventstore.quarantine": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "eventstore.quarantine_counts": ("SELECT", "INSERT", "UPDATE"),
@@ -28,6 +30,8 @@ _STORES = {
 }
 _FOLDS = {
     "eventstore.events": ("SELECT",),
+    "eventstore.head": ("SELECT",),
+    "eventstore.distributed_head": ("SELECT",),
     "projections.checkpoints": ("SELECT", "INSERT", "UPDATE"),
     "projections.skips": ("SELECT",),
 }

@@ -1,0 +1,149 @@
+"""What differs when the log is distributed over several servers by Citus, and how our code knows.
+
+Invariants. ``eventstore.distributed_head`` has its one row if and only if the log is distributed: then the event table
+and the read models are distributed tables, and that row is the head of the log, which an append moves under the append
+lock. The view ``eventstore.head`` reads the head from where it is, so what reads the head is the same in both cases.
+
+The event table is distributed by ``send_request_id``, which can't be NULL then: an event without a request has ''. It
+is read back as None.
+
+When a transaction of several servers commits, its rows on this server are visible first, and those on the others a
+moment later; after a lost connection that moment lasts until Citus finishes the commit, up to a minute. Transaction
+locks are released at the very end. So a window is folded only when all of its events are visible, and whoever needs
+what an earlier transaction wrote takes an advisory lock that this transaction held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from eventstore.contracts import Event
+from eventstore.errors import DatabaseError, MissingPositions, UsageError
+from eventstore.postgres.queries import fetch_value
+from eventstore.whole_window import find_missing_positions
+
+IS_DISTRIBUTED = "EXISTS (SELECT 1 FROM eventstore.distributed_head)"
+"""The SQL expression for whether the log is distributed."""
+
+WINDOW_PATIENCE = 5.0
+"""Seconds to wait until all events of a window are visible."""
+COMMIT_PATIENCE = 30.0
+"""Seconds to wait until a commit is finished on every server."""
+_POLL = 0.05
+
+_COUNT = "SELECT count(*) FROM eventstore.events WHERE position > %s AND position <= %s"
+_ONE_CONNECTION_PER_SERVER = "SELECT pg_catalog.set_config('citus.multi_shard_modify_mode', 'sequential', true)"
+_MOVE_HEAD = "UPDATE eventstore.distributed_head SET position = %s, received_at = %s, event_id = %s WHERE position < %s"
+# The coordinator knows which transactions it has committed, and the workers which they haven't.
+_UNFINISHED_COMMITS = (
+    "SELECT count(*) FROM pg_catalog.pg_dist_transaction WHERE gid IN ("
+    "SELECT unnest(string_to_array(result, ',')) FROM pg_catalog.run_command_on_workers("
+    "'SELECT string_agg(gid, '','') FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()'))"
+)
+# Nobody but the holder of the checkpoint writes the rows that a fold writes. If they are locked all the same, then by
+# an earlier fold whose commit is unfinished. Rows that were counted before its end must not be written after it.
+_DO_NOT_WAIT_FOR_ROWS = (
+    "SELECT pg_catalog.set_config('citus.propagate_set_commands', 'local', true)",
+    "SET LOCAL lock_timeout TO '1ms'",
+)
+
+
+async def is_distributed(conn: AsyncConnection[Any]) -> bool:
+    """Return whether the log is distributed.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    return bool(await fetch_value(conn, f"SELECT {IS_DISTRIBUTED}"))
+
+
+async def refuse_if_distributed(conn: AsyncConnection[Any], command: str) -> None:
+    """Refuse a command that changes stored events.
+
+    Raises:
+        UsageError: the log is distributed.
+
+    """
+    if await is_distributed(conn):
+        raise UsageError(
+            f"projections {command} can't change events of a log that is distributed by Citus, because the columns that"
+            " distribute rows can't be updated; see projections docs scaling"
+        )
+
+
+def event_of_row(values: Iterable[Any]) -> Event:
+    """Return the event of a row's columns, in the order of an event's fields."""
+    event = Event(*values)
+    return event._replace(send_request_id=None) if event.send_request_id == "" else event
+
+
+def events_for_rows(events: Sequence[Event]) -> Sequence[Event]:
+    """Return events as a distributed table stores them."""
+    return [event if event.send_request_id else event._replace(send_request_id="") for event in events]
+
+
+async def begin_distributed_append(conn: AsyncConnection[Any]) -> None:
+    """Let the caller's transaction use one connection for each server, so that few have to be committed together."""
+    await conn.execute(_ONE_CONNECTION_PER_SERVER)
+
+
+async def move_distributed_head(
+    conn: AsyncConnection[Any], position: int, received_at: datetime, event_id: str | None
+) -> None:
+    """Move the head forward, inside the caller's transaction, which holds the append lock."""
+    await conn.execute(_MOVE_HEAD, [position, received_at, event_id, position])
+
+
+async def wait_for_window(conn: AsyncConnection[Any], lo: int, hi: int) -> bool:
+    """Wait until all events at lo < p <= hi are visible to the next statement; return False if time was up.
+
+    The caller's transaction, if there is one, must not be one snapshot.
+    """
+    deadline = monotonic() + WINDOW_PATIENCE
+    while await fetch_value(conn, _COUNT, [lo, hi]) != hi - lo:
+        if monotonic() >= deadline:
+            return False
+        await asyncio.sleep(_POLL)
+    return True
+
+
+async def require_window(conn: AsyncConnection[Any], lo: int, hi: int) -> None:
+    """Wait as :func:`wait_for_window` does.
+
+    Raises:
+        MissingPositions: time was up.
+
+    """
+    if not await wait_for_window(conn, lo, hi):
+        first, last = await find_missing_positions(conn, lo, hi) or (lo + 1, hi)
+        raise MissingPositions(first, last)
+
+
+async def wait_for_commits(conn: AsyncConnection[Any]) -> None:
+    """Wait until what was committed here is committed on every server, before rows of several servers are compared.
+
+    Raises:
+        DatabaseError: time was up.
+
+    """
+    deadline = monotonic() + COMMIT_PATIENCE
+    while await fetch_value(conn, _UNFINISHED_COMMITS):
+        if monotonic() >= deadline:
+            raise DatabaseError(
+                "a transaction is committed on the coordinator and not yet on every worker; Citus finishes it within"
+                " citus.recover_2pc_interval: try again"
+            )
+        await asyncio.sleep(_POLL)
+
+
+async def begin_distributed_fold(conn: AsyncConnection[Any]) -> None:
+    """Let the caller's transaction fail rather than wait for a row that another transaction has locked."""
+    for statement in _DO_NOT_WAIT_FOR_ROWS:
+        await conn.execute(statement)

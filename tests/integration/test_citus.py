@@ -1,0 +1,286 @@
+"""On Citus, with a coordinator and workers, the product does what it does on one server, and the rows are the same.
+
+Needs a cluster: see tests/citus.py. Without one, only what is said about databases without Citus is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, errors, sql
+
+from eventstore.appending.append import Appender
+from eventstore.appending.quarantine import Rejected
+from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
+from eventstore.appending.retrying import Candidate, store_quarantined
+from eventstore.consuming.consumer import consumer
+from eventstore.consuming.consumers import read_consumers
+from eventstore.consuming.page_reader import EventFilter, PageReader
+from eventstore.distributed_log import is_distributed
+from eventstore.errors import UsageError
+from eventstore.event_reader import read_head
+from projections.errors import MigrationRefused
+from projections.inspecting.read_live_status import read_live_status
+from projections.migrating.distribute import distribute
+from projections.migrating.go_back import go_back
+from projections.migrating.metadata import READ_MODELS
+from projections.migrating.migrate import upgrade
+from projections.migrating.schema_drift import find_drift
+from projections.projection import Projection
+from projections.rebuilding.redecode_and_mark import redecode_and_mark
+from projections.registry import find_projections
+from projections.running.window_step import Step
+from tests import folding, oracle, store, transferring
+from tests.citus import CitusDatabase, citus_database, why_no_citus
+from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
+from tests.queries import fetch_all
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    CHANGES,
+    NOBODY,
+    OptOuts,
+    rebuild,
+    replay_context,
+    sample_records,
+    total_differences,
+    verify,
+)
+
+WITHOUT_REQUEST = 5
+PROJECTIONS = (*READ_MODELS, OptOuts)
+
+pytestmark = pytest.mark.newest
+needs_citus = pytest.mark.skipif(why_no_citus() is not None, reason=why_no_citus() or "")
+
+
+@pytest.fixture
+def citus() -> Iterator[CitusDatabase]:
+    """A migrated database on every server of a cluster; its log is not distributed yet."""
+    with citus_database() as database:
+        upgrade(database.url, projections=[OptOuts()])
+        yield database
+
+
+@pytest.fixture
+async def conn(citus: CitusDatabase) -> AsyncIterator[AsyncConnection]:
+    async with store.connection(citus.url) as conn:
+        yield conn
+
+
+def records_without_request() -> list[oracle.Record]:
+    kinds = (oracle.GRANTED, oracle.DENIED)
+    return [new_record(kinds[n % 2], f"1239000{n:04}", request=None) for n in range(WITHOUT_REQUEST)]
+
+
+async def assert_same_rows(conn: AsyncConnection) -> None:
+    """Assert that every read model has the rows that the oracle computes from the log."""
+    stored = await folding.stored_records(conn)
+    records = [one if one.send_request_id else replace(one, send_request_id=None) for one in stored]
+    found, expected = await folding.read_model_rows(conn), oracle.read_models(records)
+    for name in oracle.COLUMNS:
+        assert found[name] == expected[name], name
+
+
+async def damage_rows(conn: AsyncConnection, projection: type[Projection]) -> int:
+    """Remove the rows of one app, change those of another, and add some; return how many rows differ then."""
+    total = 0
+    for table in projection.tables:
+        name = sql.Identifier("public", table.name)
+        columns = [one.name for one in table.c if one.computed is None]
+        listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        values = sql.SQL(", ").join(sql.Literal(NOBODY) if one == "app" else sql.Identifier(one) for one in columns)
+        add = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} WHERE app = 'app-2'").format(name, listed, values, name)
+        change = sql.SQL("UPDATE {} SET {} WHERE app = 'app'").format(name, sql.SQL(CHANGES[table.name]))
+        for statement in (add, change, sql.SQL("DELETE FROM {} WHERE app = 'app-2'").format(name)):
+            total += (await conn.execute(statement)).rowcount
+    return total
+
+
+@needs_citus
+async def test_a_log_is_distributed_with_its_events_and_goes_on(
+    citus: CitusDatabase, conn: AsyncConnection, elsewhere: str, tmp_path: Path
+) -> None:
+    before = [*sample_records(4), *records_without_request()]
+    await append(conn, *before)
+    await folding.fold_all(citus.url, PROJECTIONS)
+
+    done = distribute(citus.url, projections=[OptOuts()])
+    assert (done.servers, done.events) == (len(citus.workers), len(before))
+    assert {done.tables["request_status"], done.tables["poll_tallies"]} == {"send_request_id"}
+    assert {done.tables["consent_registry"], done.tables["people"], done.tables["opt_outs"]} == {"ppnum"}
+    assert await is_distributed(conn)
+    again = distribute(citus.url, projections=[OptOuts()])
+    assert (again.events, again.tables) == (None, {})
+    for url in citus.workers:
+        query = "SELECT count(*) FROM citus_shards WHERE table_name = 'eventstore.events'::regclass AND nodeport = %s"
+        port = psycopg.conninfo.conninfo_to_dict(url)["port"]
+        assert await store.value(conn, query, port)
+
+    # Events from before and after are read as they were stored, those without a request included.
+    after = [*sample_records(4, app="app-2"), *records_without_request()]
+    stored = await append(conn, *after)
+    assert (stored.stored, stored.head) == (len(after), len(before) + len(after))
+    assert await store.stored_events(conn) == [decode_record(record) for record in (*before, *after)]
+    page = await PageReader(EventFilter()).read_page(conn, 0)
+    assert [one.event.send_request_id for one in page.events] == [one.send_request_id for one in (*before, *after)]
+    assert await store.value(conn, "SELECT count(*) FROM public.event_log WHERE send_request_id IS NULL") == 10
+
+    handed_out = [
+        one.event
+        async for batch in consumer("billing", citus.url, follow=False, batch_events=50, waits=folding.QUICK)
+        for one in batch
+    ]
+    assert handed_out == [decode_record(record) for record in (*before, *after)]
+    (billing,) = await read_consumers(conn)
+    assert (billing.position, billing.events_behind, billing.is_in_log) == (stored.head, 0, True)
+
+    # An id is stored once, even if another request is named by what has it.
+    twin = after[0]
+    repeated = await append(conn, twin, replace(twin, send_request_id="another request"))
+    assert (repeated.stored, repeated.duplicates, repeated.quarantined) == (0, 1, 1)
+
+    # A message that was quarantined and is an event after all is stored after the head.
+    late = decode_record(new_record(request=None))
+    rejected = Rejected(late.app, late.contract, late.payload, "not yet known", late.event_id)
+    await Appender(conn, folding.QUICK).append([], rejected=[rejected])
+    number = await store.value(conn, "SELECT id FROM eventstore.quarantine WHERE event_id = %s", late.event_id)
+    retried = await store_quarantined(conn, [Candidate(int(str(number)), late)], DEFAULT_LIMITS, folding.QUICK)
+    assert retried.stored == [number]
+    head = await read_head(conn)
+    assert head == stored.head + 1
+
+    await folding.fold_all(citus.url, PROJECTIONS, batch_size=13)
+    await assert_same_rows(conn)
+    status = await read_live_status(conn, find_projections())
+    assert {one.events_behind for one in status.projections if one.name != "opt_outs"} == {0}
+    assert await find_drift(conn) == []
+
+    # The log leaves with an export, and comes back with an import, here and on one server.
+    file = tmp_path / "log"
+    await transferring.export(conn, file)
+    assert (await transferring.import_file(citus.url, file)).stored == 0
+    async with store.connection(elsewhere) as there:
+        assert (await transferring.import_file(elsewhere, file)).stored == head
+        assert await store.stored_events(there) == await store.stored_events(conn)
+
+
+@needs_citus
+async def test_what_differs_from_a_distributed_log_is_found_and_rebuilt(
+    citus: CitusDatabase, conn: AsyncConnection
+) -> None:
+    distribute(citus.url, projections=[OptOuts()])
+    await append(conn, *sample_records(4), *sample_records(4, app="app-2"), *records_without_request())
+    await folding.fold_all(citus.url, PROJECTIONS)
+    for projection in PROJECTIONS:
+        assert (await verify(citus.url, projection(), window=50)).equal, projection.name
+        damaged = await damage_rows(conn, projection)
+        found = await verify(citus.url, projection())
+        assert total_differences(found) == damaged, projection.name
+        assert found.samples
+        rebuilt = await rebuild(citus.url, projection(), limits=ANY_REMOVAL)
+        assert total_differences(rebuilt) == damaged, projection.name
+    await assert_same_rows(conn)
+
+
+@needs_citus
+async def test_what_a_distributed_log_refuses(citus: CitusDatabase, conn: AsyncConnection) -> None:
+    await append(conn, *records_without_request())
+    distribute(citus.url, projections=[])
+    for change in (
+        "UPDATE eventstore.events SET app = 'another' WHERE position = 1",
+        "DELETE FROM eventstore.events",
+        "TRUNCATE eventstore.events",
+    ):
+        with pytest.raises(errors.ModifyingSqlDataNotPermitted, match="refused"):
+            await conn.execute(change.encode())
+    with pytest.raises(UsageError, match="projections redecode can't change events"):
+        await redecode_and_mark(replay_context(citus.url), [], after=0, on_progress=lambda _at, _of: None)
+    with pytest.raises(MigrationRefused, match="the log is distributed by Citus"):
+        go_back(citus.url, "0022")
+    assert await read_head(conn) == WITHOUT_REQUEST
+
+
+@needs_citus
+async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase, conn: AsyncConnection) -> None:
+    """Sessions on the workers are ended while events are appended and folded; every batch is stored once."""
+    distribute(citus.url, projections=[])
+    records = [*sample_records(8), *records_without_request()]
+    batches = [records[start : start + 20] for start in range(0, len(records), 20)]
+    numbers = random.Random(1)  # noqa: S311 - which sessions are ended
+    ended = 0
+
+    async def end_sessions() -> None:
+        nonlocal ended
+        async with store.connection(numbers.choice(citus.workers)) as there:
+            rows = await fetch_all(
+                there,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY random() LIMIT 1",
+            )
+            ended += len(rows)
+
+    async def keep_ending(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await end_sessions()
+            await asyncio.sleep(numbers.random() * 0.3)  # between any two statements
+
+    stop = asyncio.Event()
+    ending = asyncio.create_task(keep_ending(stop))
+    try:
+        for batch in batches:
+            await retrying(partial(folding.append_in_new_session, citus.url, *batch))
+            await retrying(partial(fold_once, citus.url))
+    finally:
+        stop.set()
+        await ending
+    assert ended
+    async with store.connection(citus.url) as finishing:
+        await finishing.execute("SELECT recover_prepared_transactions()")
+    await store.wait_until(lambda: all_folded(citus.url), "all projections at the head")
+    assert await store.stored_events(conn) == [decode_record(record) for record in records]
+    await assert_same_rows(conn)
+    for projection in READ_MODELS:
+        assert (await verify(citus.url, projection())).equal, projection.name
+
+
+async def retrying(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Try again after errors of the database, as the product does, until it is done."""
+    for _ in range(200):
+        try:
+            await attempt()
+        except psycopg.Error:
+            continue
+        return
+    raise AssertionError("200 attempts failed")
+
+
+async def fold_once(url: str) -> None:
+    for projection in READ_MODELS:
+        one = worker(url, projection())
+        async with worker_connection(one) as conn:
+            await fold(one, conn)
+
+
+async def all_folded(url: str) -> bool:
+    steps = []
+    for projection in READ_MODELS:
+        one = worker(url, projection())
+        async with worker_connection(one) as conn:
+            steps.append(await fold(one, conn))
+    return all(step is Step.AT_HEAD for step in steps)
+
+
+async def test_a_database_without_citus_is_left_alone(database_url: str) -> None:
+    with pytest.raises(MigrationRefused, match="this database has no Citus"):
+        distribute(database_url, projections=[])
+    async with store.connection(database_url) as conn:
+        assert not await is_distributed(conn)
+        await append(conn, new_record())
+        assert await read_head(conn) == 1

@@ -31,7 +31,7 @@ sys.addaudithook(hook)
 """
 WAITING_SESSIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'projections'"
-    " AND query LIKE 'SELECT position FROM eventstore.events%%'"
+    " AND query LIKE 'SELECT position FROM eventstore.event%%'"
 )
 IMPORTED = [
     "typer",

@@ -38,6 +38,7 @@ EXCEPTED = {
     "new": "opens no database",
     "docs": "opens no database",
     "simulate": "opens no database",
+    "archive": "needs a partitioned log",
     "db": "is for the embedded PostgreSQL, whose user is the owner",
 }
 FINDS = ("projections doctor", "projections reconcile")

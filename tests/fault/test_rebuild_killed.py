@@ -87,7 +87,10 @@ async def rebuild_killer(
 
 async def how_far(conn: AsyncConnection[Any], name: str) -> int:
     """Return how far an interrupted rebuild got: its position, and before that the steps of slices that are done."""
-    position = int(str(await store.value(conn, "SELECT max(position) FROM projections_shadow.shadow_positions")))
+    query = (
+        "SELECT coalesce(max(position), 0) FROM projections_shadow.shadow_positions"  # none while tables are created
+    )
+    position = int(str(await store.value(conn, query)))
     steps = SliceTables(name, "").steps
     if position or not await table_exists(conn, steps):
         return 1000 * position

@@ -326,13 +326,14 @@ def a_role_that_may_update(server: Server, url: str) -> Iterator[str]:
     try:
         with psycopg.connect(url, autocommit=True) as owner:
             owner.execute(sql.SQL("GRANT USAGE ON SCHEMA eventstore TO {}").format(role))
-            owner.execute(sql.SQL("GRANT SELECT, UPDATE ON eventstore.events TO {}").format(role))
+            owner.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA eventstore TO {}").format(role))
+            owner.execute(sql.SQL("GRANT UPDATE ON eventstore.events TO {}").format(role))
         parts = urlsplit(url)
         place = parts.netloc.rpartition("@")[2]
         yield parts._replace(netloc=f"{server.owner}_updates:word@{place}").geturl()
     finally:
         with psycopg.connect(url, autocommit=True) as owner:
-            owner.execute(sql.SQL("REVOKE ALL ON eventstore.events FROM {}").format(role))
+            owner.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA eventstore FROM {}").format(role))
             owner.execute(sql.SQL("REVOKE ALL ON SCHEMA eventstore FROM {}").format(role))
         server.execute("DROP ROLE {}", role)
 

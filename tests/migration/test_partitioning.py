@@ -63,7 +63,8 @@ SHAPES = {
     "policies": "SELECT * FROM pg_policies WHERE schemaname = 'eventstore' AND tablename = 'events' ORDER BY 1, 2, 3",
     "views": """SELECT n.nspname, c.relname, c.oid, pg_get_viewdef(c.oid), c.relacl::text, c.reloptions,
                 obj_description(c.oid) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                WHERE relkind = 'v' AND n.nspname IN ('public', 'eventstore') AND relname <> 'event_positions'
+                WHERE relkind = 'v' AND n.nspname IN ('public', 'eventstore')
+                AND relname NOT IN ('event_positions', 'head', 'read_model_freshness')
                 ORDER BY 1, 2""",
     "statistics": "SELECT stxkeys::text FROM pg_statistic_ext WHERE stxrelid = 'eventstore.events'::regclass",
     "events": "SELECT * FROM eventstore.events ORDER BY position",
@@ -143,7 +144,7 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
     await appender.append(events[:30])
     monkeypatch.setattr(partitioning, "CHUNK", 8)
     monkeypatch.setattr(partitioning, "_abandon", lambda *_: None)
-    steps = 0
+    steps, most = 0, 0
 
     def kill_at(step: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         nonlocal steps
@@ -175,7 +176,7 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
         try:
             partition_log(database_url, 100)
         except Killed:
-            pass
+            most = max(most, steps)
         else:
             break
         partitions = read_partitioning(database_url).partitions
@@ -183,7 +184,7 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
         assert all(one.is_unfinished for one in await find_drift(conn))
         assert len(await positions(conn)) == 30
         assert await appender.append(events[:3]) == Appended(0, 3, 0, 30)
-    assert steps > 30
+    assert most > 30
     assert read_partitioning(database_url).partitions == 2
     assert await appender.append(events) == Appended(10, 30, 0, 40)
     assert await fetch_all(conn, "SELECT event_id, position FROM eventstore.event_ids ORDER BY position") == list(

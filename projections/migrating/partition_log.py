@@ -11,8 +11,9 @@ transaction puts the partitioned table in the place of the table.
 3. A CHECK says that the table's positions belong into the first partition, so that attaching it need not read it. If
    events come so fast that they reach its limit, their append removes it (``eventstore/appending/partition_room.py``),
    and this step begins again with a higher one.
-4. One transaction renames the table and its indexes, creates the partitioned one with everything that the table had,
-   attaches the table with its indexes, creates the next partition, and lets the views read the new table.
+4. One transaction locks out appends, then readers of our views, then everybody. It renames the table and its indexes,
+   creates the partitioned one with everything that the table had, attaches the table with its indexes, creates the next
+   partition, and lets the views read the new table.
 
 The trigger of step 1 must still be the same one in step 4: whoever removed it meanwhile, such as another migration,
 would have left ids out.
@@ -30,7 +31,7 @@ from psycopg import sql
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.locks import PARTITION_LOCK, WAIT_FOR_TRANSACTION_LOCK
+from eventstore.locks import APPEND_LOCK, PARTITION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.partitions import FIRST_PARTITION_CHECK
 from projections.errors import MigrationRefused, ProjectionsError
 from projections.migrating.lock_patience import LockPatience
@@ -70,6 +71,8 @@ _ADD_PARTITION = (
     "INSERT INTO eventstore.partitions (name, first_position, last_position, made_at)"
     " VALUES (%s, %s, %s, clock_timestamp())"
 )
+_LOCK_VIEW = sql.SQL("ALTER VIEW {} ALTER COLUMN position DROP DEFAULT")
+"""Locks a view alone, and changes nothing: it has no default. LOCK TABLE would lock what the view reads, too."""
 _LAST = "SELECT count(*), max(last_position) - max(first_position) + 1 FROM eventstore.partitions"
 _MAKE_PARTITION = "SELECT eventstore.make_partition(%s)"
 
@@ -191,6 +194,10 @@ def _add_check(connection: Connection, size: int) -> int:
 
 def _replace_table(connection: Connection, size: int, last: int, trigger: int) -> bool:
     """Put a partitioned table in the place of the table; False if what the earlier steps prepared is gone."""
+    # Appends and folds lock these in this order; in another one, each could wait for the other.
+    connection.exec_driver_sql(WAIT_FOR_TRANSACTION_LOCK, (APPEND_LOCK,))
+    for name in ("head", "event_positions"):
+        execute(connection, _LOCK_VIEW.format(sql.Identifier("eventstore", name)))
     execute(connection, "LOCK TABLE eventstore.events IN ACCESS EXCLUSIVE MODE")
     if not connection.exec_driver_sql(_IS_VALID, (FIRST_PARTITION_CHECK,)).scalar():
         return False

@@ -56,7 +56,7 @@ async def test_an_erase_that_is_killed_before_any_message_leaves_whole_persons(d
         await append(conn, *records)
         await folding.fold_all(database_url)
         whole, none = await rows_left(conn, persons[:AT_ONCE]), [0] * len(TABLES)
-        outcomes = []
+        outcomes: list[bool] = []
         ended = False
         while not ended:
             first = len(outcomes) * AT_ONCE

@@ -136,6 +136,11 @@ def run_program(command: Sequence[str], account: Account, *, timeout: float, kee
     return written
 
 
+_SPAWNS = 3
+"""How often the shell is spawned if a signal ends it before it says anything: where gRPC has threads, what it does in a
+fork can end the new process before the shell begins."""
+
+
 def launch(command: Sequence[str], account: Account, *, lock: Path, output: Path) -> int:
     """Start a server that outlives us, and return its process number.
 
@@ -156,8 +161,11 @@ def launch(command: Sequence[str], account: Account, *, lock: Path, output: Path
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
             shell = ["/bin/sh", "-c", '"$0" "$@" >&2 & echo $!', *command]
-            with _spawn(shell, account, descriptor, stdout=subprocess.PIPE, stderr=file.fileno()) as process:
-                number, _ = process.communicate()
+            for _ in range(_SPAWNS):
+                with _spawn(shell, account, descriptor, stdout=subprocess.PIPE, stderr=file.fileno()) as process:
+                    number, _ = process.communicate()
+                if number or process.returncode >= 0:
+                    break
         if process.returncode or not number:
             lines = output.read_text(errors="replace").strip().splitlines()[-1:]
             raise EmbeddedError(

@@ -21,7 +21,6 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.distributed_log import refuse_if_distributed
 from eventstore.erasure.erasure_rows import renew_erasures, settle_erasures
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.erasure.person_events import (
@@ -36,10 +35,9 @@ from eventstore.erasure.person_events import (
     prepare_persons,
 )
 from eventstore.event_reader import read_head
-from eventstore.locks import AS_OF_LOCK, ERASE_LOCK, WAIT_FOR_TRANSACTION_LOCK
+from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column
-from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
@@ -47,20 +45,17 @@ from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
 from projections.erasing.archived_persons import open_archive_files
 from projections.erasing.erase_batch import let_others_fold, lock_checkpoints
-from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
+from projections.erasing.erase_request import ErasedPersons
+from projections.erasing.erase_session import run_erasing
 from projections.erasing.other_places import (
     EVENTS_TABLE,
     drop_all_shadows,
-    drop_as_of_schemas,
     erase_elsewhere,
-    find_as_of_schemas,
-    read_consumer_names,
+    make_way,
     read_erased_by,
-    refuse_other_roles,
-    refuse_shadows_that_stay,
 )
 from projections.erasing.person_batches import batches_of_persons
-from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
+from projections.erasing.row_moves import RowMoves, can_move
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 from projections.running import state_changes
@@ -128,16 +123,11 @@ async def erase_again(
     """
     await check_archive(ledger, RecordCheck().fault)
 
-    async def work() -> ErasedPersons:
-        async with context.connection("erase") as conn:
-            await refuse_other_roles(conn)
-            await refuse_if_distributed(conn, "erase")
-            known = await existing_tables_only(conn, projections)
-            run = _AgainRun(conn, context, known, limits, system_user=system_user, drop_as_of=drop_as_of)
-            return await run.erase(ledger)
+    async def work(conn: AsyncConnection[Any], known: Mapping[str, Projection]) -> ErasedPersons:
+        run = _AgainRun(conn, context, known, limits, system_user=system_user, drop_as_of=drop_as_of)
+        return await run.erase(ledger)
 
-    lock = Lock(ERASE_LOCK, "the stored events")
-    return await run_under_locks(context.url, [lock], name=session_name("erase"), waits=context.waits, work=work)
+    return await run_erasing(context, projections, work)
 
 
 class _AgainRun:
@@ -169,12 +159,7 @@ class _AgainRun:
         self._head = await restore_erasures_of_file(conn, ledger, self._context.waits, may_be_stored=True)
         persons = await self._find_persons(ledger)
         result = ErasedPersons(persons, await read_erased_by(conn, self._system_user))
-        result.consumers = await read_consumer_names(conn)
-        result.dropped_as_of = await find_as_of_schemas(conn)
-        if result.dropped_as_of and not self._drop_as_of:
-            raise AsOfInTheWay(result.dropped_as_of)
-        await refuse_shadows_that_stay(conn)
-        await drop_as_of_schemas(conn, result.dropped_as_of)
+        await make_way(conn, result, drop_as_of=self._drop_as_of)
         found = await self._find_events(progress.at)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
         progress.phase("erasing")

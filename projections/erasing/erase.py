@@ -23,7 +23,6 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.distributed_log import refuse_if_distributed
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     CannotErase,
@@ -38,25 +37,21 @@ from eventstore.erasure.person_events import (
     renumber_persons,
 )
 from eventstore.event_reader import read_head
-from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
-from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from projections.erasing.archived_persons import FILES_TABLE, ArchiveFiles, open_archive_files
 from projections.erasing.erase_batch import ErasePlan, erase_batch, read_done_as_ofs
-from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons, EraseRequest
+from projections.erasing.erase_request import ErasedPersons, EraseRequest
+from projections.erasing.erase_session import run_erasing
 from projections.erasing.other_places import (
     EVENTS_TABLE,
     drop_all_shadows,
-    drop_as_of_schemas,
     erase_elsewhere,
     find_as_of_schemas,
-    read_consumer_names,
+    make_way,
     read_erased_by,
-    refuse_other_roles,
-    refuse_shadows_that_stay,
 )
 from projections.erasing.person_batches import batches_of_persons, equal_batches
-from projections.erasing.row_moves import RowMoves, can_move, existing_tables_only
+from projections.erasing.row_moves import RowMoves, can_move
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
@@ -99,15 +94,11 @@ async def erase_persons(
 
     """
 
-    async def work() -> ErasedPersons:
-        async with context.connection("erase") as conn:
-            await refuse_other_roles(conn)
-            await refuse_if_distributed(conn, "erase")
-            run = _EraseRun(conn, context, await existing_tables_only(conn, projections), request, limits)
-            return await run.count() if dry_run else await run.erase()
+    async def work(conn: AsyncConnection[Any], known: Mapping[str, Projection]) -> ErasedPersons:
+        run = _EraseRun(conn, context, known, request, limits)
+        return await run.count() if dry_run else await run.erase()
 
-    lock = Lock(ERASE_LOCK, "the stored events")
-    return await run_under_locks(context.url, [lock], name=session_name("erase"), waits=context.waits, work=work)
+    return await run_erasing(context, projections, work)
 
 
 class _EraseRun:
@@ -153,12 +144,7 @@ class _EraseRun:
         """Erase every person."""
         result, found = await self._find()
         done_as_ofs = await read_done_as_ofs(self._conn)
-        result.consumers = await read_consumer_names(self._conn)
-        result.dropped_as_of = await find_as_of_schemas(self._conn)
-        if result.dropped_as_of and not self._request.drop_as_of:
-            raise AsOfInTheWay(result.dropped_as_of)
-        await refuse_shadows_that_stay(self._conn)
-        await drop_as_of_schemas(self._conn, result.dropped_as_of)
+        await make_way(self._conn, result, drop_as_of=self._request.drop_as_of)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, self._request.key, dry_run=False)
         key = self._request.key
         plan = ErasePlan(

@@ -18,7 +18,7 @@ from eventstore.erasure.number_finder import NumberFinder
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
 from eventstore.quarantined.erase_messages import erase_messages
-from projections.erasing.erase_request import ErasedPersons
+from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
 from projections.errors import ProjectionsError
 from projections.projection import READ_MODEL_SCHEMA, Projection
 from projections.rebuilding.shadow_position import delete_all_positions
@@ -107,7 +107,28 @@ async def refuse_other_roles(conn: AsyncConnection[Any]) -> None:
         )
 
 
-async def refuse_shadows_that_stay(conn: AsyncConnection[Any]) -> None:
+async def make_way(conn: AsyncConnection[Any], result: ErasedPersons, *, drop_as_of: bool) -> None:
+    """See to it that no as-of schema and no shadow can keep the prepared persons, and note who may have read them.
+
+    Args:
+        conn: the session with the prepared persons.
+        result: gets the consumers, and the as-of schemas that are dropped.
+        drop_as_of: drop as-of schemas that have rows of the persons, instead of refusing.
+
+    Raises:
+        AsOfInTheWay: there are such schemas; nothing was changed.
+        ProjectionsError: shadows of another role can't be dropped; nothing was changed.
+
+    """
+    result.consumers = await fetch_column(conn, _CONSUMERS)
+    result.dropped_as_of = await find_as_of_schemas(conn)
+    if result.dropped_as_of and not drop_as_of:
+        raise AsOfInTheWay(result.dropped_as_of)
+    await _refuse_shadows_that_stay(conn)
+    await _drop_as_of_schemas(conn, result.dropped_as_of)
+
+
+async def _refuse_shadows_that_stay(conn: AsyncConnection[Any]) -> None:
     """Make sure that this role may drop all shadows, before anything is changed.
 
     Raises:
@@ -160,7 +181,7 @@ async def _has_person(
     return bool(await fetch_value(conn, _HAS_PERSON.format(sql.Identifier(schema, table), condition)))
 
 
-async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str]) -> None:
+async def _drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str]) -> None:
     """Drop schemas that as-ofs created.
 
     Raises:
@@ -176,11 +197,6 @@ async def drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str])
             dropped = sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
             await conn.execute(sql.SQL("DROP TABLE {}").format(dropped))
             await conn.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(schema)))
-
-
-async def read_consumer_names(conn: AsyncConnection[Any]) -> list[str]:
-    """Return the named consumers: they may have read the events of the persons."""
-    return await fetch_column(conn, _CONSUMERS)
 
 
 async def read_erased_by(conn: AsyncConnection[Any], system_user: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 
-from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
 from eventstore.whole_window import hi_if_whole
 from projections.rebuilding.job_slots import first_error
@@ -36,7 +36,7 @@ _SPREAD = sql.SQL(
     "INSERT INTO {into} ({columns}) SELECT {columns} FROM eventstore.events WHERE position > %(lo)s"
     " AND position <= %(hi)s AND event_id <> ALL(%(skipped)s::text[]) AND event_type IN ({types}) AND {named}"
 )
-_BYTES = "SELECT pg_relation_size(%s::regclass)"
+_BYTES = "SELECT pg_relation_size(name::regclass) FROM unnest(%s::text[]) AS t (name)"
 
 
 class NotSliced(Exception):
@@ -64,6 +64,14 @@ class SliceRun:
         self._fold = fold
         self._session = session
         self._slices = 0
+        self._spread_statement = _SPREAD.format(
+            into=shadow.slice_tables.events,
+            columns=_names(column.name for column in fold.columns),
+            types=sql.SQL(", ").join(sql.Literal(int(one)) for one in sorted(fold.handles)),
+            named=sql.SQL(" AND ").join(
+                sql.SQL("{} <> ''").format(sql.Identifier(name)) for name in fold.partition if name != "app"
+            ),
+        )
 
     async def run(self) -> None:
         """Do all steps that are not done, and move the shadow's position to the target.
@@ -138,23 +146,10 @@ class SliceRun:
             raise NotSliced("positions are missing")
         await conn.execute(self._spread_statement, {**window, "skipped": self._shadow.skipped})
 
-    @property
-    def _spread_statement(self) -> sql.Composed:
-        fold = self._fold
-        return _SPREAD.format(
-            into=self._shadow.slice_tables.events,
-            columns=_names(column.name for column in fold.columns),
-            types=sql.SQL(", ").join(sql.Literal(int(one)) for one in sorted(fold.handles)),
-            named=sql.SQL(" AND ").join(
-                sql.SQL("{} <> ''").format(sql.Identifier(name)) for name in fold.partition if name != "app"
-            ),
-        )
-
     async def _check_sizes(self, slices: list[SliceStep]) -> None:
         tables = self._shadow.slice_tables
-        sizes = [
-            await fetch_value(self._conn, _BYTES, [tables.events_of(int(one.slice or 0)).as_string()]) for one in slices
-        ]
+        names = [tables.events_of(int(one.slice or 0)).as_string() for one in slices]
+        sizes = await fetch_column(self._conn, _BYTES, [names])
         if max(sizes) > MOST_EVENTS * max(sum(sizes) // len(sizes), 2**20):
             raise NotSliced("one request or person has too many events")
 

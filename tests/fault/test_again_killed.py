@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg import AsyncConnection
 
@@ -19,7 +17,7 @@ from projections.inspecting.erasure_ledger import describe_ledger
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
 from tests.erasing import BUILT_IN, erase
-from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fault.cut_connection import ended_before_cut
 from tests.folding import append, new_record
 from tests.queries import fetch_all
 
@@ -36,18 +34,7 @@ async def again(url: str, ledger: Path) -> None:
 
 async def run_killed(url: str, message: int, ledger: Path) -> bool:
     """Erase again through a connection that is cut before a message; return whether it ended before that."""
-    async with PostgresProxy(*target_of(url), before=lambda number, _: number < message) as proxy:
-        with suppress(psycopg.Error, OSError, LockLost):
-            await again(through(url, proxy.port), ledger)
-            return True
-    async with store.connection(url, "observer") as conn:
-
-        async def is_alone() -> bool:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
-            return await store.value(conn, query, conn.info.backend_pid) == 0
-
-        await store.wait_until(is_alone, "the end of the killed sessions")
-    return False
+    return await ended_before_cut(url, message, lambda cut: again(cut, ledger), LockLost)
 
 
 async def count_persons_left(conn: AsyncConnection) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg import AsyncConnection
 
@@ -19,7 +17,7 @@ from projections.errors import ProjectionsError
 from projections.migrating.partition_log import partition_log
 from tests import folding, oracle, store
 from tests.erasing import BUILT_IN
-from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fault.cut_connection import ended_before_cut
 from tests.folding import append, new_record
 from tests.queries import fetch_all
 from tests.rebuilding import replay_context, verify
@@ -33,18 +31,11 @@ STEP = 5
 async def archive_killed(url: str, folder: Path, last: int, message: int) -> bool:
     """Archive a partition through a connection that is cut before a message; return whether it ended before that."""
     request = ArchiveRequest(str(last + 1), folder, None, parquet=False, archive=folder, system_user="tester")
-    async with PostgresProxy(*target_of(url), before=lambda number, _: number < message) as proxy:
-        with suppress(psycopg.Error, OSError, DatabaseError, ProjectionsError):
-            await archive_partitions(replay_context(through(url, proxy.port)), BUILT_IN, request)
-            return True
-    async with store.connection(url, "observer") as conn:
 
-        async def sessions_ended() -> bool:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
-            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
+    async def archive(cut: str) -> None:
+        await archive_partitions(replay_context(cut), BUILT_IN, request)
 
-        await store.wait_until(sessions_ended, "the end of the archive's sessions")
-    return False
+    return await ended_before_cut(url, message, archive, DatabaseError, ProjectionsError)
 
 
 async def assert_nothing_lost(conn: AsyncConnection, folder: Path, head: int) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.errors import LockLost
 from tests import folding, oracle, rebuilding, store
 from tests.erasing import BUILT_IN, KEY, erase
-from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fault.cut_connection import ended_before_cut
 from tests.folding import append, new_record
 from tests.queries import fetch_all
 
@@ -26,18 +23,7 @@ AT_ONCE = 2
 
 async def run_killed(url: str, message: int, *numbers: str) -> bool:
     """Erase persons through a connection that is cut before a message; return whether it ended before that."""
-    async with PostgresProxy(*target_of(url), before=lambda number, _: number < message) as proxy:
-        with suppress(psycopg.Error, OSError, LockLost):
-            await erase(through(url, proxy.port), *numbers, key=KEY)
-            return True
-    async with store.connection(url, "observer") as conn:
-
-        async def sessions_ended() -> bool:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
-            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
-
-        await store.wait_until(sessions_ended, "the end of the erase's sessions")
-    return False
+    return await ended_before_cut(url, message, lambda cut: erase(cut, *numbers, key=KEY), LockLost)
 
 
 async def rows_left(conn: AsyncConnection, numbers: list[str]) -> list[int]:

@@ -10,14 +10,15 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from eventstore.errors import EmbeddedError
-from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts
+from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts, processes
 from tests.servers import embedded, temporary_home
 from tests.temporary_server import FAST
 
@@ -361,3 +362,21 @@ def test_default_timeouts() -> None:
         "leftovers": 5.0,
         "poll": 0.02,
     }
+
+
+def test_a_server_starts_although_a_signal_ends_the_shell_that_starts_it(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what gRPC does in a fork may, where its threads run."""
+    spawn = processes._spawn
+    ended: list[Sequence[str]] = []
+
+    def spawn_and_kill(command: Sequence[str], *arguments: Any, **named: Any) -> subprocess.Popen[str]:  # noqa: ANN401 - passed on
+        is_first_shell = command[0] == "/bin/sh" and not ended
+        if is_first_shell:
+            ended.append(command)
+        return spawn(["/bin/sh", "-c", "kill -ABRT $$"] if is_first_shell else command, *arguments, **named)
+
+    monkeypatch.setattr(processes, "_spawn", spawn_and_kill)
+    assert query_value(server.start(), "SELECT 1") == 1
+    assert len(ended) == 1

@@ -35,7 +35,6 @@ _CREATE_TIMES = (
     "DROP TABLE IF EXISTS pg_temp.erasing_times",
     "CREATE TEMPORARY TABLE erasing_times (ppnum text NOT NULL, occurred_at timestamptz NOT NULL)",
 )
-_DROP_TIMES = "DROP TABLE pg_temp.erasing_times"
 _INSERT_TIMES = "INSERT INTO pg_temp.erasing_times SELECT * FROM unnest(%s::text[], %s::timestamptz[])"
 _COPY = sql.SQL("COPY pg_temp.erasing_archived ({}) FROM STDIN (FORMAT binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, COLUMNS))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -20,7 +21,6 @@ from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
 from eventstore.whole_window import hi_if_whole
-from projections.rebuilding.job_slots import first_error
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.shadow import Shadow
 from projections.rebuilding.slice_fold import SliceFold
@@ -99,6 +99,8 @@ class SliceRun:
         progress = self._context.progress
         progress.phase(phase, position=target * done // len(steps), target=target)
 
+        failures: list[Exception] = []
+
         async def drain(conn: AsyncConnection[Any]) -> None:
             nonlocal done
             while todo:
@@ -111,20 +113,21 @@ class SliceRun:
         async def help_out() -> None:
             async with self._context.slots.slot():
                 waiting.discard(asyncio.current_task())
-                if todo:
-                    async with self._context.connection(self._session) as conn:
-                        await drain(conn)
+                with _ending_all(todo, failures):
+                    if todo:
+                        async with self._context.connection(self._session) as conn:
+                            await drain(conn)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._context.slots.jobs, len(todo)) - 1):
-                    waiting.add(group.create_task(help_out()))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._context.slots.jobs, len(todo)) - 1):
+                waiting.add(group.create_task(help_out()))
+            with _ending_all(todo, failures):
                 await drain(self._conn)
-                # Nothing is left to do. Who still waits for a slot may wait for a replay that takes hours.
-                for task in filter(None, waiting):
-                    task.cancel()
-        except BaseExceptionGroup as errors_of_tasks:
-            raise first_error(errors_of_tasks) from None
+            # Nothing is left to do. Who still waits for a slot may wait for a replay that takes hours.
+            for task in filter(None, waiting):
+                task.cancel()
+        if failures:
+            raise failures[0]
 
     async def _do(self, conn: AsyncConnection[Any], step: SliceStep, do: Do) -> None:
         try:
@@ -168,6 +171,20 @@ class SliceRun:
         for name, copy in zip(rows, copies, strict=True):
             await tables.attach(conn, name, copy, self._slices, number)
         await self._shadow.record_folded_slice(conn)
+
+
+@contextmanager
+def _ending_all(todo: deque[SliceStep], failures: list[Exception]) -> Iterator[None]:
+    """Note a failure, and leave nothing to do for the other sessions: each ends the step that it is at.
+
+    They are not cancelled. A connection whose statement is cancelled may be lost, and a shadow that has to start over
+    needs the replay's own.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - it is raised when the other sessions have ended
+        todo.clear()
+        failures.append(error)
 
 
 def _names(names: Iterable[str]) -> sql.Composed:

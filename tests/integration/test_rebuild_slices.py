@@ -20,6 +20,8 @@ from projections.rebuilding import slice_run
 from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.rebuild import rebuild as run_rebuild
 from projections.rebuilding.slice_fold import SliceFold, find_slice_fold
+from projections.rebuilding.slice_run import SliceRun
+from projections.rebuilding.slice_steps import SliceStep
 from projections.rebuilding.slice_tables import SliceTables
 from tests import folding, oracle, rebuilding, store
 from tests.block_examples import EXAMPLES, Contacts
@@ -89,6 +91,8 @@ unique = rows(
     Index("unique_message_idx", "message_id", unique=True),
     of=1,
 )
+_ANSWERS_A_CANCEL_WITH_ANOTHER_ERROR = """
+    DO $$ BEGIN PERFORM pg_sleep(1); EXCEPTION WHEN query_canceled THEN RAISE unique_violation; END $$"""
 
 
 class Ratios(BlockProjection):
@@ -215,6 +219,32 @@ async def test_rows_with_the_same_key_are_folded_window_by_window(
         assert errors.UniqueViolation.__name__ in note
         assert await all_rows(conn, RequestStatus) == live
         assert await fetch_all(conn, "SELECT slices FROM projections.rebuilds") == [(None,)]
+
+
+async def test_a_failure_of_one_session_cancels_no_statement_of_another(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session that begins keeps its connection, even if its statement would answer a cancel with another error."""
+    main_is_busy = asyncio.Event()
+    fold_slice = SliceRun._fold_slice
+
+    async def fold(run: SliceRun, conn: AsyncConnection, step: SliceStep) -> None:
+        if conn is not run._conn:
+            await main_is_busy.wait()
+            await conn.execute("SELECT 1 / 0")
+        elif not main_is_busy.is_set():
+            main_is_busy.set()
+            await conn.execute(_ANSWERS_A_CANCEL_WITH_ANOTHER_ERROR)
+        await fold_slice(run, conn, step)
+
+    monkeypatch.setattr(SliceRun, "_fold_slice", fold)
+    async with store.connection(database_url, "observer") as conn:
+        live = await prepared(database_url, conn, RequestStatus)
+        progress = RecordedProgress()
+        await rebuild(database_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, slice=20, jobs=2)
+        (note,) = progress.notes
+        assert errors.DivisionByZero.__name__ in note
+        assert await all_rows(conn, RequestStatus) == live
 
 
 async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(

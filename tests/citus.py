@@ -1,7 +1,8 @@
-"""A Citus cluster for tests: databases on all of its servers.
+"""A Citus cluster for tests: where its servers come from, and databases on all of them.
 
 ``PROJECTIONS_TEST_CITUS`` is a superuser's URL of a database on the coordinator in which the cluster's servers are
-registered, the coordinator included; the superuser reaches all of them with the same password. Without it, the tests
+registered, the coordinator included; the superuser reaches all of them with the same password. With ``container`` or
+``container:VERSION``, a coordinator and two workers run in Docker. Without the variable, or without Docker, the tests
 that need a cluster are skipped, with the reason.
 """
 
@@ -17,10 +18,12 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from tests.citus_containers import ClusterServer, container_cluster
+from tests.servers import docker_problem
+
 SETTING = "PROJECTIONS_TEST_CITUS"
-_NODES = (
-    "SELECT groupid = 0, nodename, nodeport FROM pg_catalog.pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
-)
+CONTAINER = "container"
+_NODES = "SELECT nodename, nodeport FROM pg_catalog.pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
 
 
 class CitusDatabase(NamedTuple):
@@ -38,36 +41,46 @@ class CitusDatabase(NamedTuple):
 
 def why_no_citus() -> str | None:
     """Return why tests with Citus are skipped; None if there is a cluster."""
-    return None if os.environ.get(SETTING) else f"set {SETTING} to a superuser's URL of a Citus coordinator"
+    kind = os.environ.get(SETTING, "").partition(":")[0]
+    if not kind:
+        return f"set {SETTING} to a superuser's URL of a Citus coordinator, or to {CONTAINER} to run one in Docker"
+    if kind == CONTAINER and (problem := docker_problem()):
+        return f"Docker can't be used: {problem}"
+    return None
 
 
 @contextmanager
-def citus_database() -> Iterator[CitusDatabase]:
-    """Make a database on all servers of the cluster, with Citus, and drop it at the end."""
+def running_cluster() -> Iterator[tuple[ClusterServer, ...]]:
+    """Yield the servers of the cluster, the coordinator first; those in containers run meanwhile."""
+    kind, _, version = os.environ[SETTING].partition(":")
+    if kind == CONTAINER:
+        with container_cluster(version) as servers:
+            yield servers
+        return
     coordinator = os.environ[SETTING]
     with psycopg.connect(coordinator) as connection:
-        nodes: list[tuple[bool, str, int]] = connection.execute(_NODES).fetchall()
-    servers = [_at(coordinator, host, port) for _, host, port in nodes]
+        nodes = connection.execute(_NODES).fetchall()
+    yield tuple(ClusterServer(host, port, _at(coordinator, host, port)) for host, port in nodes)
+
+
+@contextmanager
+def citus_database(servers: Sequence[ClusterServer]) -> Iterator[CitusDatabase]:
+    """Make a database on all servers of a cluster, with Citus, and drop it at the end."""
     name = f"test_{secrets.token_hex(6)}"
     database = sql.Identifier(name)
     for server in servers:
-        _execute(server, sql.SQL("CREATE DATABASE {}").format(database))
-    urls = [_in(server, name) for server in servers]
+        _execute(server.url, sql.SQL("CREATE DATABASE {}").format(database))
+    urls = [_in(server.url, name) for server in servers]
     try:
         for url in urls:
             _execute(url, sql.SQL("CREATE EXTENSION citus"))
-        _register(urls[0], nodes)
+        for number, server in enumerate(servers):
+            function = sql.Identifier("citus_add_node" if number else "citus_set_coordinator_host")
+            _execute(urls[0], sql.SQL("SELECT {}({}, {})").format(function, server.name, server.port))
         yield CitusDatabase(urls[0], tuple(urls[1:]))
     finally:
         for server in servers:
-            _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
-
-
-def _register(url: str, nodes: Sequence[tuple[bool, str, int]]) -> None:
-    for is_coordinator, host, port in nodes:
-        function = "citus_set_coordinator_host" if is_coordinator else "citus_add_node"
-        command = sql.SQL("SELECT {}({}, {})").format(sql.Identifier(function), host, port)
-        _execute(url, command)
+            _execute(server.url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
 
 
 def _execute(url: str, command: sql.SQL | sql.Composed) -> None:

@@ -142,7 +142,7 @@ def _embedded_source(name: str, bin_dir: Path | None) -> Source:
 def _container(version: str) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # testcontainers' own warnings
-        if problem := _docker_problem():
+        if problem := docker_problem():
             pytest.skip(f"Docker can't be used: {problem}")
         from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - only this kind needs it
 
@@ -150,15 +150,17 @@ def _container(version: str) -> Iterator[str]:
             yield container.get_connection_url()
 
 
-def _docker_problem() -> str | None:
+def docker_problem() -> str | None:
     """Return why Docker can't be used, or None if it can."""
-    try:
-        from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415 - only this kind needs it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # testcontainers' own warnings
+        try:
+            from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415 - only this kind needs it
 
-        DockerClient().client.ping()
-    except Exception as error:  # noqa: BLE001 - any error means that Docker can't be used
-        reason = type(error).__name__
-    else:
-        return None
-    gc.collect()  # the client doesn't close its socket, which would be a warning in the next test
+            DockerClient().client.ping()
+        except Exception as error:  # noqa: BLE001 - any error means that Docker can't be used
+            reason = type(error).__name__
+        else:
+            return None
+        gc.collect()  # the client doesn't close its socket, which would be a warning in the next test
     return reason

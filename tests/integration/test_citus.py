@@ -38,7 +38,8 @@ from projections.rebuilding.redecode_and_mark import redecode_and_mark
 from projections.registry import find_projections
 from projections.running.window_step import Step
 from tests import folding, oracle, store, transferring
-from tests.citus import CitusDatabase, citus_database, why_no_citus
+from tests.citus import CitusDatabase, citus_database, running_cluster, why_no_citus
+from tests.citus_containers import ClusterServer
 from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
 from tests.queries import fetch_all
 from tests.rebuilding import (
@@ -57,13 +58,20 @@ WITHOUT_REQUEST = 5
 PROJECTIONS = (*READ_MODELS, OptOuts)
 
 pytestmark = pytest.mark.newest
-needs_citus = pytest.mark.skipif(why_no_citus() is not None, reason=why_no_citus() or "")
+NO_CITUS = why_no_citus()
+needs_citus = pytest.mark.skipif(NO_CITUS is not None, reason=NO_CITUS or "")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[ClusterServer, ...]]:
+    with running_cluster() as servers:
+        yield servers
 
 
 @pytest.fixture
-def citus() -> Iterator[CitusDatabase]:
+def citus(cluster: tuple[ClusterServer, ...]) -> Iterator[CitusDatabase]:
     """A migrated database on every server of a cluster; its log is not distributed yet."""
-    with citus_database() as database:
+    with citus_database(cluster) as database:
         upgrade(database.url, projections=[OptOuts()])
         yield database
 
@@ -118,10 +126,9 @@ async def test_a_log_is_distributed_with_its_events_and_goes_on(
     assert await is_distributed(conn)
     again = distribute(citus.url, projections=[OptOuts()])
     assert (again.events, again.tables) == (None, {})
-    for url in citus.workers:
-        query = "SELECT count(*) FROM citus_shards WHERE table_name = 'eventstore.events'::regclass AND nodeport = %s"
-        port = psycopg.conninfo.conninfo_to_dict(url)["port"]
-        assert await store.value(conn, query, port)
+    of_events = "FROM citus_shards WHERE table_name = 'eventstore.events'::regclass"
+    servers = await store.value(conn, f"SELECT count(DISTINCT (nodename, nodeport)) {of_events}")
+    assert servers == len(citus.workers)
 
     # Events from before and after are read as they were stored, those without a request included.
     after = [*sample_records(4, app="app-2"), *records_without_request()]

@@ -11,25 +11,32 @@ When a transaction of several servers commits, its rows on this server are visib
 moment later; after a lost connection that moment lasts until Citus finishes the commit, up to a minute. Transaction
 locks are released at the very end. So a window is folded only when all of its events are visible, and whoever needs
 what an earlier transaction wrote takes an advisory lock that this transaction held.
+
+An event that is redecoded or erased is visible before and after, as it was and as it is. So while stored events are
+changed, the row of the head says so (``events_changed``), and a fold then waits until what was committed here is
+committed on every server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from time import monotonic
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error
 
 from eventstore.contracts import Event
-from eventstore.errors import DatabaseError, MissingPositions, UsageError
+from eventstore.errors import DatabaseError, MissingPositions
 from eventstore.postgres.queries import fetch_value
 from eventstore.whole_window import find_missing_positions
 
 IS_DISTRIBUTED = "EXISTS (SELECT 1 FROM eventstore.distributed_head)"
 """The SQL expression for whether the log is distributed."""
+EVENTS_CHANGED = "(SELECT events_changed FROM eventstore.distributed_head)"
+"""The SQL expression for whether a server may have events as they were before a change; NULL if there is one server."""
 
 WINDOW_PATIENCE = 5.0
 """Seconds to wait until all events of a window are visible."""
@@ -40,6 +47,7 @@ _POLL = 0.05
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE position > %s AND position <= %s"
 _ONE_CONNECTION_PER_SERVER = "SELECT pg_catalog.set_config('citus.multi_shard_modify_mode', 'sequential', true)"
 _MOVE_HEAD = "UPDATE eventstore.distributed_head SET position = %s, received_at = %s, event_id = %s WHERE position < %s"
+_SET_EVENTS_CHANGED = "UPDATE eventstore.distributed_head SET events_changed = %s"
 # The coordinator knows which transactions it has committed, and the workers which they haven't.
 _UNFINISHED_COMMITS = (
     "SELECT count(*) FROM pg_catalog.pg_dist_transaction WHERE gid IN ("
@@ -64,18 +72,38 @@ async def is_distributed(conn: AsyncConnection[Any]) -> bool:
     return bool(await fetch_value(conn, f"SELECT {IS_DISTRIBUTED}"))
 
 
-async def refuse_if_distributed(conn: AsyncConnection[Any], command: str) -> None:
-    """Refuse a command that changes stored events.
+@asynccontextmanager
+async def changing_events(conn: AsyncConnection[Any]) -> AsyncIterator[bool]:
+    """Let folds of a distributed log know that stored events are changed meanwhile; yields whether it is distributed.
+
+    At the end, the changes are committed on every server. If this process is killed, folds wait for commits until the
+    next change has ended.
+
+    Args:
+        conn: an autocommit connection.
 
     Raises:
-        UsageError: the log is distributed.
+        DatabaseError: a commit isn't finished in time.
+        psycopg.Error: the database failed, or the connection.
 
     """
-    if await is_distributed(conn):
-        raise UsageError(
-            f"projections {command} can't change events of a log that is distributed by Citus, because the columns that"
-            " distribute rows can't be updated; see projections docs scaling"
-        )
+    if not await is_distributed(conn):
+        yield False
+        return
+    await wait_for_commits(conn)
+    await conn.execute(_SET_EVENTS_CHANGED, [True])
+    try:
+        yield True
+    except BaseException:
+        with suppress(DatabaseError, Error):
+            await _end_change(conn)
+        raise
+    await _end_change(conn)
+
+
+async def _end_change(conn: AsyncConnection[Any]) -> None:
+    await wait_for_commits(conn)
+    await conn.execute(_SET_EVENTS_CHANGED, [False])
 
 
 def event_of_row(values: Iterable[Any]) -> Event:

@@ -4,6 +4,9 @@ Invariants. The payload is the truth. It never changes, and neither do identity,
 refuse every change of an event. The database's function ``eventstore.redecode`` is the only exception: it writes a
 permit for its transaction, which the triggers look up, and it can change nothing but decoded columns. Each page is one
 transaction, so a run that was killed can be repeated.
+
+The column by which a distributed log is distributed can't be updated. If an event of it now belongs to another request,
+its page is not saved, and the redecoding ends; earlier pages stay.
 """
 
 from __future__ import annotations
@@ -18,13 +21,30 @@ from psycopg import AsyncConnection
 
 from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts import Contract, Event, decode
-from eventstore.errors import Undecodable
+from eventstore.errors import DatabaseError, Undecodable
 from eventstore.event_reader import read, read_head
 from eventstore.postgres.queries import fetch_value
 
 BATCH = 1_000
 _REDECODE = "SELECT eventstore.redecode(%s::jsonb)"
 _KEPT = ("event_id", "app", "contract", "payload")
+
+
+class CannotRedecode(DatabaseError):
+    """An event of a distributed log would belong to another request; nothing of its page was changed.
+
+    Attributes:
+        position: the event's.
+
+    """
+
+    def __init__(self, position: int, event_id: str) -> None:
+        super().__init__(
+            f"the event at position {position:,} ({event_id}) now has another send_request_id, by which Citus"
+            " distributes events, so it can't be updated: export the events, and import them into another database,"
+            " which decodes them again"
+        )
+        self.position = position
 
 
 @dataclass(slots=True)
@@ -56,6 +76,7 @@ async def redecode(
     on_progress: Callable[[int, int], None],
     decoder: Callable[[bytes, str, Contract], Event] = decode,
     changed: Callable[[set[int], int], Awaitable[None]] | None = None,
+    is_distributed: bool = False,
 ) -> Redecoded:
     """Decode all events after a position again, and save the columns that changed.
 
@@ -66,8 +87,10 @@ async def redecode(
         decoder: the function that decodes an event.
         changed: is awaited in the transaction of each page that changes something, with the event types before and
             after, and the first position.
+        is_distributed: whether the log is.
 
     Raises:
+        CannotRedecode: see there; events before its page are saved.
         psycopg.Error: the database or the connection failed, or the role may not redecode.
 
     """
@@ -84,6 +107,8 @@ async def redecode(
             continue
         if now.event_id != stored.event_id:
             _refuse(result, position)
+        elif is_distributed and now.send_request_id != stored.send_request_id:
+            raise CannotRedecode(position, stored.event_id)
         elif now != stored:
             page.types |= {stored.event_type, now.event_type}
             page.rows.append({"position": position, **{k: v for k, v in now._asdict().items() if k not in _KEPT}})

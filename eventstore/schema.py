@@ -479,6 +479,13 @@ distributed_head = Table(
     Column("position", BigInteger, nullable=False, comment="The head of the log: its last position, or 0."),
     Column("received_at", _time, comment="When the last event was appended; NULL while there is none."),
     Column("event_id", Text(collation="C"), comment="The last event; NULL while there is none."),
+    Column(
+        "events_changed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether stored events were changed, and a server may not have committed it yet.",
+    ),
     CheckConstraint("id = 1", name="id"),
     CheckConstraint("position >= 0", name="position"),
     schema=SCHEMA,

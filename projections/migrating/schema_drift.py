@@ -49,9 +49,9 @@ _UNFINISHED = (
 )
 # The revision that last made each, and the name of the statement in its module.
 _FUNCTIONS = {
-    _REFUSE_CHANGE: ("0027", "REFUSE_ALL_BUT_PERMITTED"),
-    "eventstore.redecode(jsonb)": ("0013", "REDECODE"),
-    _ERASE_EVENTS: ("0022", "ERASE_EVENTS"),
+    _REFUSE_CHANGE: ("0028", "REFUSE_ALL_BUT_PERMITTED"),
+    "eventstore.redecode(jsonb)": ("0028", "REDECODE"),
+    _ERASE_EVENTS: ("0028", "ERASE_EVENTS"),
     "eventstore.keep_event_ids()": ("0024", "KEEP_EVENT_IDS"),
     "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),

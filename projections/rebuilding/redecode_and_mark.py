@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from eventstore.distributed_log import refuse_if_distributed
+from eventstore.distributed_log import changing_events
 from eventstore.event_reader import read_head
 from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.connection import connect
@@ -42,6 +42,7 @@ async def redecode_and_mark(
 
     Raises:
         UsageError: no event lies behind that position.
+        CannotRedecode: an event of a distributed log would belong to another request; see there.
         LockHeld: a rebuild, verify, as-of or erase runs; nothing was done.
         psycopg.Error: the database failed, or the connection, or the role may not do it.
 
@@ -58,7 +59,6 @@ async def redecode_and_mark(
 async def _redecode(
     conn: AsyncConnection[Any], projections: Sequence[Projection], after: int, on_progress: Callable[[int, int], None]
 ) -> tuple[Redecoded, list[str]]:
-    await refuse_if_distributed(conn, "redecode")
     known = [one.name for one in projections]
     last = await read_head(conn)
     if after and after >= last:
@@ -69,5 +69,6 @@ async def _redecode(
         await state_changes.mark_redecoded(conn, affected, known, position)
 
     await delete_all_positions(conn)  # interrupted rebuilds folded the old columns
-    result = await redecode(conn, after=after, on_progress=on_progress, changed=mark)
+    async with changing_events(conn) as distributed:
+        result = await redecode(conn, after=after, on_progress=on_progress, changed=mark, is_distributed=distributed)
     return result, await state_changes.find_needing_rebuild(conn, known)

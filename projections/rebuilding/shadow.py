@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, errors, sql
 from sqlalchemy import MetaData
 
 from eventstore.archiving.archived_events import TEMPORARY, WINDOW, ArchivedEvents
-from eventstore.distributed_log import begin_distributed_fold, is_distributed, require_window
+from eventstore.distributed_log import begin_distributed_fold, is_distributed, require_window, wait_for_commits
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.event_reader import read_head
 from eventstore.locks import SHADOW_LOCK, WAIT_FOR_TRANSACTION_LOCK
@@ -147,6 +147,8 @@ class Shadow:
         """
         with self._explaining_locks():
             self.is_distributed = await is_distributed(self._conn)
+            if self.is_distributed:
+                await wait_for_commits(self._conn)  # so that every event is as the erasures known so far left it
             # A slice's tables are on one server.
             await self._begin(None if self.is_distributed else slices)
 

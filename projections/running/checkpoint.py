@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
-from eventstore.distributed_log import IS_DISTRIBUTED
+from eventstore.distributed_log import EVENTS_CHANGED, IS_DISTRIBUTED
 from eventstore.event_reader import HEAD
 from eventstore.locks import (
     TRY_TRANSACTION_LOCK_IF,
@@ -45,7 +45,8 @@ class Checkpoint(NamedTuple):
     """A checkpoint's row.
 
     ``due`` says whether a failed projection may be tried again; ``skipped`` are the event_ids that it skips; ``head``
-    is the highest position of the log; ``is_distributed`` says whether the log is.
+    is the highest position of the log; ``events_changed`` says whether a server may have events as they were before a
+    change, and is None unless the log is distributed.
     """
 
     version: int
@@ -55,7 +56,12 @@ class Checkpoint(NamedTuple):
     due: bool
     skipped: list[str]
     head: int
-    is_distributed: bool = False
+    events_changed: bool | None = None
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the log is distributed."""
+        return self.events_changed is not None
 
     @property
     def is_ahead(self) -> bool:
@@ -86,7 +92,7 @@ _SKIPPED_AND_HEAD = sql.SQL(
     "ARRAY(SELECT event_id FROM projections.skips AS s WHERE s.name = c.name AND s.version = c.version ORDER BY 1), {}"
 ).format(HEAD)
 _FROM = sql.SQL("FROM projections.checkpoints AS c WHERE name = ")
-_SHARED_COLUMNS = sql.SQL("{}, {}").format(_SKIPPED_AND_HEAD, sql.SQL(IS_DISTRIBUTED))
+_SHARED_COLUMNS = sql.SQL("{}, {}").format(_SKIPPED_AND_HEAD, sql.SQL(EVENTS_CHANGED))
 _READ = sql.SQL("SELECT {}, {} {}{}").format(_OWN_COLUMNS, _SHARED_COLUMNS, _FROM, _NAME).as_bytes()
 _LOCK_ROW = sql.SQL("SELECT {} {}{} FOR UPDATE OF c").format(_OWN_COLUMNS, _FROM, _NAME)
 _LOCK = _LOCK_ROW.as_bytes()

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from eventstore.backoff import Backoff
-from eventstore.distributed_log import begin_distributed_fold, require_window
+from eventstore.distributed_log import begin_distributed_fold, require_window, wait_for_commits
 from projections.folding import fold_budget
 from projections.folding.python_projection import PythonProjection
 from projections.folding.window_fold import build_fold
@@ -200,6 +200,8 @@ class WindowStep:
         began = monotonic()
         try:
             if at.is_distributed:
+                if at.events_changed:
+                    await wait_for_commits(conn)
                 await require_window(conn, at.position, hi)
                 await begin_distributed_fold(conn)
             async with conn.pipeline() if self._fold.in_pipeline else nullcontext():

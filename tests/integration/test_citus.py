@@ -6,6 +6,7 @@ Needs a cluster: see tests/citus.py. Without one, only what is said about databa
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -23,9 +24,10 @@ from eventstore.appending.retrying import Candidate, store_quarantined
 from eventstore.consuming.consumer import consumer
 from eventstore.consuming.consumers import read_consumers
 from eventstore.consuming.page_reader import EventFilter, PageReader
+from eventstore.contracts import Contract, Event, decode
 from eventstore.distributed_log import is_distributed
-from eventstore.errors import UsageError
 from eventstore.event_reader import read_head
+from eventstore.redecode import CannotRedecode, Redecoded, redecode
 from projections.errors import MigrationRefused
 from projections.inspecting.read_live_status import read_live_status
 from projections.migrating.distribute import distribute
@@ -207,11 +209,45 @@ async def test_what_a_distributed_log_refuses(citus: CitusDatabase, conn: AsyncC
     ):
         with pytest.raises(errors.ModifyingSqlDataNotPermitted, match="refused"):
             await conn.execute(change.encode())
-    with pytest.raises(UsageError, match="projections redecode can't change events"):
-        await redecode_and_mark(replay_context(citus.url), [], after=0, on_progress=lambda _at, _of: None)
     with pytest.raises(MigrationRefused, match="the log is distributed by Citus"):
         go_back(citus.url, "0022")
     assert await read_head(conn) == WITHOUT_REQUEST
+
+
+@needs_citus
+async def test_a_distributed_log_is_redecoded_but_for_the_request(citus: CitusDatabase, conn: AsyncConnection) -> None:
+    distribute(citus.url, projections=[])
+    await append(conn, *sample_records(4), *records_without_request())
+    await folding.fold_all(citus.url)
+    before = await store.stored_events(conn)
+    outdated = [
+        {**one._asdict(), "position": position, "ppnum": "0", "event_type": 9, "error_code": "other"}
+        for position, one in enumerate(before, 1)
+        if position % 7 == 0
+    ]
+    text = json.dumps([{**one, "payload": None} for one in outdated], default=str)
+    async with conn.transaction():  # the permit goes to the other servers with a transaction
+        assert await store.value(conn, "SELECT eventstore.redecode(%s::jsonb)", text) == len(outdated)
+    assert await store.stored_events(conn) != before
+    done, marked = await run_redecode(citus.url)
+    assert (done.read, done.changed, done.refused) == (len(before), len(outdated), 0)
+    assert await store.stored_events(conn) == before
+    assert marked == sorted(projection.name for projection in READ_MODELS)
+    assert not await store.value(conn, "SELECT events_changed FROM eventstore.distributed_head")
+
+    moved = before[10].event_id
+
+    def learned(payload: bytes, app: str, contract: Contract) -> Event:
+        event = decode(payload, app, contract)
+        return event._replace(send_request_id="other" if event.event_id == moved else event.send_request_id, ppnum="1")
+
+    with pytest.raises(CannotRedecode, match=rf"position 11 \({moved}\) now has another send_request_id"):
+        await redecode(conn, on_progress=ignore_progress, decoder=learned, is_distributed=True)
+    changed = json.dumps([{**outdated[0], "payload": None, "send_request_id": "other"}], default=str)
+    with pytest.raises(errors.RaiseException, match="can not get another send_request_id"):
+        async with conn.transaction():
+            await conn.execute("SELECT eventstore.redecode(%s::jsonb)", [changed])
+    assert await store.stored_events(conn) == before
 
 
 @needs_citus
@@ -255,6 +291,15 @@ async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase
     await assert_same_rows(conn)
     for projection in READ_MODELS:
         assert (await verify(citus.url, projection())).equal, projection.name
+
+
+async def run_redecode(url: str) -> tuple[Redecoded, list[str]]:
+    projections = [projection() for projection in READ_MODELS]
+    return await redecode_and_mark(replay_context(url), projections, after=0, on_progress=ignore_progress)
+
+
+def ignore_progress(_position: int, _head: int) -> None:
+    """Ignore the progress."""
 
 
 async def retrying(attempt: Callable[[], Awaitable[object]]) -> None:

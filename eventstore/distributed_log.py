@@ -26,7 +26,7 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
-from psycopg import AsyncConnection, Error
+from psycopg import AsyncConnection, Error, sql
 
 from eventstore.contracts import Event
 from eventstore.errors import DatabaseError, MissingPositions
@@ -46,20 +46,23 @@ _POLL = 0.05
 
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE position > %s AND position <= %s"
 _ONE_CONNECTION_PER_SERVER = "SELECT pg_catalog.set_config('citus.multi_shard_modify_mode', 'sequential', true)"
+_SEND_SETTINGS = "SELECT pg_catalog.set_config('citus.propagate_set_commands', 'local', true)"
 _MOVE_HEAD = "UPDATE eventstore.distributed_head SET position = %s, received_at = %s, event_id = %s WHERE position < %s"
 _SET_EVENTS_CHANGED = "UPDATE eventstore.distributed_head SET events_changed = %s"
 # The coordinator knows which transactions it has committed, and the workers which they haven't.
 _UNFINISHED_COMMITS = (
-    "SELECT count(*) FROM pg_catalog.pg_dist_transaction WHERE gid IN ("
-    "SELECT unnest(string_to_array(result, ',')) FROM pg_catalog.run_command_on_workers("
+    "WITH answers AS MATERIALIZED (SELECT success, result FROM pg_catalog.run_command_on_workers("
     "'SELECT string_agg(gid, '','') FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()'))"
+    " SELECT (SELECT count(*) FROM pg_catalog.pg_dist_transaction WHERE gid IN ("
+    "SELECT unnest(string_to_array(result, ',')) FROM answers WHERE success))"
+    " + (SELECT count(*) FROM answers WHERE NOT success)"
 )
 # Nobody but the holder of the checkpoint writes the rows that a fold writes. If they are locked all the same, then by
 # an earlier fold whose commit is unfinished. Rows that were counted before its end must not be written after it.
-_DO_NOT_WAIT_FOR_ROWS = (
-    "SELECT pg_catalog.set_config('citus.propagate_set_commands', 'local', true)",
-    "SET LOCAL lock_timeout TO '1ms'",
-)
+_DO_NOT_WAIT_FOR_ROWS = (_SEND_SETTINGS, "SET LOCAL lock_timeout TO '1ms'")
+_READ_BY_INDEX = (_SEND_SETTINGS, "SET LOCAL enable_seqscan TO off")
+_LOCK_TIMEOUT = "SELECT pg_catalog.current_setting('lock_timeout')"
+_SET_LOCK_TIMEOUT = sql.SQL("SET LOCAL lock_timeout TO {}")
 
 
 async def is_distributed(conn: AsyncConnection[Any]) -> bool:
@@ -165,8 +168,8 @@ async def wait_for_commits(conn: AsyncConnection[Any]) -> None:
     while await fetch_value(conn, _UNFINISHED_COMMITS):
         if monotonic() >= deadline:
             raise DatabaseError(
-                "a transaction is committed on the coordinator and not yet on every worker; Citus finishes it within"
-                " citus.recover_2pc_interval: try again"
+                "a transaction is committed on the coordinator and not yet on every worker, or a worker can't be"
+                " reached; Citus finishes it within citus.recover_2pc_interval: try again"
             )
         await asyncio.sleep(_POLL)
 
@@ -175,3 +178,16 @@ async def begin_distributed_fold(conn: AsyncConnection[Any]) -> None:
     """Let the caller's transaction fail rather than wait for a row that another transaction has locked."""
     for statement in _DO_NOT_WAIT_FOR_ROWS:
         await conn.execute(statement)
+
+
+async def begin_distributed_search(conn: AsyncConnection[Any]) -> None:
+    """Let the caller's transaction find events and rows by index on every server."""
+    for statement in _READ_BY_INDEX:
+        await conn.execute(statement)
+
+
+async def begin_distributed_change(conn: AsyncConnection[Any]) -> None:
+    """Let the caller's transaction change some events and rows, and wait for locks as long on every server as here."""
+    await begin_distributed_append(conn)
+    await begin_distributed_search(conn)
+    await conn.execute(_SET_LOCK_TIMEOUT.format(sql.Literal(await fetch_value(conn, _LOCK_TIMEOUT))))

@@ -37,6 +37,16 @@ BY_ID_IN_MODE: Mapping[bool, Mapping[str, sql.SQL]] = MappingProxyType(
 """The same, and the column of the id, by whether the log is distributed: then events of several servers aren't joined
 by position, and the log isn't partitioned."""
 
+_EVENTS_WITH_ID: Mapping[bool, sql.SQL] = MappingProxyType(
+    {
+        False: sql.SQL(
+            "JOIN eventstore.event_positions AS i ON i.event_id = {id} JOIN eventstore.events AS e ON"
+            " e.position = i.position"
+        ),
+        True: sql.SQL("JOIN eventstore.events AS e ON e.event_id = {id}"),
+    }
+)
+
 FIRST_PARTITION_CHECK = "events_first_partition_check"
 """The check by which a table can become a partition without being read; it is there for a moment only."""
 
@@ -46,6 +56,18 @@ LAST_PARTITION = sql.SQL(
 MAKE_PARTITIONS: LiteralString = "SELECT eventstore.make_partitions(%s)"
 
 _LIST = "SELECT name, first_position, last_position FROM eventstore.partitions ORDER BY first_position"
+
+
+def joining_by_id(statement: LiteralString, table: LiteralString) -> Mapping[bool, sql.Composed]:
+    """Return a statement by whether the log is distributed, with ``{events}`` replaced by a join of stored events.
+
+    Args:
+        statement: the events are ``e`` in it.
+        table: the name in the statement of what has the ``event_id`` of each.
+
+    """
+    of_table = sql.Identifier(table, "event_id")
+    return {mode: sql.SQL(statement).format(events=join.format(id=of_table)) for mode, join in _EVENTS_WITH_ID.items()}
 
 
 class Partition(NamedTuple):

@@ -155,7 +155,7 @@ class Appender:
                 duplicates, conflicting = compare_repeats(new, repeated)
             await self._make_room(head, len(new))
             await copy_events(self._conn, new, head)
-            await self._late.record(self._conn, new)
+            await self._late.record(self._conn, new, is_distributed=head.is_distributed)
             quarantined = await erase_late_messages(self._conn, self._late, [*rejected, *conflicting], head.erasure)
             not_kept = await quarantine(self._conn, quarantined, self._limits)
             await self._conn.execute(NOTIFY)
@@ -186,7 +186,7 @@ class Appender:
         new = [event for event in events if event.event_id not in stored_ids] if stored_ids else events
         await self._make_room(head, len(new))
         copied = await copy_new_events(self._conn, new, head)
-        await self._late.record(self._conn, new)
+        await self._late.record(self._conn, new, is_distributed=head.is_distributed)
         # All of them in one call: rows are locked in one order, so that no two appends block each other.
         refused = [*rejected, *conflicting, *copied.rejected]
         quarantined = await erase_late_messages(self._conn, self._late, refused, head.erasure)

@@ -77,7 +77,7 @@ async def _try_to_restore(
             last = missing[-1]
             if head.is_distributed and last.position > head.position:
                 await move_distributed_head(conn, last.position, last.received_at, last.event.event_id)
-            await late.record(conn, events)
+            await late.record(conn, events, is_distributed=head.is_distributed)
             await conn.execute(NOTIFY)
     return len(missing)
 

@@ -145,7 +145,7 @@ async def _try_to_store(
         new = [event for event in events if event.event_id not in stored_ids]
         await make_room(conn, head.partition, head.position + len(new))
         copied = await copy_new_events(conn, new, head)
-        await late.record(conn, new)
+        await late.record(conn, new, is_distributed=head.is_distributed)
         _divide(result, possible, stored_ids, [*conflicting, *copied.rejected])
         await _remove(conn, result, {one.id: one.event.event_id for one in possible})
         await recount_usage(conn, app, limits)

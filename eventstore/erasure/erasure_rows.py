@@ -15,7 +15,9 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.distributed_log import is_distributed
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
+from eventstore.partitions import joining_by_id
 from eventstore.postgres.queries import fetch_all, fetch_column, fetch_row, fetch_value
 
 _READ_LAST = "SELECT coalesce((SELECT max(id) FROM eventstore.erasures), 0)"
@@ -40,20 +42,34 @@ ON CONFLICT (event_id) DO NOTHING
 """
 # A new id tells every appender to look again whether events are awaited, and every replay that events may have changed.
 _RENEW = "UPDATE eventstore.erasures SET id = DEFAULT, awaited = awaited OR %s WHERE token = ANY(%s)"
-_SETTLE = """
+_SETTLE = {
+    False: """
 UPDATE eventstore.erasures AS x SET awaited = false
 WHERE x.awaited AND NOT EXISTS (
     SELECT FROM eventstore.erased_events AS k LEFT JOIN eventstore.event_positions AS i ON i.event_id = k.event_id
     WHERE k.token = x.token AND i.event_id IS NULL)
-"""
+""",
+    True: """
+UPDATE eventstore.erasures AS x SET awaited = false
+WHERE x.awaited AND x.token NOT IN (
+    SELECT k.token FROM eventstore.erased_events AS k WHERE k.event_id NOT IN (
+        SELECT e.event_id FROM eventstore.events AS e JOIN (
+            SELECT w.event_id FROM eventstore.erased_events AS w JOIN eventstore.erasures AS y ON y.token = w.token
+            WHERE y.awaited) AS found ON found.event_id = e.event_id))
+""",
+}
 _NOT_APPLIED = "UPDATE eventstore.erasures SET applied = false WHERE token = ANY(%s)"
-_APPLIED = """
+_APPLIED = joining_by_id(
+    """
 UPDATE eventstore.erasures AS x SET applied = true
-WHERE NOT x.applied AND NOT EXISTS (
-    SELECT FROM eventstore.erased_events AS k JOIN eventstore.event_positions AS i ON i.event_id = k.event_id
-    JOIN eventstore.events AS e ON e.position = i.position
-    WHERE k.token = x.token AND e.ppnum <> '' AND e.ppnum !~ %s)
-"""
+WHERE NOT x.applied AND x.token NOT IN (
+    SELECT k.token FROM (
+        SELECT w.event_id, w.token FROM eventstore.erased_events AS w
+        JOIN eventstore.erasures AS y ON y.token = w.token WHERE NOT y.applied) AS k
+    {events} WHERE e.ppnum <> '' AND e.ppnum !~ %s)
+""",
+    "k",
+)
 _ARE_APPLIED = "SELECT NOT EXISTS (SELECT FROM eventstore.erasures WHERE NOT applied)"
 _UNKNOWN = "SELECT unnest(%s::text[]) EXCEPT SELECT token FROM eventstore.erasures WHERE token = ANY(%s)"
 _UNRECOGNISABLE = "SELECT count(*) FROM eventstore.erasures WHERE key_check IS DISTINCT FROM %b"
@@ -174,8 +190,9 @@ async def mark_not_applied(conn: AsyncConnection[Any], tokens: Sequence[str]) ->
 
 async def settle_erasures(conn: AsyncConnection[Any]) -> None:
     """Note which erasures have all their events in the log, and which have none there that is not erased."""
-    await conn.execute(_SETTLE)
-    await conn.execute(_APPLIED, [TOKEN_PATTERN])
+    distributed = await is_distributed(conn)
+    await conn.execute(_SETTLE[distributed])
+    await conn.execute(_APPLIED[distributed], [TOKEN_PATTERN])
 
 
 async def are_all_applied(conn: AsyncConnection[Any]) -> bool:

@@ -24,6 +24,7 @@ from eventstore.erasure.erasure_key import ErasureKey
 from eventstore.erasure.erasure_rows import find_tokens_of_events
 from eventstore.erasure.erasure_token import is_token
 from eventstore.erasure.number_finder import possible_numbers
+from eventstore.partitions import joining_by_id
 from eventstore.postgres.queries import fetch_all, fetch_row
 
 log = structlog.get_logger(__name__)
@@ -38,13 +39,15 @@ SELECT EXISTS (SELECT FROM eventstore.erasures WHERE mac IS NOT NULL),
 """
 _BY_MAC = "SELECT mac, app, erased_at, token FROM eventstore.erasures WHERE mac = ANY(%b) ORDER BY erased_at, id"
 # Only those that were stored: under the id of one that wasn't there may be an event of somebody else.
-_RECORD = """
+_RECORD = joining_by_id(
+    """
 INSERT INTO eventstore.erased_events (event_id, token)
 SELECT d.event_id, d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-JOIN eventstore.event_positions AS i ON i.event_id = d.event_id
-JOIN eventstore.events AS e ON e.position = i.position AND e.ppnum = d.token
+{events} AND e.ppnum = d.token
 ON CONFLICT (event_id) DO NOTHING
-"""
+""",
+    "d",
+)
 
 
 class LateMessage(NamedTuple):
@@ -129,13 +132,15 @@ class LateEvents:
             found |= {place for place in places[mac] if _may_be_before(messages[place], app, erased_at)}
         return {place: self._key.message_digest(messages[place].payload) for place in sorted(found)}
 
-    async def record(self, conn: AsyncConnection[Any], events: Sequence[Event]) -> None:
+    async def record(self, conn: AsyncConnection[Any], events: Sequence[Event], *, is_distributed: bool) -> None:
         """Remember which of these stored events were erased, inside the caller's transaction."""
         if self._last is None:
             return
         erased = [event for event in events if event.ppnum is not None and is_token(event.ppnum)]
         if erased:
-            await conn.execute(_RECORD, [[one.event_id for one in erased], [one.ppnum for one in erased]])
+            await conn.execute(
+                _RECORD[is_distributed], [[one.event_id for one in erased], [one.ppnum for one in erased]]
+            )
 
     async def _look_again(self, conn: AsyncConnection[Any], last_erasure: int) -> None:
         if last_erasure == self._last:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection, OperationalError
 
 from eventstore.contracts import Contract, decode
+from eventstore.distributed_log import begin_distributed_search
 from eventstore.erasure.erased_payload import erase_event
 from eventstore.errors import DatabaseError, Undecodable
 from eventstore.event_search import read_indexed_columns
@@ -149,7 +150,12 @@ async def forget_persons(conn: AsyncConnection[Any]) -> None:
 
 
 async def find_events_of_persons(
-    conn: AsyncConnection[Any], *, app: str | None, up_to: int, on_progress: Callable[[int, int], None]
+    conn: AsyncConnection[Any],
+    *,
+    app: str | None,
+    up_to: int,
+    on_progress: Callable[[int, int], None],
+    is_distributed: bool = False,
 ) -> list[PersonFound]:
     """Find all events of the prepared persons, in an autocommit session.
 
@@ -158,6 +164,7 @@ async def find_events_of_persons(
         app: only events of this app; None for all.
         up_to: the last position to read.
         on_progress: is called with the position and the last one after each range, or after each person.
+        is_distributed: whether the log is.
 
     Returns:
         The persons that have events.
@@ -166,7 +173,7 @@ async def find_events_of_persons(
     persons = await fetch_column(conn, _PERSONS)
     if len(persons) <= FOUND_BY_INDEX and "ppnum" in await read_indexed_columns(conn):
         for number, person in enumerate(persons, 1):
-            await _find_by_index(conn, person, app=app, up_to=up_to)
+            await _find_by_index(conn, person, app=app, up_to=up_to, is_distributed=is_distributed)
             on_progress(up_to * number // len(persons), up_to)
         return await count_events_of_persons(conn)
     for after in range(0, up_to, RANGE):
@@ -176,8 +183,12 @@ async def find_events_of_persons(
     return await count_events_of_persons(conn)
 
 
-async def _find_by_index(conn: AsyncConnection[Any], person: int, *, app: str | None, up_to: int) -> None:
+async def _find_by_index(
+    conn: AsyncConnection[Any], person: int, *, app: str | None, up_to: int, is_distributed: bool
+) -> None:
     async with conn.transaction():
+        if is_distributed:
+            await begin_distributed_search(conn)
         for name, value in SEARCHING.items():
             await conn.execute(_SET_LOCAL, [name, value])
         await conn.execute(_FIND_PERSON, {"person": person, "app": app, "up_to": up_to})

@@ -13,6 +13,7 @@ from pathlib import Path
 from psycopg import AsyncConnection, sql
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
+from eventstore.distributed_log import wait_for_commits
 from eventstore.erasure.erasure_rows import (
     mark_not_applied,
     renew_erasures,
@@ -21,26 +22,31 @@ from eventstore.erasure.erasure_rows import (
 )
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.errors import OtherLog
-from eventstore.partitions import BY_ID
+from eventstore.partitions import BY_ID_IN_MODE, joining_by_id
 from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.transfer.erasure_records import erased_events_of_file, erasures_of_file
 from eventstore.waits import Waits
 
 BATCH = 5_000
 
-_NOT_ERASED = sql.SQL("SELECT count(*) FROM {} WHERE i.event_id = ANY(%s) AND e.ppnum <> '' AND e.ppnum !~ %s").format(
-    BY_ID
-)
+_NOT_ERASED = {
+    mode: sql.SQL("SELECT count(*) FROM {by_id} WHERE {id} = ANY(%s) AND e.ppnum <> '' AND e.ppnum !~ %s").format(
+        **parts
+    )
+    for mode, parts in BY_ID_IN_MODE.items()
+}
 _MISSING = """
 SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
 WHERE d.event_id NOT IN (SELECT i.event_id FROM eventstore.event_positions AS i WHERE i.event_id = ANY(%s))
 """
 
-_WITH_NUMBERS = """
+_WITH_NUMBERS = joining_by_id(
+    """
 SELECT DISTINCT d.token FROM unnest(%s::text[], %s::text[]) AS d (event_id, token)
-JOIN eventstore.event_positions AS i ON i.event_id = d.event_id
-JOIN eventstore.events AS e ON e.position = i.position WHERE e.ppnum <> '' AND e.ppnum !~ %s
-"""
+{events} WHERE e.ppnum <> '' AND e.ppnum !~ %s
+""",
+    "d",
+)
 
 
 async def restore_erasures_of_file(
@@ -67,20 +73,20 @@ async def restore_erasures_of_file(
     async def attempt() -> int:
         async with conn.transaction():
             head = await acquire_append_lock(conn, waits)
-            if head.is_distributed:
-                raise OtherLog("the file has erased persons, whom a log that Citus distributes can't take")
+            if mode := head.is_distributed:
+                await wait_for_commits(conn)
             await restore_erasures(conn, list(erasures_of_file(path)))
             awaited, with_numbers = set[str](), set[str]()
             for events in _batches_of_events(path):
                 ids, tokens = [event_id for event_id, _ in events], [token for _, token in events]
-                if not may_be_stored and await fetch_value(conn, _NOT_ERASED, [ids, TOKEN_PATTERN]):
+                if not may_be_stored and await fetch_value(conn, _NOT_ERASED[mode], [ids, TOKEN_PATTERN]):
                     raise OtherLog(
                         "the file has erased persons who are not erased here; run projections erase --again with it"
                     )
                 await restore_erased_events(conn, events)
                 awaited.update(await fetch_column(conn, _MISSING, [ids, tokens, ids]))
                 if may_be_stored:
-                    with_numbers.update(await fetch_column(conn, _WITH_NUMBERS, [ids, tokens, TOKEN_PATTERN]))
+                    with_numbers.update(await fetch_column(conn, _WITH_NUMBERS[mode], [ids, tokens, TOKEN_PATTERN]))
             await renew_erasures(conn, sorted(awaited), awaited=True)
             await mark_not_applied(conn, sorted(with_numbers))
         return head.position

@@ -21,6 +21,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.distributed_log import begin_distributed_change, changing_events
 from eventstore.erasure.erasure_rows import renew_erasures, settle_erasures
 from eventstore.erasure.erasure_token import TOKEN_PATTERN
 from eventstore.erasure.person_events import (
@@ -36,6 +37,7 @@ from eventstore.erasure.person_events import (
 )
 from eventstore.event_reader import read_head
 from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
+from eventstore.partitions import joining_by_id
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_all, fetch_column
 from eventstore.postgres.session_settings import COMMIT_DURABLY
@@ -43,8 +45,8 @@ from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erased_events_of_file
 from eventstore.transfer.restore_erasures import restore_erasures_of_file
+from projections.erasing.all_checkpoints import let_others_fold, lock_all_checkpoints
 from projections.erasing.archived_persons import open_archive_files
-from projections.erasing.erase_batch import let_others_fold, lock_checkpoints
 from projections.erasing.erase_request import ErasedPersons
 from projections.erasing.erase_session import run_erasing
 from projections.erasing.other_places import (
@@ -57,6 +59,7 @@ from projections.erasing.other_places import (
 from projections.erasing.person_batches import batches_of_persons
 from projections.erasing.row_moves import RowMoves, can_move
 from projections.projection import Projection
+from projections.rebuilding.distributed_tables import read_distribution
 from projections.rebuilding.replay_context import ReplayContext
 from projections.running import state_changes
 
@@ -69,28 +72,32 @@ _CREATE_LEDGER = (
 _COPY_LEDGER = "INSERT INTO pg_temp.erasing_ledger SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"
 _ANALYZE_LEDGER = "ANALYZE pg_temp.erasing_ledger"
 # One person for each token and number: an event that was erased under a token has the number of its person here.
-_PERSONS = """
+_PERSONS = joining_by_id(
+    """
 SELECT DISTINCT e.ppnum, l.token FROM pg_temp.erasing_ledger AS l
-JOIN eventstore.event_positions AS i ON i.event_id = l.event_id
-JOIN eventstore.events AS e ON e.position = i.position
+{events}
 WHERE e.ppnum <> '' AND e.ppnum !~ %s ORDER BY l.token, e.ppnum
-"""
-_FIND = """
+""",
+    "l",
+)
+_FIND = joining_by_id(
+    """
 INSERT INTO pg_temp.erasing_events (position, person, bytes)
 SELECT e.position, p.person, octet_length(e.payload)
 FROM pg_temp.erasing_ledger AS l
-JOIN eventstore.event_positions AS i ON i.event_id = l.event_id
-JOIN eventstore.events AS e ON e.position = i.position
+{events}
 JOIN pg_temp.erasing_persons AS p ON p.token = l.token AND p.ppnum = e.ppnum
-"""
+""",
+    "l",
+)
 _TWICE = "SELECT ppnum FROM pg_temp.erasing_persons GROUP BY ppnum HAVING count(*) > 1"
 # Numbers that have an event which isn't of the ledger, and those whose token has an event already: one that was
 # received again has a row of its own, with which the row of the number can't be merged.
 _OTHERS = """
 SELECT DISTINCT e.ppnum FROM eventstore.events AS e
+LEFT JOIN (SELECT position FROM pg_temp.erasing_events) AS f ON f.position = e.position
 WHERE e.position > %(after)s AND e.position <= %(up_to)s
-  AND e.ppnum IN (SELECT ppnum FROM pg_temp.erasing_persons)
-  AND NOT EXISTS (SELECT FROM pg_temp.erasing_events AS f WHERE f.position = e.position)
+  AND e.ppnum IN (SELECT ppnum FROM pg_temp.erasing_persons) AND f.position IS NULL
 UNION
 SELECT p.ppnum FROM eventstore.events AS e JOIN pg_temp.erasing_persons AS p ON p.token = e.ppnum
 WHERE e.position > %(after)s AND e.position <= %(up_to)s
@@ -151,14 +158,25 @@ class _AgainRun:
         self._drop_as_of = drop_as_of
         self._head = 0
         self._mixed: set[str] = set()
+        self._distributed_by: dict[str, str] | None = None
 
     async def erase(self, ledger: Path) -> ErasedPersons:
+        async with changing_events(self._conn) as distributed:
+            self._distributed_by = await read_distribution(self._conn) if distributed else None
+            return await self._erase(ledger)
+
+    @property
+    def _is_distributed(self) -> bool:
+        return self._distributed_by is not None
+
+    async def _erase(self, ledger: Path) -> ErasedPersons:
         conn, progress = self._conn, self._context.progress
         archive = await open_archive_files(conn)
         progress.phase("restoring the erasures")
         self._head = await restore_erasures_of_file(conn, ledger, self._context.waits, may_be_stored=True)
         persons = await self._find_persons(ledger)
-        result = ErasedPersons(persons, await read_erased_by(conn, self._system_user))
+        erased_by = await read_erased_by(conn, self._system_user)
+        result = ErasedPersons(persons, erased_by, is_distributed=self._is_distributed)
         await make_way(conn, result, drop_as_of=self._drop_as_of)
         found = await self._find_events(progress.at)
         await erase_elsewhere(conn, result, None, self._limits, dry_run=False)
@@ -193,14 +211,14 @@ class _AgainRun:
         for events in _batches_of(erased_events_of_file(ledger)):
             await self._conn.execute(_COPY_LEDGER, [[one[0] for one in events], [one[1] for one in events]])
         await self._conn.execute(_ANALYZE_LEDGER)
-        rows = await fetch_all(self._conn, _PERSONS, [TOKEN_PATTERN])
+        rows = await fetch_all(self._conn, _PERSONS[self._is_distributed], [TOKEN_PATTERN])
         persons = [Person(ppnum, token) for ppnum, token in rows]
         await prepare_persons(self._conn, persons)
         return persons
 
     async def _find_events(self, on_progress: Callable[[int], None]) -> list[PersonFound]:
         """Find the ledger's events by their ids, and with one pass over the log the numbers that have others."""
-        await self._conn.execute(_FIND)
+        await self._conn.execute(_FIND[self._is_distributed])
         found = await count_events_of_persons(self._conn)
         self._mixed = set(await fetch_column(self._conn, _TWICE))
         self._context.progress.phase("reading the log", target=self._head)
@@ -218,8 +236,10 @@ class _AgainRun:
         counts = {person: Counter[str]() for person in batch}
         async with conn.transaction():
             await conn.execute(COMMIT_DURABLY)
+            if self._is_distributed:
+                await begin_distributed_change(conn)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
-            versions = await lock_checkpoints(conn)
+            versions = await lock_all_checkpoints(conn, is_distributed=self._is_distributed)
             mixed = self._mixed | await self._find_others(self._head, await read_head(conn))
             marked = await self._move_rows(result, batch, events, mixed, counts, versions)
             await erase_events(conn, events)
@@ -247,7 +267,8 @@ class _AgainRun:
             if not can_move(projection, None, versions):
                 undeclared += [name] if projection.handles & (of_alone | of_mixed) else []
                 continue
-            for person, moved in (await RowMoves(projection).move(self._conn, alone)).items():
+            moves = RowMoves(projection, self._distributed_by)
+            for person, moved in (await moves.move(self._conn, alone)).items():
                 counts[person] += moved
             undeclared += [name] if projection.handles & of_mixed else []
         first = min(one.position for one in events)

@@ -23,14 +23,18 @@ OUT_OF_REACH = (
 
 _VACUUM = sql.SQL("VACUUM (ANALYZE) {}")
 _STATISTICS = ("pg_catalog", "pg_statistic")
+_OF_WORKERS = "SELECT run_command_on_workers('VACUUM (ANALYZE) pg_catalog.pg_statistic')"
 
 
-async def vacuum_changed_tables(conn: AsyncConnection[Any], tables: Iterable[str]) -> list[str]:
+async def vacuum_changed_tables(
+    conn: AsyncConnection[Any], tables: Iterable[str], *, is_distributed: bool = False
+) -> list[str]:
     """Vacuum and analyze tables, and then the statistics, which had samples of their values.
 
     Args:
         conn: an autocommit connection.
         tables: their names, with their schemas.
+        is_distributed: whether the log is, so that other servers have statistics too.
 
     Returns:
         The tables that couldn't be vacuumed, because another session has them locked.
@@ -50,4 +54,6 @@ async def vacuum_changed_tables(conn: AsyncConnection[Any], tables: Iterable[str
         await conn.execute(_VACUUM.format(sql.Identifier(*_STATISTICS)))
     except errors.LockNotAvailable:
         skipped.append(".".join(_STATISTICS))
+    if is_distributed:
+        await conn.execute(_OF_WORKERS)
     return skipped

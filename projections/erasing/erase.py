@@ -23,6 +23,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
+from eventstore.distributed_log import changing_events, is_distributed, wait_for_commits
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     CannotErase,
@@ -53,6 +54,7 @@ from projections.erasing.other_places import (
 from projections.erasing.person_batches import batches_of_persons, equal_batches
 from projections.erasing.row_moves import RowMoves, can_move
 from projections.projection import Projection
+from projections.rebuilding.distributed_tables import read_distribution
 from projections.rebuilding.replay_context import ReplayContext
 
 MAX_ROUNDS = 10
@@ -121,9 +123,11 @@ class _EraseRun:
         self._archive: ArchiveFiles
         self._archived: dict[int, int] = {}
         self._quiet_since: datetime | None = None
+        self._distributed_by: dict[str, str] | None = None
 
     async def count(self) -> ErasedPersons:
         """Count the rows of every person; change nothing."""
+        await self._read_distribution(await is_distributed(self._conn))
         result, found = await self._find()
         result.rows = {one.person: Counter({EVENTS_TABLE: one.events}) for one in found}
         for person, events in self._archived.items():
@@ -133,7 +137,8 @@ class _EraseRun:
             if not can_move(projection, self._request.app, versions):
                 result.need_rebuild.add(name)
                 continue
-            for person, rows in (await RowMoves(projection).count(self._conn)).items():
+            moves = RowMoves(projection, self._distributed_by)
+            for person, rows in (await moves.count(self._conn)).items():
                 result.rows[person] += rows
         result.dropped_as_of = await find_as_of_schemas(self._conn)
         await erase_elsewhere(self._conn, result, self._request.app, self._limits, dry_run=True)
@@ -142,6 +147,21 @@ class _EraseRun:
 
     async def erase(self) -> ErasedPersons:
         """Erase every person."""
+        async with changing_events(self._conn) as distributed:
+            await self._read_distribution(distributed)
+            return await self._erase()
+
+    async def _read_distribution(self, distributed: bool) -> None:  # noqa: FBT001 - what the caller was told
+        self._distributed_by = await read_distribution(self._conn) if distributed else None
+
+    async def _read_head(self) -> int:
+        """Return the head, once all events up to it are visible on every server."""
+        head = await read_head(self._conn)
+        if self._distributed_by is not None:
+            await wait_for_commits(self._conn)
+        return head
+
+    async def _erase(self) -> ErasedPersons:
         result, found = await self._find()
         done_as_ofs = await read_done_as_ofs(self._conn)
         await make_way(self._conn, result, drop_as_of=self._request.drop_as_of)
@@ -157,6 +177,7 @@ class _EraseRun:
             scanned_to=self._head,
             done_as_ofs=done_as_ofs,
             quiet_since=self._quiet_since,
+            distributed_by=self._distributed_by,
         )
         self._context.progress.phase("erasing")
         others = set(range(len(result.persons))) - {one.person for one in found} - self._archived.keys()
@@ -199,7 +220,7 @@ class _EraseRun:
         """
         conn, app = self._conn, self._request.app
         for _ in range(MAX_ROUNDS):
-            head = await read_head(conn)
+            head = await self._read_head()
             again = await find_persons_with_more_events(conn, app=app, after=plan.scanned_to, up_to=head)
             if not again:
                 break
@@ -221,7 +242,7 @@ class _EraseRun:
         """Prepare the persons, and find their events."""
         request, progress = self._request, self._context.progress
         self._archive = archive = await open_archive_files(self._conn)
-        self._head = await read_head(self._conn)
+        self._head = await self._read_head()
         numbers = request.numbers
         if numbers is None:
             self._quiet_since = await fetch_value(self._conn, _BEFORE, [request.older_than])
@@ -240,7 +261,12 @@ class _EraseRun:
             self._archived = await archive.find(persons, request.app, progress.at)
         progress.phase("reading the log", target=self._head)
         found = await find_events_of_persons(
-            self._conn, app=request.app, up_to=self._head, on_progress=lambda position, _: progress.at(position)
+            self._conn,
+            app=request.app,
+            up_to=self._head,
+            on_progress=lambda position, _: progress.at(position),
+            is_distributed=self._distributed_by is not None,
         )
         erased_by = await read_erased_by(self._conn, request.system_user)
-        return ErasedPersons(persons, erased_by, position=self._head), found
+        distributed = self._distributed_by is not None
+        return ErasedPersons(persons, erased_by, position=self._head, is_distributed=distributed), found

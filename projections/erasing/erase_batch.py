@@ -6,12 +6,14 @@ gets its schema; and whoever reads the log or a checkpoint after it sees all of 
 since the pass over the log are looked for twice: under the checkpoints, so that all events that any projection has
 folded are known before rows are moved; and under the append lock, so that no event of the person is left.
 
+If the log is distributed, it also waits under the append lock until all that was committed here is committed on every
+server: it then sees all events.
+
 A kill leaves the whole batch or nothing of it. While locks are held nothing is read but a few events.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +23,16 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
+from eventstore.distributed_log import begin_distributed_change, wait_for_commits
 from eventstore.erasure.erasure_rows import Erasure, insert_erasures
 from eventstore.erasure.person_events import NewPayload, Person, encode_events, erase_events, find_more_events
 from eventstore.event_reader import read_head
 from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_retry import retry_on_lock
-from eventstore.postgres.queries import fetch_all, fetch_column
+from eventstore.postgres.queries import fetch_column
 from eventstore.postgres.session_settings import COMMIT_DURABLY
 from eventstore.waits import Waits
+from projections.erasing.all_checkpoints import let_others_fold, lock_all_checkpoints
 from projections.erasing.archived_persons import FILES_TABLE, ArchivedOfPerson, record_archived_of_batch
 from projections.erasing.other_places import EVENTS_TABLE
 from projections.erasing.row_moves import RowMoves, can_move
@@ -36,10 +40,6 @@ from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.running import state_changes
 
-PAUSE_SECONDS = 1.0
-"""How long an erasure that didn't get a lock leaves the others to the workers, which look for work as often."""
-
-_LOCK_CHECKPOINTS = "SELECT name, version FROM projections.checkpoints ORDER BY name FOR UPDATE"
 _NEW_AS_OF = (
     "SELECT r.into_schema FROM projections.rebuilds AS r JOIN pg_catalog.pg_namespace AS n ON n.oid = r.into_schema_oid"
     " WHERE r.state = 'done' AND r.id <> ALL(%s) ORDER BY r.id LIMIT 1"
@@ -62,6 +62,7 @@ class ErasePlan:
         scanned_to: the head when the pass over the log ended.
         done_as_ofs: the ids of the as-of runs that were done before their schemas were searched.
         quiet_since: persons with a newer event are not erased; None to erase them all.
+        distributed_by: the columns by which tables are distributed; None unless the log is distributed.
 
     """
 
@@ -74,6 +75,7 @@ class ErasePlan:
     scanned_to: int
     done_as_ofs: Sequence[int]
     quiet_since: datetime | None = None
+    distributed_by: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +135,6 @@ async def erase_batch(conn: AsyncConnection[Any], plan: ErasePlan, persons: Sequ
         return BatchResult(found, active, batch.need_rebuild)
 
 
-async def lock_checkpoints(conn: AsyncConnection[Any]) -> dict[str, int]:
-    """Lock all checkpoints, in the one order in which everybody locks several; returns the version of each."""
-    return dict(await fetch_all(conn, _LOCK_CHECKPOINTS))
-
-
-async def let_others_fold() -> None:
-    """Leave the checkpoints to the workers for a moment, before they are locked again."""
-    await asyncio.sleep(PAUSE_SECONDS)
-
-
 class _Batch:
     """One batch; :meth:`run` may be called again after it failed."""
 
@@ -157,6 +149,7 @@ class _Batch:
         self.need_rebuild: list[str] = []
         self._conn = conn
         self._plan = plan
+        self._is_distributed = plan.distributed_by is not None
         self._persons = persons
         self._encoded = encoded
         self._waits = waits
@@ -169,9 +162,11 @@ class _Batch:
         counts = {person: Counter[str]() for person in self._persons}
         async with conn.transaction():
             await conn.execute(COMMIT_DURABLY)
+            if self._is_distributed:
+                await begin_distributed_change(conn)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
             await self._refuse_new_as_of()
-            versions = await lock_checkpoints(conn)
+            versions = await lock_all_checkpoints(conn, is_distributed=self._is_distributed)
             events = [*self._encoded]
             known = await self._find_new(plan.scanned_to, await read_head(conn), events)
             archived = await record_archived_of_batch(conn, self._persons)
@@ -180,6 +175,8 @@ class _Batch:
             await self._move_rows(events, archived, counts, versions)
             await self._erase(events, counts)
             head = await acquire_append_lock(conn, self._waits)
+            if self._is_distributed:
+                await wait_for_commits(conn)
             latest: list[NewPayload] = []
             await self._find_new(known, head.position, latest)
             await self._erase(latest, counts)
@@ -218,7 +215,8 @@ class _Batch:
         undeclared = []
         for name, projection in plan.projections.items():
             if can_move(projection, plan.app, versions):
-                for person, moved in (await RowMoves(projection).move(self._conn, self._persons)).items():
+                moves = RowMoves(projection, plan.distributed_by)
+                for person, moved in (await moves.move(self._conn, self._persons)).items():
                     counts[person] += moved
             elif projection.handles & types:
                 undeclared.append(name)

@@ -54,6 +54,7 @@ class ErasedPersons:
         came_back: numbers that have events besides those of a ledger, which stay.
         dropped_as_of: the as-of schemas that were dropped, or would be.
         archives: how many events were erased from files of archived events, by file; the files have new names.
+        is_distributed: whether the log is.
 
     """
 
@@ -69,6 +70,7 @@ class ErasedPersons:
     came_back: set[str] = field(default_factory=set, repr=False)
     dropped_as_of: list[str] = field(default_factory=list)
     archives: Counter[str] = field(default_factory=Counter)
+    is_distributed: bool = False
 
     @property
     def tables(self) -> Counter[str]:

@@ -7,8 +7,6 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from eventstore.distributed_log import is_distributed
-from eventstore.errors import UsageError
 from eventstore.locks import ERASE_LOCK
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
 from projections.erasing.erase_request import ErasedPersons
@@ -31,18 +29,12 @@ async def run_erasing(context: ReplayContext, projections: Mapping[str, Projecti
     Raises:
         LockHeld: another erase, a redecode, an archive or an import runs; nothing was done.
         ProjectionsError: this role may not erase; nothing was done.
-        UsageError: the log is distributed; nothing was done.
 
     """
 
     async def work_in_session() -> ErasedPersons:
         async with context.connection("erase") as conn:
             await refuse_other_roles(conn)
-            if await is_distributed(conn):
-                raise UsageError(
-                    "projections erase can't change events of a log that is distributed by Citus, because the columns"
-                    " that distribute rows can't be updated; see projections docs scaling"
-                )
             return await work(conn, await existing_tables_only(conn, projections))
 
     lock = Lock(ERASE_LOCK, "the stored events")

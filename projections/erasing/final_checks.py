@@ -53,6 +53,7 @@ async def check_after_erasure(
     *,
     app: str | None,
     verifies: bool,
+    is_distributed: bool = False,
 ) -> None:
     """Free the room of dead rows, verify the read models, and search the database for numbers.
 
@@ -64,6 +65,7 @@ async def check_after_erasure(
         found: gets each result as soon as it is known.
         app: the app in which the persons were erased; None for every app.
         verifies: whether read models are verified, which reads the log once for each.
+        is_distributed: whether the log is.
 
     Raises:
         psycopg.Error: the database failed, or the connection.
@@ -71,7 +73,7 @@ async def check_after_erasure(
     """
     async with context.connection("erase") as conn:
         context.progress.phase("removing dead rows")
-        found.not_vacuumed = await vacuum_changed_tables(conn, changed_tables)
+        found.not_vacuumed = await vacuum_changed_tables(conn, changed_tables, is_distributed=is_distributed)
     for name, projection in projections.items() if verifies else ():
         context.progress.phase(f"verifying {name}")
         try:

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, Error, errors, sql
 
 from eventstore.erasure.number_finder import NumberFinder, is_too_short
 from eventstore.postgres.queries import fetch_all
+from projections.erasing.searched_shards import TableSize, find_parts_left_behind, read_shard_sizes
 
 SLICE_BYTES = 8 * 2**20
 """How much of a table one statement reads, as long as its pages are alike; long values outside the pages count too."""
@@ -27,7 +28,8 @@ SELECT n.nspname, c.relname,
        coalesce(pg_table_size(c.oid), 0),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE readable),
        array_agg(a.attname ORDER BY a.attnum) FILTER (WHERE NOT readable),
-       coalesce(bool_or(a.attname = 'app' AND a.atttypid = 'text'::regtype AND readable), false)
+       coalesce(bool_or(a.attname = 'app' AND a.atttypid = 'text'::regtype AND readable), false),
+       to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -64,7 +66,8 @@ class SearchResult:
         shared: the columns that have one in a table without a column ``app``, when one app is searched: the rows may be
             those of the same person in another app.
         too_short: how many numbers were not searched, because they would be found everywhere.
-        unreadable: columns that this role may not read, all or some of their rows, or that another session has locked.
+        unreadable: columns that this role may not read, all or some of their rows, or that another session has locked;
+            and parts of distributed tables that Citus has yet to remove.
 
     """
 
@@ -112,14 +115,20 @@ async def find_leftovers(
     """
     finder = NumberFinder(numbers)
     result = SearchResult(too_short=sum(map(is_too_short, numbers)))
-    for schema, name, pages, size, readable, unreadable, has_app in await fetch_all(conn, _COLUMNS):
+    tables = await fetch_all(conn, _COLUMNS)
+    has_citus = bool(tables) and tables[0][-1]
+    shards = await read_shard_sizes(conn) if has_citus else {}
+    if has_citus:
+        result.unreadable += await find_parts_left_behind(conn)
+    for schema, name, pages, size, readable, unreadable, has_app, _ in tables:
         result.unreadable += [f"{schema}.{name}.{column}" for column in unreadable or ()]
         if not readable:
             continue
         on_table(f"{schema}.{name}")
         of_app = app is not None and has_app
         condition = sql.SQL("app = {}").format(sql.Literal(app)) if of_app else sql.SQL("true")
-        table = _SearchedTable(schema, name, pages, size, readable, condition)
+        whole = shards.get((schema, name), TableSize(pages, size))
+        table = _SearchedTable(schema, name, whole.pages, whole.size, readable, condition)
         try:
             counts = await _search_table(conn, finder, table)
         except errors.UndefinedTable:  # as when a rebuild ended meanwhile

@@ -69,12 +69,11 @@ LEFT JOIN pg_catalog.pg_type AS e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE r.state = 'done'
 GROUP BY n.nspname, c.relname ORDER BY n.nspname, c.relname
 """
-_HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t WHERE {})")
+_HAS_PERSON = sql.SQL("SELECT EXISTS (SELECT 1 FROM {} AS t WHERE {})")
 _IS_PERSON = sql.SQL("t.{} IN (SELECT ppnum FROM pg_temp.erasing_persons)")
 # Arrays, JSON and the like, which only projections have that don't declare their personal columns.
-_NAMES_PERSON = sql.SQL(
-    "EXISTS (SELECT FROM pg_temp.erasing_persons AS p WHERE position(p.ppnum IN t.{}::pg_catalog.text) > 0)"
-)
+_HAS_NAME = sql.SQL("SELECT EXISTS (SELECT 1 FROM {} AS t JOIN pg_temp.erasing_persons AS p ON {})")
+_NAMES_PERSON = sql.SQL("position(p.ppnum IN t.{}::pg_catalog.text) > 0")
 
 
 EVENTS_TABLE = "eventstore.events"
@@ -165,20 +164,13 @@ async def find_as_of_schemas(conn: AsyncConnection[Any]) -> list[str]:
     """Return the schemas of as-ofs that have a row of one of the prepared persons."""
     found: set[str] = set()
     for schema, table, texts, others in await fetch_all(conn, _AS_OF_TABLES):
-        conditions = [
-            *(_IS_PERSON.format(sql.Identifier(name)) for name in texts or ()),
-            *(_NAMES_PERSON.format(sql.Identifier(name)) for name in others or ()),
-        ]
-        if schema not in found and await _has_person(conn, schema, table, conditions):
-            found.add(schema)
+        name = sql.Identifier(schema, table)
+        for statement, condition, columns in ((_HAS_PERSON, _IS_PERSON, texts), (_HAS_NAME, _NAMES_PERSON, others)):
+            if schema not in found and columns:
+                conditions = sql.SQL(" OR ").join(condition.format(sql.Identifier(column)) for column in columns)
+                if await fetch_value(conn, statement.format(name, conditions)):
+                    found.add(schema)
     return sorted(found)
-
-
-async def _has_person(
-    conn: AsyncConnection[Any], schema: str, table: str, conditions: Sequence[sql.Composable]
-) -> bool:
-    condition = sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
-    return bool(await fetch_value(conn, _HAS_PERSON.format(sql.Identifier(schema, table), condition)))
 
 
 async def _drop_as_of_schemas(conn: AsyncConnection[Any], schemas: Sequence[str]) -> None:

@@ -45,10 +45,7 @@ _CITUS = "SELECT extversion FROM pg_extension WHERE extname = 'citus'"
 _SERVERS = "SELECT count(*) FROM pg_catalog.citus_get_active_worker_nodes()"
 _IS_DISTRIBUTED = "SELECT EXISTS (SELECT 1 FROM eventstore.distributed_head)"
 _DISTRIBUTED = "SELECT logicalrelid::oid FROM pg_catalog.pg_dist_partition"
-_OBSTACLES = {
-    "it is partitioned": "SELECT EXISTS (SELECT FROM eventstore.partitions)",
-    "persons were erased from it": "SELECT EXISTS (SELECT FROM eventstore.erasures)",
-}
+_IS_PARTITIONED = "SELECT EXISTS (SELECT FROM eventstore.partitions)"
 # Earlier versions don't know a distributed log, and can't be started after the migration; but they may run still.
 _WRITERS = (
     "SELECT string_agg(DISTINCT substring(application_name FROM '^projections [^ ]+'), ', ') FROM pg_stat_activity"
@@ -183,9 +180,8 @@ def _distribute(connection: Connection, servers: int, tables: list[tuple[Project
     connection.exec_driver_sql(f"LOCK TABLE {', '.join(map(_quoted, names))} IN ACCESS EXCLUSIVE MODE")
     began = monotonic()
     if not connection.exec_driver_sql(_IS_DISTRIBUTED).scalar_one():
-        for what, why in _OBSTACLES.items():
-            if connection.exec_driver_sql(why).scalar_one():
-                raise MigrationRefused(f"the log can't be distributed: {what}")
+        if connection.exec_driver_sql(_IS_PARTITIONED).scalar_one():
+            raise MigrationRefused("the log can't be distributed: it is partitioned")
         if (running := connection.exec_driver_sql(_WRITERS).scalar_one()) is not None:
             raise MigrationRefused(
                 f"stop every process that stores or folds events, and start it again afterwards; running: {running}"

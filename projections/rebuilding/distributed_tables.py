@@ -12,11 +12,16 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from sqlalchemy import Table
 
-from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.queries import fetch_all, fetch_value
 
 _COLUMN = (
     "SELECT pg_catalog.column_to_column_name(logicalrelid, partkey) FROM pg_catalog.pg_dist_partition"
     " WHERE logicalrelid = to_regclass(%s) AND partmethod = 'h'"
+)
+_ALL_COLUMNS = (
+    "SELECT n.nspname || '.' || c.relname, pg_catalog.column_to_column_name(d.logicalrelid, d.partkey)"
+    " FROM pg_catalog.pg_dist_partition AS d JOIN pg_catalog.pg_class AS c ON c.oid = d.logicalrelid"
+    " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE d.partmethod = 'h'"
 )
 _DISTRIBUTE = "SELECT pg_catalog.create_distributed_table(to_regclass(%s), %s, colocate_with => %s)"
 
@@ -32,6 +37,11 @@ async def distribute_like(conn: AsyncConnection[Any], pairs: Iterable[tuple[Tabl
         column = await fetch_value(conn, _COLUMN, [quoted_name(like)])
         if column is not None:
             await conn.execute(_DISTRIBUTE, [quoted_name(table), column, quoted_name(like)])
+
+
+async def read_distribution(conn: AsyncConnection[Any]) -> dict[str, str]:
+    """Return by which column each distributed table is distributed, by its name with its schema, on a coordinator."""
+    return dict(await fetch_all(conn, _ALL_COLUMNS))
 
 
 def quoted_name(table: Table) -> str:

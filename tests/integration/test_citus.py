@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +29,17 @@ from eventstore.consuming.consumers import read_consumers
 from eventstore.consuming.page_reader import EventFilter, PageReader
 from eventstore.contracts import Contract, Event, decode
 from eventstore.distributed_log import is_distributed
+from eventstore.erasure.erasure_token import is_token
+from eventstore.errors import DatabaseError
 from eventstore.event_reader import read_head
 from eventstore.redecode import CannotRedecode, Redecoded, redecode
+from eventstore.transfer.export import export_erasures
+from projections.erasing.again import erase_again
+from projections.erasing.erase import erase_persons
+from projections.erasing.erase_request import EraseRequest
+from projections.erasing.final_checks import FinalChecks, check_after_erasure
+from projections.erasing.leftovers import find_leftovers
+from projections.erasing.receipt import describe_erasure
 from projections.errors import MigrationRefused
 from projections.inspecting.read_live_status import read_live_status
 from projections.migrating.distribute import distribute
@@ -42,6 +54,7 @@ from projections.running.window_step import Step
 from tests import folding, oracle, store, transferring
 from tests.citus import CitusDatabase, citus_database, running_cluster, why_no_citus
 from tests.citus_containers import ClusterServer
+from tests.erasing import BUILT_IN, KEY, erase
 from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
 from tests.queries import fetch_all
 from tests.rebuilding import (
@@ -55,8 +68,10 @@ from tests.rebuilding import (
     total_differences,
     verify,
 )
+from tests.servers import wheel_binaries
 
 WITHOUT_REQUEST = 5
+_MANUAL = "citus.enable_manual_changes_to_shards"
 PROJECTIONS = (*READ_MODELS, OptOuts)
 
 pytestmark = pytest.mark.newest
@@ -251,11 +266,97 @@ async def test_a_distributed_log_is_redecoded_but_for_the_request(citus: CitusDa
 
 
 @needs_citus
+async def test_persons_are_erased_from_a_distributed_log_while_it_grows(
+    citus: CitusDatabase, conn: AsyncConnection
+) -> None:
+    first, second, third = (f"1230000{number:02}{number % 4:02}" for number in (0, 1, 2))
+    distribute(citus.url, projections=[])
+    await append(conn, *sample_records(4), *sample_records(4, app="app-2"), *records_without_request())
+    await folding.fold_all(citus.url)
+    places = {one.table for one in (await find_leftovers(conn, [first])).found}
+    planned = await erase(citus.url, first, second, dry_run=True)
+    assert places == {name for name, rows in planned.tables.items() if rows}
+    assert {"eventstore.events", "public.request_recipients", "public.people", "public.consent_registry"} <= places
+    verified = {name: (await verify(citus.url, one)).equal for name, one in BUILT_IN.items()}
+    assert verified == dict.fromkeys(BUILT_IN, True)
+
+    # Events of theirs that are received meanwhile are from before, so they get the token too.
+    async with folding.running_workers(citus.url, *(worker(citus.url, one()) for one in READ_MODELS)):
+        later = [new_record(ppnum=one, request=f"later {n}") for n in range(9) for one in (first, "7")]
+        receiving = asyncio.create_task(receive(citus.url, later))
+        done = await erase(citus.url, first, second, key=KEY)
+        await receiving
+    assert (done.erased, done.need_rebuild, done.not_erased) == (2, set(), {})
+    assert done.tables["public.people"] >= planned.tables["public.people"] > 0
+    await folding.fold_all(citus.url)
+    await assert_same_rows(conn)
+    for one in BUILT_IN.values():
+        assert (await verify(citus.url, one)).equal, one.name
+    assert not await store.value(conn, "SELECT events_changed FROM eventstore.distributed_head")
+
+    # Persons by the age of their events; afterwards everything is checked, for the receipt.
+    request = EraseRequest(None, why="old", system_user="tester", older_than=timedelta(days=30))
+    context, checks = replay_context(citus.url), FinalChecks()
+    idle = await erase_persons(context, BUILT_IN, request, DEFAULT_LIMITS, dry_run=True)
+    numbers = "SELECT count(DISTINCT ppnum) FROM eventstore.events WHERE ppnum <> '' AND ppnum !~ '^erased:'"
+    assert idle.asked == await store.value(conn, numbers)
+    last = await erase(citus.url, third)
+    changed, app = list(last.tables), None
+    await check_after_erasure(
+        context, BUILT_IN, last.gone, changed, checks, app=app, verifies=True, is_distributed=last.is_distributed
+    )
+    receipt = describe_erasure(request, last, checks, at=datetime.now(UTC))
+    assert {one["name"]: one["equal"] for one in receipt["verified"]} == dict.fromkeys(BUILT_IN, True)
+    assert receipt["searched"] is not None
+    assert (receipt["searched"]["left"], receipt["searched"]["unreadable"], receipt["not_vacuumed"]) == ([], [], [])
+
+    # Neither the search nor a dump of each worker finds a number; the tokens are there.
+    assert (await find_leftovers(conn, [first, second, third])).found == []
+    dumps = b"".join(dump_shards(url) for url in citus.workers)
+    for number in (first, second, third):
+        assert number.encode() not in dumps
+        assert number.encode().hex().encode() not in dumps
+    assert all(person.token.encode() in dumps for person in done.persons)
+
+
+@needs_citus
+async def test_a_restored_distributed_log_is_erased_again(
+    citus: CitusDatabase, conn: AsyncConnection, cluster: tuple[ClusterServer, ...], tmp_path: Path
+) -> None:
+    records = [*sample_records(2), *sample_records(2, app="app-2")]
+    number = str(records[0].ppnum)
+    await append(conn, *records)
+    await erase(citus.url, str(records[5].ppnum))  # a log with erased persons can be distributed
+    backup, ledger = tmp_path / "backup", tmp_path / "ledger"
+    await transferring.export(conn, backup)
+    distribute(citus.url, projections=[])
+    await folding.fold_all(citus.url)
+    token = (await erase(citus.url, number)).persons[0].token
+    await export_erasures(conn, ledger)
+    with citus_database(cluster) as restored:
+        upgrade(restored.url, projections=[])
+        distribute(restored.url, projections=[])
+        await transferring.import_file(restored.url, backup)
+        await folding.fold_all(restored.url)
+        async with store.connection(restored.url) as other:
+            context = replay_context(restored.url)
+            done = await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)
+            assert done.need_rebuild == set()
+            assert await store.stored_events(other) == await store.stored_events(conn)
+            assert token in {event.ppnum for event in await store.stored_events(other)}
+            assert (await find_leftovers(other, [number])).found == []
+            await assert_same_rows(other)
+            assert await receive(restored.url, [records[0]]) == (0, 1)
+            assert await store.value(other, "SELECT bool_and(applied AND NOT awaited) FROM eventstore.erasures")
+
+
+@needs_citus
 async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase, conn: AsyncConnection) -> None:
     """Sessions on the workers are ended while events are appended and folded; every batch is stored once."""
     distribute(citus.url, projections=[])
     records = [*sample_records(8), *records_without_request()]
     batches = [records[start : start + 20] for start in range(0, len(records), 20)]
+    numbers_of_persons = {str(records[n].ppnum) for n in (0, 5, 25)}
     numbers = random.Random(1)  # noqa: S311 - which sessions are ended
     ended = 0
 
@@ -280,6 +381,8 @@ async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase
         for batch in batches:
             await retrying(partial(folding.append_in_new_session, citus.url, *batch))
             await retrying(partial(fold_once, citus.url))
+        for number in numbers_of_persons:
+            await retrying(partial(erase, citus.url, number))
     finally:
         stop.set()
         await ending
@@ -287,10 +390,31 @@ async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase
     async with store.connection(citus.url) as finishing:
         await finishing.execute("SELECT recover_prepared_transactions()")
     await store.wait_until(lambda: all_folded(citus.url), "all projections at the head")
-    assert await store.stored_events(conn) == [decode_record(record) for record in records]
+    stored = await store.stored_events(conn)
+    for event, record in zip(stored, records, strict=True):
+        assert event.event_id == record.event_id
+        assert is_token(str(event.ppnum)) if record.ppnum in numbers_of_persons else event == decode_record(record)
     await assert_same_rows(conn)
     for projection in READ_MODELS:
         assert (await verify(citus.url, projection())).equal, projection.name
+
+
+async def receive(url: str, records: Sequence[oracle.Record]) -> tuple[int, int]:
+    """Append events one by one with the erasure key, in a session of its own; returns new events and duplicates."""
+    total = (0, 0)
+    async with store.connection(url) as own:
+        appender = Appender(own, folding.QUICK, DEFAULT_LIMITS, KEY)
+        for record in records:
+            done = await appender.append([decode_record(record)])
+            total = (total[0] + done.stored, total[1] + done.duplicates)
+    return total
+
+
+def dump_shards(url: str) -> bytes:
+    """Return what pg_dump writes of a worker, the parts of distributed tables included."""
+    pg_dump = str(wheel_binaries(18) / "pg_dump")
+    variables = {**os.environ, "PGOPTIONS": f"-c citus.override_table_visibility=off -c {_MANUAL}=on"}
+    return subprocess.run([pg_dump, url], check=True, capture_output=True, env=variables).stdout
 
 
 async def run_redecode(url: str) -> tuple[Redecoded, list[str]]:
@@ -307,7 +431,7 @@ async def retrying(attempt: Callable[[], Awaitable[object]]) -> None:
     for _ in range(200):
         try:
             await attempt()
-        except psycopg.Error:
+        except (psycopg.Error, DatabaseError):
             continue
         return
     raise AssertionError("200 attempts failed")

@@ -14,6 +14,8 @@ from eventstore.errors import LockHeld, Undecodable
 from eventstore.locks import ERASE_LOCK, rebuild_lock
 from eventstore.postgres.session_lock import hold_lock
 from eventstore.waits import Waits
+from projections import EventType
+from projections.blocks import BlockProjection, event, key, latest, rows
 from projections.erasing.erase_batch import BatchResult, ErasePlan, erase_batch
 from projections.erasing.erase_request import AsOfInTheWay
 from projections.errors import ProjectionsError
@@ -27,6 +29,7 @@ from tests.folding import QUICK, Watched, append, new_record
 from tests.queries import fetch_all
 from tests.rebuilding import During, Interrupted, Interrupting, rebuild, verify
 
+DELIVERED = EventType.RECIPIENT_DELIVERED
 NUMBER = "12300000000"
 """A person of the sample."""
 
@@ -134,6 +137,25 @@ async def test_a_projection_that_doesnt_declare_its_columns_needs_a_rebuild(
     await rebuild(database_url, Watched())
     assert await fetch_all(conn, marked) == []
     assert await store.value(conn, "SELECT count(*) FROM watched WHERE ppnum = %s", NUMBER) == 0
+
+
+class Contacts(BlockProjection):
+    """Has the number twice in a row, once in the columns by which rows are found."""
+
+    name, version = "contacts", 1
+    blocks = (
+        rows("contacts", key("app"), key("ppnum"), latest("event_id"), latest("again", event.ppnum), of=DELIVERED),
+    )
+
+
+async def test_every_copy_of_the_number_in_a_row_is_replaced(database_url: str, conn: AsyncConnection) -> None:
+    await folding.create_tables_of(conn, Contacts)
+    await folding.fold_all(database_url, [Contacts])
+    done = await erase(database_url, NUMBER, projections={**BUILT_IN, "contacts": Contacts()})
+    assert done.tables["public.contacts"] > 0
+    token = done.persons[0].token
+    assert await fetch_all(conn, "SELECT ppnum, again FROM contacts WHERE ppnum ~ 'erased'") == [(token, token)]
+    assert (await verify(database_url, Contacts())).equal
 
 
 async def test_events_that_are_appended_meanwhile_are_erased_too(

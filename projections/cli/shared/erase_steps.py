@@ -126,7 +126,16 @@ def _check(
     changed = [table for table, rows in done.tables.items() if rows] or tables_with_numbers(targets.projections)
     # Rows of the others differ from the log until they are rebuilt: that is said already.
     known = {name: one for name, one in targets.projections.items() if name not in done.need_rebuild}
-    checking = check_after_erasure(context, known, done.gone, changed, checks, app=app, verifies=verifies)
+    checking = check_after_erasure(
+        context,
+        known,
+        done.gone,
+        changed,
+        checks,
+        app=app,
+        verifies=verifies,
+        is_distributed=done.is_distributed,
+    )
     run_interruptible(checking, if_interrupted="the persons were erased, but not everything was checked")
 
 

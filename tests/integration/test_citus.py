@@ -351,6 +351,44 @@ async def test_a_restored_distributed_log_is_erased_again(
 
 
 @needs_citus
+async def test_while_events_change_a_fold_waits_for_unfinished_commits(
+    citus: CitusDatabase, conn: AsyncConnection
+) -> None:
+    """After a lost connection, a server may for a while have events as they were before they were erased."""
+    distribute(citus.url, projections=[])
+    await append(conn, *sample_records(2))
+    one = worker(citus.url, BUILT_IN["people"])
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND query LIKE '%%pg_prepared_xacts%%' AND application_name LIKE 'projections %%'"
+    )
+
+    async def is_waiting() -> bool:
+        return bool(await store.value(conn, waiting))
+
+    async with (
+        store.connection(citus.url, "keeps Citus from finishing it") as keeping,
+        store.connection(citus.workers[0]) as there,
+        worker_connection(one) as own,
+    ):
+        await keeping.execute("BEGIN")
+        await keeping.execute("LOCK TABLE pg_catalog.pg_dist_transaction IN ROW SHARE MODE")
+        await there.execute("BEGIN")
+        await there.execute("PREPARE TRANSACTION 'unfinished'")
+        try:
+            await conn.execute("INSERT INTO pg_catalog.pg_dist_transaction (groupid, gid) VALUES (1, 'unfinished')")
+            await conn.execute("UPDATE eventstore.distributed_head SET events_changed = true")
+            folding_one = asyncio.create_task(fold(one, own))
+            await store.wait_until(is_waiting, "a fold that waits")
+            assert not folding_one.done()
+            assert await folding.position(conn, "people") == 0
+        finally:
+            await there.execute("COMMIT PREPARED 'unfinished'")
+        assert await folding_one is Step.AT_HEAD
+    assert await folding.position(conn, "people") == await read_head(conn)
+
+
+@needs_citus
 async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase, conn: AsyncConnection) -> None:
     """Sessions on the workers are ended while events are appended and folded; every batch is stored once."""
     distribute(citus.url, projections=[])

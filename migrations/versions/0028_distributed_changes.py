@@ -25,12 +25,14 @@ BEGIN
         WHERE transaction = pg_current_xact_id()::text::bigint;
     END IF;
     -- Another server of a distributed log can't read the permit: the function sends it along.
-    IF permitted IS NULL AND TG_OP = 'UPDATE' AND current_setting('eventstore.change_permit', true) <> ''
-       AND current_user = (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID)
-       AND to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL
-    THEN
-        SELECT current_setting('eventstore.change_permit') INTO permitted FROM pg_catalog.pg_dist_shard
-        WHERE logicalrelid = 'eventstore.events'::regclass AND TG_TABLE_NAME = 'events_' || shardid;
+    IF permitted IS NULL THEN
+        IF TG_OP = 'UPDATE' AND current_setting('eventstore.change_permit', true) <> ''
+           AND current_user = (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID)
+           AND to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL
+        THEN
+            SELECT current_setting('eventstore.change_permit') INTO permitted FROM pg_catalog.pg_dist_shard
+            WHERE logicalrelid = 'eventstore.events'::regclass AND TG_TABLE_NAME = 'events_' || shardid;
+        END IF;
     END IF;
     IF permitted IN ('redecode', 'erase') AND TG_LEVEL = 'STATEMENT' THEN
         RETURN NULL;
@@ -62,12 +64,14 @@ $$
 """
 # What it has more than that of revision 0027.
 _SENT_PERMIT = """    -- Another server of a distributed log can't read the permit: the function sends it along.
-    IF permitted IS NULL AND TG_OP = 'UPDATE' AND current_setting('eventstore.change_permit', true) <> ''
-       AND current_user = (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID)
-       AND to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL
-    THEN
-        SELECT current_setting('eventstore.change_permit') INTO permitted FROM pg_catalog.pg_dist_shard
-        WHERE logicalrelid = 'eventstore.events'::regclass AND TG_TABLE_NAME = 'events_' || shardid;
+    IF permitted IS NULL THEN
+        IF TG_OP = 'UPDATE' AND current_setting('eventstore.change_permit', true) <> ''
+           AND current_user = (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID)
+           AND to_regclass('pg_catalog.pg_dist_shard') IS NOT NULL
+        THEN
+            SELECT current_setting('eventstore.change_permit') INTO permitted FROM pg_catalog.pg_dist_shard
+            WHERE logicalrelid = 'eventstore.events'::regclass AND TG_TABLE_NAME = 'events_' || shardid;
+        END IF;
     END IF;
 """
 

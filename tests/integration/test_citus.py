@@ -312,6 +312,9 @@ async def test_persons_are_erased_from_a_distributed_log_while_it_grows(
 
     # Neither the search nor a dump of each worker finds a number; the tokens are there.
     assert (await find_leftovers(conn, [first, second, third])).found == []
+    async with conn.transaction(force_rollback=True):  # as if Citus had moved a part to another server
+        await conn.execute("INSERT INTO pg_catalog.pg_dist_cleanup VALUES (0, 0, 1, 'eventstore.events_1', 1, 2)")
+        assert (await find_leftovers(conn, [first])).unreadable == ["eventstore.events_1"]
     dumps = b"".join(dump_shards(url) for url in citus.workers)
     for number in (first, second, third):
         assert number.encode() not in dumps

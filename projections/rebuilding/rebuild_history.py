@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from eventstore.errors import describe
 from eventstore.postgres.queries import fetch_value
@@ -35,7 +35,7 @@ _START = (
 _READ_POSITION = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _RECORD_POSITION = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
 _RECORD_SLICES = "UPDATE projections.rebuilds SET slices = %s, slices_folded = %s WHERE id = %s"
-_RECORD_SLICE = "UPDATE projections.rebuilds SET slices_folded = slices_folded + 1 WHERE id = %s"
+_RECORD_SLICE = sql.SQL("UPDATE projections.rebuilds SET slices_folded = slices_folded + 1 WHERE id = {}")
 _FAIL = (
     "UPDATE projections.rebuilds SET state = %s, error = %s, finished_at = clock_timestamp()"
     " WHERE id = %s AND state IN ('running', 'abandoned')"
@@ -103,7 +103,7 @@ async def record_slices(conn: AsyncConnection[Any], run_id: int, slices: int | N
 
 async def record_folded_slice(conn: AsyncConnection[Any], run_id: int) -> None:
     """Record that one more slice is folded, inside the transaction that folds it."""
-    await conn.execute(_RECORD_SLICE, [run_id])
+    await conn.execute(_RECORD_SLICE.format(run_id))
 
 
 async def record_done(

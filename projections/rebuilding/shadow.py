@@ -176,8 +176,8 @@ class Shadow:
             if slices is not None:
                 columns = slices.fold.columns
                 await self.slice_tables.create_events(self._conn, columns, partition, slices.number)
-                await self.steps.create(self._conn, slices.target, slices.window, slices.number)
-                await self.slice_tables.mark_steps(self._conn)
+                mark = self.slice_tables.mark_steps()
+                await self.steps.create(self._conn, slices.target, slices.window, slices.number, mark=mark)
             if self.is_distributed:
                 await distribute_like(self._conn, zip(self.tables, self.projection.tables, strict=True))
         self.position = 0

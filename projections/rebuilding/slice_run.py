@@ -159,17 +159,11 @@ class SliceRun:
     async def _fold_slice(self, conn: AsyncConnection[Any], step: SliceStep) -> None:
         number, tables, copies = int(step.slice or 0), self._shadow.slice_tables, self._shadow.tables
         rows, events = tables.rows_of(number, len(copies)), tables.events_of(number)
-        for name, copy in zip(rows, copies, strict=True):
-            await tables.create_rows(conn, name, copy)
+        await tables.create_rows(conn, number, copies)
         async with AsyncRawCursor(conn) as cursor:
             for statement in self._fold.statements(events, rows):
                 await cursor.execute(statement)
-        for name, copy in zip(rows, copies, strict=True):
-            await tables.add_key(conn, name, copy)
-        # The locks that this takes are on tables that other sessions need too, so it comes last.
-        await conn.execute(sql.SQL("TRUNCATE {}").format(events))
-        for name, copy in zip(rows, copies, strict=True):
-            await tables.attach(conn, name, copy, self._slices, number)
+        await tables.attach(conn, number, copies, self._slices)
         await self._shadow.record_folded_slice(conn)
 
 

@@ -22,6 +22,7 @@ _CREATE_SLICE = sql.SQL("CREATE UNLOGGED TABLE {} PARTITION OF {} FOR VALUES WIT
 _CREATE_ROWS = sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING COMMENTS)")
 _ADD_KEY = sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})")
 _ATTACH = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES WITH (MODULUS {}, REMAINDER {})")
+_TRUNCATE = sql.SQL("TRUNCATE {}")
 _COMMENT = sql.SQL("COMMENT ON TABLE {} IS {}")
 
 
@@ -59,40 +60,41 @@ class SliceTables:
         shape = Table("slice_of_events", MetaData(), *(Column(column.name, column.type) for column in columns))
         texts = sql.SQL(compile_ddl(CreateTable(shape)).partition("(")[2].rpartition(")")[0])
         of = sql.SQL(", ").join(map(sql.Identifier, partition))
-        await conn.execute(_CREATE_EVENTS.format(self.events, texts, of))
-        await self._mark(conn, self.events)
+        statements = [_CREATE_EVENTS.format(self.events, texts, of), self._mark(self.events)]
         for number in range(slices):
             name = self.events_of(number)
-            await conn.execute(_CREATE_SLICE.format(name, self.events, sql.Literal(slices), sql.Literal(number)))
-            await self._mark(conn, name)
+            statements += [_CREATE_SLICE.format(name, self.events, slices, number), self._mark(name)]
+        await conn.execute(_in_one_message(statements))
 
-    async def create_rows(self, conn: AsyncConnection[Any], rows: sql.Identifier, copy: Table) -> None:
-        """Create a table for rows of one slice, without a key."""
-        await conn.execute(_CREATE_ROWS.format(rows, _of_shadow(copy)))
-        await self._mark(conn, rows)
+    async def create_rows(self, conn: AsyncConnection[Any], number: int, copies: Sequence[Table]) -> None:
+        """Create the tables for the rows of one slice, without keys."""
+        statements = []
+        for rows, copy in zip(self.rows_of(number, len(copies)), copies, strict=True):
+            statements += [_CREATE_ROWS.format(rows, _of_shadow(copy)), self._mark(rows)]
+        await conn.execute(_in_one_message(statements))
 
-    async def add_key(self, conn: AsyncConnection[Any], rows: sql.Identifier, copy: Table) -> None:
-        """Build the key of a table of rows.
+    async def attach(self, conn: AsyncConnection[Any], number: int, copies: Sequence[Table], slices: int) -> None:
+        """Build the keys of the rows of a slice, empty its events, and make the rows partitions of the shadow's tables.
+
+        Postgres checks that the rows belong there.
 
         Raises:
             psycopg.errors.UniqueViolation: two rows have the same key.
 
         """
-        key = sql.SQL(", ").join(sql.Identifier(column.name) for column in copy.primary_key.columns)
-        await conn.execute(_ADD_KEY.format(rows, key))
+        tables = list(zip(self.rows_of(number, len(copies)), copies, strict=True))
+        keys = [_ADD_KEY.format(rows, _key_of(copy)) for rows, copy in tables]
+        # The locks of these are on tables that other sessions need too, so they come last.
+        empty = _TRUNCATE.format(self.events_of(number))
+        attached = [_ATTACH.format(_of_shadow(copy), rows, slices, number) for rows, copy in tables]
+        await conn.execute(_in_one_message([*keys, empty, *attached]))
 
-    async def attach(
-        self, conn: AsyncConnection[Any], rows: sql.Identifier, copy: Table, slices: int, number: int
-    ) -> None:
-        """Make a table of rows a partition of the shadow's table; Postgres checks that its rows belong there."""
-        await conn.execute(_ATTACH.format(_of_shadow(copy), rows, sql.Literal(slices), sql.Literal(number)))
+    def mark_steps(self) -> sql.Composed:
+        """Return the statement that gives the table of the steps the shadow's comment."""
+        return self._mark(self.steps)
 
-    async def _mark(self, conn: AsyncConnection[Any], name: sql.Identifier) -> None:
-        await conn.execute(_COMMENT.format(name, sql.Literal(self._comment)))
-
-    async def mark_steps(self, conn: AsyncConnection[Any]) -> None:
-        """Give the table of the steps the shadow's comment."""
-        await self._mark(conn, self.steps)
+    def _mark(self, name: sql.Identifier) -> sql.Composed:
+        return _COMMENT.format(name, self._comment)
 
     def _name(self, of: str) -> sql.Identifier:
         return sql.Identifier(SHADOW_SCHEMA, f"{self._prefix}_{of}")
@@ -100,3 +102,12 @@ class SliceTables:
 
 def _of_shadow(copy: Table) -> sql.Identifier:
     return sql.Identifier(SHADOW_SCHEMA, copy.name)
+
+
+def _key_of(copy: Table) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(column.name) for column in copy.primary_key.columns)
+
+
+def _in_one_message(statements: Sequence[sql.Composed]) -> sql.Composed:
+    """Return statements as one text, which is sent in one message; each still has the whole statement_timeout."""
+    return sql.SQL("; ").join(statements)

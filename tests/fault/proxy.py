@@ -18,6 +18,10 @@ TERMINATE = b"X"
 """The type of the Terminate message, with which a client of Postgres ends its session."""
 
 
+class Overdue(bytes):
+    """Bytes that are forwarded although the proxy is paused: they arrived before that."""
+
+
 class Link:
     """One client's connection through a proxy."""
 
@@ -160,7 +164,8 @@ class TcpProxy:
 
     async def _pump(self, pieces: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         async for piece in pieces:
-            await self._resumed.wait()
+            if not isinstance(piece, Overdue):
+                await self._resumed.wait()
             writer.write(piece)
             await writer.drain()
         await self._resumed.wait()
@@ -190,18 +195,25 @@ class PostgresProxy(TcpProxy):
         self.messages = 0
 
     async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """Yield whole messages; ``before`` is called before each."""
-        with suppress(asyncio.IncompleteReadError):
-            kind, typed = b"", False
-            while True:
-                if typed:
-                    kind = await reader.readexactly(1)
-                message = await _untyped(reader)
+        """Yield whole messages, those that arrived together in one piece; ``before`` is called before each."""
+        buffer, typed = bytearray(), False
+        while data := await reader.read(CHUNK):
+            buffer += data
+            piece = b""
+            while message := _first_message(buffer, typed=typed):
+                del buffer[: len(message)]
+                kind = message[:1] if typed else b""
                 typed = typed or int.from_bytes(message[4:8], "big") not in {SSL_REQUEST, GSS_REQUEST}
                 self.messages += 1
+                was_paused = self.is_paused
                 if self.before is not None and not self.before(self.messages, kind):
+                    yield piece
                     return
-                yield kind + message
+                if self.is_paused and not was_paused:  # what came before this message is forwarded all the same
+                    yield Overdue(piece)
+                    piece = b""
+                piece += message
+            yield piece
 
 
 def through(url: str, port: int) -> str:
@@ -218,9 +230,13 @@ def target_of(url: str) -> tuple[str, int]:
     return parts.hostname or "127.0.0.1", parts.port or 5432
 
 
-async def _untyped(reader: asyncio.StreamReader) -> bytes:
-    length = await reader.readexactly(4)
-    return length + await reader.readexactly(int.from_bytes(length, "big") - 4)
+def _first_message(buffer: bytearray, *, typed: bool) -> bytes:
+    """Return the message that begins the buffer, or nothing if its end hasn't arrived."""
+    head = 5 if typed else 4
+    if len(buffer) < head:
+        return b""
+    size = int.from_bytes(buffer[head - 4 : head], "big") + head - 4
+    return bytes(buffer[:size]) if len(buffer) >= size else b""
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

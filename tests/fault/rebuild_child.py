@@ -21,16 +21,16 @@ SLICED: dict[str, dict[str, Any]] = {"poll_tallies": {"slice": 5, "jobs": 1}, "p
 
 
 def main() -> None:
-    """Run a rebuild while the log is still empty, then fork a child for each line."""
+    """Run a whole rebuild, which loads and compiles what the next ones need, then fork a child for each line."""
     name, url = sys.argv[1:]
     (projection,) = (each() for each in READ_MODELS if each.name == name)
-    asyncio.run(rebuilding.rebuild(url, projection))
 
     async def work(line: str) -> Rebuilt:
         limits, resume = rebuilding.ANY_REMOVAL, line == RESUME
         sliced = SLICED.get(name, {})
         return await rebuilding.rebuild(url, projection, limits=limits, window=11, resume=resume, **sliced)
 
+    asyncio.run(work(""))
     fork_for_each_line(work)
 
 

@@ -74,15 +74,15 @@ class RebuildKiller:
 
 @asynccontextmanager
 async def rebuild_killer(
-    url: str, projection: type[Projection]
+    url: str, projection: type[Projection], requests: int, people: int
 ) -> AsyncIterator[tuple[RebuildKiller, AsyncConnection[Any]]]:
-    """Yield a killer of a projection's rebuilds, and a connection for reading."""
-    async with (
-        PostgresProxy(*target_of(url)) as proxy,
-        forking_process("tests.fault.rebuild_child", projection.name, through(url, proxy.port)) as process,
-        store.connection(url, "observer") as conn,
-    ):
-        yield RebuildKiller(proxy, process, conn), conn
+    """Store and fold sample events; yield a killer of the projection's rebuilds, and a connection for reading."""
+    async with PostgresProxy(*target_of(url)) as proxy, store.connection(url, "observer") as conn:
+        await folding.append(conn, *sample_records(requests, people))
+        await folding.fold_all(url)
+        arguments = ("tests.fault.rebuild_child", projection.name, through(url, proxy.port))
+        async with forking_process(*arguments) as process:
+            yield RebuildKiller(proxy, process, conn), conn
 
 
 async def how_far(conn: AsyncConnection[Any], name: str) -> int:
@@ -100,9 +100,7 @@ async def how_far(conn: AsyncConnection[Any], name: str) -> int:
 
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
-    async with rebuild_killer(database_url, projection) as (killer, conn):
-        await folding.append(conn, *sample_records(2, 2))
-        await folding.fold_all(database_url)
+    async with rebuild_killer(database_url, projection, 2, 2) as (killer, conn):
         new, checkpoint = await all_rows(conn, projection), await folding.checkpoint_row(conn, projection.name)
 
         async def damaged() -> dict[str, list[Any]]:
@@ -151,9 +149,7 @@ async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str,
 
 @pytest.mark.parametrize("projection", [ConsentRegistry, PollTallies])
 async def test_a_resumed_rebuild_may_be_killed_too(database_url: str, projection: type[Projection]) -> None:
-    async with rebuild_killer(database_url, projection) as (killer, conn):
-        await folding.append(conn, *sample_records(4, 4))
-        await folding.fold_all(database_url)
+    async with rebuild_killer(database_url, projection, 4, 4) as (killer, conn):
         new = await all_rows(conn, projection)
         assert await killer.run() == 0
         await damage_all(conn, projection)

@@ -169,6 +169,7 @@ async def test_a_backend_is_terminated_only_in_the_transaction_that_held_the_loc
             await holder.execute("SELECT 1")
 
 
+@pytest.mark.oldest
 async def test_the_transaction_that_moved_a_cursor_is_found(database_url: str, conn: AsyncConnection) -> None:
     await store.set_epoch(conn)
     await store.set_epoch(conn, "other")
@@ -183,6 +184,7 @@ async def test_the_transaction_that_moved_a_cursor_is_found(database_url: str, c
         assert not await terminate_holder(conn, holder, ALREADY)
 
 
+@pytest.mark.oldest
 async def test_a_frozen_holder_is_named_in_the_error(database_url: str, conn: AsyncConnection) -> None:
     async with store.connection(database_url, "holder") as holder, holder.transaction():
         await holder.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])

@@ -77,6 +77,7 @@ async def test_replays_read_archived_events(
     assert (done.position, sum(one.total for one in done.changes)) == (head, 0)
 
 
+@pytest.mark.oldest
 async def test_an_as_of_within_the_archive_has_the_rows_of_then(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ async def test_a_batch_is_bounded_by_the_bytes_of_its_payloads(database_url: str
 # Filters
 
 
+@pytest.mark.oldest
 async def test_filters_and_how_the_checkpoint_passes_what_they_leave_out(
     database_url: str, conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +393,7 @@ async def test_events_that_the_database_lost_are_handed_out_as_they_are_now(
     assert "the database lost events that were handed out consumer='billing' position=4" in caplog.messages
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("ends_session", [True, False])
 async def test_filters_pass_over_no_event_that_took_the_place_of_a_lost_one(
     database_url: str, conn: AsyncConnection, appender: Appender, *, ends_session: bool
@@ -528,6 +530,7 @@ async def test_whatever_happens_every_event_is_handed_out_and_nothing_that_was_a
 # From outside
 
 
+@pytest.mark.oldest
 async def test_resetting_and_dropping_a_consumer(database_url: str, conn: AsyncConnection, appender: Appender) -> None:
     await appender.append(events := new_events(5))
     await consume_all(database_url)

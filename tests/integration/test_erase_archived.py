@@ -128,6 +128,7 @@ async def test_an_erasure_that_stops_before_the_files_is_finished_by_the_next(
     assert await all_equal(database_url)
 
 
+@pytest.mark.oldest
 async def test_idle_persons_are_found_in_files(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ async def shadow_tables(conn: AsyncConnection) -> list[str]:
     return [name for (name,) in await fetch_all(conn, f"{query} AND relname <> 'shadow_positions'")]
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(
     ("phase", "slice_size"),
     [("folding", 1000), ("comparing", 1000), ("applying the difference", 1000), ("spreading", 50), ("folding", 50)],
@@ -98,6 +99,7 @@ async def test_an_interrupted_rebuild_isnt_resumed(database_url: str, conn: Asyn
     assert any("starting over" in note for note in progress.notes)
 
 
+@pytest.mark.oldest
 async def test_as_of_schemas_with_the_person_are_refused_or_dropped(database_url: str, conn: AsyncConnection) -> None:
     event_id = await store.value(conn, "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1")
     context = rebuilding.replay_context(database_url)
@@ -158,6 +160,7 @@ async def test_every_copy_of_the_number_in_a_row_is_replaced(database_url: str, 
     assert (await verify(database_url, Contacts())).equal
 
 
+@pytest.mark.oldest
 async def test_events_that_are_appended_meanwhile_are_erased_too(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

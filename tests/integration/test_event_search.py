@@ -93,6 +93,7 @@ async def test_a_search_reads_the_index_and_few_pages_with_and_without_statistic
         assert blocks < pages[0] / 8
 
 
+@pytest.mark.oldest
 async def test_the_same_events_are_found_without_the_index(conn: AsyncConnection[Any]) -> None:
     person, request = {"app": "app 1", "ppnum": PERSON}, {"app": "app 1", "send_request_id": REQUEST}
     both = {**person, "send_request_id": f"request {EVENTS}"}

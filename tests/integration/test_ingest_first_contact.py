@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from structlog.testing import capture_logs
@@ -84,6 +85,7 @@ async def test_while_the_contract_is_unknown_each_is_called_within_its_own_windo
     assert is_made_up_for(sent_cursors(simulator)[-1], REPLAY_WINDOW)
 
 
+@pytest.mark.oldest
 async def test_if_the_platform_s_clock_is_ahead_a_later_event_id_is_sent_and_one_gap_is_recorded(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:
@@ -137,6 +139,7 @@ async def test_first_contact_is_repeated_at_every_start_while_nothing_is_stored(
     assert await stored_payloads(conn) == payloads(log, PCS)
 
 
+@pytest.mark.oldest
 async def test_a_gap_that_an_older_version_recorded_before_anything_was_stored_is_replayed_and_shortened(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:

@@ -133,6 +133,7 @@ async def paste(kit: ProjectionKit, message: str) -> None:
     await names["pasted"](kit)
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("others", [0, 2, 20])
 async def test_a_group_that_keeps_a_row_which_moved_away_is_found_and_shrunk(database_url: str, others: int) -> None:
     elsewhere = [delivered(f"417900{number:02}", TUESDAY, request=f"request {number}") for number in range(others)]
@@ -155,6 +156,7 @@ def test_the_page_on_projections_shows_this_failure() -> None:
     assert f"```py\n{code}\n```" in (DOCS / "writing-a-projection.md").read_text()
 
 
+@pytest.mark.oldest
 async def test_an_error_that_depends_on_repetition_is_shrunk_too(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,6 +224,7 @@ async def test_an_unknown_table_is_named(database_url: str) -> None:
             await kit.rows("costs")
 
 
+@pytest.mark.oldest
 async def test_a_fold_that_uses_when_events_were_received_is_found(database_url: str) -> None:
     seen = Table(
         "seen",

@@ -159,6 +159,7 @@ async def test_rows_are_the_same_and_an_erased_person_is_gone(database_url: str,
     assert rebuilding.total_differences(await rebuilding.rebuild(database_url, People())) == 0
 
 
+@pytest.mark.oldest
 async def test_roles_need_nothing_more(database_url: str, conn: AsyncConnection, postgres: Server) -> None:
     async with granted_roles(postgres, database_url, RoleKind.INGEST, RoleKind.WORKER) as roles:
         partition_log(database_url, 3)

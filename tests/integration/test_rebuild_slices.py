@@ -153,6 +153,7 @@ def test_only_blocks_that_divide_by_persons_or_requests_are_sliced() -> None:
         assert find_slice_fold(other()) is None, other.name
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("projection", SLICED, ids=lambda one: one.name)
 async def test_slices_have_the_rows_that_windows_have(database_url: str, projection: type[Projection]) -> None:
     async with store.connection(database_url, "observer") as conn:
@@ -181,6 +182,7 @@ async def test_a_log_of_less_than_two_slices_is_folded_window_by_window(database
         assert await fetch_all(conn, "SELECT slices, slices_folded FROM projections.rebuilds") == [(None, None)]
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("phase", ["spreading", "folding"])
 @pytest.mark.parametrize("jobs", [1, 2])
 async def test_an_interrupted_replay_resumes_at_its_slices(database_url: str, phase: str, jobs: int) -> None:
@@ -201,6 +203,7 @@ async def test_an_interrupted_replay_resumes_at_its_slices(database_url: str, ph
         assert await all_rows(conn, RequestStatus) == live
 
 
+@pytest.mark.oldest
 async def test_rows_with_the_same_key_are_folded_window_by_window(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +250,7 @@ async def test_a_failure_of_one_session_cancels_no_statement_of_another(
         assert await all_rows(conn, RequestStatus) == live
 
 
+@pytest.mark.oldest
 async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +263,7 @@ async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(
         assert await all_rows(conn, RequestStatus) == live
 
 
+@pytest.mark.oldest
 async def test_an_event_that_can_not_be_folded_is_named(database_url: str) -> None:
     async with store.connection(database_url, "observer") as conn:
         await folding.create_tables_of(conn, Ratios)

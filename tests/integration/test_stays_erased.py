@@ -249,6 +249,7 @@ async def test_with_the_key_a_late_message_that_cant_be_decoded_is_quarantined_w
     await assert_nowhere(conn)
 
 
+@pytest.mark.oldest
 async def test_an_again_that_did_not_end_is_reported(
     database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
 ) -> None:
@@ -272,6 +273,7 @@ async def test_an_again_that_did_not_end_is_reported(
             assert await describe_ledger(other, ledger) is None
 
 
+@pytest.mark.oldest
 async def test_an_export_carries_erasures_and_an_import_restores_them(
     database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path
 ) -> None:

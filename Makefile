@@ -13,6 +13,7 @@ T ?=
 PYTEST_ARGS ?=
 WORKERS ?= 4
 NAME ?=
+EVENTS ?=
 IN_PARALLEL = -n $(WORKERS) --dist loadgroup
 
 help:  ## list the targets
@@ -68,8 +69,9 @@ wheel-check: setup  ## build the wheel, check its contents, install it elsewhere
 bench: setup  ## measure against references; NAME=append for one benchmark
 	@$(BIN)/python -m benchmarks $(NAME)
 
-bench-large: setup  ## the long measurement: how a rebuild's cost grows with the log
+bench-large: setup  ## the long measurements: how a rebuild's cost grows with the log; everything on EVENTS=20000000
 	@$(BIN)/python -m benchmarks --large
+	@$(BIN)/python -m benchmarks.large_log $(EVENTS)
 
 lock: setup  ## resolve the dependencies again, with few changes; UPGRADE=1 for the newest
 	@$(BIN)/uv pip compile pyproject.toml --extra embedded --extra parquet --extra sql --group dev --universal --python-version 3.11 \

@@ -62,7 +62,9 @@ def main(names: list[str]) -> int:
         postgres = cache(lambda: stack.enter_context(server()))  # started for the first benchmark that needs it
         for name in names or [*STARTUP, *BENCHMARKS]:
             print(f"{name} …", file=sys.stderr)
-            results.append(STARTUP[name]() if name in STARTUP else (BENCHMARKS | LARGE_ONES)[name](postgres()))
+            done = STARTUP[name]() if name in STARTUP else (BENCHMARKS | LARGE_ONES)[name](postgres())
+            print(f"  ratio {done.ratio:.2f}", file=sys.stderr)  # should a later one fail
+            results.append(done)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n")
     _print(results)

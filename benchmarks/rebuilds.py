@@ -163,7 +163,7 @@ def _rss(url: str) -> float:
     # The process reports its own peak. What the parent could read includes the parent's memory, from before the exec.
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url}
     ended = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", _REBUILD_ALL], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _REBUILD_ALL], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     return int(ended.stdout.splitlines()[-1]) / 1024
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import DecodeError
@@ -31,8 +30,10 @@ def read_time(raw: bytes) -> datetime:
 
     """
     if _CANONICAL.fullmatch(raw):
-        with suppress(ValueError):
+        try:
             return datetime.fromisoformat(raw.decode("ascii"))
+        except ValueError:
+            pass  # a day that doesn't exist; suppress() would take a fifth of the time of each event's time
     moment = _read_text(raw) if b"0" <= raw[:1] <= b"9" else _read_message(raw)
     if not EARLIEST <= moment < LATEST:
         raise ValueError("occurred_at is outside 0001-01-02..9999-12-30 UTC")

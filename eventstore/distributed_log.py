@@ -21,17 +21,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from time import monotonic
 from typing import Any
 
+import structlog
 from psycopg import AsyncConnection, Error, sql
 
 from eventstore.contracts import Event
-from eventstore.errors import DatabaseError, MissingPositions
-from eventstore.postgres.queries import fetch_value
+from eventstore.errors import MissingPositions, UnfinishedCommit, describe
+from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.whole_window import find_missing_positions
+
+log = structlog.get_logger(__name__)
 
 IS_DISTRIBUTED = "EXISTS (SELECT 1 FROM eventstore.distributed_head)"
 """The SQL expression for whether the log is distributed."""
@@ -54,8 +57,8 @@ _UNFINISHED_COMMITS = (
     "WITH answers AS MATERIALIZED (SELECT success, result FROM pg_catalog.run_command_on_workers("
     "'SELECT string_agg(gid, '','') FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()'))"
     " SELECT (SELECT count(*) FROM pg_catalog.pg_dist_transaction WHERE gid IN ("
-    "SELECT unnest(string_to_array(result, ',')) FROM answers WHERE success))"
-    " + (SELECT count(*) FROM answers WHERE NOT success)"
+    "SELECT unnest(string_to_array(result, ',')) FROM answers WHERE success)),"
+    " (SELECT count(*) FROM answers WHERE NOT success)"
 )
 # Nobody but the holder of the checkpoint writes the rows that a fold writes. If they are locked all the same, then by
 # an earlier fold whose commit is unfinished. Rows that were counted before its end must not be written after it.
@@ -79,14 +82,14 @@ async def is_distributed(conn: AsyncConnection[Any]) -> bool:
 async def changing_events(conn: AsyncConnection[Any]) -> AsyncIterator[bool]:
     """Let folds of a distributed log know that stored events are changed meanwhile; yields whether it is distributed.
 
-    At the end, the changes are committed on every server. If this process is killed, folds wait for commits until the
-    next change has ended.
+    At the end, it waits until the changes are committed on every server. If it waits in vain, or if this process is
+    killed or has lost its lock, folds wait for commits until another change has ended.
 
     Args:
         conn: an autocommit connection.
 
     Raises:
-        DatabaseError: a commit isn't finished in time.
+        UnfinishedCommit: an earlier commit isn't finished in time; nothing was changed.
         psycopg.Error: the database failed, or the connection.
 
     """
@@ -97,16 +100,19 @@ async def changing_events(conn: AsyncConnection[Any]) -> AsyncIterator[bool]:
     await conn.execute(_SET_EVENTS_CHANGED, [True])
     try:
         yield True
-    except BaseException:
-        with suppress(DatabaseError, Error):
-            await _end_change(conn)
+    except Exception:  # whoever is cancelled may have lost the lock, and then another one changes events
+        await _end_change(conn)
         raise
     await _end_change(conn)
 
 
 async def _end_change(conn: AsyncConnection[Any]) -> None:
-    await wait_for_commits(conn)
-    await conn.execute(_SET_EVENTS_CHANGED, [False])
+    try:
+        await wait_for_commits(conn)
+        await conn.execute(_SET_EVENTS_CHANGED, [False])
+    except (UnfinishedCommit, Error) as error:
+        # What was done is done, and its result must reach the user.
+        log.warning("a worker may have events as they were; folds wait for its commits", error=describe(error))
 
 
 def event_of_row(values: Iterable[Any]) -> Event:
@@ -161,15 +167,17 @@ async def wait_for_commits(conn: AsyncConnection[Any]) -> None:
     """Wait until what was committed here is committed on every server, before rows of several servers are compared.
 
     Raises:
-        DatabaseError: time was up.
+        UnfinishedCommit: time was up.
 
     """
     deadline = monotonic() + COMMIT_PATIENCE
-    while await fetch_value(conn, _UNFINISHED_COMMITS):
+    while (counts := await fetch_row(conn, _UNFINISHED_COMMITS)) and any(counts):
         if monotonic() >= deadline:
-            raise DatabaseError(
-                "a transaction is committed on the coordinator and not yet on every worker, or a worker can't be"
-                " reached; Citus finishes it within citus.recover_2pc_interval: try again"
+            raise UnfinishedCommit(
+                "a worker doesn't answer the coordinator; start it, or mend the network between them, and try again"
+                if counts[1]
+                else "a transaction is committed on the coordinator and not yet on every worker; Citus finishes it"
+                " within citus.recover_2pc_interval: try again then"
             )
         await asyncio.sleep(_POLL)
 

@@ -15,6 +15,7 @@
     │   ├── LockHeld              another process holds the lock that is needed
     │   ├── LockLost              the connection that held a lock was lost
     │   ├── MissingPositions      the log has no event at some of its positions
+    │   ├── UnfinishedCommit      a server hasn't committed yet what was committed on the coordinator
     │   ├── EventsArchived        events that are needed were taken out of the log, into files
     │   ├── CheckpointNotInLog    a consumer's checkpoint names an event that the log doesn't have there
     │   ├── NotAcknowledged       a batch of a consumer can't be acknowledged any more; it is handed out again
@@ -162,6 +163,10 @@ class MissingPositions(DatabaseError):
         )
         self.first = first
         self.last = last
+
+
+class UnfinishedCommit(DatabaseError):
+    """The log is distributed, and a server hasn't committed yet what was committed on the coordinator, or is down."""
 
 
 class EventsArchived(DatabaseError):

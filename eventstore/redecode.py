@@ -42,7 +42,8 @@ class CannotRedecode(DatabaseError):
         super().__init__(
             f"the event at position {position:,} ({event_id}) now has another send_request_id, by which Citus"
             " distributes events, so it can't be updated: export the events, and import them into another database,"
-            " which decodes them again"
+            f" which decodes them again. Events before it are done; projections redecode --from {position + 1} goes on"
+            " after it, and projections status says what needs a rebuild"
         )
         self.position = position
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from eventstore.errors import UsageError, describe, is_driver_error, unwrap_driver_error
+from eventstore.errors import UnfinishedCommit, UsageError, describe, is_driver_error, unwrap_driver_error
 
 __all__ = [
     "CannotFold",
@@ -136,5 +136,7 @@ def describe_user_code_error(error: BaseException) -> str:
 
 def may_be_caused_by_an_event(error: BaseException) -> bool:
     """Return whether an event may have caused an error of a fold, judging by the class of its SQLSTATE."""
+    if isinstance(error, UnfinishedCommit):
+        return False
     sqlstate = error.sqlstate if is_driver_error(error) else None
     return not (sqlstate or "").startswith(_NO_EVENTS_FAULT)

@@ -52,10 +52,14 @@ WHERE x.awaited AND NOT EXISTS (
     True: """
 UPDATE eventstore.erasures AS x SET awaited = false
 WHERE x.awaited AND x.token NOT IN (
-    SELECT k.token FROM eventstore.erased_events AS k WHERE k.event_id NOT IN (
+    SELECT k.token FROM (
+        SELECT w.event_id, w.token FROM eventstore.erased_events AS w
+        JOIN eventstore.erasures AS y ON y.token = w.token WHERE y.awaited) AS k
+    LEFT JOIN (
         SELECT e.event_id FROM eventstore.events AS e JOIN (
             SELECT w.event_id FROM eventstore.erased_events AS w JOIN eventstore.erasures AS y ON y.token = w.token
-            WHERE y.awaited) AS found ON found.event_id = e.event_id))
+            WHERE y.awaited) AS awaited ON awaited.event_id = e.event_id) AS stored ON stored.event_id = k.event_id
+    WHERE stored.event_id IS NULL)
 """,
 }
 _NOT_APPLIED = "UPDATE eventstore.erasures SET applied = false WHERE token = ANY(%s)"

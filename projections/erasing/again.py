@@ -58,6 +58,7 @@ from projections.erasing.other_places import (
 )
 from projections.erasing.person_batches import batches_of_persons
 from projections.erasing.row_moves import RowMoves, can_move
+from projections.erasing.visible_head import read_visible_head
 from projections.projection import Projection
 from projections.rebuilding.distributed_tables import read_distribution
 from projections.rebuilding.replay_context import ReplayContext
@@ -240,7 +241,8 @@ class _AgainRun:
                 await begin_distributed_change(conn)
             await conn.execute(WAIT_FOR_TRANSACTION_LOCK, [AS_OF_LOCK])
             versions = await lock_all_checkpoints(conn, is_distributed=self._is_distributed)
-            mixed = self._mixed | await self._find_others(self._head, await read_head(conn))
+            head = await read_visible_head(conn, is_distributed=self._is_distributed)
+            mixed = self._mixed | await self._find_others(self._head, head)
             marked = await self._move_rows(result, batch, events, mixed, counts, versions)
             await erase_events(conn, events)
             for one in events:

@@ -1,4 +1,4 @@
-"""Locks all checkpoints for a batch of an erasure, so that no fold moves meanwhile, and lets folds go on in between.
+"""Locks all checkpoints for a batch of an erasure, so that nothing is folded meanwhile; folds go on in between.
 
 Invariants. Checkpoints are locked in the order of their names, as everybody locks several. If the log is distributed,
 their advisory locks follow, and then the transaction waits until all that was committed here is committed on every
@@ -26,7 +26,7 @@ async def lock_all_checkpoints(conn: AsyncConnection[Any], *, is_distributed: bo
     """Lock all checkpoints in the caller's transaction; returns the version of each.
 
     Raises:
-        DatabaseError: the log is distributed, and a commit isn't finished in time.
+        UnfinishedCommit: the log is distributed, and a commit isn't finished in time.
         psycopg.Error: the database failed, or the connection, or a lock was not acquired within ``lock_timeout``.
 
     """

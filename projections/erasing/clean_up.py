@@ -11,6 +11,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors, sql
 
+from eventstore.postgres.queries import fetch_column
+
 OUT_OF_REACH = (
     "the write-ahead log and its archive",
     "backups and dumps",
@@ -23,7 +25,10 @@ OUT_OF_REACH = (
 
 _VACUUM = sql.SQL("VACUUM (ANALYZE) {}")
 _STATISTICS = ("pg_catalog", "pg_statistic")
-_OF_WORKERS = "SELECT run_command_on_workers('VACUUM (ANALYZE) pg_catalog.pg_statistic')"
+_OF_WORKERS = (
+    "SELECT nodename || ':' || nodeport"
+    " FROM pg_catalog.run_command_on_workers('VACUUM (ANALYZE) pg_catalog.pg_statistic') WHERE NOT success"
+)
 
 
 async def vacuum_changed_tables(
@@ -37,7 +42,7 @@ async def vacuum_changed_tables(
         is_distributed: whether the log is, so that other servers have statistics too.
 
     Returns:
-        The tables that couldn't be vacuumed, because another session has them locked.
+        The tables that couldn't be vacuumed, because another session has them locked, or a worker refused.
 
     """
     skipped = []
@@ -55,5 +60,6 @@ async def vacuum_changed_tables(
     except errors.LockNotAvailable:
         skipped.append(".".join(_STATISTICS))
     if is_distributed:
-        await conn.execute(_OF_WORKERS)
+        name = ".".join(_STATISTICS)
+        skipped += [f"{name} on {server}" for server in await fetch_column(conn, _OF_WORKERS)]
     return skipped

@@ -23,7 +23,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.distributed_log import changing_events, is_distributed, wait_for_commits
+from eventstore.distributed_log import changing_events, is_distributed
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     CannotErase,
@@ -53,6 +53,7 @@ from projections.erasing.other_places import (
 )
 from projections.erasing.person_batches import batches_of_persons, equal_batches
 from projections.erasing.row_moves import RowMoves, can_move
+from projections.erasing.visible_head import read_visible_head
 from projections.projection import Projection
 from projections.rebuilding.distributed_tables import read_distribution
 from projections.rebuilding.replay_context import ReplayContext
@@ -151,15 +152,11 @@ class _EraseRun:
             await self._read_distribution(distributed)
             return await self._erase()
 
-    async def _read_distribution(self, distributed: bool) -> None:  # noqa: FBT001 - what the caller was told
+    async def _read_distribution(self, distributed: bool) -> None:  # noqa: FBT001 - as the caller has found
         self._distributed_by = await read_distribution(self._conn) if distributed else None
 
     async def _read_head(self) -> int:
-        """Return the head, once all events up to it are visible on every server."""
-        head = await read_head(self._conn)
-        if self._distributed_by is not None:
-            await wait_for_commits(self._conn)
-        return head
+        return await read_visible_head(self._conn, is_distributed=self._distributed_by is not None)
 
     async def _erase(self) -> ErasedPersons:
         result, found = await self._find()

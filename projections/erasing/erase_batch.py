@@ -26,7 +26,6 @@ from eventstore.appending.append_lock import acquire_append_lock, retry_while_ap
 from eventstore.distributed_log import begin_distributed_change, wait_for_commits
 from eventstore.erasure.erasure_rows import Erasure, insert_erasures
 from eventstore.erasure.person_events import NewPayload, Person, encode_events, erase_events, find_more_events
-from eventstore.event_reader import read_head
 from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_column
@@ -36,6 +35,7 @@ from projections.erasing.all_checkpoints import let_others_fold, lock_all_checkp
 from projections.erasing.archived_persons import FILES_TABLE, ArchivedOfPerson, record_archived_of_batch
 from projections.erasing.other_places import EVENTS_TABLE
 from projections.erasing.row_moves import RowMoves, can_move
+from projections.erasing.visible_head import read_visible_head
 from projections.errors import ProjectionsError
 from projections.projection import Projection
 from projections.running import state_changes
@@ -168,7 +168,9 @@ class _Batch:
             await self._refuse_new_as_of()
             versions = await lock_all_checkpoints(conn, is_distributed=self._is_distributed)
             events = [*self._encoded]
-            known = await self._find_new(plan.scanned_to, await read_head(conn), events)
+            known = await self._find_new(
+                plan.scanned_to, await read_visible_head(conn, is_distributed=self._is_distributed), events
+            )
             archived = await record_archived_of_batch(conn, self._persons)
             for one in archived:
                 counts[one.person][FILES_TABLE] += one.events

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from psycopg import errors
 
+from eventstore.errors import UnfinishedCommit
 from eventstore.postgres.session_settings import milliseconds
 from projections.errors import HandleTooSlow
 
@@ -41,5 +42,8 @@ def is_too_slow(error: BaseException, seconds: float, budget: float) -> bool:
 
 
 def was_ended_by_others(error: BaseException) -> bool:
-    """Return whether another session ended a fold, by a lock or by cancelling it; a shorter window would not help."""
-    return isinstance(error, errors.QueryCanceled | errors.LockNotAvailable)
+    """Return whether another session or server ended a fold, by a lock, by cancelling it, or by a commit that it owes.
+
+    A shorter window would not help.
+    """
+    return isinstance(error, errors.QueryCanceled | errors.LockNotAvailable | UnfinishedCommit)

@@ -148,7 +148,7 @@ class Shadow:
         with self._explaining_locks():
             self.is_distributed = await is_distributed(self._conn)
             if self.is_distributed:
-                await wait_for_commits(self._conn)  # so that every event is as the erasures known so far left it
+                await wait_for_commits(self._conn)  # so that the erasures known so far are visible on every server
             # A slice's tables are on one server.
             await self._begin(None if self.is_distributed else slices)
 

@@ -14,11 +14,12 @@ from sqlalchemy import Boolean, Column, Executable, MetaData, Table, Text, case,
 from sqlalchemy.schema import CreateTable
 
 from eventstore.contracts import Event
+from eventstore.errors import UnfinishedCommit
 from projections.errors import CannotFold, HandleTooSlow
 from projections.folding import fold_budget
 from projections.folding.python_projection import PythonProjection, Row, Tombstone
 from projections.folding.sql_text import DIALECT
-from projections.folding.window_size import WindowSize
+from projections.folding.window_size import Cause, WindowSize
 from projections.projection import Projection, Window
 from projections.running import control
 from projections.running.window_step import Step
@@ -177,6 +178,14 @@ async def test_a_cancelled_statement_blames_no_event(database_url: str, conn: As
             assert await step is Step.STOPPED
             message = (await checkpoint_row(conn, "slow")).last_error
             assert message == "after position 0: canceling statement due to user request (SQLSTATE 57014)"
+
+
+async def test_a_commit_that_another_server_owes_blames_no_event(conn: AsyncConnection) -> None:
+    await append(conn, *(new_record(oracle.DELIVERED, f"1230000000{number}") for number in range(2)))
+    for lo in (0, 1):
+        size = WindowSize(100, 60.0, "PROJECTIONS_FOLD_TIMEOUT")
+        failure = await size.failed(conn, lo, 2, UnfinishedCommit("a worker doesn't answer"), 30.0)
+        assert (failure.cause, size.positions) == (Cause.NOT_AN_EVENT, 100)
 
 
 async def test_an_event_that_was_slow_only_once_is_folded(database_url: str, conn: AsyncConnection) -> None:

@@ -42,6 +42,8 @@ from typing import TYPE_CHECKING, TypeGuard
 from eventstore.redaction.redact import hide_secrets, redact
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
 _QUOTED = re.compile(r'"[^"]*"')
@@ -52,6 +54,8 @@ _QUOTED_IN_OTHER_LANGUAGES = re.compile(rf"{_MARKS}.*{_MARKS}", re.DOTALL)
 MAX_MESSAGE_CHARS = 1_000
 _ADVICE = ("Is the server running", "This probably means the server", "before or while processing the request")
 """How the lines begin in which libpq guesses at a cause; they follow the reason."""
+_NAMED_RANGES = 3
+"""Ranges of positions that a message names; of the others it says how many there are."""
 
 
 class EventStoreError(Exception):
@@ -175,13 +179,24 @@ class EventsArchived(DatabaseError):
     Attributes:
         first: the first position that is needed.
         last: the last of the archived positions that are needed.
+        ranges: the first and the last position of each range that is needed, in order; positions between two ranges
+            are not needed.
 
     """
 
-    def __init__(self, first: int, last: int, remedy: str) -> None:
-        super().__init__(f"positions {first:,} to {last:,} are archived, no longer in the log: {remedy}")
+    def __init__(self, first: int, last: int, remedy: str, *, ranges: Sequence[tuple[int, int]] = ()) -> None:
+        self.ranges = tuple(ranges) or ((first, last),)
+        super().__init__(f"positions {_name_ranges(self.ranges)} are archived, no longer in the log: {remedy}")
         self.first = first
         self.last = last
+
+
+def _name_ranges(ranges: Sequence[tuple[int, int]]) -> str:
+    names = [f"{first:,} to {last:,}" for first, last in ranges[:_NAMED_RANGES]]
+    if more := len(ranges) - len(names):
+        names.append(f"{more:,} more range{'s' if more > 1 else ''}")
+    *others, name = names
+    return f"{', '.join(others)} and {name}" if others else name
 
 
 class CheckpointNotInLog(DatabaseError):

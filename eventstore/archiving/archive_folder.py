@@ -75,16 +75,30 @@ async def find_archive_files(
         raise EventsArchived(partitions[0].first, partitions[-1].last, SET_FOLDER)
     missing = [one for one in partitions if not (folder / one.file).exists()]
     if missing:
-        raise EventsArchived(missing[0].first, missing[-1].last, _where(missing, folder))
+        remedy = _where(missing, folder)
+        raise EventsArchived(missing[0].first, missing[-1].last, remedy, ranges=_join_ranges(missing))
     for one in partitions:
         await check_file(folder, WrittenFile(one.file, one.file_bytes, one.sha256))
     return [(one, folder / one.file) for one in partitions]
 
 
+def _join_ranges(partitions: Iterable[ArchivedPartition]) -> list[tuple[int, int]]:
+    """Return the first and the last position of each run of partitions that follow each other."""
+    ranges: list[tuple[int, int]] = []
+    for one in partitions:
+        first = ranges.pop()[0] if ranges and ranges[-1][1] + 1 == one.first else one.first
+        ranges.append((first, one.last))
+    return ranges
+
+
 def _where(missing: Iterable[ArchivedPartition], folder: Path) -> str:
     first, *others = [one.file for one in missing]
-    more = f" and {len(others)} more" if others else ""
-    return f"{first}{more} is missing in {folder}; put it back, or set PROJECTIONS_ARCHIVE to the folder that has it"
+    if not others:
+        return f"{first} is missing in {folder}; put it back, or set PROJECTIONS_ARCHIVE to the folder that has it"
+    return (
+        f"{first} and {len(others):,} more are missing in {folder}; put them back, or set PROJECTIONS_ARCHIVE to the"
+        " folder that has all files"
+    )
 
 
 async def check_file(folder: Path, written: WrittenFile) -> None:

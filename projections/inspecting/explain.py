@@ -1,7 +1,9 @@
 """Explains a row of a read model: finds the events behind it, and what each changed in the row.
 
-Invariants. The log is read to find the events behind the row (:mod:`projections.inspecting.group_search`); everything
-else costs in proportion to these events. How they are folded is in :mod:`projections.inspecting.row_folding`.
+Invariants. The events behind the row are found by index if they have a person or a request in common; otherwise the
+log is searched (:mod:`projections.inspecting.group_search`). Everything else costs in proportion to these events, of
+which there are at most ``row_events.MOST_EVENTS``: a row with more is refused. How they are folded is in
+:mod:`projections.inspecting.row_folding`.
 """
 
 from __future__ import annotations

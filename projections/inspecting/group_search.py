@@ -5,8 +5,9 @@ are in its group now, and any event of one of these can have moved it there or a
 events of the rows that at least one of their events puts into the group. Where a block doesn't tell, the events of the
 partition are behind the row, as for other projections.
 
-Events that have a person or a request in common are found by index. Else the log is read once for a row of rows; for a
-row of such a tally twice, first for the keys of the rows.
+Events that have a person or a request in common are found by index. Otherwise the log is searched from its end, once
+for a row of rows; for a row of such a tally twice, first for the keys of the rows. A search ends with an error once it
+has found more events, or keys, than ``row_events.MOST_EVENTS``.
 """
 
 from __future__ import annotations

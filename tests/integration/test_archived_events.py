@@ -101,7 +101,8 @@ async def test_a_replay_refuses_before_it_does_anything(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append_and_fold(database_url, conn, PollTallies)
-    file = await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
+    parts = ((1, 40), (41, 70), (71, 80), (81, ARCHIVED))
+    file, _, third, last = [await archive_by_hand(conn, tmp_path, *part) for part in parts]
     await conn.execute("DELETE FROM projections.checkpoints")
 
     async def refusal(error: type[Exception], match: str) -> None:
@@ -114,8 +115,8 @@ async def test_a_replay_refuses_before_it_does_anything(
         assert await fetch_all(conn, "SELECT name FROM projections.checkpoints") == []
         assert await fetch_all(conn, "SELECT id FROM projections.rebuilds") == []
 
-    needed = "positions 1 to 100 are archived, no longer in the log: "
-    await refusal(EventsArchived, f"^{needed}set PROJECTIONS_ARCHIVE to the folder of its files$")
+    archived = "are archived, no longer in the log: "
+    await refusal(EventsArchived, f"^positions 1 to 100 {archived}set PROJECTIONS_ARCHIVE to the folder of its files$")
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -123,8 +124,18 @@ async def test_a_replay_refuses_before_it_does_anything(
     file.write_bytes(content[:-1] + b"x")
     await refusal(ArchiveError, f"^{file} was changed after it was written: its digest doesn't match")
     file.unlink()
-    await refusal(EventsArchived, f"^{needed}{file.name} is missing in {tmp_path}; put it back")
+    await refusal(EventsArchived, f"^positions 1 to 40 {archived}{file.name} is missing in {tmp_path}; put it back")
+    # What a file in between has is not needed; positions of neighbours are one range.
+    kept = {one: one.read_bytes() for one in (third, last)}
+    third.unlink()
+    lost = f"{file.name} and 1 more are missing in {tmp_path}; put them back"
+    await refusal(EventsArchived, f"^positions 1 to 40 and 71 to 80 {archived}{lost}")
+    last.unlink()
+    lost = f"{file.name} and 2 more are missing in {tmp_path}; put them back"
+    await refusal(EventsArchived, f"^positions 1 to 40 and 71 to 100 {archived}{lost}")
     file.write_bytes(content)
+    for one, lost_content in kept.items():
+        one.write_bytes(lost_content)
     assert (await rebuild(database_url, PollTallies())).position > ARCHIVED
 
 

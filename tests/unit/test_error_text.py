@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from eventstore.errors import ForeignEventId, LeadershipLost, Undecodable, describe, is_connection_lost
+from eventstore.errors import EventsArchived, ForeignEventId, LeadershipLost, Undecodable, describe, is_connection_lost
 
 PHONE = "12300000001"
 
@@ -113,3 +113,17 @@ def test_a_foreign_event_id_names_both_apps_and_what_to_do() -> None:
 )
 def test_whether_the_connection_is_lost(error: psycopg.Error, gone: bool) -> None:
     assert is_connection_lost(error) is gone
+
+
+def test_archived_positions_are_named_range_by_range() -> None:
+    ranges = [(1, 1_000), (2_001, 3_000), (4_001, 5_000), (6_001, 7_000), (8_001, 9_000)]
+    tail = "are archived, no longer in the log: look"
+    named = {count: str(EventsArchived(1, 9_000, "look", ranges=ranges[:count])) for count in (1, 2, 3, 4, 5)}
+    assert named == {
+        1: f"positions 1 to 1,000 {tail}",
+        2: f"positions 1 to 1,000 and 2,001 to 3,000 {tail}",
+        3: f"positions 1 to 1,000, 2,001 to 3,000 and 4,001 to 5,000 {tail}",
+        4: f"positions 1 to 1,000, 2,001 to 3,000, 4,001 to 5,000 and 1 more range {tail}",
+        5: f"positions 1 to 1,000, 2,001 to 3,000, 4,001 to 5,000 and 2 more ranges {tail}",
+    }
+    assert str(EventsArchived(1, 9_000, "look")) == f"positions 1 to 9,000 {tail}"

@@ -9,46 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from statistics import median
 from time import perf_counter
 
 import psycopg
 import structlog
 from psycopg import sql
 
+from benchmarks.append import append_in_batches
+from benchmarks.commands import measure_command
 from benchmarks.events import decoded, simulated
 from benchmarks.harness import server
-from eventstore.appending.append import Appender
+from benchmarks.rebuilds import fold_log
 from eventstore.contracts import Event
-from eventstore.postgres.connection import connect
-from eventstore.waits import Waits
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
-from projections.running.run_context import RunContext
-from projections.running.window_step import Step
-from projections.running.worker import Worker
 from projections.settings import WorkerSettings
 
 EVENTS = 20_000_000
 ROUND = 1_000_000
-BATCH = 5_000
 READ_MODELS = (RequestStatus(), ConsentRegistry(), PollTallies(), People())
 
-_COMMAND = """
-import re, sys
-from projections.cli import main
-try:
-    main()
-except SystemExit as ended:
-    if ended.code:
-        raise
-print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
-"""
 _SIZES = """
 SELECT c.relname, pg_table_size(c.oid), pg_indexes_size(c.oid), c.reltuples::bigint
 FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid = ANY(%s::regclass[]) ORDER BY 2 DESC
@@ -78,50 +63,29 @@ def rounds(count: int) -> Iterator[list[Event]]:
         ]
 
 
-async def fill(url: str, count: int) -> None:
-    """Append the events; say how fast the first and the last round were, and all."""
-    conn = await connect(url, name="bench", waits=Waits())
-    appender = Appender(conn, Waits())
-    rates: list[float] = []
-    for events in rounds(count):
-        began = perf_counter()
-        for start in range(0, len(events), BATCH):
-            await appender.append(events[start : start + BATCH])
-        rates.append(len(events) / (perf_counter() - began))
-    middle = sorted(rates)[len(rates) // 2]
-    say("append", f"{middle:,.0f} events/s (first round {rates[0]:,.0f}, last {rates[-1]:,.0f})")
+def fill(url: str, count: int) -> None:
+    """Append the events; say how fast the first and the last round were, and the one in the middle."""
+    rates = [len(events) / asyncio.run(append_in_batches(url, events)) for events in rounds(count)]
+    say("append", f"{median(rates):,.0f} events/s (first round {rates[0]:,.0f}, last {rates[-1]:,.0f})")
     began = perf_counter()
-    await conn.execute("VACUUM ANALYZE eventstore.events")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("VACUUM ANALYZE eventstore.events")
     say("VACUUM ANALYZE of the log", f"{perf_counter() - began:,.0f} s")
-    await conn.close()
 
 
-async def fold(url: str, count: int) -> None:
+def fold(url: str, count: int) -> None:
     """Fold each read model from the start of the log, with the settings that `projections run` has."""
     for projection in READ_MODELS:
-        worker = Worker(RunContext(url, Waits(), WorkerSettings()), projection)
-        conn = await worker.connect()
         began = perf_counter()
-        while await worker.step(conn) is Step.FOLDED:
-            pass
+        windows = asyncio.run(fold_log(url, projection, WorkerSettings()))
         seconds = perf_counter() - began
-        await conn.close()
-        say(f"fold {projection.name}", f"{count / seconds:,.0f} events/s, {seconds:,.0f} s, {worker.windows:,} windows")
+        say(f"fold {projection.name}", f"{count / seconds:,.0f} events/s, {seconds:,.0f} s, {windows:,} windows")
 
 
-def command(url: str, *arguments: str) -> str:
-    """Run a command as a process; say how long it took and how much memory it used, and return what it printed."""
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url}
-    began = perf_counter()
-    ended = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", _COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    seconds = perf_counter() - began
-    if ended.returncode:
-        raise RuntimeError(f"projections {' '.join(arguments)} failed: {ended.stderr}")
-    *lines, peak = ended.stdout.splitlines()
-    say(f"projections {' '.join(arguments)}", f"{seconds:,.2f} s, {int(peak) / 1024:,.0f} MB")
-    return "\n".join(lines)
+def command(url: str, *arguments: str) -> None:
+    """Run a command; say how long it took and how much memory it used."""
+    done = measure_command(url, *arguments)
+    say(f"projections {' '.join(arguments)}", f"{done.seconds:,.2f} s, {done.peak_mb:,.0f} MB")
 
 
 def sizes(url: str, tables: Sequence[str]) -> None:
@@ -146,8 +110,8 @@ def main(count: int) -> None:
     """Measure everything once."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with server() as postgres, postgres.database() as url:
-        asyncio.run(fill(url, count))
-        asyncio.run(fold(url, count))
+        fill(url, count)
+        fold(url, count)
         sizes(url, ["eventstore.events", *(f"public.{one.name}" for each in READ_MODELS for one in each.tables)])
         command(url, "status")
         for one in READ_MODELS:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from functools import partial
 from time import perf_counter
@@ -14,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from benchmarks.commands import measure_command
 from benchmarks.events import MIX
 from benchmarks.folds import EVENTS, REFERENCE, create_reference, empty, filled
 from benchmarks.harness import Benchmark, Postgres, Result, interleaved, result
@@ -38,19 +36,9 @@ SHADOW = "shadows are unlogged, as they always are; the reference's tables are l
 OPEN_REQUESTS, RECIPIENTS = 100, 50
 """The synthetic log: how many requests are open at any time, and how many recipients each has, besides a completion."""
 MAX_RSS_MB = 150.0
+WHOLE_LOG = WorkerSettings(batch_size=200_000)
+"""For a log that is folded only to be there."""
 JOBS = 2
-
-_REBUILD_ALL = """
-import re, sys
-sys.argv = ["projections", "rebuild", "--all", "--yes"]
-from projections.cli import main
-try:
-    main()
-except SystemExit as ended:
-    if ended.code:
-        raise
-print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
-"""
 
 # Takes one recipient of each open request in turn; the last event of a request is its completion.
 _INTERLEAVED = """
@@ -87,7 +75,7 @@ def rebuilt(url: str, projection: Projection, jobs: int = 1) -> tuple[float, Tim
 def _measure(projection: Projection, postgres: Postgres) -> Result:
     with filled(postgres) as url:
         empty(url, projection)
-        asyncio.run(_fold(url, projection))
+        asyncio.run(fold_log(url, projection))
         parts: list[dict[str, float]] = []
 
         def ours(_round: int) -> float:
@@ -124,7 +112,7 @@ def rebuild_jobs(postgres: Postgres) -> Result:
     projection = RequestStatus()
     with filled(postgres) as url:
         empty(url, projection)
-        asyncio.run(_fold(url, projection))
+        asyncio.run(fold_log(url, projection))
 
         def ours(_round: int) -> float:
             return EVENTS / rebuilt(url, projection, JOBS)[0]
@@ -148,7 +136,7 @@ def rebuild_jobs(postgres: Postgres) -> Result:
 def rebuild_rss_mb(postgres: Postgres) -> Result:
     """Measure the peak memory of ``projections rebuild --all`` with a million events."""
     with filled(postgres) as url:
-        sizes = [_rss(url) for _ in range(3)]
+        sizes = [measure_command(url, "rebuild", "--all", "--yes").peak_mb for _ in range(3)]
     detail = {
         "events": EVENTS,
         "mix": MIX,
@@ -159,22 +147,13 @@ def rebuild_rss_mb(postgres: Postgres) -> Result:
     return result("rebuild_rss_mb", "MB", "the limit", sizes, [MAX_RSS_MB], detail)
 
 
-def _rss(url: str) -> float:
-    # The process reports its own peak. What the parent could read includes the parent's memory, from before the exec.
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "DATABASE_URL": url}
-    ended = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", _REBUILD_ALL], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(ended.stdout.splitlines()[-1]) / 1024
-
-
 def rebuild_scale(postgres: Postgres) -> Result:
     """Compare the cost of an event in the rebuild of a large log with that of a log of a tenth of its size."""
     projection = RequestStatus()
     with postgres.database() as small, postgres.database() as large:
         for url, events in ((small, SMALL), (large, LARGE)):
             _fill_interleaved(url, events)
-            asyncio.run(_fold(url, projection))
+            asyncio.run(fold_log(url, projection))
 
         def ours(_round: int) -> float:
             return 1e6 * rebuilt(large, projection)[0] / LARGE
@@ -201,14 +180,16 @@ def _fill_interleaved(url: str, events: int) -> None:
         conn.execute("VACUUM ANALYZE eventstore.events")
 
 
-async def _fold(url: str, projection: Projection) -> None:
-    worker = Worker(RunContext(url, Waits(), WorkerSettings(batch_size=200_000)), projection)
+async def fold_log(url: str, projection: Projection, settings: WorkerSettings = WHOLE_LOG) -> int:
+    """Fold the whole log; return how many windows it took."""
+    worker = Worker(RunContext(url, Waits(), settings), projection)
     conn = await worker.connect()
     try:
         while await worker.step(conn) is Step.FOLDED:
             pass
     finally:
         await conn.close()
+    return worker.windows
 
 
 REBUILDS: dict[str, Benchmark] = {

@@ -162,8 +162,8 @@ class _AgainRun:
         self._distributed_by: dict[str, str] | None = None
 
     async def erase(self, ledger: Path) -> ErasedPersons:
-        async with changing_events(self._conn) as distributed:
-            self._distributed_by = await read_distribution(self._conn) if distributed else None
+        async with changing_events(self._conn):
+            self._distributed_by = await read_distribution(self._conn)
             return await self._erase(ledger)
 
     @property

@@ -23,7 +23,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from eventstore.appending.quarantine_limits import QuarantineLimits
-from eventstore.distributed_log import changing_events, is_distributed
+from eventstore.distributed_log import changing_events
 from eventstore.erasure.erasure_token import TOKEN_PATTERN, new_token_of_person
 from eventstore.erasure.person_events import (
     CannotErase,
@@ -128,7 +128,7 @@ class _EraseRun:
 
     async def count(self) -> ErasedPersons:
         """Count the rows of every person; change nothing."""
-        await self._read_distribution(await is_distributed(self._conn))
+        self._distributed_by = await read_distribution(self._conn)
         result, found = await self._find()
         result.rows = {one.person: Counter({EVENTS_TABLE: one.events}) for one in found}
         for person, events in self._archived.items():
@@ -148,15 +148,13 @@ class _EraseRun:
 
     async def erase(self) -> ErasedPersons:
         """Erase every person."""
-        async with changing_events(self._conn) as distributed:
-            await self._read_distribution(distributed)
+        async with changing_events(self._conn):
+            self._distributed_by = await read_distribution(self._conn)
             return await self._erase()
 
-    async def _read_distribution(self, distributed: bool) -> None:  # noqa: FBT001 - as the caller has found
-        self._distributed_by = await read_distribution(self._conn) if distributed else None
-
-    async def _read_head(self) -> int:
-        return await read_visible_head(self._conn, is_distributed=self._distributed_by is not None)
+    @property
+    def _is_distributed(self) -> bool:
+        return self._distributed_by is not None
 
     async def _erase(self) -> ErasedPersons:
         result, found = await self._find()
@@ -217,7 +215,7 @@ class _EraseRun:
         """
         conn, app = self._conn, self._request.app
         for _ in range(MAX_ROUNDS):
-            head = await self._read_head()
+            head = await read_visible_head(self._conn, is_distributed=self._is_distributed)
             again = await find_persons_with_more_events(conn, app=app, after=plan.scanned_to, up_to=head)
             if not again:
                 break
@@ -239,7 +237,7 @@ class _EraseRun:
         """Prepare the persons, and find their events."""
         request, progress = self._request, self._context.progress
         self._archive = archive = await open_archive_files(self._conn)
-        self._head = await self._read_head()
+        self._head = await read_visible_head(self._conn, is_distributed=self._is_distributed)
         numbers = request.numbers
         if numbers is None:
             self._quiet_since = await fetch_value(self._conn, _BEFORE, [request.older_than])
@@ -262,8 +260,8 @@ class _EraseRun:
             app=request.app,
             up_to=self._head,
             on_progress=lambda position, _: progress.at(position),
-            is_distributed=self._distributed_by is not None,
+            is_distributed=self._is_distributed,
         )
         erased_by = await read_erased_by(self._conn, request.system_user)
-        distributed = self._distributed_by is not None
-        return ErasedPersons(persons, erased_by, position=self._head, is_distributed=distributed), found
+        result = ErasedPersons(persons, erased_by, position=self._head, is_distributed=self._is_distributed)
+        return result, found

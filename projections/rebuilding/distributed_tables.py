@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from sqlalchemy import Table
 
+from eventstore.distributed_log import is_distributed
 from eventstore.postgres.queries import fetch_all, fetch_value
 
 _COLUMN = (
@@ -39,9 +40,9 @@ async def distribute_like(conn: AsyncConnection[Any], pairs: Iterable[tuple[Tabl
             await conn.execute(_DISTRIBUTE, [quoted_name(table), column, quoted_name(like)])
 
 
-async def read_distribution(conn: AsyncConnection[Any]) -> dict[str, str]:
-    """Return by which column each distributed table is distributed, by its name with its schema, on a coordinator."""
-    return dict(await fetch_all(conn, _ALL_COLUMNS))
+async def read_distribution(conn: AsyncConnection[Any]) -> dict[str, str] | None:
+    """Return by which column each table is distributed, by its name with its schema; None unless the log is."""
+    return dict(await fetch_all(conn, _ALL_COLUMNS)) if await is_distributed(conn) else None
 
 
 def quoted_name(table: Table) -> str:

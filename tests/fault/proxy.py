@@ -151,11 +151,11 @@ class TcpProxy:
         self.accepted += 1
         await self._notify()
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            with suppress(OSError):
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pump(self.to_server(client_reader), server))
                     group.create_task(self._pump(_chunks(server_reader), client))
-        except* (OSError, asyncio.IncompleteReadError):
+        except* OSError:
             pass
         finally:
             self._links.discard(link)

@@ -21,6 +21,7 @@ from eventstore.ingest.follow_apps import follow
 from eventstore.ingest.follower import Follower
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
+from projections.running.garbage_collection import tune_garbage_collection
 
 TOKEN = "simulator"  # noqa: S105 - the simulator's default
 REFERENCE = "grpc.aio loop that only reads"
@@ -31,6 +32,7 @@ def ingest(postgres: Postgres) -> Result:
     with _simulator() as address:
 
         def ours(_round: int) -> float:
+            tune_garbage_collection()  # as projections run does; the reference leaves no garbage to search for
             with postgres.database() as url:
                 return EVENTS / asyncio.run(_ingest(url, address))
 

@@ -18,9 +18,9 @@ from eventstore.appending.notify_channel import LISTEN
 from eventstore.postgres.connection import connect
 from eventstore.waits import Waits
 from projections.registry import find_valid_projections
+from projections.running.garbage_collection import tune_garbage_collection
 from projections.running.run_context import RunContext
 from projections.running.run_parts import RunParts
-from projections.running.startup_memory import exempt_from_collection
 from projections.running.wakeup import AppendListener
 from projections.running.window_step import Step
 from projections.running.worker import Worker
@@ -121,7 +121,7 @@ async def fold_beside(
     workers = [_TimedWorker(context, one) for one in find_valid_projections().values()]
     listener = AppendListener(context)  # as projections run has it
     async with beside(RunParts(workers, listener=listener)):
-        exempt_from_collection()  # as projections run does
+        tune_garbage_collection()  # as projections run does
         works = (listener.run(), *(worker.run(listener) for worker in workers))
         running = [asyncio.create_task(work) for work in works]
         while any(worker.last is None for worker in workers):  # noqa: ASYNC110 - polling costs the least here

@@ -40,8 +40,8 @@ from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
 from projections.registry import Registry, find_projections
+from projections.running.garbage_collection import tune_garbage_collection
 from projections.running.run_parts import RunParts
-from projections.running.startup_memory import exempt_from_collection
 
 app = new_app()
 
@@ -105,7 +105,7 @@ async def _ingest(
             return Outcome(0, 0, 0)
         await asyncio.to_thread(require_current_schema, url, kinds=[RoleKind.INGEST])
         async with service_manager_notified(stop, f"following {counted(len(followers), 'app')}"):
-            exempt_from_collection()
+            tune_garbage_collection()
             following = follow(
                 followers,
                 stop=stop,

@@ -50,9 +50,9 @@ from projections.http.http_options import HttpOptions
 from projections.http.http_server import BoundAddress
 from projections.migrating.schema_revision import require_current_schema
 from projections.registry import find_projections
+from projections.running.garbage_collection import tune_garbage_collection
 from projections.running.run_context import RunContext
 from projections.running.run_parts import RunParts
-from projections.running.startup_memory import exempt_from_collection
 from projections.running.supervisor import RunOutcome, run_projections
 from projections.running.worker import Worker
 from projections.settings import load_worker_settings
@@ -156,7 +156,7 @@ async def _run(
         view = live_view(url, waits, registry, followers) if stderr_is_interactive() else nullcontext()
         doing = f"following {counted(len(followers), 'app')}, folding {counted(len(workers), 'projection')}"
         async with view, service_manager_notified(stop, doing):
-            exempt_from_collection()
+            tune_garbage_collection()
             outcome = await run_projections(
                 context,
                 workers,

@@ -429,6 +429,17 @@ event_ids = Table(
     " log is one table.",
 )
 
+event_ids_up_to = Table(
+    "event_ids_up_to",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="Always 1: there is one position."),
+    Column("position", BigInteger, nullable=False, comment="The ids of all events up to here are in event_ids."),
+    CheckConstraint("id = 1", name="id"),
+    CheckConstraint("position >= 0", name="position"),
+    schema=SCHEMA,
+    comment="Up to which position event_ids has the ids of a partitioned log; without a row, the log is one table.",
+)
+
 archived_partitions = Table(
     "archived_partitions",
     metadata,

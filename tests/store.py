@@ -221,4 +221,5 @@ async def lose_events(conn: AsyncConnection, after: int) -> None:
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
         await conn.execute("DELETE FROM eventstore.events WHERE position > %s", [after])
         await conn.execute("DELETE FROM eventstore.event_ids WHERE position > %s", [after])
+        await conn.execute("UPDATE eventstore.event_ids_up_to SET position = least(position, %s)", [after])
         await enable_triggers(conn)

@@ -58,7 +58,7 @@ def make_one_table(connection: Connection) -> None:
         execute(connection, view.replace)
     execute(connection, read_text(PARTITIONS_SINCE, "IDS_OF_TABLE"))
     execute(connection, sql.SQL("DROP TABLE {}").format(_OLD))
-    execute(connection, "TRUNCATE eventstore.event_ids, eventstore.partitions")
+    execute(connection, "TRUNCATE eventstore.event_ids, eventstore.event_ids_up_to, eventstore.partitions")
 
 
 def _put_first_partition_in_place(connection: Connection, first: str) -> None:

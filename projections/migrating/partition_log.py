@@ -50,7 +50,13 @@ REPORT_SECONDS = 10.0
 FIRST_PARTITION = "events_from_1"
 _REVISION = "0024"
 _CREATE_TRIGGER = f"""CREATE TRIGGER {KEEP_EVENT_IDS} AFTER INSERT ON eventstore.events
-REFERENCING NEW TABLE AS added_events FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"""
+FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"""
+# While the trigger is created nobody adds events. It finds those that it hasn't seen after this position.
+_BEGIN_AT_HEAD = (
+    "INSERT INTO eventstore.event_ids_up_to (id, position) SELECT 1, coalesce(max(position), 0) FROM eventstore.events",
+    """INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position
+FROM eventstore.events AS e JOIN eventstore.event_ids_up_to AS u ON u.position = e.position""",
+)
 _ALWAYS = f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {KEEP_EVENT_IDS}"
 _TRIGGER_OID = "SELECT oid FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = %s"
 _HEAD = "SELECT coalesce(max(position), 0) FROM eventstore.events"
@@ -166,6 +172,8 @@ def _keep_ids_of_new_events(connection: Connection) -> int:
     if trigger is None:
         execute(connection, _CREATE_TRIGGER)
         execute(connection, _ALWAYS)
+        for statement in _BEGIN_AT_HEAD:
+            execute(connection, statement)
         trigger = connection.exec_driver_sql(_TRIGGER_OID, (KEEP_EVENT_IDS,)).scalar_one()
     return int(trigger)
 

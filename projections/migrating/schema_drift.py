@@ -40,7 +40,7 @@ EVENT_TRIGGERS = {
 """The triggers of the event table, by name, as pg_get_triggerdef writes them."""
 # Of a partitioned log, and of one that is being partitioned.
 _KEEP_EVENT_IDS = (
-    "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events REFERENCING NEW TABLE AS added_events"
+    "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events"
     " FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"
 )
 _UNFINISHED = (
@@ -52,7 +52,7 @@ _FUNCTIONS = {
     _REFUSE_CHANGE: ("0028", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0028", "REDECODE"),
     _ERASE_EVENTS: ("0028", "ERASE_EVENTS"),
-    "eventstore.keep_event_ids()": ("0024", "KEEP_EVENT_IDS"),
+    "eventstore.keep_event_ids()": ("0029", "KEEP_EVENT_IDS"),
     "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
     "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
@@ -183,7 +183,8 @@ def _of_functions(found: dict[str, CatalogEntry]) -> Iterator[Drift]:
 def _of_unfinished_partitioning(catalog: _Catalog) -> Iterator[Drift]:
     if ("trigger", _EVENTS, "keep_event_ids") in catalog:
         drop = "DROP TRIGGER IF EXISTS keep_event_ids ON eventstore.events"
-        yield Drift(_UNFINISHED, (drop, "TRUNCATE eventstore.event_ids"), is_unfinished=True)
+        empty = "TRUNCATE eventstore.event_ids, eventstore.event_ids_up_to"
+        yield Drift(_UNFINISHED, (drop, empty), is_unfinished=True)
     if ("check", _EVENTS, FIRST_PARTITION_CHECK) in catalog:
         yield Drift(_UNFINISHED, ("SELECT eventstore.abandon_partitioning()",), is_unfinished=True)
 

@@ -1,0 +1,120 @@
+"""A partitioned log keeps the ids of new events by reading them back, which takes less than a table of all new rows."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0029"
+down_revision = "0028"
+branch_labels = None
+depends_on = None
+
+# A trigger that is given the new rows as a table costs a copy of each row, and lets COPY insert them one by one.
+KEEP_EVENT_IDS = """
+CREATE OR REPLACE FUNCTION eventstore.keep_event_ids() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kept bigint;
+    added bigint;
+    head bigint;
+    restored int8range := nullif(current_setting('eventstore.restored_positions', true), '');
+BEGIN
+    SELECT u.position INTO STRICT kept FROM eventstore.event_ids_up_to AS u;
+    -- A restore may fill gaps before the position up to which ids are kept; it says which positions it stores.
+    IF lower(restored) <= kept THEN
+        INSERT INTO eventstore.event_ids (event_id, position)
+        SELECT e.event_id, e.position FROM eventstore.events AS e
+        WHERE e.position >= lower(restored) AND e.position < upper(restored) AND e.position <= kept
+          AND NOT EXISTS (
+              SELECT FROM eventstore.event_ids AS i WHERE i.event_id = e.event_id AND i.position = e.position
+          );
+    END IF;
+    INSERT INTO eventstore.event_ids (event_id, position)
+    SELECT e.event_id, e.position FROM eventstore.events AS e WHERE e.position > kept;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    SELECT max(e.position) INTO head FROM eventstore.events AS e WHERE e.position >= kept;
+    -- Whoever doesn't append at the end, without gaps, would leave ids out.
+    IF kept + added > 0 AND head IS DISTINCT FROM kept + added OR kept > 0 AND NOT EXISTS (
+        SELECT FROM eventstore.events AS e JOIN eventstore.event_ids AS i ON i.event_id = e.event_id
+        WHERE e.position = kept AND i.position = kept
+    ) THEN
+        RAISE EXCEPTION 'events can be added after position % only, without gaps; the last one would be %', kept, head
+            USING HINT = 'If events were deleted, restore them with projections import.';
+    END IF;
+    IF added > 0 THEN
+        UPDATE eventstore.event_ids_up_to SET position = kept + added;
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+
+KEEP_GIVEN_EVENT_IDS = """
+CREATE OR REPLACE FUNCTION eventstore.keep_event_ids() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO eventstore.event_ids (event_id, position) SELECT event_id, position FROM added_events;
+    RETURN NULL;
+END
+$$
+"""
+
+# The trigger of a partitioned log, or of one that is being partitioned.
+REPLACE_TRIGGER = """
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = 'keep_event_ids'
+    ) THEN
+        CREATE OR REPLACE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events
+        FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids();
+        ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER keep_event_ids;
+        INSERT INTO eventstore.event_ids_up_to (id, position)
+        SELECT 1, coalesce(max(e.position), 0) FROM eventstore.events AS e;
+        -- If the log is only being partitioned, the ids of earlier events may not be there yet.
+        INSERT INTO eventstore.event_ids (event_id, position)
+        SELECT e.event_id, e.position FROM eventstore.events AS e
+        JOIN eventstore.event_ids_up_to AS u ON u.position = e.position ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$
+"""
+
+GIVE_TRIGGER_ROWS = """
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = 'keep_event_ids'
+    ) THEN
+        CREATE OR REPLACE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events
+        REFERENCING NEW TABLE AS added_events FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids();
+        ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER keep_event_ids;
+    END IF;
+END
+$$
+"""
+
+
+def upgrade() -> None:
+    op.create_table(
+        "event_ids_up_to",
+        sa.Column(
+            "id", sa.Integer(), primary_key=True, autoincrement=False, comment="Always 1: there is one position."
+        ),
+        sa.Column(
+            "position", sa.BigInteger(), nullable=False, comment="The ids of all events up to here are in event_ids."
+        ),
+        sa.CheckConstraint("id = 1", name="event_ids_up_to_id_check"),
+        sa.CheckConstraint("position >= 0", name="event_ids_up_to_position_check"),
+        schema="eventstore",
+        comment="Up to which position event_ids has the ids of a partitioned log; without a row, the log is one table.",
+    )
+    op.execute(REPLACE_TRIGGER)
+    op.execute(KEEP_EVENT_IDS)
+
+
+def downgrade() -> None:
+    op.execute(GIVE_TRIGGER_ROWS)
+    op.execute(KEEP_GIVEN_EVENT_IDS)
+    op.drop_table("event_ids_up_to", schema="eventstore")

@@ -20,11 +20,11 @@ committed on every server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from psycopg import AsyncConnection, Error, sql
@@ -36,6 +36,8 @@ from eventstore.whole_window import find_missing_positions
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 IS_DISTRIBUTED = "EXISTS (SELECT 1 FROM eventstore.distributed_head)"
 """The SQL expression for whether the log is distributed."""
 EVENTS_CHANGED = "(SELECT events_changed FROM eventstore.distributed_head)"
@@ -45,6 +47,8 @@ WINDOW_PATIENCE = 5.0
 """Seconds to wait until all events of a window are visible."""
 COMMIT_PATIENCE = 30.0
 """Seconds to wait until a commit is finished on every server."""
+PATIENCE_UNDER_APPEND_LOCK = 0.5
+"""The same under the append lock, where every append waits too."""
 _POLL = 0.05
 
 _COUNT = "SELECT count(*) FROM eventstore.events WHERE position > %s AND position <= %s"
@@ -163,15 +167,25 @@ async def require_window(conn: AsyncConnection[Any], lo: int, hi: int) -> None:
         raise MissingPositions(first, last)
 
 
-async def wait_for_commits(conn: AsyncConnection[Any]) -> None:
+async def count_unfinished_commits(conn: AsyncConnection[Any]) -> tuple[int, int]:
+    """Return how many commits a worker hasn't finished, and how many workers don't answer the coordinator."""
+    commits, silent = await fetch_row(conn, _UNFINISHED_COMMITS) or (0, 0)
+    return commits, silent
+
+
+async def wait_for_commits(conn: AsyncConnection[Any], patience: float | None = None) -> None:
     """Wait until what was committed here is committed on every server, before rows of several servers are compared.
+
+    Args:
+        conn: a connection.
+        patience: how long to wait, in seconds; None for ``COMMIT_PATIENCE``.
 
     Raises:
         UnfinishedCommit: time was up.
 
     """
-    deadline = monotonic() + COMMIT_PATIENCE
-    while (counts := await fetch_row(conn, _UNFINISHED_COMMITS)) and any(counts):
+    deadline = monotonic() + (COMMIT_PATIENCE if patience is None else patience)
+    while any(counts := await count_unfinished_commits(conn)):
         if monotonic() >= deadline:
             raise UnfinishedCommit(
                 "a worker doesn't answer the coordinator; start it, or mend the network between them, and try again"
@@ -180,6 +194,34 @@ async def wait_for_commits(conn: AsyncConnection[Any]) -> None:
                 " within citus.recover_2pc_interval: try again then"
             )
         await asyncio.sleep(_POLL)
+
+
+async def wait_for_commits_under_append_lock(conn: AsyncConnection[Any]) -> None:
+    """Wait as :func:`wait_for_commits` does, but not for long: no event is appended meanwhile.
+
+    Raises:
+        UnfinishedCommit: time was up; :func:`retry_after_commits` waits without the lock, and tries again.
+
+    """
+    await wait_for_commits(conn, PATIENCE_UNDER_APPEND_LOCK)
+
+
+async def retry_after_commits(conn: AsyncConnection[Any], attempt: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction that needs all commits finished; if one takes long, wait for it outside, and run it again.
+
+    Raises:
+        UnfinishedCommit: time was up.
+        Exception: whatever else the attempt raises.
+
+    """
+    deadline = monotonic() + COMMIT_PATIENCE
+    while True:
+        try:
+            return await attempt()
+        except UnfinishedCommit:
+            if monotonic() >= deadline:
+                raise
+        await wait_for_commits(conn)
 
 
 async def begin_distributed_fold(conn: AsyncConnection[Any]) -> None:
@@ -192,6 +234,24 @@ async def begin_distributed_search(conn: AsyncConnection[Any]) -> None:
     """Let the caller's transaction find events and rows by index on every server."""
     for statement in _READ_BY_INDEX:
         await conn.execute(statement)
+
+
+@asynccontextmanager
+async def reading_by_index(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """Let statements find single events by index on every server of a distributed log, as the session's settings do.
+
+    Settings of a session count on the coordinator only; those of a transaction are sent along.
+
+    Args:
+        conn: an autocommit connection, with the settings of ``SEARCHING``.
+
+    """
+    if not await is_distributed(conn):
+        yield
+        return
+    async with conn.transaction():
+        await begin_distributed_search(conn)
+        yield
 
 
 async def begin_distributed_change(conn: AsyncConnection[Any]) -> None:

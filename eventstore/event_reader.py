@@ -13,7 +13,7 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import AsyncConnection, sql
 
 from eventstore.contracts import Event
-from eventstore.distributed_log import event_of_row, is_distributed, require_window
+from eventstore.distributed_log import event_of_row, is_distributed, wait_for_commits
 from eventstore.errors import DatabaseError
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_row, fetch_value
@@ -109,14 +109,14 @@ async def read(
     as it is at the beginning.
 
     Raises:
-        MissingPositions: the log is distributed, and not all of its events are visible.
+        UnfinishedCommit: the log is distributed, and not all of its events are visible in time.
         psycopg.Error: the database failed, or the connection; to resume, pass the last position yielded as ``after``.
 
     """
     if await is_distributed(conn):
         head = await read_head(conn)
         up_to = head if up_to is None else min(up_to, head)
-        await require_window(conn, after, max(after, up_to))
+        await wait_for_commits(conn)
     columns = ("received_at", *Event._fields)
     pages = read_pages(
         conn, events, "position", columns, after=after, up_to=up_to, page_rows=page_events, page_bytes=page_bytes

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from tests.citus_containers import ClusterServer, container_cluster
@@ -47,6 +48,11 @@ def why_no_citus() -> str | None:
     if kind == CONTAINER and (problem := docker_problem()):
         return f"Docker can't be used: {problem}"
     return None
+
+
+NO_CITUS = why_no_citus()
+needs_citus = pytest.mark.skipif(NO_CITUS is not None, reason=NO_CITUS or "")
+"""Marks a test that needs a cluster."""
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Fixtures and hooks are in plugins, one for each concern."""
 
 pytest_plugins = [
+    "tests.fix_citus",
     "tests.fix_environment",
     "tests.fix_issuer",
     "tests.fix_logs",

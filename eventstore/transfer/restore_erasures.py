@@ -13,7 +13,7 @@ from pathlib import Path
 from psycopg import AsyncConnection, sql
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
-from eventstore.distributed_log import wait_for_commits
+from eventstore.distributed_log import retry_after_commits, wait_for_commits_under_append_lock
 from eventstore.erasure.erasure_rows import (
     mark_not_applied,
     renew_erasures,
@@ -74,7 +74,7 @@ async def restore_erasures_of_file(
         async with conn.transaction():
             head = await acquire_append_lock(conn, waits)
             if mode := head.is_distributed:
-                await wait_for_commits(conn)
+                await wait_for_commits_under_append_lock(conn)
             await restore_erasures(conn, list(erasures_of_file(path)))
             awaited, with_numbers = set[str](), set[str]()
             for events in _batches_of_events(path):
@@ -91,7 +91,7 @@ async def restore_erasures_of_file(
             await mark_not_applied(conn, sorted(with_numbers))
         return head.position
 
-    return await retry_while_append_lock_is_busy(conn, waits, attempt)
+    return await retry_after_commits(conn, lambda: retry_while_append_lock_is_busy(conn, waits, attempt))
 
 
 def _batches_of_events(path: Path) -> Iterator[Sequence[tuple[str, str]]]:

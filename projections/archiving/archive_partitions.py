@@ -30,6 +30,7 @@ from eventstore.archiving.archive_folder import check_file, describe_written_fil
 from eventstore.archiving.erased_files import rewrite_all_files
 from eventstore.archiving.parquet_file import check_parquet_is_installed, compare_parquet, write_parquet
 from eventstore.archiving.partition_file import compare_with_log, write_range
+from eventstore.distributed_log import is_distributed
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.errors import ArchiveError, UsageError
 from eventstore.locks import ERASE_LOCK
@@ -51,6 +52,10 @@ EVENTS_SUFFIX, PARQUET_SUFFIX = ".events", ".parquet"
 NOT_PARTITIONED = (
     "the event table has no partitions, and only whole partitions are archived; run projections migrate"
     " --partition-events first"
+)
+DISTRIBUTED = (
+    "the log is distributed by Citus, and only partitions of a log on one server are archived: export it, and import it"
+    " into an empty database that is partitioned; see projections docs scaling"
 )
 
 
@@ -108,7 +113,7 @@ class _ArchiveRun:
         await refuse_others_than_owner(self._conn)
         partitions = await list_partitions(self._conn)
         if not partitions:
-            raise UsageError(NOT_PARTITIONED)
+            raise UsageError(DISTRIBUTED if await is_distributed(self._conn) else NOT_PARTITIONED)
         if self._request.before is None:
             return ArchiveResult([], None, [])
         before = await self._read_position(self._request.before)

@@ -33,6 +33,10 @@ READS_EVENTS = "reads the events for handle"
 """What the only statement of a fold in Python does, besides those that write its rows by their keys."""
 
 _PARAMETER = re.compile(r"\$(\d+)")
+_CHANGES = re.compile(
+    r'\s*(?P<kind>INSERT|UPDATE|DELETE)\s+(?:INTO\s+|FROM\s+)?(?:ONLY\s+)?(?:(?:\w+|"[^"]+")\.)?(?P<table>\w+|"[^"]+")',
+    re.IGNORECASE,
+)
 _BY_INDEX = ("Index Scan", "Index Only Scan", "Bitmap Index Scan")
 _LOG, _POSITION, _APP = f"{EVENTSTORE_SCHEMA}.{events.name}", "position", "app"
 
@@ -121,7 +125,7 @@ async def read_fold_plans(
         plans.append(
             StatementPlan(
                 number,
-                READS_EVENTS if isinstance(projection, PythonProjection) else _what(found[ONE]),
+                READS_EVENTS if isinstance(projection, PythonProjection) else _what(found[ONE], text),
                 {window: plan["Total Cost"] for window, plan in found.items()},
                 () if distributed else tuple(_whole_scans(found, projection)),
                 is_distributed=distributed,
@@ -158,8 +162,11 @@ async def _explain_distributed(
     return plan
 
 
-def _what(plan: Mapping[str, Any]) -> str:
+def _what(plan: Mapping[str, Any], statement: str) -> str:
     """Return what a statement does, and to which table."""
+    if (changes := _CHANGES.match(statement)) is not None:  # plans of Citus don't say it
+        table = changes["table"].strip('"')
+        return f"{changes['kind'].capitalize()} on {table}"
     kind = plan.get("Operation") if plan["Node Type"] == "ModifyTable" else "Select"
     return f"{kind} on {plan['Relation Name']}" if "Relation Name" in plan else str(kind)
 

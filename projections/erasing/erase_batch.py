@@ -7,7 +7,8 @@ since the pass over the log are looked for twice: under the checkpoints, so that
 folded are known before rows are moved; and under the append lock, so that no event of the person is left.
 
 If the log is distributed, it also waits under the append lock until all that was committed here is committed on every
-server: it then sees all events.
+server: it then sees all events. A commit that takes longer than a moment is waited for without locks, and the batch
+starts again.
 
 A kill leaves the whole batch or nothing of it. While locks are held nothing is read but a few events.
 """
@@ -18,12 +19,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from eventstore.appending.append_lock import acquire_append_lock, retry_while_append_lock_is_busy
-from eventstore.distributed_log import begin_distributed_change, wait_for_commits
+from eventstore.distributed_log import (
+    begin_distributed_change,
+    retry_after_commits,
+    wait_for_commits_under_append_lock,
+)
 from eventstore.erasure.erasure_rows import Erasure, insert_erasures
 from eventstore.erasure.person_events import NewPayload, Person, encode_events, erase_events, find_more_events
 from eventstore.locks import AS_OF_LOCK, WAIT_FOR_TRANSACTION_LOCK
@@ -155,7 +161,8 @@ class _Batch:
         self._waits = waits
 
     async def run(self) -> dict[int, Counter[str]]:
-        return await retry_while_append_lock_is_busy(self._conn, self._waits, self._run)
+        attempt = partial(retry_while_append_lock_is_busy, self._conn, self._waits, self._run)
+        return await retry_after_commits(self._conn, attempt)
 
     async def _run(self) -> dict[int, Counter[str]]:
         conn, plan = self._conn, self._plan
@@ -178,7 +185,7 @@ class _Batch:
             await self._erase(events, counts)
             head = await acquire_append_lock(conn, self._waits)
             if self._is_distributed:
-                await wait_for_commits(conn)
+                await wait_for_commits_under_append_lock(conn)
             latest: list[NewPayload] = []
             await self._find_new(known, head.position, latest)
             await self._erase(latest, counts)

@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, DataError
 from sqlalchemy import Table
 
 from eventstore.archived_rows import read_archived_up_to
+from eventstore.distributed_log import is_distributed, wait_for_commits
 from eventstore.errors import describe
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import ONE_SNAPSHOT, SEARCHING
@@ -27,7 +28,7 @@ from projections.inspecting.row_key import Row, complete_key, deciding_column, r
 from projections.projection import Projection
 from projections.rebuilding.replay_checkpoint import read_checkpoint_in_log
 from projections.rebuilding.replay_context import ReplayContext
-from projections.running.checkpoint import Checkpoint
+from projections.running.checkpoint import Checkpoint, hold_up_folding
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,14 @@ async def explain(
 async def _read_row_at_checkpoint(
     conn: AsyncConnection[Any], projection: Projection, table: Table, key: Row
 ) -> tuple[Checkpoint, Row | None]:
-    """Read checkpoint and row in one snapshot, for workers move both."""
+    """Read checkpoint and row as they belong together, for workers move both."""
+    distributed = await is_distributed(conn)
     async with conn.transaction():
-        await conn.execute(ONE_SNAPSHOT)
+        if distributed:  # rows of several servers are in no snapshot of this one
+            await hold_up_folding(conn, projection.name)
+            await wait_for_commits(conn)
+        else:
+            await conn.execute(ONE_SNAPSHOT)
         at = await read_checkpoint_in_log(conn, projection)
         if at.version != projection.version:
             raise ProjectionsError(

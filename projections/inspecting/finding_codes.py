@@ -56,6 +56,26 @@ _DATABASE = {
         "For `projections run`, a `DATABASE_URL` of the primary.",
     ),
 }
+_CLUSTER = {
+    "worker_unavailable": FindingCode(
+        _WRONG,
+        "The log is distributed by Citus, and a worker doesn't answer the coordinator, or refuses this role. Appends,"
+        " folds and queries that need it fail, and are tried again.",
+        "Start it, or mend the network between them, or let the role log in there.",
+    ),
+    "commit_unfinished": FindingCode(
+        _WRONG,
+        "A worker has had prepared transactions for longer than `PROJECTIONS_DOCTOR_SNAPSHOT`. Citus finishes them"
+        " within `citus.recover_2pc_interval`, unless its maintenance daemon doesn't run.",
+        "The `SELECT` of the line, as a superuser on the coordinator; see the coordinator's log.",
+    ),
+    "events_changed": FindingCode(
+        _WRONG,
+        "An `erase` or a `redecode` of a distributed log was interrupted: until that is ended, each fold asks all"
+        " workers for unfinished commits, which makes it slower.",
+        "The `UPDATE` of the line, as the owner, or another `erase` or `redecode`.",
+    ),
+}
 _SCHEMA = {
     "schema_missing": FindingCode(
         _WRONG, "The database has no schema of ours. Tables were not examined.", "`projections migrate`"
@@ -391,6 +411,7 @@ _EXAMINATION = {
 
 CODES: MappingProxyType[str, FindingCode] = MappingProxyType(
     _DATABASE
+    | _CLUSTER
     | _SCHEMA
     | _APPS
     | _LOG

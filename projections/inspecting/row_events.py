@@ -16,6 +16,7 @@ from sqlalchemy import Column, Executable, Select, Subquery, Text, func, literal
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from eventstore.contracts.event_types import KNOWN_TYPES, EventType
+from eventstore.distributed_log import reading_by_index
 from eventstore.event_search import choose_indexed_value, events_with_value, read_indexed_columns
 from eventstore.postgres.connection import connect
 from eventstore.postgres.session_settings import SEARCHING
@@ -136,7 +137,9 @@ async def read_events(
     of_window = statement.where(events.c.position > LO, events.c.position <= HI).limit(MOST_EVENTS + 1)
     chosen = choose_indexed_value(values, await read_indexed_columns(conn))
     if chosen is not None:
-        yield await fetch_rows(conn, _reading_from(events_with_value(*chosen), of_window), lo=0, hi=up_to)
+        async with reading_by_index(conn):
+            rows = await fetch_rows(conn, _reading_from(events_with_value(*chosen), of_window), lo=0, hi=up_to)
+        yield rows
         progress.at(up_to)
         return
     for hi in range(up_to, 0, -SEARCH_WINDOW):

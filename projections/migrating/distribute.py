@@ -23,13 +23,12 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import describe
 from projections.errors import MigrationRefused
-from projections.migrating.alembic_scripts import load_revision
+from projections.migrating.distributed_views import VIEWS_OF_EVENTS, for_distributed_log
 from projections.migrating.key_collations import CollationKept, change_to_bytes
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migration_transaction import run_in_transaction
-from projections.migrating.revision_files import read_text
-from projections.migrating.schema_drift import EVENT_TRIGGERS
+from projections.migrating.schema_drift import EVENT_TRIGGERS, create_view
 from projections.projection import Projection
 from projections.registry import find_valid_projections
 
@@ -78,11 +77,6 @@ _INSERT_HEAD = (
     " SELECT 1, coalesce(max(position), 0), max(received_at), max(event_id) FROM eventstore.head"
 )
 _HAS_SHADOWS = "SELECT to_regclass('projections_shadow.shadow_positions') IS NOT NULL"
-_HEAD_VIEW = (
-    "CREATE OR REPLACE VIEW eventstore.head AS"
-    " SELECT position, received_at, event_id FROM eventstore.distributed_head WHERE position > 0"
-)
-_REQUEST_IN_VIEW = ("\n       send_request_id, ppnum", "\n       nullif(send_request_id, '') AS send_request_id, ppnum")
 
 
 @dataclass(slots=True)
@@ -181,7 +175,10 @@ def _distribute(connection: Connection, servers: int, tables: list[tuple[Project
     began = monotonic()
     if not connection.exec_driver_sql(_IS_DISTRIBUTED).scalar_one():
         if connection.exec_driver_sql(_IS_PARTITIONED).scalar_one():
-            raise MigrationRefused("the log can't be distributed: it is partitioned")
+            raise MigrationRefused(
+                "the log is partitioned, and can't be distributed: export it, and import it into an empty database that"
+                " is distributed; see projections docs scaling"
+            )
         if (running := connection.exec_driver_sql(_WRITERS).scalar_one()) is not None:
             raise MigrationRefused(
                 f"stop every process that stores or folds events, and start it again afterwards; running: {running}"
@@ -199,8 +196,7 @@ def _distribute_events(connection: Connection) -> None:
         connection.exec_driver_sql("DELETE FROM projections_shadow.shadow_positions")
     _sort_requests_by_bytes(connection)
     # The views come first: Citus takes those that read a distributed table to the other servers, where no head is.
-    logs = (read_text("0015", "EVENT_LOG"), str(load_revision("0013").NEW_EVENT_LOG))
-    views = (_HEAD_VIEW, *(view.replace(*_REQUEST_IN_VIEW) for view in logs))
+    views = [for_distributed_log(view, create_view(view)) for view in VIEWS_OF_EVENTS]
     for statement in (_INSERT_HEAD, *views, *_PREPARE_EVENTS):
         connection.exec_driver_sql(statement)
     _distribute_table(connection, _EVENTS, "send_request_id", "none")

@@ -32,7 +32,11 @@ _ARCHIVED_UP_TO = text("SELECT max(last) FROM eventstore.archived_partitions WHE
 DISTRIBUTED_SINCE = "0027"
 """The revision since which a log can be distributed."""
 
+ERASED_SINCE = "0028"
+"""The revision since which persons can be erased from a distributed log."""
+
 _IS_DISTRIBUTED = "SELECT EXISTS (SELECT FROM eventstore.distributed_head)"
+_HAS_ERASURES = "SELECT EXISTS (SELECT FROM eventstore.erasures)"
 _FORGET = text("DELETE FROM projections.checkpoints WHERE name = :name")
 _WAIT = text(
     "UPDATE projections.checkpoints SET version = 0, last_error = :error, last_error_at = clock_timestamp(),"
@@ -63,11 +67,8 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
         if before is None or before < revision:
             has = "has no schema yet" if before is None else f"has revision {before}, which is earlier"
             raise MigrationRefused(f"can't go back to revision {revision}: the database {has}")
-        if revision < DISTRIBUTED_SINCE <= before and connection.exec_driver_sql(_IS_DISTRIBUTED).scalar_one():
-            raise MigrationRefused(
-                f"can't go back to revision {revision}: the log is distributed by Citus, which earlier versions don't"
-                " know; export it, and import it into a database of one server"
-            )
+        if before >= DISTRIBUTED_SINCE and connection.exec_driver_sql(_IS_DISTRIBUTED).scalar_one():
+            _refuse_distributed_log(connection, before, revision)
         _refuse_archived(connection, before, revision)
         if revision < PARTITIONS_SINCE <= before:
             make_one_table(connection)
@@ -76,6 +77,19 @@ def go_back(url: str, revision: str, *, patience: LockPatience | None = None) ->
             _mark_read_models(connection)
 
     return run_migration(url, step, patience)
+
+
+def _refuse_distributed_log(connection: Connection, before: str, revision: str) -> None:
+    """Refuse to go back to a version that doesn't know all that was done with a distributed log."""
+    if revision < DISTRIBUTED_SINCE:
+        why = "the log is distributed by Citus, which earlier versions don't know"
+    elif before >= ERASED_SINCE > revision and connection.exec_driver_sql(_HAS_ERASURES).scalar_one():
+        why = "persons were erased, which earlier versions don't know of a log that is distributed by Citus"
+    else:
+        return
+    raise MigrationRefused(
+        f"can't go back to revision {revision}: {why}; export it, and import it into a database of one server"
+    )
 
 
 def _refuse_archived(connection: Connection, before: str, revision: str) -> None:

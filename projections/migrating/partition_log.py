@@ -150,7 +150,10 @@ def partition_log(
 
 def _refuse_distributed(connection: Connection) -> None:
     if connection.exec_driver_sql("SELECT EXISTS (SELECT FROM eventstore.distributed_head)").scalar_one():
-        raise MigrationRefused("the log is distributed by Citus, and can't be partitioned")
+        raise MigrationRefused(
+            "the log is distributed by Citus, and can't be partitioned: export it, and import it into an empty database"
+            " that is partitioned; see projections docs scaling"
+        )
 
 
 def _read(connection: Connection) -> PartitionedLog:

@@ -30,9 +30,10 @@ SELECT CASE k.contype WHEN 'c' THEN 'check' WHEN 'p' THEN 'primary key' ELSE 'un
 FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY({schemas}) AND k.contype IN ('c', 'p', 'u')
 UNION ALL
-SELECT 'head', n.nspname || '.' || c.relname, c.relkind::text, pg_get_viewdef(c.oid), true
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'eventstore' AND c.relname = 'head' AND c.relkind = 'v'
+SELECT 'distributed', n.nspname || '.' || c.relname, '', '', true
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE n.nspname = 'eventstore' AND c.relname = 'events' AND p.proname = 'citus_truncate_trigger'
 UNION ALL
 SELECT 'trigger', n.nspname || '.' || c.relname, t.tgname::text, pg_get_triggerdef(t.oid), t.tgenabled = 'A'
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -65,10 +66,11 @@ class CatalogEntry(NamedTuple):
     """Something that a schema contains.
 
     Attributes:
-        kind: relation, not null, check, primary key, unique, head, trigger or function.
+        kind: relation, not null, check, primary key, unique, trigger or function; distributed for a table that
+            Citus distributes.
         object: the table, view or function, with its schema.
         name: the column, constraint or trigger; a relation's kind; a function's settings.
-        definition: a relation's persistence, a constraint's columns, the query of the head's view, a trigger's
+        definition: a relation's persistence, a constraint's columns, a trigger's
             statement, a function's body.
         holds: whether the column is NOT NULL, the constraint validated, the trigger ALWAYS, the function private.
 

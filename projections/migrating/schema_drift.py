@@ -18,13 +18,13 @@ from psycopg import AsyncConnection, sql
 from sqlalchemy import CheckConstraint, Connection, Table, UniqueConstraint
 
 from eventstore.partitions import FIRST_PARTITION_CHECK
+from projections.migrating.distributed_views import for_distributed_log
 from projections.migrating.metadata import target_metadata
 from projections.migrating.revision_files import read_text
 from projections.migrating.schema_catalog import CatalogEntry, read_catalog, read_catalog_sync
 from projections.projection import READ_MODEL_SCHEMA
 
 _EVENTS = "eventstore.events"
-_HEAD_IF_DISTRIBUTED = "distributed_head"
 _REFUSE_CHANGE = "eventstore.refuse_change()"
 _ERASE_EVENTS = "eventstore.erase_events(bigint[], text[], bytea[])"
 EVENT_TRIGGERS = {
@@ -53,6 +53,7 @@ _FUNCTIONS = {
     "eventstore.redecode(jsonb)": ("0028", "REDECODE"),
     _ERASE_EVENTS: ("0028", "ERASE_EVENTS"),
     "eventstore.keep_event_ids()": ("0029", "KEEP_EVENT_IDS"),
+    "eventstore.times_of_positions(bigint[])": ("0030", "TIMES_OF_POSITIONS"),
     "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
     "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
@@ -65,7 +66,7 @@ _VIEWS = {
     "public.consent_history": ("0023", "CONSENT_HISTORY"),
     "public.event_log": ("0015", "EVENT_LOG"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
-    "public.read_model_freshness": ("0027", "FRESHNESS"),
+    "public.read_model_freshness": ("0030", "FRESHNESS"),
 }
 _VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0024", "IDS_OF_PARTITIONS")}
 # Not everybody may run these: most run with their owner's rights, and the others would show their schema to readers.
@@ -129,7 +130,7 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
     relations = {one.object: one for one in entries if one.kind == "relation"}
     catalog = {(one.kind, one.object, one.name): one for one in entries}
     tables = [table for metadata in target_metadata for table in metadata.tables.values()]
-    is_distributed = any(one.kind == "head" and _HEAD_IF_DISTRIBUTED in one.definition for one in entries)
+    is_distributed = any(one.kind == "distributed" for one in entries)
     yield from _of_functions({one.object: one for one in entries if one.kind == "function"})
     for table in tables:
         found = relations.get(table.fullname)
@@ -151,9 +152,15 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
         )
         if not is_partitioned:
             yield from _of_unfinished_partitioning(catalog)
-    for view, (revision, name) in (_VIEWS | (_VIEWS_OF_PARTITIONS if is_partitioned else {})).items():
-        if view not in relations:
-            yield Drift(f"view {view} is missing", (_create_view(revision, name),))
+    yield from _of_views(entries, is_partitioned=is_partitioned, is_distributed=is_distributed)
+
+
+def _of_views(entries: Iterable[CatalogEntry], *, is_partitioned: bool, is_distributed: bool) -> Iterator[Drift]:
+    found = {one.object for one in entries if one.kind == "relation"}
+    for view in (view for view in _VIEWS if view not in found):
+        statement = create_view(view, is_partitioned=is_partitioned)
+        repair = for_distributed_log(view, statement) if is_distributed else statement
+        yield Drift(f"view {view} is missing", (repair,))
 
 
 def _of_sequence(table: str, sequence: str) -> Drift:
@@ -258,8 +265,9 @@ def _alter_table(table: Table, action: sql.Composable) -> str:
     return sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table.fullname.split(".")), action).as_string()
 
 
-def _create_view(revision: str, name: str) -> str:
-    """Return the statement by which one of our revisions created a view; some of them are composed when it runs."""
+def create_view(view: str, *, is_partitioned: bool = False) -> str:
+    """Return the statement by which a revision creates one of our views; some of them are composed when it runs."""
     from projections.migrating.alembic_scripts import load_revision  # noqa: PLC0415 - loads Alembic, which takes long
 
+    revision, name = (_VIEWS | (_VIEWS_OF_PARTITIONS if is_partitioned else {}))[view]
     return str(getattr(load_revision(revision), name)).strip()

@@ -52,7 +52,7 @@ from projections.rebuilding.redecode_and_mark import redecode_and_mark
 from projections.registry import find_projections
 from projections.running.window_step import Step
 from tests import folding, oracle, store, transferring
-from tests.citus import CitusDatabase, citus_database, running_cluster, why_no_citus
+from tests.citus import CitusDatabase, citus_database, needs_citus
 from tests.citus_containers import ClusterServer
 from tests.erasing import BUILT_IN, KEY, erase
 from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
@@ -75,20 +75,12 @@ _MANUAL = "citus.enable_manual_changes_to_shards"
 PROJECTIONS = (*READ_MODELS, OptOuts)
 
 pytestmark = pytest.mark.newest
-NO_CITUS = why_no_citus()
-needs_citus = pytest.mark.skipif(NO_CITUS is not None, reason=NO_CITUS or "")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[ClusterServer, ...]]:
-    with running_cluster() as servers:
-        yield servers
 
 
 @pytest.fixture
-def citus(cluster: tuple[ClusterServer, ...]) -> Iterator[CitusDatabase]:
+def citus(citus_cluster: tuple[ClusterServer, ...]) -> Iterator[CitusDatabase]:
     """A migrated database on every server of a cluster; its log is not distributed yet."""
-    with citus_database(cluster) as database:
+    with citus_database(citus_cluster) as database:
         upgrade(database.url, projections=[OptOuts()])
         yield database
 
@@ -324,7 +316,7 @@ async def test_persons_are_erased_from_a_distributed_log_while_it_grows(
 
 @needs_citus
 async def test_a_restored_distributed_log_is_erased_again(
-    citus: CitusDatabase, conn: AsyncConnection, cluster: tuple[ClusterServer, ...], tmp_path: Path
+    citus: CitusDatabase, conn: AsyncConnection, citus_cluster: tuple[ClusterServer, ...], tmp_path: Path
 ) -> None:
     records = [*sample_records(2), *sample_records(2, app="app-2")]
     number = str(records[0].ppnum)
@@ -336,7 +328,7 @@ async def test_a_restored_distributed_log_is_erased_again(
     await folding.fold_all(citus.url)
     token = (await erase(citus.url, number)).persons[0].token
     await export_erasures(conn, ledger)
-    with citus_database(cluster) as restored:
+    with citus_database(citus_cluster) as restored:
         upgrade(restored.url, projections=[])
         distribute(restored.url, projections=[])
         await transferring.import_file(restored.url, backup)

@@ -260,6 +260,11 @@ async def test_missing_positions_are_found_where_nothing_has_counted_them(
         " VALUES ('request_status', 1, 4, 'running')"
     )
     assert at_5 in await missing(thorough=False)
+    # A log that is shorter than what is examined is examined wholly.
+    await insert_at(conn, 1, new_record())
+    monkeypatch.setattr(log_checks, "EXAMINED", 100)
+    await conn.execute("UPDATE projections.checkpoints SET position = 0")
+    assert await missing(thorough=False) == [at_5]
 
 
 async def test_projections_that_stand_still_or_are_behind(conn: AsyncConnection, database_url: str) -> None:

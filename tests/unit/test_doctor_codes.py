@@ -24,6 +24,7 @@ TESTS = (
     "integration/test_erase_archived.py",
     "integration/test_consumers_shown.py",
     "integration/test_partitioned_log.py",
+    "integration/test_citus_operations.py",
     "acceptance/test_doctor_command.py",
 )
 

@@ -6,8 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from psycopg import sql
-
+from eventstore.distributed_log import is_distributed
 from eventstore.postgres.queries import fetch_row, fetch_value
 from projections.inspecting.doctor.examination import Examination
 from projections.inspecting.finding import Finding
@@ -21,6 +20,13 @@ SELECT pg_database_size(current_database()),
                  FROM pg_replication_slots), 0)::bigint,
        coalesce((SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()), 0)
 """
+
+
+_SIZE = "SELECT pg_database_size(current_database())"
+_SIZE_EVERYWHERE = (
+    "SELECT sum(result::bigint) FROM pg_catalog.run_command_on_all_nodes("
+    "'SELECT pg_catalog.pg_database_size(current_database())') WHERE success"
+)
 
 
 async def check_disk(exam: Examination) -> AsyncIterator[Finding]:
@@ -39,8 +45,8 @@ async def check_disk(exam: Examination) -> AsyncIterator[Finding]:
 
 
 async def read_database_size(exam: Examination) -> int:
-    """Return how many bytes the database takes."""
-    return int(await fetch_value(exam.conn, sql.SQL("SELECT pg_database_size(current_database())")))
+    """Return how many bytes the database takes, on all servers of a distributed one."""
+    return int(await fetch_value(exam.conn, _SIZE_EVERYWHERE if await is_distributed(exam.conn) else _SIZE))
 
 
 def format_bytes(size: int) -> str:

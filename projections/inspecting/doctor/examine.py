@@ -21,6 +21,7 @@ from eventstore.postgres.connection import connect
 from projections.inspecting.doctor.app_checks import check_apps
 from projections.inspecting.doctor.archive_file_checks import check_archives
 from projections.inspecting.doctor.clock_checks import check_clocks, check_stored_times
+from projections.inspecting.doctor.cluster_checks import check_changed_events, check_workers
 from projections.inspecting.doctor.consumer_checks import check_consumers
 from projections.inspecting.doctor.disk_checks import check_disk, format_bytes, read_database_size
 from projections.inspecting.doctor.erasure_checks import check_erasures
@@ -83,6 +84,8 @@ class Check(NamedTuple):
 CHECKS: tuple[Check, ...] = (
     Check("the server's version", check_version, needs_schema=False),
     Check("whether the server is a standby", check_standby, needs_schema=False),
+    Check("workers", check_workers),
+    Check("changes of stored events", check_changed_events),
     Check("the schema", check_drift),
     Check("indexes", check_indexes),
     Check("tables of projections", check_tables),

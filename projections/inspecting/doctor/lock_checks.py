@@ -12,7 +12,7 @@ from psycopg import sql
 from eventstore.locks import APPEND_LOCK, MIGRATE_LOCK, SHADOW_LOCK
 from eventstore.postgres.queries import fetch_all
 from projections.inspecting.doctor.examination import Examination
-from projections.inspecting.doctor.session_text import SESSION, OtherSession
+from projections.inspecting.doctor.session_text import SESSION, OtherSession, command_to_end_prepared
 from projections.inspecting.finding import Finding
 from projections.inspecting.health import format_utc
 
@@ -70,9 +70,8 @@ async def check_checkpoint_holders(exam: Examination) -> AsyncIterator[Finding]:
     waits, longest = exam.options.waits, exam.options.worker.fold_timeout
     for name, gid, prepared, *values in await fetch_all(exam.conn, _CHECKPOINT_HOLDERS):
         if gid is not None:
-            command = sql.SQL("ROLLBACK PREPARED {};").format(sql.Literal(gid)).as_string()
             sentence = f"prepared transaction {gid!r} has locked the checkpoint of {name} since {format_utc(prepared)}"
-            yield Finding("checkpoint_held", sentence, command)
+            yield Finding("checkpoint_held", sentence, *command_to_end_prepared(gid))
             continue
         holder = OtherSession(*values)
         limit = longest if holder.is_ours else waits.append_lock

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from eventstore.archived_rows import read_archived_up_to
+from eventstore.distributed_log import count_unfinished_commits, is_distributed
 from eventstore.event_reader import read_head
 from eventstore.postgres.queries import fetch_column
 from eventstore.whole_window import find_missing_positions
@@ -22,6 +23,8 @@ PAGE = 500_000
 """Positions that one statement of a thorough examination reads."""
 REPORTED = 10
 """Ranges of missing positions that a thorough examination reports."""
+LOOKS = 5
+"""How often positions that are missing are looked for again while a commit is unfinished."""
 
 _CHECKPOINTS = "SELECT position FROM projections.checkpoints ORDER BY 1"
 
@@ -29,11 +32,11 @@ _CHECKPOINTS = "SELECT position FROM projections.checkpoints ORDER BY 1"
 async def check_positions(exam: Examination) -> AsyncIterator[Finding]:
     """Find missing positions where nothing has counted them yet."""
     head, archived = await read_head(exam.conn), await read_archived_up_to(exam.conn)
-    starts = {0, head - EXAMINED, *await fetch_column(exam.conn, _CHECKPOINTS)}
+    starts = {head - EXAMINED, *await fetch_column(exam.conn, _CHECKPOINTS)}
     found = set()
-    for lo in sorted({max(one, archived) for one in starts}):
-        hi = min(lo + (EXAMINED if lo > archived else 1), head)
-        if hi > lo and (missing := await find_missing_positions(exam.conn, lo, hi)) is not None:
+    for lo, number in sorted({(archived, 1), *((max(one, archived), EXAMINED) for one in starts)}):
+        hi = min(lo + number, head)
+        if hi > lo and (missing := await _find_missing(exam, lo, hi)) is not None:
             found.add(missing)
     for first, last in sorted(found):
         yield _finding(first, last)
@@ -44,11 +47,25 @@ async def check_all_positions(exam: Examination) -> AsyncIterator[Finding]:
     head, lo, found = await read_head(exam.conn), await read_archived_up_to(exam.conn), 0
     while lo < head and found < REPORTED:
         hi = min(lo + PAGE, head)
-        missing = await find_missing_positions(exam.conn, lo, hi)
+        missing = await _find_missing(exam, lo, hi)
         if missing is not None:
             found += 1
             yield _finding(*missing)
         lo = hi if missing is None else missing[1]
+
+
+async def _find_missing(exam: Examination, lo: int, hi: int) -> tuple[int, int] | None:
+    """Return the first missing positions in lo < p <= hi; None if none is missing, or if a worker may yet commit them.
+
+    Where the log is distributed, the head is visible a moment before the events on other servers.
+    """
+    for _ in range(LOOKS):
+        missing = await find_missing_positions(exam.conn, lo, hi)
+        if missing is None or not await is_distributed(exam.conn):
+            return missing
+        if not any(await count_unfinished_commits(exam.conn)):
+            return await find_missing_positions(exam.conn, lo, hi)
+    return None
 
 
 def _finding(first: int, last: int) -> Finding:

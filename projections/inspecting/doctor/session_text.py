@@ -1,4 +1,4 @@
-"""Describes other sessions of the database in findings: who they are, what they do, and since when."""
+"""Describes other sessions and transactions in findings: who they are, what they do, since when, what ends them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ SESSION = sql.SQL(
     " extract(epoch FROM clock_timestamp() - {of}.xact_start)::double precision"
 )
 """The columns of a :class:`OtherSession`, of the row ``of`` of ``pg_stat_activity``."""
+
+
+_OF_CITUS = "citus_"
+"""What the names of the transactions begin with that Citus prepares."""
+FINISH_COMMITS = "SELECT recover_prepared_transactions();"
+"""Lets Citus commit what it prepared, or roll it back, as the coordinator did; only a superuser may."""
+AS_SUPERUSER = "as a superuser, in psql on the coordinator"
+
+
+def command_to_end_prepared(gid: str) -> tuple[str, str | None]:
+    """Return the statement that ends a prepared transaction, and what else to know; only Citus ends its own."""
+    if gid.startswith(_OF_CITUS):
+        return FINISH_COMMITS, AS_SUPERUSER
+    return sql.SQL("ROLLBACK PREPARED {};").format(sql.Literal(gid)).as_string(), None
 
 
 class OtherSession(NamedTuple):

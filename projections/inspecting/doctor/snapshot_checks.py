@@ -8,7 +8,7 @@ from psycopg import sql
 
 from eventstore.postgres.queries import fetch_all
 from projections.inspecting.doctor.examination import Examination
-from projections.inspecting.doctor.session_text import SESSION, OtherSession
+from projections.inspecting.doctor.session_text import SESSION, OtherSession, command_to_end_prepared
 from projections.inspecting.finding import Finding
 from projections.inspecting.health import format_utc
 
@@ -52,8 +52,7 @@ async def check_snapshots(exam: Examination) -> AsyncIterator[Finding]:
             f"transaction {gid!r} of role {owner} was prepared at {format_utc(since)} and not ended; it keeps its"
             f" locks, and dead rows from being removed: {bloated}"
         )
-        command = sql.SQL("ROLLBACK PREPARED {};").format(sql.Literal(gid)).as_string()
-        yield Finding("prepared_transaction", sentence, command)
+        yield Finding("prepared_transaction", sentence, *command_to_end_prepared(gid))
 
 
 async def check_replication_slots(exam: Examination) -> AsyncIterator[Finding]:

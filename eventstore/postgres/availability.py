@@ -12,12 +12,12 @@ import os
 import re
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from time import monotonic
 from typing import NamedTuple
 
 import psycopg
-from psycopg import pq
+from psycopg import AsyncConnection, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from eventstore.errors import DatabaseUnavailable, UsageError, describe
@@ -58,8 +58,8 @@ class Login(NamedTuple):
 
 async def wait_for_database(
     url: str, *, waits: Waits, seconds: float, writes: bool, report: Callable[[str], None]
-) -> None:
-    """Return once the database accepts our sessions.
+) -> AsyncConnection:
+    """Wait until the database accepts our sessions; return the first one, in autocommit, which the caller closes.
 
     Args:
         url: the database.
@@ -75,13 +75,14 @@ async def wait_for_database(
     """
     began = monotonic()
     outage = Outage(_Sentences(report, seconds), cap=waits.database_backoff_cap, repeat_after=REPORT_SECONDS)
-    while (why := await _attempt(url, waits, writes=writes)) is not None:
+    while isinstance(found := await _attempt(url, waits, writes=writes), str):
         now = monotonic()
         if now - began >= seconds:
             after = f" after {seconds:g} s" if seconds else ""
-            raise DatabaseUnavailable(f"database unavailable{after}: {why}")
-        await asyncio.sleep(min(outage.failed(why), began + seconds - now))
+            raise DatabaseUnavailable(f"database unavailable{after}: {found}")
+        await asyncio.sleep(min(outage.failed(found), began + seconds - now))
     outage.ended()
+    return found
 
 
 class _Sentences(Report):
@@ -102,20 +103,22 @@ class _Sentences(Report):
         self._report("database available")
 
 
-async def _attempt(url: str, waits: Waits, *, writes: bool) -> str | None:
-    """Open a session; return None if it works, else why the database is unavailable."""
+async def _attempt(url: str, waits: Waits, *, writes: bool) -> AsyncConnection | str:
+    """Open a session; return it if it works, else why the database is unavailable."""
     try:
-        async with await connect(url, name=NAME, waits=waits) as conn:
+        async with AsyncExitStack() as stack:
+            conn = await stack.enter_async_context(await connect(url, name=NAME, waits=waits))
             is_standby = await fetch_value(conn, "SELECT pg_catalog.pg_is_in_recovery()")
             if writes and is_standby:
                 return "the server is a standby and takes no writes"
             await check_session_is_ours(conn, lambda: connect(url, name=NAME, waits=waits))
+            stack.pop_all()
+            return conn
     except psycopg.ProgrammingError as error:
         raise _unusable(describe(error)) from error
     except (psycopg.OperationalError, OSError) as error:
         await _check_refusal(url, waits, error)
         return describe(error)
-    return None
 
 
 async def _check_refusal(url: str, waits: Waits, error: Exception) -> None:

@@ -20,6 +20,7 @@ from projections.migrating.go_back import go_back
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migrate import upgrade
 from projections.migrating.partition_log import LEAST_EVENTS, MOST_EVENTS, partition_log, read_partitioning
+from projections.migrating.sqlalchemy_connection import one_session
 from projections.terminal_text import visible
 
 app = new_app()
@@ -154,13 +155,14 @@ def migrate(
         url = available_database(waits)
         confirm([f"The schema goes back to revision {down_to}.", *_CONSEQUENCES], yes=yes)
         before, after = go_back(url, down_to, patience=patience)
+        log = read_partitioning(url)
     else:
         url = available_database(waits, create=True)
-        before, after = upgrade(url, patience=patience, keep_unfinished=partition_events is not None)
+        with one_session(url):
+            before, after = upgrade(url, patience=patience, keep_unfinished=partition_events is not None)
+            log = read_partitioning(url)
     if partition_events is not None:
         log = partition_log(url, partition_events, patience=patience, report=patience.report)
-    else:
-        log = read_partitioning(url)
     done = distribute(url, patience=patience) if over_workers else None
     if as_json:
         document: MigratedSchema = {

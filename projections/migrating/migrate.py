@@ -18,7 +18,8 @@ from projections.migrating.key_collations import sort_keys_by_bytes
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.schema_repair import repair_schema
-from projections.migrating.schema_revision import VERSION_SCHEMA, current_revision, refuse_unknown
+from projections.migrating.schema_revision import VERSION_SCHEMA, current_revision, head_revision, refuse_unknown
+from projections.migrating.sqlalchemy_connection import one_session
 from projections.migrating.user_tables import migrate_user_tables
 from projections.migrating.user_views import migrate_views
 from projections.projection import READ_MODEL_SCHEMA, Projection
@@ -85,7 +86,8 @@ def upgrade(
         connection: Connection = config.attributes["connection"]
         _refuse_taken_names(connection)
         before = {one.oid for one in read_layout(connection).relations}
-        command.upgrade(config, revision)
+        if not is_head or current_revision(connection) != head_revision():
+            command.upgrade(config, revision)
         if is_head:
             projections = list(find_valid_projections().values()) if chosen is None else chosen
             migrate_user_tables(connection, projections, log)
@@ -95,13 +97,14 @@ def upgrade(
                     "a role that was granted privileges no longer exists", role=role, remedy="projections revoke"
                 )
 
-    before_and_after = run_migration(url, step, patience)
-    log.write()
-    if is_head:
-        chosen = list(find_valid_projections().values()) if chosen is None else chosen
-        sort_keys_by_bytes(url, chosen, patience)
-        distribute_new_tables(url, chosen, patience)
-        repair_schema(url, patience=patience, keep_unfinished=keep_unfinished)
+    with one_session(url):
+        before_and_after = run_migration(url, step, patience)
+        log.write()
+        if is_head:
+            chosen = list(find_valid_projections().values()) if chosen is None else chosen
+            sort_keys_by_bytes(url, chosen, patience)
+            distribute_new_tables(url, chosen, patience)
+            repair_schema(url, patience=patience, keep_unfinished=keep_unfinished)
     return before_and_after
 
 

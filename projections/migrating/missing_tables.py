@@ -14,9 +14,11 @@ from sqlalchemy import Connection, MetaData, Table, inspect
 from eventstore.postgres.queries import fetch_row
 from projections.projection import Projection
 
+# By the catalogs, which every role may read, whatever it may do in a schema.
 _MISSING = (
-    "SELECT name FROM unnest(%s::text[], %s::text[]) AS owned (schema, name)"
-    " WHERE to_regclass(format('%%I.%%I', schema, name)) IS NULL LIMIT 1"
+    "SELECT name FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS owned (schema, name, number)"
+    " WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace AS n ON n.oid = relnamespace"
+    " WHERE n.nspname = owned.schema AND relname = owned.name) ORDER BY number LIMIT 1"
 )
 
 
@@ -31,11 +33,17 @@ def describe_missing_table(table: str) -> str:
     return f"table {table} is missing; run projections migrate"
 
 
-async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
-    """Return why a projection can't fold, if one of its tables is missing; None if none is."""
+async def find_missing_table(conn: AsyncConnection[Any], projection: Projection) -> str | None:
+    """Return the name of the first table of a projection that is missing; None if none is."""
     names = ([table.schema for table in projection.tables], [table.name for table in projection.tables])
     row = await fetch_row(conn, _MISSING, names)
-    return describe_missing_table(row[0]) if row else None
+    return row[0] if row else None
+
+
+async def not_migrated(conn: AsyncConnection[Any], projection: Projection) -> str | None:
+    """Return why a projection can't fold, if one of its tables is missing; None if none is."""
+    table = await find_missing_table(conn, projection)
+    return None if table is None else describe_missing_table(table)
 
 
 def create_tables(connection: Connection, tables: Sequence[Table]) -> None:

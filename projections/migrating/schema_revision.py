@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy import Connection
 from sqlalchemy.exc import ProgrammingError
 
+from eventstore.postgres.queries import fetch_row, fetch_value
 from projections.errors import MigrationRefused, RoleMayNot, SchemaNotCurrent
 from projections.granting.role_kinds import RoleKind
-from projections.migrating.missing_tables import describe_missing_table, find_missing_tables
+from projections.migrating.missing_tables import describe_missing_table, find_missing_table, find_missing_tables
 from projections.migrating.revision_files import read_revisions
 from projections.migrating.role_check import check_privileges
 from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
@@ -19,6 +22,11 @@ from projections.projection import Projection
 VERSION_SCHEMA = "projections"
 VERSION_TABLE = "alembic_version"
 
+_HAS_VERSION_TABLE = (
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'projections' AND c.relname = 'alembic_version')"
+)
+_REVISION = "SELECT version_num FROM projections.alembic_version"
 _ROLE_AND_OWNER = "SELECT current_user, pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s"
 
 
@@ -37,21 +45,39 @@ def current_revision(connection: Connection) -> str | None:
 
     """
     # As Alembic does it, which takes long to load.
-    if not inspect(connection).has_table(VERSION_TABLE, schema=VERSION_SCHEMA):
+    if not connection.exec_driver_sql(_HAS_VERSION_TABLE).scalar_one():
         return None
-    version = table(VERSION_TABLE, column("version_num"), schema=VERSION_SCHEMA)
     try:
-        revision: str | None = connection.execute(select(version.c.version_num)).scalar_one_or_none()
+        revision: str | None = connection.exec_driver_sql(_REVISION).scalar_one_or_none()
     except ProgrammingError as error:
         if isinstance(error.orig, InsufficientPrivilege):
-            raise RoleMayNot(_describe_role(connection)) from error
+            connection.rollback()
+            user, owner = connection.exec_driver_sql(_ROLE_AND_OWNER, (VERSION_SCHEMA,)).one()
+            raise RoleMayNot(_describe_role(user, owner)) from error
         raise
     return revision
 
 
-def _describe_role(connection: Connection) -> str:
-    connection.rollback()
-    user, owner = connection.exec_driver_sql(_ROLE_AND_OWNER, (VERSION_SCHEMA,)).one()
+async def check_schema(conn: AsyncConnection[Any], projections: Iterable[Projection] = ()) -> dict[str, str]:
+    """Do the same as :func:`require_current_schema`, in a session in autocommit.
+
+    Raises:
+        SchemaNotCurrent, RoleMayNot, MigrationRefused: as :func:`require_current_schema` raises them.
+
+    """
+    revision: str | None = None
+    if await fetch_value(conn, _HAS_VERSION_TABLE):
+        try:
+            revision = await fetch_value(conn, _REVISION)
+        except InsufficientPrivilege as error:
+            user, owner = await fetch_row(conn, _ROLE_AND_OWNER, [VERSION_SCHEMA]) or ("", "")
+            raise RoleMayNot(_describe_role(user, owner)) from error
+    _require_head(revision)
+    missing = {projection.name: await find_missing_table(conn, projection) for projection in projections}
+    return {name: describe_missing_table(table) for name, table in missing.items() if table is not None}
+
+
+def _describe_role(user: str, owner: str) -> str:
     return (
         f"role {user} may not run this command, because it may not use schema {VERSION_SCHEMA}; connect as its owner"
         f" {owner}, or as a role that projections grant made a worker, an ingest, a serve or a consumer role"

@@ -14,7 +14,7 @@ from eventstore.postgres.connection import connect
 from eventstore.waits import load_waits
 from projections.cli.shared.open_database import migrated_database
 from projections.errors import ProjectionsError
-from projections.registry import find_projections, select_projections
+from projections.registry import find_projections
 from projections.running import checkpoint
 
 T = TypeVar("T")
@@ -40,8 +40,9 @@ def change_checkpoint(name: str, change: Callable[[AsyncConnection[Any]], Awaita
         UsageError: there is no such projection, it has not run yet, or it waits for a rebuild.
 
     """
-    if name not in find_projections().broken:
-        select_projections([name])
+    registry = find_projections()
+    if name not in registry.broken:
+        registry.select([name])
 
     async def changed(conn: AsyncConnection[Any]) -> bool | None:
         return await change(conn) or (None if await checkpoint.exists(conn, name) else False)

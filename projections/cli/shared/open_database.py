@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from psycopg import AsyncConnection
 
 from eventstore.errors import UsageError
 from eventstore.postgres.availability import wait_for_database
 from eventstore.waits import Waits, load_waits
 from projections.cli.shared.output import print_message, wait_for_database_seconds
 from projections.database import resolve_database_url
-from projections.migrating.schema_revision import require_current_schema
+from projections.migrating.schema_revision import check_schema
 from projections.projection import Projection
 from projections.rebuilding.job_slots import JobSlots
 from projections.rebuilding.replay_context import ReplayContext
@@ -72,8 +74,7 @@ def replay_targets(names: Sequence[str], jobs: int | None = None) -> ReplayTarge
     waits, settings = load_waits(), load_replay_settings(jobs)
     registry = find_projections()
     chosen = registry.select(names)
-    url = available_database(waits)
-    not_migrated = require_current_schema(url, chosen.values())
+    url, not_migrated = _checked_database(waits, chosen.values())
     refuse_named(names, not_migrated)
     projections = {name: projection for name, projection in chosen.items() if name not in not_migrated}
     broken = {} if names else registry.broken
@@ -100,9 +101,7 @@ def migrated_database(waits: Waits, *, writes: bool = True, patience: float = WA
         DatabaseUnavailable: as :func:`available_database` raises it.
 
     """
-    url = available_database(waits, writes=writes, patience=patience)
-    require_current_schema(url)
-    return url
+    return _checked_database(waits, writes=writes, patience=patience)[0]
 
 
 def available_database(
@@ -128,9 +127,27 @@ def available_database(
 
 async def wait_until_available(url: str, waits: Waits, *, writes: bool = True, patience: float = WAIT_SECONDS) -> None:
     """Wait as :func:`available_database` does, inside a running event loop."""
+    await (await _first_session(url, waits, writes=writes, patience=patience)).close()
+
+
+def _checked_database(
+    waits: Waits, projections: Iterable[Projection] = (), *, writes: bool = True, patience: float = WAIT_SECONDS
+) -> tuple[str, dict[str, str]]:
+    """Return the URL of the database once its schema is checked, and why some projections can't fold."""
+    url = resolve_database_url(start=True)
+
+    async def check() -> dict[str, str]:
+        # One session for both: opening another one takes as long as most commands' work.
+        async with await _first_session(url, waits, writes=writes, patience=patience) as conn:
+            return await check_schema(conn, projections)
+
+    return url, asyncio.run(check())
+
+
+async def _first_session(url: str, waits: Waits, *, writes: bool, patience: float) -> AsyncConnection:
     given = wait_for_database_seconds()
     seconds = patience if given is None else given
-    await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, report=_print_wait)
+    return await wait_for_database(url, waits=waits, seconds=seconds, writes=writes, report=_print_wait)
 
 
 def _print_wait(sentence: str) -> None:

@@ -144,7 +144,7 @@ async def examine(
 
     """
     try:
-        await wait_for_database(url, waits=options.waits, seconds=patience, writes=False, report=report)
+        await (await wait_for_database(url, waits=options.waits, seconds=patience, writes=False, report=report)).close()
         async with await connect(url, name="projections doctor", waits=options.waits) as conn:
             return await _examine(Examination(conn, options, await read_session_settings(conn)))
     except PoolerUnusable as error:

@@ -2,7 +2,7 @@
 
 Starting Python and loading the command takes about a second of CPU time, a fork a few milliseconds. The child is set up
 like a new process: its own arguments, environment, folder, standard streams, process group and default signal handlers.
-What each process compiles once, the built-in folds, is compiled before the fork. The child runs
+What each process makes once, the built-in folds and the parsers of arguments, is made before the fork. The child runs
 ``projections.cli.main``, waits for its threads, flushes its output, and ends with the command's exit code.
 
 Invariants. This process never starts a thread, an event loop or gRPC, so a fork is safe; it checks its threads before
@@ -18,8 +18,10 @@ to which the server writes the child's pid at once, and its exit code when it en
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import importlib
+import importlib.metadata
 import io
 import json
 import os
@@ -35,16 +37,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+import typer.main
+
 import eventstore
 import projections
 from eventstore.postgres.session_settings import pin
-from projections.cli import main
+from projections.cli import lazy_commands, main
+from projections.cli.app import app
 from projections.folding.window_fold import build_fold
 from projections.inspecting.group_events import TEMPORARY
 from projections.migrating.metadata import READ_MODELS
+from projections.migrating.revision_files import read_text
+from projections.migrating.schema_drift import _FUNCTIONS
 from projections.projection import READ_MODEL_SCHEMA
 from projections.rebuilding.fingerprint import compute_fingerprint
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
+from projections.registry import find_projections
 from projections.running.fold_function import FoldFunction
 
 if TYPE_CHECKING:
@@ -87,6 +95,38 @@ def compile_folds() -> None:
             build_fold(projection, schemas)
         compute_fingerprint(projection, [])
         FoldFunction(projection)
+    for revision, name in _FUNCTIONS.values():
+        read_text(revision, name)
+
+
+def build_commands() -> None:
+    """Build the parsers of all commands, which are the same in each process, and remember them."""
+    for module in (typer.main, lazy_commands):
+        module.get_command = functools.cache(module.get_command)  # type: ignore[attr-defined]
+    groups: list[Any] = [typer.main.get_command(app)]
+    while groups:
+        group = groups.pop()
+        for parameter in group.params:
+            parameter.get_runtime_param()
+        groups += getattr(group, "commands", {}).values()
+
+
+class RememberedDistribution(importlib.metadata.PathDistribution):
+    """An installed package whose files are read once: packages are installed before the tests start."""
+
+    @functools.cached_property
+    def _normalized_name(self) -> str:
+        return super()._normalized_name  # type: ignore[misc, no-any-return]
+
+    @functools.cached_property
+    def entry_points(self) -> importlib.metadata.EntryPoints:
+        return super().entry_points
+
+
+def remember_packages() -> None:
+    """Read what the installed packages offer; a child then reads only what is in folders of its own."""
+    importlib.metadata.PathDistribution = functools.cache(RememberedDistribution)  # type: ignore[assignment, misc]
+    find_projections()
 
 
 def make_recorder() -> Recorder | None:
@@ -225,6 +265,8 @@ def serve_or_run_command() -> None:
     descriptor, program = sys.argv[1:]
     load_everything()
     compile_folds()
+    build_commands()
+    remember_packages()
     gc.collect()
     gc.freeze()  # so that children share these objects' memory
     gc.set_threshold(NEW_OBJECTS)

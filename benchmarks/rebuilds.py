@@ -136,11 +136,15 @@ def rebuild_jobs(postgres: Postgres) -> Result:
 def rebuild_rss_mb(postgres: Postgres) -> Result:
     """Measure the peak memory of ``projections rebuild --all`` with a million events."""
     with filled(postgres) as url:
-        sizes = [measure_command(url, "rebuild", "--all", "--yes").peak_mb for _ in range(3)]
+        command = ("rebuild", "--all", "--yes")
+        sizes = [measure_command(url, *command).peak_mb for _ in range(3)]
+        of_jobs = measure_command(url, *command, "--jobs", str(JOBS)).peak_mb
+    print(f"  with {JOBS} jobs: {of_jobs:,.0f} MB")
     detail = {
         "events": EVENTS,
         "mix": MIX,
         "command": "projections rebuild --all --yes",
+        f"peak_mb_of_{JOBS}_jobs": round(of_jobs, 1),
         "settings": postgres.settings(),
         "versions": postgres.versions(),
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.erasure.erasure_key import ErasureKey
+from projections.erasing.again import erase_again
 from projections.erasing.erase import erase_persons
 from projections.erasing.erase_request import ErasedPersons, EraseRequest
 from projections.migrating.metadata import READ_MODELS
@@ -30,3 +33,9 @@ async def erase(
     request = EraseRequest(numbers, why="asked", system_user="tester", app=app, key=key, drop_as_of=drop_as_of)
     context = rebuilding.replay_context(url, progress)
     return await erase_persons(context, projections or BUILT_IN, request, DEFAULT_LIMITS, dry_run=dry_run)
+
+
+async def again(url: str, ledger: Path) -> ErasedPersons:
+    """Erase the persons of a ledger again."""
+    context = rebuilding.replay_context(url)
+    return await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)

@@ -15,6 +15,7 @@ from tests import folding, oracle, rebuilding, store
 from tests.acceptance.command import Commands
 from tests.fake_package import write_broken_package
 from tests.folding import append, new_record
+from tests.queries import fetch_all
 from tests.rebuilding import CHANGED, EXTRA, MISSING, Interrupted, Interrupting, damage, damage_all, sample_records
 
 NAMES = sorted(projection.name for projection in READ_MODELS)
@@ -55,6 +56,36 @@ async def test_all_are_rebuilt_one_after_another_with_plain_output(
             rf"^{name}: folded in \d+\.\d s, compared in .*, held the checkpoint for", result.err, re.MULTILINE
         )
     assert result.err.replace("\n", "").isprintable(), "no control sequence of a terminal"
+
+
+async def test_all_are_rebuilt_side_by_side_by_slices(
+    commands: Commands, variables: dict[str, str], database_url: str
+) -> None:
+    variables = {**variables, "PROJECTIONS_REBUILD_SLICE": "60"}
+    side_by_side = ("--jobs", "2")
+    running = "SELECT name FROM projections.rebuilds WHERE state = 'running' AND slices > 1 AND slices_folded = slices"
+    async with store.connection(database_url) as conn, store.connection(database_url, "holder") as holder:
+        for projection in READ_MODELS:
+            await damage(conn, projection.tables[0], CHANGED)
+
+        async def two_are_folded() -> bool:
+            return len(await fetch_all(conn, running)) == 2
+
+        async with holder.transaction():
+            await holder.execute("SELECT FROM projections.checkpoints FOR UPDATE")
+            command = await commands.start("rebuild", "--all", *side_by_side, **variables)
+            await store.wait_until(two_are_folded, "two rebuilds, of which all slices are folded")
+        result = await command.wait()
+        assert result.code == 0, result.transcript
+        lines = [line for line in result.out.splitlines() if not line.startswith(" ")]
+        assert sorted(line.partition(":")[0] for line in lines) == NAMES
+        for line in lines:
+            assert re.fullmatch(rf"\w+: rebuilt to position {EVENTS}, [1-9]\d* rows? differed", line), line
+        await folding.assert_rows_match_oracle(conn)
+        verified = await commands.run("verify", *side_by_side, **variables)
+        assert (verified.code, verified.out.count(f"equal the log at position {EVENTS}")) == (0, len(NAMES))
+        recorded = "SELECT bool_and(slices > 1 AND slices_folded = slices), count(*)::int FROM projections.rebuilds"
+        assert await fetch_all(conn, recorded) == [(True, len(NAMES))]
 
 
 async def test_verify_reports_equal_rows(commands: Commands, variables: dict[str, str]) -> None:

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
-from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.errors import LockLost
 from eventstore.ingest.context import IngestContext
 from eventstore.transfer.export import export_erasures, export_events
 from eventstore.transfer.importing import import_events
-from projections.erasing.again import erase_again
 from projections.inspecting.erasure_ledger import describe_ledger
-from tests import folding, oracle, rebuilding, store
+from tests import folding, oracle, store
 from tests.databases import Server
-from tests.erasing import BUILT_IN, erase
+from tests.erasing import again, erase
 from tests.fault.cut_connection import ended_before_cut
 from tests.folding import append, new_record
 from tests.queries import fetch_all
@@ -25,11 +23,6 @@ STEP = 31
 """Every 31st message: the places are spread over the whole run, and each run restores a database."""
 PERSONS = [f"1230000{person:04}" for person in range(5)]
 KINDS = (oracle.PENDING_CONSENT, oracle.DELIVERED, oracle.POLL_RESPONSE)
-
-
-async def again(url: str, ledger: Path) -> None:
-    context = rebuilding.replay_context(url)
-    await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)
 
 
 async def run_killed(url: str, message: int, ledger: Path) -> bool:

@@ -34,7 +34,6 @@ from eventstore.errors import DatabaseError
 from eventstore.event_reader import read_head
 from eventstore.redecode import CannotRedecode, Redecoded, redecode
 from eventstore.transfer.export import export_erasures
-from projections.erasing.again import erase_again
 from projections.erasing.erase import erase_persons
 from projections.erasing.erase_request import EraseRequest
 from projections.erasing.final_checks import FinalChecks, check_after_erasure
@@ -54,7 +53,7 @@ from projections.running.window_step import Step
 from tests import folding, oracle, store, transferring
 from tests.citus import CitusDatabase, citus_database, needs_citus
 from tests.citus_containers import ClusterServer
-from tests.erasing import BUILT_IN, KEY, erase
+from tests.erasing import BUILT_IN, KEY, again, erase
 from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
 from tests.queries import fetch_all
 from tests.rebuilding import (
@@ -334,8 +333,7 @@ async def test_a_restored_distributed_log_is_erased_again(
         await transferring.import_file(restored.url, backup)
         await folding.fold_all(restored.url)
         async with store.connection(restored.url) as other:
-            context = replay_context(restored.url)
-            done = await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)
+            done = await again(restored.url, ledger)
             assert done.need_rebuild == set()
             assert await store.stored_events(other) == await store.stored_events(conn)
             assert token in {event.ppnum for event in await store.stored_events(other)}

@@ -15,13 +15,18 @@ from eventstore.appending.quarantine_limits import DEFAULT_LIMITS
 from eventstore.archived_rows import read_archived_partitions
 from eventstore.archiving import erased_files
 from eventstore.errors import ArchiveError, EventsArchived
+from eventstore.ingest.context import IngestContext
+from eventstore.transfer.export import export_erasures, export_events
+from eventstore.transfer.importing import import_events
 from projections.erasing.erase import erase_persons
 from projections.erasing.erase_request import EraseRequest
+from tests import folding, store
 from tests.archiving import archive_by_hand
+from tests.databases import Server
 from tests.doctoring import codes, findings
-from tests.erasing import BUILT_IN, erase
+from tests.erasing import BUILT_IN, again, erase
 from tests.queries import fetch_all
-from tests.rebuilding import append_and_fold, rebuild, replay_context, verify
+from tests.rebuilding import ANY_REMOVAL, all_rows, append_and_fold, rebuild, replay_context, verify
 
 PERSON, OTHER = "12300000201", "12300000101"
 """A person of whom the last event is still in the log, and one whose events are all archived, in two files."""
@@ -142,3 +147,40 @@ async def test_idle_persons_are_found_in_files(
     text = b"".join(contents(tmp_path).values())
     assert [number for (number,) in everybody if number.encode() in text] == []
     assert await all_equal(database_url)
+
+
+@pytest.mark.oldest
+async def test_a_restored_log_with_older_files_is_erased_again(
+    database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of archived events can't be found by a number that nobody knows: a rebuild takes it out of them."""
+    await append_and_fold(database_url, conn)
+    backup, ledger, files = tmp_path / "backup", tmp_path / "ledger", tmp_path / "files"
+    files.mkdir()
+    await export_events(conn, backup, lambda *_: None)
+    await erase(database_url, PERSON, OTHER)
+    erased = [await all_rows(conn, one) for one in BUILT_IN.values()]
+    await export_erasures(conn, ledger)
+    with postgres.database() as restored:
+        await import_events(IngestContext(restored, store.QUICK), backup, on_progress=lambda *_: None)
+        await folding.fold_all(restored)
+        async with store.connection(restored) as other:
+            await archive_by_hand(other, files, 1, 28)
+            await archive_by_hand(other, files, 29, ARCHIVED, parquet=True)
+            with pytest.raises(EventsArchived, match=r"set PROJECTIONS_ARCHIVE to the folder of its files$"):
+                await again(restored, ledger)
+            assert await fetch_all(other, "SELECT count(*) FROM eventstore.erasures") == [(0,)]
+            monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(files))
+            done = await again(restored, ledger)
+            assert done.archives == {"events-1-28.events": 3, "events-29-50.events": 6}
+            assert done.need_rebuild == set(BUILT_IN)
+            text = b"".join([*contents(files).values()])
+            assert [number for number in (PERSON, OTHER) if number.encode() in text] == []
+            events = await fetch_all(other, "SELECT ppnum FROM eventstore.events")
+            assert {PERSON, OTHER}.isdisjoint(number for (number,) in events)
+            for one in BUILT_IN.values():
+                await rebuild(restored, one, limits=ANY_REMOVAL)
+            assert [await all_rows(other, one) for one in BUILT_IN.values()] == erased
+            rewritten = contents(files)
+            assert (await again(restored, ledger)).archives == {}
+            assert contents(files) == rewritten

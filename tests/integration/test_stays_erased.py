@@ -25,13 +25,12 @@ from eventstore.quarantined.messages import Selection
 from eventstore.quarantined.retry import retry_messages
 from eventstore.transfer.export import export_erasures, export_events
 from eventstore.transfer.importing import import_events
-from projections.erasing.again import erase_again
-from projections.erasing.erase_request import AsOfInTheWay, ErasedPersons
+from projections.erasing.erase_request import AsOfInTheWay
 from projections.inspecting.erasure_ledger import describe_ledger
 from projections.rebuilding.as_of import build_as_of
 from tests import folding, oracle, rebuilding, store
 from tests.databases import Server
-from tests.erasing import BUILT_IN, KEY, OTHER_KEY, erase
+from tests.erasing import BUILT_IN, KEY, OTHER_KEY, again, erase
 from tests.folding import append, decode_record, new_record
 from tests.oracle import Record
 from tests.queries import fetch_all
@@ -364,8 +363,3 @@ async def test_no_import_runs_beside_an_erase(database_url: str, conn: AsyncConn
     async with hold_lock(database_url, ERASE_LOCK, name="erase", what="events", waits=store.QUICK):
         with pytest.raises(LockHeld, match="the stored events"):
             await import_events(context, tmp_path / "log", on_progress=lambda *_: None)
-
-
-async def again(url: str, ledger: Path) -> ErasedPersons:
-    context = rebuilding.replay_context(url)
-    return await erase_again(context, BUILT_IN, ledger, DEFAULT_LIMITS, system_user="tester", drop_as_of=False)

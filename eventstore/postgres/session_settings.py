@@ -305,6 +305,16 @@ LOCK_TIMEOUT = "SELECT pg_catalog.set_config('lock_timeout', %s, true)"
 SCAN_WHOLE_TABLES = "SELECT pg_catalog.set_config('enable_seqscan', 'on', true)"
 """Lets the current transaction read whole tables, as a comparison does. ``FOLDING`` is for small windows."""
 
+JOIN_IN_KEY_ORDER = (
+    "SELECT pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_sort', 'off', true)"
+)
+"""Makes the current transaction join tables in the order of their keys, by the indexes, until :data:`JOIN_FREELY`."""
+
+JOIN_FREELY = (
+    "SELECT pg_catalog.set_config('enable_hashjoin', 'on', true), pg_catalog.set_config('enable_sort', 'on', true)"
+)
+"""Leaves to the planner how to join, as it is in every session at first."""
+
 STATEMENT_TIMEOUT = "pg_catalog.set_config('statement_timeout', %(timeout)s, true)"
 """The expression that limits the statements after it, in the current transaction; another statement may return it."""
 

@@ -21,7 +21,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 
 from eventstore.postgres.queries import fetch_all, fetch_value
-from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
+from eventstore.postgres.session_settings import JOIN_FREELY, JOIN_IN_KEY_ORDER, SCAN_WHOLE_TABLES
 from projections.errors import ProjectionsError
 from projections.folding.run_statement import execute_and_count, fetch_rows
 from projections.folding.sql_text import compile_ddl
@@ -115,7 +115,11 @@ class Difference:
         for one in self._tables:
             if self._shadow.is_distributed:
                 await execute_and_count(self._conn, delete(one.keys))
+            if one.lies_in_key_order:
+                await self._conn.execute(JOIN_IN_KEY_ORDER)
             await execute_and_count(self._conn, one.insert_differing_keys())
+            if one.lies_in_key_order:
+                await self._conn.execute(JOIN_FREELY)
 
     async def add_touched(self, up_to: int) -> None:
         """Add the keys of rows that events behind :attr:`since`, up to a position, may have changed in either table."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     and_,
     cast,
+    collate,
     delete,
     exists,
     false,
@@ -26,16 +27,26 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    types,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.types import UserDefinedType
 
 from projections.projection import Window
 from projections.rebuilding.row_changes import Sample
 
+_TEXTS = frozenset({types.String, types.Text, types.TEXT, types.VARCHAR})
+_EQUAL_BY_BYTES = _TEXTS | {
+    *(types.Boolean, types.BOOLEAN, types.LargeBinary, postgresql.BYTEA, types.Uuid, types.UUID),
+    *(types.SmallInteger, types.SMALLINT, types.Integer, types.INTEGER, types.BigInteger, types.BIGINT),
+    *(types.Date, types.DATE, types.DateTime, types.TIMESTAMP, postgresql.TIMESTAMP),
+}
+"""The types whose values are equal only if their bytes are, texts under the collation "C". Types derived from them need
+not be like them."""
 
-class _Record(UserDefinedType[Any]):
+
+class _Record(types.UserDefinedType[Any]):
     """Postgres's type of any row, which compares byte by byte."""
 
     cache_ok = True
@@ -58,6 +69,8 @@ class TableDifference:
         key_columns: the primary key's columns.
         columns: all columns but the computed ones.
         keys: the table of the keys of rows that may differ.
+        lies_in_key_order: whether rows whose keys follow each other are mostly beside each other on the disk. The rows
+            of a request are, since its events come together; those of a person need not be.
 
     """
 
@@ -67,6 +80,7 @@ class TableDifference:
         self.before = 0
         self.key_columns = [column.name for column in live.primary_key.columns]
         self.columns = [column.name for column in live.c if column.computed is None]
+        self.lies_in_key_order = next((name for name in self.key_columns if name != "app"), "") == "send_request_id"
         self._values = [name for name in self.columns if name not in self.key_columns]
         key = [Column(column.name, column.type, primary_key=True) for column in live.primary_key.columns]
         # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
@@ -180,10 +194,17 @@ class TableDifference:
         return and_(*(one.c[name] == other.c[name] for name in self.key_columns))
 
     def _differ(self) -> ColumnElement[bool]:
-        if not self._values:
-            return false()
-        old, new = (
-            cast(func.row(*(table.c[name] for name in self._values)), _Record()) for table in (self.live, self.copy)
-        )
-        # What the operator *<> does; as an operator, Citus would write it for other servers with columns, not rows.
-        return func.record_image_ne(old, new, type_=Boolean)
+        rest = [name for name in self._values if type(self.live.c[name].type) not in _EQUAL_BY_BYTES]
+        # Comparing columns one by one takes half as long as putting them into rows.
+        differ = [self._is_distinct(name) for name in self._values if name not in rest]
+        if rest:
+            rows = (cast(func.row(*(table.c[name] for name in rest)), _Record()) for table in (self.live, self.copy))
+            # What the operator *<> does; as an operator, Citus would write it for other servers with columns, not rows.
+            differ.append(func.record_image_ne(*rows, type_=Boolean))
+        return or_(false(), *differ)
+
+    def _is_distinct(self, name: str) -> ColumnElement[bool]:
+        old, new = self.live.c[name], self.copy.c[name]
+        if type(old.type) in _TEXTS:
+            return collate(old, "C").is_distinct_from(collate(new, "C"))
+        return old.is_distinct_from(new)

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks.commands import measure_command
@@ -158,6 +159,7 @@ def rebuild_scale(postgres: Postgres) -> Result:
         for url, events in ((small, SMALL), (large, LARGE)):
             _fill_interleaved(url, events)
             asyncio.run(fold_log(url, projection))
+            _vacuum(url, projection)
 
         def ours(_round: int) -> float:
             return 1e6 * rebuilt(large, projection)[0] / LARGE
@@ -182,6 +184,13 @@ def _fill_interleaved(url: str, events: int) -> None:
         values = {"events": events, "open": OPEN_REQUESTS, "recipients": RECIPIENTS}
         conn.execute(_INTERLEAVED, values)
         conn.execute("VACUUM ANALYZE eventstore.events")
+
+
+def _vacuum(url: str, projection: Projection) -> None:
+    """Do what autovacuum would do to the rows that were just folded, or it would do it during one of the runs."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        for table in projection.tables:
+            conn.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(table.schema or "public", table.name)))
 
 
 async def fold_log(url: str, projection: Projection, settings: WorkerSettings = WHOLE_LOG) -> int:

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
 from psycopg import sql
-from sqlalchemy import Column, Insert, MetaData, Subquery, Table, Text, UniqueConstraint
+from sqlalchemy import Column, MetaData, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
-from sqlalchemy.sql import visitors
 
 from eventstore.schema import events
 from projections.blocks.block_projection import BlockProjection
 from projections.blocks.tally_block import NARROW
 from projections.folding.plain_inserts import NotPlain, make_plain
-from projections.folding.slice_window import NAME, SliceWindow
+from projections.folding.slice_window import SliceWindow
 from projections.folding.sql_text import compile_fold_statement
 from projections.projection import READ_MODEL_SCHEMA, Projection
+from projections.rebuilding.slice_columns import find_columns
 
 _TOKEN: Final = f"of_slice_{secrets.token_hex(8)}"
 """Stands for a schema in the compiled statements, which nothing else in them can contain."""
@@ -40,7 +40,7 @@ class SliceFold:
 
     Args:
         projection: a projection for which :func:`find_slice_fold` found one.
-        columns: the columns of events that its statements read, and those of its partition.
+        columns: the columns of the slices.
 
     Attributes:
         handles: the event types of the slices.
@@ -49,11 +49,10 @@ class SliceFold:
 
     """
 
-    def __init__(self, projection: BlockProjection, columns: Sequence[Column[object]]) -> None:
+    def __init__(self, projection: BlockProjection, columns: Sequence[Column[Any]]) -> None:
         self.handles = projection.handles
         self.partition = tuple(projection.partition_by)
-        # Values of a fixed length first, so that none is padded.
-        self.columns = sorted(columns, key=lambda column: isinstance(column.type, Text))
+        self.columns = columns
         self._tables = [table.name for table in projection.tables]
         window = SliceWindow(projection.handles, _slice_table(self.columns))
         schemas = {READ_MODEL_SCHEMA: _TOKEN}
@@ -87,7 +86,8 @@ def find_slice_fold(projection: Projection) -> SliceFold | None:
     if not all(_can_be_sliced(table, projection.partition_by) for table in projection.tables):
         return None
     try:
-        return SliceFold(projection, _find_columns(projection))
+        whole = SliceWindow(projection.handles, _slice_table(list(events.c)))
+        return SliceFold(projection, find_columns(projection, make_plain(projection.fold(whole))))
     except NotPlain:
         return None
 
@@ -109,25 +109,7 @@ def _can_be_sliced(table: Table, partition: Sequence[str]) -> bool:
     return all(getattr(table.c[name].type, "collation", None) in _BYTE_ORDERED for name in partition)
 
 
-def _find_columns(projection: BlockProjection) -> list[Column[object]]:
-    """Return the columns of events that the fold reads, its partition's, and the event's type."""
-    window = SliceWindow(projection.handles, _slice_table(list(events.c)))
-    names = {"event_type", *projection.partition_by}
-    for statement in make_plain(projection.fold(window)):
-        names |= _names_read(statement)
-    return [column for column in events.c if column.name in names]
-
-
-def _names_read(statement: Insert) -> set[str]:
-    found: set[str] = set()
-    for element in visitors.iterate(statement):
-        of: Any = getattr(element, "table", None)
-        if isinstance(of, Subquery) and of.name == NAME:
-            found.add(str(getattr(element, "name", None)))
-    return found
-
-
-def _slice_table(columns: Sequence[Column[object]]) -> Table:
+def _slice_table(columns: Sequence[Column[Any]]) -> Table:
     return Table(
         f"{_TOKEN}{_EVENTS}", MetaData(schema=_TOKEN), *(Column(column.name, column.type) for column in columns)
     )

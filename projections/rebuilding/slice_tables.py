@@ -18,8 +18,10 @@ from projections.folding.sql_text import compile_ddl
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
 
 _CREATE_EVENTS = sql.SQL("CREATE TABLE {} ({}) PARTITION BY HASH ({})")
-_CREATE_SLICE = sql.SQL("CREATE UNLOGGED TABLE {} PARTITION OF {} FOR VALUES WITH (MODULUS {}, REMAINDER {})")
-_CREATE_ROWS = sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING COMMENTS)")
+# Autovacuum would read them for nothing, and hold up the step that empties or attaches them for up to a second each.
+_ALONE = sql.SQL("WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)")
+_CREATE_SLICE = sql.SQL("CREATE UNLOGGED TABLE {} PARTITION OF {} FOR VALUES WITH (MODULUS {}, REMAINDER {}) {}")
+_CREATE_ROWS = sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING COMMENTS) {}")
 _ADD_KEY = sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})")
 _ATTACH = sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES WITH (MODULUS {}, REMAINDER {})")
 _TRUNCATE = sql.SQL("TRUNCATE {}")
@@ -63,14 +65,14 @@ class SliceTables:
         statements = [_CREATE_EVENTS.format(self.events, texts, of), self._mark(self.events)]
         for number in range(slices):
             name = self.events_of(number)
-            statements += [_CREATE_SLICE.format(name, self.events, slices, number), self._mark(name)]
+            statements += [_CREATE_SLICE.format(name, self.events, slices, number, _ALONE), self._mark(name)]
         await conn.execute(_in_one_message(statements))
 
     async def create_rows(self, conn: AsyncConnection[Any], number: int, copies: Sequence[Table]) -> None:
         """Create the tables for the rows of one slice, without keys."""
         statements = []
         for rows, copy in zip(self.rows_of(number, len(copies)), copies, strict=True):
-            statements += [_CREATE_ROWS.format(rows, _of_shadow(copy)), self._mark(rows)]
+            statements += [_CREATE_ROWS.format(rows, _of_shadow(copy), _ALONE), self._mark(rows)]
         await conn.execute(_in_one_message(statements))
 
     async def attach(self, conn: AsyncConnection[Any], number: int, copies: Sequence[Table], slices: int) -> None:

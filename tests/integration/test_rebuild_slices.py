@@ -69,7 +69,6 @@ class Mixed(BlockProjection):
     name, version, blocks = "mixed", 1, (mixed, requests_of, by_last_digit)
 
 
-SLICED: list[type[Projection]] = [*READ_MODELS, Contacts, Mixed]
 NOT_SLICED = [one.projection for one in EXAMPLES if one.projection is not Contacts]
 """Rows of their blocks move between groups, such as days: only the app divides their tables."""
 
@@ -80,6 +79,17 @@ ratios = rows(
     latest("event_id"),
     latest("ratio", event.delivered / event.total_recipients),
     of=6,
+)
+ordered = rows(
+    "ordered",
+    key("app"),
+    key("ppnum"),
+    key("send_request_id"),
+    latest("event_id"),
+    greatest("upper", func.upper(event.send_request_id, type_=Text)),
+    ever("is_high", event.ppnum > "12300000202"),
+    of=(1, 2, 3),
+    where=event.app != "nobody's",
 )
 by_app = rows("by_app", key("app"), latest("event_id"), of=1)
 unique = rows(
@@ -99,6 +109,12 @@ class Ratios(BlockProjection):
     name, version, blocks = "ratios", 1, (ratios,)
 
 
+class Ordered(BlockProjection):
+    """Values that depend on the order of a key, or on its collation."""
+
+    name, version, blocks = "ordered", 1, (ordered,)
+
+
 class ByApp(BlockProjection):
     name, version, blocks = "by_app", 1, (by_app,)
 
@@ -112,6 +128,9 @@ class MoreStatements(BlockProjection):
 
     def fold(self, window: Window) -> Sequence[Executable]:
         return [*super().fold(window)]
+
+
+SLICED: list[type[Projection]] = [*READ_MODELS, Contacts, Mixed, Ordered]
 
 
 class InterruptedStep(RecordedProgress):
@@ -162,6 +181,14 @@ def test_only_blocks_that_divide_by_persons_or_requests_are_sliced() -> None:
     others: list[type[Projection]] = [ByApp, UniqueMessages, MoreStatements, OptOuts, folding.Watched]
     for other in (*NOT_SLICED, *others):
         assert find_slice_fold(other()) is None, other.name
+
+
+def test_columns_of_slices_sort_by_bytes_unless_a_value_depends_on_their_order() -> None:
+    for projection, names in ((Mixed, {"app", "ppnum", "send_request_id"}), (Ordered, {"app"})):
+        fold = find_slice_fold(projection())
+        assert fold is not None
+        found = {column.name for column in fold.columns if getattr(column.type, "collation", None) == "C"}
+        assert found == names | {"event_id"}, projection.name
 
 
 @pytest.mark.oldest

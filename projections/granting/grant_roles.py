@@ -74,20 +74,18 @@ def plan_grants(
     """
     layout = read_layout(connection)
     installed = list(projections)
-    plans = []
-    for number, request in enumerate(requests):
+    plans: list[GrantPlan] = []
+    # Before all grants: Citus creates no schema in a transaction that has changed a distributed table.
+    preparation = tuple(_prepare_shadows(layout)) if any(one.kind is RoleKind.WORKER for one in requests) else ()
+    for request in requests:
         _find_role(connection, layout, request.role)
         asked = kind_privileges(layout, request.kind, installed)
         grants = _without_foreign(connection, layout, request, asked)
-        is_first_worker = request.kind is RoleKind.WORKER and not any(
-            one.kind is RoleKind.WORKER for one in requests[:number]
-        )
-        preparation = tuple(_prepare_shadows(layout)) if is_first_worker else ()
         statements = (
             *compose_grants(grants, request.role, layout.owner),
             compose_record(request.role, request.kind),
         )
-        plans.append(GrantPlan(request, preparation, statements))
+        plans.append(GrantPlan(request, () if plans else preparation, statements))
     return plans
 
 

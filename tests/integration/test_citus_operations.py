@@ -33,7 +33,7 @@ from projections.migrating.go_back import go_back
 from projections.migrating.migrate import upgrade
 from projections.migrating.partition_log import partition_log
 from projections.migrating.schema_drift import find_drift
-from projections.running.window_step import Step
+from projections.running.window_step import LONGEST_PAUSE, Step
 from tests import folding, oracle, store, transferring
 from tests.citus import CitusDatabase, needs_citus
 from tests.doctoring import findings, only, run_sql
@@ -268,6 +268,7 @@ async def test_a_row_is_explained_as_of_its_checkpoint_while_events_are_folded(
     await append(conn, new_record(ppnum=PERSON, request="first"))
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.AT_HEAD
+        assert 0 < one._window_step.pause <= LONGEST_PAUSE  # so that the next events are folded together
         async with asyncio.TaskGroup() as group:
             for n in range(12):
                 await append(conn, new_record(ppnum=PERSON, request=f"later {n}"))

@@ -15,12 +15,16 @@ KEEP_EVENT_IDS = """
 CREATE OR REPLACE FUNCTION eventstore.keep_event_ids() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    before bigint;
     kept bigint;
     added bigint;
     head bigint;
+    part record;
+    is_kept boolean;
     restored int8range := nullif(current_setting('eventstore.restored_positions', true), '');
 BEGIN
-    SELECT u.position INTO STRICT kept FROM eventstore.event_ids_up_to AS u;
+    SELECT u.position INTO STRICT before FROM eventstore.event_ids_up_to AS u;
+    kept := before;
     -- A restore may fill gaps before the position up to which ids are kept; it says which positions it stores.
     IF lower(restored) <= kept THEN
         INSERT INTO eventstore.event_ids (event_id, position)
@@ -30,20 +34,36 @@ BEGIN
               SELECT FROM eventstore.event_ids AS i WHERE i.event_id = e.event_id AND i.position = e.position
           );
     END IF;
-    INSERT INTO eventstore.event_ids (event_id, position)
-    SELECT e.event_id, e.position FROM eventstore.events AS e WHERE e.position > kept;
-    GET DIAGNOSTICS added = ROW_COUNT;
-    SELECT max(e.position) INTO head FROM eventstore.events AS e WHERE e.position >= kept;
-    -- Whoever doesn't append at the end, without gaps, would leave ids out.
-    IF kept + added > 0 AND head IS DISTINCT FROM kept + added OR kept > 0 AND NOT EXISTS (
-        SELECT FROM eventstore.events AS e JOIN eventstore.event_ids AS i ON i.event_id = e.event_id
-        WHERE e.position = kept AND i.position = kept
-    ) THEN
-        RAISE EXCEPTION 'events can be added after position % only, without gaps; the last one would be %', kept, head
-            USING HINT = 'If events were deleted, restore them with projections import.';
-    END IF;
-    IF added > 0 THEN
-        UPDATE eventstore.event_ids_up_to SET position = kept + added;
+    -- Each partition by its name: a statement that reads the log takes the longer the more partitions there are.
+    FOR part IN
+        SELECT p.name, p.first_position, p.last_position, row_number() OVER (ORDER BY p.last_position DESC) AS from_end
+        FROM eventstore.partitions AS p WHERE p.last_position >= before
+        UNION ALL
+        SELECT 'events', 1, 9223372036854775807, 1 WHERE NOT EXISTS (SELECT FROM eventstore.partitions)
+        ORDER BY 2
+    LOOP
+        -- After the end, only those are looked at that were made ahead. They are empty, unless somebody left a gap.
+        IF part.first_position > kept + 1 THEN
+            CONTINUE WHEN part.from_end > 3;
+            CONTINUE WHEN pg_relation_size(format('eventstore.%I', part.name)::regclass) = 0;
+        END IF;
+        EXECUTE format('INSERT INTO eventstore.event_ids (event_id, position)'
+                       ' SELECT e.event_id, e.position FROM eventstore.%I AS e WHERE e.position > $1', part.name)
+        USING kept;
+        GET DIAGNOSTICS added = ROW_COUNT;
+        kept := kept + added;
+        EXECUTE format('SELECT max(e.position), EXISTS ('
+                       ' SELECT FROM eventstore.%1$I AS e JOIN eventstore.event_ids AS i ON i.event_id = e.event_id'
+                       ' WHERE e.position = $1 AND i.position = $1) FROM eventstore.%1$I AS e', part.name)
+        INTO head, is_kept USING before;
+        -- Whoever doesn't append at the end, without gaps, would leave ids out.
+        IF head <> kept OR before >= part.first_position AND NOT is_kept THEN
+            RAISE EXCEPTION 'events can be added after position % only, without gaps; the last one would be %',
+                before, head USING HINT = 'If events were deleted, restore them with projections import.';
+        END IF;
+    END LOOP;
+    IF kept > before THEN
+        UPDATE eventstore.event_ids_up_to SET position = kept;
     END IF;
     RETURN NULL;
 END

@@ -29,6 +29,8 @@ QUICK = Waits(append_lock=0.2, idle_in_transaction=600, database_connect=60)
 """Tests hold locks for a long time, so idle transactions aren't ended."""
 GIVE_UP = 30.0
 """Seconds after which a test fails if a condition hasn't become true."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03
+"""Seconds between two looks at a condition. Each look takes CPU time from what the test waits for."""
 
 with_and_without_probing = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
 """Runs a test with an appender that looks for stored events first, as after a connect, and one that copies directly."""
@@ -164,11 +166,13 @@ class PageSizes:
 
 
 async def wait_until(check: Callable[[], Awaitable[T]], what: str) -> T:
-    """Call a check until its result is true, and return that result."""
+    """Call a check until its result is true, and return that result; the pauses between calls get longer."""
+    pause = SHORTEST_PAUSE
     try:
         async with asyncio.timeout(GIVE_UP):
-            while not (result := await check()):  # noqa: ASYNC110 - Postgres has no event to wait for
-                await asyncio.sleep(0.002)
+            while not (result := await check()):
+                await asyncio.sleep(pause)
+                pause = min(1.25 * pause, LONGEST_PAUSE)
             return result
     except TimeoutError:
         raise AssertionError(f"timed out waiting for: {what}") from None

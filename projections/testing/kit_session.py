@@ -194,7 +194,9 @@ class KitSession:
         async def conn() -> AsyncConnection[Any]:
             return self.conn
 
-        engine = create_async_engine("postgresql+psycopg://", async_creator=conn, poolclass=NullPool)
+        engine = create_async_engine(
+            "postgresql+psycopg://", async_creator=conn, poolclass=NullPool, use_native_hstore=False
+        )
         opening.push_async_callback(engine.dispose)
         made = await opening.enter_async_context(engine.connect())
         metadata = MetaData()

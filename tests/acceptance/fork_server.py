@@ -103,12 +103,16 @@ def build_commands() -> None:
     """Build the parsers of all commands, which are the same in each process, and remember them."""
     for module in (typer.main, lazy_commands):
         module.get_command = functools.cache(module.get_command)  # type: ignore[attr-defined]
-    groups: list[Any] = [typer.main.get_command(app)]
-    while groups:
-        group = groups.pop()
-        for parameter in group.params:
-            parameter.get_runtime_param()
-        groups += getattr(group, "commands", {}).values()
+    _build_parser(typer.main.get_command(app), None)
+
+
+def _build_parser(command: Any, parent: Any) -> None:  # noqa: ANN401 - private classes of Typer's
+    # The parent decides how the option for help is named.
+    context = command.context_class(command, info_name=command.name, parent=parent, **command.context_settings)
+    for parameter in command.get_params(context):
+        parameter.get_runtime_param()
+    for each in getattr(command, "commands", {}).values():
+        _build_parser(each, context)
 
 
 class RememberedDistribution(importlib.metadata.PathDistribution):

@@ -68,7 +68,7 @@ async def open_session(
     Args:
         url: the database.
         name: the consumer.
-        waits: ``leader_timeout`` counts.
+        waits: ``leader_timeout`` and ``database_connect`` count.
         start: the position after which a new consumer begins; None for the head.
         is_first: whether this process had the consumer before; then it must still exist.
         on_standby: waits between two attempts; if it returns False, nothing is taken over and None is returned.
@@ -92,7 +92,7 @@ async def open_session(
     conn = await connected()
     try:
         if is_first:
-            await check_session_is_ours(conn, connected)
+            await check_session_is_ours(conn, connected, seconds=waits.database_connect)
             await create_consumer(conn, name, start)
         while not await fetch_value(conn, TRY_SESSION_LOCK, [consumer_lock(name)]):
             holder = await find_holder(conn, consumer_lock(name))

@@ -13,6 +13,7 @@ import re
 import select
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -111,7 +112,8 @@ async def _attempt(url: str, waits: Waits, *, writes: bool) -> AsyncConnection |
             is_standby = await fetch_value(conn, "SELECT pg_catalog.pg_is_in_recovery()")
             if writes and is_standby:
                 return "the server is a standby and takes no writes"
-            await check_session_is_ours(conn, lambda: connect(url, name=NAME, waits=waits))
+            another = partial(connect, url, name=NAME, waits=waits)
+            await check_session_is_ours(conn, another, seconds=waits.database_connect)
             stack.pop_all()
             return conn
     except psycopg.ProgrammingError as error:

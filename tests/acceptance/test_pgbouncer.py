@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.store import QUICK as QUICK_WAITS
 pytestmark = needed
 
 IGNORED = {"ignore_startup_parameters": "extra_float_digits,options"}
+IMPATIENT = {"PROJECTIONS_DATABASE_CONNECT": "4"}
+"""A command waits so many seconds for a session of the pool, where none is left for it."""
 
 
 async def test_session_mode_works(commands: Commands, database_url: str) -> None:
@@ -81,24 +84,29 @@ async def test_refused_startup_options_are_not_mistaken_for_an_unavailable_datab
 async def test_a_pool_that_shares_sessions_is_refused(
     commands: Commands, database_url: str, settings: dict[str, str]
 ) -> None:
-    with bouncer(database_url, **IGNORED, **settings) as url:
-        for command in (("run", "--no-ingest"), ("migrate",)):
-            result = await commands.run(*command, DATABASE_URL=url)
-            assert result.code == 2, result.transcript
-            assert "gives each transaction another session" in result.stderr_line
-            assert "pool_mode = session" in result.stderr_line
+    one_session = "default_pool_size" in settings
+
+    async def run(*command: str) -> None:
+        with bouncer(database_url, **IGNORED, **settings) as url:
+            result = await commands.run(*command, DATABASE_URL=url, **(IMPATIENT if one_session else {}))
+        assert result.code == 2, result.transcript
+        assert "gives each transaction another session" in result.stderr_line
+        assert "pool_mode = session" in result.stderr_line
+
+    await asyncio.gather(run("run", "--no-ingest"), run("migrate"))
 
 
 async def test_a_pool_of_a_single_session_is_refused(commands: Commands, database_url: str) -> None:
     with bouncer(database_url, pool_mode="session", default_pool_size="1", **IGNORED) as url:
-        result = await commands.run("run", "--no-ingest", DATABASE_URL=url)
+        result = await commands.run("run", "--no-ingest", DATABASE_URL=url, **IMPATIENT)
         assert result.code == 2, result.transcript
         assert "gives this process a single session" in result.stderr_line
 
 
 async def test_it_waits_for_a_pooler_whose_server_is_not_available_yet(commands: Commands, database_url: str) -> None:
     with bouncer(database_url.replace("127.0.0.1:", "127.0.0.2:"), pool_mode="session", **IGNORED) as url:
-        result = await commands.run("run", "--no-ingest", "--wait-for-database", "0.1", DATABASE_URL=url)
+        waiting = ("run", "--no-ingest", "--wait-for-database", "0.1")
+        result = await commands.run(*waiting, DATABASE_URL=url, **IMPATIENT)
         assert result.code == 1, result.transcript
         assert "database unavailable" in result.err
 

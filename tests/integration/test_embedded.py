@@ -46,7 +46,24 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def server(home: Path) -> EmbeddedPostgres:
+    """A server that was never started."""
     return embedded(home)
+
+
+@pytest.fixture(scope="module")
+def made_once() -> Iterator[EmbeddedPostgres]:
+    with temporary_home() as folder:
+        server = embedded(folder)
+        server.start()
+        server.stop()
+        yield server
+
+
+@pytest.fixture
+def stopped(made_once: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
+    """A server that other tests start too: to make a cluster takes two seconds of CPU time."""
+    yield made_once
+    made_once.stop()
 
 
 def starter(home: Path) -> subprocess.Popen[str]:
@@ -99,8 +116,8 @@ def test_start_and_stop_are_idempotent_and_data_stays(server: EmbeddedPostgres) 
     assert query_value(url, "select answer from kept") == 42
 
 
-def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(server: EmbeddedPostgres) -> None:
-    url = server.start()
+def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(stopped: EmbeddedPostgres) -> None:
+    url = stopped.start()
     assert url.startswith("postgresql://projections:")
     assert url.endswith("/projections")
     assert query_value(url, "show server_encoding") == "UTF8"
@@ -111,12 +128,12 @@ def test_is_utf8_with_a_pinned_locale_and_an_owner_without_privileges(server: Em
     role = "select rolsuper or rolcreatedb or rolcreaterole or rolbypassrls from pg_roles where rolname = current_user"
     assert query_value(url, role) is False
     query_value(url, "create schema something")
-    assert query_value(server.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
+    assert query_value(stopped.superuser_url(), "select rolsuper from pg_roles where rolname = current_user") is True
 
 
-def test_every_connection_needs_a_password(server: EmbeddedPostgres) -> None:
-    url = server.start()
-    superuser_url = server.superuser_url() or ""
+def test_every_connection_needs_a_password(stopped: EmbeddedPostgres) -> None:
+    url = stopped.start()
+    superuser_url = stopped.superuser_url() or ""
     for known in (url, superuser_url):
         scheme, _, rest = known.partition("://")
         login, _, place = rest.partition("@")
@@ -130,9 +147,9 @@ def test_every_connection_needs_a_password(server: EmbeddedPostgres) -> None:
     assert query_value(superuser_url, stored) is True
 
 
-def test_listens_on_one_loopback_address_and_no_unix_socket(home: Path) -> None:
+def test_listens_on_one_loopback_address_and_no_unix_socket(stopped: EmbeddedPostgres) -> None:
     wide_open = {"listen_addresses": "*", "unix_socket_directories": "/tmp", "password_encryption": "md5"}  # noqa: S108
-    server = EmbeddedPostgres(home, settings={**FAST, **wide_open})
+    server = EmbeddedPostgres(stopped.home, settings={**FAST, **wide_open})
     server.start()
     port = server.status().port
     assert port is not None
@@ -171,64 +188,64 @@ def test_passwords_are_private_and_no_other_folder_changes_its_mode(tmp_path: Pa
         server.destroy()
 
 
-def test_its_log_contains_no_values(server: EmbeddedPostgres) -> None:
-    url = server.start()
+def test_its_log_contains_no_values(stopped: EmbeddedPostgres) -> None:
+    url = stopped.start()
     query_value(url, "create table people (ppnum text primary key)")
     query_value(url, "insert into people values ('+4912345')")
     with pytest.raises(psycopg.errors.UniqueViolation):
         query_value(url, "insert into people values ('+4912345')")
-    server.stop()
-    log = server.status().log
+    stopped.stop()
+    log = stopped.status().log
     assert log is not None
     text = "".join(path.read_text() for path in log.iterdir())
     assert "duplicate key" in text
     assert "+4912345" not in text
 
 
-def test_the_server_outlives_the_process_that_started_it(server: EmbeddedPostgres) -> None:
-    process = starter(server.home)
+def test_the_server_outlives_the_process_that_started_it(stopped: EmbeddedPostgres) -> None:
+    process = starter(stopped.home)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert server.url() == output.strip()
+    assert stopped.url() == output.strip()
     assert query_value(output.strip(), "select 1") == 1
 
 
-def test_recovers_when_its_postmaster_is_killed(server: EmbeddedPostgres) -> None:
-    url = server.start()
+def test_recovers_when_its_postmaster_is_killed(stopped: EmbeddedPostgres) -> None:
+    url = stopped.start()
     query_value(url, "create table kept as select 42 as answer")
-    kill_postmaster(server)
-    assert server.url() is None
-    assert query_value(server.start(), "select answer from kept") == 42
+    kill_postmaster(stopped)
+    assert stopped.url() is None
+    assert query_value(stopped.start(), "select answer from kept") == 42
 
 
-def test_a_start_ends_a_frozen_child_of_a_killed_postmaster(server: EmbeddedPostgres) -> None:
-    url = server.start()
+def test_a_start_ends_a_frozen_child_of_a_killed_postmaster(stopped: EmbeddedPostgres) -> None:
+    url = stopped.start()
     with psycopg.connect(url) as connection:
         os.kill(connection.info.backend_pid, signal.SIGSTOP)
-        kill_postmaster(server)
-        impatient = EmbeddedPostgres(server.home, settings=FAST, timeouts=EmbeddedTimeouts(leftovers=0.3))
+        kill_postmaster(stopped)
+        impatient = EmbeddedPostgres(stopped.home, settings=FAST, timeouts=EmbeddedTimeouts(leftovers=0.3))
         assert query_value(impatient.start(), "select 1") == 1
         connection.close()
 
 
 @pytest.mark.parametrize("stop_first", [True, False], ids=["stopped", "killed"])
-def test_a_reused_process_id_is_not_taken_for_the_server(server: EmbeddedPostgres, *, stop_first: bool) -> None:
-    server.start()
-    data = server.status().data
+def test_a_reused_process_id_is_not_taken_for_the_server(stopped: EmbeddedPostgres, *, stop_first: bool) -> None:
+    stopped.start()
+    data = stopped.status().data
     assert data is not None
     pid_file = data / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
     if stop_first:
-        server.stop()
+        stopped.stop()
     else:
-        kill_postmaster(server)
+        kill_postmaster(stopped)
     owner = data.stat().st_uid
     other = subprocess.Popen(["sleep", "600"], user=owner)
     try:
         pid_file.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
-        assert server.url() is None
-        server.stop()
-        assert query_value(server.start(), "select 1") == 1
+        assert stopped.url() is None
+        stopped.stop()
+        assert query_value(stopped.start(), "select 1") == 1
         assert other.poll() is None
     finally:
         other.kill()
@@ -257,13 +274,13 @@ def test_a_start_continues_after_a_killed_start(home: Path, name: str) -> None:
     assert not [left for folder in folders_of(home) for left in folder.glob(".initdb-*")]
 
 
-def test_a_start_replaces_an_incomplete_cluster(server: EmbeddedPostgres) -> None:
-    server.start()
-    folder = folders_of(server.home)[1]
+def test_a_start_replaces_an_incomplete_cluster(stopped: EmbeddedPostgres) -> None:
+    stopped.start()
+    folder = folders_of(stopped.home)[1]
     half = folder / ".initdb-dead" / "data" / "base"
     half.mkdir(parents=True)
-    server.stop()
-    server.start()
+    stopped.stop()
+    stopped.start()
     assert not half.exists()
 
 
@@ -274,14 +291,14 @@ def test_concurrent_starts_start_one_server(home: Path) -> None:
     assert set(answers) == {embedded(home).url()}
 
 
-def test_takes_another_port_when_its_own_is_taken(server: EmbeddedPostgres) -> None:
-    server.start()
-    port = server.status().port
+def test_takes_another_port_when_its_own_is_taken(stopped: EmbeddedPostgres) -> None:
+    stopped.start()
+    port = stopped.status().port
     assert port is not None
-    server.stop()
+    stopped.stop()
     with socket.create_server(("127.0.0.1", port)):
-        url = server.start()
-        assert server.status().port != port
+        url = stopped.start()
+        assert stopped.status().port != port
         assert query_value(url, "select 1") == 1
 
 
@@ -300,29 +317,33 @@ def test_a_frozen_starter_is_named_after_a_limited_wait(home: Path) -> None:
     assert query_value(embedded(home).start(), "select 1") == 1  # the kernel released the dead process's lock
 
 
-def test_refuses_the_data_of_another_major_version(server: EmbeddedPostgres) -> None:
-    server.start()
-    server.stop()
+def test_refuses_the_data_of_another_major_version(stopped: EmbeddedPostgres) -> None:
+    stopped.start()
+    stopped.stop()
     with pytest.raises(EmbeddedError, match=r"was created by PostgreSQL 18, but version 16\."):
-        EmbeddedPostgres(server.home, major=16, settings=FAST).start()
+        EmbeddedPostgres(stopped.home, major=16, settings=FAST).start()
 
 
-def test_a_failed_start_reports_its_reason(server: EmbeddedPostgres) -> None:
-    broken = EmbeddedPostgres(server.home, settings={**FAST, "max_connections": "none"})
+def test_a_failed_start_reports_its_reason(stopped: EmbeddedPostgres) -> None:
+    stopped.start()
+    kill_postmaster(stopped)
+    stopped.start()  # its log has the errors of a recovery now
+    stopped.stop()
+    broken = EmbeddedPostgres(stopped.home, settings={**FAST, "max_connections": "none"})
     with pytest.raises(EmbeddedError, match="max_connections"):
         broken.start()
-    assert query_value(server.start(), "select 1") == 1
+    assert query_value(stopped.start(), "select 1") == 1
 
 
-def test_a_damaged_state_file_is_reported_in_one_sentence(server: EmbeddedPostgres) -> None:
-    server.start()
-    server.stop()
-    memory = server.home / "embedded.json"
+def test_a_damaged_state_file_is_reported_in_one_sentence(stopped: EmbeddedPostgres) -> None:
+    stopped.start()
+    stopped.stop()
+    memory = stopped.home / "embedded.json"
     whole = memory.read_text()
     for damaged in ("", "{}", whole.replace('"name": "', '"name": "../')):
         memory.write_text(damaged)
         with pytest.raises(EmbeddedError, match="is damaged"):
-            server.start()
+            stopped.start()
     memory.write_text(whole)
 
 
@@ -338,19 +359,19 @@ def test_destroy_leaves_nothing(server: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's data is outside the home")
-def test_no_other_home_finds_roots_data(server: EmbeddedPostgres, tmp_path: Path) -> None:
-    server.start()
-    first = server.status().data
+def test_no_other_home_finds_roots_data(stopped: EmbeddedPostgres, tmp_path: Path) -> None:
+    stopped.start()
+    first = stopped.status().data
     copy = tmp_path / "copy"
-    shutil.copytree(server.home, copy)
+    shutil.copytree(stopped.home, copy)
     copied = embedded(copy)
     try:
         copied.start()
         assert copied.status().data != first
-        assert server.status().state == "running"
+        assert stopped.status().state == "running"
     finally:
         copied.destroy()
-    assert server.status().state == "running"
+    assert stopped.status().state == "running"
 
 
 def test_default_timeouts() -> None:
@@ -365,7 +386,7 @@ def test_default_timeouts() -> None:
 
 
 def test_a_server_starts_although_a_signal_ends_the_shell_that_starts_it(
-    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    stopped: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As what gRPC does in a fork may, where its threads run."""
     spawn = processes._spawn
@@ -378,5 +399,5 @@ def test_a_server_starts_although_a_signal_ends_the_shell_that_starts_it(
         return spawn(["/bin/sh", "-c", "kill -ABRT $$"] if is_first_shell else command, *arguments, **named)
 
     monkeypatch.setattr(processes, "_spawn", spawn_and_kill)
-    assert query_value(server.start(), "SELECT 1") == 1
+    assert query_value(stopped.start(), "SELECT 1") == 1
     assert len(ended) == 1

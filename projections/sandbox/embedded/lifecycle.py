@@ -134,9 +134,12 @@ def _becomes_ready(place: Place, state: SavedServer, pid: int, *, timeouts: Embe
 
 
 def _last_log_errors(place: Place) -> str:
-    """Return the last two errors in the server's log: a FATAL line often only sums up the LOG line before it."""
+    """Return the last two errors of a start: a FATAL line often only sums up the LOG line before it.
+
+    The log has those of earlier starts too, so what the server wrote before its log began counts first.
+    """
     logs = sorted(place.log.glob("*.log"), key=lambda path: path.lstat().st_mtime)
-    for path in [*logs[-1:], place.output]:
+    for path in [place.output, *logs[-1:]]:
         with suppress(OSError):
             lines = path.read_text(errors="replace").splitlines()
             errors = [re.split(r"(?:LOG|FATAL|PANIC): +", line)[-1] for line in lines if re.search(_ERROR_LINE, line)]

@@ -1,7 +1,7 @@
 """Each command does the same when it is installed and when it is forked; the other tests start forks.
 
 ``dashboard``, ``db start`` and ``simulate`` are not compared: tests/acceptance/test_http_command.py,
-tests/integration/test_db_command.py and test_simulate_command.py start the installed program.
+tests/acceptance/test_db_command.py and test_simulate_command.py start the installed program.
 """
 
 from __future__ import annotations

@@ -102,6 +102,15 @@ class Server:
             if len(self._used) >= DROPPED_TOGETHER:
                 self._drop_used()
 
+    @contextmanager
+    def copy(self, url: str) -> Iterator[str]:
+        """Yield the URL of a copy of a database to which nothing is connected; it is dropped like the others."""
+        name = self._thread.submit(self._create, urlsplit(url).path.removeprefix("/")).result()
+        try:
+            yield self.url(name)
+        finally:
+            self._used.append(name)
+
     def execute(self, command: LiteralString, *parts: sql.Composable) -> None:
         """Run one statement as superuser, outside any transaction."""
         with psycopg.connect(self.superuser_url, autocommit=True) as connection:

@@ -6,9 +6,10 @@ tests/acceptance/test_db_command.py and test_simulate_command.py start the insta
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 from typer.main import get_command
@@ -17,6 +18,7 @@ from projections.cli.app import app
 from tests import folding, oracle, store
 from tests.acceptance.command import INSTALLED, QUICK, CommandResult, Commands
 from tests.acceptance.fork_client import ForkServer
+from tests.databases import Server
 from tests.folding import append, new_record
 from tests.scripted import scripted_server, stays_open
 from tests.unit.test_help import subcommands
@@ -111,22 +113,36 @@ async def test_a_fork_encodes_its_output_as_the_installed_command_does(commands:
     assert found[0] == found[1]
 
 
+async def fold_some_events(url: str) -> None:
+    """Store events of one person, and fold them."""
+    async with store.connection(url) as conn:
+        kinds = (oracle.PENDING_CONSENT, oracle.GRANTED, oracle.DELIVERED)
+        await append(conn, *(new_record(kind, PPNUM) for kind in kinds))
+        await store.set_epoch(conn, "default")
+    await folding.fold_all(url)
+
+
+@pytest.fixture(scope="module")
+def folded_url(postgres: Server) -> Iterator[str]:
+    """The URL of a database with folded events; each test gets copies of it."""
+    with postgres.database() as url:
+        asyncio.run(fold_some_events(url))
+        yield url
+
+
 @pytest.mark.skipif(not INSTALLED.exists(), reason="the command isn't installed")
 @pytest.mark.parametrize("command", CASES, ids=" ".join)
 async def test_the_installed_command_does_the_same_as_a_fork(
-    commands: Commands, fork_server: ForkServer | None, database_url: str, elsewhere: str, command: tuple[str, ...]
+    commands: Commands, fork_server: ForkServer | None, postgres: Server, folded_url: str, command: tuple[str, ...]
 ) -> None:
     assert fork_server is not None
-    records = [new_record(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.GRANTED, oracle.DELIVERED)]
     results = []
     async with scripted_server(stays_open()) as upstream:
-        for starter, url in ((commands.installed, database_url), (commands, elsewhere)):
-            async with store.connection(url) as conn:
-                await append(conn, *records)
-                await store.set_epoch(conn, "default")
-            await folding.fold_all(url)
-            variables = {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": upstream.address, "COLUMNS": "150"}
-            results.append(await starter.run(*command, *CASES[command], **variables, PROJECTIONS_TOKEN="token-of-mine"))
+        for starter in (commands.installed, commands):
+            with postgres.copy(folded_url) as url:
+                variables = {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": upstream.address, "COLUMNS": "150"}
+                arguments = (*command, *CASES[command])
+                results.append(await starter.run(*arguments, **variables, PROJECTIONS_TOKEN="token-of-mine"))
             (commands.folder / "log").unlink(missing_ok=True)
             shutil.rmtree(commands.folder / "mine", ignore_errors=True)
     installed, forked = map(comparable, results)

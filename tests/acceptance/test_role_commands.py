@@ -33,6 +33,9 @@ CONSUMER = (
     "INSERT INTO eventstore.consumers (name, position, created_at) VALUES ('billing', 0, clock_timestamp())"
     " ON CONFLICT DO NOTHING"
 )
+BEHIND = (
+    "SELECT coalesce(min(position), 0) < (SELECT max(position) FROM eventstore.events) FROM projections.checkpoints"
+)
 EXCEPTED = {
     "list": "opens no database",
     "new": "opens no database",
@@ -131,7 +134,8 @@ async def test_commands_work_for_the_roles_that_the_page_lists(
         await append(conn, *records)
         for number, (command, allowed) in enumerate(found):
             await conn.execute("UPDATE projections.checkpoints SET state = 'running'")
-            await folding.fold_all(database_url)
+            if await store.value(conn, BEHIND):
+                await folding.fold_all(database_url)
             for name in tried(number, allowed):
                 await store.set_epoch(conn, APP)
                 file.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ from tests.acceptance.stored_events import read_stored
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.store import CHAT
 
+pytestmark = pytest.mark.xdist_group("the old version")  # one process builds it
+
 OLD_READ_MODELS = ["request_status", "consent_registry", "poll_tallies"]
 NEW_READ_MODELS = [projection.name for projection in READ_MODELS]
 ENVIRONMENT = {**QUICK, "PROJECTIONS_TOKEN": TOKEN, "PROJECTIONS_POLL": "0.05"}

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.databases import Server
-from tests.oldest_postgres import runs_on_oldest
+from tests.oldest_postgres import may_run_on_oldest, runs_on_oldest
 from tests.servers import Source, newest_source, oldest_source
 
 KEY = pytest.StashKey[list[Source]]()
@@ -41,9 +41,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" not in metafunc.fixturenames:
         return
     sources = metafunc.config.stash[KEY]
-    both = metafunc.config.getoption("--full-matrix") or runs_on_oldest(metafunc.definition)
+    both = metafunc.config.getoption("--full-matrix") or may_run_on_oldest(metafunc.definition)
     chosen = sources if both else sources[:1]
     metafunc.parametrize("postgres", chosen, indirect=True, ids=[source.name for source in chosen], scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the parameters that don't run on the oldest, where others of the same test do."""
+    if not config.getoption("--full-matrix"):
+        newest = config.stash[KEY][0]
+        items[:] = [item for item in items if server_of(item) in {None, newest} or runs_on_oldest(item)]
+
+
+def server_of(item: pytest.Item) -> Source | None:
+    """Return the server that a test runs on; None if it takes none."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    found = params.get("postgres")
+    return found if isinstance(found, Source) else None
 
 
 @pytest.fixture(scope="session")

@@ -56,11 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def _server_of(item: pytest.Item) -> str | None:
     """Return the server whose statements a test records, ``newest`` or ``oldest``; None if they aren't recorded."""
     sources = item.config.stash[fix_postgres.KEY]
-    source = (
-        item.callspec.params.get("postgres")
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else None
-    )
+    source = fix_postgres.server_of(item)
     if source is None:
         return None
     if source == sources[0]:

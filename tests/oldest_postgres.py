@@ -3,8 +3,11 @@
 The oldest gets every statement that the product sends, every migration, and what differs between versions: catalogues,
 plans, privileges, session settings. It runs
 
-- tests/integration and tests/migration, without the files below and without tests that are marked ``newest``,
+- tests/integration and tests/migration, without the files below and without tests that are marked ``newest``, which
+  repeat the statements of others in more situations, or take long,
 - and tests anywhere that are marked ``oldest``.
+
+Both marks may also be those of a parameter: ``pytest.param(…, marks=pytest.mark.oldest)``.
 
 ``NEWEST_ONLY`` names files that test what doesn't depend on the server (messages over gRPC and HTTP, decisions in
 Python), or repeat statements that others send to the oldest. In files of ``ONLY_MARKED``, the tests marked ``oldest``
@@ -17,6 +20,7 @@ don't send to the oldest (fix_statements.py): mark a test that sends it.
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -105,8 +109,16 @@ ONLY_MARKED = frozenset(
 )
 
 
+def may_run_on_oldest(function: pytest.Item) -> bool:
+    """Return whether ``make test`` runs a test on the oldest PostgreSQL, with some of its parameters at least."""
+    given = (mark.args[1] for mark in function.iter_markers("parametrize"))
+    sets = chain.from_iterable(each for each in given if isinstance(each, list | tuple))
+    marks = chain.from_iterable(each.marks for each in sets if isinstance(each, pytest.ParameterSet))
+    return runs_on_oldest(function) or any(mark.name == "oldest" for mark in marks)
+
+
 def runs_on_oldest(item: pytest.Item) -> bool:
-    """Return whether ``make test`` runs a test on the oldest PostgreSQL."""
+    """Return whether ``make test`` runs a test, with the item's parameters, on the oldest PostgreSQL."""
     if item.get_closest_marker("oldest"):
         return True
     if item.get_closest_marker("newest"):

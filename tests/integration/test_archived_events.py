@@ -49,8 +49,7 @@ from tests.transferring import export, fill_store, import_file, open_connection,
 ARCHIVED = 100
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
+@pytest.mark.parametrize("projection", [*READ_MODELS, pytest.param(OptOuts, marks=pytest.mark.oldest)])
 async def test_replays_read_archived_events(
     database_url: str,
     conn: AsyncConnection,

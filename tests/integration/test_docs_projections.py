@@ -51,7 +51,6 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return list(sources)
 
 
-@pytest.mark.oldest
 async def test_the_pages_own_tests_pass(modules: list[str], database_url: str) -> None:
     ran = []
     for name in modules:
@@ -127,8 +126,7 @@ async def test_the_first_read_models_of_the_page_are_folded_rebuilt_and_verified
         assert costs == [(date(2026, 3, 1), 2, 13)]
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("had_tables", [False, True])
+@pytest.mark.parametrize("had_tables", [False, pytest.param(True, marks=pytest.mark.oldest)])
 def test_a_package_with_the_layout_of_the_page_runs_its_own_migrations(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_tables: bool
 ) -> None:

@@ -64,7 +64,6 @@ def fail_at_call(patched: pytest.MonkeyPatch, name: str, call: int) -> None:
     patched.setattr(erased_files, name, step)
 
 
-@pytest.mark.oldest
 async def test_a_person_is_erased_from_files_and_counts_stay(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

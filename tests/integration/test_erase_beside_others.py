@@ -53,7 +53,6 @@ async def shadow_tables(conn: AsyncConnection) -> list[str]:
     return [name for (name,) in await fetch_all(conn, f"{query} AND relname <> 'shadow_positions'")]
 
 
-@pytest.mark.oldest
 @pytest.mark.parametrize(
     ("phase", "slice_size"),
     [("folding", 1000), ("comparing", 1000), ("applying the difference", 1000), ("spreading", 50), ("folding", 50)],

@@ -99,8 +99,7 @@ async def fold_until_named(one: Worker, own: AsyncConnection, conn: AsyncConnect
     return str((await checkpoint_row(conn, name)).last_error)
 
 
-@pytest.mark.oldest
-@both
+@pytest.mark.parametrize("projection", [pytest.param(Slow, marks=pytest.mark.oldest), SlowHandle])
 async def test_a_slow_event_is_named_events_before_it_are_folded_and_skip_works(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
@@ -201,7 +200,6 @@ async def test_an_event_that_was_slow_only_once_is_folded(database_url: str, con
     assert (await checkpoint_row(conn, "slow")).last_error is None
 
 
-@pytest.mark.oldest
 @both
 async def test_a_rebuild_and_a_verification_name_a_slow_event(
     database_url: str, conn: AsyncConnection, projection: type[Projection]

@@ -204,7 +204,6 @@ async def test_a_follower_that_froze_before_a_reset_cannot_move_the_cursor_after
     assert await count_events(conn) == 0
 
 
-@pytest.mark.oldest
 async def test_a_forgotten_app_keeps_its_events_and_can_be_followed_again(
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
 ) -> None:

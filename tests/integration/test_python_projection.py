@@ -116,7 +116,6 @@ async def test_a_tombstone_blocks_older_events_and_is_replaced_by_newer_ones(dat
         assert rows["3"] == {"app": "app", "ppnum": "3", **empty, "event_id": never[0].event_id}
 
 
-@pytest.mark.oldest
 async def test_a_row_is_written_whole_with_defaults_for_missing_columns(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row]:
         extra = {"note": "all", "more": [1], "number": 1} if event.send_request_id == "all" else {}
@@ -204,7 +203,6 @@ async def test_a_page_ends_with_the_event_that_fills_it(database_url: str) -> No
     assert [position for position, *_ in rows] == [2, 3]
 
 
-@pytest.mark.oldest
 async def test_the_later_of_two_rows_of_one_event_counts(database_url: str) -> None:
     def handle(event: Event) -> Iterable[Row | Tombstone]:
         yield Tombstone(callers, key())
@@ -287,7 +285,6 @@ async def test_an_error_of_handle_is_reported_with_its_place_and_without_the_pho
         assert await kit.rows(callers) == []
 
 
-@pytest.mark.oldest
 async def test_a_row_that_postgres_refuses_fails_the_window_and_the_kit_continues(database_url: str) -> None:
     async with ProjectionKit(database_url, Callers(with_values(number=None))) as kit:
         with pytest.raises(psycopg.errors.NotNullViolation):

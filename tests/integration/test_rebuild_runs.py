@@ -220,8 +220,9 @@ WHY_ANEW = {
 }
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("what", WHY_ANEW)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.oldest] * (what == "code")) for what in WHY_ANEW]
+)
 async def test_a_shadow_that_does_not_fit_is_not_resumed(database_url: str, conn: AsyncConnection, what: str) -> None:
     records = [new_record() for _ in range(6)]
     await append(conn, *records)
@@ -277,7 +278,6 @@ class WithMore(folding.Watched):
     tables: ClassVar[tuple[Table, ...]] = (*folding.Watched.tables, more)
 
 
-@pytest.mark.oldest
 async def test_the_shadow_of_a_removed_table_is_dropped(database_url: str, conn: AsyncConnection) -> None:
     upgrade(database_url, projections=[WithMore()])
     await append(conn, *(new_record() for _ in range(3)))
@@ -290,7 +290,6 @@ async def test_the_shadow_of_a_removed_table_is_dropped(database_url: str, conn:
     assert await rebuilding.shadow_tables(conn) == ["somebodys"]
 
 
-@pytest.mark.oldest
 async def test_locks_of_a_killed_process_are_reported(database_url: str, conn: AsyncConnection) -> None:
     await append_and_fold(database_url, conn)
     with pytest.raises(Interrupted):

@@ -191,21 +191,22 @@ def test_columns_of_slices_sort_by_bytes_unless_a_value_depends_on_their_order()
         assert found == names | {"event_id"}, projection.name
 
 
-@pytest.mark.oldest
 @pytest.mark.parametrize("projection", SLICED, ids=lambda one: one.name)
-async def test_slices_have_the_rows_that_windows_have(database_url: str, projection: type[Projection]) -> None:
+@pytest.mark.parametrize(("size", "jobs"), [pytest.param(23, 1, marks=pytest.mark.oldest), (5, 2)])
+async def test_slices_have_the_rows_that_windows_have(
+    database_url: str, projection: type[Projection], size: int, jobs: int
+) -> None:
     async with store.connection(database_url, "observer") as conn:
         live = await prepared(database_url, conn, projection)
-        for size, jobs in ((23, 1), (5, 2)):
-            progress = RecordedProgress()
-            how: dict[str, Any] = {"slice": size, "jobs": jobs, "window": 50}
-            await empty(conn, projection)
-            done = await rebuild(database_url, projection(), progress=progress, limits=ANY_REMOVAL, **how)
-            assert total_differences(done) == sum(map(len, live.values()))
-            assert await all_rows(conn, projection) == live
-            assert progress.phases[:2] == ["spreading", "folding"]
-            assert progress.notes == []
-            assert (await verify(database_url, projection(), **how)).equal
+        progress = RecordedProgress()
+        how: dict[str, Any] = {"slice": size, "jobs": jobs, "window": 50}
+        await empty(conn, projection)
+        done = await rebuild(database_url, projection(), progress=progress, limits=ANY_REMOVAL, **how)
+        assert total_differences(done) == sum(map(len, live.values()))
+        assert await all_rows(conn, projection) == live
+        assert progress.phases[:2] == ["spreading", "folding"]
+        assert progress.notes == []
+        assert (await verify(database_url, projection(), **how)).equal
         query = "SELECT DISTINCT slices > 1 AND slices = slices_folded FROM projections.rebuilds"
         assert await fetch_all(conn, query) == [(True,)]
         assert await shadow_tables(conn) == []
@@ -220,9 +221,10 @@ async def test_a_log_of_less_than_two_slices_is_folded_window_by_window(database
         assert await fetch_all(conn, "SELECT slices, slices_folded FROM projections.rebuilds") == [(None, None)]
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("phase", ["spreading", "folding"])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("jobs", "phase"),
+    [pytest.param(1, "spreading", marks=pytest.mark.oldest), (1, "folding"), (2, "spreading"), (2, "folding")],
+)
 async def test_an_interrupted_replay_resumes_at_its_slices(database_url: str, phase: str, jobs: int) -> None:
     how: dict[str, Any] = {"limits": ANY_REMOVAL, "slice": 11, "jobs": jobs}
     async with store.connection(database_url, "observer") as conn:
@@ -241,7 +243,6 @@ async def test_an_interrupted_replay_resumes_at_its_slices(database_url: str, ph
         assert await all_rows(conn, RequestStatus) == live
 
 
-@pytest.mark.oldest
 async def test_rows_with_the_same_key_are_folded_window_by_window(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +278,6 @@ async def test_a_failure_of_one_session_cancels_no_statement_of_another(
         await assert_folds_window_by_window(database_url, conn, errors.DivisionByZero.__name__, jobs=2)
 
 
-@pytest.mark.oldest
 async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def sample() -> list[Event]:
     ]
 
 
+@pytest.mark.newest
 async def test_the_rows_are_the_same_in_every_order(database_url: str, projection: Projection) -> None:
     events = sample()
     expected: dict[str, list[dict[str, Any]]] = {

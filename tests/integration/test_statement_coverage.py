@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ from sqlalchemy import delete
 from projections.folding.run_statement import execute_and_count
 from projections.read_models.request_status import RequestStatus
 from tests import statements, store
-from tests.statements import normalised, statements_in, uncovered
+from tests.statements import ROOT, normalised, statements_in, uncovered
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,24 @@ def test_statements_of_one_message_count_each_and_a_function_is_one() -> None:
     assert statements_in("DROP TABLE t;  CREATE TABLE t (a text);") == ["DROP TABLE t", "CREATE TABLE t (a text);"]
     assert statements_in("SELECT 'a; b'") == ["SELECT ?"]
     assert len(statements_in("CREATE FUNCTION f() AS $$BEGIN a; b; END$$; SELECT f()")) == 1
+
+
+def test_of_statements_about_tables_of_tests_the_keywords_count() -> None:
+    texts = [
+        "INSERT INTO public.outcomes (app, a) SELECT app, a FROM eventstore.events",
+        "INSERT INTO public.outcomes (app, b, c) SELECT app, b, c FROM eventstore.events",
+    ]
+    one, other = map(statements_in, texts)
+    assert one == other == ["INSERT INTO SELECT FROM"]
+    one, other = (statements_in(text.replace("outcomes", "people")) for text in texts)
+    assert one != other
+
+
+def test_the_temporary_tables_of_the_product_are_no_tables_of_tests() -> None:
+    sources = (path.read_text() for folder in ("eventstore", "projections") for path in (ROOT / folder).rglob("*.py"))
+    named = {name for source in sources for name in re.findall(r"\bpg_temp\.(\w+)", source)}
+    assert "erasing_persons" in named
+    assert [name for name in sorted(named) if statements_in("LOCK TABLE pg_temp." + name) == ["LOCK TABLE"]] == []
 
 
 def test_a_statement_that_only_the_newest_gets_is_found_unless_it_is_exempt() -> None:

@@ -189,6 +189,7 @@ async def test_rows_of_every_type_are_stored_and_the_first_or_the_latest_event_w
         assert {name: row[name] for name in VALUES} == {**VALUES, "flags": [True, False]}
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("row", "message"),
     [

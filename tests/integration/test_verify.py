@@ -57,7 +57,6 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-@pytest.mark.oldest
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
 async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]

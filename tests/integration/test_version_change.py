@@ -102,8 +102,9 @@ async def expected(conn: AsyncConnection) -> list[tuple[str | None, ...]]:
     return sorted((*key, *value) for key, value in latest.items())
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("has_folder", [True, False], ids=["by a revision", "by hand"])
+@pytest.mark.parametrize(
+    "has_folder", [pytest.param(True, marks=pytest.mark.oldest), False], ids=["by a revision", "by hand"]
+)
 async def test_a_new_column_with_old_and_new_code_side_by_side(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_folder: bool
 ) -> None:
@@ -209,9 +210,8 @@ class ByRecipient(ByRequest):
         return super().fold(window)[:1]
 
 
-@pytest.mark.oldest
 @pytest.mark.parametrize("dry_run", [False, True])
-@pytest.mark.parametrize("phase", ["comparing", "applying_the_difference"])
+@pytest.mark.parametrize("phase", [pytest.param("comparing", marks=pytest.mark.oldest), "applying_the_difference"])
 async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not_have(
     database_url: str, conn: AsyncConnection, phase: str, dry_run: bool
 ) -> None:
@@ -254,7 +254,6 @@ class NewWithAnother(Old):
     tables: ClassVar[tuple[Table, ...]] = (*Old.tables, another)
 
 
-@pytest.mark.oldest
 async def test_old_code_continues_while_a_table_is_created_that_only_newer_code_has(
     database_url: str, conn: AsyncConnection
 ) -> None:

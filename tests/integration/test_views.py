@@ -123,6 +123,7 @@ async def test_a_view_is_replaced_or_created_again_with_its_privileges(
         assert look.execute(column, [other.name, "deliveries"]).fetchone() == (False,)
 
 
+@pytest.mark.newest
 def test_nothing_of_others_is_replaced_or_dropped(database_url: str, look: psycopg.Connection[Any]) -> None:
     look.execute("CREATE VIEW public.watched_counts AS SELECT 1 AS theirs")
     with pytest.raises(MigrationRefused) as taken:
@@ -191,6 +192,7 @@ def test_what_was_done_is_logged_once_it_is_committed(database_url: str, look: p
     assert [(line["event"], line["views"]) for line in logs] == [("dropped views", "watched_counts")]
 
 
+@pytest.mark.newest
 def test_a_view_of_a_projection_that_is_not_installed_is_not_overwritten(
     database_url: str, look: psycopg.Connection[Any]
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_view_of_a_projection_that_is_not_installed_is_not_overwritten(
     assert [line["event"] for line in logs] == ["took over a view"]
 
 
+@pytest.mark.newest
 def test_views_survive_an_earlier_revision_and_are_taken_over_again(
     database_url: str, look: psycopg.Connection[Any]
 ) -> None:

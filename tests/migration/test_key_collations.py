@@ -106,6 +106,7 @@ def test_keys_sort_by_bytes_and_views_of_others_stay_as_they_are(empty_database_
     assert {collations(url)[f"eventstore.events.{name}"] for name in ("app", "ppnum", "send_request_id")} == {DEFAULT}
 
 
+@pytest.mark.newest
 def test_nothing_changes_where_the_database_sorts_by_bytes(postgres: Server) -> None:
     with database(postgres, sql.SQL("LOCALE 'C'")) as url:
         upgrade(url, head_revision())

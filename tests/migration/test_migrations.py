@@ -87,7 +87,6 @@ def test_each_step_goes_up_and_down_and_all_of_them_up_again(empty_database_url:
     assert shape(url) == shape(database_url)
 
 
-@pytest.mark.oldest
 def test_comments_get_new_words_and_their_old_words_back(empty_database_url: str) -> None:
     """A comment that somebody has changed stays, and nothing fails if somebody has dropped the object."""
     upgrade(empty_database_url, "0011")
@@ -238,7 +237,6 @@ def test_a_database_of_another_encoding_is_refused_in_one_sentence(postgres: Ser
         postgres.drop(name)
 
 
-@pytest.mark.oldest
 def test_concurrent_migrations_wait_for_each_other(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(upgrade, [empty_database_url] * 4))
@@ -268,7 +266,6 @@ def test_a_failed_migration_changes_nothing(empty_database_url: str) -> None:
         assert current_revision(connection) is None
 
 
-@pytest.mark.oldest
 def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: str) -> None:
     """While public was on the search_path, a view could use an operator that any user had created there."""
     upgrade(empty_database_url, "0004")
@@ -291,7 +288,6 @@ def test_a_view_that_uses_a_users_operator_is_created_again(empty_database_url: 
         assert conn.execute(users).fetchall() == []
 
 
-@pytest.mark.oldest
 def test_the_index_that_the_upgrade_page_creates_beforehand_is_the_migrations(empty_database_url: str) -> None:
     statement = re.search(r"CREATE INDEX CONCURRENTLY .*?;", UPGRADING.read_text(), re.DOTALL)
     assert statement is not None

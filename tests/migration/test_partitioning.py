@@ -124,6 +124,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.newest
 async def test_what_a_partitioned_table_cannot_have_is_named_and_nothing_is_changed(
     database_url: str, conn: AsyncConnection
 ) -> None:
@@ -137,6 +138,7 @@ async def test_what_a_partitioned_table_cannot_have_is_named_and_nothing_is_chan
     assert partition_log(database_url, 10).partitions == 2
 
 
+@pytest.mark.newest
 async def test_a_kill_at_any_step_leaves_either_form_whole(
     database_url: str, conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

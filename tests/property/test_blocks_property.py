@@ -81,7 +81,6 @@ async def kit(database_url: str, example: Example) -> AsyncIterator[ProjectionKi
         yield await stack.enter_async_context(ProjectionKit(database_url, example.projection()))
 
 
-@pytest.mark.oldest
 @settings(
     max_examples=60,
     deadline=None,

@@ -10,7 +10,7 @@ FILES = {path.name: path for folder in FOLDERS for path in (TESTS / folder).glob
 
 
 def is_marked(path: Path) -> bool:
-    return "@pytest.mark.oldest\n" in path.read_text()
+    return "pytest.mark.oldest" in path.read_text()
 
 
 def test_every_named_file_exists_and_is_in_one_list() -> None:

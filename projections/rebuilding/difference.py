@@ -14,7 +14,7 @@ are done.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
 from sqlalchemy import delete, func, select
@@ -161,9 +161,8 @@ class Difference:
 
     async def apply(self) -> list[Changes]:
         """Make the tables equal to the shadow, inside the caller's transaction that has locked the checkpoint."""
-        await self._prepare()
         # In between, rows may refer to others that are deleted for a moment, or not inserted yet.
-        await self._conn.execute("SET CONSTRAINTS ALL DEFERRED")
+        await self._prepare("SET CONSTRAINTS ALL DEFERRED")
         # Referenced tables come first, whatever the projection's order is.
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
@@ -180,11 +179,13 @@ class Difference:
         await self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, *statements: LiteralString) -> None:
         # Autovacuum doesn't analyze temporary tables, and without statistics the planner would join whole tables for a
         # few keys.
         keys = sql.SQL(", ").join(sql.Identifier(str(one.keys.schema), one.keys.name) for one in self._tables)
-        await self._conn.execute(sql.SQL("{}; ANALYZE {}").format(sql.SQL(SCAN_WHOLE_TABLES), keys), prepare=False)
+        analyze = sql.SQL("ANALYZE {}").format(keys)
+        first = [sql.SQL(SCAN_WHOLE_TABLES), analyze, *map(sql.SQL, statements)]
+        await self._conn.execute(sql.SQL("; ").join(first), prepare=False)
 
     async def _create_distributed_keys(self) -> None:
         """Put the keys beside the rows that they name; temporary tables can't be distributed."""

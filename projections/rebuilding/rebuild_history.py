@@ -24,13 +24,12 @@ RECORD_SECONDS = 2.0
 """How long a failed run tries to record its failure, at the most."""
 
 _NEXT_ID = "SELECT nextval(pg_get_serial_sequence('projections.rebuilds', 'id'))"
-_ABANDON_KILLED = (
-    "UPDATE projections.rebuilds SET state = 'abandoned', finished_at = clock_timestamp(),"
-    " error = 'its process was killed' WHERE name = %s AND state = 'running'"
-)
 _START = (
-    "INSERT INTO projections.rebuilds (id, name, version, fingerprint, holder, state, dry_run, position, started_at,"
-    " into_schema) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, 'running', %s, 0, clock_timestamp(), %s)"
+    "WITH killed AS (UPDATE projections.rebuilds SET state = 'abandoned', finished_at = clock_timestamp(),"
+    " error = 'its process was killed' WHERE name = %(name)s AND state = 'running')"
+    " INSERT INTO projections.rebuilds (id, name, version, fingerprint, holder, state, dry_run, position, started_at,"
+    " into_schema) OVERRIDING SYSTEM VALUE VALUES (%(id)s, %(name)s, %(version)s, %(fingerprint)s, %(holder)s,"
+    " 'running', %(dry_run)s, 0, clock_timestamp(), %(into)s)"
 )
 _READ_POSITION = "SELECT position FROM projections.rebuilds WHERE id = %s AND into_schema IS NULL"
 _RECORD_POSITION = "UPDATE projections.rebuilds SET position = %s WHERE id = %s"
@@ -79,10 +78,16 @@ async def record_start(
         into: the schema that an as-of creates; None for the read model itself.
 
     """
-    row = [run_id, projection.name, projection.version, fingerprint, holder, dry_run, into]
-    async with conn.transaction():
-        await conn.execute(_ABANDON_KILLED, [projection.name])
-        await conn.execute(_START, row)
+    row = {
+        "id": run_id,
+        "name": projection.name,
+        "version": projection.version,
+        "fingerprint": fingerprint,
+        "holder": holder,
+        "dry_run": dry_run,
+        "into": into,
+    }
+    await conn.execute(_START, row)
 
 
 async def read_position(conn: AsyncConnection[Any], run_id: int) -> int | None:

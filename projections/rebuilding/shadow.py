@@ -163,10 +163,11 @@ class Shadow:
             ) from error
 
     async def _begin(self, slices: Slices | None) -> None:
-        async with self._conn.transaction():
-            await self._conn.execute(WAIT_FOR_TRANSACTION_LOCK, [SHADOW_LOCK])
-            await create_shadow_schema(self._conn)
-            await self._row.create_table()
+        if not await positions_exist(self._conn):  # usually an earlier run has created the table
+            async with self._conn.transaction():
+                await self._conn.execute(WAIT_FOR_TRANSACTION_LOCK, [SHADOW_LOCK])
+                await create_shadow_schema(self._conn)
+                await self._row.create_table()
         async with self._conn.transaction():
             # The row comes first: if a run that seemed dead still has anything locked, it is that row.
             await self._row.start(self.projection.version, self.fingerprint)
@@ -277,6 +278,8 @@ class Shadow:
 
     async def share(self, conn: AsyncConnection[Any]) -> None:
         """Make sure that the shadow is this run's while a session's transaction lasts, and limit its statements.
+
+        They may read whole tables.
 
         Raises:
             RebuildLost: another run started over.

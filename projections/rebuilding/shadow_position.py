@@ -16,14 +16,15 @@ from psycopg import AsyncConnection, sql
 from psycopg.errors import InsufficientPrivilege
 
 from eventstore.archiving.archived_events import TEMPORARY
-from eventstore.postgres.queries import fetch_all, fetch_row
-from eventstore.postgres.session_settings import STATEMENT_TIMEOUT
+from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES, STATEMENT_TIMEOUT
 from eventstore.whole_window import LOG, hi_if_whole
 from projections.engine_tables import SHADOW_POSITIONS_DDL
 from projections.projection import SHADOW_POSITIONS
-from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, table_exists
+from projections.rebuilding.shadow_tables import SHADOW_SCHEMA
 
 _POSITIONS = sql.Identifier(SHADOW_SCHEMA, SHADOW_POSITIONS)
+_EXISTS = sql.SQL("SELECT to_regclass({}) IS NOT NULL").format(sql.Literal(_POSITIONS.as_string()))
 _START = sql.SQL(
     "INSERT INTO {} VALUES (%s, %s, %s, %s, 0) ON CONFLICT (projection) DO UPDATE SET run = excluded.run,"
     " version = excluded.version, fingerprint = excluded.fingerprint, position = 0"
@@ -34,8 +35,9 @@ _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POS
 _DELETE = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _DELETE_ALL = sql.SQL("DELETE FROM {}").format(_POSITIONS)
 _LOCK = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
-_SHARE = sql.SQL("SELECT {} FROM {} WHERE projection = %(name)s AND run = %(run)s FOR SHARE").format(
-    sql.SQL(STATEMENT_TIMEOUT), _POSITIONS
+_SHARE = sql.SQL(
+    "{scan_whole_tables}, pg_catalog.set_config('statement_timeout', {timeout}, true)"
+    " FROM {positions} WHERE projection = {name} AND run = {run} FOR SHARE"
 )
 _JUMP = sql.SQL("UPDATE {} SET position = %s WHERE projection = %s AND run = %s AND position = 0").format(_POSITIONS)
 _MOVE_TO = sql.SQL(
@@ -100,7 +102,7 @@ class ShadowPosition:
         return await fetch_row(self._conn, _LOCK, [self._name, self._run_id]) is not None
 
     async def share(self, conn: AsyncConnection[Any], statement_timeout: str) -> bool:
-        """Keep other runs from taking over while a session's transaction lasts, and set its timeout of statements.
+        """Keep other runs from taking over while a session's transaction lasts, and let it read whole tables.
 
         Args:
             conn: the session; several may work on one shadow.
@@ -111,7 +113,10 @@ class ShadowPosition:
 
         """
         values = {"name": self._name, "run": self._run_id, "timeout": statement_timeout}
-        return await fetch_row(conn, _SHARE, values) is not None
+        literals = {key: sql.Literal(value) for key, value in values.items()}
+        scan = sql.SQL(SCAN_WHOLE_TABLES)
+        statement = _SHARE.format(scan_whole_tables=scan, positions=_POSITIONS, **literals)
+        return await fetch_row(conn, statement, prepare=False) is not None
 
     async def jump(self, position: int) -> bool:
         """Move the position from 0 to one up to which all windows were whole; returns whether the row is this run's."""
@@ -140,7 +145,7 @@ class ShadowPosition:
 
 async def positions_exist(conn: AsyncConnection[Any]) -> bool:
     """Return whether any run has created the table of positions."""
-    return await table_exists(conn, _POSITIONS)
+    return bool(await fetch_value(conn, _EXISTS))
 
 
 async def read_positions_of_runs(conn: AsyncConnection[Any], run_ids: Sequence[int]) -> dict[int, int]:

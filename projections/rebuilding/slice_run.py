@@ -19,7 +19,6 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 
 from eventstore.postgres.queries import fetch_column, fetch_value
-from eventstore.postgres.session_settings import SCAN_WHOLE_TABLES
 from eventstore.whole_window import hi_if_whole
 from projections.rebuilding.replay_context import ReplayContext
 from projections.rebuilding.shadow import Shadow
@@ -30,11 +29,10 @@ Do = Callable[[AsyncConnection[Any], SliceStep], Awaitable[None]]
 
 MOST_EVENTS = 8
 """How many times the events of a slice as it was planned one may have; a partition may be large by itself."""
-_IS_WHOLE = sql.SQL("SELECT {}").format(hi_if_whole(sql.SQL("%(lo)s::bigint"), sql.SQL("%(hi)s::bigint")))
-# The only place where slices read events.
+# The only place where slices read events. Both statements are one message.
 _SPREAD = sql.SQL(
-    "INSERT INTO {into} ({columns}) SELECT {columns} FROM eventstore.events WHERE position > %(lo)s"
-    " AND position <= %(hi)s AND event_id <> ALL(%(skipped)s::text[]) AND event_type IN ({types}) AND {named}"
+    "SELECT {hi_if_whole}; INSERT INTO {into} ({columns}) SELECT {columns} FROM eventstore.events WHERE position > {lo}"
+    " AND position <= {hi} AND event_id <> ALL({skipped}::text[]) AND event_type IN ({types}) AND {named}"
 )
 _BYTES = "SELECT pg_relation_size(name::regclass) FROM unnest(%s::text[]) AS t (name)"
 
@@ -64,14 +62,6 @@ class SliceRun:
         self._fold = fold
         self._session = session
         self._slices = 0
-        self._spread_statement = _SPREAD.format(
-            into=shadow.slice_tables.events,
-            columns=_names(column.name for column in fold.columns),
-            types=sql.SQL(", ").join(sql.Literal(int(one)) for one in sorted(fold.handles)),
-            named=sql.SQL(" AND ").join(
-                sql.SQL("{} <> ''").format(sql.Identifier(name)) for name in fold.partition if name != "app"
-            ),
-        )
 
     async def run(self) -> None:
         """Do all steps that are not done, and move the shadow's position to the target.
@@ -133,7 +123,6 @@ class SliceRun:
         try:
             async with conn.transaction():
                 await self._shadow.share(conn)
-                await conn.execute(SCAN_WHOLE_TABLES)
                 await do(conn, step)
                 await self._shadow.steps.mark_done(conn, step)
         except errors.LockNotAvailable:
@@ -144,10 +133,21 @@ class SliceRun:
             raise NotSliced(type(error).__name__) from error
 
     async def _spread(self, conn: AsyncConnection[Any], step: SliceStep) -> None:
-        window = {"lo": step.lo, "hi": step.hi}
-        if await fetch_value(conn, _IS_WHOLE, window) is None:
+        fold, lo, hi = self._fold, sql.Literal(step.lo), sql.Literal(step.hi)
+        statements = _SPREAD.format(
+            hi_if_whole=hi_if_whole(lo, hi),
+            into=self._shadow.slice_tables.events,
+            columns=_names(column.name for column in fold.columns),
+            lo=lo,
+            hi=hi,
+            skipped=sql.Literal(self._shadow.skipped),
+            types=sql.SQL(", ").join(sql.Literal(int(one)) for one in sorted(fold.handles)),
+            named=sql.SQL(" AND ").join(
+                sql.SQL("{} <> ''").format(sql.Identifier(name)) for name in fold.partition if name != "app"
+            ),
+        )
+        if await fetch_value(conn, statements) is None:
             raise NotSliced("positions are missing")
-        await conn.execute(self._spread_statement, {**window, "skipped": self._shadow.skipped})
 
     async def _check_sizes(self, slices: list[SliceStep]) -> None:
         tables = self._shadow.slice_tables

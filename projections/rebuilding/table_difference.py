@@ -23,7 +23,7 @@ from sqlalchemy import (
     exists,
     false,
     func,
-    literal,
+    literal_column,
     or_,
     select,
     true,
@@ -44,6 +44,9 @@ _EQUAL_BY_BYTES = _TEXTS | {
 }
 """The types whose values are equal only if their bytes are, texts under the collation "C". Types derived from them need
 not be like them."""
+
+_ONE: ColumnElement[int] = literal_column("1")
+"""As a text: a statement without parameters takes one message instead of five."""
 
 
 class _Record(types.UserDefinedType[Any]):
@@ -148,7 +151,7 @@ class TableDifference:
 
     def delete_extra(self) -> Executable:
         """Delete the rows that are missing in the shadow."""
-        there = exists(literal(1)).where(self._same_key(self.copy, self.keys)).correlate(self.keys)
+        there = exists(_ONE).where(self._same_key(self.copy, self.keys)).correlate(self.keys)
         return delete(self.live).where(self._same_key(self.live, self.keys), ~there)
 
     def delete_colliding(self, unique: Sequence[Sequence[str] | None]) -> Executable:
@@ -161,14 +164,14 @@ class TableDifference:
         """
         other = self.live.alias("other")
         collisions = [
-            exists(literal(1))
+            exists(_ONE)
             .where(and_(*(other.c[name] == self.copy.c[name] for name in columns)), ~self._same_key(other, self.live))
             .correlate(self.copy, self.live)
             for columns in unique
             if columns is not None and all(name in self.live.c for name in columns)
         ]
         collides = or_(*collisions) if len(collisions) == len(unique) else true()
-        there = exists(literal(1)).where(self._same_key(self.copy, self.keys), self._differ(), collides)
+        there = exists(_ONE).where(self._same_key(self.copy, self.keys), self._differ(), collides)
         return delete(self.live).where(self._same_key(self.live, self.keys), there.correlate(self.keys, self.live))
 
     def update_changed(self) -> Executable:
@@ -181,7 +184,7 @@ class TableDifference:
 
     def insert_missing(self) -> Executable:
         """Insert the rows that only the shadow has."""
-        there = exists(literal(1)).where(self._same_key(self.live, self.keys)).correlate(self.keys)
+        there = exists(_ONE).where(self._same_key(self.live, self.keys)).correlate(self.keys)
         rows = select(*(self.copy.c[name] for name in self.columns)).where(self._same_key(self.copy, self.keys), ~there)
         return insert(self.live).from_select(self.columns, rows)
 

@@ -40,11 +40,11 @@ _END_WAIT = (
     " WHERE name = %s AND version = %s AND state = 'waiting'"
 )
 _REBUILT = (
-    "UPDATE projections.checkpoints SET version = %(version)s, position = %(position)s,"
+    "WITH old_skips AS (DELETE FROM projections.skips WHERE name = %(name)s AND version < %(version)s)"
+    " UPDATE projections.checkpoints SET version = %(version)s, position = %(position)s,"
     " state = CASE WHEN state = 'paused' THEN 'paused' ELSE 'running' END, last_error = NULL, last_error_at = NULL,"
     " failures = 0, retry_at = NULL, redecoded_at = NULL WHERE name = %(name)s"
 )
-_DELETE_OLD_SKIPS = "DELETE FROM projections.skips WHERE name = %s AND version < %s"
 _AFFECTED_OR_UNKNOWN = sql.SQL("(name = ANY(%(affected)s) OR name <> ALL(%(known)s))")
 _LOCK_THOSE = sql.SQL("SELECT FROM projections.checkpoints WHERE {} ORDER BY name FOR UPDATE").format(
     _AFFECTED_OR_UNKNOWN
@@ -104,7 +104,6 @@ async def end_wait(conn: AsyncConnection[Any], name: str, version: int) -> None:
 async def record_rebuild(conn: AsyncConnection[Any], name: str, version: int, position: int) -> None:
     """Record that the rows have this version, up to a position; skips of older versions are deleted."""
     await conn.execute(_REBUILT, {"name": name, "version": version, "position": position})
-    await conn.execute(_DELETE_OLD_SKIPS, [name, version])
 
 
 async def mark_redecoded(

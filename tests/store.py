@@ -130,6 +130,16 @@ async def positions(conn: AsyncConnection) -> dict[str, int]:
     return dict(rows)
 
 
+async def count_gapless(conn: AsyncConnection) -> int:
+    """Return the number of events; fails unless the positions are 1, 2, 3 and so on, gapless. Reads one row."""
+    query = "SELECT count(*), count(DISTINCT position), coalesce(min(position), 1), coalesce(max(position), 0)"
+    row = await fetch_row(conn, f"{query} FROM eventstore.events".encode())
+    assert row is not None
+    events, different, first, last = map(int, row)
+    assert (different, first, last) == (events, 1, events)
+    return events
+
+
 class QuarantineRow(NamedTuple):
     """A row of ``eventstore.quarantine``."""
 

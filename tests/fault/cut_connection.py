@@ -7,10 +7,7 @@ from contextlib import suppress
 
 import psycopg
 
-from tests import store
 from tests.fault.proxy import PostgresProxy, target_of, through
-
-_OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 async def ended_before_cut(
@@ -27,15 +24,10 @@ async def ended_before_cut(
         expected: what it may raise besides errors of the connection.
 
     """
-    async with store.connection(url, "observer") as conn:
-        before = await store.value(conn, _OTHERS)
-        async with PostgresProxy(*target_of(url), before=lambda number, _: number < message) as proxy:
-            with suppress(psycopg.Error, OSError, *expected):
-                await work(through(url, proxy.port))
-                return True
-
-        async def sessions_ended() -> bool:
-            return await store.value(conn, _OTHERS) == before
-
-        await store.wait_until(sessions_ended, "the end of the sessions whose connections were cut")
-    return False
+    has_ended = False
+    async with PostgresProxy(*target_of(url), before=lambda number, _: number < message) as proxy:
+        with suppress(psycopg.Error, OSError, *expected):
+            await work(through(url, proxy.port))
+            has_ended = True
+        await proxy.wait_for_disconnect()
+    return has_ended

@@ -1,37 +1,27 @@
 """Proxies that tests cut, pause and resume; one of them counts the messages that clients send to Postgres.
 
-A proxy listens on a port of 127.0.0.1 and forwards bytes in both directions.
+A proxy listens on a port of 127.0.0.1 and forwards bytes in both directions. Some tests start hundreds of processes
+that send hundreds of messages each, so bytes are forwarded as they arrive, without tasks.
+
+Invariant. When a client is gone, even if it was killed, its server reads the end of the connection, and the connection
+counts until the server has closed it. Postgres closes it when the session's process ends. So after
+:meth:`TcpProxy.wait_for_disconnect`, none of these sessions runs a statement or holds a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-CHUNK = 2**16
+from tests.fault.proxy_link import Link, Side
+from tests.store import GIVE_UP
+
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 TERMINATE = b"X"
 """The type of the Terminate message, with which a client of Postgres ends its session."""
-
-
-class Overdue(bytes):
-    """Bytes that are forwarded although the proxy is paused: they arrived before that."""
-
-
-class Link:
-    """One client's connection through a proxy."""
-
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        self._writers = (client, server)
-
-    def cut(self) -> None:
-        """Reset both sides at once; bytes in transit are lost."""
-        for writer in self._writers:
-            writer.transport.abort()
 
 
 class TcpProxy:
@@ -56,13 +46,14 @@ class TcpProxy:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._paused = asyncio.Event()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._refusing = False
         self.port = 0
         self.accepted = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._listen)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Link(self).client, "127.0.0.1", self._listen)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -70,10 +61,11 @@ class TcpProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        self.cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.cut()
+        await self.wait_for_disconnect()
 
     def cut(self) -> None:
         """Reset every connection; new ones are accepted."""
@@ -84,11 +76,16 @@ class TcpProxy:
         """Stop forwarding and keep all connections open, as if the other side were frozen."""
         self._resumed.clear()
         self._paused.set()
+        self._update_reading()
 
     def resume(self) -> None:
         """Forward the bytes that were held back, and all later ones."""
         self._paused.clear()
         self._resumed.set()
+        for link in list(self._links):
+            link.client.release()
+            link.server.release()
+        self._update_reading()
 
     @property
     def is_paused(self) -> bool:
@@ -115,66 +112,61 @@ class TcpProxy:
 
     async def wait_for_connections(self, count: int = 1) -> None:
         """Wait until it has accepted so many connections since its start."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.accepted >= count)
+        while self.accepted < count:
+            await self._changed.wait()
 
     async def wait_for_disconnect(self) -> None:
-        """Wait until there is no connection."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._links)
+        """Wait until there is no connection, and every server has closed its side."""
+        async with asyncio.timeout(GIVE_UP):
+            while self._links:
+                await self._changed.wait()
 
-    async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """Yield the bytes to forward from the client to the server, piece by piece."""
-        while data := await reader.read(CHUNK):
-            yield data
+    def connected(self, link: Link, side: Side) -> None:
+        """Connect to the server once a client has connected, and forward once both have."""
+        if side is link.server:
+            self._links.add(link)
+            self.accepted += 1
+            self._notify()
+            link.server.update_reading()
+            link.client.update_reading()
+            if link.client.is_lost:
+                side.abort()
+        elif self._refusing:
+            side.abort()
+        else:
+            side.update_reading()
+            task = asyncio.create_task(self._connect(link))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        if self._refusing:
-            client.transport.abort()
-            return
-        task = asyncio.create_task(self._forward(client_reader, client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def received(self, link: Link, side: Side, data: bytes) -> None:  # noqa: ARG002 - for PostgresProxy
+        """Forward what arrived from one side."""
+        side.other.send(data)
 
-    async def _forward(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    def disconnected(self, link: Link) -> None:
+        """Note that one side's connection is closed."""
+        if link.client.is_lost and link.server.is_lost:
+            self._links.discard(link)
+            self._notify()
+
+    async def _connect(self, link: Link) -> None:
         try:
             await self._resumed.wait()
-            server_reader, server = await asyncio.open_connection(*self._target)
+            await asyncio.get_running_loop().create_connection(lambda: link.server, *self._target)
         except OSError:
-            client.transport.abort()
-            return
+            link.client.abort()
         except asyncio.CancelledError:
-            client.transport.abort()
-            raise
-        link = Link(client, server)
-        self._links.add(link)
-        self.accepted += 1
-        await self._notify()
-        try:
-            with suppress(OSError):
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pump(self.to_server(client_reader), server))
-                    group.create_task(self._pump(_chunks(server_reader), client))
-        except* OSError:
-            pass
-        finally:
-            self._links.discard(link)
             link.cut()
-            await self._notify()
+            raise
 
-    async def _pump(self, pieces: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
-        async for piece in pieces:
-            if not isinstance(piece, Overdue):
-                await self._resumed.wait()
-            writer.write(piece)
-            await writer.drain()
-        await self._resumed.wait()
-        with suppress(OSError):
-            writer.write_eof()
+    def _update_reading(self) -> None:
+        for link in self._links:
+            link.client.update_reading()
+            link.server.update_reading()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class PostgresProxy(TcpProxy):
@@ -194,26 +186,28 @@ class PostgresProxy(TcpProxy):
         self.before = before
         self.messages = 0
 
-    async def to_server(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """Yield whole messages, those that arrived together in one piece; ``before`` is called before each."""
-        buffer, typed = bytearray(), False
-        while data := await reader.read(CHUNK):
-            buffer += data
-            piece = b""
-            while message := _first_message(buffer, typed=typed):
-                del buffer[: len(message)]
-                kind = message[:1] if typed else b""
-                typed = typed or int.from_bytes(message[4:8], "big") not in {SSL_REQUEST, GSS_REQUEST}
-                self.messages += 1
-                was_paused = self.is_paused
-                if self.before is not None and not self.before(self.messages, kind):
-                    yield piece
-                    return
-                if self.is_paused and not was_paused:  # what came before this message is forwarded all the same
-                    yield Overdue(piece)
-                    piece = b""
-                piece += message
-            yield piece
+    def received(self, link: Link, side: Side, data: bytes) -> None:
+        """Forward whole messages of the client; ``before`` is called before each."""
+        if side is link.server:
+            link.client.send(data)
+            return
+        data, begin, end = link.incomplete + data, 0, 0  # what is forwarded next is data[begin:end]
+        while size := _size_of_message(data, end, is_typed=link.is_typed):
+            kind = data[end : end + 1] if link.is_typed else b""
+            if not link.is_typed:
+                link.is_typed = int.from_bytes(data[end + 4 : end + 8], "big") not in {SSL_REQUEST, GSS_REQUEST}
+            self.messages += 1
+            was_paused = self.is_paused
+            if self.before is not None and not self.before(self.messages, kind):
+                link.server.send(data[begin:end])
+                side.end()
+                return
+            if self.is_paused and not was_paused:  # what came before this message is forwarded all the same
+                link.server.send(data[begin:end], is_overdue=True)
+                begin = end
+            end += size
+        link.incomplete = data[end:]
+        link.server.send(data[begin:end])
 
 
 def through(url: str, port: int) -> str:
@@ -230,15 +224,10 @@ def target_of(url: str) -> tuple[str, int]:
     return parts.hostname or "127.0.0.1", parts.port or 5432
 
 
-def _first_message(buffer: bytearray, *, typed: bool) -> bytes:
-    """Return the message that begins the buffer, or nothing if its end hasn't arrived."""
-    head = 5 if typed else 4
-    if len(buffer) < head:
-        return b""
-    size = int.from_bytes(buffer[head - 4 : head], "big") + head - 4
-    return bytes(buffer[:size]) if len(buffer) >= size else b""
-
-
-async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while data := await reader.read(CHUNK):
-        yield data
+def _size_of_message(data: bytes, begin: int, *, is_typed: bool) -> int:
+    """Return the size of the message that begins there, or 0 if its end hasn't arrived."""
+    head = begin + (5 if is_typed else 4)
+    if len(data) < head:
+        return 0
+    size = int.from_bytes(data[head - 4 : head], "big") + head - 4 - begin
+    return size if len(data) >= begin + size else 0

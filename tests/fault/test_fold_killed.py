@@ -11,7 +11,6 @@ from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
-from projections.running.folding_sessions import folding_session_name
 from projections.running.window_step import Step
 from tests import folding, oracle, store
 from tests.fault.fold_child import WINDOW
@@ -57,16 +56,6 @@ def expected(projection: type[Projection], events: list[Record]) -> dict[str, li
     return {one.name: found[one.name] for one in projection.tables}
 
 
-async def wait_for_session_end(conn: AsyncConnection, projection: type[Projection]) -> None:
-    """Wait until the killed worker's session has ended, so that none of its statements still runs."""
-
-    async def only_own_session() -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-        return await store.value(conn, query, folding_session_name(projection.name)) == 1
-
-    await store.wait_until(only_own_session, "the end of the killed worker's session")
-
-
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_rows_and_checkpoint_are_always_of_the_same_window(
     database_url: str, projection: type[Projection]
@@ -110,7 +99,6 @@ async def test_rows_and_checkpoint_are_always_of_the_same_window(
             proxy.resume()
             exit_code = await exit_code_of_child(process)
             await proxy.wait_for_disconnect()
-            await wait_for_session_end(conn, projection)
 
             found = await state(conn, projection, app)
             if not killed:

@@ -69,6 +69,6 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
             assert (row["cursor"], row["contract"]) == (log[-1].event_id, CHAT)
             if not cuts:
                 break
-        await store.positions(conn)
+        await store.count_gapless(conn)
         assert await store.quarantine_rows(conn) == []
     assert number > 20, "an ingest sends more messages than that to Postgres"

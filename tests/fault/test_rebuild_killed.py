@@ -14,7 +14,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from psycopg import AsyncConnection, sql
@@ -29,7 +29,7 @@ from tests import folding, rebuilding, store
 from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
 from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
 from tests.fault.rebuild_child import RESUME, SLICED
-from tests.queries import fetch_all
+from tests.queries import fetch_all, fetch_row
 from tests.rebuilding import ANY_REMOVAL, all_rows, damage_all, sample_records
 
 
@@ -41,11 +41,10 @@ class RebuildKiller:
 
     """
 
-    def __init__(self, proxy: PostgresProxy, process: asyncio.subprocess.Process, conn: AsyncConnection) -> None:
+    def __init__(self, proxy: PostgresProxy, process: asyncio.subprocess.Process) -> None:
         self.messages = 0
         self._proxy = proxy
         self._process = process
-        self._conn = conn
 
     async def run(self, number: int | None = None, line: str = "") -> int:
         """Run a rebuild until it ends or is killed; returns its exit code, or minus the signal."""
@@ -64,12 +63,47 @@ class RebuildKiller:
         self._proxy.resume()
         exit_code = await exit_code_of_child(self._process)
         await self._proxy.wait_for_disconnect()
-        await store.wait_until(self._sessions_ended, "the end of its sessions")
         return exit_code
 
-    async def _sessions_ended(self) -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'projections rebuild ')"
-        return await store.value(self._conn, query) == 0
+
+class Seen(NamedTuple):
+    """What a reader sees between two rebuilds, read in one statement because a test reads it hundreds of times.
+
+    Attributes:
+        rows: all rows of the projection's tables, as text.
+        checkpoint: its checkpoint, as text.
+        done: rebuilds that are recorded as done.
+        running: rebuilds that are recorded as running.
+        abandoned: rebuilds that are recorded as abandoned.
+        sessions: sessions of rebuilds.
+
+    """
+
+    rows: str
+    checkpoint: str
+    done: int
+    running: int
+    abandoned: int
+    sessions: int
+
+
+_SEE = sql.SQL(
+    "SELECT {rows}, (SELECT c::text FROM projections.checkpoints AS c WHERE name = {name}),"
+    " count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'running'),"
+    " count(*) FILTER (WHERE state = 'abandoned'),"
+    " (SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'projections rebuild '))"
+    " FROM projections.rebuilds WHERE name = {name}"
+)
+_ROWS = sql.SQL("(SELECT coalesce(string_agg({name}::text, chr(10) ORDER BY {name}), '') FROM public.{name})")
+
+
+async def see(conn: AsyncConnection[Any], projection: type[Projection]) -> Seen:
+    """Read the tables of a projection, its checkpoint, and what its rebuilds have recorded."""
+    tables = [_ROWS.format(name=sql.Identifier(table.name)) for table in projection.tables]
+    statement = _SEE.format(rows=sql.SQL(" || chr(10) || chr(10) || ").join(tables), name=sql.Literal(projection.name))
+    row = await fetch_row(conn, statement)
+    assert row is not None
+    return Seen(*row)
 
 
 @asynccontextmanager
@@ -82,7 +116,7 @@ async def rebuild_killer(
         await folding.fold_all(url)
         arguments = ("tests.fault.rebuild_child", projection.name, through(url, proxy.port))
         async with forking_process(*arguments) as process:
-            yield RebuildKiller(proxy, process, conn), conn
+            yield RebuildKiller(proxy, process), conn
 
 
 async def how_far(conn: AsyncConnection[Any], name: str) -> int:
@@ -101,48 +135,48 @@ async def how_far(conn: AsyncConnection[Any], name: str) -> int:
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
     async with rebuild_killer(database_url, projection, 2, 2) as (killer, conn):
-        new, checkpoint = await all_rows(conn, projection), await folding.checkpoint_row(conn, projection.name)
+        first = await see(conn, projection)
+        new = first.rows
 
-        async def damaged() -> dict[str, list[Any]]:
+        async def damaged() -> str:
             await damage_all(conn, projection)
-            return await all_rows(conn, projection)
+            return (await see(conn, projection)).rows
 
         for _ in range(2):
             old = await damaged()
             assert old != new
             assert await killer.run() == 0
-            assert await all_rows(conn, projection) == new
-        old, outcomes, abandoned = await damaged(), [], 0
+            assert (await see(conn, projection)).rows == new
+        old, outcomes, before = await damaged(), [], await see(conn, projection)
         for number in count(1):
-            before = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
             exit_code = await killer.run(number)
-            found = await all_rows(conn, projection)
+            found = await see(conn, projection)
+            assert found.sessions == 0
             if exit_code == 0:
                 assert killer.messages < number
-                assert found == new
+                assert found.rows == new
                 break
             assert exit_code == -signal.SIGKILL
-            assert found in (old, new), f"killed before message {number}"
-            assert await folding.checkpoint_row(conn, projection.name) == checkpoint
-            outcomes.append(found == new)
-            states = [run.state for run in await rebuilding.recorded_runs(conn, projection.name)]
-            assert states.count("done") - before.count("done") == (found == new), f"killed before message {number}"
-            assert states.count("running") <= 1, "an earlier rebuild was not marked as abandoned"
-            abandoned = states.count("abandoned")
+            assert found.rows in (old, new), f"killed before message {number}"
+            assert found.checkpoint == first.checkpoint
+            outcomes.append(found.rows == new)
+            assert found.done - before.done == (found.rows == new), f"killed before message {number}"
+            assert found.running <= 1, "an earlier rebuild was not marked as abandoned"
             if number % 20 == 1:
                 resume = number % 40 == 1
                 done = await rebuilding.rebuild(
                     database_url, projection(), limits=ANY_REMOVAL, resume=resume, **SLICED.get(projection.name, {})
                 )
-                assert (rebuilding.total_differences(done) > 0) == (found == old)
+                assert (rebuilding.total_differences(done) > 0) == (found.rows == old)
                 assert (await rebuilding.verify(database_url, projection())).equal
-                found = await all_rows(conn, projection)
-                assert found == new
-            if found == new:
+                found = await see(conn, projection)
+                assert found.rows == new
+            before = found
+            if found.rows == new:
                 old = await damaged()
         assert len(outcomes) > 100
         assert set(outcomes) == {False, True}, "it was never killed before its commit, or never after its commit"
-        assert abandoned > 0
+        assert before.abandoned > 0
         assert await killer.run() == 0
         await folding.assert_rows_match_oracle(conn)
 

@@ -57,7 +57,8 @@ async def test_replays_read_archived_events(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    upgrade(database_url, projections=[OptOuts()])
+    if projection is OptOuts:
+        upgrade(database_url, projections=[OptOuts()])
     monkeypatch.setattr(archived_events, "BATCH", 7)
     monkeypatch.setattr(shadow, "WINDOW", 40)
     head = await append_and_fold(database_url, conn, projection)

@@ -61,7 +61,8 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    upgrade(database_url, projections=[OptOuts()])
+    if projection is OptOuts:
+        upgrade(database_url, projections=[OptOuts()])
     head = await append_and_fold(database_url, conn, projection)
     for window in (1, 7, 1000):
         found = await verify(database_url, projection(), window=window)
@@ -76,7 +77,8 @@ async def test_equal_tables_are_reported_as_equal(
 async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
 ) -> None:
-    upgrade(database_url, projections=[OptOuts()])
+    if projection is OptOuts:
+        upgrade(database_url, projections=[OptOuts()])
     await append_and_fold(database_url, conn, projection)
     for table in projection.tables:
         count = await damage(conn, table, kind, 0.05)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
@@ -21,7 +20,7 @@ from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
 from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
-from tests.fault.proxy import PostgresProxy, target_of, through
+from tests.fault.cut_connection import ended_before_cut
 from tests.rebuilding import ANY_REMOVAL, During, Interrupted, Interrupting, rebuild, verify
 from tests.stories import Story
 
@@ -48,16 +47,7 @@ async def damage(conn: AsyncConnection, projection: Projection, kind: str) -> No
 
 async def run_killed_rebuild(url: str, number: int, projection: Projection, **how: Any) -> None:  # noqa: ANN401 - passed on
     """Run a rebuild whose n-th and later messages do not reach Postgres, and wait for the end of its sessions."""
-    async with PostgresProxy(*target_of(url), before=lambda message, _: message < number) as proxy:
-        with suppress(psycopg.Error, OSError, LockLost):
-            await rebuild(through(url, proxy.port), projection, **how)
-    async with store.connection(url, "observer") as conn:
-
-        async def sessions_ended() -> bool:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
-            return await store.value(conn, query, conn.info.backend_pid) == 1  # the test's own other session
-
-        await store.wait_until(sessions_ended, "the end of the rebuild's sessions")
+    await ended_before_cut(url, number, lambda cut: rebuild(cut, projection, **how), LockLost)
 
 
 @dataclass(frozen=True)
@@ -114,8 +104,11 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(
     with postgres.database() as url:
 
         async def append_and_fold(begin: int, end: int | None) -> None:
+            batches = delivery[begin:end]
+            if begin and not batches:
+                return  # nothing to append, and what was appended before is folded
             async with store.connection(url) as own:
-                for batch in delivery[begin:end]:
+                for batch in batches:
                     await folding.append(own, *batch)
             await folding.fold_all(url, [type(projection)], batch_size=replay.batch_size)
 

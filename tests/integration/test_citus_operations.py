@@ -14,7 +14,6 @@ import pytest
 from psycopg import AsyncConnection, sql
 
 from eventstore import distributed_log
-from eventstore.distributed_log import wait_for_commits
 from eventstore.errors import UsageError
 from eventstore.event_reader import read_head
 from eventstore.locks import (
@@ -23,6 +22,7 @@ from eventstore.locks import (
     RELEASE_SESSION_LOCKS,
     TRY_SESSION_LOCK,
     WAIT_FOR_TRANSACTION_LOCK,
+    checkpoint_lock,
 )
 from projections.archiving.archive_partitions import archive_partitions
 from projections.archiving.archive_request import ArchiveRequest
@@ -260,19 +260,34 @@ async def test_positions_that_are_missing_are_exported_around_and_imported(
     assert "missing_positions" not in {one.code for one in await findings(distributed.url)}
 
 
-async def test_a_row_is_explained_as_of_its_checkpoint_while_events_are_folded(
+async def test_a_row_is_explained_once_the_window_of_its_checkpoint_is_committed_everywhere(
     distributed: CitusDatabase, conn: AsyncConnection
 ) -> None:
+    """The checkpoint is visible before the rows on other servers, and its advisory lock is given back afterwards."""
     people = BUILT_IN["people"]
     one = worker(distributed.url, people)
     await append(conn, new_record(ppnum=PERSON, request="first"))
     async with worker_connection(one) as own:
         assert await fold(one, own) is Step.AT_HEAD
         assert 0 < one._window_step.pause <= LONGEST_PAUSE  # so that the next events are folded together
-        async with asyncio.TaskGroup() as group:
-            for n in range(12):
-                await append(conn, new_record(ppnum=PERSON, request=f"later {n}"))
-                group.create_task(folding.fold_all(distributed.url, [type(people)]))
-                found = await explain(replay_context(distributed.url), people, people.tables[1], [PERSON], None)
-                assert found.equal, n
-    await wait_for_commits(conn)
+    await append(conn, new_record(ppnum=PERSON, request="second"))
+    move = "UPDATE projections.checkpoints SET position = %s WHERE name = 'people'"
+    waiting = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND NOT granted AND application_name LIKE 'projections explain%%'"
+    )
+
+    async def is_waiting() -> bool:
+        return explaining.done() or bool(await store.value(conn, waiting))
+
+    async with store.connection(distributed.url, "folds") as folding_one:
+        async with folding_one.transaction():
+            await folding_one.execute(WAIT_FOR_TRANSACTION_LOCK, [checkpoint_lock("people")])
+            await conn.execute(move, [2])
+            explaining = asyncio.create_task(
+                explain(replay_context(distributed.url), people, people.tables[1], [PERSON], None)
+            )
+            await store.wait_until(is_waiting, "an explain that waits")
+            await conn.execute(move, [1])
+        found = await explaining
+    assert (found.position, found.equal) == (1, True)

@@ -147,6 +147,7 @@ async def test_persons_whose_last_event_is_old(commands: Commands, database_url:
     assert_no_number(done.err, again.err)
 
 
+@pytest.mark.oldest
 async def test_who_was_erased_is_known_with_the_key_only(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
@@ -186,6 +187,7 @@ async def test_who_was_erased_is_known_with_the_key_only(
     assert "short has 9 bytes, but a key needs 32" in refused.err
 
 
+@pytest.mark.oldest
 async def test_a_restored_log_is_erased_again_by_the_ledger(
     commands: Commands, database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:

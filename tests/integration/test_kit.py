@@ -132,6 +132,7 @@ async def test_shuffles_differ_by_their_seed_and_repeat(database_url: str) -> No
     assert len(set(last)) > 1
 
 
+@pytest.mark.oldest
 async def test_the_database_is_neither_read_nor_changed(database_url: str) -> None:
     vote = event(7, app="live", poll_id="poll", poll_options=["live"])
     with psycopg.connect(database_url) as look:

@@ -199,6 +199,7 @@ async def test_a_window_reads_only_the_partitions_that_it_is_in(
     assert {name for name in after if after[name] != before.get(name, 0)} == {"events_from_101", "events_from_111"}
 
 
+@pytest.mark.oldest
 async def test_rows_are_the_same_and_an_erased_person_is_gone(database_url: str, conn: AsyncConnection) -> None:
     await folding.append(conn, *rebuilding.sample_records(4))
     partition_log(database_url, 25)

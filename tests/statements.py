@@ -32,6 +32,7 @@ TESTS = f"{ROOT / 'tests'}{os.sep}"
 
 _CHANGES = (
     (re.compile(r"\bkit_[0-9a-f]{12}"), "kit"),
+    (re.compile(r"\brole_[0-9a-f]{8}\b"), "role"),
     (re.compile(r"\$\w*_[0-9a-f]{16}\$"), "$body$"),
     (re.compile(r"'(?:[^']|'')*'"), "?"),
     (re.compile(r'"(?:[^"]|"")*"'), '"?"'),

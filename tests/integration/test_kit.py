@@ -74,6 +74,7 @@ async def test_a_fold_that_depends_on_order_fails_the_assertion(database_url: st
             await kit.assert_same_for_every_order([event(), event(), event()])
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -1,4 +1,4 @@
-"""Readers can read how far the read models are behind, also where Citus distributes the log."""
+"""Readers can read how far the read models are behind where Citus distributes the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ branch_labels = None
 depends_on = None
 
 # On other servers a view's rights don't count, but those of a function's owner do. So it runs with its owner's rights,
-# and shows nothing but times.
+# and shows nothing but times. The view of a log on one server doesn't need it.
 TIMES_OF_POSITIONS = """
 CREATE OR REPLACE FUNCTION eventstore.times_of_positions(positions bigint[])
 RETURNS TABLE (of_position bigint, received_at timestamptz) LANGUAGE plpgsql STABLE
@@ -20,7 +20,7 @@ BEGIN
 END
 $$
 """
-FRESHNESS = """
+FRESHNESS_OF_DISTRIBUTED_LOG = """
 CREATE OR REPLACE VIEW public.read_model_freshness AS
 SELECT checkpoint.name AS read_model, checkpoint.position,
        greatest(head.position - checkpoint.position, 0) AS events_behind,
@@ -62,7 +62,10 @@ LEFT JOIN (
 
 def upgrade() -> None:
     op.execute(TIMES_OF_POSITIONS)
-    op.execute(FRESHNESS)
+    op.execute("REVOKE ALL ON FUNCTION eventstore.times_of_positions(bigint[]) FROM PUBLIC")
+    if op.get_bind().exec_driver_sql("SELECT EXISTS (SELECT FROM eventstore.distributed_head)").scalar_one():
+        op.execute(FRESHNESS_OF_DISTRIBUTED_LOG)
+        op.execute("GRANT EXECUTE ON FUNCTION eventstore.times_of_positions(bigint[]) TO PUBLIC")
 
 
 def downgrade() -> None:

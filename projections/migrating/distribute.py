@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import describe
 from projections.errors import MigrationRefused
-from projections.migrating.distributed_views import VIEWS_OF_EVENTS, for_distributed_log
+from projections.migrating.distributed_views import LET_READERS_SEE_TIMES, VIEWS_OF_EVENTS, for_distributed_log
 from projections.migrating.key_collations import CollationKept, change_to_bytes
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.metadata import READ_MODELS
@@ -197,7 +197,7 @@ def _distribute_events(connection: Connection) -> None:
     _sort_requests_by_bytes(connection)
     # The views come first: Citus takes those that read a distributed table to the other servers, where no head is.
     views = [for_distributed_log(view, create_view(view)) for view in VIEWS_OF_EVENTS]
-    for statement in (_INSERT_HEAD, *views, *_PREPARE_EVENTS):
+    for statement in (_INSERT_HEAD, *views, LET_READERS_SEE_TIMES, *_PREPARE_EVENTS):
         connection.exec_driver_sql(statement)
     _distribute_table(connection, _EVENTS, "send_request_id", "none")
     for statement in _PROTECT_EVENTS:

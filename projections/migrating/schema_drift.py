@@ -66,7 +66,7 @@ _VIEWS = {
     "public.consent_history": ("0023", "CONSENT_HISTORY"),
     "public.event_log": ("0015", "EVENT_LOG"),
     "public.poll_results": ("0007", "POLL_RESULTS"),
-    "public.read_model_freshness": ("0030", "FRESHNESS"),
+    "public.read_model_freshness": ("0027", "FRESHNESS"),
 }
 _VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0024", "IDS_OF_PARTITIONS")}
 # Not everybody may run these: most run with their owner's rights, and the others would show their schema to readers.

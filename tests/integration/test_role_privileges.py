@@ -39,7 +39,7 @@ ATTEMPTS: dict[str, tuple[RoleKind, ...]] = {
     "SELECT * FROM public.poll_results": (READER,),
     "SELECT * FROM public.consent_history": (READER,),
     "SELECT * FROM public.read_model_freshness": (READER, WORKER, INGEST),
-    "SELECT * FROM eventstore.times_of_positions('{1}')": (WORKER, INGEST, SERVE, CONSUMER),
+    "SELECT * FROM eventstore.times_of_positions('{1}')": NOBODY,
     # Events
     f"INSERT INTO eventstore.events {EVENT}": (INGEST,),
     "UPDATE eventstore.events SET app = 'other'": NOBODY,

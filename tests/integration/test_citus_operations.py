@@ -67,6 +67,8 @@ async def unfinished_commit(citus: CitusDatabase, conn: AsyncConnection) -> Asyn
         await there.execute("PREPARE TRANSACTION 'unfinished'")
         try:
             await conn.execute(UNFINISHED)
+            # The lock of the table holds up Citus for some seconds only; that of the row, as long as it is held.
+            await keeping.execute("SELECT FROM pg_catalog.pg_dist_transaction WHERE gid = 'unfinished' FOR UPDATE")
             yield there
         finally:
             await finish(there)

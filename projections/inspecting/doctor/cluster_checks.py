@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from psycopg import sql
 
 from eventstore.distributed_log import count_unfinished_commits, is_distributed
-from eventstore.locks import ERASE_LOCK
+from eventstore.locks import ERASE_LOCK, TRY_TRANSACTION_LOCK
 from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.inspecting.doctor.examination import Examination
@@ -32,9 +32,9 @@ _PREPARED = sql.SQL(
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 _EVENTS_CHANGED = "SELECT events_changed FROM eventstore.distributed_head"
 # Nobody may begin to change events meanwhile.
-_END_CHANGE = sql.SQL(
-    "UPDATE eventstore.distributed_head SET events_changed = false WHERE pg_try_advisory_xact_lock({});"
-).format(sql.Literal(ERASE_LOCK))
+_END_CHANGE = sql.SQL("UPDATE eventstore.distributed_head SET events_changed = false WHERE ({});").format(
+    sql.SQL(TRY_TRANSACTION_LOCK.replace("%s", "{}")).format(sql.Literal(ERASE_LOCK))
+)
 
 
 async def check_workers(exam: Examination) -> AsyncIterator[Finding]:

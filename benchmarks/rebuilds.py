@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import asdict
 from functools import partial
 from time import perf_counter
@@ -140,7 +141,7 @@ def rebuild_rss_mb(postgres: Postgres) -> Result:
         command = ("rebuild", "--all", "--yes")
         sizes = [measure_command(url, *command).peak_mb for _ in range(3)]
         of_jobs = measure_command(url, *command, "--jobs", str(JOBS)).peak_mb
-    print(f"  with {JOBS} jobs: {of_jobs:,.0f} MB")
+    print(f"  with {JOBS} jobs: {of_jobs:,.0f} MB", file=sys.stderr)
     detail = {
         "events": EVENTS,
         "mix": MIX,

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
+from tests import store
 from tests.citus_containers import ClusterServer, container_cluster
 from tests.servers import docker_problem
 
@@ -53,6 +54,26 @@ def why_no_citus() -> str | None:
 NO_CITUS = why_no_citus()
 needs_citus = pytest.mark.skipif(NO_CITUS is not None, reason=NO_CITUS or "")
 """Marks a test that needs a cluster."""
+
+
+@asynccontextmanager
+async def unfinished_commit(citus: CitusDatabase, conn: AsyncConnection) -> AsyncIterator[None]:
+    """Let a worker owe a commit during the block, which Citus doesn't finish."""
+    async with (
+        store.connection(citus.url, "keeps Citus from finishing it") as keeping,
+        store.connection(citus.workers[0]) as there,
+    ):
+        await keeping.execute("BEGIN")
+        await keeping.execute("LOCK TABLE pg_catalog.pg_dist_transaction IN ROW SHARE MODE")
+        await there.execute("BEGIN")
+        await there.execute("PREPARE TRANSACTION 'unfinished'")
+        try:
+            await conn.execute("INSERT INTO pg_catalog.pg_dist_transaction (groupid, gid) VALUES (1, 'unfinished')")
+            # The lock of the table holds up Citus for some seconds only; that of the row, as long as it is held.
+            await keeping.execute("SELECT FROM pg_catalog.pg_dist_transaction WHERE gid = 'unfinished' FOR UPDATE")
+            yield
+        finally:
+            await there.execute("COMMIT PREPARED 'unfinished'")
 
 
 @contextmanager

@@ -53,6 +53,7 @@ _TEMPORARY = re.compile(r"differing_\d+|erasing_\w+|imported_ids|shadow_position
 """What the product creates in the schemas of a projection's tables."""
 _VIEW_OF_A_PROJECTION = re.compile(r'CREATE (?:OR REPLACE )?VIEW "')
 _KEYWORD = re.compile(r"\b[A-Z]+\b")
+_CALL_CAST_OR_OPERATOR = re.compile(r"[a-z_][\w.]*(?=\()|::\w+(?:\[\])?|[-+*/<>=~!@#%^&|]+")
 
 
 def normalised(text: str) -> str:
@@ -65,11 +66,11 @@ def normalised(text: str) -> str:
 def statements_in(text: str) -> list[str]:
     """Return the normalised statements of one message; a text with a function's body in it is one statement.
 
-    Of a statement about tables that only a test has, the keywords count.
+    Of a statement about tables that only a test has, its keywords count, and the functions, casts and operators in it.
     """
     whole = normalised(text)
     parts = [whole] if "$$" in whole or "$body$" in whole else [each for each in whole.split("; ") if each]
-    return [_keywords(part) if _is_about_tests(part) else part for part in parts]
+    return [_form(part) if _is_about_tests(part) else part for part in parts]
 
 
 def _is_about_tests(statement: str) -> bool:
@@ -78,9 +79,10 @@ def _is_about_tests(statement: str) -> bool:
     return bool(_VIEW_OF_A_PROJECTION.match(statement)) or not _built_in().issuperset(others)
 
 
-def _keywords(statement: str) -> str:
-    """Return its keywords: for tests' tables, the product composes a statement of this form from their columns."""
-    return " ".join(word for word, _ in groupby(_KEYWORD.findall(statement)))
+def _form(statement: str) -> str:
+    """Return what Postgres must know of it: for tests' tables, the product composes such statements from columns."""
+    keywords = [word for word, _ in groupby(_KEYWORD.findall(statement))]
+    return " ".join([*keywords, *sorted(set(_CALL_CAST_OR_OPERATOR.findall(statement)))])
 
 
 @cache

@@ -73,7 +73,8 @@ async def _try_to_restore(
             try:
                 if head.is_distributed:
                     await _refuse_stored_ids(conn, missing)
-                await conn.execute(_ANNOUNCE, [missing[0].position, missing[-1].position])
+                if missing[0].position <= head.position:
+                    await conn.execute(_ANNOUNCE, [missing[0].position, missing[-1].position])
                 await copy_rows(conn, rows)
             except UniqueViolation as error:
                 raise OtherLog(_STORED_ELSEWHERE) from error

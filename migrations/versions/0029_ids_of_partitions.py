@@ -82,39 +82,22 @@ END
 $$
 """
 
-# The trigger of a partitioned log, or of one that is being partitioned.
-REPLACE_TRIGGER = """
-DO $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = 'keep_event_ids'
-    ) THEN
-        CREATE OR REPLACE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events
-        FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids();
-        ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER keep_event_ids;
-        INSERT INTO eventstore.event_ids_up_to (id, position)
-        SELECT 1, coalesce(max(e.position), 0) FROM eventstore.events AS e;
-        -- If the log is only being partitioned, the ids of earlier events may not be there yet.
-        INSERT INTO eventstore.event_ids (event_id, position)
-        SELECT e.event_id, e.position FROM eventstore.events AS e
-        JOIN eventstore.event_ids_up_to AS u ON u.position = e.position ON CONFLICT DO NOTHING;
-    END IF;
-END
-$$
+HAS_TRIGGER = """
+SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = 'keep_event_ids')
 """
-
-GIVE_TRIGGER_ROWS = """
-DO $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = 'keep_event_ids'
-    ) THEN
-        CREATE OR REPLACE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events
-        REFERENCING NEW TABLE AS added_events FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids();
-        ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER keep_event_ids;
-    END IF;
-END
-$$
+TRIGGER = """
+CREATE OR REPLACE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events
+FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()
+"""
+TRIGGER_WITH_ROWS = TRIGGER.replace("FOR EACH", "REFERENCING NEW TABLE AS added_events FOR EACH")
+ALWAYS = "ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER keep_event_ids"
+BEGIN_AT_HEAD = (
+    "INSERT INTO eventstore.event_ids_up_to (id, position) SELECT 1, coalesce(max(position), 0) FROM eventstore.events"
+)
+# If the log is only being partitioned, the ids of earlier events may not be there yet.
+KEEP_LAST_ID = """
+INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position FROM eventstore.events AS e
+JOIN eventstore.event_ids_up_to AS u ON u.position = e.position ON CONFLICT DO NOTHING
 """
 
 
@@ -132,11 +115,20 @@ def upgrade() -> None:
         schema="eventstore",
         comment="Up to which position event_ids has the ids of a partitioned log; without a row, the log is one table.",
     )
-    op.execute(REPLACE_TRIGGER)
+    if has_trigger():
+        for statement in (TRIGGER, ALWAYS, BEGIN_AT_HEAD, KEEP_LAST_ID):
+            op.execute(statement)
     op.execute(KEEP_EVENT_IDS)
 
 
 def downgrade() -> None:
-    op.execute(GIVE_TRIGGER_ROWS)
+    if has_trigger():
+        for statement in (TRIGGER_WITH_ROWS, ALWAYS):
+            op.execute(statement)
     op.execute(KEEP_GIVEN_EVENT_IDS)
     op.drop_table("event_ids_up_to", schema="eventstore")
+
+
+def has_trigger() -> bool:
+    """Return whether the log is partitioned, or is being partitioned."""
+    return bool(op.get_bind().exec_driver_sql(HAS_TRIGGER).scalar_one())

@@ -20,24 +20,6 @@ BEGIN
 END
 $$
 """
-FRESHNESS_OF_DISTRIBUTED_LOG = """
-CREATE OR REPLACE VIEW public.read_model_freshness AS
-SELECT checkpoint.name AS read_model, checkpoint.position,
-       greatest(head.position - checkpoint.position, 0) AS events_behind,
-       CASE WHEN head.position <= checkpoint.position THEN 0
-            ELSE coalesce(
-                greatest(extract(epoch FROM clock_timestamp() - coalesce(next.received_at, head.received_at)), 0), 0
-            )
-       END::double precision AS seconds_behind,
-       CASE WHEN checkpoint.position > head.position THEN 'waiting' ELSE checkpoint.state END AS state
-FROM projections.checkpoints AS checkpoint
-CROSS JOIN (
-    SELECT coalesce(max(position), 0) AS position, max(received_at) AS received_at FROM eventstore.head
-) AS head
-LEFT JOIN eventstore.times_of_positions(ARRAY(SELECT position + 1 FROM projections.checkpoints)) AS next
-    ON next.of_position = checkpoint.position + 1
-"""
-
 # As revision 0027 made it.
 FRESHNESS_BEFORE = """
 CREATE OR REPLACE VIEW public.read_model_freshness AS
@@ -58,6 +40,15 @@ LEFT JOIN (
     WHERE e.position = ANY(ARRAY(SELECT position + 1 FROM projections.checkpoints))
 ) AS next ON next.position = checkpoint.position + 1
 """
+NEXT_EVENTS = """LEFT JOIN (
+    SELECT e.position, e.received_at FROM eventstore.events AS e
+    WHERE e.position = ANY(ARRAY(SELECT position + 1 FROM projections.checkpoints))
+) AS next ON next.position ="""
+FRESHNESS_OF_DISTRIBUTED_LOG = FRESHNESS_BEFORE.replace(
+    NEXT_EVENTS,
+    """LEFT JOIN eventstore.times_of_positions(ARRAY(SELECT position + 1 FROM projections.checkpoints)) AS next
+    ON next.of_position =""",
+)
 
 
 def upgrade() -> None:

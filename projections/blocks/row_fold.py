@@ -9,19 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Select,
-    Subquery,
-    Text,
-    case,
-    false,
-    func,
-    literal_column,
-    or_,
-    select,
-)
+from sqlalchemy import Column, ColumnElement, Select, Subquery, Text, case, false, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 
 from eventstore.schema import events

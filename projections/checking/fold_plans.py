@@ -164,11 +164,12 @@ async def _explain_distributed(
 
 def _what(plan: Mapping[str, Any], statement: str) -> str:
     """Return what a statement does, and to which table."""
-    if (changes := _CHANGES.match(statement)) is not None:  # plans of Citus don't say it
+    if plan["Node Type"] == "ModifyTable":
+        return f"{plan['Operation']} on {plan['Relation Name']}"
+    if (changes := _CHANGES.match(statement)) is not None:  # the plan is one of Citus, which doesn't say it
         table = changes["table"].strip('"')
         return f"{changes['kind'].capitalize()} on {table}"
-    kind = plan.get("Operation") if plan["Node Type"] == "ModifyTable" else "Select"
-    return f"{kind} on {plan['Relation Name']}" if "Relation Name" in plan else str(kind)
+    return f"Select on {plan['Relation Name']}" if "Relation Name" in plan else "Select"
 
 
 def _whole_scans(plans: Mapping[str, Mapping[str, Any]], projection: Projection) -> Iterator[WholeScan]:

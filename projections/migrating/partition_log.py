@@ -53,9 +53,10 @@ _CREATE_TRIGGER = f"""CREATE TRIGGER {KEEP_EVENT_IDS} AFTER INSERT ON eventstore
 FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"""
 # While the trigger is created nobody adds events. It finds those that it hasn't seen after this position.
 _BEGIN_AT_HEAD = (
-    "INSERT INTO eventstore.event_ids_up_to (id, position) SELECT 1, coalesce(max(position), 0) FROM eventstore.events",
+    """INSERT INTO eventstore.event_ids_up_to (id, position) SELECT 1, coalesce(max(position), 0) FROM eventstore.events
+ON CONFLICT (id) DO UPDATE SET position = excluded.position""",
     """INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position
-FROM eventstore.events AS e JOIN eventstore.event_ids_up_to AS u ON u.position = e.position""",
+FROM eventstore.events AS e JOIN eventstore.event_ids_up_to AS u ON u.position = e.position ON CONFLICT DO NOTHING""",
 )
 _ALWAYS = f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {KEEP_EVENT_IDS}"
 _TRIGGER_OID = "SELECT oid FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = %s"

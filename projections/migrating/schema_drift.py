@@ -26,6 +26,7 @@ from projections.projection import READ_MODEL_SCHEMA
 
 _EVENTS = "eventstore.events"
 _REFUSE_CHANGE = "eventstore.refuse_change()"
+_TIMES_OF_POSITIONS = "eventstore.times_of_positions(bigint[])"
 _ERASE_EVENTS = "eventstore.erase_events(bigint[], text[], bytea[])"
 EVENT_TRIGGERS = {
     "refuse_change_statement": (
@@ -53,7 +54,7 @@ _FUNCTIONS = {
     "eventstore.redecode(jsonb)": ("0028", "REDECODE"),
     _ERASE_EVENTS: ("0028", "ERASE_EVENTS"),
     "eventstore.keep_event_ids()": ("0029", "KEEP_EVENT_IDS"),
-    "eventstore.times_of_positions(bigint[])": ("0030", "TIMES_OF_POSITIONS"),
+    _TIMES_OF_POSITIONS: ("0030", "TIMES_OF_POSITIONS"),
     "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
     "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
@@ -81,6 +82,11 @@ _PRIVATE_FUNCTIONS = {
     "eventstore.make_partitions(bigint)": "REVOKE ALL ON FUNCTION eventstore.make_partitions(bigint) FROM PUBLIC",
     "eventstore.abandon_partitioning()": "REVOKE ALL ON FUNCTION eventstore.abandon_partitioning() FROM PUBLIC",
     _ERASE_EVENTS: "REVOKE ALL ON FUNCTION eventstore.erase_events(bigint[], text[], bytea[]) FROM PUBLIC",
+}
+
+# Of a distributed log, readers run it in a view.
+_PRIVATE_ON_ONE_SERVER = {
+    _TIMES_OF_POSITIONS: "REVOKE ALL ON FUNCTION eventstore.times_of_positions(bigint[]) FROM PUBLIC"
 }
 
 _FUNCTION_TEXT = re.compile(r"SET search_path = (?P<path>[^$]*?)\s*AS \$\$(?P<source>.*)\$\$", re.DOTALL)
@@ -131,7 +137,8 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
     catalog = {(one.kind, one.object, one.name): one for one in entries}
     tables = [table for metadata in target_metadata for table in metadata.tables.values()]
     is_distributed = any(one.kind == "distributed" for one in entries)
-    yield from _of_functions({one.object: one for one in entries if one.kind == "function"})
+    functions = {one.object: one for one in entries if one.kind == "function"}
+    yield from _of_functions(functions, is_distributed=is_distributed)
     for table in tables:
         found = relations.get(table.fullname)
         if found is None:
@@ -169,10 +176,11 @@ def _of_sequence(table: str, sequence: str) -> Drift:
     return Drift(f"the next ids of sequence {sequence} are already used in {table}", (repair,))
 
 
-def _of_functions(found: dict[str, CatalogEntry]) -> Iterator[Drift]:
+def _of_functions(found: dict[str, CatalogEntry], *, is_distributed: bool) -> Iterator[Drift]:
+    private = {**_PRIVATE_FUNCTIONS, **({} if is_distributed else _PRIVATE_ON_ONE_SERVER)}
     for function, (revision, name) in _FUNCTIONS.items():
         statement = read_text(revision, name).strip()
-        revoke = [_PRIVATE_FUNCTIONS[function]] if function in _PRIVATE_FUNCTIONS else []
+        revoke = [private[function]] if function in private else []
         entry = found.get(function)
         match = _FUNCTION_TEXT.search(statement)
         if match is None:

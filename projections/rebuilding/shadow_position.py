@@ -35,9 +35,8 @@ _TAKE_OVER = sql.SQL("UPDATE {} SET run = %s WHERE projection = %s").format(_POS
 _DELETE = sql.SQL("DELETE FROM {} WHERE projection = %s AND run = %s").format(_POSITIONS)
 _DELETE_ALL = sql.SQL("DELETE FROM {}").format(_POSITIONS)
 _LOCK = sql.SQL("SELECT position FROM {} WHERE projection = %s AND run = %s FOR UPDATE").format(_POSITIONS)
-_SHARE = sql.SQL(
-    "{scan_whole_tables}, pg_catalog.set_config('statement_timeout', {timeout}, true)"
-    " FROM {positions} WHERE projection = {name} AND run = {run} FOR SHARE"
+_SHARE = sql.SQL("{}, {} FROM {} WHERE projection = %(name)s AND run = %(run)s FOR SHARE").format(
+    sql.SQL(SCAN_WHOLE_TABLES), sql.SQL(STATEMENT_TIMEOUT), _POSITIONS
 )
 _JUMP = sql.SQL("UPDATE {} SET position = %s WHERE projection = %s AND run = %s AND position = 0").format(_POSITIONS)
 _MOVE_TO = sql.SQL(
@@ -102,7 +101,7 @@ class ShadowPosition:
         return await fetch_row(self._conn, _LOCK, [self._name, self._run_id]) is not None
 
     async def share(self, conn: AsyncConnection[Any], statement_timeout: str) -> bool:
-        """Keep other runs from taking over while a session's transaction lasts, and let it read whole tables.
+        """Keep other runs from taking over while a session's transaction lasts; let it read whole tables, for a time.
 
         Args:
             conn: the session; several may work on one shadow.
@@ -113,10 +112,7 @@ class ShadowPosition:
 
         """
         values = {"name": self._name, "run": self._run_id, "timeout": statement_timeout}
-        literals = {key: sql.Literal(value) for key, value in values.items()}
-        scan = sql.SQL(SCAN_WHOLE_TABLES)
-        statement = _SHARE.format(scan_whole_tables=scan, positions=_POSITIONS, **literals)
-        return await fetch_row(conn, statement, prepare=False) is not None
+        return await fetch_row(conn, _SHARE, values) is not None
 
     async def jump(self, position: int) -> bool:
         """Move the position from 0 to one up to which all windows were whole; returns whether the row is this run's."""

@@ -51,7 +51,7 @@ from projections.rebuilding.redecode_and_mark import redecode_and_mark
 from projections.registry import find_projections
 from projections.running.window_step import Step
 from tests import folding, oracle, store, transferring
-from tests.citus import CitusDatabase, citus_database, needs_citus
+from tests.citus import CitusDatabase, citus_database, needs_citus, unfinished_commit
 from tests.citus_containers import ClusterServer
 from tests.erasing import BUILT_IN, KEY, again, erase
 from tests.folding import append, decode_record, fold, new_record, worker, worker_connection
@@ -359,24 +359,13 @@ async def test_while_events_change_a_fold_waits_for_unfinished_commits(
     async def is_waiting() -> bool:
         return bool(await store.value(conn, waiting))
 
-    async with (
-        store.connection(citus.url, "keeps Citus from finishing it") as keeping,
-        store.connection(citus.workers[0]) as there,
-        worker_connection(one) as own,
-    ):
-        await keeping.execute("BEGIN")
-        await keeping.execute("LOCK TABLE pg_catalog.pg_dist_transaction IN ROW SHARE MODE")
-        await there.execute("BEGIN")
-        await there.execute("PREPARE TRANSACTION 'unfinished'")
-        try:
-            await conn.execute("INSERT INTO pg_catalog.pg_dist_transaction (groupid, gid) VALUES (1, 'unfinished')")
+    async with worker_connection(one) as own:
+        async with unfinished_commit(citus, conn):
             await conn.execute("UPDATE eventstore.distributed_head SET events_changed = true")
             folding_one = asyncio.create_task(fold(one, own))
             await store.wait_until(is_waiting, "a fold that waits")
             assert not folding_one.done()
             assert await folding.position(conn, "people") == 0
-        finally:
-            await there.execute("COMMIT PREPARED 'unfinished'")
         assert await folding_one is Step.AT_HEAD
     assert await folding.position(conn, "people") == await read_head(conn)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ from projections.migrating.partition_log import partition_log
 from projections.migrating.schema_drift import find_drift
 from projections.running.window_step import LONGEST_PAUSE, Step
 from tests import folding, oracle, store, transferring
-from tests.citus import CitusDatabase, needs_citus
+from tests.citus import CitusDatabase, needs_citus, unfinished_commit
 from tests.doctoring import findings, only, run_sql
 from tests.erasing import BUILT_IN, erase
 from tests.folding import append, fold, new_record, worker, worker_connection
@@ -45,7 +44,6 @@ from tests.rebuilding import OptOuts, replay_context, sample_records, verify
 pytestmark = [pytest.mark.newest, needs_citus]
 PERSON = "12300000003"
 VIEWS = ("public.event_log", "public.read_model_freshness", "eventstore.event_log", "eventstore.head")
-UNFINISHED = "INSERT INTO pg_catalog.pg_dist_transaction (groupid, gid) VALUES (1, 'unfinished')"
 
 
 @pytest.fixture
@@ -54,30 +52,13 @@ async def conn(distributed: CitusDatabase) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-@asynccontextmanager
-async def unfinished_commit(citus: CitusDatabase, conn: AsyncConnection) -> AsyncIterator[AsyncConnection]:
-    """Let a worker owe a commit, which Citus doesn't finish; yields a connection that can: COMMIT PREPARED."""
-    async with (
-        store.connection(citus.url, "keeps Citus from finishing it") as keeping,
-        store.connection(citus.workers[0]) as there,
-    ):
-        await keeping.execute("BEGIN")
-        await keeping.execute("LOCK TABLE pg_catalog.pg_dist_transaction IN ROW SHARE MODE")
-        await there.execute("BEGIN")
-        await there.execute("PREPARE TRANSACTION 'unfinished'")
-        try:
-            await conn.execute(UNFINISHED)
-            # The lock of the table holds up Citus for some seconds only; that of the row, as long as it is held.
-            await keeping.execute("SELECT FROM pg_catalog.pg_dist_transaction WHERE gid = 'unfinished' FOR UPDATE")
-            yield there
-        finally:
-            await finish(there)
-
-
-async def finish(there: AsyncConnection) -> None:
-    """Finish the unfinished commit, unless it is finished."""
-    if await store.value(there, "SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'unfinished'"):
-        await there.execute("COMMIT PREPARED 'unfinished'")
+async def waits_for_advisory_lock(conn: AsyncConnection, command: str) -> bool:
+    """Return whether a session of a command waits for an advisory lock."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND NOT granted AND starts_with(application_name, %s))"
+    )
+    return bool(await store.value(conn, waiting, f"projections {command}"))
 
 
 async def test_doctor_names_workers_that_do_not_answer_and_commits_that_they_owe(
@@ -162,11 +143,7 @@ async def test_events_are_appended_while_an_erase_waits_for_a_commit(
     await folding.fold_all(distributed.url)
 
     async def is_waiting() -> bool:
-        waiting = (
-            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-            " WHERE locktype = 'advisory' AND NOT granted AND application_name LIKE 'projections erase%%'"
-        )
-        return bool(await store.value(conn, waiting))
+        return await waits_for_advisory_lock(conn, "erase")
 
     async with store.connection(distributed.url, "appends") as appending:
         async with appending.transaction():
@@ -174,15 +151,14 @@ async def test_events_are_appended_while_an_erase_waits_for_a_commit(
             erasing = asyncio.create_task(erase(distributed.url, PERSON))
             await store.wait_until(is_waiting, "an erase that waits for the append lock")
             unfinished = unfinished_commit(distributed, conn)
-            there = await unfinished.__aenter__()
+            await unfinished.__aenter__()
         try:
             head = await read_head(conn)
             stored = await append(appending, new_record(ppnum=PERSON, request="meanwhile"))
             assert (stored.head, erasing.done()) == (head + 1, False)
-            await finish(there)
-            assert (await erasing).erased == 1
         finally:
             await unfinished.__aexit__(None, None, None)
+        assert (await erasing).erased == 1
     assert PERSON not in {event.ppnum for event in await store.stored_events(conn)}
 
 
@@ -274,13 +250,9 @@ async def test_a_row_is_explained_once_the_window_of_its_checkpoint_is_committed
         assert 0 < one._window_step.pause <= LONGEST_PAUSE  # so that the next events are folded together
     await append(conn, new_record(ppnum=PERSON, request="second"))
     move = "UPDATE projections.checkpoints SET position = %s WHERE name = 'people'"
-    waiting = (
-        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-        " WHERE locktype = 'advisory' AND NOT granted AND application_name LIKE 'projections explain%%'"
-    )
 
     async def is_waiting() -> bool:
-        return explaining.done() or bool(await store.value(conn, waiting))
+        return explaining.done() or await waits_for_advisory_lock(conn, "explain")
 
     async with store.connection(distributed.url, "folds") as folding_one:
         async with folding_one.transaction():

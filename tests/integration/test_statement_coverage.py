@@ -57,13 +57,15 @@ def test_statements_of_one_message_count_each_and_a_function_is_one() -> None:
     assert len(statements_in("CREATE FUNCTION f() AS $$BEGIN a; b; END$$; SELECT f()")) == 1
 
 
-def test_of_statements_about_tables_of_tests_the_keywords_count() -> None:
+def test_of_statements_about_tables_of_tests_the_form_counts() -> None:
     texts = [
         "INSERT INTO public.outcomes (app, a) SELECT app, a FROM eventstore.events",
         "INSERT INTO public.outcomes (app, b, c) SELECT app, b, c FROM eventstore.events",
     ]
     one, other = map(statements_in, texts)
     assert one == other == ["INSERT INTO SELECT FROM"]
+    for more in ("lower(a)", "a::jsonb", "a || b"):
+        assert statements_in(texts[0].replace("app, a FROM", f"app, {more} FROM")) != one
     one, other = (statements_in(text.replace("outcomes", "people")) for text in texts)
     assert one != other
 

@@ -20,8 +20,6 @@ SELECT pg_database_size(current_database()),
                  FROM pg_replication_slots), 0)::bigint,
        coalesce((SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()), 0)
 """
-
-
 _SIZE = "SELECT pg_database_size(current_database())"
 _SIZE_EVERYWHERE = (
     "SELECT sum(result::bigint) FROM pg_catalog.run_command_on_all_nodes("

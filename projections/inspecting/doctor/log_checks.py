@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from eventstore.archived_rows import read_archived_up_to
-from eventstore.distributed_log import count_unfinished_commits, is_distributed
+from eventstore.distributed_log import is_distributed, wait_for_commits
+from eventstore.errors import UnfinishedCommit
 from eventstore.event_reader import read_head
 from eventstore.postgres.queries import fetch_column
 from eventstore.whole_window import find_missing_positions
@@ -23,8 +24,8 @@ PAGE = 500_000
 """Positions that one statement of a thorough examination reads."""
 REPORTED = 10
 """Ranges of missing positions that a thorough examination reports."""
-LOOKS = 5
-"""How often positions that are missing are looked for again while a commit is unfinished."""
+COMMIT_PATIENCE = 1.0
+"""Seconds to wait for unfinished commits, which may have the positions that are missing."""
 
 _CHECKPOINTS = "SELECT position FROM projections.checkpoints ORDER BY 1"
 
@@ -59,13 +60,14 @@ async def _find_missing(exam: Examination, lo: int, hi: int) -> tuple[int, int] 
 
     Where the log is distributed, the head is visible a moment before the events on other servers.
     """
-    for _ in range(LOOKS):
-        missing = await find_missing_positions(exam.conn, lo, hi)
-        if missing is None or not await is_distributed(exam.conn):
-            return missing
-        if not any(await count_unfinished_commits(exam.conn)):
-            return await find_missing_positions(exam.conn, lo, hi)
-    return None
+    missing = await find_missing_positions(exam.conn, lo, hi)
+    if missing is None or not await is_distributed(exam.conn):
+        return missing
+    try:
+        await wait_for_commits(exam.conn, COMMIT_PATIENCE)
+    except UnfinishedCommit:
+        return None
+    return await find_missing_positions(exam.conn, lo, hi)
 
 
 def _finding(first: int, last: int) -> Finding:

@@ -1,7 +1,8 @@
 """The append lock, which makes positions gapless, and what is done about a frozen process that holds it.
 
 Invariants. Whoever assigns positions holds the append lock until its transaction ends, and acquires it last. The head
-is read in a statement after the one that acquires the lock, so it includes what the last holder committed.
+is read in a statement after the one that acquires the lock, so it includes what the last holder committed; also if the
+last holder made a partition for it, of which a transaction that has read the log before may not know.
 
 A process that is frozen in the middle of a pipeline keeps the lock, and none of Postgres's timeouts ends it. So those
 who wait terminate it: if one and the same transaction held the lock during a whole wait, its backend is terminated,
@@ -26,7 +27,6 @@ from eventstore.event_reader import LAST_EVENT
 from eventstore.locks import APPEND_LOCK, TRY_TRANSACTION_LOCK, WAIT_FOR_TRANSACTION_LOCK
 from eventstore.partitions import LAST_PARTITION
 from eventstore.postgres.lock_holder import Holder, find_holder, terminate_holder
-from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_settings import LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
 
@@ -42,6 +42,10 @@ _READ_STATE = (
     .format(sql.SQL(IS_DISTRIBUTED), sql.SQL(LAST_EVENT), LAST_PARTITION)
     .as_bytes()
 )
+
+# A session learns of new partitions when it locks a table that its transaction hasn't locked. If a transaction has read
+# the log, a prepared statement would read the partitions of before. This locks a table that nothing else here uses.
+_LEARN_OF_PARTITIONS = "SELECT pg_catalog.pg_relation_size('pg_catalog.pg_largeobject_metadata')"
 
 
 class Head(NamedTuple):
@@ -93,6 +97,12 @@ async def retry_while_append_lock_is_busy(
 async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: CursorMove | None = None) -> Head:
     """Move a cursor, acquire the append lock, and read the head, inside the caller's transaction.
 
+    Args:
+        conn: the connection.
+        waits: ``append_lock`` counts.
+        cursor: which cursor to move, if this is the transaction's first step; None in a transaction that may have read
+            the log.
+
     Returns:
         The head. Times never fall as positions rise: if the last event's is ahead of the clock, it is used again.
 
@@ -107,6 +117,8 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
     async with conn.pipeline():
         moved = await conn.execute(MOVE_CURSOR, cursor._asdict()) if cursor else None
         locked = await conn.execute(TRY_TRANSACTION_LOCK, [APPEND_LOCK])
+        if cursor is None:
+            await conn.execute(_LEARN_OF_PARTITIONS)
         last_event = await conn.execute(_READ_STATE)
         acquired = await locked.fetchone()
         row = await last_event.fetchone()
@@ -114,7 +126,10 @@ async def acquire_append_lock(conn: AsyncConnection, waits: Waits, cursor: Curso
         raise await why_not_moved(conn, cursor)
     if not (acquired and acquired[0]):
         await wait_for_append_lock(conn, waits.as_timedelta(waits.append_lock))
-        row = await fetch_row(conn, _READ_STATE)
+        async with conn.pipeline():
+            await conn.execute(_LEARN_OF_PARTITIONS)
+            last_event = await conn.execute(_READ_STATE)
+            row = await last_event.fetchone()
     if row is None:
         raise DatabaseError("the head of eventstore.events can't be read")
     now, position, previous, _, erasure, first_position, last_position, is_distributed = row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import psycopg
@@ -11,7 +12,10 @@ from psycopg.errors import UniqueViolation
 
 from eventstore.appending import partition_room
 from eventstore.appending.append import Appended, Appender
-from eventstore.partitions import FIRST_PARTITION_CHECK, Partition, list_partitions
+from eventstore.appending.append_lock import Head, acquire_append_lock
+from eventstore.appending.copying import copy_events
+from eventstore.contracts import Event
+from eventstore.partitions import FIRST_PARTITION_CHECK, MAKE_PARTITIONS, Partition, list_partitions
 from projections.granting.role_kinds import RoleKind
 from projections.inspecting.read_status import read_status
 from projections.migrating.go_back import go_back
@@ -28,7 +32,7 @@ from tests.databases import Server
 from tests.erasing import erase
 from tests.queries import fetch_all
 from tests.roles import granted_roles
-from tests.store import new_events, positions
+from tests.store import QUICK, conflicting_event, new_events, positions
 
 _SCANS = """
 SELECT c.relname::text, coalesce(sum(s.idx_scan + t.seq_scan), 0)::bigint
@@ -43,6 +47,8 @@ _INSERT_AGAIN = (
     " SELECT %s, %s, app, contract, event_type, occurred_at, received_at, payload FROM eventstore.events"
     " WHERE position = 1"
 )
+MANY = 12
+"""After so many runs a statement is prepared, and its plan is kept."""
 _KEPT = "SELECT event_id, position FROM eventstore.event_ids ORDER BY position"
 
 
@@ -164,6 +170,49 @@ async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_wait
     assert await bounds(conn) == [(1, 3), (4, 6), (7, 9), (10, 12)]
     assert await store.quarantine_rows(conn) == []
     assert not {"partition_missing", "check_failed"} & {*doctoring.codes(await doctoring.findings(database_url))}
+
+
+@pytest.mark.oldest
+async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_meanwhile(
+    database_url: str, conn: AsyncConnection, appender: Appender
+) -> None:
+    partition_log(database_url, 3)
+    before, meanwhile, new = new_events(5), new_events(6), new_events(1)
+    await appender.append(before)
+    for _ in range(MANY):
+        appender.probing = True
+        await appender.append(before)
+    async with store.connection(database_url, "holder") as holder:
+        async with holder.transaction():
+            head = await acquire_append_lock(holder, QUICK)
+            waiting = asyncio.create_task(appender.append([*before, conflicting_event(meanwhile[-1]), *new]))
+            await store.wait_for_append_lock_waiters(conn)
+            await _copy_into_new_partition(holder, meanwhile, head)
+        assert await waiting == Appended(1, 5, 1, 12)
+    assert list(await positions(conn)) == [event.event_id for event in (*before, *meanwhile, *new)]
+
+
+@pytest.mark.oldest
+async def test_the_append_lock_shows_events_in_a_partition_that_was_made_since_the_transaction_read_the_log(
+    database_url: str, conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition_log(database_url, 3)
+    await appender.append(new_events(5))
+    for _ in range(MANY):
+        async with conn.transaction():
+            await acquire_append_lock(conn, QUICK)
+    async with conn.transaction():
+        with monkeypatch.context() as patch:
+            patch.setattr("eventstore.appending.append_lock.APPEND_LOCK", 1)  # reads the same, and lets others append
+            assert (await acquire_append_lock(conn, QUICK)).position == 5
+        async with store.connection(database_url, "holder") as holder, holder.transaction():
+            await _copy_into_new_partition(holder, new_events(6), await acquire_append_lock(holder, QUICK))
+        assert (await acquire_append_lock(conn, QUICK)).position == 11
+
+
+async def _copy_into_new_partition(conn: AsyncConnection, events: list[Event], head: Head) -> None:
+    await conn.execute(MAKE_PARTITIONS, [head.position + len(events)])
+    await copy_events(conn, events, head)
 
 
 async def test_an_append_removes_the_check_of_an_unfinished_partitioning(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from traceback import clear_frames
 from types import MappingProxyType
 from typing import Any
 
@@ -55,7 +57,8 @@ async def connect(
     waits = waits or load_waits()
     startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
     given = _given(url)
-    conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)
+    with _closing_if_it_fails():
+        conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)
     try:
         await conn.execute(_pinned(given, startup, settings))
         _check_encoding(conn)
@@ -75,7 +78,8 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
     """
     startup = startup_settings(waits, lock_timeout=lock_timeout)
     given = _given(url)
-    conn = Connection.connect(_conninfo(given, name, waits, startup), autocommit=True)
+    with _closing_if_it_fails():
+        conn = Connection.connect(_conninfo(given, name, waits, startup), autocommit=True)
     try:
         conn.execute(_pinned(given, startup, _NO_SETTINGS))
         _check_encoding(conn)
@@ -84,6 +88,19 @@ def connect_sync(url: str, *, name: str, waits: Waits, lock_timeout: float | Non
         conn.close()
         raise
     return conn
+
+
+@contextmanager
+def _closing_if_it_fails() -> Iterator[None]:
+    """Close a connection that psycopg doesn't finish to open, because of an error or a cancelled task.
+
+    It is a local variable of psycopg's, so it would live, with its session of the server, as long as the error does.
+    """
+    try:
+        yield
+    except BaseException as error:
+        clear_frames(error.__traceback__)
+        raise
 
 
 def _given(url: str) -> dict[str, str]:

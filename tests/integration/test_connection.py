@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from urllib.parse import urlsplit
 
 import psycopg
@@ -157,3 +159,31 @@ async def test_a_wrong_timeout_in_the_environment_is_a_usage_error(monkeypatch: 
     monkeypatch.setenv("PROJECTIONS_DATABASE_CONNECT", "soon")
     with pytest.raises(UsageError, match=r"^PROJECTIONS_DATABASE_CONNECT must be a number of seconds$"):
         await connect("postgresql://localhost:1/none")
+
+
+async def test_a_connection_that_is_cancelled_while_it_is_opened_is_closed_at_once() -> None:
+    """Otherwise it had a session of the server until the garbage collector found it."""
+    opened, closed = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        opened.set()
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    gc.disable()
+    try:
+        async with server:
+            opening = asyncio.create_task(connect(f"postgresql://127.0.0.1:{port}/any", waits=QUICK))
+            await opened.wait()
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError) as kept:
+                await opening
+            async with asyncio.timeout(store.GIVE_UP):
+                await closed.wait()
+            assert kept.value.__traceback__ is not None, "the error is kept, and the connection with it"
+    finally:
+        gc.enable()

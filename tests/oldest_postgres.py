@@ -72,6 +72,7 @@ ONLY_MARKED = frozenset(
         "test_archived_events.py",
         "test_as_of.py",
         "test_checkpoint_ahead.py",
+        "test_compared_ranges.py",
         "test_consumer.py",
         "test_control.py",
         "test_docs_projections.py",

@@ -3,7 +3,9 @@
 Invariants. A comparison reads both tables in one snapshot and keeps the keys of the rows that differ, in temporary
 tables; all other rows were equal. After the snapshot, only events after min(checkpoint, shadow position) can change
 rows, and only in the partitions that these events name. Their keys are added before the difference is applied. So the
-long comparison needs no lock, and the checkpoint is locked for a short time only.
+long comparison needs no lock, and the checkpoint is locked for a short time only. Nor does it need one long
+transaction: large tables are compared in ranges of keys, each in a snapshot of its own. What changes between them was
+changed by events after the checkpoint of the first one, whichever range it is in.
 
 A row that differs is updated in place, so that what depends on it stays. Only if its new values collide with those that
 another row still has in a unique index, as when two rows swap values, is it deleted, and inserted again when the others
@@ -14,10 +16,11 @@ are done.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete
 from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 
 from eventstore.postgres.queries import fetch_all, fetch_value
@@ -31,6 +34,7 @@ from projections.rebuilding.row_changes import Changes, Sample
 from projections.rebuilding.shadow import Shadow
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, create_shadow_tables
 from projections.rebuilding.table_difference import TableDifference
+from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_rows, find_key_ranges, read_sizes
 
 _MAY_CREATE_TEMPORARY = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 _COLUMN_TYPES = (
@@ -69,6 +73,8 @@ class Difference:
         pairs = zip(shadow.projection.tables, shadow.tables, strict=True)
         self._pairs = list(pairs)
         self._tables = [TableDifference(f"differing_{number}", *pair) for number, pair in enumerate(self._pairs)]
+        self._ranges: deque[tuple[TableDifference, deque[KeyRange]]] = deque()
+        self._is_first = True
 
     async def check(self) -> None:
         """Make sure that the tables can be compared, before the long work begins.
@@ -98,28 +104,73 @@ class Difference:
                         " change one of them"
                     )
 
-    async def compare(self, checkpoint: int) -> None:
-        """Compare all rows, inside the caller's REPEATABLE READ transaction, which has read the checkpoint."""
-        await self.compare_again()
+    async def measure(self) -> None:
+        """Count the rows of each table, and read how large it is; outside of any transaction."""
+        sizes = await read_sizes(self._conn, [table for one in self._tables for table in (one.live, one.copy)])
         for one in self._tables:
-            (row,) = await fetch_rows(self._conn, select(func.count().label("rows")).select_from(one.live))
-            one.before = row["rows"]
-        self.since = min(self._shadow.position, checkpoint)
+            one.before = await count_rows(self._conn, one.live, sizes[one.live])
+            one.size = sizes[one.live].whole + sizes[one.copy].whole
+
+    async def begin(self) -> None:
+        """Begin a comparison of all rows, inside the transaction of its first part."""
+        await self._empty_keys()
+        self._ranges, self._is_first = deque(), True
+        for one in self._tables:
+            # Folding stands still while distributed tables are compared, so a range at a time would be no better.
+            is_whole = self._shadow.is_distributed
+            self._ranges.append(
+                (one, deque([WHOLE] if is_whole else await find_key_ranges(self._conn, one.copy, one.size)))
+            )
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether all rows have been compared."""
+        return not self._ranges
+
+    async def compare_next(self, checkpoint: int, most: int) -> None:
+        """Compare some of the rows, inside the caller's REPEATABLE READ transaction, which has read the checkpoint.
+
+        Args:
+            checkpoint: its position.
+            most: how many ranges of keys to compare, at the most.
+
+        """
+        if self._is_first:
+            self._is_first = False
+            self.since = min(self._shadow.position, checkpoint)
+        while self._ranges and most > 0:
+            one, ranges = self._ranges[0]
+            taken = [ranges.popleft() for _ in range(min(most, len(ranges)))]
+            most -= len(taken)
+            if not ranges:
+                self._ranges.popleft()
+            await self._compare(one, taken[0].up_to(taken[-1]))
 
     async def compare_again(self) -> None:
         """Compare all rows again, for what the caller's transaction does next; :attr:`since` stays."""
-        statements = [SCAN_WHOLE_TABLES]
-        for one in () if self._shadow.is_distributed else self._tables:
-            statements += [compile_ddl(DropTable(one.keys, if_exists=True)), compile_ddl(CreateTable(one.keys))]
-        await self._conn.execute("; ".join(statements), prepare=False)
+        await self._empty_keys()
         for one in self._tables:
-            if self._shadow.is_distributed:
+            await self._compare(one, WHOLE)
+
+    async def _empty_keys(self) -> None:
+        if self._shadow.is_distributed:
+            for one in self._tables:
                 await execute_and_count(self._conn, delete(one.keys))
-            if one.lies_in_key_order:
-                await self._conn.execute(JOIN_IN_KEY_ORDER)
-            await execute_and_count(self._conn, one.insert_differing_keys())
-            if one.lies_in_key_order:
-                await self._conn.execute(JOIN_FREELY)
+            return
+        statements = [
+            compile_ddl(each)
+            for one in self._tables
+            for each in (DropTable(one.keys, if_exists=True), CreateTable(one.keys))
+        ]
+        await self._conn.execute("; ".join(statements), prepare=False)
+
+    async def _compare(self, one: TableDifference, part: KeyRange) -> None:
+        await self._conn.execute(SCAN_WHOLE_TABLES)
+        if one.lies_in_key_order:
+            await self._conn.execute(JOIN_IN_KEY_ORDER)
+        await execute_and_count(self._conn, one.insert_differing_keys(part))
+        if one.lies_in_key_order:
+            await self._conn.execute(JOIN_FREELY)
 
     async def add_touched(self, up_to: int) -> None:
         """Add the keys of rows that events behind :attr:`since`, up to a position, may have changed in either table."""

@@ -5,14 +5,15 @@ The steps, in order. Each is a method of :class:`ShadowRun`, which alone drives 
 1. ``start``: create an empty shadow, or resume an interrupted one, and check that the tables can be compared.
 2. ``catch_up``: fold the log into the shadow in short committed windows, up to a target, and on to the checkpoint,
    which moves meanwhile.
-3. ``compare``: compare whole tables in one snapshot, without a lock, and keep the keys of the rows that differ.
+3. ``compare``: compare all rows without a lock, large tables in several short transactions, and keep the keys of the
+   rows that differ.
 4. ``narrow``: repeat step 2, and add the keys of rows that events since step 3 may have changed, until few are left.
 5. ``estimate``: in one snapshot, fold what is left and count what would change.
 6. ``finish``: in a transaction of the caller, fold what is left up to its checkpoint and complete the keys. Only then
    are ``changes``, ``samples`` and ``apply`` exact.
 
-A rebuild runs all of them, and step 6 under the checkpoint's lock; a dry run runs 1 to 4, and step 6 in a snapshot.
-``verify`` runs 1 and 2, then ``compare_at_checkpoint``, which is steps 3 and 6 in one snapshot.
+A rebuild runs all of them, and step 6 under the checkpoint's lock; a dry run and ``verify`` run 1 to 4, and step 6 in a
+snapshot.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ SAMPLES = 10
 """Rows that differ which are shown, at the most."""
 MOST_SLICES = 200
 """Slices of a log, at the most: each has a table for each table of the projection, which all are locked at the end."""
+FIRST_RANGES = 4
+QUICK_SECONDS, LONG_SECONDS = 1.0, 3.0
+"""A comparison begins with so many ranges of keys in a transaction; it takes more after a quick one, fewer after a long
+one."""
 ROUNDS = 5
 """How often ``narrow`` looks at what was folded meanwhile."""
 
@@ -153,12 +158,22 @@ class ShadowRun:
         self.fold_seconds += perf_counter() - began
 
     async def compare(self) -> None:
-        """Step 3: compare whole tables in one snapshot."""
+        """Step 3: compare all rows, in transactions of one to three seconds."""
         self._progress.phase("comparing")
         began = perf_counter()
-        async with self.snapshot() as at:
-            await self._difference.compare(at.position)
-            self._compared_at = at.position
+        await self._difference.measure()
+        is_first, ranges = True, FIRST_RANGES
+        while is_first or not self._difference.is_compared:
+            began_part = perf_counter()
+            async with self.snapshot() as at:
+                if is_first:
+                    await self._difference.begin()
+                    is_first, self._compared_at = False, at.position
+                await self._difference.compare_next(at.position, ranges)
+            seconds = perf_counter() - began_part
+            ranges = (
+                ranges * 2 if seconds < QUICK_SECONDS else max(ranges // 2, 1) if seconds > LONG_SECONDS else ranges
+            )
         self.compare_seconds = perf_counter() - began
 
     async def narrow(self) -> None:
@@ -202,12 +217,6 @@ class ShadowRun:
         if at.version != self._projection.version and at.position != self._compared_at:
             await self._difference.compare_again()
         return position
-
-    async def compare_at_checkpoint(self, at: Checkpoint) -> None:
-        """Take steps 3 and 6 at once, inside the caller's snapshot: fold up to its checkpoint, compare whole tables."""
-        if at.position > self._shadow.position:
-            await self._shadow.fold_within(at.position)
-        await self._difference.compare(at.position)
 
     async def changes(self) -> list[Changes]:
         """Count what differs, inside the caller's transaction."""

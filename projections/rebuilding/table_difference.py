@@ -35,9 +35,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from projections.projection import Window
 from projections.rebuilding.row_changes import Sample
+from projections.rebuilding.table_ranges import TEXTS, WHOLE, KeyRange
 
-_TEXTS = frozenset({types.String, types.Text, types.TEXT, types.VARCHAR})
-_EQUAL_BY_BYTES = _TEXTS | {
+_EQUAL_BY_BYTES = TEXTS | {
     *(types.Boolean, types.BOOLEAN, types.LargeBinary, postgresql.BYTEA, types.Uuid, types.UUID),
     *(types.SmallInteger, types.SMALLINT, types.Integer, types.INTEGER, types.BigInteger, types.BIGINT),
     *(types.Date, types.DATE, types.DateTime, types.TIMESTAMP, postgresql.TIMESTAMP),
@@ -69,6 +69,7 @@ class TableDifference:
 
     Attributes:
         before: rows of the live table when it was compared.
+        size: bytes of both tables then.
         key_columns: the primary key's columns.
         columns: all columns but the computed ones.
         keys: the table of the keys of rows that may differ.
@@ -81,6 +82,7 @@ class TableDifference:
         self.live = live
         self.copy = copy
         self.before = 0
+        self.size = 0
         self.key_columns = [column.name for column in live.primary_key.columns]
         self.columns = [column.name for column in live.c if column.computed is None]
         self.lies_in_key_order = next((name for name in self.key_columns if name != "app"), "") == "send_request_id"
@@ -89,13 +91,16 @@ class TableDifference:
         # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
         self.keys = Table(keys, MetaData(schema=keys_schema), *key)
 
-    def insert_differing_keys(self) -> Executable:
-        """Compare all rows, and insert the keys of those that differ."""
+    def insert_differing_keys(self, part: KeyRange = WHOLE) -> Executable:
+        """Compare all rows whose keys are in a range, and insert the keys of those that differ."""
         first = self.key_columns[0]
-        keys = [func.coalesce(self.live.c[name], self.copy.c[name]) for name in self.key_columns]
-        there = self.live.join(self.copy, self._same_key(self.live, self.copy), full=True)
-        differ = or_(self.live.c[first].is_(None), self.copy.c[first].is_(None), self._differ())
-        return insert(self.keys).from_select(self.key_columns, select(*keys).select_from(there).where(differ))
+        old, new = self._rows(self.live, part, "old"), self._rows(self.copy, part, "new")
+        keys = [func.coalesce(old.c[name], new.c[name]) for name in self.key_columns]
+        there = old.join(new, self._same_key(old, new), full=True)
+        differ = or_(old.c[first].is_(None), new.c[first].is_(None), self._differ(old, new))
+        rows = select(*keys).select_from(there).where(differ)
+        # If the owner gave the table another collation than its shadow has, a key may be in another range there.
+        return insert(self.keys).from_select(self.key_columns, rows).on_conflict_do_nothing()
 
     def insert_touched_keys(self, window: Window, partition: Sequence[str]) -> list[Executable]:
         """Insert the keys of the rows, in either table, of all partitions that a window's events name."""
@@ -193,21 +198,27 @@ class TableDifference:
             self.copy, self._same_key(self.copy, self.keys)
         )
 
+    def _rows(self, table: Table, part: KeyRange, name: str) -> FromClause:
+        """Return the rows whose keys are in a range: below a full join, where no condition can be moved to."""
+        if part.is_whole:
+            return table
+        return select(*(table.c[column] for column in self.columns)).where(part.contains(table)).subquery(name)
+
     def _same_key(self, one: FromClause, other: FromClause) -> ColumnElement[bool]:
         return and_(*(one.c[name] == other.c[name] for name in self.key_columns))
 
-    def _differ(self) -> ColumnElement[bool]:
+    def _differ(self, old: FromClause | None = None, new: FromClause | None = None) -> ColumnElement[bool]:
+        old, new = self.live if old is None else old, self.copy if new is None else new
         rest = [name for name in self._values if type(self.live.c[name].type) not in _EQUAL_BY_BYTES]
         # Comparing columns one by one takes half as long as putting them into rows.
-        differ = [self._is_distinct(name) for name in self._values if name not in rest]
+        differ = [self._is_distinct(name, old, new) for name in self._values if name not in rest]
         if rest:
-            rows = (cast(func.row(*(table.c[name] for name in rest)), _Record()) for table in (self.live, self.copy))
+            rows = (cast(func.row(*(rows.c[name] for name in rest)), _Record()) for rows in (old, new))
             # What the operator *<> does; as an operator, Citus would write it for other servers with columns, not rows.
             differ.append(func.record_image_ne(*rows, type_=Boolean))
         return or_(false(), *differ)
 
-    def _is_distinct(self, name: str) -> ColumnElement[bool]:
-        old, new = self.live.c[name], self.copy.c[name]
-        if type(old.type) in _TEXTS:
-            return collate(old, "C").is_distinct_from(collate(new, "C"))
-        return old.is_distinct_from(new)
+    def _is_distinct(self, name: str, old: FromClause, new: FromClause) -> ColumnElement[bool]:
+        if type(self.live.c[name].type) in TEXTS:
+            return collate(old.c[name], "C").is_distinct_from(collate(new.c[name], "C"))
+        return old.c[name].is_distinct_from(new.c[name])

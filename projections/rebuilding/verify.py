@@ -2,9 +2,9 @@
 
 What verify compares: every row of every table of the projection, column by column and by its bytes, with the rows
 that the same fold makes of the log up to the checkpoint, without the events that the projection skips. Computed
-columns are left out, since they follow from the others. Checkpoint, tables and shadow are read in one snapshot. It is
-a rebuild's run without the apply: see :mod:`~projections.rebuilding.shadow_run`. Nothing is changed, and no table or
-checkpoint is locked.
+columns are left out, since they follow from the others. It is a rebuild's run without the apply: see
+:mod:`~projections.rebuilding.shadow_run`. Rows are compared in several snapshots, and those that later events may have
+changed are compared once more in the last one. Nothing is changed, and no table or checkpoint is locked.
 """
 
 from __future__ import annotations
@@ -83,21 +83,22 @@ async def _fold_and_compare(conn: AsyncConnection[Any], context: ReplayContext, 
     steps = ShadowRun(conn, context, shadow, read_checkpoint_in_log, f"verify {projection.name}")
     await steps.start(at.position)
     await steps.catch_up(at.position)
+    await steps.retry(steps.compare, "a table")
 
-    async def compare() -> Verified:
-        context.progress.phase("comparing")
-        return await _compare(projection, steps, shadow)
+    async def finish() -> Verified:
+        await steps.narrow()
+        return await _finish(projection, steps, shadow)
 
-    found = await steps.retry(compare, "a table")
+    found = await steps.retry(finish, "a table")
     await steps.end()
     return found
 
 
-async def _compare(projection: Projection, steps: ShadowRun, shadow: Shadow) -> Verified:
+async def _finish(projection: Projection, steps: ShadowRun, shadow: Shadow) -> Verified:
     async with steps.snapshot() as at:
         if at.version != projection.version or at.skipped != shadow.skipped:
             raise ProjectionsError(f"{projection.name}: its checkpoint changed during the verification; run it again")
-        await steps.compare_at_checkpoint(at)
+        position = await steps.finish(at)
         changes = await steps.changes()
         samples = await steps.samples()
-    return Verified(projection.name, at.position, tuple(changes), tuple(samples))
+    return Verified(projection.name, position, tuple(changes), tuple(samples))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection, sql
@@ -18,6 +19,7 @@ from psycopg import AsyncConnection, sql
 from eventstore.errors import LockLost
 from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
+from projections.rebuilding import shadow_run, table_ranges
 from tests import folding, oracle, rebuilding, store, stories
 from tests.databases import Server
 from tests.fault.cut_connection import ended_before_cut
@@ -60,6 +62,7 @@ class Replay:
         window: positions in a window of the rebuild.
         batch_size: positions in a window of the worker.
         slice: events in a slice; a log of less than two slices is folded window by window.
+        range_bytes: how much of a table is compared in one transaction, about.
         jobs: sessions that fold slices.
         rest: events that may be left to fold under the checkpoint's lock.
         damage: the damage to the rows before the rebuild; None for no damage.
@@ -73,6 +76,7 @@ class Replay:
     window: int
     batch_size: int
     slice: int
+    range_bytes: int
     jobs: int
     rest: int
     damage: str | None
@@ -87,6 +91,7 @@ replays = st.builds(
     window=st.sampled_from(WINDOWS),
     batch_size=st.sampled_from(WINDOWS),
     slice=st.sampled_from((1, 4, 9, 250_000)),
+    range_bytes=st.sampled_from((1000, 4000, 8_000_000)),
     jobs=st.sampled_from((1, 2)),
     rest=st.sampled_from((0, 3, 1000)),
     damage=st.sampled_from((None, *rebuilding.DAMAGES)),
@@ -101,7 +106,9 @@ async def test_live_rebuilt_verified_and_expected_rows_are_equal(
     postgres: Server, story: Story, replay: Replay
 ) -> None:
     projection, delivery = replay.projection, story.delivery
-    with postgres.database() as url:
+    with postgres.database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_ranges, "RANGE_BYTES", replay.range_bytes)
+        patch.setattr(shadow_run, "FIRST_RANGES", 1)
 
         async def append_and_fold(begin: int, end: int | None) -> None:
             batches = delivery[begin:end]

@@ -127,8 +127,12 @@ async def append_and_fold(url: str, conn: AsyncConnection, projection: type[Proj
 
 
 def replay_context(url: str, progress: Progress | None = None, **settings: float) -> ReplayContext:
-    """Return the context of a replay with short timeouts and these settings."""
-    own = SETTINGS.model_copy(update=settings)
+    """Return the context of a replay with short timeouts and these settings.
+
+    Sessions of several jobs wait for each other when they attach tables, for longer than usual on a slow machine.
+    """
+    patient = {"lock_timeout": store.GIVE_UP} if settings.get("jobs", 1) > 1 else {}
+    own = SETTINGS.model_copy(update={**patient, **settings})
     return ReplayContext(url, QUICK, own, progress or NoProgress(), JobSlots(own.job_count))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, errors, sql
 
+from eventstore.postgres.lock_retry import retry_on_lock
 from eventstore.postgres.queries import fetch_column, fetch_value
 from eventstore.whole_window import hi_if_whole
 from projections.rebuilding.replay_context import ReplayContext
@@ -120,6 +121,15 @@ class SliceRun:
             raise failures[0]
 
     async def _do(self, conn: AsyncConnection[Any], step: SliceStep, do: Do) -> None:
+        """Do a step, and again for as long as another session, such as a dump, has locked a table of the shadow."""
+
+        async def note() -> None:
+            name = self._shadow.projection.name
+            self._context.progress.note(f"{name}: another session has locked a table of the shadow; trying again")
+
+        await retry_on_lock(lambda: self._attempt(conn, step, do), before_retry=note)
+
+    async def _attempt(self, conn: AsyncConnection[Any], step: SliceStep, do: Do) -> None:
         try:
             async with conn.transaction():
                 await self._shadow.share(conn)

@@ -278,6 +278,35 @@ async def test_a_failure_of_one_session_cancels_no_statement_of_another(
         await assert_folds_window_by_window(database_url, conn, errors.DivisionByZero.__name__, jobs=2)
 
 
+async def test_a_step_is_tried_again_while_another_session_reads_its_table(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a dump of the database does."""
+    fold_slice, tried = SliceRun._fold_slice, list[int | None]()
+    async with store.connection(database_url, "observer") as conn, store.connection(database_url, "dump") as dump:
+
+        async def fold(run: SliceRun, session: AsyncConnection, step: SliceStep) -> None:
+            tried.append(step.slice)
+            if len(tried) == 1:
+                table = run._shadow.slice_tables.events_of(int(step.slice or 0))
+                await dump.execute("BEGIN")
+                await dump.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
+            elif len(tried) == 3:
+                await dump.execute("COMMIT")
+            await fold_slice(run, session, step)
+
+        monkeypatch.setattr(SliceRun, "_fold_slice", fold)
+        live = await prepared(database_url, conn, RequestStatus)
+        progress = RecordedProgress()
+        how: dict[str, Any] = {"slice": 20, "lock_timeout": 0.02}
+        await rebuild(database_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, **how)
+        assert tried[:4] == [tried[0], tried[0], tried[0], tried[3]]
+        assert tried[3] != tried[0]
+        note = "request_status: another session has locked a table of the shadow; trying again"
+        assert progress.notes == [note, note]
+        assert await all_rows(conn, RequestStatus) == live
+
+
 async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,11 @@ def wheel_binaries(major: Major) -> Path:
     return published(binaries, major, SYSTEM_ROOT, wait=timeouts.lock, poll=timeouts.poll)
 
 
+def client_programs(server: str) -> Path:
+    """Return the folder with ``pg_dump`` and the like that are as old as the server of this name."""
+    return DEBIAN_15 if server == "15" else wheel_binaries(_wheel_major(server))
+
+
 def embedded(home: Path, name: str = "18", bin_dir: Path | None = None) -> EmbeddedPostgres:
     """Return a fast embedded server for a home; it isn't started yet."""
     return EmbeddedPostgres(home, major=_wheel_major(name), settings=FAST, bin_dir=bin_dir)

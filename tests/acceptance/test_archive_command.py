@@ -25,6 +25,7 @@ async def log(database_url: str) -> None:
 
 
 @pytest.mark.usefixtures("log")
+@pytest.mark.oldest
 async def test_partitions_are_archived_and_read_again(commands: Commands, database_url: str) -> None:
     folder = commands.folder / "archive"
     folder.mkdir()

@@ -22,7 +22,7 @@ from tests.databases import Server
 from tests.queries import fetch_all
 from tests.roles import granted_roles
 from tests.scripted import scripted_server, stays_open
-from tests.servers import wheel_binaries
+from tests.servers import client_programs
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -109,6 +109,7 @@ async def test_a_dump_is_restored_migrated_and_continued(
         new = stories.payload(folding.new_record(oracle.DELIVERED, "12300000009"))
         async with scripted_server(stays_open(new)) as upstream:
             await run_in_shell(
+                postgres,
                 commands.folder,
                 marked("dump").partition("```sh\n")[2].partition("```")[0],
                 {
@@ -138,9 +139,9 @@ async def test_a_dump_is_restored_migrated_and_continued(
                 await conn.execute(psycopg.sql.SQL("DROP OWNED BY {}").format(psycopg.sql.Identifier(role.name)))
 
 
-async def run_in_shell(folder: Path, script: str, variables: dict[str, str]) -> None:
-    """Run a script of the page; every command must succeed."""
-    places: Sequence[str] = (str(wheel_binaries(18)), str(Path(COMMAND[0]).parent), os.environ["PATH"])
+async def run_in_shell(postgres: Server, folder: Path, script: str, variables: dict[str, str]) -> None:
+    """Run a script of the page, with the server's own pg_dump and pg_restore; every command must succeed."""
+    places: Sequence[str] = (str(client_programs(postgres.name)), str(Path(COMMAND[0]).parent), os.environ["PATH"])
     assert Path(sys.executable).parent == Path(COMMAND[0]).parent
     process = await asyncio.create_subprocess_exec(
         *("sh", "-eux", "-c", script),

@@ -73,7 +73,7 @@ class Side(asyncio.Protocol):
         """Send bytes to this side; while the proxy is paused they are held back, unless they arrived before that."""
         if self._proxy.is_paused and not is_overdue:
             self._held += data
-        elif self.transport is not None and not self.is_lost:
+        elif data and self.transport is not None and not self.is_lost:  # nothing is written after the end, not even b""
             self.transport.write(data)
 
     def end(self) -> None:

@@ -23,9 +23,10 @@ from tests.queries import fetch_all
 from tests.rebuilding import replay_context, verify
 from tests.transferring import files_in
 
-SIZE, PARTITIONS = 5, 25
+SIZE, PARTITIONS = 5, 30
 STEP = 5
-"""Every fifth message; each partition is archived by a run that is killed later."""
+"""Every fifth message; each partition is archived by a run that is killed later. A run takes some 115 messages, and one
+more whenever its lock's connection is queried meanwhile."""
 
 
 async def archive_killed(url: str, folder: Path, last: int, message: int) -> bool:

@@ -97,6 +97,7 @@ async def test_an_id_is_stored_once_however_it_is_inserted(
             await conn.execute(statement.encode())
 
 
+@pytest.mark.oldest
 async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_missed(
     database_url: str, conn: AsyncConnection, appender: Appender, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_mis
     assert await appender.append(events) == Appended(0, 3, 0, 14)
 
 
+@pytest.mark.oldest
 async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:

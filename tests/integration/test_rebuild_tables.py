@@ -212,7 +212,7 @@ async def rotate_values(conn: AsyncConnection, table: str, column: str) -> None:
 @pytest.mark.parametrize("unique", ["(last)", "(lower(last))", "(last) WHERE last <> ''", "(last) NULLS NOT DISTINCT"])
 @pytest.mark.parametrize(
     "projection",
-    [Unique(), pytest.param(Outcomes(), marks=pytest.mark.newest)],
+    [Unique(), Outcomes()],
     ids=["constraint of the code", "constraint of the owner"],
 )
 async def test_rows_that_swapped_values_of_a_unique_column(
@@ -228,7 +228,6 @@ async def test_rows_that_swapped_values_of_a_unique_column(
     assert await rebuilding.all_rows(conn, projection) == before
 
 
-@pytest.mark.newest
 async def test_rows_that_keep_their_unique_values_are_updated_in_place(
     database_url: str, conn: AsyncConnection
 ) -> None:

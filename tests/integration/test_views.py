@@ -192,7 +192,6 @@ def test_what_was_done_is_logged_once_it_is_committed(database_url: str, look: p
     assert [(line["event"], line["views"]) for line in logs] == [("dropped views", "watched_counts")]
 
 
-@pytest.mark.newest
 def test_a_view_of_a_projection_that_is_not_installed_is_not_overwritten(
     database_url: str, look: psycopg.Connection[Any]
 ) -> None:

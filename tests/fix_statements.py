@@ -23,7 +23,9 @@ SHOWN = 400
 """Characters of a statement that are printed."""
 KEY = pytest.StashKey[Path]()
 MISSING = pytest.StashKey[list[str]]()
-EXEMPT: Mapping[str, str] = {}
+EXEMPT: Mapping[str, str] = {
+    r"^CREATE INDEX ON left nullif$": "the key of a block that only tests/property has; both functions are old",
+}
 """Statements that need not be sent on the oldest: regular expressions of their normalised texts, with reasons."""
 
 recorder = statements.Recorder()

@@ -149,6 +149,7 @@ class Contacts(BlockProjection):
     )
 
 
+@pytest.mark.oldest
 async def test_every_copy_of_the_number_in_a_row_is_replaced(database_url: str, conn: AsyncConnection) -> None:
     await folding.create_tables_of(conn, Contacts)
     await folding.fold_all(database_url, [Contacts])

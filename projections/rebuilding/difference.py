@@ -34,7 +34,7 @@ from projections.rebuilding.row_changes import Changes, Sample
 from projections.rebuilding.shadow import Shadow
 from projections.rebuilding.shadow_tables import SHADOW_SCHEMA, create_shadow_tables
 from projections.rebuilding.table_difference import TableDifference
-from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_rows, find_key_ranges, read_sizes
+from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_live_rows, find_key_ranges, read_sizes
 
 _MAY_CREATE_TEMPORARY = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 _COLUMN_TYPES = (
@@ -108,7 +108,7 @@ class Difference:
         """Count the rows of each table, and read how large it is; outside of any transaction."""
         sizes = await read_sizes(self._conn, [table for one in self._tables for table in (one.live, one.copy)])
         for one in self._tables:
-            one.before = await count_rows(self._conn, one.live, sizes[one.live])
+            one.before = await count_live_rows(self._conn, one.live, sizes[one.live])
             one.size = sizes[one.live].whole + sizes[one.copy].whole
 
     async def begin(self) -> None:

@@ -78,17 +78,17 @@ class KeyRange:
 WHOLE = KeyRange()
 
 
-class TableSize(NamedTuple):
+class SizeOnDisk(NamedTuple):
     """The bytes of a table, and of the largest of its partitions."""
 
     whole: int
     largest: int
 
 
-async def read_sizes(conn: AsyncConnection[Any], tables: Sequence[Table]) -> dict[Table, TableSize]:
+async def read_sizes(conn: AsyncConnection[Any], tables: Sequence[Table]) -> dict[Table, SizeOnDisk]:
     """Return the sizes of tables; 0 for those that don't exist."""
     rows = await fetch_all(conn, _SIZES, [[quoted_name(table) for table in tables]])
-    sizes = {name: TableSize(whole or 0, largest or 0) for name, whole, largest in rows}
+    sizes = {name: SizeOnDisk(whole or 0, largest or 0) for name, whole, largest in rows}
     return {table: sizes[quoted_name(table)] for table in tables}
 
 
@@ -118,7 +118,7 @@ async def find_key_ranges(conn: AsyncConnection[Any], copy: Table, size: int) ->
     return [KeyRange(*each) for each in zip((None, *bounds), (*bounds, None), strict=True)]
 
 
-async def count_rows(conn: AsyncConnection[Any], table: Table, size: TableSize) -> int:
+async def count_live_rows(conn: AsyncConnection[Any], table: Table, size: SizeOnDisk) -> int:
     """Count a table's rows; those of a large one in several statements, each of which sees the rows of its time.
 
     Args:

@@ -74,7 +74,6 @@ class Difference:
         self._pairs = list(pairs)
         self._tables = [TableDifference(f"differing_{number}", *pair) for number, pair in enumerate(self._pairs)]
         self._ranges: deque[tuple[TableDifference, deque[KeyRange]]] = deque()
-        self._is_first = True
 
     async def check(self) -> None:
         """Make sure that the tables can be compared, before the long work begins.
@@ -111,10 +110,11 @@ class Difference:
             one.before = await count_live_rows(self._conn, one.live, sizes[one.live])
             one.size = sizes[one.live].whole + sizes[one.copy].whole
 
-    async def begin(self) -> None:
-        """Begin a comparison of all rows, inside the transaction of its first part."""
+    async def begin(self, checkpoint: int) -> None:
+        """Begin a comparison of all rows, inside its first part's transaction, which has read the checkpoint."""
         await self._empty_keys()
-        self._ranges, self._is_first = deque(), True
+        self.since = min(self._shadow.position, checkpoint)
+        self._ranges = deque()
         for one in self._tables:
             # Folding stands still while distributed tables are compared, so a range at a time would be no better.
             is_whole = self._shadow.is_distributed
@@ -127,17 +127,9 @@ class Difference:
         """Whether all rows have been compared."""
         return not self._ranges
 
-    async def compare_next(self, checkpoint: int, most: int) -> None:
-        """Compare some of the rows, inside the caller's REPEATABLE READ transaction, which has read the checkpoint.
-
-        Args:
-            checkpoint: its position.
-            most: how many ranges of keys to compare, at the most.
-
-        """
-        if self._is_first:
-            self._is_first = False
-            self.since = min(self._shadow.position, checkpoint)
+    async def compare_next(self, most: int) -> None:
+        """Compare at most so many ranges of keys, inside the caller's REPEATABLE READ transaction."""
+        await self._conn.execute(SCAN_WHOLE_TABLES)
         while self._ranges and most > 0:
             one, ranges = self._ranges[0]
             taken = [ranges.popleft() for _ in range(min(most, len(ranges)))]
@@ -149,6 +141,7 @@ class Difference:
     async def compare_again(self) -> None:
         """Compare all rows again, for what the caller's transaction does next; :attr:`since` stays."""
         await self._empty_keys()
+        await self._conn.execute(SCAN_WHOLE_TABLES)
         for one in self._tables:
             await self._compare(one, WHOLE)
 
@@ -165,7 +158,6 @@ class Difference:
         await self._conn.execute("; ".join(statements), prepare=False)
 
     async def _compare(self, one: TableDifference, part: KeyRange) -> None:
-        await self._conn.execute(SCAN_WHOLE_TABLES)
         if one.lies_in_key_order:
             await self._conn.execute(JOIN_IN_KEY_ORDER)
         await execute_and_count(self._conn, one.insert_differing_keys(part))

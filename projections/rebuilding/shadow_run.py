@@ -167,13 +167,14 @@ class ShadowRun:
             began_part = perf_counter()
             async with self.snapshot() as at:
                 if is_first:
-                    await self._difference.begin()
+                    await self._difference.begin(at.position)
                     is_first, self._compared_at = False, at.position
-                await self._difference.compare_next(at.position, ranges)
+                await self._difference.compare_next(ranges)
             seconds = perf_counter() - began_part
-            ranges = (
-                ranges * 2 if seconds < QUICK_SECONDS else max(ranges // 2, 1) if seconds > LONG_SECONDS else ranges
-            )
+            if seconds < QUICK_SECONDS:
+                ranges *= 2
+            elif seconds > LONG_SECONDS:
+                ranges = max(ranges // 2, 1)
         self.compare_seconds = perf_counter() - began
 
     async def narrow(self) -> None:

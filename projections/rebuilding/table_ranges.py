@@ -67,7 +67,8 @@ class KeyRange:
         if self.first is not None and self.end is not None:
             # The planner estimates rows by the first column that is compared, which should not be the app for all rows.
             same = next((at for at, pair in enumerate(zip(self.first, self.end, strict=True)) if len({*pair}) > 1), 0)
-            conditions += [column == _value(column, text) for column, text in zip(key[:same], self.first, strict=False)]
+            prefix = zip(key[:same], self.first[:same], strict=True)
+            conditions += [column == _value(column, text) for column, text in prefix]
         if self.first is not None:
             conditions.append(tuple_(*key[same:]) >= _values(key[same:], self.first[same:]))
         if self.end is not None:

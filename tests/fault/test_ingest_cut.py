@@ -67,7 +67,7 @@ async def test_a_cut_before_any_message_loses_nothing_and_stores_nothing_twice(
             assert await stored(conn, app) == payloads(log, CHAT), f"cut before message {number}"
             row = await cursor_row(conn, app)
             # If COMMIT was cut and done, the same events arrive again, and the stop may come before the last of them.
-            cursors = [event.event_id for event in (log if cuts else log[-1:])]
+            cursors = [event.event_id for event in (log if cuts and one.duplicates else log[-1:])]
             assert row["cursor"] in cursors, f"cut before message {number}"
             assert row["contract"] == CHAT
             if not cuts:

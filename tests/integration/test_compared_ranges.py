@@ -47,14 +47,14 @@ def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Parts:
-    """What is done before each part of a comparison, and how many parts there were."""
+    """What is done after each part of a comparison, and how many parts there were."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         compare_next = Difference.compare_next
 
-        async def counted(difference: Difference, checkpoint: int, most: int) -> None:
-            await compare_next(difference, checkpoint, most)
+        async def counted(difference: Difference, most: int) -> None:
+            await compare_next(difference, most)
             self.count += 1
             await self.after()
 

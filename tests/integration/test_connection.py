@@ -184,6 +184,8 @@ async def test_a_connection_that_is_cancelled_while_it_is_opened_is_closed_at_on
                 await opening
             async with asyncio.timeout(store.GIVE_UP):
                 await closed.wait()
-            assert kept.value.__traceback__ is not None, "the error is kept, and the connection with it"
+            assert kept.value.__traceback__ is not None, (
+                "the error is still there, and the connection is closed all the same"
+            )
     finally:
         gc.enable()

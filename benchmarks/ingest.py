@@ -21,6 +21,7 @@ from eventstore.ingest.follow_apps import follow
 from eventstore.ingest.follower import Follower
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
+from projections.cli.shared.fast_event_loop import run_long
 from projections.running.garbage_collection import tune_garbage_collection
 
 TOKEN = "simulator"  # noqa: S105 - the simulator's default
@@ -32,9 +33,9 @@ def ingest(postgres: Postgres) -> Result:
     with _simulator() as address:
 
         def ours(_round: int) -> float:
-            tune_garbage_collection()  # as projections run does; the reference leaves no garbage to search for
+            tune_garbage_collection()  # as projections run does, and its event loop; the reference leaves no garbage
             with postgres.database() as url:
-                return EVENTS / asyncio.run(_ingest(url, address))
+                return EVENTS / run_long(_ingest(url, address))
 
         def reference(_round: int) -> float:
             return EVENTS / asyncio.run(_read(address))

@@ -10,8 +10,8 @@ import typer
 
 from eventstore.waits import Waits, load_waits
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.fast_event_loop import run_until_signalled
 from projections.cli.shared.http_serving import PersonalDataOption, bind_if_given, served_over_http
-from projections.cli.shared.interruptible import run_until_signalled
 from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.long_running import configured_database, stop_on_signals, wait_for_database_or_stop
 from projections.cli.shared.typer_app import new_app

@@ -19,13 +19,13 @@ from projections.cli.shared.argument_checks import seconds
 from projections.cli.shared.common_options import ConfigOption, GiveUpOption, SinceOption, check_give_up
 from projections.cli.shared.completed_values import complete_projection
 from projections.cli.shared.error_handling import handles_errors
+from projections.cli.shared.fast_event_loop import run_until_signalled
 from projections.cli.shared.http_serving import (
     HttpOption,
     PersonalDataOption,
     bind_if_given,
     served_over_http,
 )
-from projections.cli.shared.interruptible import run_until_signalled
 from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.live_view import live_view
 from projections.cli.shared.long_running import (

@@ -16,7 +16,7 @@ from eventstore.contracts import Contract
 from eventstore.errors import UsageError
 from eventstore.ingest.credential_rules import check_certificate_and_key
 from projections.cli.shared.error_handling import handles_errors
-from projections.cli.shared.interruptible import run_until_signalled
+from projections.cli.shared.fast_event_loop import run_until_signalled
 from projections.cli.shared.json_documents import writes_text
 from projections.cli.shared.output import print_data, print_message
 from projections.cli.shared.typer_app import new_app

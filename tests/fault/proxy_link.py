@@ -42,6 +42,10 @@ class Side(asyncio.Protocol):
         return self._link.server if self is self._link.client else self._link.client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not at once: before Python 3.11.4, a connection that is told not to read before asyncio starts to read, reads.
+        asyncio.get_running_loop().call_soon(self._connected, transport)
+
+    def _connected(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._proxy.connected(self._link, self)
 

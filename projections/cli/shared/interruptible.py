@@ -44,14 +44,6 @@ def run_interruptible(work: Coroutine[Any, Any, T], *, if_interrupted: str) -> T
             raise typer.Exit(128 + received[0])
 
 
-def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
-    """Run work that handles SIGINT and SIGTERM itself; afterwards signals end the process again."""
-    try:
-        return asyncio.run(work)
-    finally:
-        signals.renew()
-
-
 async def _interruptible(work: Coroutine[Any, Any, T], received: list[signal.Signals]) -> T:
     working = asyncio.ensure_future(work)
 

@@ -91,12 +91,21 @@ def running_cluster() -> Iterator[tuple[ClusterServer, ...]]:
 
 
 @contextmanager
-def citus_database(servers: Sequence[ClusterServer]) -> Iterator[CitusDatabase]:
-    """Make a database on all servers of a cluster, with Citus, and drop it at the end."""
+def citus_database(servers: Sequence[ClusterServer], *, locale: str | None = None) -> Iterator[CitusDatabase]:
+    """Make a database on all servers of a cluster, with Citus, and drop it at the end.
+
+    Args:
+        servers: the cluster.
+        locale: the databases' locale; None for the cluster's.
+
+    """
     name = f"test_{secrets.token_hex(6)}"
     database = sql.Identifier(name)
+    create = sql.SQL("CREATE DATABASE {}").format(database)
+    if locale is not None:
+        create += sql.SQL(" LOCALE {} TEMPLATE template0").format(sql.Literal(locale))
     for server in servers:
-        _execute(server.url, sql.SQL("CREATE DATABASE {}").format(database))
+        _execute(server.url, create)
     urls = [_in(server.url, name) for server in servers]
     try:
         for url in urls:

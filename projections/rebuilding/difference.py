@@ -239,5 +239,6 @@ class Difference:
         ]
         keys = [one.keys for one in self._tables]
         async with self._conn.transaction():
-            await create_shadow_tables(self._conn, keys, self._shadow.comment)
+            live = [one.live for one in self._tables]
+            await create_shadow_tables(self._conn, keys, self._shadow.comment, keys_of=live)
             await distribute_like(self._conn, [(one.keys, one.live) for one in self._tables])

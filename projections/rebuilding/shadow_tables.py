@@ -59,7 +59,11 @@ async def create_shadow_schema(conn: AsyncConnection[Any]) -> None:
 
 
 async def create_shadow_tables(
-    conn: AsyncConnection[Any], tables: Sequence[Table], comment: str, partition: Sequence[str] = ()
+    conn: AsyncConnection[Any],
+    tables: Sequence[Table],
+    comment: str,
+    partition: Sequence[str] = (),
+    keys_of: Sequence[Table] = (),
 ) -> None:
     """Create the tables of one shadow, empty; the comment marks whose they are.
 
@@ -69,9 +73,10 @@ async def create_shadow_tables(
         comment: the shadow's.
         partition: the columns whose hash decides in which slice a row is; empty for plain tables. The slices are added
             later.
+        keys_of: the read model's tables whose keys these have, if their names differ.
 
     """
-    await _collate_keys(conn, tables)
+    await _collate_keys(conn, tables, keys_of or tables)
     statements: list[sql.Composable] = []
     for table in tables:
         name = sql.Identifier(SHADOW_SCHEMA, table.name)
@@ -118,7 +123,7 @@ async def create_fold_table(conn: AsyncConnection[Any], table: Table) -> None:
 
     Its keys sort as those of the read model do, or by bytes if there is none: then a comparison of both needs no sort.
     """
-    await _collate_keys(conn, [table])
+    await _collate_keys(conn, [table], [table])
     for statement in _fold_table(table):
         await conn.execute(statement)
 
@@ -136,14 +141,15 @@ def _partitioned(table: Table, partition: Sequence[str]) -> Table:
     return copy
 
 
-async def _collate_keys(conn: AsyncConnection[Any], tables: Sequence[Table]) -> None:
-    names = [table.name for table in tables]
+async def _collate_keys(conn: AsyncConnection[Any], tables: Sequence[Table], keys_of: Sequence[Table]) -> None:
+    """Let keys sort as those of the read model's tables do; Citus also requires that to keep equal keys together."""
+    names = [table.name for table in keys_of]
     default = {
         (table, column) for table, column in await fetch_all(conn, _SORTED_BY_DEFAULT, [READ_MODEL_SCHEMA, names])
     }
-    for table in tables:
+    for table, name in zip(tables, names, strict=True):
         for column in table.primary_key.columns:
-            is_default = (table.name, column.name) in default
+            is_default = (name, column.name) in default
             if isinstance(column.type, String) and column.type.collation is None and not is_default:
                 column.type = column.type.copy()
                 column.type.collation = "C"

@@ -120,6 +120,25 @@ async def damage_rows(conn: AsyncConnection, projection: type[Projection]) -> in
 
 
 @needs_citus
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"], ids=["by bytes", "not by bytes"])
+async def test_tables_are_compared_whatever_the_collation_of_the_database_is(
+    citus_cluster: tuple[ClusterServer, ...], locale: str
+) -> None:
+    with citus_database(citus_cluster, locale=locale) as database:
+        upgrade(database.url, projections=[])
+        distribute(database.url, projections=[])
+        async with store.connection(database.url) as conn:
+            await append(conn, *sample_records(2))
+            await folding.fold_all(database.url)
+            for projection in READ_MODELS:
+                await damage_rows(conn, projection)
+                assert not (await verify(database.url, projection())).equal, projection.name
+                await rebuild(database.url, projection(), limits=ANY_REMOVAL)
+                assert (await verify(database.url, projection())).equal, projection.name
+            await assert_same_rows(conn)
+
+
+@needs_citus
 async def test_a_log_is_distributed_with_its_events_and_goes_on(
     citus: CitusDatabase, conn: AsyncConnection, elsewhere: str, tmp_path: Path
 ) -> None:

@@ -237,15 +237,20 @@ async def test_roles_run_the_product_on_a_distributed_log(
 
 @asynccontextmanager
 async def roles(citus: CitusDatabase, conn: AsyncConnection) -> AsyncIterator[dict[RoleKind, str]]:
-    """Create a role of each kind, which Citus does on all servers; yields their URLs."""
+    """Create a role of each kind, which Citus does on all servers; yields their URLs.
+
+    They have the superuser's password, with which the servers reach each other.
+    """
     parts = urlsplit(citus.url)
     place = parts.netloc.rpartition("@")[2]
+    password = f":{parts.password}" if parts.password else ""
     urls: dict[RoleKind, str] = {}
     try:
         for kind in RoleKind:
             name = f"role_{secrets.token_hex(4)}"
-            await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
-            urls[kind] = urlunsplit(parts._replace(netloc=f"{name}@{place}"))
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+            await conn.execute(create.format(sql.Identifier(name), sql.Literal(parts.password)))
+            urls[kind] = urlunsplit(parts._replace(netloc=f"{name}{password}@{place}"))
         await asyncio.to_thread(grant_to, citus.url, *requests_of(urls))
         yield urls
     finally:

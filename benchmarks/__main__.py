@@ -39,6 +39,8 @@ _CONDITIONS = (
     "mix",
     "batch",
     "partition_events",
+    "short_partition_events",
+    "ratio_of_short_partitions",
     "window",
     "rebuild_settings",
     "rebuild_session",

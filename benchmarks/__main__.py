@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     **REBUILDS,
     "erase": erase.erase,
     "append_partitioned": partitions.append_partitioned,
+    "append_short_partitions": partitions.append_short_partitions,
     "live_partitioned": partitions.live_partitioned,
 }
 REPORT = Path(".projections") / "bench.json"
@@ -39,8 +40,6 @@ _CONDITIONS = (
     "mix",
     "batch",
     "partition_events",
-    "short_partition_events",
-    "ratio_of_short_partitions",
     "window",
     "rebuild_settings",
     "rebuild_session",

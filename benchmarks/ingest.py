@@ -11,6 +11,7 @@ from time import perf_counter
 
 import grpc
 import grpc.aio
+import uvloop
 
 from benchmarks.events import CONTRACT, ENDS, EVENTS, RECIPIENTS
 from benchmarks.harness import Postgres, Result, interleaved, result
@@ -21,7 +22,6 @@ from eventstore.ingest.follow_apps import follow
 from eventstore.ingest.follower import Follower
 from eventstore.ingest.upstream import Upstream
 from eventstore.waits import Waits
-from projections.cli.shared.fast_event_loop import run_long
 from projections.running.garbage_collection import tune_garbage_collection
 
 TOKEN = "simulator"  # noqa: S105 - the simulator's default
@@ -35,7 +35,7 @@ def ingest(postgres: Postgres) -> Result:
         def ours(_round: int) -> float:
             tune_garbage_collection()  # as projections run does, and its event loop; the reference leaves no garbage
             with postgres.database() as url:
-                return EVENTS / run_long(_ingest(url, address))
+                return EVENTS / uvloop.run(_ingest(url, address))
 
         def reference(_round: int) -> float:
             return EVENTS / asyncio.run(_read(address))

@@ -7,7 +7,6 @@ module: loading uvloop would cost them more than it saves.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -21,12 +20,6 @@ T = TypeVar("T")
 def run_until_signalled(work: Coroutine[Any, Any, T]) -> T:
     """Run work that handles SIGINT and SIGTERM itself; afterwards signals end the process again."""
     try:
-        return run_long(work)
+        return uvloop.run(work)
     finally:
         signals.renew()
-
-
-def run_long(work: Coroutine[Any, Any, T]) -> T:
-    """Run work on uvloop's event loop, as ``asyncio.run`` does on its own."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)

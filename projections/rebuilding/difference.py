@@ -160,7 +160,7 @@ class Difference:
     async def _compare(self, one: TableDifference, part: KeyRange) -> None:
         if one.lies_in_key_order:
             await self._conn.execute(JOIN_IN_KEY_ORDER)
-        await execute_and_count(self._conn, one.insert_differing_keys(part))
+        await execute_and_count(self._conn, one.insert_differing_keys(part, self._conn.info.server_version))
         if one.lies_in_key_order:
             await self._conn.execute(JOIN_FREELY)
 

@@ -45,6 +45,10 @@ _EQUAL_BY_BYTES = TEXTS | {
 """The types whose values are equal only if their bytes are, texts under the collation "C". Types derived from them need
 not be like them."""
 
+MERGES_BY_THE_REST = 160000
+"""The first version of Postgres that doesn't merge by a column whose value is a constant. A full join by such a column
+would be a hash join there; before, a full join without it would be."""
+
 _ONE: ColumnElement[int] = literal_column("1")
 """As a text: a statement without parameters takes one message instead of five."""
 
@@ -91,12 +95,19 @@ class TableDifference:
         # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
         self.keys = Table(keys, MetaData(schema=keys_schema), *key)
 
-    def insert_differing_keys(self, part: KeyRange = WHOLE) -> Executable:
-        """Compare all rows whose keys are in a range, and insert the keys of those that differ."""
+    def insert_differing_keys(self, part: KeyRange = WHOLE, server_version: int = MERGES_BY_THE_REST) -> Executable:
+        """Compare all rows whose keys are in a range, and insert the keys of those that differ.
+
+        Args:
+            part: the range.
+            server_version: the version of the server, as libpq has it: 180004.
+
+        """
         first = self.key_columns[0]
         old, new = self._rows(self.live, part, "old"), self._rows(self.copy, part, "new")
         keys = [func.coalesce(old.c[name], new.c[name]) for name in self.key_columns]
-        there = old.join(new, self._same_key(old, new), full=True)
+        joined = self.key_columns[part.shared if server_version >= MERGES_BY_THE_REST else 0 :]
+        there = old.join(new, and_(*(old.c[name] == new.c[name] for name in joined)), full=True)
         differ = or_(old.c[first].is_(None), new.c[first].is_(None), self._differ(old, new))
         rows = select(*keys).select_from(there).where(differ)
         # If the owner gave the table another collation than its shadow has, a key may be in another range there.

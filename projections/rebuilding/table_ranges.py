@@ -55,6 +55,13 @@ class KeyRange:
         """Whether it has all keys."""
         return self.first is None and self.end is None
 
+    @property
+    def shared(self) -> int:
+        """How many of the first columns of the key have one value in the whole range, such as the app."""
+        if self.first is None or self.end is None:
+            return 0
+        return next((at for at, pair in enumerate(zip(self.first, self.end, strict=True)) if len({*pair}) > 1), 0)
+
     def up_to(self, last: KeyRange) -> KeyRange:
         """Return the range that begins with this one and ends with a later one."""
         return KeyRange(self.first, last.end)
@@ -63,16 +70,14 @@ class KeyRange:
         """Return the condition that a row's key is in the range."""
         key = list(table.primary_key.columns)
         conditions: list[ColumnElement[bool]] = [true()]
-        same = 0
-        if self.first is not None and self.end is not None:
-            # The planner estimates rows by the first column that is compared, which should not be the app for all rows.
-            same = next((at for at, pair in enumerate(zip(self.first, self.end, strict=True)) if len({*pair}) > 1), 0)
-            prefix = zip(key[:same], self.first[:same], strict=True)
-            conditions += [column == _value(column, text) for column, text in prefix]
+        # The planner estimates rows by the first column that is compared, which should not be the app for all rows.
+        shared, rest = self.shared, key[self.shared :]
         if self.first is not None:
-            conditions.append(tuple_(*key[same:]) >= _values(key[same:], self.first[same:]))
+            prefix = zip(key[:shared], self.first[:shared], strict=True)
+            conditions += [column == _value(column, text) for column, text in prefix]
+            conditions.append(tuple_(*rest) >= _values(rest, self.first[shared:]))
         if self.end is not None:
-            conditions.append(tuple_(*key[same:]) < _values(key[same:], self.end[same:]))
+            conditions.append(tuple_(*rest) < _values(rest, self.end[shared:]))
         return and_(*conditions)
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection, sql
-from sqlalchemy import Column, Integer, MetaData, Table, Text, func, select
+from psycopg import AsyncConnection, AsyncRawCursor, sql
+from sqlalchemy import Column, Executable, Integer, MetaData, Table, Text, func, select
 from sqlalchemy.schema import CreateTable
 
-from projections.folding.run_statement import fetch_rows
-from projections.folding.sql_text import compile_ddl
+from eventstore.postgres.queries import fetch_all
+from projections.folding.run_statement import execute_and_count, fetch_rows
+from projections.folding.sql_text import compile_ddl, compile_with_numbered_parameters
 from projections.folding.table_copies import plain_copy
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
-from projections.rebuilding import shadow_run, table_ranges
+from projections.rebuilding import difference, shadow_run, table_ranges
 from projections.rebuilding.difference import Difference
 from projections.rebuilding.shadow_tables import create_shadow_schema
+from projections.rebuilding.table_difference import MERGES_BY_THE_REST
 from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_live_rows, find_key_ranges, read_sizes
 from tests import folding, store
 from tests.folding import append
 from tests.integration.test_equal_bytes import KINDS
+from tests.integration.test_plans import plan_nodes
 from tests.rebuilding import (
     ANY_REMOVAL,
     DAMAGES,
@@ -109,6 +112,34 @@ async def test_rows_that_change_between_two_ranges_are_no_difference(
         await rebuild(database_url, projection(), limits=ANY_REMOVAL)
         await folding.fold_all(database_url)
         await folding.assert_rows_match_oracle(conn)
+
+
+@pytest.mark.oldest
+async def test_rows_of_requests_are_merged_in_the_order_of_their_keys(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joins: list[tuple[str, int]] = []
+
+    async def explained(conn: AsyncConnection, statement: Executable) -> int:
+        text, values = compile_with_numbered_parameters(statement, {})
+        async with AsyncRawCursor(conn) as cursor:
+            (found,) = await fetch_all(cursor, f"EXPLAIN (FORMAT JSON) {text}".encode(), values)
+        joins.extend(
+            (node["Node Type"], node.get("Merge Cond", "").count("="))
+            for node in plan_nodes(found[0][0]["Plan"])
+            if node.get("Join Type") == "Full"
+        )
+        return await execute_and_count(conn, statement)
+
+    monkeypatch.setattr(difference, "execute_and_count", explained)
+    async with store.connection(database_url, "reading") as conn:
+        version = conn.info.server_version
+        await append_and_fold(database_url, conn, RequestStatus)
+        assert (await verify(database_url, RequestStatus())).equal
+    assert {join for join, _ in joins} == {"Merge Join"}
+    # A range of one app is merged without it, where Postgres can: by one column of request_status, two of recipients.
+    joined = {columns for _, columns in joins}
+    assert joined == ({1, 2, 3} if version >= MERGES_BY_THE_REST else {2, 3})
 
 
 async def test_keys_of_any_type_are_in_one_range_each(conn: AsyncConnection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from functools import lru_cache
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -70,12 +71,17 @@ async def read_pages(
         psycopg.Error: the database failed, or the connection.
 
     """
-    is_in_range = (table.c[key] > bindparam("after", type_=BigInteger)) & (
-        table.c[key] <= bindparam("up_to", type_=BigInteger)
-    )
-    query = first_page(select(table).where(is_in_range), key, [key, *columns])
-    text, values = compile_page(query)
-    values |= {"up_to": 2**63 - 1 if up_to is None else up_to, "page_rows": page_rows, "page_bytes": page_bytes}
+    text = _compile_range(table, key, (key, *columns))
+    values = {"up_to": 2**63 - 1 if up_to is None else up_to, "page_rows": page_rows, "page_bytes": page_bytes}
     while rows := await fetch_all(conn, text, {**values, "after": after}, binary=True):
         yield rows
         after = rows[-1][0]
+
+
+@lru_cache(maxsize=16)  # compiling it takes longer than reading a short page
+def _compile_range(table: Table, key: str, columns: tuple[str, ...]) -> bytes:
+    """Return the text of the query for a page of the rows whose keys are in a range."""
+    is_in_range = (table.c[key] > bindparam("after", type_=BigInteger)) & (
+        table.c[key] <= bindparam("up_to", type_=BigInteger)
+    )
+    return compile_page(first_page(select(table).where(is_in_range), key, columns))[0]

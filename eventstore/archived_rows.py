@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import class_row
 
 from eventstore.errors import EventsArchived
@@ -131,8 +131,8 @@ class ArchivedPartition:
 
 async def read_archived_partitions(conn: AsyncConnection[Any]) -> list[ArchivedPartition]:
     """Read all rows in order of position, also those whose events are still in the log."""
-    async with conn.cursor(row_factory=class_row(ArchivedPartition), binary=True) as cursor:
-        return await fetch_all(cursor, _READ)
+    async with AsyncCursor(conn, row_factory=class_row(ArchivedPartition)) as cursor:
+        return await fetch_all(cursor, _READ, binary=True)
 
 
 async def read_archived_up_to(conn: AsyncConnection[Any]) -> int:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from eventstore.postgres.certificate_authorities import find_system_certificates
@@ -37,6 +37,7 @@ async def connect(
     idle_session_timeout: float | None = None,
     lock_timeout: float | None = None,
     settings: Mapping[str, str] = _NO_SETTINGS,
+    values_in_text: bool = False,
 ) -> AsyncConnection:
     """Open a connection.
 
@@ -48,6 +49,9 @@ async def connect(
         idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
         lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
         settings: settings in addition to those of all sessions, such as ``session_settings.FOLDING``.
+        values_in_text: whether psycopg writes values into the statements' texts, for sessions that run each statement
+            once or twice: that is one message instead of five. Not for personal data, since servers log the texts of
+            statements that fail.
 
     Raises:
         UsageError: ``waits`` is None, and a timeout in the environment is not valid.
@@ -58,7 +62,10 @@ async def connect(
     startup = startup_settings(waits, idle_session_timeout=idle_session_timeout, lock_timeout=lock_timeout)
     given = _given(url)
     with _closing_if_it_fails():
-        conn = await AsyncConnection.connect(_conninfo(given, name, waits, startup), autocommit=True)
+        cursors = AsyncClientCursor if values_in_text else AsyncCursor
+        conn = await AsyncConnection.connect(
+            _conninfo(given, name, waits, startup), autocommit=True, cursor_factory=cursors
+        )
     try:
         await conn.execute(_pinned(given, startup, settings))
         _check_encoding(conn)

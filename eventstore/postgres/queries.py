@@ -35,7 +35,9 @@ async def fetch_all(
         psycopg.Error: the database failed, or the connection.
 
     """
-    cursor = await conn.execute(query, params, prepare=prepare, binary=binary)
+    # Cursors that write values into the text get results as texts only.
+    runner = AsyncCursor(conn) if binary and isinstance(conn, AsyncConnection) else conn
+    cursor = await runner.execute(query, params, prepare=prepare, binary=binary)
     return await cursor.fetchall()
 
 

@@ -83,7 +83,7 @@ async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -
         psycopg.Error: the database is unavailable.
 
     """
-    conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout)
+    conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout, values_in_text=True)
     try:
         if not await fetch_value(conn, TRY_SESSION_LOCK, [key]):
             holder = await find_holder(conn, key)

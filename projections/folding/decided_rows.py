@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Literal, LiteralString, TypeAlias, cast, get_args
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from sqlalchemy import Table, bindparam
 from sqlalchemy.dialects.postgresql import insert
 
@@ -118,7 +118,7 @@ class DecidedTable:
             row = {**values, EVENT_ID: event_id}
             columns = tuple(name for name in self._columns if name in row)
             batches.setdefault(columns, []).append({name: self._to_driver[name](row[name]) for name in columns})
-        async with conn.cursor() as cursor:
+        async with AsyncCursor(conn) as cursor:  # whatever the connection's are: one that sends values by themselves
             for columns, batch in batches.items():
                 await cursor.executemany(self._statement(columns), batch)
 

@@ -39,8 +39,12 @@ class ReplayContext:
     slots: JobSlots = field(default_factory=lambda: JobSlots(1))
 
     @asynccontextmanager
-    async def connection(self, work: str) -> AsyncIterator[AsyncConnection[Any]]:
-        """Open a connection for a replay, in autocommit; ``work`` becomes part of its application_name.
+    async def connection(self, work: str, *, values_in_text: bool = True) -> AsyncIterator[AsyncConnection[Any]]:
+        """Open a connection for a replay, in autocommit.
+
+        Args:
+            work: becomes part of its application_name.
+            values_in_text: as for :func:`~eventstore.postgres.connection.connect`.
 
         Raises:
             psycopg.Error: the database is unavailable.
@@ -48,7 +52,8 @@ class ReplayContext:
         """
         lock_timeout = milliseconds(self.settings.lock_timeout)
         session = {**FOLDING, "work_mem": self.settings.work_mem, "lock_timeout": lock_timeout}
-        conn = await connect(self.url, name=session_name(work), waits=self.waits, settings=session)
+        name = session_name(work)
+        conn = await connect(self.url, name=name, waits=self.waits, settings=session, values_in_text=values_in_text)
         try:
             load_odd_dates_as_text(conn)
             yield conn

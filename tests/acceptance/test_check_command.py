@@ -178,6 +178,7 @@ async def test_a_wrong_fold_is_shown_with_the_table_that_it_reads_and_the_events
     )
 
 
+@pytest.mark.oldest
 async def test_handle_is_given_each_event_of_the_sample_and_the_one_that_it_cannot_take_is_named(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:

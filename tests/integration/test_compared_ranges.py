@@ -142,6 +142,7 @@ async def test_rows_of_requests_are_merged_in_the_order_of_their_keys(
     assert joined == ({1, 2, 3} if version >= MERGES_BY_THE_REST else {2, 3})
 
 
+@pytest.mark.oldest
 async def test_keys_of_any_type_are_in_one_range_each(conn: AsyncConnection) -> None:
     await create_shadow_schema(conn)
     for number, name in enumerate({*KINDS} - {"json"}):  # json has no order

@@ -24,8 +24,8 @@ from tests.rebuilding import replay_context, verify
 from tests.transferring import files_in
 
 SIZE, PARTITIONS = 5, 30
-STEP = 5
-"""Every fifth message; each partition is archived by a run that is killed later. A run takes some 115 messages, and one
+STEP = 4
+"""Every fourth message; each partition is archived by a run that is killed later. A run takes some 93 messages, and one
 more whenever its lock's connection is queried meanwhile."""
 
 

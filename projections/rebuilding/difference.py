@@ -38,7 +38,7 @@ from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_live_rows
 
 _MAY_CREATE_TEMPORARY = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 _COLUMN_TYPES = (
-    "SELECT named.name, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)"
+    "SELECT named.name, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attcollation"
     " FROM unnest(%s::text[]) AS named (name)"
     " JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(named.name) AND a.attnum > 0 AND NOT a.attisdropped"
 )
@@ -92,8 +92,10 @@ class Difference:
         types: dict[str, dict[str, str]] = {
             quoted_name(table): {} for one in self._tables for table in (one.live, one.copy)
         }
-        for name, column, kind in await fetch_all(self._conn, _COLUMN_TYPES, [[*types]]):
+        collations: dict[tuple[str, str], int] = {}
+        for name, column, kind, collation in await fetch_all(self._conn, _COLUMN_TYPES, [[*types]]):
             types[name][column] = kind
+            collations[name, column] = collation
         for one in self._tables:
             live, copy = types[quoted_name(one.live)], types[quoted_name(one.copy)]
             for column in one.columns:
@@ -102,6 +104,10 @@ class Difference:
                         f"{one.live.name}.{column} is {live[column]} in the database and {copy[column]} in the code;"
                         " change one of them"
                     )
+            one.sorts_alike = all(
+                collations.get((quoted_name(one.live), column)) == collations.get((quoted_name(one.copy), column))
+                for column in one.key_columns
+            )
 
     async def measure(self) -> None:
         """Count the rows of each table, and read how large it is; outside of any transaction."""

@@ -46,8 +46,7 @@ _EQUAL_BY_BYTES = TEXTS | {
 not be like them."""
 
 MERGES_BY_THE_REST = 160000
-"""The first version of Postgres that doesn't merge by a column whose value is a constant. A full join by such a column
-would be a hash join there; before, a full join without it would be."""
+"""From this version on, a full join by a column that has one value is a hash join. Before it, one without it is."""
 
 _ONE: ColumnElement[int] = literal_column("1")
 """As a text: a statement without parameters takes one message instead of five."""
@@ -77,6 +76,7 @@ class TableDifference:
         key_columns: the primary key's columns.
         columns: all columns but the computed ones.
         keys: the table of the keys of rows that may differ.
+        sorts_alike: whether the keys of both have the same collations; the caller may set it to False.
         lies_in_key_order: whether rows whose keys follow each other are mostly beside each other on the disk. The rows
             of a request are, since its events come together; those of a person need not be.
 
@@ -87,6 +87,7 @@ class TableDifference:
         self.copy = copy
         self.before = 0
         self.size = 0
+        self.sorts_alike = True
         self.key_columns = [column.name for column in live.primary_key.columns]
         self.columns = [column.name for column in live.c if column.computed is None]
         self.lies_in_key_order = next((name for name in self.key_columns if name != "app"), "") == "send_request_id"
@@ -106,7 +107,8 @@ class TableDifference:
         first = self.key_columns[0]
         old, new = self._rows(self.live, part, "old"), self._rows(self.copy, part, "new")
         keys = [func.coalesce(old.c[name], new.c[name]) for name in self.key_columns]
-        joined = self.key_columns[part.shared if server_version >= MERGES_BY_THE_REST else 0 :]
+        merges_by_the_rest = self.sorts_alike and server_version >= MERGES_BY_THE_REST
+        joined = self.key_columns[part.shared if merges_by_the_rest else 0 :]
         there = old.join(new, and_(*(old.c[name] == new.c[name] for name in joined)), full=True)
         differ = or_(old.c[first].is_(None), new.c[first].is_(None), self._differ(old, new))
         rows = select(*keys).select_from(there).where(differ)
@@ -213,7 +215,8 @@ class TableDifference:
         """Return the rows whose keys are in a range: below a full join, where no condition can be moved to."""
         if part.is_whole:
             return table
-        return select(*(table.c[column] for column in self.columns)).where(part.contains(table)).subquery(name)
+        is_in_part = part.contains(table, by_bytes=not self.sorts_alike)
+        return select(*(table.c[column] for column in self.columns)).where(is_in_part).subquery(name)
 
     def _same_key(self, one: FromClause, other: FromClause) -> ColumnElement[bool]:
         return and_(*(one.c[name] == other.c[name] for name in self.key_columns))

@@ -66,18 +66,25 @@ class KeyRange:
         """Return the range that begins with this one and ends with a later one."""
         return KeyRange(self.first, last.end)
 
-    def contains(self, table: Table) -> ColumnElement[bool]:
-        """Return the condition that a row's key is in the range."""
+    def contains(self, table: Table, *, by_bytes: bool = False) -> ColumnElement[bool]:
+        """Return the condition that a row's key is in the range.
+
+        Args:
+            table: the table.
+            by_bytes: whether texts are compared by bytes. That is right whatever the table's collation is, but finds
+                keys by index only if the index sorts so.
+
+        """
         key = list(table.primary_key.columns)
         conditions: list[ColumnElement[bool]] = [true()]
         # The planner estimates rows by the first column that is compared, which should not be the app for all rows.
         shared, rest = self.shared, key[self.shared :]
         if self.first is not None:
             prefix = zip(key[:shared], self.first[:shared], strict=True)
-            conditions += [column == _value(column, text) for column, text in prefix]
-            conditions.append(tuple_(*rest) >= _values(rest, self.first[shared:]))
+            conditions += [column == _value(column, text, by_bytes=by_bytes) for column, text in prefix]
+            conditions.append(tuple_(*rest) >= _values(rest, self.first[shared:], by_bytes=by_bytes))
         if self.end is not None:
-            conditions.append(tuple_(*rest) < _values(rest, self.end[shared:]))
+            conditions.append(tuple_(*rest) < _values(rest, self.end[shared:], by_bytes=by_bytes))
         return and_(*conditions)
 
 
@@ -147,11 +154,12 @@ async def count_live_rows(conn: AsyncConnection[Any], table: Table, size: SizeOn
     return found
 
 
-def _values(key: Sequence[ColumnElement[Any]], texts: Sequence[str]) -> ColumnElement[Any]:
-    return tuple_(*(_value(column, text) for column, text in zip(key, texts, strict=True)))
+def _values(key: Sequence[ColumnElement[Any]], texts: Sequence[str], *, by_bytes: bool) -> ColumnElement[Any]:
+    return tuple_(*(_value(column, text, by_bytes=by_bytes) for column, text in zip(key, texts, strict=True)))
 
 
-def _value(column: ColumnElement[Any], text: str) -> ColumnElement[Any]:
+def _value(column: ColumnElement[Any], text: str, *, by_bytes: bool) -> ColumnElement[Any]:
     value = literal(text, types.Text())
-    # The owner may have given the table another collation than the code has, so it is named.
-    return collate(value, "C") if type(column.type) in TEXTS else cast(value, column.type)
+    if type(column.type) not in TEXTS:
+        return cast(value, column.type)
+    return collate(value, "C") if by_bytes else value

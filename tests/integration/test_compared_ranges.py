@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from psycopg import AsyncConnection, AsyncRawCursor, sql
 from sqlalchemy import Column, Executable, Integer, MetaData, Table, Text, func, select
 from sqlalchemy.schema import CreateTable
 
-from eventstore.postgres.queries import fetch_all
 from projections.folding.run_statement import execute_and_count, fetch_rows
 from projections.folding.sql_text import compile_ddl, compile_with_numbered_parameters
 from projections.folding.table_copies import plain_copy
+from projections.migrating.migrate import upgrade
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
@@ -22,9 +23,11 @@ from projections.rebuilding.shadow_tables import create_shadow_schema
 from projections.rebuilding.table_difference import MERGES_BY_THE_REST
 from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_live_rows, find_key_ranges, read_sizes
 from tests import folding, store
+from tests.databases import Server
 from tests.folding import append
 from tests.integration.test_equal_bytes import KINDS
 from tests.integration.test_plans import plan_nodes
+from tests.migration.test_key_collations import database
 from tests.rebuilding import (
     ANY_REMOVAL,
     DAMAGES,
@@ -114,32 +117,44 @@ async def test_rows_that_change_between_two_ranges_are_no_difference(
         await folding.assert_rows_match_oracle(conn)
 
 
-@pytest.mark.oldest
-async def test_rows_of_requests_are_merged_in_the_order_of_their_keys(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    joins: list[tuple[str, int]] = []
+@pytest.fixture(params=[pytest.param("", id="keys-by-bytes"), pytest.param("LOCALE 'C'", id="database-by-bytes")])
+def sorted_url(request: pytest.FixtureRequest, postgres: Server) -> Iterator[str]:
+    """The URL of a database whose read models have the collation "C", or the database's, which sorts by bytes."""
+    with database(postgres, sql.SQL(request.param)) as url:
+        upgrade(url, projections=())
+        yield url
 
-    async def explained(conn: AsyncConnection, statement: Executable) -> int:
-        text, values = compile_with_numbered_parameters(statement, {})
+
+@pytest.mark.oldest
+async def test_rows_of_requests_are_merged_by_the_indexes_of_their_keys(
+    sorted_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[tuple[str, dict[str, Any]]] = []
+
+    async def explained(conn: AsyncConnection, statement: Executable, **given: object) -> int:
+        text, values = compile_with_numbered_parameters(statement, given)
         async with AsyncRawCursor(conn) as cursor:
-            (found,) = await fetch_all(cursor, f"EXPLAIN (FORMAT JSON) {text}".encode(), values)
-        joins.extend(
-            (node["Node Type"], node.get("Merge Cond", "").count("="))
-            for node in plan_nodes(found[0][0]["Plan"])
-            if node.get("Join Type") == "Full"
-        )
-        return await execute_and_count(conn, statement)
+            await cursor.execute(f"EXPLAIN (FORMAT JSON) {text}".encode(), values)
+            (found,) = await cursor.fetchall()
+        plans.append((text, found[0][0]["Plan"]))
+        return await execute_and_count(conn, statement, **given)
 
     monkeypatch.setattr(difference, "execute_and_count", explained)
-    async with store.connection(database_url, "reading") as conn:
+    async with store.connection(sorted_url, "reading") as conn:
         version = conn.info.server_version
-        await append_and_fold(database_url, conn, RequestStatus)
-        assert (await verify(database_url, RequestStatus())).equal
-    assert {join for join, _ in joins} == {"Merge Join"}
-    # A range of one app is merged without it, where Postgres can: by one column of request_status, two of recipients.
-    joined = {columns for _, columns in joins}
-    assert joined == ({1, 2, 3} if version >= MERGES_BY_THE_REST else {2, 3})
+        await append_and_fold(sorted_url, conn, RequestStatus)
+        assert (await verify(sorted_url, RequestStatus())).equal
+    joined = set()
+    for text, plan in plans:
+        for node in plan_nodes(plan):
+            if node.get("Join Type") == "Full":
+                assert node["Node Type"] == "Merge Join"
+                joined.add(("request_recipients" in text, node["Merge Cond"].count("=")))
+            if "Index Name" in node:
+                assert " WHERE " not in text.partition("FULL OUTER JOIN")[0] or "Index Cond" in node, text
+    # A range of one app is merged without it, where Postgres can.
+    shared = {(False, 1), (True, 2)} if version >= MERGES_BY_THE_REST else set()
+    assert joined >= {(False, 2), (True, 3), *shared}
 
 
 @pytest.mark.oldest
@@ -162,12 +177,14 @@ async def test_keys_of_any_type_are_in_one_range_each(conn: AsyncConnection) -> 
         total = await count(conn, live, WHOLE)
         assert await count_live_rows(conn, live, sizes[live]) == total
         for table in (live, copy):
-            assert sum([await count(conn, table, one) for one in ranges]) == total, name
+            for by_bytes in (False, True):
+                counts = [await count(conn, table, one, by_bytes=by_bytes) for one in ranges]
+                assert sum(counts) == total, name
         others = ranges[0].up_to(ranges[1]), ranges[2].up_to(ranges[-2]), ranges[-1]
         assert sum([await count(conn, live, one) for one in others]) == total, name
 
 
-async def count(conn: AsyncConnection, table: Table, part: KeyRange) -> Any:  # noqa: ANN401 - a count
-    query = select(func.count().label("rows")).select_from(table).where(part.contains(table))
+async def count(conn: AsyncConnection, table: Table, part: KeyRange, *, by_bytes: bool = False) -> Any:  # noqa: ANN401 - a count
+    query = select(func.count().label("rows")).select_from(table).where(part.contains(table, by_bytes=by_bytes))
     (row,) = await fetch_rows(conn, query)
     return row["rows"]

@@ -131,6 +131,7 @@ class ArchivedPartition:
 
 async def read_archived_partitions(conn: AsyncConnection[Any]) -> list[ArchivedPartition]:
     """Read all rows in order of position, also those whose events are still in the log."""
+    # The cursors of an archive's connection have no binary results.
     async with AsyncCursor(conn, row_factory=class_row(ArchivedPartition)) as cursor:
         return await fetch_all(cursor, _READ, binary=True)
 

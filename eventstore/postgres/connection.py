@@ -49,8 +49,8 @@ async def connect(
         idle_session_timeout: seconds without a query after which Postgres ends the session; None for never.
         lock_timeout: seconds after which a statement that waits for a lock fails; None for never.
         settings: settings in addition to those of all sessions, such as ``session_settings.FOLDING``.
-        values_in_text: whether psycopg writes values into the statements' texts, for sessions that run each statement
-            once or twice: that is one message instead of five. Not for personal data, since servers log the texts of
+        values_in_text: whether psycopg writes values into the statements' texts, for sessions that run most statements
+            once or twice: that is one message instead of five. Not for personal data: servers log the texts of
             statements that fail.
 
     Raises:

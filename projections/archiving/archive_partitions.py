@@ -84,7 +84,7 @@ async def archive_partitions(
         check_parquet_is_installed()
 
     async def work() -> ArchiveResult:
-        async with context.connection("archive") as conn:
+        async with context.connection("archive", values_in_text=True) as conn:
             run = _ArchiveRun(conn, context, projections, request)
             return await run.choose() if dry_run else await run.run()
 

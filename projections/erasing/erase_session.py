@@ -33,7 +33,7 @@ async def run_erasing(context: ReplayContext, projections: Mapping[str, Projecti
     """
 
     async def work_in_session() -> ErasedPersons:
-        async with context.connection("erase", values_in_text=False) as conn:
+        async with context.connection("erase") as conn:
             await refuse_other_roles(conn)
             return await work(conn, await existing_tables_only(conn, projections))
 

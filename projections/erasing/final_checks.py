@@ -71,7 +71,7 @@ async def check_after_erasure(
         psycopg.Error: the database failed, or the connection.
 
     """
-    async with context.connection("erase", values_in_text=False) as conn:
+    async with context.connection("erase") as conn:
         context.progress.phase("removing dead rows")
         found.not_vacuumed = await vacuum_changed_tables(conn, changed_tables, is_distributed=is_distributed)
     for name, projection in projections.items() if verifies else ():
@@ -89,6 +89,6 @@ async def check_after_erasure(
         else:
             found.different.append(name)
     if numbers:
-        async with context.connection("erase", values_in_text=False) as conn:
+        async with context.connection("erase") as conn:
             context.progress.phase("searching the database")
             found.search = await find_leftovers(conn, numbers, app=app)

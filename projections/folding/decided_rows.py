@@ -118,7 +118,7 @@ class DecidedTable:
             row = {**values, EVENT_ID: event_id}
             columns = tuple(name for name in self._columns if name in row)
             batches.setdefault(columns, []).append({name: self._to_driver[name](row[name]) for name in columns})
-        async with AsyncCursor(conn) as cursor:  # whatever the connection's are: one that sends values by themselves
+        async with AsyncCursor(conn) as cursor:  # personal data may not be in a statement's text
             for columns, batch in batches.items():
                 await cursor.executemany(self._statement(columns), batch)
 

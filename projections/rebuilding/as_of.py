@@ -71,7 +71,7 @@ async def build_as_of(
     check_schema_name(into)
 
     async def work() -> AsOfResult:
-        async with context.connection(f"as-of {into}") as conn:
+        async with context.connection(f"as-of {into}", values_in_text=True) as conn:
             position = await find_position(conn, moment)
             remarks = await remarks_on_time(conn, moment, position)
             await check_replaceable(conn, into, projections, force=force)

@@ -111,7 +111,7 @@ async def rebuild(
     """
 
     async def work() -> Rebuilt:
-        async with context.connection(_session(projection)) as conn:
+        async with context.connection(_session(projection), values_in_text=True) as conn:
 
             async def attempt(*, is_first: bool) -> Rebuilt:
                 run = _Rebuild(conn, context, projection, limits or Limits(), dry_run=dry_run)

@@ -39,7 +39,7 @@ class ReplayContext:
     slots: JobSlots = field(default_factory=lambda: JobSlots(1))
 
     @asynccontextmanager
-    async def connection(self, work: str, *, values_in_text: bool = True) -> AsyncIterator[AsyncConnection[Any]]:
+    async def connection(self, work: str, *, values_in_text: bool = False) -> AsyncIterator[AsyncConnection[Any]]:
         """Open a connection for a replay, in autocommit.
 
         Args:

@@ -106,7 +106,7 @@ class SliceRun:
                 waiting.discard(asyncio.current_task())
                 with _ending_all(todo, failures):
                     if todo:
-                        async with self._context.connection(self._session) as conn:
+                        async with self._context.connection(self._session, values_in_text=True) as conn:
                             await drain(conn)
 
         async with asyncio.TaskGroup() as group:

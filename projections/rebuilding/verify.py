@@ -62,7 +62,7 @@ async def verify(context: ReplayContext, projection: Projection) -> Verified:
 
 
 async def _verify(context: ReplayContext, projection: Projection, session: str) -> Verified:
-    async with context.connection(session) as conn:
+    async with context.connection(session, values_in_text=True) as conn:
 
         async def attempt(*, is_first: bool) -> Verified:  # noqa: ARG001 - a verification is never resumed
             return await _fold_and_compare(conn, context, projection)

@@ -1,7 +1,8 @@
 """Records the texts of the SQL statements that the product sends, so that a run can compare two servers' share of them.
 
-Every query goes through psycopg's ``PostgresQuery``, or ``PostgresRawQuery`` for raw cursors (which run the folds), in
-this process and in the commands that the fork server starts.
+Every query goes through psycopg's ``PostgresQuery``, ``PostgresRawQuery`` for raw cursors (which run the folds), or
+``PostgresClientQuery`` for cursors that write values into the text (of replays), in this process and in the commands
+that the fork server starts.
 A statement counts as the product's when the nearest caller outside of libraries is in ``eventstore``, ``projections``
 or ``migrations``; what tests send themselves doesn't count. Children that are no forks of the fork server (the
 installed program, the children of tests/fault) aren't recorded: others send their statements too.
@@ -21,10 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from psycopg._queries import PostgresQuery, PostgresRawQuery
+from psycopg._queries import PostgresClientQuery, PostgresQuery, PostgresRawQuery
 
 VARIABLE = "TESTS_RECORD_STATEMENTS"
 """The environment variable with the folder of the recorded statements."""
+
+QUERIES = (PostgresQuery, PostgresRawQuery, PostgresClientQuery)
+_PLACEHOLDER = re.compile(rb"(?<!%)%s")
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = tuple(f"{ROOT / folder}{os.sep}" for folder in ("eventstore", "projections", "migrations"))
@@ -131,7 +135,7 @@ class Recorder:
 
     def install(self) -> None:
         """Record what psycopg sends from now on."""
-        for query_class in (PostgresQuery, PostgresRawQuery):
+        for query_class in QUERIES:
             self._install(query_class)
 
     def _install(self, query_class: type[PostgresQuery]) -> None:
@@ -139,7 +143,11 @@ class Recorder:
 
         def recorded(query: PostgresQuery, *arguments: Any) -> None:  # noqa: ANN401 - psycopg's parameters
             convert(query, *arguments)
-            self.record(query.query)
+            # Values that are in the text count as parameters.
+            if isinstance(query, PostgresClientQuery) and query.params is not None:
+                self.record(_PLACEHOLDER.sub(b"$1", query.template).replace(b"%%", b"%"))
+            else:
+                self.record(query.query)
 
         query_class.convert = recorded  # type: ignore[assignment, method-assign]
 

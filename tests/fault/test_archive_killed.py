@@ -25,8 +25,8 @@ from tests.transferring import files_in
 
 SIZE, PARTITIONS = 5, 30
 STEP = 4
-"""Every fourth message; each partition is archived by a run that is killed later. A run takes some 93 messages, and one
-more whenever its lock's connection is queried meanwhile."""
+"""Every fourth message; each partition is archived by a run that is killed later. A run takes about 90 messages, and
+one more whenever its lock's connection is queried meanwhile."""
 
 
 async def archive_killed(url: str, folder: Path, last: int, message: int) -> bool:

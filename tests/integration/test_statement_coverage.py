@@ -8,12 +8,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg._queries import PostgresQuery, PostgresRawQuery
 from sqlalchemy import delete
 
 from projections.folding.run_statement import execute_and_count
 from projections.read_models.request_status import RequestStatus
+from projections.rebuilding import rebuild_history
+from projections.running import checkpoint
 from tests import statements, store
+from tests.rebuilding import replay_context
 from tests.statements import ROOT, normalised, statements_in, uncovered
 
 
@@ -86,7 +88,7 @@ def test_a_statement_that_only_the_newest_gets_is_found_unless_it_is_exempt() ->
 
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> statements.Recorder:
-    for query_class in (PostgresQuery, PostgresRawQuery):
+    for query_class in statements.QUERIES:
         monkeypatch.setattr(query_class, "convert", query_class.__dict__["convert"])  # restored after the test
     made = statements.Recorder()
     made.install()
@@ -102,6 +104,9 @@ async def test_statements_of_the_product_are_recorded_and_those_of_tests_are_not
         async with store.appender(database_url) as appender:
             await appender.append(store.new_events(2))
         await execute_and_count(conn, delete(RequestStatus.tables[0]))  # through a raw cursor
+        async with replay_context(database_url).connection("test", values_in_text=True) as replaying:
+            assert not await checkpoint.exists(replaying, "it's 100 %s")
+            await rebuild_history.next_run_id(replaying)
     with psycopg.connect(database_url) as plain:
         plain.execute(sql.SQL("SELECT {}").format(sql.Literal(1)))
     assert recorder.file is not None
@@ -109,4 +114,6 @@ async def test_statements_of_the_product_are_recorded_and_those_of_tests_are_not
     assert any("eventstore.events" in each for each in recorded)
     assert any(each.startswith("COPY ") for each in recorded)
     assert any(each.startswith("DELETE FROM ") and RequestStatus.tables[0].name in each for each in recorded)
+    assert "SELECT FROM projections.checkpoints WHERE name = $" in recorded
+    assert any("nextval(" in each for each in recorded)
     assert "SELECT ?" not in recorded

@@ -70,6 +70,8 @@ from tests.rebuilding import (
 from tests.servers import wheel_binaries
 
 WITHOUT_REQUEST = 5
+PAUSE = 0.3
+"""Seconds between two ends of sessions, at the most."""
 _MANUAL = "citus.enable_manual_changes_to_shards"
 PROJECTIONS = (*READ_MODELS, OptOuts)
 
@@ -396,36 +398,18 @@ async def test_killed_connections_of_workers_change_nothing(citus: CitusDatabase
     records = [*sample_records(8), *records_without_request()]
     batches = [records[start : start + 20] for start in range(0, len(records), 20)]
     numbers_of_persons = {str(records[n].ppnum) for n in (0, 5, 25)}
-    numbers = random.Random(1)  # noqa: S311 - which sessions are ended
-    ended = 0
-
-    async def end_sessions() -> None:
-        nonlocal ended
-        async with store.connection(numbers.choice(citus.workers)) as there:
-            rows = await fetch_all(
-                there,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY random() LIMIT 1",
-            )
-            ended += len(rows)
-
-    async def keep_ending(stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            await end_sessions()
-            await asyncio.sleep(numbers.random() * 0.3)  # between any two statements
-
-    stop = asyncio.Event()
-    ending = asyncio.create_task(keep_ending(stop))
+    stop, ender = asyncio.Event(), SessionEnder(citus.workers)
+    ending = asyncio.create_task(ender.keep_ending(stop))
     try:
         for batch in batches:
-            await retrying(partial(folding.append_in_new_session, citus.url, *batch))
-            await retrying(partial(fold_once, citus.url))
+            await ender.retrying(partial(folding.append_in_new_session, citus.url, *batch))
+            await ender.retrying(partial(fold_once, citus.url))
         for number in numbers_of_persons:
-            await retrying(partial(erase, citus.url, number))
+            await ender.retrying(partial(erase, citus.url, number))
     finally:
         stop.set()
         await ending
-    assert ended
+    assert ender.ended
     async with store.connection(citus.url) as finishing:
         await finishing.execute("SELECT recover_prepared_transactions()")
     await store.wait_until(lambda: all_folded(citus.url), "all projections at the head")
@@ -465,15 +449,43 @@ def ignore_progress(_position: int, _head: int) -> None:
     """Ignore the progress."""
 
 
-async def retrying(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Try again after errors of the database, as the product does, until it is done."""
-    for _ in range(200):
-        try:
-            await attempt()
-        except (psycopg.Error, DatabaseError):
-            continue
-        return
-    raise AssertionError("200 attempts failed")
+class SessionEnder:
+    """Ends sessions on the workers of a cluster, one after another.
+
+    Attributes:
+        ended: how many it has ended.
+
+    """
+
+    def __init__(self, workers: Sequence[str]) -> None:
+        self.ended = 0
+        self._workers = workers
+        self._numbers = random.Random(1)  # noqa: S311 - which sessions are ended
+        self._longest = PAUSE
+
+    async def keep_ending(self, stop: asyncio.Event) -> None:
+        """End sessions, between any two statements, until it shall stop."""
+        while not stop.is_set():
+            async with store.connection(self._numbers.choice(self._workers)) as there:
+                rows = await fetch_all(
+                    there,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY random() LIMIT 1",
+                )
+                self.ended += len(rows)
+            await asyncio.sleep(self._numbers.random() * self._longest)
+
+    async def retrying(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Try again after errors of the database, as the product does, until it is done."""
+        for _ in range(200):
+            try:
+                await attempt()
+            except (psycopg.Error, DatabaseError):
+                self._longest *= 1.05  # on a slow machine, an attempt may take longer than the first pauses
+                continue
+            self._longest = PAUSE
+            return
+        raise AssertionError("200 attempts failed")
 
 
 async def fold_once(url: str) -> None:

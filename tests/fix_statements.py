@@ -25,10 +25,6 @@ KEY = pytest.StashKey[Path]()
 MISSING = pytest.StashKey[list[str]]()
 EXEMPT: Mapping[str, str] = {
     r"^CREATE INDEX ON left nullif$": "the key of a block that only tests/property has; both functions are old",
-    r"^INSERT INTO rows\.differing_\d .* WHERE \(?rows\..* FULL OUTER JOIN ": (
-        "ranges of keys, with bounds that tests/property draws; 15 joins by all columns; see test_compared_ranges"
-    ),
-    r"^SELECT extversion FROM pg_extension ": "what migrate --distribute asks first; the catalog is old",
 }
 """Statements that need not be sent on the oldest: regular expressions of their normalised texts, with reasons."""
 

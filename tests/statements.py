@@ -50,6 +50,12 @@ _CHANGES = (
     (re.compile(r'("\?"(?:\."\?")?)(?:, \1)+'), r"\1, …"),
     (re.compile(r"([$?](?:::\w+(?:\[\])?)?)(?:, ?[$?](?:::\w+(?:\[\])?)?)+"), r"\1, …"),
     (re.compile(r"(\([^()]*\))(?:, ?\1)+"), r"\1, …"),
+    # Which bounds a range of keys has depends on the data, and which columns are joined by on the version.
+    (
+        re.compile(r'(FROM rows\.\w+) WHERE (?:(?! AS "\?").)*\) AS "\?"(?= FULL OUTER JOIN | ON )'),
+        r'\1 WHERE range) AS "?"',
+    ),
+    (re.compile(r'(\) AS "\?" ON )"\?"\.\w+ = "\?"\.\w+(?: AND "\?"\.\w+ = "\?"\.\w+)*(?= WHERE "\?")'), r"\1key"),
 )
 
 _TABLE = re.compile(r"\brows\.(\w+)")

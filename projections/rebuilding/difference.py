@@ -89,25 +89,21 @@ class Difference:
             )
         if self._shadow.is_distributed:
             await self._create_distributed_keys()
-        types: dict[str, dict[str, str]] = {
+        types: dict[str, dict[str, tuple[str, int]]] = {
             quoted_name(table): {} for one in self._tables for table in (one.live, one.copy)
         }
-        collations: dict[tuple[str, str], int] = {}
         for name, column, kind, collation in await fetch_all(self._conn, _COLUMN_TYPES, [[*types]]):
-            types[name][column] = kind
-            collations[name, column] = collation
+            types[name][column] = kind, collation
         for one in self._tables:
             live, copy = types[quoted_name(one.live)], types[quoted_name(one.copy)]
             for column in one.columns:
-                if column in live and live[column] != copy[column]:
+                (found, _), (declared, _) = live.get(column, copy[column]), copy[column]
+                if found != declared:
                     raise ProjectionsError(
-                        f"{one.live.name}.{column} is {live[column]} in the database and {copy[column]} in the code;"
+                        f"{one.live.name}.{column} is {found} in the database and {declared} in the code;"
                         " change one of them"
                     )
-            one.sorts_alike = all(
-                collations.get((quoted_name(one.live), column)) == collations.get((quoted_name(one.copy), column))
-                for column in one.key_columns
-            )
+            one.sorts_alike = all(live.get(column) == copy.get(column) for column in one.key_columns)
 
     async def measure(self) -> None:
         """Count the rows of each table, and read how large it is; outside of any transaction."""

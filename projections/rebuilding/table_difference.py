@@ -45,8 +45,9 @@ _EQUAL_BY_BYTES = TEXTS | {
 """The types whose values are equal only if their bytes are, texts under the collation "C". Types derived from them need
 not be like them."""
 
-MERGES_BY_THE_REST = 160000
-"""From this version on, a full join by a column that has one value is a hash join. Before it, one without it is."""
+MERGES_WITHOUT_SHARED = 160000
+"""From this version on, Postgres merges a full join only without the columns that have one value in the whole range.
+Before it, it merges only with them."""
 
 _ONE: ColumnElement[int] = literal_column("1")
 """As a text: a statement without parameters takes one message instead of five."""
@@ -96,7 +97,7 @@ class TableDifference:
         # The schema is named: without it, DROP TABLE would find a user's table in public while ours doesn't exist.
         self.keys = Table(keys, MetaData(schema=keys_schema), *key)
 
-    def insert_differing_keys(self, part: KeyRange = WHOLE, server_version: int = MERGES_BY_THE_REST) -> Executable:
+    def insert_differing_keys(self, part: KeyRange = WHOLE, server_version: int = MERGES_WITHOUT_SHARED) -> Executable:
         """Compare all rows whose keys are in a range, and insert the keys of those that differ.
 
         Args:
@@ -107,12 +108,11 @@ class TableDifference:
         first = self.key_columns[0]
         old, new = self._rows(self.live, part, "old"), self._rows(self.copy, part, "new")
         keys = [func.coalesce(old.c[name], new.c[name]) for name in self.key_columns]
-        merges_by_the_rest = self.sorts_alike and server_version >= MERGES_BY_THE_REST
-        joined = self.key_columns[part.shared if merges_by_the_rest else 0 :]
-        there = old.join(new, and_(*(old.c[name] == new.c[name] for name in joined)), full=True)
+        leaves_out = part.shared if self.sorts_alike and server_version >= MERGES_WITHOUT_SHARED else 0
+        there = old.join(new, self._same_key(old, new, leaves_out), full=True)
         differ = or_(old.c[first].is_(None), new.c[first].is_(None), self._differ(old, new))
         rows = select(*keys).select_from(there).where(differ)
-        # If the owner gave the table another collation than its shadow has, a key may be in another range there.
+        # If the table and its shadow sort differently, ranges overlap, and a key may be in two of them.
         return insert(self.keys).from_select(self.key_columns, rows).on_conflict_do_nothing()
 
     def insert_touched_keys(self, window: Window, partition: Sequence[str]) -> list[Executable]:
@@ -218,8 +218,8 @@ class TableDifference:
         is_in_part = part.contains(table, by_bytes=not self.sorts_alike)
         return select(*(table.c[column] for column in self.columns)).where(is_in_part).subquery(name)
 
-    def _same_key(self, one: FromClause, other: FromClause) -> ColumnElement[bool]:
-        return and_(*(one.c[name] == other.c[name] for name in self.key_columns))
+    def _same_key(self, one: FromClause, other: FromClause, leaves_out: int = 0) -> ColumnElement[bool]:
+        return and_(*(one.c[name] == other.c[name] for name in self.key_columns[leaves_out:]))
 
     def _differ(self, old: FromClause | None = None, new: FromClause | None = None) -> ColumnElement[bool]:
         old, new = self.live if old is None else old, self.copy if new is None else new

@@ -78,7 +78,8 @@ class KeyRange:
         key = list(table.primary_key.columns)
         conditions: list[ColumnElement[bool]] = [true()]
         # The planner estimates rows by the first column that is compared, which should not be the app for all rows.
-        shared, rest = self.shared, key[self.shared :]
+        shared = self.shared
+        rest = key[shared:]
         if self.first is not None:
             prefix = zip(key[:shared], self.first[:shared], strict=True)
             conditions += [column == _value(column, text, by_bytes=by_bytes) for column, text in prefix]

@@ -16,7 +16,7 @@ from tests import rebuilding
 from tests.fault.forking_process import fork_for_each_line
 
 RESUME = "resume"
-SLICED: dict[str, dict[str, Any]] = {"poll_tallies": {"slice": 7, "jobs": 1}, "people": {"slice": 9, "jobs": 2}}
+SLICED: dict[str, dict[str, Any]] = {"poll_tallies": {"slice": 5, "jobs": 1}, "people": {"slice": 9, "jobs": 2}}
 """The projections whose rebuilds fold slices, and how; those of the others fold windows."""
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     async def work(line: str) -> Rebuilt:
         limits, resume = rebuilding.ANY_REMOVAL, line == RESUME
         sliced = SLICED.get(name, {})
-        return await rebuilding.rebuild(url, projection, limits=limits, window=11, resume=resume, **sliced)
+        return await rebuilding.rebuild(url, projection, limits=limits, window=9, resume=resume, **sliced)
 
     asyncio.run(work(""))
     fork_for_each_line(work)

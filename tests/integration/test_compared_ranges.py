@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateTable
 from projections.folding.run_statement import execute_and_count, fetch_rows
 from projections.folding.sql_text import compile_ddl, compile_with_numbered_parameters
 from projections.folding.table_copies import plain_copy
+from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection
 from projections.read_models.consent_registry import ConsentRegistry
@@ -20,7 +21,7 @@ from projections.read_models.request_status import RequestStatus
 from projections.rebuilding import difference, shadow_run, table_ranges
 from projections.rebuilding.difference import Difference
 from projections.rebuilding.shadow_tables import create_shadow_schema
-from projections.rebuilding.table_difference import MERGES_BY_THE_REST
+from projections.rebuilding.table_difference import MERGES_WITHOUT_SHARED
 from projections.rebuilding.table_ranges import WHOLE, KeyRange, count_live_rows, find_key_ranges, read_sizes
 from tests import folding, store
 from tests.databases import Server
@@ -71,7 +72,7 @@ class Parts:
 
 
 @pytest.mark.oldest
-@pytest.mark.parametrize("projection", [RequestStatus, ConsentRegistry])
+@pytest.mark.parametrize("projection", READ_MODELS)
 async def test_damage_is_found_in_every_range(
     database_url: str, projection: type[Projection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +154,7 @@ async def test_rows_of_requests_are_merged_by_the_indexes_of_their_keys(
             if "Index Name" in node:
                 assert " WHERE " not in text.partition("FULL OUTER JOIN")[0] or "Index Cond" in node, text
     # A range of one app is merged without it, where Postgres can.
-    shared = {(False, 1), (True, 2)} if version >= MERGES_BY_THE_REST else set()
+    shared = {(False, 1), (True, 2)} if version >= MERGES_WITHOUT_SHARED else set()
     assert joined >= {(False, 2), (True, 3), *shared}
 
 

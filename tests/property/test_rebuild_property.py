@@ -96,7 +96,7 @@ replays = st.builds(
     rest=st.sampled_from((0, 3, 1000)),
     damage=st.sampled_from((None, *rebuilding.DAMAGES)),
     interrupted_at=st.sampled_from((None, 1, 5)),
-    killed_at=st.sampled_from((*range(1, 121), *[None] * 30)),  # a short rebuild sends about a hundred messages
+    killed_at=st.sampled_from((*range(1, 201), *[None] * 50)),  # a rebuild by slices sends up to some 160 messages
 )
 
 

@@ -4,9 +4,11 @@ Invariants. A log is partitioned if and only if ``eventstore.partitions`` has a 
 without a gap, and there is no default one: positions have no gaps either, so each next position belongs into a
 partition that is there. One whole partition is made ahead of the one that the head is in.
 
-A partition has no index on event_id. The view ``eventstore.event_positions`` has the position of each id: from the
-events of a table, or from the table of ids that a trigger fills when events are added to a partitioned log. That table
-refuses an id which is stored already, and keeps the ids of partitions that were archived.
+No event_id is stored twice. Each partition has a key on it, which refuses an id of its own; for other ids of a batch a
+trigger looks into those partitions whose ids reach into the batch's. The ids of archived events stay in
+``eventstore.event_ids``, where the trigger looks too. So do the ids of partitions that were made before revision 0031:
+they have no key. They are the oldest, so the first partition with a key divides the log: ids before it are in
+``event_ids``, all others in the events. The view ``eventstore.event_positions`` has the position of each.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ BY_ID_IN_MODE: Mapping[bool, Mapping[str, sql.SQL]] = MappingProxyType(
 """The same, and the column of the id, by whether the log is distributed: then events of several servers aren't joined
 by position, and the log isn't partitioned."""
 
+# OFFSET 0 as above; and the planner can't join the view of a partitioned log by an index.
 _EVENTS_WITH_ID: Mapping[bool, sql.SQL] = MappingProxyType(
     {
         False: sql.SQL(
-            "JOIN eventstore.event_positions AS i ON i.event_id = {id} JOIN eventstore.events AS e ON"
-            " e.position = i.position"
+            "JOIN LATERAL (SELECT position FROM eventstore.event_positions WHERE event_id = {id} OFFSET 0) AS i ON true"
+            " JOIN LATERAL (SELECT * FROM eventstore.events WHERE position = i.position OFFSET 0) AS e ON true"
         ),
         True: sql.SQL("JOIN eventstore.events AS e ON e.event_id = {id}"),
     }
@@ -55,7 +58,7 @@ LAST_PARTITION = sql.SQL(
 )
 MAKE_PARTITIONS: LiteralString = "SELECT eventstore.make_partitions(%s)"
 
-_LIST = "SELECT name, first_position, last_position FROM eventstore.partitions ORDER BY first_position"
+_LIST = "SELECT name, first_position, last_position, has_key FROM eventstore.partitions ORDER BY first_position"
 
 
 def joining_by_id(statement: LiteralString, table: LiteralString) -> Mapping[bool, sql.Composed]:
@@ -71,11 +74,15 @@ def joining_by_id(statement: LiteralString, table: LiteralString) -> Mapping[boo
 
 
 class Partition(NamedTuple):
-    """A table ``eventstore.NAME``, and the first and the last position that belong into it."""
+    """A table ``eventstore.NAME``, and the first and the last position that belong into it.
+
+    Without ``has_key``, the ids of its events are in ``eventstore.event_ids``.
+    """
 
     name: str
     first_position: int
     last_position: int
+    has_key: bool = True
 
 
 async def list_partitions(conn: AsyncConnection[Any]) -> list[Partition]:

@@ -414,6 +414,23 @@ partitions = Table(
     Column("first_position", BigInteger, nullable=False, comment="The first position that belongs into it."),
     Column("last_position", BigInteger, nullable=False, unique=True, comment="The last position that belongs into it."),
     Column("made_at", _time, nullable=False, comment="When it was made."),
+    Column(
+        "has_key",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether it has a key on event_id; if not, the ids of its events are in event_ids.",
+    ),
+    Column(
+        "least_event_id",
+        Text(collation="C"),
+        comment="No id in it is less than this; NULL while it has none, and without a key.",
+    ),
+    Column(
+        "greatest_event_id",
+        Text(collation="C"),
+        comment="No id in it is greater than this; NULL while it has none, and without a key.",
+    ),
     CheckConstraint("0 < first_position AND first_position <= last_position", name="positions"),
     schema=SCHEMA,
     comment="The partitions of the log; empty while eventstore.events is one table.",
@@ -425,19 +442,20 @@ event_ids = Table(
     Column("event_id", Text(collation="C"), primary_key=True, comment="The event."),
     Column("position", BigInteger, nullable=False, comment="Its position in the log."),
     schema=SCHEMA,
-    comment="The ids of all events of a partitioned log, archived ones included: no id is stored twice. Empty while the"
-    " log is one table.",
+    comment="The ids of events before the first partition with a key: archived ones, and those of partitions that an"
+    " earlier version made. Empty while the log is one table.",
 )
 
 event_ids_up_to = Table(
     "event_ids_up_to",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False, comment="Always 1: there is one position."),
-    Column("position", BigInteger, nullable=False, comment="The ids of all events up to here are in event_ids."),
+    Column("position", BigInteger, nullable=False, comment="Nothing up to here has an id that occurs twice."),
+    Column("event_id", Text(collation="C"), comment="The event at that position; NULL while there is none."),
     CheckConstraint("id = 1", name="id"),
     CheckConstraint("position >= 0", name="position"),
     schema=SCHEMA,
-    comment="Up to which position event_ids has the ids of a partitioned log; without a row, the log is one table.",
+    comment="Up to which position the ids of a partitioned log were checked; without a row, the log is one table.",
 )
 
 archived_partitions = Table(

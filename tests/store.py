@@ -235,5 +235,9 @@ async def lose_events(conn: AsyncConnection, after: int) -> None:
         await conn.execute("ALTER TABLE eventstore.events DISABLE TRIGGER USER")
         await conn.execute("DELETE FROM eventstore.events WHERE position > %s", [after])
         await conn.execute("DELETE FROM eventstore.event_ids WHERE position > %s", [after])
-        await conn.execute("UPDATE eventstore.event_ids_up_to SET position = least(position, %s)", [after])
+        await conn.execute(
+            "UPDATE eventstore.event_ids_up_to AS u SET position = %s, event_id ="
+            " (SELECT e.event_id FROM eventstore.events AS e WHERE e.position = %s) WHERE u.position > %s",
+            [after, after, after],
+        )
         await enable_triggers(conn)

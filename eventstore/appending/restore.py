@@ -20,7 +20,7 @@ from eventstore.errors import OtherLog
 from eventstore.event_reader import StoredEvent
 from eventstore.waits import Waits
 
-# The trigger of a partitioned log would not look for events before its end.
+# The trigger of a partitioned log would not look for events before the position up to which it knows the ids.
 _ANNOUNCE = "SELECT set_config('eventstore.restored_positions', int8range(%s, %s, '[]')::text, true)"
 _STORED_ELSEWHERE = f"an event of the file is stored here at another position: {EXPORTED_ELSEWHERE}"
 
@@ -73,8 +73,7 @@ async def _try_to_restore(
             try:
                 if head.is_distributed:
                     await _refuse_stored_ids(conn, missing)
-                if missing[0].position <= head.position:
-                    await conn.execute(_ANNOUNCE, [missing[0].position, missing[-1].position])
+                await conn.execute(_ANNOUNCE, [missing[0].position, missing[-1].position])
                 await copy_rows(conn, rows)
             except UniqueViolation as error:
                 raise OtherLog(_STORED_ELSEWHERE) from error

@@ -4,7 +4,7 @@
    persons who were erased since, and choose the partitions that lie wholly before a position and that every projection
    and consumer has passed.
 2. For each of them: write the file, read it back from the disk and compare it with the stored events; the same for the
-   Parquet file; then record both.
+   Parquet file; then record both, and copy the ids of its events to where they stay.
 3. Under the rebuild locks of all projections: drop the partition, in one transaction with the record of it.
 
 Invariants. Until the transaction of step 3 commits, all events are in the log, and a file is only a copy. A process
@@ -41,6 +41,7 @@ from projections.archiving.archive_request import ArchivedRange, ArchiveRequest,
 from projections.archiving.event_partitions import (
     drop_partition,
     find_who_needs,
+    keep_ids,
     refuse_others_than_owner,
 )
 from projections.projection import Projection
@@ -141,6 +142,8 @@ class _ArchiveRun:
             where = self._range_of(partition)
             erasure = await read_last_erasure(self._conn)
             size = await self._write(partition, where, erasure)
+            self._phase("keeping the ids of", partition)
+            await keep_ids(self._conn, partition, self._context.progress.at)
             await self._drop(partition, erasure)
             done.append(ArchivedRange(where.first, where.last, where.file, where.parquet_file, size))
         return ArchiveResult(done, result.before, result.held_back, rewritten)

@@ -1,8 +1,9 @@
-"""Who still needs the events of a partition, and how a partition is dropped.
+"""Who still needs the events of a partition, how their ids are kept, and how a partition is dropped.
 
-Invariants. A partition is dropped in one transaction with the record that its events are in a file. The event table is
-locked first and nothing is waited for after that, so this can't deadlock, and appends wait for a moment only. Under the
-lock nobody reads or appends events; so whoever needs an event of the partition is known.
+Invariants. The ids of a partition are in ``eventstore.event_ids`` before it is dropped, so that an archived event that
+is received again is a duplicate. A partition is dropped in one transaction with the record that its events are in a
+file. The event table is locked first and nothing is waited for after that, so this can't deadlock, and appends wait for
+a moment only. Under the lock nobody reads or appends events; so whoever needs an event of the partition is known.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from projections.archiving.archive_request import CannotArchive
 LOCK_SECONDS = 0.5
 """How long the event table is waited for: meanwhile appends and folds queue behind."""
 PAUSE_SECONDS = 1.0
+CHUNK = 100_000
+"""Ids that are kept in one transaction."""
 
 _CHECKPOINTS = "SELECT name, position FROM projections.checkpoints ORDER BY name"
 _CONSUMERS = "SELECT name, position FROM eventstore.consumers ORDER BY name"
@@ -33,6 +36,11 @@ _IS_OWNER = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHER
 _LOCK = "LOCK TABLE ONLY eventstore.events IN ACCESS EXCLUSIVE MODE"
 _DETACH = sql.SQL("ALTER TABLE eventstore.events DETACH PARTITION {}")
 _DROP = sql.SQL("DROP TABLE {}")
+_KEEP_IDS = sql.SQL(
+    "INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position FROM {} AS e"
+    " WHERE e.position > %s AND e.position <= %s AND NOT EXISTS ("
+    "SELECT FROM eventstore.event_ids AS i WHERE i.event_id = e.event_id AND i.position = e.position)"
+)
 _FORGET = "DELETE FROM eventstore.partitions WHERE name = %s"
 
 
@@ -69,6 +77,27 @@ async def find_who_needs(conn: AsyncConnection[Any], last: int, installed: Colle
     return needed
 
 
+async def keep_ids(conn: AsyncConnection[Any], partition: Partition, progress: Callable[[int], None]) -> None:
+    """Copy the ids of a partition's events to where they stay when it is dropped; done again, it changes nothing.
+
+    Args:
+        conn: an autocommit connection.
+        partition: the partition; no event can be added to it.
+        progress: is called with the last position that is done.
+
+    Raises:
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    if not partition.has_key:
+        return
+    statement = _KEEP_IDS.format(sql.Identifier("eventstore", partition.name))
+    for after in range(partition.first_position - 1, partition.last_position, CHUNK):
+        up_to = min(after + CHUNK, partition.last_position)
+        await conn.execute(statement, [after, up_to])
+        progress(up_to)
+
+
 async def drop_partition(
     conn: AsyncConnection[Any],
     partition: Partition,
@@ -76,7 +105,7 @@ async def drop_partition(
     installed: Collection[str],
     note: Callable[[str], None],
 ) -> None:
-    """Drop a partition whose files are recorded, or leave everything as it is.
+    """Drop a partition whose files are recorded and whose ids are kept, or leave everything as it is.
 
     Args:
         conn: an autocommit connection.

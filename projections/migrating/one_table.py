@@ -30,6 +30,7 @@ WHERE pi.indrelid = %s::regclass AND ci.indrelid = %s::regclass ORDER BY 1
 _COLUMNS = """
 SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+_KEY = "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'"
 _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
 _POLICIES = "SELECT polname FROM pg_policy WHERE polrelid = %s::regclass"
 
@@ -79,9 +80,20 @@ def _copy_others(connection: Connection, names: list[str]) -> None:
     for name in names:
         copy = sql.SQL("INSERT INTO eventstore.events ({columns}) SELECT {columns} FROM {table} ORDER BY position")
         execute(connection, copy.format(columns=listed, table=sql.Identifier("eventstore", name)))
-    key = sql.SQL("ALTER TABLE eventstore.events ADD CONSTRAINT {} PRIMARY KEY (event_id)")
-    execute(connection, key.format(sql.Identifier(str(events.primary_key.name))))
+    _name_or_add_key(connection)
     execute(connection, "ALTER TABLE eventstore.events REPLICA IDENTITY DEFAULT")
+
+
+def _name_or_add_key(connection: Connection) -> None:
+    """Give the key of the first partition the name of the table's; a partition of an earlier version has none."""
+    wanted = sql.Identifier(str(events.primary_key.name))
+    name = connection.exec_driver_sql(_KEY, (EVENTS,)).scalar()
+    if name is None:
+        add = sql.SQL("ALTER TABLE eventstore.events ADD CONSTRAINT {} PRIMARY KEY (event_id)")
+        execute(connection, add.format(wanted))
+    else:
+        rename = sql.SQL("ALTER TABLE eventstore.events RENAME CONSTRAINT {} TO {}")
+        execute(connection, rename.format(sql.Identifier(name), wanted))
 
 
 def _equip(connection: Connection, had: EventsTable) -> None:

@@ -5,23 +5,17 @@ needs; what locks ``eventstore.events`` alone takes a moment, and is given up an
 A process that is killed at any point leaves a log of one table or a partitioned one, never anything between: one
 transaction puts the partitioned table in the place of the table.
 
-1. A trigger adds the ids of new events to ``event_ids``, beside the key of the table.
-2. The ids of earlier events are added, some at a time. A run that was interrupted is done again from the beginning,
-   which is cheap for ids that are there.
-3. A CHECK says that the table's positions belong into the first partition, so that attaching it need not read it. If
+1. A CHECK says that the table's positions belong into the first partition, so that attaching it need not read it. If
    events come so fast that they reach its limit, their append removes it (``eventstore/appending/partition_room.py``),
    and this step begins again with a higher one.
-4. One transaction locks out appends, then readers of our views, then everybody. It renames the table and its indexes,
-   creates the partitioned one with everything that the table had, attaches the table with its indexes, creates the next
-   partition, and lets the views read the new table.
-
-The trigger of step 1 must still be the same one in step 4: whoever removed it meanwhile, such as another migration,
-would have left ids out.
+2. The check is validated, which reads the log once.
+3. One transaction locks out appends, then readers of our views, then everybody. It renames the table and its indexes,
+   creates the partitioned one with everything that the table had, attaches the table with its indexes, creates the
+   trigger that looks for ids in other partitions, creates the next partition, and lets the views read the new table.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -42,30 +36,19 @@ from projections.migrating.table_catalog import EVENTS, KEEP_EVENT_IDS, EventsTa
 
 LEAST_EVENTS, MOST_EVENTS = 1_000, 10**12
 """The fewest and the most events that a partition may be given by the command."""
-CHUNK = 100_000
-"""Ids that are added at a time."""
 ATTEMPTS = 10
-REPORT_SECONDS = 10.0
 
 FIRST_PARTITION = "events_from_1"
-_REVISION = "0024"
+_REVISION = "0031"
 _CREATE_TRIGGER = f"""CREATE TRIGGER {KEEP_EVENT_IDS} AFTER INSERT ON eventstore.events
 FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"""
-# While the trigger is created nobody adds events. It finds those that it hasn't seen after this position.
-_BEGIN_AT_HEAD = (
-    """INSERT INTO eventstore.event_ids_up_to (id, position) SELECT 1, coalesce(max(position), 0) FROM eventstore.events
-ON CONFLICT (id) DO UPDATE SET position = excluded.position""",
-    """INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position
-FROM eventstore.events AS e JOIN eventstore.event_ids_up_to AS u ON u.position = e.position ON CONFLICT DO NOTHING""",
-)
 _ALWAYS = f"ALTER TABLE eventstore.events ENABLE ALWAYS TRIGGER {KEEP_EVENT_IDS}"
-_TRIGGER_OID = "SELECT oid FROM pg_trigger WHERE tgrelid = 'eventstore.events'::regclass AND tgname = %s"
+_BEGIN_AT_HEAD = """
+INSERT INTO eventstore.event_ids_up_to (id, position, event_id)
+SELECT 1, coalesce(max(last.position), 0), max(last.event_id)
+FROM (SELECT position, event_id FROM eventstore.events ORDER BY position DESC LIMIT 1) AS last
+"""
 _HEAD = "SELECT coalesce(max(position), 0) FROM eventstore.events"
-_ADD_IDS = (
-    "INSERT INTO eventstore.event_ids (event_id, position) SELECT e.event_id, e.position FROM eventstore.events AS e"
-    " WHERE e.position > %s AND e.position <= %s"
-    " AND NOT EXISTS (SELECT FROM eventstore.event_ids AS i WHERE i.event_id = e.event_id) ON CONFLICT DO NOTHING"
-)
 _ADD_CHECK = sql.SQL(
     "ALTER TABLE eventstore.events ADD CONSTRAINT {} CHECK (position >= 1::bigint AND position < {}::bigint) NOT VALID"
 )
@@ -75,8 +58,9 @@ _VALIDATE = sql.SQL("ALTER TABLE eventstore.events VALIDATE CONSTRAINT {}").form
 _DROP_CHECK = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
 _IS_VALID = "SELECT convalidated FROM pg_constraint WHERE conrelid = 'eventstore.events'::regclass AND conname = %s"
 _ADD_PARTITION = (
-    "INSERT INTO eventstore.partitions (name, first_position, last_position, made_at)"
-    " VALUES (%s, %s, %s, clock_timestamp())"
+    "INSERT INTO eventstore.partitions"
+    " (name, first_position, last_position, made_at, has_key, least_event_id, greatest_event_id)"
+    " SELECT %s, %s, %s, clock_timestamp(), true, min(event_id), max(event_id) FROM eventstore.events"
 )
 _LOCK_VIEW = sql.SQL("ALTER VIEW {} ALTER COLUMN position DROP DEFAULT")
 """Locks a view alone, and changes nothing: it has no default. LOCK TABLE would lock what the view reads, too."""
@@ -126,13 +110,11 @@ def partition_log(
     if found.partitions:
         return found
     for _ in range(ATTEMPTS):
-        trigger = run_in_transaction(url, _keep_ids_of_new_events, patience)
-        _add_earlier_ids(url, report)
         report("reading the log once, to attach it as the first partition")
         try:
             last = run_in_transaction(url, partial(_add_check, size=size), patience)
             run_in_transaction(url, lambda connection: execute(connection, _VALIDATE), patience)
-            done = run_in_transaction(url, partial(_replace_table, size=size, last=last, trigger=trigger), patience)
+            done = run_in_transaction(url, partial(_replace_table, size=size, last=last), patience)
         except DBAPIError as error:
             if _sqlstate(error) != "42704":  # an append dropped the check before it was validated
                 _abandon(url, patience)
@@ -170,32 +152,8 @@ def _resize_if_partitioned(connection: Connection, size: int) -> PartitionedLog:
     return _read(connection)
 
 
-def _keep_ids_of_new_events(connection: Connection) -> int:
-    read_events_table(connection)
-    trigger = connection.exec_driver_sql(_TRIGGER_OID, (KEEP_EVENT_IDS,)).scalar()
-    if trigger is None:
-        execute(connection, _CREATE_TRIGGER)
-        execute(connection, _ALWAYS)
-        for statement in _BEGIN_AT_HEAD:
-            execute(connection, statement)
-        trigger = connection.exec_driver_sql(_TRIGGER_OID, (KEEP_EVENT_IDS,)).scalar_one()
-    return int(trigger)
-
-
-def _add_earlier_ids(url: str, report: Callable[[str], None]) -> None:
-    with sqlalchemy_connection(url) as connection:
-        with connection.begin():
-            head = connection.exec_driver_sql(_HEAD).scalar_one()
-        reported_at = time.monotonic()
-        for after in range(0, head, CHUNK):
-            with connection.begin():
-                connection.exec_driver_sql(_ADD_IDS, (after, min(after + CHUNK, head)))
-            if time.monotonic() - reported_at >= REPORT_SECONDS:
-                reported_at = time.monotonic()
-                report(f"added the ids of {min(after + CHUNK, head):,} of {head:,} events")
-
-
 def _add_check(connection: Connection, size: int) -> int:
+    read_events_table(connection)  # refuses what can't be carried over, before the log is read
     execute(connection, _DROP_CHECK.format(sql.Identifier(*EVENTS.split(".")), sql.Identifier(FIRST_PARTITION_CHECK)))
     head = connection.exec_driver_sql(_HEAD).scalar_one()
     # At least one partition's length ahead, in which events are appended until the table is attached.
@@ -204,16 +162,14 @@ def _add_check(connection: Connection, size: int) -> int:
     return int(last)
 
 
-def _replace_table(connection: Connection, size: int, last: int, trigger: int) -> bool:
-    """Put a partitioned table in the place of the table; False if what the earlier steps prepared is gone."""
+def _replace_table(connection: Connection, size: int, last: int) -> bool:
+    """Put a partitioned table in the place of the table; False if the check is gone."""
     # Appends and folds lock these in this order; in another one, each could wait for the other.
     connection.exec_driver_sql(WAIT_FOR_TRANSACTION_LOCK, (APPEND_LOCK,))
     for name in ("head", "event_positions"):
         execute(connection, _LOCK_VIEW.format(sql.Identifier("eventstore", name)))
     execute(connection, "LOCK TABLE eventstore.events IN ACCESS EXCLUSIVE MODE")
     if not connection.exec_driver_sql(_IS_VALID, (FIRST_PARTITION_CHECK,)).scalar():
-        return False
-    if connection.exec_driver_sql(_TRIGGER_OID, (KEEP_EVENT_IDS,)).scalar() != trigger:
         return False
     had = read_events_table(connection)
     _rename_table(connection, had)
@@ -239,6 +195,8 @@ def _replace_table(connection: Connection, size: int, last: int, trigger: int) -
     for one in had.triggers:
         execute(connection, one.enable)
     connection.exec_driver_sql(_ADD_PARTITION, (FIRST_PARTITION, 1, last))
+    for statement in (_CREATE_TRIGGER, _ALWAYS, _BEGIN_AT_HEAD):
+        execute(connection, statement)
     for view in had.views:
         execute(connection, view.replace)
     execute(connection, read_text(_REVISION, "IDS_OF_PARTITIONS"))
@@ -250,17 +208,13 @@ def _rename_table(connection: Connection, had: EventsTable) -> None:
     execute(connection, sql.SQL("ALTER TABLE eventstore.events RENAME TO {}").format(sql.Identifier(FIRST_PARTITION)))
     first = sql.Identifier("eventstore", FIRST_PARTITION)
     for index in had.indexes:
-        if index.is_primary_key:
-            drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(first, sql.Identifier(index.name))
-            execute(connection, drop)
-            continue
         rename = sql.SQL("ALTER INDEX {} RENAME TO {}").format(
             sql.Identifier("eventstore", index.name), sql.Identifier(partition_index_name(index.name))
         )
         execute(connection, rename)
     for trigger in had.triggers:
         # Those for each row come back with the partitioned table's.
-        if trigger.is_for_each_row or trigger.name == KEEP_EVENT_IDS:
+        if trigger.is_for_each_row:
             execute(connection, sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger.name), first))
 
 
@@ -309,7 +263,7 @@ def _abandon(url: str, patience: LockPatience | None) -> None:
 def _analyze(url: str) -> None:
     """Let the planner know the log as a whole; Postgres never does that by itself for a partitioned table."""
     with sqlalchemy_connection(url) as connection, connection.begin():
-        execute(connection, "ANALYZE eventstore.events, eventstore.event_ids")
+        execute(connection, "ANALYZE eventstore.events")
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

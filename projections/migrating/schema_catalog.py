@@ -61,13 +61,21 @@ _IS_AHEAD = sql.SQL(
     " NOT EXISTS (SELECT FROM {table})) ELSE true END"
 )
 
+_MAY_READ_PARTITIONS = "SELECT has_table_privilege('eventstore.partitions', 'SELECT')"
+_KEYLESS_PARTITIONS = """
+SELECT 'keyless partition', 'eventstore.' || p.name, '', '', false FROM eventstore.partitions AS p
+WHERE p.has_key AND NOT EXISTS (
+    SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(format('eventstore.%I', p.name)) AND i.indisprimary)
+ORDER BY p.first_position
+"""
+
 
 class CatalogEntry(NamedTuple):
     """Something that a schema contains.
 
     Attributes:
         kind: relation, not null, check, primary key, unique, trigger or function; distributed for a table that
-            Citus distributes.
+            Citus distributes; keyless partition for one that has lost its key on event_id.
         object: the table, view or function, with its schema.
         name: the column, constraint or trigger; a relation's kind; a function's settings.
         definition: a relation's persistence, a constraint's columns, a trigger's
@@ -89,6 +97,8 @@ BehindSequences: TypeAlias = list[tuple[str, str]]
 async def read_catalog(conn: AsyncConnection[Any]) -> tuple[list[CatalogEntry], BehindSequences]:
     """Return what our schemas contain, and the tables and sequences of :data:`SEQUENCES` whose sequence is behind."""
     entries = [CatalogEntry(*row) for row in await fetch_all(conn, _CATALOG)]
+    if _has_keys(entries) and await fetch_value(conn, _MAY_READ_PARTITIONS):
+        entries += [CatalogEntry(*row) for row in await fetch_all(conn, _KEYLESS_PARTITIONS)]
     behind = [
         (table, sequence)
         for table, sequence in _existing(entries)
@@ -100,12 +110,20 @@ async def read_catalog(conn: AsyncConnection[Any]) -> tuple[list[CatalogEntry], 
 def read_catalog_sync(connection: Connection) -> tuple[list[CatalogEntry], BehindSequences]:
     """Return the same as :func:`read_catalog`, for migrations."""
     entries = [CatalogEntry(*row) for row in connection.exec_driver_sql(_CATALOG.as_string())]
+    if _has_keys(entries) and connection.exec_driver_sql(_MAY_READ_PARTITIONS).scalar():
+        keyless = connection.exec_driver_sql(_KEYLESS_PARTITIONS.replace("%", "%%"))
+        entries += [CatalogEntry(*row) for row in keyless]
     behind = [
         (table, sequence)
         for table, sequence in _existing(entries)
         if not connection.exec_driver_sql(_is_ahead(table, sequence).as_string()).scalar()
     ]
     return entries, behind
+
+
+def _has_keys(entries: Iterable[CatalogEntry]) -> bool:
+    """Return whether partitions of this schema can have keys of their own."""
+    return any((one.kind, one.object, one.name) == ("not null", "eventstore.partitions", "has_key") for one in entries)
 
 
 def _existing(entries: Iterable[CatalogEntry]) -> Sequence[tuple[str, str]]:

@@ -39,7 +39,7 @@ EVENT_TRIGGERS = {
     ),
 }
 """The triggers of the event table, by name, as pg_get_triggerdef writes them."""
-# Of a partitioned log, and of one that is being partitioned.
+# Of a partitioned log.
 _KEEP_EVENT_IDS = (
     "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events"
     " FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()"
@@ -53,9 +53,9 @@ _FUNCTIONS = {
     _REFUSE_CHANGE: ("0028", "REFUSE_ALL_BUT_PERMITTED"),
     "eventstore.redecode(jsonb)": ("0028", "REDECODE"),
     _ERASE_EVENTS: ("0028", "ERASE_EVENTS"),
-    "eventstore.keep_event_ids()": ("0029", "KEEP_EVENT_IDS"),
+    "eventstore.keep_event_ids()": ("0031", "KEEP_EVENT_IDS"),
     _TIMES_OF_POSITIONS: ("0030", "TIMES_OF_POSITIONS"),
-    "eventstore.make_partition(bigint)": ("0024", "MAKE_PARTITION"),
+    "eventstore.make_partition(bigint)": ("0031", "MAKE_PARTITION"),
     "eventstore.make_partitions(bigint)": ("0024", "MAKE_PARTITIONS"),
     "eventstore.abandon_partitioning()": ("0024", "ABANDON_PARTITIONING"),
     "projections.drop_shadow_tables(text[])": ("0025", "DROP_SHADOW_TABLES"),
@@ -69,7 +69,7 @@ _VIEWS = {
     "public.poll_results": ("0007", "POLL_RESULTS"),
     "public.read_model_freshness": ("0027", "FRESHNESS"),
 }
-_VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0024", "IDS_OF_PARTITIONS")}
+_VIEWS_OF_PARTITIONS = {"eventstore.event_positions": ("0031", "IDS_OF_PARTITIONS")}
 # Not everybody may run these: most run with their owner's rights, and the others would show their schema to readers.
 _PRIVATE_FUNCTIONS = {
     _REFUSE_CHANGE: "REVOKE ALL ON FUNCTION eventstore.refuse_change() FROM PUBLIC",
@@ -159,6 +159,7 @@ def _compare(entries: list[CatalogEntry]) -> Iterator[Drift]:
         )
         if not is_partitioned:
             yield from _of_unfinished_partitioning(catalog)
+        yield from _of_keys_of_partitions(entries)
     yield from _of_views(entries, is_partitioned=is_partitioned, is_distributed=is_distributed)
 
 
@@ -196,10 +197,6 @@ def _of_functions(found: dict[str, CatalogEntry], *, is_distributed: bool) -> It
 
 
 def _of_unfinished_partitioning(catalog: _Catalog) -> Iterator[Drift]:
-    if ("trigger", _EVENTS, "keep_event_ids") in catalog:
-        drop = "DROP TRIGGER IF EXISTS keep_event_ids ON eventstore.events"
-        empty = "TRUNCATE eventstore.event_ids, eventstore.event_ids_up_to"
-        yield Drift(_UNFINISHED, (drop, empty), is_unfinished=True)
     if ("check", _EVENTS, FIRST_PARTITION_CHECK) in catalog:
         yield Drift(_UNFINISHED, ("SELECT eventstore.abandon_partitioning()",), is_unfinished=True)
 
@@ -223,7 +220,7 @@ def _of_keys(
     table: Table, entries: Iterable[CatalogEntry], *, is_partitioned: bool, is_distributed: bool
 ) -> Iterator[Drift]:
     keys = [("primary key", f"{table.name}_pkey", [column.name for column in table.primary_key.columns])]
-    if is_partitioned:  # event_ids then refuses an id that is stored
+    if is_partitioned:  # each partition has one
         keys = []
     keys += [
         ("unique", str(one.name), [column.name for column in one.columns])
@@ -242,6 +239,15 @@ def _of_keys(
                 sql.SQL(", ").join(map(sql.Identifier, columns)),
             )
             yield Drift(f"table {table.fullname} has lost {kind} ({listed})", (_alter_table(table, add),))
+
+
+def _of_keys_of_partitions(entries: Iterable[CatalogEntry]) -> Iterator[Drift]:
+    for lost in (one.object for one in entries if one.kind == "keyless partition"):
+        schema, name = lost.split(".")
+        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY (event_id)").format(
+            sql.Identifier(schema, name), sql.Identifier(f"{name}_pkey")
+        )
+        yield Drift(f"table {lost} has lost primary key (event_id)", (add.as_string(),))
 
 
 def _of_columns(table: Table, catalog: _Catalog) -> Iterator[Drift]:

@@ -19,7 +19,7 @@ from projections.errors import MigrationRefused
 
 EVENTS = "eventstore.events"
 KEEP_EVENT_IDS = "keep_event_ids"
-"""The trigger that fills the table of ids."""
+"""The trigger that keeps an id from being stored in two partitions."""
 
 _INDEXES = """
 SELECT c.relname, pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisunique,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection
-from psycopg.errors import UniqueViolation
 
 from eventstore.appending import partition_room
 from eventstore.appending.append import Appended, Appender
@@ -19,15 +17,14 @@ from eventstore.partitions import FIRST_PARTITION_CHECK, MAKE_PARTITIONS, Partit
 from projections.granting.role_kinds import RoleKind
 from projections.inspecting.read_status import read_status
 from projections.migrating.go_back import go_back
-from projections.migrating.migrate import downgrade, upgrade
+from projections.migrating.migrate import upgrade
 from projections.migrating.one_table import PARTITIONS_SINCE
 from projections.migrating.partition_log import partition_log
 from projections.migrating.revision_files import read_revisions
 from projections.migrating.schema_drift import find_drift
-from projections.migrating.schema_repair import repair_schema
 from projections.read_models.people import People
 from projections.registry import Registry
-from tests import doctoring, folding, rebuilding, store, transferring
+from tests import doctoring, folding, rebuilding, store
 from tests.databases import Server
 from tests.erasing import erase
 from tests.queries import fetch_all
@@ -41,15 +38,9 @@ WHERE c.relispartition AND c.relkind = 'r' GROUP BY 1 ORDER BY 1
 """
 
 
-_INSERT_AGAIN = (
-    "INSERT INTO eventstore.events"
-    " (event_id, position, app, contract, event_type, occurred_at, received_at, payload)"
-    " SELECT %s, %s, app, contract, event_type, occurred_at, received_at, payload FROM eventstore.events"
-    " WHERE position = 1"
-)
+_IDS = "SELECT event_id, position FROM eventstore.event_positions ORDER BY position"
 MANY = 12
 """After so many runs a statement is prepared, and its plan is kept."""
-_KEPT = "SELECT event_id, position FROM eventstore.event_ids ORDER BY position"
 
 
 async def bounds(conn: AsyncConnection) -> list[tuple[int, int]]:
@@ -76,77 +67,8 @@ async def test_partitions_are_made_ahead_and_follow_each_other(
     assert partition_log(database_url, 9).events == 9
     assert (await bounds(conn))[-1] == (46, 54)
     assert await find_drift(conn) == []
-    assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 39
-
-
-async def test_an_id_is_stored_once_however_it_is_inserted(
-    database_url: str, conn: AsyncConnection, appender: Appender
-) -> None:
-    partition_log(database_url, 3)
-    await appender.append(new_events(4))
-    stored = await positions(conn)
-    with pytest.raises(UniqueViolation):
-        await conn.execute(_INSERT_AGAIN, [min(stored), 5])
-    for statement in (
-        "UPDATE eventstore.events SET app = 'other' WHERE position = 4",
-        "DELETE FROM eventstore.events_from_4",
-        "TRUNCATE eventstore.events_from_4",
-        "TRUNCATE eventstore.events",
-    ):
-        with pytest.raises(psycopg.errors.ModifyingSqlDataNotPermitted):
-            await conn.execute(statement.encode())
-
-
-@pytest.mark.oldest
-async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_missed(
-    database_url: str, conn: AsyncConnection, appender: Appender, tmp_path: Path
-) -> None:
-    partition_log(database_url, 3)
-    await appender.append(new_events(11))
-    before = list((await positions(conn)).items())
-    await transferring.export(conn, tmp_path / "file")
-    await transferring.delete_positions(conn, 2, 3, 7, 10, 11)
-    # The end is lost: nothing is stored there without an id that is kept.
-    events = new_events(3)
-    with pytest.raises(psycopg.errors.RaiseException, match="after position 11 only"):
-        await appender.append(events)
-    await transferring.import_file(database_url, tmp_path / "file")
-    assert await fetch_all(conn, _KEPT) == list((await positions(conn)).items()) == before
-    # A position after a gap, which later events would fill.
-    with pytest.raises(psycopg.errors.RaiseException, match="the last one would be 13"):
-        await conn.execute(_INSERT_AGAIN, [events[0].event_id, 13])
-    await conn.execute("DROP TRIGGER keep_event_ids ON eventstore.events")
-    await appender.append(events[:1])
-    repair_schema(database_url)
-    await appender.append(events[1:])
-    assert await fetch_all(conn, _KEPT) == list((await positions(conn)).items())
-    assert await appender.append(events) == Appended(0, 3, 0, 14)
-
-
-@pytest.mark.oldest
-async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
-    database_url: str, conn: AsyncConnection, appender: Appender
-) -> None:
-    downgrade(database_url, "0028")
-    await appender.append(new_events(2))
-    earlier = "CREATE TRIGGER keep_event_ids AFTER INSERT ON eventstore.events REFERENCING NEW TABLE AS added_events"
-    await conn.execute(f"{earlier} FOR EACH STATEMENT EXECUTE FUNCTION eventstore.keep_event_ids()".encode())
-    await appender.append(new_events(2))
-    # It was interrupted, and the program was updated; the ids of the first two events are not there yet.
-    upgrade(database_url, keep_unfinished=True)
-    await appender.append(new_events(2))
-    # Somebody drops the trigger, and events are appended without it.
-    await conn.execute("DROP TRIGGER keep_event_ids ON eventstore.events")
-    await appender.append(new_events(2))
-    assert partition_log(database_url, 3).partitions == 2
-    await appender.append(new_events(2))
-    downgrade(database_url, "0028")
-    await appender.append(new_events(2))
-    upgrade(database_url)
-    await appender.append(new_events(2))
-    assert await fetch_all(conn, _KEPT) == list((await positions(conn)).items())
-    assert len(await positions(conn)) == 14
-    assert await find_drift(conn) == []
+    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 0
 
 
 async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_waits_when_it_needs_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,7 +145,6 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
 ) -> None:
     events = new_events(40)
     await appender.append(events[:30])
-    monkeypatch.setattr(partitioning, "CHUNK", 8)
     monkeypatch.setattr(partitioning, "_abandon", lambda *_: None)
     steps, most = 0, 0
 
@@ -189,7 +189,7 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
     assert most > 30
     assert read_partitioning(database_url).partitions == 2
     assert await appender.append(events) == Appended(10, 30, 0, 40)
-    assert await fetch_all(conn, "SELECT event_id, position FROM eventstore.event_ids ORDER BY position") == list(
+    assert await fetch_all(conn, "SELECT event_id, position FROM eventstore.event_positions ORDER BY position") == list(
         (await positions(conn)).items()
     )
     assert await find_drift(conn) == []
@@ -204,23 +204,24 @@ async def test_an_interrupted_partitioning_is_undone_by_a_migration(
     def fail(*_: object, **__: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(partitioning, "_add_check", fail)
+    monkeypatch.setattr(partitioning, "_replace_table", fail)
+    monkeypatch.setattr(partitioning, "_abandon", fail)
     with pytest.raises(Killed):
         partition_log(database_url, 100)
     (drift,) = await find_drift(conn)
     assert "projections migrate" in drift.sentence
     upgrade(database_url)
     assert await find_drift(conn) == []
-    assert await fetch_all(conn, "SELECT FROM eventstore.event_ids") == []
-    # Whoever removes the trigger while ids are added makes it begin again: ids could be missing.
+    assert read_partitioning(database_url).partitions == 0
+    # Whoever undoes it while it is at work makes it begin again.
     monkeypatch.undo()
-    adding = partitioning._add_earlier_ids
 
-    def added_and_undone(*arguments: Any) -> None:  # noqa: ANN401 - passed on
-        adding(*arguments)
-        upgrade(database_url)
+    def undone(url: str, work: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passed on
+        if isinstance(work, partial) and work.func is partitioning._replace_table:
+            upgrade(url)
+        return in_transaction(url, work, *arguments)
 
-    monkeypatch.setattr(partitioning, "_add_earlier_ids", added_and_undone)
+    monkeypatch.setattr(partitioning, "run_in_transaction", undone)
     monkeypatch.setattr(partitioning, "ATTEMPTS", 2)
     with pytest.raises(ProjectionsError):
         partition_log(database_url, 100)

@@ -32,7 +32,7 @@ DECLARE
     restored int8range := nullif(current_setting('eventstore.restored_positions', true), '');
 BEGIN
     -- Each statement below must see what others committed before it, and the lock lets one session after another look.
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE EXCEPTION 'events are added to a partitioned log by transactions that are READ COMMITTED'
             USING ERRCODE = 'feature_not_supported';
     END IF;

@@ -21,6 +21,7 @@ from projections.sandbox.embedded.os_account import Account
 CLEAN_ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 _PROC = Path("/proc")
 _READY = ("ready", "standby")
+_ENDED = (b"Z", b"X")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,17 @@ def is_alive(pid: int) -> bool:
     """Tell whether a process is running; a zombie is not."""
     try:
         os.kill(pid, 0)
-        return not (_PROC / "self").exists() or (_PROC / str(pid) / "cmdline").read_bytes() != b""
+        # Not by its command line: that of a process which is executing another program is empty for a moment.
+        return not (_PROC / "self").exists() or _state(pid) not in _ENDED
     except PermissionError:
         return True
     except OSError:
         return False
+
+
+def _state(pid: int) -> bytes:
+    """Return the letter by which Linux shows what a process does; its name before may contain anything."""
+    return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
 
 
 def leftovers(data: Path, name: str) -> list[int]:

@@ -82,7 +82,7 @@ class Partition(NamedTuple):
     name: str
     first_position: int
     last_position: int
-    has_key: bool = True
+    has_key: bool
 
 
 async def list_partitions(conn: AsyncConnection[Any]) -> list[Partition]:

@@ -130,6 +130,12 @@ async def positions(conn: AsyncConnection) -> dict[str, int]:
     return dict(rows)
 
 
+async def assert_ids_have_positions(conn: AsyncConnection) -> None:
+    """Assert that the view of ids has each event once, at its position."""
+    query = "SELECT event_id, position FROM eventstore.event_positions ORDER BY position"
+    assert await fetch_all(conn, query) == list((await positions(conn)).items())
+
+
 async def count_gapless(conn: AsyncConnection) -> int:
     """Return the number of events; fails unless the positions are 1, 2, 3 and so on, gapless. Reads one row."""
     query = "SELECT count(*), count(DISTINCT position), coalesce(min(position), 1), coalesce(max(position), 0)"

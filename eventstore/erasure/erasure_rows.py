@@ -46,9 +46,8 @@ _SETTLE = {
     False: """
 UPDATE eventstore.erasures AS x SET awaited = false
 WHERE x.awaited AND NOT EXISTS (
-    SELECT FROM eventstore.erased_events AS k LEFT JOIN LATERAL (
-        SELECT i.position FROM eventstore.event_positions AS i WHERE i.event_id = k.event_id OFFSET 0) AS stored ON true
-    WHERE k.token = x.token AND stored.position IS NULL)
+    SELECT FROM eventstore.erased_events AS k WHERE k.token = x.token
+    AND (SELECT i.position FROM eventstore.event_positions AS i WHERE i.event_id = k.event_id) IS NULL)
 """,
     True: """
 UPDATE eventstore.erasures AS x SET awaited = false

@@ -59,11 +59,12 @@ BEGIN
         END IF;
         -- By the name of the partition: a statement that reads the log takes the longer the more partitions there are.
         -- With both bounds: without statistics, the planner takes an open range for a third of the table.
-        EXECUTE format('SELECT count(*) AS events, min(e.event_id) AS least_id, max(e.event_id) AS greatest_id,'
-                       ' (SELECT max(l.position) FROM eventstore.%1$I AS l) AS head,'
-                       ' (SELECT l.event_id FROM eventstore.%1$I AS l ORDER BY l.position DESC LIMIT 1) AS last_id,'
+        EXECUTE format('SELECT of_new.*, last.position AS head, last.event_id AS last_id,'
                        ' (SELECT l.event_id FROM eventstore.%1$I AS l WHERE l.position = $3) AS id_before'
-                       ' FROM eventstore.%1$I AS e WHERE e.position > $1 AND e.position <= $2', part.name)
+                       ' FROM (SELECT count(*) AS events, min(e.event_id) AS least_id, max(e.event_id) AS greatest_id'
+                       ' FROM eventstore.%1$I AS e WHERE e.position > $1 AND e.position <= $2) AS of_new LEFT JOIN ('
+                       'SELECT l.position, l.event_id FROM eventstore.%1$I AS l ORDER BY l.position DESC LIMIT 1'
+                       ') AS last ON true', part.name)
         INTO added USING part.lo, part.hi, before.position;
         IF NOT part.is_restored THEN
             checked := checked + added.events;
@@ -272,14 +273,13 @@ def upgrade() -> None:
         ),
         schema="eventstore",
     )
-    for name, which in (("least_event_id", "least"), ("greatest_event_id", "greatest")):
+    for name, other in (("least_event_id", "less"), ("greatest_event_id", "greater")):
         op.add_column(
             "partitions",
             sa.Column(
                 name,
                 sa.Text(collation="C"),
-                comment=f"No id in it is {'less' if which == 'least' else 'greater'} than this; NULL while it has none,"
-                " and without a key.",
+                comment=f"No id in it is {other} than this; NULL while it has none, and without a key.",
             ),
             schema="eventstore",
         )

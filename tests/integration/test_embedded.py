@@ -401,16 +401,3 @@ def test_a_server_starts_although_a_signal_ends_the_shell_that_starts_it(
     monkeypatch.setattr(processes, "_spawn", spawn_and_kill)
     assert query_value(stopped.start(), "SELECT 1") == 1
     assert len(ended) == 1
-
-
-def test_a_process_that_executes_another_program_is_alive_and_a_zombie_is_not(tmp_path: Path) -> None:
-    script = tmp_path / "again.sh"
-    script.write_text('exec /bin/sh "$0"\n')
-    with subprocess.Popen(["/bin/sh", str(script)]) as process:
-        try:
-            assert all(processes.is_alive(process.pid) for _ in range(5_000))
-        finally:
-            process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert not processes.is_alive(process.pid)
-    assert not processes.is_alive(process.pid)

@@ -23,7 +23,7 @@ from projections.migrating.schema_drift import find_drift
 from projections.migrating.schema_repair import repair_schema
 from tests import store, transferring
 from tests.queries import fetch_all
-from tests.store import QUICK, new_events, positions
+from tests.store import QUICK, assert_ids_have_positions, new_events, positions
 
 _INSERT_ALL = (
     "INSERT INTO eventstore.events"
@@ -31,7 +31,6 @@ _INSERT_ALL = (
     " SELECT i.event_id, i.position, app, contract, event_type, occurred_at, received_at, payload"
     " FROM eventstore.events AS e, unnest(%s::text[], %s::bigint[]) AS i (event_id, position) WHERE e.position = 1"
 )
-_IDS = "SELECT event_id, position FROM eventstore.event_positions ORDER BY position"
 _UNKEYED = "SELECT count(*) FROM eventstore.partitions WHERE NOT has_key"
 _WAITING = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
 _KEYS = "SELECT count(*) FROM pg_index WHERE indisprimary AND indrelid::regclass::text ~ 'events_from'"
@@ -61,6 +60,15 @@ async def make_unkeyed(url: str) -> None:
     """Leave a partitioned log as a version before revision 0031 does: partitions that have events have no keys."""
     downgrade(url, "0030")
     upgrade(url)
+
+
+async def fill_partitions(url: str, appender: Appender, size: int, first: int, rest: int, *, is_older: bool) -> None:
+    """Append so many events, in two batches; if it is older, the partitions that the first one reached have no keys."""
+    partition_log(url, size)
+    await appender.append(new_events(first))
+    if is_older:
+        await make_unkeyed(url)
+    await appender.append(new_events(rest))
 
 
 async def index_entries_read(conn: AsyncConnection) -> dict[str, int]:
@@ -113,7 +121,8 @@ async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_mis
     with pytest.raises(psycopg.errors.RaiseException, match="after position 11 only"):
         await appender.append(events)
     await transferring.import_file(database_url, tmp_path / "file")
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items()) == before
+    await assert_ids_have_positions(conn)
+    assert list((await positions(conn)).items()) == before
     # A position after a gap, which later events would fill.
     with pytest.raises(psycopg.errors.RaiseException, match="the last one would be 13"):
         await insert(conn, 13, events[0].event_id)
@@ -121,7 +130,7 @@ async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_mis
     await appender.append(events[:1])
     repair_schema(database_url)
     await appender.append(events[1:])
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     assert await appender.append(events) == Appended(0, 3, 0, 14)
 
 
@@ -131,13 +140,9 @@ async def test_an_id_is_stored_once_wherever_it_is(
     database_url: str, conn: AsyncConnection, appender: Appender, is_older: bool
 ) -> None:
     """In its partition, in another one, in one of an earlier version, and in the same statement."""
-    partition_log(database_url, 10)
     old_ids = [event.event_id for event in new_events(3)]
-    await appender.append(new_events(14))
-    if is_older:
-        await make_unkeyed(database_url)
+    await fill_partitions(database_url, appender, 10, 14, 13, is_older=is_older)
     assert await store.value(conn, _UNKEYED) == (2 if is_older else 0)
-    await appender.append(new_events(13))
     stored = await positions(conn)
     for event_id in stored:
         with pytest.raises(UniqueViolation):
@@ -154,7 +159,7 @@ async def test_an_id_is_stored_once_wherever_it_is(
             await insert(conn, 30, *event_ids)
     await insert(conn, 30, twice, old_ids[2])
     assert len(await positions(conn)) == 31
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     assert await fetch_all(conn, _TOO_NARROW) == []
 
 
@@ -163,11 +168,7 @@ async def test_an_id_is_stored_once_wherever_it_is(
 async def test_a_restore_stores_no_id_that_another_position_has(
     database_url: str, conn: AsyncConnection, appender: Appender, is_older: bool
 ) -> None:
-    partition_log(database_url, 5)
-    await appender.append(new_events(8))
-    if is_older:
-        await make_unkeyed(database_url)
-    await appender.append(new_events(10))
+    await fill_partitions(database_url, appender, 5, 8, 10, is_older=is_older)
     by_position = {position: event_id for event_id, position in (await positions(conn)).items()}
     for position in (2, 7, 12):
         await transferring.delete_positions(conn, position)
@@ -175,8 +176,8 @@ async def test_a_restore_stores_no_id_that_another_position_has(
             with pytest.raises(UniqueViolation):
                 await restore(conn, position, by_position[other])
         await restore(conn, position, by_position[position])
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
-    assert [event_id for event_id, _ in await fetch_all(conn, _IDS)] == list(by_position.values())
+    await assert_ids_have_positions(conn)
+    assert [*await positions(conn)] == list(by_position.values())
 
 
 @pytest.mark.oldest
@@ -204,7 +205,7 @@ async def test_a_transaction_that_does_not_see_what_others_add_adds_nothing(
     await appender.append(new_events(5))
     async with store.connection(database_url, "other") as other, other.transaction():
         await other.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
-        await fetch_all(other, _IDS)
+        await positions(other)
         await conn.execute(MAKE_PARTITIONS, [10])
         with pytest.raises(psycopg.errors.FeatureNotSupported):
             await insert(other, 11, next(iter(await positions(conn))))
@@ -243,7 +244,7 @@ async def test_an_import_restores_more_of_the_end_than_one_batch(
     await transferring.import_file(database_url, tmp_path / "file")
     assert await positions(conn) == before
     await appender.append(new_events(2))
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     with pytest.raises(UniqueViolation):
         await insert(conn, 23, next(iter(before)))
 
@@ -292,7 +293,8 @@ async def test_random_inserts_store_each_id_once(
             stored += chosen
         assert len({*stored}) == len(stored)
     assert refused > 10
-    assert await fetch_all(conn, _IDS) == [(event_id, place) for place, event_id in enumerate(stored, 1)]
+    await assert_ids_have_positions(conn)
+    assert [*await positions(conn)] == stored
     assert await fetch_all(conn, _TOO_NARROW) == []
 
 
@@ -311,13 +313,13 @@ async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     assert [one.has_key for one in await list_partitions(conn)] == [False, False, True]
     await appender.append(new_events(6))
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 15
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     for revision in ("0028", "0030"):
         downgrade(database_url, revision)
         await appender.append(new_events(2))
         upgrade(database_url)
         await appender.append(new_events(2))
-        assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+        await assert_ids_have_positions(conn)
     assert len(await positions(conn)) == 25
     assert await find_drift(conn) == []
 
@@ -338,7 +340,7 @@ async def test_a_partitioning_that_an_earlier_version_left_unfinished_is_undone(
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 0
     assert partition_log(database_url, 5).partitions == 2
     await appender.append(new_events(2))
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
 
 
 @pytest.mark.oldest
@@ -368,7 +370,7 @@ async def test_the_way_back_takes_any_key(database_url: str, conn: AsyncConnecti
     await conn.execute("ALTER TABLE eventstore.events_from_6 RENAME CONSTRAINT events_from_6_pkey TO theirs")
     await conn.execute("ALTER TABLE eventstore.events_from_11 DROP CONSTRAINT events_from_11_pkey")
     downgrade(database_url, "0030")
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     assert await store.value(conn, _KEYS) == 0
 
 

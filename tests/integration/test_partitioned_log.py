@@ -29,7 +29,7 @@ from tests.databases import Server
 from tests.erasing import erase
 from tests.queries import fetch_all
 from tests.roles import granted_roles
-from tests.store import QUICK, conflicting_event, new_events, positions
+from tests.store import QUICK, assert_ids_have_positions, conflicting_event, new_events, positions
 
 _SCANS = """
 SELECT c.relname::text, coalesce(sum(s.idx_scan + t.seq_scan), 0)::bigint
@@ -38,7 +38,6 @@ WHERE c.relispartition AND c.relkind = 'r' GROUP BY 1 ORDER BY 1
 """
 
 
-_IDS = "SELECT event_id, position FROM eventstore.event_positions ORDER BY position"
 MANY = 12
 """After so many runs a statement is prepared, and its plan is kept."""
 
@@ -61,13 +60,15 @@ async def test_partitions_are_made_ahead_and_follow_each_other(
     assert await bounds(conn) == [(1, 15), (16, 20), (21, 25)]
     await appender.append(new_events(23))
     assert await bounds(conn) == [(1, 15), (16, 20), (21, 25), (26, 30), (31, 35), (36, 40), (41, 45)]
-    assert await list_partitions(conn) == [Partition(f"events_from_{lo}", lo, hi) for lo, hi in await bounds(conn)]
+    assert await list_partitions(conn) == [
+        Partition(f"events_from_{lo}", lo, hi, has_key=True) for lo, hi in await bounds(conn)
+    ]
     assert len(await positions(conn)) == 39
     assert await appender.append(first) == Appended(0, 7, 0, 39)
     assert partition_log(database_url, 9).events == 9
     assert (await bounds(conn))[-1] == (46, 54)
     assert await find_drift(conn) == []
-    assert await fetch_all(conn, _IDS) == list((await positions(conn)).items())
+    await assert_ids_have_positions(conn)
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 0
 
 

@@ -23,7 +23,7 @@ from projections.migrating.table_catalog import execute
 from tests.databases import Server
 from tests.queries import fetch_all, fetch_row
 from tests.rebuilding import role
-from tests.store import new_events, positions
+from tests.store import assert_ids_have_positions, new_events, positions
 
 # What a database administrator may have added to the table of events.
 ADDITIONS = """
@@ -189,9 +189,7 @@ async def test_a_kill_at_any_step_leaves_either_form_whole(
     assert most > 30
     assert read_partitioning(database_url).partitions == 2
     assert await appender.append(events) == Appended(10, 30, 0, 40)
-    assert await fetch_all(conn, "SELECT event_id, position FROM eventstore.event_positions ORDER BY position") == list(
-        (await positions(conn)).items()
-    )
+    await assert_ids_have_positions(conn)
     assert await find_drift(conn) == []
     assert False in forms
 

@@ -25,10 +25,10 @@ setup:  ## build .venv from requirements.lock, unless it is current
 run: setup  ## run everything once, on an embedded PostgreSQL and a simulated upstream
 	@$(BIN)/python -m projections.sandbox.demo
 
-test: setup  ## all tests, by WORKERS=4 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
+test: setup  ## every test, by WORKERS=4 processes; or some in one: T=tests/unit, PYTEST_ARGS='-x' for pytest's arguments
 	@$(BIN)/python -m pytest $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
-test-all: setup  ## all tests on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there
+test-all: setup  ## every test with all parameters, on the newest and the oldest PostgreSQL; fails if make test leaves an SQL statement out there
 	@$(BIN)/python -m pytest --full-matrix --check-statements $(if $(T),$(T),$(IN_PARALLEL)) $(PYTEST_ARGS)
 
 collect: setup  ## load all tests, which also compiles them, and run none

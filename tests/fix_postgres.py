@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests import fix_full_matrix
 from tests.databases import Server
 from tests.oldest_postgres import may_run_on_oldest, runs_on_oldest
 from tests.servers import Source, newest_source, oldest_source
@@ -19,14 +21,9 @@ from tests.servers import Source, newest_source, oldest_source
 KEY = pytest.StashKey[list[Source]]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--full-matrix", action="store_true", help="run every test with a database on the newest and oldest PostgreSQL"
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, see tests/oldest_postgres.py")
+    config.addinivalue_line("markers", "folded: the database has sample events, and every read model has folded them")
     config.addinivalue_line("markers", "newest: run on the newest PostgreSQL alone, see tests/oldest_postgres.py")
     newest = newest_source(os.environ.get("PROJECTIONS_TEST_POSTGRES") or "embedded")
     oldest = oldest_source() if newest.name == "18" and newest.kind == "embedded" else None
@@ -41,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" not in metafunc.fixturenames:
         return
     sources = metafunc.config.stash[KEY]
-    both = metafunc.config.getoption("--full-matrix") or may_run_on_oldest(metafunc.definition)
+    both = metafunc.config.getoption(fix_full_matrix.OPTION) or may_run_on_oldest(metafunc.definition)
     chosen = sources if both else sources[:1]
     metafunc.parametrize("postgres", chosen, indirect=True, ids=[source.name for source in chosen], scope="session")
 
@@ -49,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the parameters that don't run on the oldest, where others of the same test do."""
-    if not config.getoption("--full-matrix"):
+    if not config.getoption(fix_full_matrix.OPTION):
         newest = config.stash[KEY][0]
         items[:] = [item for item in items if server_of(item) in {None, newest} or runs_on_oldest(item)]
 
@@ -84,10 +81,21 @@ def postgres(request: pytest.FixtureRequest, _servers: Callable[[Source], Server
     return _servers(request.param)
 
 
-@pytest.fixture
-def database_url(postgres: Server) -> Iterator[str]:
-    """The URL of a new migrated database, for its owner, who isn't a superuser."""
+@pytest.fixture(scope="session")
+def _folded_url(postgres: Server) -> Iterator[str]:
+    """The URL of a database with the events of ``rebuilding.sample_records``, folded; tests get copies of it."""
+    from tests import rebuilding  # noqa: PLC0415 - not every run needs it
+
     with postgres.database() as url:
+        asyncio.run(rebuilding.append_and_fold_samples(url))
+        yield url
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, postgres: Server) -> Iterator[str]:
+    """The URL of a new migrated database, for its owner, who isn't a superuser; see also the mark ``folded``."""
+    is_folded = request.node.get_closest_marker("folded")
+    with postgres.copy(request.getfixturevalue("_folded_url")) if is_folded else postgres.database() as url:
         yield url
 
 

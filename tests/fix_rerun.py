@@ -10,7 +10,6 @@ import pytest
 
 VARIABLES = ("CI", "PROJECTIONS_TEST_POSTGRES")
 """Environment variables that decide which examples and which server a test gets."""
-OPTIONS = ("--full-matrix", "--hypothesis-seed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -85,6 +85,7 @@ ONLY_MARKED = frozenset(
         "test_fold_budget.py",
         "test_fold_function.py",
         "test_going_back.py",
+        "test_ids_of_partitions.py",
         "test_ingest_apps.py",
         "test_ingest_first_contact.py",
         "test_ingest_reset.py",
@@ -120,6 +121,8 @@ def may_run_on_oldest(function: pytest.Item) -> bool:
 
 def runs_on_oldest(item: pytest.Item) -> bool:
     """Return whether ``make test`` runs a test, with the item's parameters, on the oldest PostgreSQL."""
+    if item.get_closest_marker("full_matrix"):
+        return False
     if item.get_closest_marker("oldest"):
         return True
     if item.get_closest_marker("newest"):

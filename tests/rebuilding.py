@@ -123,6 +123,16 @@ async def append_and_fold(url: str, conn: AsyncConnection, projection: type[Proj
     return len(records)
 
 
+SAMPLES = len(sample_records())
+"""How many events the database of a test with the mark ``folded`` has."""
+
+
+async def append_and_fold_samples(url: str) -> None:
+    """Append the events of :func:`sample_records`, and fold them into every read model."""
+    async with store.connection(url, "preparing") as conn:
+        assert await append_and_fold(url, conn) == SAMPLES
+
+
 # Rebuild and verify
 
 

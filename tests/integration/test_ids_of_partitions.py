@@ -89,6 +89,7 @@ async def wait_for_waiting_sessions(conn: AsyncConnection, count: int) -> None:
     await store.wait_until(are_waiting, f"{count} sessions waiting for locks")
 
 
+@pytest.mark.oldest
 async def test_an_id_is_stored_once_however_it_is_inserted(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
@@ -249,6 +250,7 @@ async def test_an_import_restores_more_of_the_end_than_one_batch(
         await insert(conn, 23, next(iter(before)))
 
 
+@pytest.mark.oldest
 async def test_a_few_ids_are_looked_up_without_reading_a_key_from_end_to_end(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
@@ -299,6 +301,7 @@ async def test_random_inserts_store_each_id_once(
 
 
 @pytest.mark.oldest
+@pytest.mark.oldest
 async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
@@ -324,6 +327,7 @@ async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     assert await find_drift(conn) == []
 
 
+@pytest.mark.oldest
 async def test_a_partitioning_that_an_earlier_version_left_unfinished_is_undone(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
@@ -374,6 +378,7 @@ async def test_the_way_back_takes_any_key(database_url: str, conn: AsyncConnecti
     assert await store.value(conn, _KEYS) == 0
 
 
+@pytest.mark.oldest
 async def test_a_partition_that_lost_its_key_is_reported_and_gets_it_again(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:

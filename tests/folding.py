@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -164,8 +164,11 @@ async def stored_records(conn: AsyncConnection) -> list[Record]:
     return [_record(row) for row in rows]
 
 
+_RECORD_FIELDS = frozenset(field.name for field in fields(Record))
+
+
 def _record(row: Mapping[str, Any]) -> Record:
-    plain = {field.name: row[field.name] for field in fields(Record) if field.name in row}
+    plain = {name: value for name, value in row.items() if name in _RECORD_FIELDS}
     if plain["poll_options"] is not None:
         plain["poll_options"] = tuple(plain["poll_options"])
     if row["summary_status"] is not None:
@@ -219,6 +222,22 @@ async def fold(one: Worker, conn: AsyncConnection) -> Step:
     return step
 
 
+@asynccontextmanager
+async def open_workers(
+    url: str, projections: Iterable[type[Projection]] = READ_MODELS, **settings: float
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Yield a function that folds every projection to the head, each time with the same workers and connections."""
+    async with AsyncExitStack() as stack:
+        workers = [worker(url, projection(), **settings) for projection in projections]
+        opened = [(one, await stack.enter_async_context(worker_connection(one))) for one in workers]
+
+        async def fold_to_head() -> None:
+            for one, conn in opened:
+                assert await fold(one, conn) is Step.AT_HEAD, one
+
+        yield fold_to_head
+
+
 async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODELS, **settings: float) -> None:
     """Fold every projection to the head, each with its own worker."""
     for projection in projections:
@@ -230,12 +249,15 @@ async def fold_all(url: str, projections: Iterable[type[Projection]] = READ_MODE
 # Rows
 
 
-async def read_model_rows(conn: AsyncConnection, apps: Collection[str] | None = None) -> dict[str, list[Row]]:
-    """Return all rows of all read models and views, of some apps or of all, as the oracle returns them."""
+async def read_model_rows(
+    conn: AsyncConnection, apps: Collection[str] | None = None, *, names: Iterable[str] = oracle.COLUMNS
+) -> dict[str, list[Row]]:
+    """Return all rows of read models and views, all or those of some names and apps, as the oracle returns them."""
     found: dict[str, list[Row]] = {}
-    for name, columns in oracle.COLUMNS.items():
+    for name in names:
+        columns = sql.SQL(", ").join(map(sql.Identifier, oracle.COLUMNS[name]))
         query = sql.SQL("SELECT {} FROM public.{} WHERE %s::text[] IS NULL OR app = ANY(%s)").format(
-            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(name)
+            columns, sql.Identifier(name)
         )
         given = None if apps is None else list(apps)
         found[name] = oracle.sorted_rows(name, await fetch_all(conn, query, [given, given]))

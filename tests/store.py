@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import pytest
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, sql
 
 from eventstore.appending.append import Appender
 from eventstore.appending.quarantine import Rejected
@@ -34,6 +34,14 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03
 
 with_and_without_probing = pytest.mark.parametrize("probing", [True, False], ids=["probing", "copying"])
 """Runs a test with an appender that looks for stored events first, as after a connect, and one that copies directly."""
+
+IS_GAPLESS = sql.SQL(
+    "(SELECT (count(DISTINCT position), coalesce(min(position), 1), coalesce(max(position), 0))"
+    " = (count(*), 1, count(*)) FROM eventstore.events)"
+)
+"""Whether positions are 1, 2, 3 and so on, gapless: for a statement that reads more than that."""
+CURSOR_AND_IS_GAPLESS = sql.SQL("SELECT last_event_id, {} FROM eventstore.cursors WHERE app = %s").format(IS_GAPLESS)
+"""Reads an app's cursor, and whether positions are gapless, for a test that does so hundreds of times."""
 
 _ULIDS = wire.ulids()
 T = TypeVar("T")

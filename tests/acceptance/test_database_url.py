@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +11,27 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from projections.migrating.migrate import downgrade
+from projections.migrating.schema_revision import head_revision
 from tests.acceptance.command import Commands
+from tests.databases import Server
 
 FORMS = ("socket in a URL", "socket as keyword", "two hosts", "service", "service of PGSERVICE", "hostaddr")
+
+
+@pytest.fixture(scope="module")
+def last_revision_missing(postgres: Server) -> Iterator[str]:
+    """The URL of a database that lacks the last revision, so that migrate has one to apply; tests get copies."""
+    with postgres.database() as url:
+        downgrade(url, "-1")
+        yield url
+
+
+@pytest.fixture
+def to_migrate(postgres: Server, last_revision_missing: str) -> Iterator[str]:
+    """The URL of a database of the test's own that lacks the last revision."""
+    with postgres.copy(last_revision_missing) as url:
+        yield url
 
 
 @asynccontextmanager
@@ -41,8 +59,8 @@ async def unix_socket(host: str, port: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_the_commands_accept_what_libpq_accepts(commands: Commands, empty_database_url: str, form: str) -> None:
-    parts = urlsplit(empty_database_url)
+async def test_the_commands_accept_what_libpq_accepts(commands: Commands, to_migrate: str, form: str) -> None:
+    parts = urlsplit(to_migrate)
     host, port, database = parts.hostname or "", parts.port or 0, parts.path.lstrip("/")
     login = f"{parts.username}:{quote(parts.password or '', safe='')}"
     keywords = {"host": host, "port": port, "dbname": database, "user": parts.username, "password": parts.password}
@@ -64,5 +82,6 @@ async def test_the_commands_accept_what_libpq_accepts(commands: Commands, empty_
         }[form]
         migrated = await commands.run("migrate", **variables)
         assert migrated.code == 0, migrated.transcript
+        assert migrated.stderr_line.endswith(f" to revision {head_revision()}")
         status = await commands.run("status", "--json", **variables)
         assert status.code == 0, status.transcript

@@ -27,6 +27,17 @@ from tests.wire import ulid_of
 PPNUM = "12300000003"
 EVENT_ID = ulid_of(1_767_225_600_000)
 COMPARED_ELSEWHERE = {("dashboard",), ("db", "start"), ("simulate",)}
+ENCODINGS = [
+    "ascii:strict",
+    pytest.param(
+        "latin-1:ignore",
+        marks=pytest.mark.full_matrix(
+            "ascii:strict names an encoding and what to do with other characters too, and :replace is an answer other"
+            " than strict; the interpreter and the fork server pass both on to TextIOWrapper"
+        ),
+    ),
+    ":replace",
+]
 UNTIL_IDLE = ("--until-idle", "0.1")
 CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("migrate",): (),
@@ -102,7 +113,7 @@ def test_every_command_is_compared() -> None:
 
 
 @pytest.mark.skipif(not INSTALLED.exists(), reason="the command isn't installed")
-@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1:ignore", ":replace"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
 async def test_a_fork_encodes_its_output_as_the_installed_command_does(commands: Commands, encoding: str) -> None:
     found = []
     for starter in (commands.installed, commands):

@@ -20,26 +20,37 @@ WAITING_SESSIONS = (
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections %%' AND datname = %s"
 NOTHING_CHANGED, UNFINISHED = "nothing was changed", "the unfinished part was rolled back"
 EVENT_ID = "an event_id"
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize(
-    ("arguments", "outcome"),
-    [
-        (["export", "events", "log"], "the unfinished file was removed"),
-        (
-            ["import", "events", "whole"],
-            "the events stored so far stay; run the import again before starting projections run or ingest",
-        ),
-        (["redecode"], "the events decoded so far stay; run it again for the rest"),
-        (["rebuild", "--all"], UNFINISHED),
-        (["rebuild", "poll_tallies", "--dry-run"], NOTHING_CHANGED),
-        (["rebuild", "--all", "--as-of", EVENT_ID, "--into", "then"], UNFINISHED),
-        (["verify"], NOTHING_CHANGED),
-        (["explain", "consent_registry", PPNUM], NOTHING_CHANGED),
-    ],
-    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+COMMANDS = [
+    (["export", "events", "log"], "the unfinished file was removed"),
+    (
+        ["import", "events", "whole"],
+        "the events stored so far stay; run the import again before starting projections run or ingest",
+    ),
+    (["redecode"], "the events decoded so far stay; run it again for the rest"),
+    (["rebuild", "--all"], UNFINISHED),
+    (["rebuild", "poll_tallies", "--dry-run"], NOTHING_CHANGED),
+    (["rebuild", "--all", "--as-of", EVENT_ID, "--into", "then"], UNFINISHED),
+    (["verify"], NOTHING_CHANGED),
+    (["explain", "consent_registry", PPNUM], NOTHING_CHANGED),
+]
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+OTHER_SIGNAL = pytest.mark.full_matrix(
+    "the other signal in this command, and this signal in the commands before and after it: run_interruptible handles"
+    " both by one function, and the exit code alone differs"
 )
+CASES = [
+    pytest.param(
+        *command,
+        *each,
+        id=f"{' '.join(command[0][:3])}-{each[0].name}",
+        marks=[] if (i + j) % 2 == 0 else OTHER_SIGNAL,
+    )
+    for i, command in enumerate(COMMANDS)
+    for j, each in enumerate(SIGNALS)
+]
+
+
+@pytest.mark.parametrize(("arguments", "outcome", "number", "code"), CASES)
 async def test_a_signal_in_the_middle_ends_a_command_which_reports_what_was_kept(
     commands: Commands, database_url: str, arguments: list[str], outcome: str, number: signal.Signals, code: int
 ) -> None:

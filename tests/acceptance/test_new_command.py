@@ -21,7 +21,7 @@ def run(python: Path, folder: Path, url: str, *arguments: str) -> subprocess.Com
     done = subprocess.run(
         [python, "-m", *arguments],
         cwd=folder,
-        env={"DATABASE_URL": url, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"},
+        env={"DATABASE_URL": url, "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,

@@ -73,7 +73,17 @@ async def test_no_encoding_of_stdout_stops_a_command(
     assert complete.out.count("→") == result.out.count("->")
 
 
-@pytest.mark.parametrize("variable", ["LC_ALL", "PYTHONIOENCODING", "PYTHONUTF8"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "LC_ALL",
+        "PYTHONIOENCODING",
+        pytest.param(
+            "PYTHONUTF8",
+            marks=pytest.mark.full_matrix("LC_ALL=C turns on the same UTF-8 mode of Python that PYTHONUTF8=1 does"),
+        ),
+    ],
+)
 async def test_json_is_exact_in_every_encoding(commands: Commands, variables: dict[str, str], variable: str) -> None:
     value = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}[variable]
     result = await commands.run(*COMMANDS[0], "--json", **variables, **{variable: value})

@@ -162,6 +162,24 @@ def test_unknown_commands_and_wrong_options_are_reported(invoke: Invoke, argumen
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rate", "-1"], "the rate must be greater than 0"),
+        (["--recipients-per-request", "1001"], "the recipients per request must be 1 to 1,000"),
+        (["--cert", "x.pem"], "--cert and --key go together: set --key"),
+        (["--cert", "x.pem", "--key", "x.pem"], "can't read x.pem: No such file or directory"),
+        (["--prefix", "ext"], "the path prefix must start with /"),
+    ],
+)
+async def test_invalid_options_of_simulate_are_reported_in_one_sentence(
+    commands: Commands, arguments: list[str], sentence: str
+) -> None:
+    result = await commands.run("simulate", *arguments)
+    assert result.code == 2
+    assert sentence in result.stderr_line
+
+
 def test_every_command_has_help(invoke: Invoke) -> None:
     pages: dict[tuple[str, ...], CommandResult] = {(): invoke("--help")}
     for command in re.findall(r"^  (\w+) ", pages[()].out.partition("Commands")[2], re.MULTILINE):

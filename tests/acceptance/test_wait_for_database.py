@@ -32,29 +32,35 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[EmbeddedPostgres]:
+    """A stopped server with a migrated database; the tests start it as a standby, and stop it again."""
+    with temporary_home() as home:
+        server = embedded(home)
+        upgrade(server.start(), projections=())
+        server.stop()
+        yield server
+
+
 class Standby:
     """A server that recovers until it is promoted; a hot standby accepts sessions that only read meanwhile."""
 
-    def __init__(self, *, hot: bool) -> None:
-        self._hot = "on" if hot else "off"
-
-    def __enter__(self) -> str:
-        self._home = temporary_home()
-        home = self._home.__enter__()
-        server = embedded(home)
-        self._url = server.start()
-        upgrade(self._url, projections=())
-        data = server.status().data
-        assert data is not None
-        server.stop()
-        self._data = data
-        (data / "standby.signal").touch()
+    def __init__(self, stopped: EmbeddedPostgres, *, hot: bool) -> None:
         # Such a server never reports that it is ready, so the start fails; the server keeps running.
         timeouts = EmbeddedTimeouts(start=1)
-        self._server = EmbeddedPostgres(home, settings={**FAST, "hot_standby": self._hot}, timeouts=timeouts)
+        settings = {**FAST, "hot_standby": "on" if hot else "off"}
+        self._server = EmbeddedPostgres(stopped.home, settings=settings, timeouts=timeouts)
+        data = stopped.status().data
+        assert data is not None
+        self._data = data
+
+    def __enter__(self) -> str:
+        (self._data / "standby.signal").touch()
         with suppress(EmbeddedError):
             self._server.start()
-        return self._url
+        url = self._server.url()
+        assert url is not None
+        return url
 
     def promote(self) -> None:
         pid = self._server.status().pid
@@ -63,12 +69,13 @@ class Standby:
         os.kill(pid, signal.SIGUSR1)
 
     def __exit__(self, *_: object) -> None:
-        self._home.__exit__(None, None, None)
+        self._server.stop()
+        (self._data / "standby.signal").unlink(missing_ok=True)
 
 
 @pytest.fixture(params=[False, True], ids=["recovering", "hot standby"])
-def standby(request: pytest.FixtureRequest) -> Iterator[tuple[str, Standby]]:
-    server = Standby(hot=request.param)
+def standby(request: pytest.FixtureRequest, stopped: EmbeddedPostgres) -> Iterator[tuple[str, Standby]]:
+    server = Standby(stopped, hot=request.param)
     with server as url:
         yield url, server
 
@@ -83,8 +90,10 @@ async def test_it_waits_for_a_server_that_recovers(commands: Commands, standby: 
     assert "projections: database available" in result.err
 
 
-async def test_the_wait_ends_with_exit_code_1_and_status_can_read_from_a_standby(commands: Commands) -> None:
-    with Standby(hot=True) as url:
+async def test_the_wait_ends_with_exit_code_1_and_status_can_read_from_a_standby(
+    commands: Commands, stopped: EmbeddedPostgres
+) -> None:
+    with Standby(stopped, hot=True) as url:
         # This waits until the standby accepts sessions at all.
         status = await commands.run("status", "--wait-for-database", "30", DATABASE_URL=url)
         assert status.code == 0, status.transcript

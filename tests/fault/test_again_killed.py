@@ -20,7 +20,7 @@ from tests.folding import append, new_record
 from tests.queries import fetch_all
 
 STEP = 31
-"""Every 31st message: the places are spread over the whole run, and each run restores a database."""
+"""Every 31st message: the places are spread over the whole run, and each run gets a restored database."""
 PERSONS = [f"1230000{person:04}" for person in range(5)]
 KINDS = (oracle.PENDING_CONSENT, oracle.DELIVERED, oracle.POLL_RESPONSE)
 
@@ -52,17 +52,18 @@ async def test_a_killed_again_is_reported_until_it_is_run_again(
         await export_erasures(conn, ledger)
     outcomes: list[int] = []
     message, ended = 1, False
-    while not ended:
-        with postgres.database() as restored:
-            await import_events(IngestContext(restored, store.QUICK), backup, on_progress=lambda *_: None)
-            await folding.fold_all(restored)
-            ended = await run_killed(restored, message, ledger)
-            async with store.connection(restored) as conn:
-                outcomes.append(await count_persons_left(conn))
-                is_reported = await describe_ledger(conn, ledger) is not None
-                assert is_reported or outcomes[-1] == 0
-                await again(restored, ledger)
-                assert await describe_ledger(conn, ledger) is None
-                assert await count_persons_left(conn) == 0
-        message += STEP
+    with postgres.database() as original:
+        await import_events(IngestContext(original, store.QUICK), backup, on_progress=lambda *_: None)
+        await folding.fold_all(original)
+        while not ended:
+            with postgres.copy(original) as restored:
+                ended = await run_killed(restored, message, ledger)
+                async with store.connection(restored) as conn:
+                    outcomes.append(await count_persons_left(conn))
+                    is_reported = await describe_ledger(conn, ledger) is not None
+                    assert is_reported or outcomes[-1] == 0
+                    await again(restored, ledger)
+                    assert await describe_ledger(conn, ledger) is None
+                    assert await count_persons_left(conn) == 0
+            message += STEP
     assert (outcomes[0], outcomes[-1]) == (len(PERSONS), 0)

@@ -111,17 +111,24 @@ async def connected(server: Server) -> AsyncIterator[AsyncConnection]:
 
 
 async def wait_for_count(server: Server, count: int) -> None:
-    """Wait until a server, which may be a standby, has so many events."""
+    """Wait until a server, which may be a standby, has so many events, on one connection if it lives."""
+    conn: AsyncConnection | None = None
 
     async def is_reached() -> bool:
+        nonlocal conn
         try:
-            async with await psycopg.AsyncConnection.connect(server.superuser_url, autocommit=True) as conn:
-                rows = await conn.execute("SELECT coalesce(max(position), 0) FROM eventstore.events")
-                return bool((await rows.fetchone() or (0,))[0] >= count)
+            if conn is None or conn.closed:
+                conn = await AsyncConnection.connect(server.superuser_url, autocommit=True)
+            rows = await conn.execute("SELECT coalesce(max(position), 0) FROM eventstore.events")
+            return bool((await rows.fetchone() or (0,))[0] >= count)
         except psycopg.Error:  # it is starting, or has not replayed the creation of the tables
             return False
 
-    await store.wait_until(is_reached, f"{count} events at port {server.port}")
+    try:
+        await store.wait_until(is_reached, f"{count} events at port {server.port}")
+    finally:
+        if conn is not None:
+            await conn.close()
 
 
 @asynccontextmanager

@@ -9,8 +9,11 @@ from itertools import count
 import pytest
 from psycopg import AsyncConnection
 
-from projections.migrating.metadata import READ_MODELS
 from projections.projection import Projection
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.people import People
+from projections.read_models.poll_tallies import PollTallies
+from projections.read_models.request_status import RequestStatus
 from projections.running.window_step import Step
 from tests import folding, oracle, store
 from tests.fault.fold_child import WINDOW
@@ -47,8 +50,8 @@ def before_and_after(app: str) -> tuple[list[Record], list[Record]]:
 
 async def state(conn: AsyncConnection, projection: type[Projection], app: str) -> tuple[int, dict[str, list[Row]]]:
     """Read the checkpoint's position and the rows of one app."""
-    found = await folding.read_model_rows(conn, [app])
-    return await folding.position(conn, projection.name), {one.name: found[one.name] for one in projection.tables}
+    found = await folding.read_model_rows(conn, [app], names=[one.name for one in projection.tables])
+    return await folding.position(conn, projection.name), found
 
 
 def expected(projection: type[Projection], events: list[Record]) -> dict[str, list[Row]]:
@@ -56,7 +59,23 @@ def expected(projection: type[Projection], events: list[Record]) -> dict[str, li
     return {one.name: found[one.name] for one in projection.tables}
 
 
-@pytest.mark.parametrize("projection", READ_MODELS)
+@pytest.mark.parametrize(
+    "projection",
+    [
+        RequestStatus,
+        pytest.param(
+            ConsentRegistry,
+            marks=pytest.mark.full_matrix("RequestStatus folds with inserts too, into one table more"),
+        ),
+        PollTallies,
+        pytest.param(
+            People,
+            marks=pytest.mark.full_matrix(
+                "RequestStatus folds with inserts into two tables too, one of which counts the other's rows"
+            ),
+        ),
+    ],
+)
 async def test_rows_and_checkpoint_are_always_of_the_same_window(
     database_url: str, projection: type[Projection]
 ) -> None:

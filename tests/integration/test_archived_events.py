@@ -17,9 +17,10 @@ from projections.errors import MigrationRefused, RebuildLost
 from projections.inspecting.explain import explain
 from projections.inspecting.read_status import read_status
 from projections.migrating.go_back import go_back
-from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding import shadow
@@ -49,7 +50,20 @@ from tests.transferring import export, fill_store, import_file, open_connection,
 ARCHIVED = 100
 
 
-@pytest.mark.parametrize("projection", [*READ_MODELS, pytest.param(OptOuts, marks=pytest.mark.oldest)])
+_THE_SAME_COLUMNS = pytest.mark.full_matrix(
+    "RequestStatus reads all columns of archived events that this one reads, through the same windows"
+)
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        RequestStatus,
+        PollTallies,
+        *(pytest.param(one, marks=_THE_SAME_COLUMNS) for one in (ConsentRegistry, People)),
+        pytest.param(OptOuts, marks=pytest.mark.oldest),
+    ],
+)
 async def test_replays_read_archived_events(
     database_url: str,
     conn: AsyncConnection,

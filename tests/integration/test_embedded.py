@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,9 +24,10 @@ from tests.servers import embedded, temporary_home
 from tests.temporary_server import FAST
 
 STARTER = """\
-import sys, pathlib
-from tests.servers import embedded
-print(embedded(pathlib.Path(sys.argv[1])).start(), flush=True)
+import json, sys, pathlib
+from projections.sandbox.embedded import EmbeddedPostgres
+home, settings = sys.argv[1:]
+print(EmbeddedPostgres(pathlib.Path(home), settings=json.loads(settings)).start(), flush=True)
 """
 HOLDER = """\
 import sys, fcntl, pathlib, time
@@ -67,7 +69,7 @@ def stopped(made_once: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
 
 
 def starter(home: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", STARTER, str(home)]
+    command = [sys.executable, "-c", STARTER, str(home), json.dumps(dict(FAST))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 

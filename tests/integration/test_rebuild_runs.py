@@ -30,6 +30,7 @@ from tests.folding import (
 from tests.rebuilding import (
     ANY_REMOVAL,
     EXTRA,
+    SAMPLES,
     During,
     Interrupted,
     Interrupting,
@@ -37,7 +38,6 @@ from tests.rebuilding import (
     NewerLenient,
     RecordedProgress,
     all_rows,
-    append_and_fold,
     damage,
     damage_all,
     rebuild,
@@ -57,9 +57,9 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
 # A row for each run
 
 
+@pytest.mark.folded
 async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild_history.RECORD_SECONDS", 60)
-    head = await append_and_fold(database_url, conn)
     count = await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     there = await folding.count_rows(conn, "consent_registry")
     with pytest.raises(RebuildRefused):
@@ -74,18 +74,18 @@ async def test_each_run_is_recorded(database_url: str, conn: AsyncConnection, mo
     await conn.execute("UPDATE projections.rebuilds SET state = 'running', error = NULL WHERE state = 'abandoned'")
     await rebuild(database_url, ConsentRegistry(), limits=ANY_REMOVAL)
     refused, failed, abandoned, done = await recorded_runs(conn, "consent_registry")
-    assert (refused.state, refused.position, refused.rows_changed) == ("refused", head, None)
+    assert (refused.state, refused.position, refused.rows_changed) == ("refused", SAMPLES, None)
     assert failed == ("failed", 1, False, 50, None, None, None, None, "Interrupted", True)
     assert abandoned[:4] == ("abandoned", 1, False, 100)
     assert abandoned[-2:] == ("its process was killed", True)
-    assert done == ("done", 1, False, head, there, 0, count, 0, None, True)
+    assert done == ("done", 1, False, SAMPLES, there, 0, count, 0, None, True)
 
 
 # Concurrent runs
 
 
-async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn)
+@pytest.mark.folded
+async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: str) -> None:
     met: list[str] = []
 
     async def try_second_runs() -> None:
@@ -114,10 +114,10 @@ async def test_a_second_concurrent_run_fails_and_names_the_first(database_url: s
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "applying_the_difference"])
+@pytest.mark.folded
 async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
     database_url: str, conn: AsyncConnection, phase: str
 ) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     before, stood = await all_rows(conn, PollTallies), await checkpoint_row(conn, "poll_tallies")
 
@@ -134,10 +134,8 @@ async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
-async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
-    database_url: str, conn: AsyncConnection, phase: str
-) -> None:
-    await append_and_fold(database_url, conn)
+@pytest.mark.folded
+async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(database_url: str, phase: str) -> None:
 
     async def take_over() -> None:
         async with store.connection(database_url) as own:
@@ -153,34 +151,36 @@ async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(
 # Resuming
 
 
+@pytest.mark.folded
 async def test_an_interrupted_run_is_resumed(database_url: str, conn: AsyncConnection) -> None:
-    head = await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
     assert await rebuilding.shadow_tables(conn) == ["poll_responses", "poll_tallies"]
     progress = RecordedProgress()
-    done = await rebuild(database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=head)
+    done = await rebuild(
+        database_url, PollTallies(), progress=progress, resume=True, limits=ANY_REMOVAL, window=SAMPLES
+    )
     assert progress.notes == ["poll_tallies: resuming at position 40"]
-    assert progress.positions == [head]
-    assert done.position == head
+    assert progress.positions == [SAMPLES]
+    assert done.position == SAMPLES
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.folded
 async def test_a_refused_run_is_resumed_with_permission(database_url: str, conn: AsyncConnection) -> None:
-    head = await append_and_fold(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(RebuildRefused):
         await rebuild(database_url, ConsentRegistry())
     progress = RecordedProgress()
     await rebuild(database_url, ConsentRegistry(), progress=progress, resume=True, limits=ANY_REMOVAL)
-    assert progress.notes == [f"consent_registry: resuming at position {head}"]
+    assert progress.notes == [f"consent_registry: resuming at position {SAMPLES}"]
     assert progress.positions == []
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.folded
 async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, conn: AsyncConnection) -> None:
-    head = await append_and_fold(database_url, conn)
     await damage(conn, ConsentRegistry.tables[0], EXTRA, 0.5)
     with pytest.raises(
         RebuildRefused, match="look at the changes with --dry-run --resume, then allow it with --resume --yes"
@@ -191,7 +191,7 @@ async def test_a_refused_run_is_previewed_and_then_resumed(database_url: str, co
         options = {"dry_run": dry_run, "resume": True}
         done = await rebuild(database_url, ConsentRegistry(), progress=progress, limits=ANY_REMOVAL, **options)
         assert total_differences(done) > 0
-        assert progress.notes[0] == f"consent_registry: resuming at position {head}"
+        assert progress.notes[0] == f"consent_registry: resuming at position {SAMPLES}"
         assert progress.positions == []
     assert await rebuilding.shadow_tables(conn) == []
     await folding.assert_rows_match_oracle(conn)
@@ -290,8 +290,8 @@ async def test_the_shadow_of_a_removed_table_is_dropped(database_url: str, conn:
     assert await rebuilding.shadow_tables(conn) == ["somebodys"]
 
 
-async def test_locks_of_a_killed_process_are_reported(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn)
+@pytest.mark.folded
+async def test_locks_of_a_killed_process_are_reported(database_url: str) -> None:
     with pytest.raises(Interrupted):
         await rebuild(database_url, PollTallies(), progress=Interrupting(40), window=10)
     async with store.connection(database_url, "killed") as killed, killed.transaction():

@@ -131,6 +131,23 @@ class MoreStatements(BlockProjection):
 
 
 SLICED: list[type[Projection]] = [*READ_MODELS, Contacts, Mixed, Ordered]
+IN_TWO_SESSIONS: list[type[Projection]] = [RequestStatus, Mixed]
+"""One that divides by requests, and one by persons."""
+BY_SLICES = [
+    *(pytest.param(23, 1, one, marks=pytest.mark.oldest) for one in SLICED),
+    *(pytest.param(11, 2, one) for one in IN_TWO_SESSIONS),
+    *(
+        pytest.param(
+            *(11, 2, one),
+            marks=pytest.mark.full_matrix(
+                "23-1 of the projection folds slices with the same statements; 11-2-request_status and 11-2-mixed fold "
+                "slices of requests and of persons in two sessions, which know nothing else of the projection"
+            ),
+        )
+        for one in SLICED
+        if one not in IN_TWO_SESSIONS
+    ),
+]
 
 
 class InterruptedStep(RecordedProgress):
@@ -191,10 +208,9 @@ def test_columns_of_slices_sort_by_bytes_unless_a_value_depends_on_their_order()
         assert found == names | {"event_id"}, projection.name
 
 
-@pytest.mark.parametrize("projection", SLICED, ids=lambda one: one.name)
-@pytest.mark.parametrize(("size", "jobs"), [pytest.param(23, 1, marks=pytest.mark.oldest), (5, 2)])
+@pytest.mark.parametrize(("size", "jobs", "projection"), BY_SLICES, ids=lambda one: getattr(one, "name", None))
 async def test_slices_have_the_rows_that_windows_have(
-    database_url: str, projection: type[Projection], size: int, jobs: int
+    database_url: str, size: int, jobs: int, projection: type[Projection]
 ) -> None:
     async with store.connection(database_url, "observer") as conn:
         live = await prepared(database_url, conn, projection)
@@ -336,7 +352,7 @@ async def test_replays_side_by_side_share_the_jobs(database_url: str) -> None:
         await folding.append(conn, *sample_records(1, 1))
         for jobs in (1, 2, 3):
             slots = JobSlots(jobs)
-            contexts = [rebuilding.replay_context(database_url, slice=6, jobs=jobs) for _ in live]
+            contexts = [rebuilding.replay_context(database_url, slice=20, jobs=jobs) for _ in live]
             await asyncio.gather(
                 *(
                     run_rebuild(replace(context, slots=slots), one(), limits=ANY_REMOVAL)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import count
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appended, Appender
 from eventstore.appending.cursor_move import CursorMove
@@ -91,6 +94,13 @@ class Model:
         return new, repeated, len(contradicting) + len(rejected)
 
 
+@pytest.fixture
+async def connections(database_url: str) -> AsyncIterator[list[AsyncConnection]]:
+    """A connection for each appender; each example has new appenders, as after a restart."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(store.connection(database_url)) for _ in range(APPENDERS)]
+
+
 @settings(
     max_examples=150,
     deadline=None,
@@ -98,47 +108,45 @@ class Model:
 )
 @given(sequence=st.lists(steps, min_size=1, max_size=10))
 async def test_the_tables_match_the_model(
-    database_url: str, sequence: list[tuple[int, bool | None, list[Message]]]
+    conn: AsyncConnection,
+    connections: list[AsyncConnection],
+    sequence: list[tuple[int, bool | None, list[Message]]],
 ) -> None:
     world, model = next(_rounds), Model()
     app = f"app {world}"
-    async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(store.connection(database_url))
-        appenders: list[Appender] = [
-            await stack.enter_async_context(store.appender(database_url)) for _ in range(APPENDERS)
+    appenders = [Appender(own, store.QUICK) for own in connections]
+    await store.set_epoch(conn, app)
+    head = await store.count_gapless(conn)
+    for who, probing, batch in sequence:
+        events = [event_of(message, world) for message in batch if not message.garbage]
+        rejected = [
+            Rejected(app, Contract.CHAT_EXTERNAL.value, b"\xff%d" % message.number, "garbage")
+            for message in batch
+            if message.garbage
         ]
-        await store.set_epoch(conn, app)
-        head = len(await store.positions(conn))
-        for who, probing, batch in sequence:
-            events = [event_of(message, world) for message in batch if not message.garbage]
-            rejected = [
-                Rejected(app, Contract.CHAT_EXTERNAL.value, b"\xff%d" % message.number, "garbage")
-                for message in batch
-                if message.garbage
-            ]
-            last = events[-1].event_id if events else None
-            appender = appenders[who]
-            if probing is not None:
-                appender.probing = probing
-            expected = model.append(events, rejected)
-            try:
-                result = await appender.append(events, rejected=rejected, cursor=CursorMove(app, 1, last))
-            except ForeignEventId:
-                assert expected is None
-            else:
-                assert expected is not None
-                head += expected[0]
-                assert result == Appended(*expected, head)
-                model.cursor = last or model.cursor
-        rows = await conn.execute(
-            "SELECT payload FROM eventstore.events WHERE app = ANY(%s) ORDER BY position", [[app, f"foreign {world}"]]
-        )
-        assert [row[0] for row in await rows.fetchall()] == [event.payload for event in model.stored.values()]
-        rows = await conn.execute(
-            "SELECT contract, payload, count FROM eventstore.quarantine WHERE app = ANY(%s)",
-            [[app, f"foreign {world}"]],
-        )
-        found = {(contract, payload): times for contract, payload, times in await rows.fetchall()}
-        assert found == model.quarantined
-        assert await store.cursor_of(conn, app) == model.cursor
-        assert len(await store.positions(conn)) == head
+        last = events[-1].event_id if events else None
+        appender = appenders[who]
+        if probing is not None:
+            appender.probing = probing
+        expected = model.append(events, rejected)
+        try:
+            result = await appender.append(events, rejected=rejected, cursor=CursorMove(app, 1, last))
+        except ForeignEventId:
+            assert expected is None
+        else:
+            assert expected is not None
+            head += expected[0]
+            assert result == Appended(*expected, head)
+            model.cursor = last or model.cursor
+    rows = await conn.execute(
+        "SELECT payload FROM eventstore.events WHERE app = ANY(%s) ORDER BY position", [[app, f"foreign {world}"]]
+    )
+    assert [row[0] for row in await rows.fetchall()] == [event.payload for event in model.stored.values()]
+    rows = await conn.execute(
+        "SELECT contract, payload, count FROM eventstore.quarantine WHERE app = ANY(%s)",
+        [[app, f"foreign {world}"]],
+    )
+    found = {(contract, payload): times for contract, payload, times in await rows.fetchall()}
+    assert found == model.quarantined
+    assert await store.cursor_of(conn, app) == model.cursor
+    assert await store.count_gapless(conn) == head

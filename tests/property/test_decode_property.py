@@ -51,36 +51,49 @@ good_summaries = st.builds(
     wire.summary, good_counts, good_counts, good_counts, good_counts, created_at=times, completed_at=times
 )
 polls = st.builds(lambda poll_id, options: wire.poll(poll_id, *options), maybe_texts, st.lists(texts, max_size=4))
-events = st.builds(
-    wire.event,
-    st.one_of(ids, ids, texts),
-    st.one_of(st.none(), st.integers(-1, 10), numbers),
-    send_request_id=maybe_texts,
-    recipient=st.none() | recipients,
-    summary=st.none() | summaries | good_summaries,
-    occurred_at=times,
-    poll_response=st.none() | polls | st.binary(max_size=20),
-    more=st.binary(max_size=3),
-)
 good_texts = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=64)
-good_events = st.builds(
-    wire.event,
-    ids,
-    st.integers(-(2**31), 2**31 - 1),
-    send_request_id=good_texts,
-    recipient=st.none() | st.builds(wire.recipient, good_texts, message_id=good_texts, error_code=good_texts),
-    summary=st.none() | good_summaries,
-    occurred_at=st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None) - timedelta(seconds=1)).map(
-        lambda moment: f"{moment.isoformat()}Z"
-    ),
-    poll_response=st.none() | polls,
-)
+good_recipients = st.builds(wire.recipient, good_texts, message_id=good_texts, error_code=good_texts)
+
+
+def events_with(recipient: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[bytes]:
+    """Return a strategy for events, most of which can't be decoded."""
+    return st.builds(
+        wire.event,
+        st.one_of(ids, ids, texts),
+        st.one_of(st.none(), st.integers(-1, 10), numbers),
+        send_request_id=maybe_texts,
+        recipient=recipient,
+        summary=st.none() | summaries | good_summaries,
+        occurred_at=times,
+        poll_response=st.none() | polls | st.binary(max_size=20),
+        more=st.binary(max_size=3),
+    )
+
+
+def good_events_with(recipient: st.SearchStrategy[bytes | None]) -> st.SearchStrategy[bytes]:
+    """Return a strategy for events that can be decoded, if their recipient can be."""
+    return st.builds(
+        wire.event,
+        ids,
+        st.integers(-(2**31), 2**31 - 1),
+        send_request_id=good_texts,
+        recipient=recipient,
+        summary=st.none() | good_summaries,
+        occurred_at=st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None) - timedelta(seconds=1)).map(
+            lambda moment: f"{moment.isoformat()}Z"
+        ),
+        poll_response=st.none() | polls,
+    )
+
+
+events = events_with(st.none() | recipients)
+good_events = good_events_with(st.none() | good_recipients)
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
+def mutated(draw: st.DrawFn, good: st.SearchStrategy[bytes] = good_events) -> bytes:
     """A good event with a few bytes changed, removed, inserted or repeated."""
-    data = bytearray(draw(good_events))
+    data = bytearray(draw(good))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
         end = draw(st.integers(start, min(start + 8, len(data))))

@@ -61,15 +61,14 @@ async def test_counts_stay_and_live_rebuilt_and_verified_rows_are_equal(
     postgres: Server, story: Story, erasures: list[Moment], folded: int
 ) -> None:
     with postgres.database() as url:
-        async with store.connection(url, "observer") as conn:
+        async with store.connection(url) as conn, folding.open_workers(url, batch_size=folded) as fold:
             for number, batch in enumerate(story.delivery):
                 for moment in [one for one in erasures if one.batch == number]:
                     await assert_erased(conn, url, moment)
-                async with store.connection(url) as own:
-                    await folding.append(own, *batch)
+                await folding.append(conn, *batch)
                 if number % folded == 0:
-                    await folding.fold_all(url, batch_size=folded)
-            await folding.fold_all(url)
+                    await fold()
+            await fold()
             for moment in [one for one in erasures if one.batch >= len(story.delivery)]:
                 await assert_erased(conn, url, moment)
             await folding.assert_rows_match_oracle(conn)

@@ -98,9 +98,7 @@ class Server:
         try:
             yield self.url(name)
         finally:
-            self._used.append(name)
-            if len(self._used) >= DROPPED_TOGETHER:
-                self._drop_used()
+            self._drop_later(name)
 
     @contextmanager
     def copy(self, url: str) -> Iterator[str]:
@@ -109,7 +107,7 @@ class Server:
         try:
             yield self.url(name)
         finally:
-            self._used.append(name)
+            self._drop_later(name)
 
     def execute(self, command: LiteralString, *parts: sql.Composable) -> None:
         """Run one statement as superuser, outside any transaction."""
@@ -121,6 +119,11 @@ class Server:
         while len(self._copies) <= COPIES_AHEAD:
             self._copies.append(self._thread.submit(self._create, template))
         return self._copies.popleft().result()
+
+    def _drop_later(self, database: str) -> None:
+        self._used.append(database)
+        if len(self._used) >= DROPPED_TOGETHER:
+            self._drop_used()
 
     def _drop_used(self) -> None:
         used, self._used = self._used, []

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import fix_full_matrix
+
 TESTS = Path(__file__).parent
 FOLDERS = ("integration", "migration")
 
@@ -121,7 +123,7 @@ def may_run_on_oldest(function: pytest.Item) -> bool:
 
 def runs_on_oldest(item: pytest.Item) -> bool:
     """Return whether ``make test`` runs a test, with the item's parameters, on the oldest PostgreSQL."""
-    if item.get_closest_marker("full_matrix"):
+    if item.get_closest_marker(fix_full_matrix.MARK):
         return False
     if item.get_closest_marker("oldest"):
         return True

@@ -115,12 +115,7 @@ def sorted_rows(name: str, rows: Iterable[Sequence[object]]) -> list[Row]:
     Each row must have the table's ``COLUMNS``. No row is dropped, not even a duplicate.
     """
     places = [COLUMNS[name].index(column) for column in KEYS[name]]
-    plain = [
-        tuple(tuple(value) if isinstance(value, list) else value for value in row)
-        if list in map(type, row)
-        else tuple(row)
-        for row in rows
-    ]
+    plain = [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
     return sorted(plain, key=lambda row: [str(row[place]) for place in places])
 
 

@@ -13,20 +13,17 @@ import pytest
 from projections.sandbox.demo import RUN as FOLLOW
 from projections.sandbox.demo import SIMULATE, TRY_NEXT
 from tests.acceptance.test_documented_commands import check_make, parse
+from tests.fix_full_matrix import stood_for
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
         ("DATABASE_URL", "postgresql://nowhere/x", "unset DATABASE_URL"),
-        pytest.param(
-            "PGHOST",
-            "postgresql://nowhere/x",
-            "unset DATABASE_URL",
-            marks=pytest.mark.full_matrix(
-                "DATABASE_URL here: the demo asks given_database_url alone, and test_variables_of_libpq in"
-                " tests/unit/test_database.py tests that for PGHOST"
-            ),
+        *stood_for(
+            "DATABASE_URL here: the demo asks given_database_url alone, and test_variables_of_libpq in"
+            " tests/unit/test_database.py tests that for PGHOST",
+            ("PGHOST", "postgresql://nowhere/x", "unset DATABASE_URL"),
         ),
         ("PROJECTIONS_DATABASE_CONNECT", "soon", "PROJECTIONS_DATABASE_CONNECT must be a number of seconds"),
     ],

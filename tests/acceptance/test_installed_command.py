@@ -19,6 +19,7 @@ from tests import folding, oracle, store
 from tests.acceptance.command import INSTALLED, QUICK, CommandResult, Commands
 from tests.acceptance.fork_client import ForkServer
 from tests.databases import Server
+from tests.fix_full_matrix import stood_for
 from tests.folding import append, new_record
 from tests.scripted import scripted_server, stays_open
 from tests.unit.test_help import subcommands
@@ -29,14 +30,12 @@ EVENT_ID = ulid_of(1_767_225_600_000)
 COMPARED_ELSEWHERE = {("dashboard",), ("db", "start"), ("simulate",)}
 ENCODINGS = [
     "ascii:strict",
-    pytest.param(
-        "latin-1:ignore",
-        marks=pytest.mark.full_matrix(
-            "ascii:strict names an encoding and what to do with other characters too, and :replace is an answer other"
-            " than strict; the interpreter and the fork server pass both on to TextIOWrapper"
-        ),
-    ),
     ":replace",
+    *stood_for(
+        "ascii:strict names an encoding and what to do with other characters too, and :replace is an answer other than"
+        " strict; the interpreter and the fork server pass both on to TextIOWrapper",
+        "latin-1:ignore",
+    ),
 ]
 UNTIL_IDLE = ("--until-idle", "0.1")
 CASES: Mapping[tuple[str, ...], tuple[str, ...]] = {

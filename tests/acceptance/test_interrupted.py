@@ -9,6 +9,7 @@ import pytest
 from projections.migrating.metadata import READ_MODELS
 from tests import folding, oracle, rebuilding, store
 from tests.acceptance.command import Commands
+from tests.fix_full_matrix import in_turns
 from tests.folding import append, new_record
 
 PPNUM = "12300000003"
@@ -34,23 +35,17 @@ COMMANDS = [
     (["explain", "consent_registry", PPNUM], NOTHING_CHANGED),
 ]
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-OTHER_SIGNAL = pytest.mark.full_matrix(
+OTHER_SIGNAL = (
     "the other signal in this command, and this signal in the commands before and after it: run_interruptible handles"
     " both by one function, and the exit code alone differs"
 )
-CASES = [
-    pytest.param(
-        *command,
-        *each,
-        id=f"{' '.join(command[0][:3])}-{each[0].name}",
-        marks=[] if (i + j) % 2 == 0 else OTHER_SIGNAL,
-    )
-    for i, command in enumerate(COMMANDS)
-    for j, each in enumerate(SIGNALS)
-]
 
 
-@pytest.mark.parametrize(("arguments", "outcome", "number", "code"), CASES)
+@pytest.mark.parametrize(
+    ("arguments", "outcome", "number", "code"),
+    in_turns(COMMANDS, SIGNALS, OTHER_SIGNAL),
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else getattr(value, "name", ""),
+)
 async def test_a_signal_in_the_middle_ends_a_command_which_reports_what_was_kept(
     commands: Commands, database_url: str, arguments: list[str], outcome: str, number: signal.Signals, code: int
 ) -> None:

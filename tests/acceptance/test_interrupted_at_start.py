@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 
 from tests import store
 from tests.acceptance.command import Commands
+from tests.fix_full_matrix import in_turns
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 # Blocks the process when it imports a module, after printing a line for the test.
@@ -43,15 +44,11 @@ IMPORTED = [
     "grpc",
     "projections.running.worker",
 ]
-OTHER_SIGNAL = pytest.mark.full_matrix(
+OTHER_SIGNAL = (
     "the other signal at this import, and this signal at the imports before and after it: until a command's work"
     " begins, projections.signals handles both in the same way, and differs in the exit code alone"
 )
-STARTS = [
-    pytest.param(module, *each, id=f"{each[0].name}-{module}", marks=[] if (i + j) % 2 == 0 else OTHER_SIGNAL)
-    for i, module in enumerate(IMPORTED)
-    for j, each in enumerate(SIGNALS)
-]
+STARTS = in_turns([(module,) for module in IMPORTED], SIGNALS, OTHER_SIGNAL)
 
 
 def block_at(folder: Path, module: str) -> dict[str, str]:
@@ -60,7 +57,7 @@ def block_at(folder: Path, module: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize(("module", "number", "code"), STARTS)
+@pytest.mark.parametrize(("module", "number", "code"), STARTS, ids=lambda value: getattr(value, "name", None))
 async def test_a_signal_while_a_command_starts(
     commands: Commands, database_url: str, tmp_path: Path, module: str, number: signal.Signals, code: int
 ) -> None:

@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 from projections.terminal_text import UNSAFE
 from tests import folding, oracle
 from tests.acceptance.command import CommandResult, Commands
+from tests.fix_full_matrix import stood_for
 from tests.folding import append, new_record
 
 PPNUM = "12300000003"
@@ -78,10 +79,7 @@ async def test_no_encoding_of_stdout_stops_a_command(
     [
         "LC_ALL",
         "PYTHONIOENCODING",
-        pytest.param(
-            "PYTHONUTF8",
-            marks=pytest.mark.full_matrix("LC_ALL=C turns on the same UTF-8 mode of Python that PYTHONUTF8=1 does"),
-        ),
+        *stood_for("LC_ALL=C turns on the same UTF-8 mode of Python that PYTHONUTF8=1 does", "PYTHONUTF8"),
     ],
 )
 async def test_json_is_exact_in_every_encoding(commands: Commands, variables: dict[str, str], variable: str) -> None:

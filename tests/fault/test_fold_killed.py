@@ -19,6 +19,7 @@ from tests import folding, oracle, store
 from tests.fault.fold_child import WINDOW
 from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
 from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
+from tests.fix_full_matrix import stood_for
 from tests.folding import fold, new_record, worker, worker_connection
 from tests.oracle import Record, Row, Summary
 
@@ -63,16 +64,10 @@ def expected(projection: type[Projection], events: list[Record]) -> dict[str, li
     "projection",
     [
         RequestStatus,
-        pytest.param(
-            ConsentRegistry,
-            marks=pytest.mark.full_matrix("RequestStatus folds with inserts too, into one table more"),
-        ),
         PollTallies,
-        pytest.param(
-            People,
-            marks=pytest.mark.full_matrix(
-                "RequestStatus folds with inserts into two tables too, one of which counts the other's rows"
-            ),
+        *stood_for("RequestStatus folds with inserts too, into one table more", ConsentRegistry),
+        *stood_for(
+            "RequestStatus folds with inserts into two tables too, one of which counts the other's rows", People
         ),
     ],
 )

@@ -30,6 +30,7 @@ from tests import folding, rebuilding, store
 from tests.fault.forking_process import exit_code_of_child, forking_process, start_child
 from tests.fault.proxy import TERMINATE, PostgresProxy, target_of, through
 from tests.fault.rebuild_child import RESUME, SLICED
+from tests.fix_full_matrix import stood_for
 from tests.queries import fetch_all, fetch_row
 from tests.rebuilding import ANY_REMOVAL, all_rows, damage_all, sample_records
 
@@ -136,21 +137,17 @@ async def how_far(conn: AsyncConnection[Any], name: str) -> int:
 @pytest.mark.parametrize(
     "projection",
     [
-        pytest.param(
-            RequestStatus,
-            marks=pytest.mark.full_matrix(
-                "ConsentRegistry folds windows too, and People has two tables, one of which counts the other's rows"
-            ),
-        ),
         ConsentRegistry,
-        pytest.param(
-            PollTallies,
-            marks=pytest.mark.full_matrix(
-                "People folds slices of two tables too; what one session sends, People's two sessions send, and"
-                " test_a_resumed_rebuild_may_be_killed_too kills PollTallies with one"
-            ),
-        ),
         People,
+        *stood_for(
+            "ConsentRegistry folds windows too, and People has two tables, one of which counts the other's rows",
+            RequestStatus,
+        ),
+        *stood_for(
+            "People folds slices of two tables too; what one session sends, People's two sessions send, and"
+            " test_a_resumed_rebuild_may_be_killed_too kills PollTallies with one",
+            PollTallies,
+        ),
     ],
 )
 async def test_a_killed_rebuild_leaves_old_tables_or_new_ones(database_url: str, projection: type[Projection]) -> None:
@@ -211,11 +208,11 @@ async def test_a_resumed_rebuild_may_be_killed_too(database_url: str, projection
         assert old != new
         reached, number = [0], 40
         while await killer.run(number, RESUME) != 0:
-            number += 2  # enough to get a little further, but not to the end
             found = await all_rows(conn, projection)
             assert found in (old, new), f"killed before message {number}"
             if found == old:
                 reached.append(await how_far(conn, projection.name))
+            number += 2  # enough to get a little further, but not to the end
         assert reached == sorted(reached), "one of the rebuilds started over"
         assert len(set(reached)) > 3, "the rebuilds were killed before they made progress"
         assert await all_rows(conn, projection) == new

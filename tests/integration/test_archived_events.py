@@ -31,6 +31,7 @@ from projections.running.window_step import Step
 from tests.archiving import archive_by_hand
 from tests.databases import Server
 from tests.doctoring import findings
+from tests.fix_full_matrix import stood_for
 from tests.folding import append, checkpoint_row, fold, new_record, worker, worker_connection
 from tests.queries import fetch_all
 from tests.rebuilding import (
@@ -50,17 +51,15 @@ from tests.transferring import export, fill_store, import_file, open_connection,
 ARCHIVED = 100
 
 
-_THE_SAME_COLUMNS = pytest.mark.full_matrix(
-    "RequestStatus reads all columns of archived events that this one reads, through the same windows"
-)
-
-
 @pytest.mark.parametrize(
     "projection",
     [
         RequestStatus,
         PollTallies,
-        *(pytest.param(one, marks=_THE_SAME_COLUMNS) for one in (ConsentRegistry, People)),
+        *stood_for(
+            "RequestStatus reads all columns of archived events that this one reads, through the same windows",
+            *(ConsentRegistry, People),
+        ),
         pytest.param(OptOuts, marks=pytest.mark.oldest),
     ],
 )

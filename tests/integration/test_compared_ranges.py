@@ -103,7 +103,7 @@ async def test_rows_that_change_between_two_ranges_are_no_difference(
             """Events for rows that were compared, that are to be compared, and that are new."""
             if records:
                 await append(conn, *(records.pop() for _ in range(min(20, len(records)))))
-                await folding.fold_all(database_url)
+                await folding.fold_all(database_url, [projection])
 
         monkeypatch.setattr(parts, "after", after)
         assert (await verify(database_url, projection())).equal

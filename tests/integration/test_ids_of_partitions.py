@@ -301,7 +301,6 @@ async def test_random_inserts_store_each_id_once(
 
 
 @pytest.mark.oldest
-@pytest.mark.oldest
 async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:

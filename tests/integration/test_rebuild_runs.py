@@ -136,7 +136,6 @@ async def test_a_run_whose_shadow_was_taken_over_applies_nothing(
 @pytest.mark.parametrize("phase", ["folding", "comparing", "counting"])
 @pytest.mark.folded
 async def test_a_dry_run_or_verification_whose_shadow_was_taken_over_fails(database_url: str, phase: str) -> None:
-
     async def take_over() -> None:
         async with store.connection(database_url) as own:
             await Shadow(own, PollTallies(), [], run=await next_run_id(own)).begin()

@@ -25,6 +25,7 @@ from projections.rebuilding.slice_steps import SliceStep
 from projections.rebuilding.slice_tables import SliceTables
 from tests import folding, oracle, rebuilding, store
 from tests.block_examples import EXAMPLES, Contacts
+from tests.fix_full_matrix import stood_for
 from tests.queries import fetch_all
 from tests.rebuilding import (
     ANY_REMOVAL,
@@ -136,16 +137,10 @@ IN_TWO_SESSIONS: list[type[Projection]] = [RequestStatus, Mixed]
 BY_SLICES = [
     *(pytest.param(23, 1, one, marks=pytest.mark.oldest) for one in SLICED),
     *(pytest.param(11, 2, one) for one in IN_TWO_SESSIONS),
-    *(
-        pytest.param(
-            *(11, 2, one),
-            marks=pytest.mark.full_matrix(
-                "23-1 of the projection folds slices with the same statements; 11-2-request_status and 11-2-mixed fold "
-                "slices of requests and of persons in two sessions, which know nothing else of the projection"
-            ),
-        )
-        for one in SLICED
-        if one not in IN_TWO_SESSIONS
+    *stood_for(
+        "23-1 of the projection folds slices with the same statements; 11-2-request_status and 11-2-mixed fold slices"
+        " of requests and of persons in two sessions, which know nothing else of the projection",
+        *((11, 2, one) for one in SLICED if one not in IN_TWO_SESSIONS),
     ),
 ]
 

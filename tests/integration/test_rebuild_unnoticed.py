@@ -17,13 +17,10 @@ from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from tests import folding, rebuilding, store
 from tests.databases import Server
+from tests.fix_full_matrix import stood_for
 from tests.queries import fetch_all
 from tests.rebuilding import ANY_REMOVAL, NOBODY, damage_all, rebuild, sample_records
 
-LIKE_POLL_TALLIES = pytest.mark.full_matrix(
-    "PollTallies also has a table of rows and one that counts them, so the rebuild takes the same locks in both tables;"
-    " test_damage_is_found_in_every_range repairs the rows of this one"
-)
 _FACTS = {
     "tables, their files, rights, comments and replica identity": (
         "SELECT oid, relname, relfilenode, relacl::text, obj_description(oid, 'pg_class'), relreplident, relpersistence"
@@ -122,8 +119,11 @@ async def repeat(act: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     [
         PollTallies,
         ConsentRegistry,
-        pytest.param(RequestStatus, marks=LIKE_POLL_TALLIES),
-        pytest.param(People, marks=LIKE_POLL_TALLIES),
+        *stood_for(
+            "PollTallies also has a table of rows and one that counts them, so the rebuild takes the same locks in both"
+            " tables; test_damage_is_found_in_every_range repairs the rows of this one",
+            *(RequestStatus, People),
+        ),
     ],
 )
 async def test_readers_and_dependent_objects_see_no_disturbance(

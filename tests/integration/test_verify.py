@@ -20,6 +20,7 @@ from projections.rebuilding.verify import Verified
 from projections.running import checkpoint, control
 from projections.running.window_step import Step
 from tests import folding, oracle, rebuilding, store
+from tests.fix_full_matrix import stood_for
 from tests.folding import (
     DIVIDES_BY_ZERO,
     HALF_HOUR,
@@ -51,15 +52,6 @@ from tests.rebuilding import (
     verify,
 )
 
-NOT_UNDER_LOAD = pytest.mark.full_matrix(
-    "PollTallies also has a table that counts the rows of another, and its rows come and go under load;"
-    " test_events_folded_between_any_two_steps_end_up_in_the_rows folds events of this one during a replay"
-)
-DAMAGED_IN_RANGES = pytest.mark.full_matrix(
-    "RequestStatus also has a table of rows and one that counts them;"
-    " test_damage_is_found_in_every_range finds each kind of damage to both tables of People"
-)
-
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
@@ -86,7 +78,17 @@ async def test_equal_tables_are_reported_as_equal(
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize(
     "projection",
-    [RequestStatus, ConsentRegistry, PollTallies, pytest.param(People, marks=DAMAGED_IN_RANGES), OptOuts],
+    [
+        RequestStatus,
+        ConsentRegistry,
+        PollTallies,
+        OptOuts,
+        *stood_for(
+            "RequestStatus also has a table of rows and one that counts them;"
+            " test_damage_is_found_in_every_range finds each kind of damage to both tables of People",
+            People,
+        ),
+    ],
 )
 async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
@@ -180,8 +182,11 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
     [
         PollTallies,
         ConsentRegistry,
-        pytest.param(RequestStatus, marks=NOT_UNDER_LOAD),
-        pytest.param(People, marks=NOT_UNDER_LOAD),
+        *stood_for(
+            "PollTallies also has a table that counts the rows of another, and its rows come and go under load;"
+            " test_events_folded_between_any_two_steps_end_up_in_the_rows folds events of this one during a rebuild",
+            *(RequestStatus, People),
+        ),
     ],
 )
 async def test_verification_and_repair_under_load(

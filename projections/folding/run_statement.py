@@ -9,12 +9,16 @@ from psycopg.rows import dict_row
 from sqlalchemy import Executable
 
 from eventstore.postgres.queries import fetch_all
-from projections.folding.sql_text import compile_with_numbered_parameters
+from projections.folding.sql_text import NumberedText, compile_with_numbered_parameters
 
 # A raw cursor takes $n parameters, so psycopg does not search a long text for placeholders.
 
 
-async def fetch_rows(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a value has the type of its column
+async def fetch_rows(
+    conn: AsyncConnection[Any],
+    statement: Executable | NumberedText,
+    **values: Any,  # noqa: ANN401 - a value has the type of its column
+) -> list[dict[str, Any]]:
     """Run a query and return its rows by column; ``values`` are the parameters that have no value in the statement.
 
     Raises:
@@ -26,7 +30,11 @@ async def fetch_rows(conn: AsyncConnection[Any], statement: Executable, **values
         return await fetch_all(cursor, text, parameters)
 
 
-async def execute_and_count(conn: AsyncConnection[Any], statement: Executable, **values: Any) -> int:  # noqa: ANN401 - a value has the type of its column
+async def execute_and_count(
+    conn: AsyncConnection[Any],
+    statement: Executable | NumberedText,
+    **values: Any,  # noqa: ANN401 - a value has the type of its column
+) -> int:
     """Run a statement and return how many rows it wrote or deleted; ``values`` as in :func:`fetch_rows`.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
-from typing import Any, LiteralString, TypeAlias, cast
+from typing import Any, LiteralString, NamedTuple, TypeAlias, cast
 
 from psycopg import sql
 from sqlalchemy import BindParameter, Executable, UpdateBase
@@ -83,8 +83,29 @@ def compile_ddl(statement: ExecutableDDLElement) -> LiteralString:
     return statement.compile(dialect=_RAW_DIALECT).string
 
 
+class NumberedText(NamedTuple):
+    """A compiled statement, which may run often.
+
+    Attributes:
+        text: the text, with ``$n``.
+        names: the names of these parameters in order.
+        constants: the values that parameters have in the statement.
+
+    """
+
+    text: LiteralString
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+
+def compile_numbered(statement: Executable) -> NumberedText:
+    """Compile a statement that runs more than once."""
+    result, constants = _compile(statement, None, _RAW_DIALECT)
+    return NumberedText(cast("LiteralString", result.string), tuple(result.positiontup), constants)
+
+
 def compile_with_numbered_parameters(
-    statement: Executable, values: Mapping[str, Any]
+    statement: Executable | NumberedText, values: Mapping[str, Any]
 ) -> tuple[LiteralString, list[Any]]:
     """Return a statement's text, with ``$n``, and the values of all parameters in order.
 
@@ -93,9 +114,9 @@ def compile_with_numbered_parameters(
         values: the parameters that have no value in the statement.
 
     """
-    result, constants = _compile(statement, None, _RAW_DIALECT)
+    text, names, constants = statement if isinstance(statement, NumberedText) else compile_numbered(statement)
     given = {**constants, **values}
-    return cast("LiteralString", result.string), [given[name] for name in result.positiontup]
+    return text, [given[name] for name in names]
 
 
 # As a literal, a float would be numeric, and a whole Decimal an integer.

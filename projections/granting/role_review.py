@@ -92,7 +92,8 @@ def _review(
         dict.fromkeys(privilege for kind in kinds for privilege in kind_privileges(layout, kind, projections))
     )
     existing = [one for one in needed if one.target is not Target.TABLE or layout.has(*one.name)]
-    missing = [one for one in needed if one not in find_permitted(connection, layout, role, existing)]
+    held = find_permitted(connection, layout, role, existing)
+    missing = [one for one in needed if one not in held]
     # Everybody may use public and connect, unless somebody changed that.
     expected = {*needed, Privilege(Target.SCHEMA, ("public",), "USAGE")}
     suspects = [one for one in dangerous_privileges(layout, role) if one not in expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from alembic import command
 from alembic.config import Config
@@ -78,8 +79,11 @@ def upgrade(
 
     """
     is_head = revision == "head"
-    chosen = None if projections is None else list(projections)
     log = CommitLog()
+
+    @cache
+    def chosen() -> list[Projection]:
+        return list(find_valid_projections().values() if projections is None else projections)
 
     def step(config: Config) -> None:
         log.forget()
@@ -89,10 +93,9 @@ def upgrade(
         if not is_head or current_revision(connection) != head_revision():
             command.upgrade(config, revision)
         if is_head:
-            projections = list(find_valid_projections().values()) if chosen is None else chosen
-            migrate_user_tables(connection, projections, log)
-            migrate_views(connection, projections, log)
-            for role in grant_on_new_relations(connection, before, projections):
+            migrate_user_tables(connection, chosen(), log)
+            migrate_views(connection, chosen(), log)
+            for role in grant_on_new_relations(connection, before, chosen()):
                 log.warning(
                     "a role that was granted privileges no longer exists", role=role, remedy="projections revoke"
                 )
@@ -101,9 +104,8 @@ def upgrade(
         before_and_after = run_migration(url, step, patience)
         log.write()
         if is_head:
-            chosen = list(find_valid_projections().values()) if chosen is None else chosen
-            sort_keys_by_bytes(url, chosen, patience)
-            distribute_new_tables(url, chosen, patience)
+            sort_keys_by_bytes(url, chosen(), patience)
+            distribute_new_tables(url, chosen(), patience)
             repair_schema(url, patience=patience, keep_unfinished=keep_unfinished)
     return before_and_after
 

@@ -31,7 +31,7 @@ from projections.errors import MigrationRefused, ProjectionsError
 from projections.migrating.lock_patience import LockPatience
 from projections.migrating.migration_transaction import run_in_transaction
 from projections.migrating.revision_files import read_text
-from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
+from projections.migrating.sqlalchemy_connection import one_session, sqlalchemy_connection
 from projections.migrating.table_catalog import EVENTS, KEEP_EVENT_IDS, EventsTable, execute, read_events_table
 
 LEAST_EVENTS, MOST_EVENTS = 1_000, 10**12
@@ -105,27 +105,28 @@ def partition_log(
         DatabaseUnavailable: the database can't be reached.
 
     """
-    run_in_transaction(url, _refuse_distributed, patience)
-    found = run_in_transaction(url, partial(_resize_if_partitioned, size=size), patience)
-    if found.partitions:
-        return found
-    for _ in range(ATTEMPTS):
-        report("reading the log once, to attach it as the first partition")
-        try:
-            last = run_in_transaction(url, partial(_add_check, size=size), patience)
-            run_in_transaction(url, lambda connection: execute(connection, _VALIDATE), patience)
-            done = run_in_transaction(url, partial(_replace_table, size=size, last=last), patience)
-        except DBAPIError as error:
-            if _sqlstate(error) != "42704":  # an append dropped the check before it was validated
+    with one_session(url):
+        run_in_transaction(url, _refuse_distributed, patience)
+        found = run_in_transaction(url, partial(_resize_if_partitioned, size=size), patience)
+        if found.partitions:
+            return found
+        for _ in range(ATTEMPTS):
+            report("reading the log once, to attach it as the first partition")
+            try:
+                last = run_in_transaction(url, partial(_add_check, size=size), patience)
+                run_in_transaction(url, lambda connection: execute(connection, _VALIDATE), patience)
+                done = run_in_transaction(url, partial(_replace_table, size=size, last=last), patience)
+            except DBAPIError as error:
+                if _sqlstate(error) != "42704":  # an append dropped the check before it was validated
+                    _abandon(url, patience)
+                    raise
+                continue
+            except BaseException:
                 _abandon(url, patience)
                 raise
-            continue
-        except BaseException:
-            _abandon(url, patience)
-            raise
-        if done:
-            _analyze(url)
-            return read_partitioning(url)
+            if done:
+                _analyze(url)
+                return read_partitioning(url)
     raise ProjectionsError(
         f"events are appended too fast for partitions of {size:,} events; give --partition-events a larger number"
     )

@@ -17,17 +17,20 @@ are done.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
-from sqlalchemy import delete
+from sqlalchemy import Executable, delete
 from sqlalchemy.schema import CreateTable, DropTable, sort_tables
 
 from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_settings import JOIN_FREELY, JOIN_IN_KEY_ORDER, SCAN_WHOLE_TABLES
 from projections.errors import ProjectionsError
+from projections.folding.compiled_once import compile_once
 from projections.folding.run_statement import execute_and_count, fetch_rows
-from projections.folding.sql_text import compile_ddl
+from projections.folding.sql_text import NumberedText, compile_ddl, compile_numbered
 from projections.projection import Window
 from projections.rebuilding.distributed_tables import distribute_like, quoted_name
 from projections.rebuilding.row_changes import Changes, Sample
@@ -162,7 +165,10 @@ class Difference:
     async def _compare(self, one: TableDifference, part: KeyRange) -> None:
         if one.lies_in_key_order:
             await self._conn.execute(JOIN_IN_KEY_ORDER)
-        await execute_and_count(self._conn, one.insert_differing_keys(part, self._conn.info.server_version))
+        version = self._conn.info.server_version
+        what = ("differing keys", part.shape, version, one.sorts_alike)
+        statement = self._compiled(one, what, partial(one.insert_differing_keys, part, version))
+        await execute_and_count(self._conn, statement, **part.values)
         if one.lies_in_key_order:
             await self._conn.execute(JOIN_FREELY)
 
@@ -173,7 +179,10 @@ class Difference:
         # All event types: an older version of the code, which handles others, may have written the rows.
         window, projection = Window(None), self._shadow.projection
         for one in self._tables:
-            for statement in one.insert_touched_keys(window, projection.partition_of(one.live)):
+            partition = tuple(projection.partition_of(one.live))
+            for table in (one.live, one.copy):
+                what = ("touched keys", table.schema, partition)
+                statement = self._compiled(one, what, partial(one.insert_touched_keys, table, window, partition))
                 await execute_and_count(self._conn, statement, lo=self.since, hi=up_to, skipped=[])
 
     async def narrow(self, checkpoint: int, shadow: int) -> None:
@@ -190,16 +199,17 @@ class Difference:
         await self._prepare()
         found = []
         for one in self._tables:
-            (row,) = await fetch_rows(self._conn, one.count())
+            (row,) = await fetch_rows(self._conn, self._compiled(one, "count", one.count))
             found.append(Changes(one.live.name, one.before, row["added"], row["removed"], row["changed"]))
         return found
 
     async def samples(self, limit: int) -> list[Sample]:
         """Return the first rows that differ, table by table, ordered by key; each table gets its share."""
         await self._prepare()
-        found = [
-            [one.sample(row) for row in await fetch_rows(self._conn, one.select_samples(limit))] for one in self._tables
-        ]
+        found = []
+        for one in self._tables:
+            statement = self._compiled(one, ("samples", limit), partial(one.select_samples, limit))
+            found.append([one.sample(row) for row in await fetch_rows(self._conn, statement)])
         while sum(map(len, found)) > limit:
             max(found, key=len).pop()
         return [sample for samples in found for sample in samples]
@@ -211,18 +221,33 @@ class Difference:
         # Referenced tables come first, whatever the projection's order is.
         order = {table: number for number, table in enumerate(sort_tables([one.live for one in self._tables]))}
         tables = sorted(self._tables, key=lambda one: order[one.live])
-        removed = {one: await execute_and_count(self._conn, one.delete_extra()) for one in reversed(tables)}
+
+        async def execute(one: TableDifference, what: Hashable, statement: Callable[[], Executable]) -> int:
+            return await execute_and_count(self._conn, self._compiled(one, what, statement))
+
+        removed = {one: await execute(one, "extra", one.delete_extra) for one in reversed(tables)}
         indexes = await fetch_all(self._conn, _UNIQUE_INDEXES, [[quoted_name(one.live) for one in tables]])
         displaced: dict[TableDifference, int] = {}
         changed: dict[TableDifference, int] = {}
         for one in tables:
             unique = [columns for name, columns in indexes if name == quoted_name(one.live)]
             displaced[one] = await execute_and_count(self._conn, one.delete_colliding(unique)) if unique else 0
-            changed[one] = displaced[one] + await execute_and_count(self._conn, one.update_changed())
+            changed[one] = displaced[one] + await execute(one, "changed", one.update_changed)
         # A row that was deleted only to be inserted again counts as changed, not as added.
-        added = {one: await execute_and_count(self._conn, one.insert_missing()) - displaced[one] for one in tables}
+        added = {one: await execute(one, "missing", one.insert_missing) - displaced[one] for one in tables}
         await self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
+
+    def _compiled(
+        self, one: TableDifference, what: Hashable, statement: Callable[[], Executable]
+    ) -> Executable | NumberedText:
+        """Return a statement, compiled once for the projection's class; ``what`` tells it from others of the table."""
+        if self._shadow.is_distributed:  # the keys' tables have other names in each run
+            return statement()
+        # The shadow's keys have the collations of this database's.
+        collations = tuple(getattr(column.type, "collation", None) for column in one.copy.primary_key.columns)
+        of = ("difference", one.keys.name, collations, what)
+        return compile_once(self._shadow.projection, of, lambda: compile_numbered(statement()))
 
     async def _prepare(self, *statements: LiteralString) -> None:
         # Autovacuum doesn't analyze temporary tables, and without statistics the planner would join whole tables for a

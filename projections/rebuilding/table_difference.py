@@ -100,6 +100,8 @@ class TableDifference:
     def insert_differing_keys(self, part: KeyRange = WHOLE, server_version: int = MERGES_WITHOUT_SHARED) -> Executable:
         """Compare all rows whose keys are in a range, and insert the keys of those that differ.
 
+        The parameters are the range's values.
+
         Args:
             part: the range.
             server_version: the version of the server, as libpq has it: 180004.
@@ -115,17 +117,10 @@ class TableDifference:
         # If the table and its shadow sort differently, ranges overlap, and a key may be in two of them.
         return insert(self.keys).from_select(self.key_columns, rows).on_conflict_do_nothing()
 
-    def insert_touched_keys(self, window: Window, partition: Sequence[str]) -> list[Executable]:
-        """Insert the keys of the rows, in either table, of all partitions that a window's events name."""
-        return [
-            insert(self.keys)
-            .from_select(
-                self.key_columns,
-                select(*(table.c[name] for name in self.key_columns)).where(window.touched(table, partition)),
-            )
-            .on_conflict_do_nothing()
-            for table in (self.live, self.copy)
-        ]
+    def insert_touched_keys(self, table: Table, window: Window, partition: Sequence[str]) -> Executable:
+        """Insert the keys of the rows, in one of both tables, of all partitions that a window's events name."""
+        rows = select(*(table.c[name] for name in self.key_columns)).where(window.touched(table, partition))
+        return insert(self.keys).from_select(self.key_columns, rows).on_conflict_do_nothing()
 
     def count(self) -> Executable:
         """Count the rows to add, remove and change."""

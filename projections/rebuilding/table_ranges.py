@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
-from sqlalchemy import ColumnElement, Table, and_, cast, collate, literal, true, tuple_, types
+from sqlalchemy import ColumnElement, Table, and_, bindparam, cast, collate, true, tuple_, types
 
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.rebuilding.distributed_tables import quoted_name
@@ -66,8 +66,22 @@ class KeyRange:
         """Return the range that begins with this one and ends with a later one."""
         return KeyRange(self.first, last.end)
 
+    @property
+    def shape(self) -> tuple[bool, bool, int]:
+        """What the text of :meth:`contains` depends on; ranges of one shape differ in :attr:`values` alone."""
+        return self.first is None, self.end is None, self.shared
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of the parameters of :meth:`contains`."""
+        return {
+            f"{bound}_{number}": text
+            for bound, texts in (("first", self.first), ("end", self.end))
+            for number, text in enumerate(texts or ())
+        }
+
     def contains(self, table: Table, *, by_bytes: bool = False) -> ColumnElement[bool]:
-        """Return the condition that a row's key is in the range.
+        """Return the condition that a row's key is in the range; its parameters have the names of :attr:`values`.
 
         Args:
             table: the table.
@@ -81,11 +95,12 @@ class KeyRange:
         shared = self.shared
         rest = key[shared:]
         if self.first is not None:
-            prefix = zip(key[:shared], self.first[:shared], strict=True)
-            conditions += [column == _value(column, text, by_bytes=by_bytes) for column, text in prefix]
-            conditions.append(tuple_(*rest) >= _values(rest, self.first[shared:], by_bytes=by_bytes))
+            first = [_value(column, f"first_{number}", by_bytes=by_bytes) for number, column in enumerate(key)]
+            conditions += [column == value for column, value in zip(key[:shared], first[:shared], strict=True)]
+            conditions.append(tuple_(*rest) >= tuple_(*first[shared:]))
         if self.end is not None:
-            conditions.append(tuple_(*rest) < _values(rest, self.end[shared:], by_bytes=by_bytes))
+            end = [_value(column, f"end_{number}", by_bytes=by_bytes) for number, column in enumerate(key)]
+            conditions.append(tuple_(*rest) < tuple_(*end[shared:]))
         return and_(*conditions)
 
 
@@ -155,12 +170,8 @@ async def count_live_rows(conn: AsyncConnection[Any], table: Table, size: SizeOn
     return found
 
 
-def _values(key: Sequence[ColumnElement[Any]], texts: Sequence[str], *, by_bytes: bool) -> ColumnElement[Any]:
-    return tuple_(*(_value(column, text, by_bytes=by_bytes) for column, text in zip(key, texts, strict=True)))
-
-
-def _value(column: ColumnElement[Any], text: str, *, by_bytes: bool) -> ColumnElement[Any]:
-    value = literal(text, types.Text())
+def _value(column: ColumnElement[Any], name: str, *, by_bytes: bool) -> ColumnElement[Any]:
+    value = bindparam(name, None, types.Text())
     if type(column.type) not in TEXTS:
         return cast(value, column.type)
     return collate(value, "C") if by_bytes else value

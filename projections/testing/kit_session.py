@@ -197,6 +197,7 @@ class KitSession:
         engine = create_async_engine(
             "postgresql+psycopg://", async_creator=conn, poolclass=NullPool, use_native_hstore=False
         )
+        engine.dialect.supports_comments = False  # a statement for each column, and nobody reads the comments here
         opening.push_async_callback(engine.dispose)
         made = await opening.enter_async_context(engine.connect())
         metadata = MetaData()

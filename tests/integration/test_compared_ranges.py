@@ -11,7 +11,12 @@ from sqlalchemy import Column, Executable, Integer, MetaData, Table, Text, func,
 from sqlalchemy.schema import CreateTable
 
 from projections.folding.run_statement import execute_and_count, fetch_rows
-from projections.folding.sql_text import compile_ddl, compile_with_numbered_parameters
+from projections.folding.sql_text import (
+    NumberedText,
+    compile_ddl,
+    compile_numbered,
+    compile_with_numbered_parameters,
+)
 from projections.folding.table_copies import plain_copy
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
@@ -72,13 +77,13 @@ class Parts:
 
 
 @pytest.mark.oldest
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_damage_is_found_in_every_range(
     database_url: str, projection: type[Projection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = Parts(monkeypatch)
     async with store.connection(database_url, "reading") as conn:
-        await append_and_fold(database_url, conn, projection)
         assert (await verify(database_url, projection())).equal
         assert parts.count >= 4 * len(projection.tables)
         for kind in DAMAGES:
@@ -90,12 +95,15 @@ async def test_damage_is_found_in_every_range(
         assert (await verify(database_url, projection())).equal
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", [RequestStatus, ConsentRegistry])
 async def test_rows_that_change_between_two_ranges_are_no_difference(
     database_url: str, projection: type[Projection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with store.connection(database_url, "reading") as conn:
-        await append_and_fold(database_url, conn, projection)
+    async with (
+        store.connection(database_url, "reading") as conn,
+        folding.open_workers(database_url, [projection]) as fold_to_head,
+    ):
         records = sample_records(14)[::-1]
         parts = Parts(monkeypatch)
 
@@ -103,7 +111,7 @@ async def test_rows_that_change_between_two_ranges_are_no_difference(
             """Events for rows that were compared, that are to be compared, and that are new."""
             if records:
                 await append(conn, *(records.pop() for _ in range(min(20, len(records)))))
-                await folding.fold_all(database_url, [projection])
+                await fold_to_head()
 
         monkeypatch.setattr(parts, "after", after)
         assert (await verify(database_url, projection())).equal
@@ -132,7 +140,7 @@ async def test_rows_of_requests_are_merged_by_the_indexes_of_their_keys(
 ) -> None:
     plans: list[tuple[str, dict[str, Any]]] = []
 
-    async def explained(conn: AsyncConnection, statement: Executable, **given: object) -> int:
+    async def explained(conn: AsyncConnection, statement: Executable | NumberedText, **given: object) -> int:
         text, values = compile_with_numbered_parameters(statement, given)
         async with AsyncRawCursor(conn) as cursor:
             await cursor.execute(f"EXPLAIN (FORMAT JSON) {text}".encode(), values)
@@ -188,9 +196,12 @@ async def counts(
     conn: AsyncConnection, table: Table, parts: Sequence[KeyRange], *, by_bytes: bool = False
 ) -> list[int]:
     """Return how many rows of a table are in each range."""
-    columns = [
-        func.count().filter(part.contains(table, by_bytes=by_bytes)).label(f"rows_{number}")
-        for number, part in enumerate(parts)
-    ]
-    (row,) = await fetch_rows(conn, select(*columns).select_from(table))
-    return [int(value) for value in row.values()]
+    found = []
+    compiled: dict[object, NumberedText] = {}
+    for part in parts:
+        if part.shape not in compiled:
+            rows = func.count().filter(part.contains(table, by_bytes=by_bytes)).label("rows")
+            compiled[part.shape] = compile_numbered(select(rows).select_from(table))
+        (row,) = await fetch_rows(conn, compiled[part.shape], **part.values)
+        found.append(int(row["rows"]))
+    return found

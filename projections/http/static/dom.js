@@ -29,8 +29,8 @@ export function make(tag, attributes = {}, ...children) {
 export function keyed(parent, items, keyOf, create, update) {
   const old = new Map([...parent.children].filter((one) => one.dataset.key).map((one) => [one.dataset.key, one]));
   let place = [...parent.children].find((one) => one.dataset.key) ?? null;
-  for (const item of items) {
-    const key = String(keyOf(item));
+  for (const [index, item] of items.entries()) {
+    const key = String(keyOf(item, index));
     let node = old.get(key);
     old.delete(key);
     if (node === undefined) {
@@ -70,13 +70,19 @@ async function copy(code, button) {
   window.setTimeout(() => { button.textContent = "Copy"; }, 2500);
 }
 
+// Shows lines of text, each with what mends the problem that it tells, if it does. A line with a command stays when only
+// its text changes, and with it the button that somebody has just pressed.
+export function showLines(parent, lines, tag) {
+  keyed(
+    parent,
+    lines,
+    ({ text, ...rest }, index) => JSON.stringify(rest.command ? [index, rest] : [text, rest]),
+    (line) => make(tag, {}, make("p", line.kind ? { class: line.kind } : {}, line.text), ...mending(line)),
+    (node, line) => setText(node.firstChild, line.text),
+  );
+}
+
 // Shows sentences, each with the command that mends it, if there is one.
 export function showProblems(list, problems) {
-  keyed(
-    list,
-    problems,
-    (one) => JSON.stringify(one),
-    (one) => make("li", {}, make("p", {}, one.sentence), ...mending(one)),
-    () => {},
-  );
+  showLines(list, problems.map(({ sentence, hint, command }) => ({ text: sentence, hint, command })), "li");
 }

@@ -1,6 +1,6 @@
 // The tables of projections, apps, consumers and rebuilds, and the list of log lines.
 
-import { byId, keyed, make, mending, setData, setHidden, setText } from "./dom.js";
+import { byId, keyed, make, setData, setHidden, setText, showLines } from "./dom.js";
 import { age, clock, count, duration, rate, seconds, whole } from "./format.js";
 import { LagChart, SPAN_SECONDS } from "./lag_chart.js";
 
@@ -34,19 +34,7 @@ function body(cells) {
 // Shows paragraphs, and commands, in the second row of a body; hides the row if there are none.
 function showMore(node, lines) {
   setHidden(node.moreRow, lines.length === 0);
-  keyed(
-    node.more,
-    lines,
-    (line) => JSON.stringify(line),
-    (line) =>
-      make(
-        "div",
-        {},
-        make("p", { class: line.trouble ? "trouble" : "sub" }, line.text),
-        ...mending(line),
-      ),
-    () => {},
-  );
+  showLines(node.more, lines.map(({ trouble, ...line }) => ({ ...line, kind: trouble ? "trouble" : "sub" })), "div");
 }
 
 function showTime(node, iso, text) {

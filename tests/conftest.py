@@ -3,6 +3,7 @@
 pytest_plugins = [
     "tests.fix_citus",
     "tests.fix_environment",
+    "tests.fix_failover",
     "tests.fix_full_matrix",
     "tests.fix_issuer",
     "tests.fix_logs",

@@ -24,6 +24,7 @@ KEY = pytest.StashKey[list[Source]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, see tests/oldest_postgres.py")
     config.addinivalue_line("markers", "folded: the database has sample events, and every read model has folded them")
+    config.addinivalue_line("markers", "partitioned(size): the log is partitioned, and has no events")
     config.addinivalue_line("markers", "newest: run on the newest PostgreSQL alone, see tests/oldest_postgres.py")
     newest = newest_source(os.environ.get("PROJECTIONS_TEST_POSTGRES") or "embedded")
     oldest = oldest_source() if newest.name == "18" and newest.kind == "embedded" else None
@@ -91,11 +92,35 @@ def _folded_url(postgres: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _partitioned_urls(postgres: Server) -> Iterator[Callable[[int], str]]:
+    """Return the URL of a database whose log has partitions of a size; tests get copies of it."""
+    from projections.migrating.partition_log import partition_log  # noqa: PLC0415 - not every run needs it
+
+    urls: dict[int, str] = {}
+    with ExitStack() as stack:
+
+        def partitioned(size: int) -> str:
+            if size not in urls:
+                urls[size] = stack.enter_context(postgres.database())
+                partition_log(urls[size], size)
+            return urls[size]
+
+        yield partitioned
+
+
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, postgres: Server) -> Iterator[str]:
-    """The URL of a new migrated database, for its owner, who isn't a superuser; see also the mark ``folded``."""
-    is_folded = request.node.get_closest_marker("folded")
-    with postgres.copy(request.getfixturevalue("_folded_url")) if is_folded else postgres.database() as url:
+    """The URL of a new migrated database, for its owner, who isn't a superuser.
+
+    See also the marks ``folded`` and ``partitioned``.
+    """
+    prepared = None
+    if request.node.get_closest_marker("folded"):
+        prepared = request.getfixturevalue("_folded_url")
+    elif partitioned := request.node.get_closest_marker("partitioned"):
+        prepared = request.getfixturevalue("_partitioned_urls")(*partitioned.args)
+    with postgres.copy(prepared) if prepared else postgres.database() as url:
         yield url
 
 

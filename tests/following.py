@@ -147,7 +147,8 @@ async def ingest(
 async def stored_payloads(conn: AsyncConnection, app: str = APP) -> list[bytes]:
     """Return an app's payloads in order of position; fails unless the positions of all apps are gapless from 1."""
     await store.positions(conn)
-    rows = await fetch_all(conn, "SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position", [app])
+    query = "SELECT payload FROM eventstore.events WHERE app = %s ORDER BY position"
+    rows = await fetch_all(conn, query, [app], binary=True)  # as text, each byte would be two digits
     return [row[0] for row in rows]
 
 

@@ -6,7 +6,7 @@ plain tuples in the order of ``COLUMNS``. The order of the given events, and rep
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -281,10 +281,11 @@ def _poll_tallies(responses: list[Row]) -> list[Row]:
 
 
 def _poll_results(responses: list[Row], tallies: list[Row]) -> list[Row]:
+    totals = Counter(response[:3] for response in responses)
     rows: list[Row] = []
     for *poll, option, count, _ in tallies:
         assert isinstance(count, int)
-        total = sum(1 for response in responses if list(response[:3]) == poll)
+        total = totals[tuple(poll)]
         rows.append((*poll, option, count, total, count / total))
     return rows
 

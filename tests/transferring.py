@@ -84,7 +84,7 @@ EVERYTHING = {
 
 
 async def store_content(conn: AsyncConnection) -> dict[str, list[tuple[Any, ...]]]:
-    return {name: await fetch_all(conn, query.encode()) for name, query in EVERYTHING.items()}
+    return {name: await fetch_all(conn, query.encode(), binary=True) for name, query in EVERYTHING.items()}
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,7 @@ def _line(depth: int, name: str, path: Path) -> str:
     return f"{'  ' * depth}{name}".ljust(WIDTH) + f" {first_sentence(path)}"
 
 
+@cache
 def first_sentence(path: Path) -> str:
     """Return the first sentence of a module's docstring, in one line."""
     paragraph = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n", 1)[0]

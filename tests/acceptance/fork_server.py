@@ -67,7 +67,14 @@ NOT_LOADED = (
     "projections._migrations",
 )
 """Modules that other modules load, or that no command needs."""
-LAZILY_LOADED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.ext.asyncio")
+LAZILY_LOADED = (
+    "alembic.command",
+    "encodings.idna",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.ext.asyncio",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.h11_impl",
+)
 """Modules that libraries load only on first use."""
 
 MADV_COLLAPSE = 25
@@ -264,7 +271,6 @@ def set_up_child(request: Mapping[str, Any], streams: list[int], program: str) -
     sys.argv = [program, *request["arguments"]]
     path = request["environment"].get("PYTHONPATH", "")
     sys.path[:1] = [str(Path(program).parent), *(part for part in path.split(os.pathsep) if part)]
-    importlib.invalidate_caches()
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         set_stream(name, number)
     raise ChildStarts

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
 from projections.migrating.partition_log import partition_log
-from tests import store
 from tests.acceptance.command import Commands
+from tests.databases import Server
 from tests.json_documents import read_documents
-from tests.rebuilding import append_and_fold
+from tests.rebuilding import append_and_fold_samples
 
 NEEDED = "positions 1 to 240 are archived, no longer in the log: set PROJECTIONS_ARCHIVE to the folder of its files"
 FILE = "events-000000000001-000000000060"
 
 
+@pytest.fixture(scope="module")
+def partitioned(postgres: Server) -> Iterator[str]:
+    """The URL of a database with a partitioned log that is folded; each test gets a copy."""
+    with postgres.database() as url:
+        partition_log(url, 60)
+        asyncio.run(append_and_fold_samples(url))
+        yield url
+
+
 @pytest.fixture
-async def log(database_url: str) -> None:
-    """Make a partitioned log that is folded."""
-    await asyncio.to_thread(partition_log, database_url, 60)
-    async with store.connection(database_url, "observer") as conn:
-        await append_and_fold(database_url, conn)
+def database_url(postgres: Server, partitioned: str) -> Iterator[str]:
+    with postgres.copy(partitioned) as url:
+        yield url
 
 
-@pytest.mark.usefixtures("log")
 @pytest.mark.oldest
 async def test_partitions_are_archived_and_read_again(commands: Commands, database_url: str) -> None:
     folder = commands.folder / "archive"
@@ -75,7 +82,6 @@ async def test_partitions_are_archived_and_read_again(commands: Commands, databa
     assert "positions 1 to 240 are archived: they are decoded when they are read" in redecoded.err
 
 
-@pytest.mark.usefixtures("log")
 async def test_erasing_reaches_the_files_and_the_receipt_says_so(commands: Commands, database_url: str) -> None:
     number = "12300000000"
     folder = commands.folder / "archive"

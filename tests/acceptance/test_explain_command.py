@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
 from tests import folding, oracle
 from tests.acceptance.command import Commands
 from tests.fake_package import write_broken_package
@@ -23,7 +25,7 @@ async def test_it_prints_the_events_in_order_with_what_each_changed_and_which_de
         new_record(kind, PPNUM) for kind in (oracle.PENDING_CONSENT, oracle.FAILED, oracle.GRANTED)
     )
     await append(conn, pending, granted, failed)
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     result = await commands.run("explain", "consent_registry", PPNUM, DATABASE_URL=database_url)
     assert (result.code, result.err) == (0, ""), result.transcript
     lines = result.out.splitlines()
@@ -40,7 +42,7 @@ async def test_it_prints_the_events_in_order_with_what_each_changed_and_which_de
 
 async def test_json_output(commands: Commands, database_url: str, conn: AsyncConnection) -> None:
     await append(conn, record := new_record(oracle.POLL_RESPONSE, PPNUM, options=("é",)))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [PollTallies])
     key = ("poll_responses", "request 1", "poll 1", PPNUM)
     result = await commands.run("explain", *key, "--json", DATABASE_URL=database_url)
     assert (result.code, result.err) == (0, ""), result.transcript
@@ -53,7 +55,7 @@ async def test_a_row_that_differs_ends_with_exit_code_1(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, new_record(oracle.GRANTED, PPNUM))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     for arguments in ((), ("--json",)):
         result = await commands.run("explain", "consent_registry", PPNUM, *arguments, DATABASE_URL=database_url)
@@ -69,7 +71,7 @@ async def test_a_row_that_no_event_produces_ends_with_exit_code_1(
     commands: Commands, database_url: str, conn: AsyncConnection
 ) -> None:
     await append(conn, new_record(oracle.GRANTED))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     result = await commands.run("explain", "consent_registry", PPNUM, "--app", "app", DATABASE_URL=database_url)
     assert (result.code, len(result.err.splitlines())) == (1, 1), result.transcript
     assert result.err == "projections: no event up to position 1 produces such a row\n"
@@ -79,7 +81,7 @@ async def test_a_projection_that_cannot_be_loaded_does_not_affect_others(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
     await append(conn, new_record(oracle.GRANTED, PPNUM))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     variables = {"DATABASE_URL": database_url, "PYTHONPATH": write_broken_package(tmp_path)}
     result = await commands.run("explain", "consent_registry", PPNUM, **variables)
     assert (result.code, result.err) == (0, ""), result.transcript
@@ -94,7 +96,7 @@ async def test_a_usage_error_ends_with_exit_code_2_and_one_sentence(
     commands: Commands, database_url: str, conn: AsyncConnection, subtests: pytest.Subtests
 ) -> None:
     await append(conn, new_record(ppnum=PPNUM), new_record(ppnum=PPNUM, app="shop"))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     for arguments, expected in (
         (("consent", PPNUM), "no read model is named 'consent'; the names are consent_registry, "),
         ((PPNUM, PPNUM), "no read model is named "),

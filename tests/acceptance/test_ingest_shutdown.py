@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import grpc.aio
 import pytest
 
+from eventstore.contracts import encode_request
 from projections.cli.shared.output import counted
 from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
+from tests import store, wire
 from tests.acceptance.command import QUICK, CommandResult, Commands, RunningCommand
-from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events
+from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events, wait_for_more_events
 from tests.fault.proxy import TcpProxy, target_of, through
-from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of, payloads
+from tests.fix_simulator import LOG, TOKEN, Method, SimulatorFactory, entries_of, payloads, read_message
 from tests.following import log_of
 from tests.store import CHAT
 
@@ -104,9 +107,9 @@ async def test_a_frozen_database_does_not_delay_the_end(
     simulator = await simulator_factory(LOG)
     running, before = await start_through(proxy, commands, database_url, simulator)
     proxy.pause()
-    # More than the buffers between the two hold, so that some were received when all are sent.
-    await simulator.append(*log_of(10_000, ago=60))
-    await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 10_000)
+    # A megabyte: more than the buffers between the two hold, so that some were received when all are sent.
+    await simulator.append(*log_of(1_000, CHAT, ago=60, more=wire.bytes_field(99, b"x" * 1_000)))
+    await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 1_000)
     running.send(signal.SIGTERM)
     result = await running.wait(within=8)
     await assert_ended_without_storing(result, database_url, before)
@@ -141,30 +144,43 @@ async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
     epoch, rate, world = datetime(2026, 3, 1, 12, tzinfo=UTC), 300, World(seed=7, recipients=3_000)
     arguments = ["--seed", "7", "--epoch", "2026-03-01T12:00:00Z", "--recipients", "3000", "--rate", str(rate)]
     simulator = await commands.start("simulate", *arguments)
-    settings = variables(database_url, await simulator.wait_for_stdout("http://"))
+    address = await simulator.wait_for_stdout("http://")
+    settings = variables(database_url, address)
     story = world.events()
     log = chat_payloads(build_log(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
 
     randomness, done, kills = random.Random(), 0, 0  # noqa: S311 - not for secrets
-    while kills < 8 or done < len(log) // 2:  # the simulator is still sending during most of them
-        running = await commands.start("ingest", **settings)
-        match kills % 4:
-            case 0:
-                await running.wait_for_stderr("following")
-            case 1:  # at any moment, also during start-up
-                await asyncio.sleep(randomness.uniform(0, 1.5))
-            case _:
-                done = await wait_for_events(database_url, min(done + randomness.randint(1, 300), len(log)))
-        result = await running.kill()
-        assert result.code == -signal.SIGKILL, result.transcript
-        kills += 1
-    last = await commands.run("ingest", "--until-idle", "5", **settings)
+    async with store.connection(database_url) as conn:
+        while kills < 8 or done < len(log) // 2:  # the simulator is still sending during most of them
+            running = await commands.start("ingest", **settings)
+            match kills % 4:
+                case 0:
+                    await running.wait_for_stderr("following")
+                case 1:  # at any moment, also during start-up
+                    await asyncio.sleep(randomness.uniform(0, 1.5))
+                case _:
+                    done = await wait_for_more_events(conn, min(done + randomness.randint(1, 300), len(log)))
+            result = await running.kill()
+            assert result.code == -signal.SIGKILL, result.transcript
+            kills += 1
+    await wait_until_all_are_sent(address, await read_stored(database_url), len(log))
+    last = await commands.run("ingest", "--until-idle", "1", **settings)
     assert last.code == 0, last.transcript
     assert "0 quarantined" in last.err
     found = await read_stored(database_url)
     assert len(found.payloads) == len(log)
     assert found.payloads == log
     assert found.cursor == found.last
+
+
+async def wait_until_all_are_sent(address: str, stored: AppEvents, events: int) -> None:
+    """Read the stream from the last stored event to the end of the log; a process gets the rest at once after that."""
+    async with grpc.aio.insecure_channel(address.removeprefix("http://")) as channel:
+        method: Method = channel.unary_stream(CHAT.method)
+        call = method(encode_request(stored.last, None), metadata=(("authorization", f"Bearer {TOKEN}"),))
+        for _ in range(events - len(stored.payloads)):
+            await read_message(call)
+        call.cancel()
 
 
 def chat_payloads(log: list[SimulatedEvent]) -> list[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from psycopg import AsyncConnection
 
+from projections.read_models.consent_registry import ConsentRegistry
 from tests import folding, oracle
 from tests.acceptance.command import QUICK, CommandResult, Commands
 from tests.fake_package import write_broken_package
@@ -16,6 +17,7 @@ from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.folding import append, new_record
 from tests.following import log_of
 from tests.scripted import scripted_server, stays_open
+from tests.store import CHAT
 
 PPNUM = "12300000003"
 TROUBLE = """
@@ -69,7 +71,7 @@ async def test_progress_warnings_and_errors_of_threads_are_json(
     commands: Commands, database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
     await append(conn, new_record(oracle.GRANTED, PPNUM))
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [ConsentRegistry])
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     (tmp_path / "sitecustomize.py").write_text(TROUBLE)
     path = f"{tmp_path}:{write_broken_package(tmp_path)}"
@@ -101,7 +103,7 @@ async def test_the_log_of_a_run_is_json(commands: Commands, database_url: str) -
 async def test_a_run_over_thousands_of_events_logs_its_changes_of_state(
     commands: Commands, database_url: str, simulator_factory: SimulatorFactory
 ) -> None:
-    simulator = await simulator_factory(log_of(5_000))
+    simulator = await simulator_factory(log_of(2_000, CHAT))
     result = await commands.run(
         *("run", "--until-idle", "1", "--batch-size", "50"),
         **QUICK,
@@ -112,7 +114,7 @@ async def test_a_run_over_thousands_of_events_logs_its_changes_of_state(
     )
     assert (result.code, result.out) == (0, ""), result.transcript
     *lines, last = log_objects(result)
-    assert last["event"] == "5,000 new events, 0 duplicates, 0 quarantined"
+    assert last["event"] == "2,000 new events, 0 duplicates, 0 quarantined"
     logged = [(line["event"], line.get("projection")) for line in lines]
     assert len({*logged}) == len(logged), result.transcript
     assert {event for event, _ in logged} <= {"following", "folding", "behind", "caught up"}

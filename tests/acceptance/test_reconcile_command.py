@@ -6,11 +6,13 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from eventstore.contracts._generated.pcs.external.v1 import message_service_pb2 as pcs
-from projections.sandbox.simulator import Fault, FaultKind, World, build_log
+from projections.read_models.request_status import RequestStatus
+from projections.sandbox.simulator import Fault, FaultKind, SimulatedEvent, World, build_log
 from projections.sandbox.simulator.request_status_answer import answer
 from tests import folding, store
 from tests.acceptance.command import QUICK, CommandResult, Commands
@@ -20,24 +22,33 @@ from tests.json_documents import read_documents
 from tests.queries import fetch_all
 from tests.store import APP, PCS
 
-LOG = [entry for entry in build_log(World(recipients=400).events(), ends=datetime.now(UTC)) if PCS in entry.payloads]
-QUARTER = len(LOG) // 4
+
+@pytest.fixture
+def log() -> list[SimulatedEvent]:
+    """The events that the upstream has."""
+    story = World(recipients=400).events()
+    return [entry for entry in build_log(story, ends=datetime.now(UTC)) if PCS in entry.payloads]
 
 
 async def test_requests_that_a_gap_hit_are_found_and_after_a_replay_they_are_equal(
-    commands: Commands, database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory
+    commands: Commands,
+    database_url: str,
+    conn: AsyncConnection,
+    simulator_factory: SimulatorFactory,
+    log: list[SimulatedEvent],
 ) -> None:
-    simulator = await simulator_factory(LOG[: 2 * QUARTER])
+    quarter = len(log) // 4
+    simulator = await simulator_factory(log[: 2 * quarter])
     # The second quarter is lost: the upstream says that the cursor has expired, and goes on with the live events.
-    simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=QUARTER))
+    simulator.inject(Fault(FaultKind.CURSOR_EXPIRED, after=quarter))
     async with following(follower(database_url, simulator.address, contract=PCS)) as running:
         await running.wait_until(
             lambda: any(FaultKind.CURSOR_EXPIRED in call.faults for call in simulator.calls), "the gap"
         )
-        await simulator.append(*LOG[2 * QUARTER :])
-        await stored_events(conn, len(LOG) - QUARTER)
+        await simulator.append(*log[2 * quarter :])
+        await stored_events(conn, len(log) - quarter)
         await running.stop()
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [RequestStatus])
     variables = {
         **QUICK,
         "DATABASE_URL": database_url,
@@ -52,10 +63,10 @@ async def test_requests_that_a_gap_hit_are_found_and_after_a_replay_they_are_equ
         return result
 
     stored = {row[0] for row in await fetch_all(conn, "SELECT event_id FROM eventstore.events")}
-    assert stored == {entry.event_id for entry in [*LOG[:QUARTER], *LOG[2 * QUARTER :]]}
-    here = [entry for entry in LOG if entry.event_id in stored]
-    known = {entry.send_request_id for entry in here}
-    lost_from = {request for request in known if told(here, request) != told(LOG, request)}
+    assert stored == {entry.event_id for entry in [*log[:quarter], *log[2 * quarter :]]}
+    here = [entry for entry in log if entry.event_id in stored]
+    whole = {request: told(log, request) for request in {entry.send_request_id for entry in here}}
+    lost_from = {request for request, answered in whole.items() if told(here, request) != answered}
     assert lost_from
 
     (found,) = read_documents("reconcile", (await reconcile("--json", code=1)).out)
@@ -70,10 +81,10 @@ async def test_requests_that_a_gap_hit_are_found_and_after_a_replay_they_are_equ
     }
     for row in rows:
         assert row["recipients_that_differ"] == len(row["differing_recipients"])
-        assert {each["ppnum"] for each in row["differing_recipients"]} <= {*recipients(LOG, row["send_request_id"])}
+        assert {each["ppnum"] for each in row["differing_recipients"]} <= {*whole[row["send_request_id"]][1]}
     text = await reconcile("--app", APP, code=1)
     assert "behind: the upstream knows more than the log" in text.out
-    assert not any(ppnum in text.out + text.err for request in known for ppnum in recipients(LOG, request))
+    assert not any(ppnum in text.out + text.err for _, recipients in whole.values() for ppnum in recipients)
     equal_before = {row["send_request_id"] for row in await saved(conn) if row["verdict"] == "equal"}
     assert await store.value(conn, "SELECT count(*) FROM eventstore.events") == len(stored), "no event is invented"
 
@@ -88,9 +99,9 @@ async def test_requests_that_a_gap_hit_are_found_and_after_a_replay_they_are_equ
     reset = await commands.run("cursor", "reset", APP, "--yes", **variables)
     assert reset.code == 0, reset.transcript
     async with following(follower(database_url, simulator.address, contract=PCS)) as running:
-        await stored_events(conn, len(LOG))
+        await stored_events(conn, len(log))
         await running.stop()
-    await folding.fold_all(database_url)
+    await folding.fold_all(database_url, [RequestStatus])
     found = json.loads((await reconcile("--json", code=0)).out)
     assert {each["verdict"] for each in found["requests"]} == {"equal"}
     asked = {each["send_request_id"] for each in found["requests"]}
@@ -115,10 +126,6 @@ def told(entries: list[Any], request: str) -> tuple[int, dict[str, int]]:
     assert data is not None
     found = pcs.GetSendRequestStatusResponse.FromString(data)
     return found.request.status, {each.ppnum: each.status for each in found.recipients}
-
-
-def recipients(entries: list[Any], request: str) -> dict[str, int]:
-    return told(entries, request)[1]
 
 
 async def saved(conn: AsyncConnection) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
-from projections.sandbox.simulator import Simulator, World, build_log
+from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, RunningCommand
 from tests.acceptance.stored_events import read_stored
@@ -24,7 +24,6 @@ ENVIRONMENT = {
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_BATCH_SIZE": "5",
 }
-LOG = [entry for entry in build_log(World(recipients=1000).events(), ends=datetime.now(UTC)) if CHAT in entry.payloads]
 EVENTS_PER_APPEND = 10
 
 
@@ -32,28 +31,30 @@ class Load:
     """Sends events while it is enabled: a few at a time, after all earlier ones are stored.
 
     Attributes:
-        sent: how many events it has sent.
+        sent: the events that it has sent.
         enabled: whether it sends more.
 
     """
 
     def __init__(self, simulator: Simulator, conn: AsyncConnection) -> None:
-        self.sent = 0
+        story = World(recipients=1000).events()
+        self._log = [entry for entry in build_log(story, ends=datetime.now(UTC)) if CHAT in entry.payloads]
+        self.sent: list[SimulatedEvent] = []
         self.enabled = asyncio.Event()
         self._simulator = simulator
         self._conn = conn
 
     async def run(self) -> None:
-        """Send the whole log."""
-        while self.sent < len(LOG):
+        """Send the log, until it is cancelled."""
+        while more := self._log[len(self.sent) : len(self.sent) + EVENTS_PER_APPEND]:
             await self.enabled.wait()
-            await store.wait_until(self._all_stored, f"{self.sent} events stored")
-            await self._simulator.append(*LOG[self.sent : self.sent + EVENTS_PER_APPEND])
-            self.sent = min(self.sent + EVENTS_PER_APPEND, len(LOG))
+            await store.wait_until(self._all_stored, f"{len(self.sent)} events stored")
+            await self._simulator.append(*more)
+            self.sent += more
 
     async def _all_stored(self) -> bool:
         head = await store.value(self._conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")
-        return int(str(head)) >= self.sent
+        return int(str(head)) >= len(self.sent)
 
 
 async def wait_for_processes(conn: AsyncConnection, processes: int) -> None:
@@ -98,16 +99,16 @@ async def test_every_event_is_folded_once_whichever_process_is_killed(
             await wait_for_more_windows(conn, 20)  # by the other process, which follows the app now
             assert not loading.done(), "the log is too short for this many kills"
             load.enabled.clear()
-        load.enabled.set()
-        await loading
+        loading.cancel()
+        await asyncio.wait([loading])
         for name in NAMES:
-            await folding.wait_until_folded(conn, name, len(LOG))
+            await folding.wait_until_folded(conn, name, len(load.sent))
         (last,) = running
         last.send(signal.SIGTERM)
         result = await last.wait(within=5)
         assert result.code == 0, result.transcript
-        assert (await read_stored(database_url)).payloads == [entry.payloads[CHAT] for entry in LOG]
+        assert (await read_stored(database_url)).payloads == [entry.payloads[CHAT] for entry in load.sent]
         for name in NAMES:
             now = await folding.checkpoint_row(conn, name)
-            assert (now.state, now.position, now.events, now.failures) == ("running", len(LOG), len(LOG), 0)
+            assert (now.state, now.position, now.events, now.failures) == ("running", len(load.sent), len(load.sent), 0)
         await folding.assert_rows_match_oracle(conn)

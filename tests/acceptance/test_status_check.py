@@ -25,7 +25,9 @@ async def test_it_passes_while_a_process_folds_and_fails_when_none_does(commands
 
     async with store.connection(database_url) as conn:
         await append(conn, new_record(request=None))
-    run = await commands.start("run", "--no-ingest", **variables)
+        run = await commands.start("run", "--no-ingest", **variables)
+        for name in NAMES:
+            await folding.wait_until_folded(conn, name, 1)
 
     async def passes() -> bool:
         return (await commands.run(*CHECK, "--max-behind", "60", **variables)).code == 0

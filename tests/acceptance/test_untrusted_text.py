@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from psycopg import AsyncConnection
 
 from projections.terminal_text import UNSAFE
-from tests import folding, oracle
+from tests import folding, oracle, store
 from tests.acceptance.command import CommandResult, Commands
-from tests.fix_full_matrix import stood_for
+from tests.databases import Server
+from tests.fix_full_matrix import in_turns, stood_for
 from tests.folding import append, new_record
 
 PPNUM = "12300000003"
 FORGED = "\nrequest_status: 9 rows equal the log at position 9"
 HOSTILE = f"\x1b[2J\x1b]0;owned\x07\x9b31m\u202e{FORGED}\u2028[red]:smile:[/red] é世"
+OTHER_ENCODING = (
+    "the other encoding with this command, and this encoding with the commands before and after it: all commands write"
+    " to streams with the same error handler, which replaces what an encoding lacks, and both lack the arrow"
+)
 
 
-@pytest.fixture
-async def variables(database_url: str, conn: AsyncConnection) -> dict[str, str]:
-    """A folded log with hostile texts; two read models are damaged."""
-    await append(
-        conn,
-        replace(new_record(oracle.FAILED, PPNUM), error_code=HOSTILE),
-        new_record(oracle.POLL_RESPONSE, PPNUM, options=(HOSTILE[:60],)),
-    )
-    await folding.fold_all(database_url)
-    await conn.execute("UPDATE request_recipients SET error_code = 'else'")
-    await conn.execute("UPDATE poll_tallies SET responses = 7")
-    await conn.execute("UPDATE eventstore.cursors SET last_error = %s", [HOSTILE])
-    await conn.execute("INSERT INTO eventstore.cursors (app, last_error) VALUES (%s, %s)", [HOSTILE[:40], HOSTILE])
-    return {"DATABASE_URL": database_url}
+async def damage_and_fill(url: str) -> None:
+    """Store and fold events with hostile texts, damage two read models, and store a hostile error of two apps."""
+    async with store.connection(url) as conn:
+        await append(
+            conn,
+            replace(new_record(oracle.FAILED, PPNUM), error_code=HOSTILE),
+            new_record(oracle.POLL_RESPONSE, PPNUM, options=(HOSTILE[:60],)),
+        )
+        await folding.fold_all(url)
+        await conn.execute("UPDATE request_recipients SET error_code = 'else'")
+        await conn.execute("UPDATE poll_tallies SET responses = 7")
+        await conn.execute("UPDATE eventstore.cursors SET last_error = %s", [HOSTILE])
+        await conn.execute("INSERT INTO eventstore.cursors (app, last_error) VALUES (%s, %s)", [HOSTILE[:40], HOSTILE])
+
+
+@pytest.fixture(scope="module")
+def variables(postgres: Server) -> Iterator[dict[str, str]]:
+    """The variables with which a command finds a log with hostile texts; no command here changes what another shows."""
+    with postgres.database() as url:
+        asyncio.run(damage_and_fill(url))
+        yield {"DATABASE_URL": url}
 
 
 COMMANDS = [
@@ -60,8 +73,11 @@ async def test_no_command_prints_control_characters(
     assert "\\x1b[2J" in result.out + result.err, result.transcript
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-@pytest.mark.parametrize("arguments", [COMMANDS[0], COMMANDS[2], COMMANDS[3]], ids=lambda value: value[0])
+@pytest.mark.parametrize(
+    ("arguments", "encoding"),
+    in_turns([(COMMANDS[0],), (COMMANDS[2],), (COMMANDS[3],)], [("ascii",), ("latin-1",)], OTHER_ENCODING),
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
 async def test_no_encoding_of_stdout_stops_a_command(
     commands: Commands, variables: dict[str, str], arguments: tuple[str, ...], encoding: str
 ) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psycopg
 
+from projections.migrating.migrate import upgrade
 from projections.sandbox.embedded.os_account import Account
 from tests.servers import wheel_binaries
 from tests.store import GIVE_UP, wait_until
@@ -124,9 +126,9 @@ class Server:
 class Cluster:
     """Servers in one folder; all are stopped at the end of the test."""
 
-    def __init__(self, folder: Path, binaries: Path, account: Account) -> None:
+    def __init__(self, folder: Path, migrated: Path, account: Account) -> None:
         self.folder = folder
-        self._binaries = binaries
+        self._migrated = migrated
         self._account = account
         self._folders = 0
 
@@ -136,32 +138,60 @@ class Cluster:
         return self.folder / f"data{self._folders}"
 
     async def primary(self) -> Server:
-        """Create a server with an empty database, and start it."""
+        """Create a server with a migrated database, and start it."""
         data = self.new_folder()
-        await run(
-            [
-                str(self._binaries / "initdb"),
-                f"--pgdata={data}",
-                *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
-            ],
-            self._account,
-        )
-        (data / "pg_hba.conf").write_text(HBA)
-        server = Server(self._binaries, self._account, data)
+        await run([shutil.which("cp") or "cp", "-a", str(self._migrated), str(data)], self._account)
+        server = Server(_binaries(), self._account, data)
         await server.start()
-        url = server.superuser_url.replace(DATABASE, "postgres")
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
-            await conn.execute(f"CREATE DATABASE {DATABASE}".encode())
         return server
 
 
+@contextmanager
+def migrated_data() -> Iterator[Path]:
+    """Yield the data folder of a server with a migrated database; the server isn't running."""
+    account = account_of_servers()
+    with temporary_folder(fast_folder(), account) as folder:
+        asyncio.run(_make_migrated(folder / "data", account))
+        yield folder / "data"
+
+
+async def _make_migrated(data: Path, account: Account) -> None:
+    await run(
+        [
+            str(_binaries() / "initdb"),
+            f"--pgdata={data}",
+            *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+        ],
+        account,
+    )
+    (data / "pg_hba.conf").write_text(HBA)
+    server = Server(_binaries(), account, data)
+    await server.start()
+    try:
+        url = server.superuser_url.replace(DATABASE, "postgres")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+            await conn.execute(f"CREATE DATABASE {DATABASE}".encode())
+        await asyncio.to_thread(upgrade, server.superuser_url, projections=())
+    finally:
+        await server.stop(signal.SIGINT)
+
+
+def _binaries() -> Path:
+    return wheel_binaries(18)
+
+
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
-    """Yield a cluster without servers; those that still run at the end are crashed."""
+async def cluster(migrated: Path) -> AsyncIterator[Cluster]:
+    """Yield a cluster without servers; those that still run at the end are crashed.
+
+    Args:
+        migrated: the folder of :func:`migrated_data`, which each primary gets a copy of.
+
+    """
     account = account_of_servers()
     with temporary_folder(fast_folder(), account) as folder:
         try:
-            yield Cluster(folder, wheel_binaries(18), account)
+            yield Cluster(folder, migrated, account)
         finally:
             for pid in servers_below(folder):
                 os.kill(pid, signal.SIGQUIT)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import psycopg
 from psycopg import AsyncConnection
 
 from projections.migrating.metadata import READ_MODELS
-from projections.migrating.migrate import upgrade
-from projections.sandbox.simulator import Simulator, World, build_log
+from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
 from tests import folding, store
 from tests.acceptance.command import QUICK, Commands, RunningCommand
-from tests.fault.failover_cluster import DATABASE, Cluster, Server, cluster
+from tests.fault.failover_cluster import DATABASE, Cluster, Server
 from tests.fault.proxy import TcpProxy
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.store import CHAT
@@ -35,7 +35,13 @@ ENVIRONMENT = {
     "PROJECTIONS_TOKEN": TOKEN,
     "PROJECTIONS_POLL": "0.2",
 }
-LOG = [entry for entry in build_log(World(recipients=1_400).events(), ends=datetime.now(UTC)) if CHAT in entry.payloads]
+
+
+@cache  # not when the tests are collected, which each process does
+def log() -> Sequence[SimulatedEvent]:
+    """Return what the platform sends, in order."""
+    entries = build_log(World(recipients=1_400).events(), ends=datetime.now(UTC))
+    return [entry for entry in entries if CHAT in entry.payloads]
 
 
 class Setup:
@@ -56,8 +62,8 @@ class Setup:
 
     async def send(self, count: int = EVENTS_PER_ROUND) -> None:
         """Send more events from the platform."""
-        await self._simulator.append(*LOG[self.sent : self.sent + count])
-        self.sent = min(self.sent + count, len(LOG))
+        await self._simulator.append(*log()[self.sent : self.sent + count])
+        self.sent = min(self.sent + count, len(log()))
 
     async def wait_until_stored(self, server: Server | None = None) -> None:
         """Wait until a server has all events that were sent."""
@@ -83,7 +89,7 @@ class Setup:
         """Assert that all sent events are stored once, unchanged and in order, and that the read models are right."""
         async with connected(self.server) as conn:
             payloads = [event.payload for event in await store.stored_events(conn)]
-            assert payloads == [entry.payloads[CHAT] for entry in LOG[: self.sent]]
+            assert payloads == [entry.payloads[CHAT] for entry in log()[: self.sent]]
             await store.positions(conn)
             assert await store.quarantine_rows(conn) == []
             for projection in READ_MODELS:
@@ -100,8 +106,8 @@ class Setup:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projections ingest %%'"
         if not await store.value(conn, query):
             return False
-        log = "".join(self.running.stderr_lines)  # it reports that it lost the lease before it connects again
-        return log.rfind("following") > log.rfind("lost the lease of the app")
+        lines = "".join(self.running.stderr_lines)  # it reports that it lost the lease before it connects again
+        return lines.rfind("following") > lines.rfind("lost the lease of the app")
 
 
 @asynccontextmanager
@@ -134,7 +140,6 @@ async def wait_for_count(server: Server, count: int) -> None:
 @asynccontextmanager
 async def set_up(servers: Cluster, simulator_factory: SimulatorFactory, folder: Path) -> AsyncIterator[Setup]:
     server = await servers.primary()
-    await asyncio.to_thread(upgrade, server.superuser_url, projections=())
     simulator = await simulator_factory([])
     async with TcpProxy("127.0.0.1", server.port) as proxy, AsyncExitStack() as stack:
         url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{DATABASE}?sslmode=disable&gssencmode=disable"
@@ -144,13 +149,13 @@ async def set_up(servers: Cluster, simulator_factory: SimulatorFactory, folder: 
 
 
 def test_the_log_is_long_enough() -> None:
-    assert len(LOG) >= EVENTS_PER_ROUND * 3 * ROUNDS
+    assert len(log()) >= EVENTS_PER_ROUND * 3 * ROUNDS
 
 
 async def test_a_standby_without_the_last_events_is_promoted(
-    simulator_factory: SimulatorFactory, tmp_path: Path
+    servers: Cluster, simulator_factory: SimulatorFactory, tmp_path: Path
 ) -> None:
-    async with cluster() as servers, set_up(servers, simulator_factory, tmp_path) as test:
+    async with set_up(servers, simulator_factory, tmp_path) as test:
         lost = []
         for number in range(ROUNDS):
             primary = test.server
@@ -178,8 +183,10 @@ async def test_a_standby_without_the_last_events_is_promoted(
     assert sum("the database lost committed events" in line for line in test.running.stderr_lines) == ROUNDS
 
 
-async def test_a_restored_backup_replaces_the_database(simulator_factory: SimulatorFactory, tmp_path: Path) -> None:
-    async with cluster() as servers, set_up(servers, simulator_factory, tmp_path) as test:
+async def test_a_restored_backup_replaces_the_database(
+    servers: Cluster, simulator_factory: SimulatorFactory, tmp_path: Path
+) -> None:
+    async with set_up(servers, simulator_factory, tmp_path) as test:
         await test.send()
         await test.wait_until_stored()
         backup = await test.server.backup(servers.new_folder())
@@ -199,10 +206,10 @@ async def test_a_restored_backup_replaces_the_database(simulator_factory: Simula
 
 
 async def test_a_database_that_commits_asynchronously_crashes(
-    simulator_factory: SimulatorFactory, tmp_path: Path
+    servers: Cluster, simulator_factory: SimulatorFactory, tmp_path: Path
 ) -> None:
     """Appends are durable whatever the database's setting; folds that are lost are folded again."""
-    async with cluster() as servers, set_up(servers, simulator_factory, tmp_path) as test:
+    async with set_up(servers, simulator_factory, tmp_path) as test:
         for _ in range(3):
             async with connected(test.server) as conn:
                 await conn.execute(f"ALTER DATABASE {DATABASE} SET synchronous_commit = off".encode())

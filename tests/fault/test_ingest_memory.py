@@ -53,7 +53,7 @@ async def test_a_slow_database_fills_the_buffer_to_its_limit_and_the_stream_wait
     database_url: str, conn: AsyncConnection, simulator_factory: SimulatorFactory, peak: Peak, contract: Contract
 ) -> None:
     # Much more than the buffers of sockets and libraries hold.
-    log = log_of(80, more=wire.bytes_field(500, bytes(MESSAGE)))
+    log = log_of(60, more=wire.bytes_field(500, bytes(MESSAGE)))
     simulator = await simulator_factory(log, SimulatorSettings(keep_alive=0.02))
     one = follower(database_url, simulator.address, contract=contract, waits=WAITS)
     with capture_logs() as logs:

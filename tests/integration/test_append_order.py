@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -167,22 +168,22 @@ class Writer:
 
     async def write(self, rounds: int) -> None:
         """Append random batches, and finally the whole pool."""
-        for batch in [*(self._batch() for _ in range(rounds)), self._pool]:
-            while not await self._appended(batch):
+        batches = deque([*(self._batch() for _ in range(rounds)), self._pool])
+        while batches:
+            try:
+                async with store.appender(self._url, f"writer {self.number}", PATIENT) as appender:
+                    self.pid = appender._conn.info.backend_pid
+                    while batches:
+                        await self._append(appender, batches[0])
+                        batches.popleft()
+            except psycopg.OperationalError:
                 self.deaths += 1
 
-    async def _appended(self, batch: list[Event]) -> bool:
-        try:
-            async with AsyncExitStack() as stack:
-                appender = await stack.enter_async_context(store.appender(self._url, f"writer {self.number}", PATIENT))
-                self.pid = appender._conn.info.backend_pid
-                appender.probing = self._random.random() < 0.5
-                cursor = CursorMove(f"app {self.number % 2}", 1, batch[-1].event_id)
-                rejected = [garbage(self._random.randrange(3)) for _ in range(self._random.randrange(3))]
-                await appender.append(batch, rejected=rejected, cursor=cursor)
-        except psycopg.OperationalError:
-            return False
-        return True
+    async def _append(self, appender: Appender, batch: list[Event]) -> None:
+        appender.probing = self._random.random() < 0.5
+        cursor = CursorMove(f"app {self.number % 2}", 1, batch[-1].event_id)
+        rejected = [garbage(self._random.randrange(3)) for _ in range(self._random.randrange(3))]
+        await appender.append(batch, rejected=rejected, cursor=cursor)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -197,7 +198,7 @@ async def test_a_reader_sees_every_event_once_and_in_order_while_writers_are_kil
         for app in ("app 0", "app 1"):
             await store.set_epoch(conn, app)
         polling = asyncio.create_task(reader.poll())
-        writing = [asyncio.create_task(writer.write(12)) for writer in writers]
+        writing = [asyncio.create_task(writer.write(15)) for writer in writers]
         while not all(task.done() for task in writing):
             victim = dice.choice(writers)
             began = time.monotonic()

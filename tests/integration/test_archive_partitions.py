@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,21 +32,33 @@ from tests.doctoring import findings, only
 from tests.erasing import BUILT_IN, erase
 from tests.folding import QUICK, append, decode_record, fold_all, new_record
 from tests.queries import fetch_all
-from tests.rebuilding import append_and_fold, rebuild, replay_context, role, sample_records, verify
+from tests.rebuilding import append_and_fold_samples, rebuild, replay_context, role, sample_records, verify
 from tests.transferring import export, files_in, import_file
 
 SIZE = 60
 """Positions in a partition; the log has 248 events."""
 
 
+@pytest.fixture(scope="session")
+def _partitioned_url(postgres: Server) -> Iterator[str]:
+    """The URL of a partitioned log that is folded; tests get copies of it."""
+    with postgres.database() as url:
+        partition_log(url, SIZE)
+        asyncio.run(append_and_fold_samples(url))
+        yield url
+
+
 @pytest.fixture
-async def conn(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection to a partitioned log that is folded; its archive is the test's folder."""
+def database_url(postgres: Server, _partitioned_url: str) -> Iterator[str]:
+    """The URL of a partitioned log that is folded."""
+    with postgres.copy(_partitioned_url) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def _archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive is the test's folder."""
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
-    await asyncio.to_thread(partition_log, database_url, SIZE)
-    async with store.connection(database_url, "reading") as conn:
-        await append_and_fold(database_url, conn)
-        yield conn
 
 
 async def archive(
@@ -235,8 +247,8 @@ async def test_only_the_owner_may_archive(
     assert (await stored_range(conn), files_in(tmp_path)) == ((1, 248), [])
 
 
-async def test_a_log_of_one_table_is_refused(database_url: str, tmp_path: Path) -> None:
+async def test_a_log_of_one_table_is_refused(elsewhere: str, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match="no partitions, and only whole partitions are archived; run projections migrate"
     ):
-        await archive(database_url, tmp_path, "61")
+        await archive(elsewhere, tmp_path, "61")

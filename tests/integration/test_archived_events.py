@@ -32,10 +32,11 @@ from tests.archiving import archive_by_hand
 from tests.databases import Server
 from tests.doctoring import findings
 from tests.fix_full_matrix import stood_for
-from tests.folding import append, checkpoint_row, fold, new_record, worker, worker_connection
+from tests.folding import append, checkpoint_row, fold, fold_all, new_record, worker, worker_connection
 from tests.queries import fetch_all
 from tests.rebuilding import (
     ANY_REMOVAL,
+    SAMPLES,
     OptOuts,
     all_rows,
     append_and_fold,
@@ -51,6 +52,7 @@ from tests.transferring import export, fill_store, import_file, open_connection,
 ARCHIVED = 100
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize(
     "projection",
     [
@@ -72,37 +74,37 @@ async def test_replays_read_archived_events(
 ) -> None:
     if projection is OptOuts:
         upgrade(database_url, projections=[OptOuts()])
+        await fold_all(database_url, [OptOuts])
     monkeypatch.setattr(archived_events, "BATCH", 7)
     monkeypatch.setattr(shadow, "WINDOW", 40)
-    head = await append_and_fold(database_url, conn, projection)
     rows = await all_rows(conn, projection)
     await archive_by_hand(conn, tmp_path, 1, 3)
     await archive_by_hand(conn, tmp_path, 4, ARCHIVED)
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
     for window in (17, 1000):
         found = await verify(database_url, projection(), window=window)
-        assert (found.position, found.equal) == (head, True)
+        assert (found.position, found.equal) == (SAMPLES, True)
     await damage_all(conn, projection)
     await rebuild(database_url, projection(), limits=ANY_REMOVAL)
     assert await all_rows(conn, projection) == rows
     await conn.execute("DELETE FROM projections.checkpoints")  # as if it were new here
     done = await rebuild(database_url, projection())
-    assert (done.position, sum(one.total for one in done.changes)) == (head, 0)
+    assert (done.position, sum(one.total for one in done.changes)) == (SAMPLES, 0)
 
 
+@pytest.mark.folded
 @pytest.mark.oldest
 async def test_an_as_of_within_the_archive_has_the_rows_of_then(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = await append_and_fold(database_url, conn, RequestStatus)
     await append(conn, new_record())
     [(received_at,)] = await fetch_all(conn, "SELECT received_at FROM eventstore.events WHERE position = 60")
     context, projections = replay_context(database_url), [RequestStatus()]
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
     await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
-    await archive_by_hand(conn, tmp_path, ARCHIVED + 1, head)
+    await archive_by_hand(conn, tmp_path, ARCHIVED + 1, SAMPLES)
     built = await build_as_of(context, projections, received_at.isoformat(), "then", force=False)
-    assert (built.position, built.received_at) == (head, received_at)
+    assert (built.position, built.received_at) == (SAMPLES, received_at)
     [rows] = await fetch_all(conn, "SELECT count(*) FROM public.request_status")
     assert built.rows["request_status"] == rows[0]
     none = await build_as_of(context, projections, "2020-01-01T00:00Z", "nothing", force=False)
@@ -110,10 +112,10 @@ async def test_an_as_of_within_the_archive_has_the_rows_of_then(
     assert none.remarks[0].startswith("that time is before the first event (position 1 was received at")
 
 
+@pytest.mark.folded
 async def test_a_replay_refuses_before_it_does_anything(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn, PollTallies)
     parts = ((1, 40), (41, 70), (71, 80), (81, ARCHIVED))
     file, _, third, last = [await archive_by_hand(conn, tmp_path, *part) for part in parts]
     await conn.execute("DELETE FROM projections.checkpoints")
@@ -183,12 +185,12 @@ class _Stops(NoProgress):
         self.notes.append(line)
 
 
+@pytest.mark.folded
 async def test_an_interrupted_rebuild_is_resumed_among_archived_events(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow, "WINDOW", 20)
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
-    head = await append_and_fold(database_url, conn, RequestStatus)
     with pytest.raises(RebuildLost):
         await rebuild(database_url, RequestStatus(), progress=_Stops(40))
     await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
@@ -196,9 +198,9 @@ async def test_an_interrupted_rebuild_is_resumed_among_archived_events(
     with pytest.raises(RebuildLost):
         await rebuild(database_url, RequestStatus(), progress=stops, resume=True)
     assert stops.notes[0].endswith("or the archive changed since the interrupted rebuild; starting over")
-    ends = _Stops(head + 1)
+    ends = _Stops(SAMPLES + 1)
     done = await rebuild(database_url, RequestStatus(), progress=ends, resume=True)
-    assert (ends.notes, done.position) == (["request_status: resuming at position 60"], head)
+    assert (ends.notes, done.position) == (["request_status: resuming at position 60"], SAMPLES)
     assert sum(one.total for one in done.changes) == 0
 
 
@@ -222,10 +224,10 @@ async def test_an_export_has_the_archived_events_or_refuses(
             assert (await store_content(other))["events"] == before["events"]
 
 
+@pytest.mark.folded
 async def test_consumers_begin_after_the_archived_events(
     database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
-    await append_and_fold(database_url, conn, RequestStatus)
     await create_consumer(conn, "early", 0)
     await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
     with pytest.raises(UsageError, match="can't start after position 99: positions up to 100 are archived; start it"):
@@ -247,10 +249,10 @@ async def test_consumers_begin_after_the_archived_events(
     ]
 
 
+@pytest.mark.folded
 async def test_status_doctor_and_explain_tell_what_is_archived(
     database_url: str, conn: AsyncConnection, tmp_path: Path
 ) -> None:
-    await append_and_fold(database_url, conn)
     file = await archive_by_hand(conn, tmp_path, 1, ARCHIVED, parquet=True)
     assert (await read_status(conn, find_projections())).archived_up_to == ARCHIVED
     projection = RequestStatus()

@@ -23,15 +23,16 @@ from tests import folding, rebuilding, store
 from tests.folding import append, checkpoint_row, fold, run_context, worker, worker_connection
 from tests.rebuilding import ANY_REMOVAL, Interrupting, rebuild, sample_records, verify
 
+pytestmark = pytest.mark.folded
+
 AHEAD = r"its checkpoint \(\d+\) is ahead of the log \(\d+\): .*run projections rebuild request_status"
 
 
 @pytest.fixture
 async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """Fold everything, then delete the last third of the log."""
+    """Yield a connection to a folded log that has lost its last third."""
     async with store.connection(database_url, "reading") as conn:
-        length = await rebuilding.append_and_fold(database_url, conn)
-        await store.lose_events(conn, 2 * length // 3)
+        await store.lose_events(conn, 2 * rebuilding.SAMPLES // 3)
         yield conn
 
 

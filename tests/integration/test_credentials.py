@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +13,17 @@ from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
-from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, DISCOVERY, HANGS, TOKEN_PATH, Answer, CertificateFiles, Issuer
+from tests.fix_issuer import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    DISCOVERY,
+    HANGS,
+    NO_AUTHORITIES,
+    TOKEN_PATH,
+    Answer,
+    CertificateFiles,
+    Issuer,
+)
 
 IssuerFactory = Callable[..., Awaitable[Issuer]]
 API = "https://api.example.com"
@@ -33,9 +42,8 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_secrets", {})
 
 
-def client_of(
-    issuer: Issuer, *, resource: str = API, waits: Waits | None = None, tls: ssl.SSLContext | None = None
-) -> ClientCredentials:
+def client_of(issuer: Issuer, *, resource: str = API, waits: Waits | None = None) -> ClientCredentials:
+    tls = None if issuer.tls else NO_AUTHORITIES
     return ClientCredentials(issuer.url, CLIENT_ID, CLIENT_SECRET, resource, waits=waits or Waits(), tls=tls)
 
 
@@ -238,7 +246,9 @@ async def test_a_discovery_document_of_another_issuer_is_refused(
 @pytest.mark.parametrize(("configured", "stated"), [("", "/"), ("/", ""), ("/", "/")])
 async def test_a_slash_at_the_end_of_an_issuer_does_not_count(issuer: Issuer, configured: str, stated: str) -> None:
     issuer.discovery = Answer(body={"issuer": issuer.url + stated, "token_endpoint": issuer.url + TOKEN_PATH})
-    client = ClientCredentials(issuer.url + configured, CLIENT_ID, CLIENT_SECRET, API, waits=Waits())
+    client = ClientCredentials(
+        issuer.url + configured, CLIENT_ID, CLIENT_SECRET, API, waits=Waits(), tls=NO_AUTHORITIES
+    )
     assert await client.token() == issuer.tokens[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import ssl
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,11 +16,9 @@ from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.issuer_response import MAX_BYTES
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
-from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, TOKEN_PATH, Answer, Issuer
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, NO_AUTHORITIES, TOKEN_PATH, Answer, Issuer
 
 API = "https://api.example.com"
-NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""The issuers here speak plain HTTP, and to load the system's authorities takes longer than most of these tests."""
 
 
 @pytest.fixture(autouse=True)

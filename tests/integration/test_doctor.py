@@ -68,10 +68,10 @@ async def as_superuser(postgres: Server, database: str) -> AsyncConnection:
     return await AsyncConnection.connect(url, autocommit=True)
 
 
+@pytest.mark.folded
 async def test_a_session_that_holds_a_checkpoint_is_named_with_whom_it_blocks(
     conn: AsyncConnection, database_url: str
 ) -> None:
-    await folding.fold_all(database_url)
     async with session(database_url, "a tool") as tool, session(database_url, "projections waiting") as waiting:
         await tool.execute("BEGIN")
         await tool.execute("SELECT FROM projections.checkpoints WHERE name = 'request_status' FOR UPDATE")
@@ -94,11 +94,11 @@ async def test_a_session_that_holds_a_checkpoint_is_named_with_whom_it_blocks(
     assert gone.isdisjoint(codes(await findings(database_url, waits=AT_ONCE, limits={"snapshot": 0.001})))
 
 
+@pytest.mark.folded
 @pytest.mark.oldest
 async def test_a_command_of_ours_that_blocks_or_takes_long_is_not_to_be_terminated(
     conn: AsyncConnection, database_url: str
 ) -> None:
-    await folding.fold_all(database_url)
     async with (
         session(database_url, f"projections rebuild people {HERE}") as ours,
         session(database_url, "a tool") as waiting,
@@ -132,8 +132,8 @@ async def test_who_holds_the_append_lock_is_named(conn: AsyncConnection, databas
         await blocked
 
 
+@pytest.mark.folded
 async def test_what_was_dropped_or_changed_in_the_schema_is_found(conn: AsyncConnection, database_url: str) -> None:
-    await folding.fold_all(database_url)
     await append(conn, new_record(), new_record())
     before = codes(await findings(database_url))
     await conn.execute("DROP TRIGGER refuse_change_row ON eventstore.events")
@@ -178,12 +178,12 @@ async def test_a_database_that_was_not_migrated_is_one_finding(empty_database_ur
     assert found.line == "wrong [schema_missing] the database has no schema of ours yet; run projections migrate"
 
 
+@pytest.mark.folded
 async def test_apps_that_are_unfollowed_refused_failing_silent_or_held(
     conn: AsyncConnection, database_url: str
 ) -> None:
     async with AsyncExitStack() as stack:
         await listening_worker(stack, database_url, *NAMES)
-        await folding.fold_all(database_url)
         for app in ("failing", "gaps", "held", "quiet", "refused"):
             await store.set_epoch(conn, app)
             name = f"projections {'import' if app == 'held' else f'ingest {app}'} {HERE}"
@@ -431,11 +431,11 @@ async def test_too_few_connections(conn: AsyncConnection, database_url: str) -> 
     assert "connections_few" not in codes(await findings(database_url))
 
 
+@pytest.mark.folded
 @pytest.mark.oldest
 async def test_privileges_of_a_worker_and_of_readers(
     conn: AsyncConnection, database_url: str, postgres: Server
 ) -> None:
-    await folding.fold_all(database_url)
     await append(conn, new_record())
     parts = urlsplit(database_url)
     names = [f"{kind}_{secrets.token_hex(4)}" for kind in ("worker", "reader")]

@@ -254,21 +254,21 @@ def test_a_reused_process_id_is_not_taken_for_the_server(stopped: EmbeddedPostgr
         other.wait()
 
 
-def starter_is_at(home: Path, name: str) -> bool:
-    patterns = {
-        "state": "embedded.json",
-        "initdb": ".initdb-*/data/base",
-        "cluster": "postgres",
-        "up": "postgres/postmaster.pid",
-    }
-    return any(list(folder.glob(patterns[name])) for folder in folders_of(home))
+STEPS = {
+    "state": "embedded.json",
+    "initdb": ".initdb-*/data/base",
+    "cluster": "postgres",
+    "up": "postgres/postmaster.pid",
+}
+"""The file that shows how far a start is."""
 
 
-@pytest.mark.parametrize("name", ["state", "initdb", "cluster", "up"])
+@pytest.mark.parametrize("name", STEPS)
 def test_a_start_continues_after_a_killed_start(home: Path, name: str) -> None:
     process = starter(home)
     wait_for((home / "embedded.json").exists)
-    wait_for(lambda: starter_is_at(home, name))
+    folders = folders_of(home)
+    wait_for(lambda: any(any(folder.glob(STEPS[name])) for folder in folders))
     process.kill()
     process.communicate()
     server = embedded(home)
@@ -304,19 +304,19 @@ def test_takes_another_port_when_its_own_is_taken(stopped: EmbeddedPostgres) -> 
         assert query_value(url, "select 1") == 1
 
 
-def test_a_frozen_starter_is_named_after_a_limited_wait(home: Path) -> None:
-    home.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(home / "embedded.lock")], stdout=subprocess.PIPE)
+def test_a_frozen_starter_is_named_after_a_limited_wait(stopped: EmbeddedPostgres) -> None:
+    lock = stopped.home / "embedded.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         os.kill(holder.pid, signal.SIGSTOP)
         with pytest.raises(EmbeddedError, match="process 4711 has held"):
-            EmbeddedPostgres(home, settings=FAST, timeouts=EmbeddedTimeouts(lock=0.2)).start()
+            EmbeddedPostgres(stopped.home, settings=FAST, timeouts=EmbeddedTimeouts(lock=0.2)).start()
     finally:
         holder.kill()
         holder.communicate()
-    assert query_value(embedded(home).start(), "select 1") == 1  # the kernel released the dead process's lock
+    assert query_value(stopped.start(), "select 1") == 1  # the kernel released the dead process's lock
 
 
 def test_refuses_the_data_of_another_major_version(stopped: EmbeddedPostgres) -> None:

@@ -26,7 +26,7 @@ from tests.databases import Server
 from tests.doctoring import codes, findings
 from tests.erasing import BUILT_IN, again, erase
 from tests.queries import fetch_all
-from tests.rebuilding import ANY_REMOVAL, all_rows, append_and_fold, rebuild, replay_context, verify
+from tests.rebuilding import ANY_REMOVAL, all_rows, rebuild, replay_context, verify
 
 PERSON, OTHER = "12300000201", "12300000101"
 """A person of whom the last event is still in the log, and one whose events are all archived, in two files."""
@@ -64,10 +64,10 @@ def fail_at_call(patched: pytest.MonkeyPatch, name: str, call: int) -> None:
     patched.setattr(erased_files, name, step)
 
 
+@pytest.mark.folded
 async def test_a_person_is_erased_from_files_and_counts_stay(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn)
     before = await totals(conn)
     await archive_by_hand(conn, tmp_path, 1, 28)
     await archive_by_hand(conn, tmp_path, 29, ARCHIVED, parquet=True)
@@ -92,10 +92,10 @@ async def test_a_person_is_erased_from_files_and_counts_stay(
     assert "archive_has_erased" not in codes(await findings(database_url, archive=tmp_path))
 
 
+@pytest.mark.folded
 async def test_nothing_is_erased_while_a_file_is_missing(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn)
     file = await archive_by_hand(conn, tmp_path, 1, ARCHIVED, parquet=True)
     content = file.with_suffix(".parquet").read_bytes()
     with pytest.raises(EventsArchived, match=r"set PROJECTIONS_ARCHIVE to the folder of its files$"):
@@ -108,10 +108,10 @@ async def test_nothing_is_erased_while_a_file_is_missing(
     assert await fetch_all(conn, "SELECT count(*) FROM people WHERE ppnum = %s", [PERSON]) == [(1,)]
 
 
+@pytest.mark.folded
 async def test_an_erasure_that_stops_before_the_files_is_finished_by_the_next(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn)
     before = await totals(conn)
     file = await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
@@ -132,11 +132,11 @@ async def test_an_erasure_that_stops_before_the_files_is_finished_by_the_next(
     assert await all_equal(database_url)
 
 
+@pytest.mark.folded
 @pytest.mark.oldest
 async def test_idle_persons_are_found_in_files(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn)
     everybody = await fetch_all(conn, "SELECT DISTINCT ppnum FROM eventstore.events WHERE ppnum <> ''")
     await archive_by_hand(conn, tmp_path, 1, ARCHIVED)
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
@@ -148,12 +148,12 @@ async def test_idle_persons_are_found_in_files(
     assert await all_equal(database_url)
 
 
+@pytest.mark.folded
 @pytest.mark.oldest
 async def test_a_restored_log_with_older_files_is_erased_again(
     database_url: str, conn: AsyncConnection, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of archived events can't be found by a number that nobody knows: a rebuild takes it out of them."""
-    await append_and_fold(database_url, conn)
     backup, ledger, files = tmp_path / "backup", tmp_path / "ledger", tmp_path / "files"
     files.mkdir()
     await export_events(conn, backup, lambda *_: None)

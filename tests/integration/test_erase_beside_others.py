@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -34,12 +34,7 @@ NUMBER = "12300000000"
 """A person of the sample."""
 
 
-@pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection to a log that is folded."""
-    async with store.connection(database_url, "observer") as conn:
-        await rebuilding.append_and_fold(database_url, conn)
-        yield conn
+pytestmark = pytest.mark.folded
 
 
 async def assert_erased_everywhere(conn: AsyncConnection) -> None:

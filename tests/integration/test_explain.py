@@ -24,6 +24,9 @@ from projections.inspecting.row_key import find_table
 from projections.migrating.metadata import READ_MODELS
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection, Window
+from projections.read_models.consent_registry import ConsentRegistry
+from projections.read_models.poll_tallies import PollTallies
+from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.replay_progress import Progress
 from projections.running import control
 from tests import folding, oracle, rebuilding, store
@@ -98,9 +101,12 @@ def event_ids_of(found: Explanation) -> list[str]:
     return [change.event.event_id for change in found.changes]
 
 
-async def append_and_fold(url: str, conn: AsyncConnection, *records: Record) -> None:
+async def append_and_fold(
+    url: str, conn: AsyncConnection, *records: Record, into: type[Projection] | None = None
+) -> None:
+    """Append events and fold them into one projection, or into all read models."""
     await append(conn, *records)
-    await folding.fold_all(url)
+    await folding.fold_all(url, [into] if into else READ_MODELS)
 
 
 # Each read model
@@ -111,7 +117,9 @@ async def test_consent_and_which_event_decides_it(database_url: str, conn: Async
     delivered, denied = new_record(oracle.DELIVERED), new_record(oracle.DENIED)
     again = new_record(oracle.DELIVERED)
     others = [new_record(oracle.DENIED, OTHER), new_record(oracle.DENIED, app="another"), new_record(oracle.FAILED)]
-    await append_and_fold(database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again)
+    await append_and_fold(
+        database_url, conn, asked, others[0], granted, delivered, *others[1:], denied, again, into=ConsentRegistry
+    )
     found = await explain_row(database_url, "consent_registry", PPNUM, app="app")
     assert event_ids_of(found) == [record.event_id for record in (asked, granted, delivered, denied, again)]
     assert (found.key, found.position) == ({"app": "app", "ppnum": PPNUM}, 8)
@@ -138,7 +146,9 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
         new_record(oracle.DELIVERED, OTHER),
     )
     completed = new_record(oracle.COMPLETED, None, summary=oracle.Summary(3, 2, 1, 1, 0))
-    await append_and_fold(database_url, conn, asked, failed, delivered, new_record(request="request 2"), completed)
+    await append_and_fold(
+        database_url, conn, asked, failed, delivered, new_record(request="request 2"), completed, into=RequestStatus
+    )
     found = await explain_row(database_url, "request_recipients", REQUEST, PPNUM)
     assert event_ids_of(found) == [asked.event_id, failed.event_id]
     assert (found.decided_by, found.without_effect, found.row) == (failed.event_id, 2, found.table_row)
@@ -154,7 +164,7 @@ async def test_a_recipient_and_the_request(database_url: str, conn: AsyncConnect
 
 
 async def test_no_event_decides_a_request_in_progress(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, record := new_record())
+    await append_and_fold(database_url, conn, record := new_record(), into=RequestStatus)
     found = await explain_row(database_url, "request_status", REQUEST)
     assert (event_ids_of(found), found.decided_by) == ([record.event_id], None)
 
@@ -166,7 +176,7 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
         for ppnum, option in ((PPNUM, "yes"), (OTHER, "yes"), (PPNUM, "no"), (OTHER, "no"))
     ]
     one, two, three, four = (vote.event_id for vote in votes)
-    await append_and_fold(database_url, conn, *votes)
+    await append_and_fold(database_url, conn, *votes, into=PollTallies)
     found = await explain_row(database_url, "poll_responses", REQUEST, "poll 1", PPNUM)
     assert (event_ids_of(found), found.decided_by, found.without_effect) == ([one, three], three, 2)
     assert found.changes[1].columns["options"] == (["yes"], ["no"])
@@ -181,8 +191,8 @@ async def test_a_changed_vote(database_url: str, conn: AsyncConnection) -> None:
 
 async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: AsyncConnection) -> None:
     early, middle, last = new_record(oracle.PENDING_CONSENT), new_record(oracle.DENIED), new_record(oracle.GRANTED)
-    await append_and_fold(database_url, conn, early, last)
-    await append_and_fold(database_url, conn, middle)
+    await append_and_fold(database_url, conn, early, last, into=ConsentRegistry)
+    await append_and_fold(database_url, conn, middle, into=ConsentRegistry)
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert event_ids_of(found) == [early.event_id, middle.event_id, last.event_id]
     assert [change.event.position for change in found.changes] == [1, 3, 2]
@@ -190,7 +200,7 @@ async def test_a_late_event_is_ordered_by_its_event_id(database_url: str, conn: 
 
 
 async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED), into=ConsentRegistry)
     await append(conn, new_record(oracle.DENIED))
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert (event_ids_of(found), found.position, found.row) == ([first.event_id], 1, found.table_row)
@@ -199,11 +209,11 @@ async def test_only_events_up_to_the_checkpoint_count(database_url: str, conn: A
 async def test_events_folded_meanwhile_are_no_difference(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, first := new_record(oracle.GRANTED), into=ConsentRegistry)
     find_events = row_events.find_events
 
     async def after_more(*arguments: object) -> object:
-        await append_and_fold(database_url, conn, new_record(oracle.DENIED))
+        await append_and_fold(database_url, conn, new_record(oracle.DENIED), into=ConsentRegistry)
         return await find_events(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(group_search, "find_events", after_more)
@@ -225,7 +235,7 @@ async def test_a_row_with_too_many_events_behind_it_is_refused(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = [new_record(oracle.GRANTED) for _ in range(5)]
-    await append_and_fold(database_url, conn, *records)
+    await append_and_fold(database_url, conn, *records, into=ConsentRegistry)
     monkeypatch.setattr(row_events, "MOST_EVENTS", 4)
     for _ in range(2):
         with pytest.raises(ProjectionsError, match=f"more than 4 events .* is event {records[-1].event_id} at pos"):
@@ -242,7 +252,7 @@ async def test_the_log_is_searched_in_windows(
 ) -> None:
     search_in_windows(monkeypatch)
     records = [new_record(oracle.GRANTED) for _ in range(5)]
-    await append_and_fold(database_url, conn, *records)
+    await append_and_fold(database_url, conn, *records, into=ConsentRegistry)
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert event_ids_of(found) == [record.event_id for record in records]
 
@@ -259,7 +269,13 @@ async def test_nothing_is_written_and_nothing_is_left(database_url: str, conn: A
 
 
 async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record(oracle.PENDING_CONSENT), granted := new_record(oracle.GRANTED))
+    await append_and_fold(
+        database_url,
+        conn,
+        new_record(oracle.PENDING_CONSENT),
+        granted := new_record(oracle.GRANTED),
+        into=ConsentRegistry,
+    )
     await conn.execute("UPDATE consent_registry SET consent_status = 'denied'")
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert found.row is not None
@@ -271,7 +287,7 @@ async def test_a_table_that_differs_from_the_log(database_url: str, conn: AsyncC
 
 
 async def test_a_row_without_events(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record(ppnum=OTHER))
+    await append_and_fold(database_url, conn, new_record(ppnum=OTHER), into=ConsentRegistry)
     await conn.execute(
         "INSERT INTO consent_registry (app, ppnum, consent_status, consent_event_id, consent_at, consent_request_id)"
         " VALUES ('app', %s, 'granted', 'none', now(), '')",
@@ -284,7 +300,7 @@ async def test_a_row_without_events(database_url: str, conn: AsyncConnection) ->
 
 
 async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record(ppnum=OTHER))
+    await append_and_fold(database_url, conn, new_record(ppnum=OTHER), into=ConsentRegistry)
     found = await explain_row(database_url, "consent_registry", PPNUM, app="app")
     assert (found.changes, found.row, found.table_row) == ((), None, None)
 
@@ -293,7 +309,7 @@ async def test_a_key_without_row_and_events(database_url: str, conn: AsyncConnec
 
 
 async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record(), other := new_record(app="shop"))
+    await append_and_fold(database_url, conn, new_record(), other := new_record(app="shop"), into=ConsentRegistry)
     with pytest.raises(
         UsageError, match=r"several apps have this key in consent_registry \(app, shop\); choose one with --app"
     ):
@@ -307,7 +323,7 @@ async def test_a_row_that_several_apps_have(database_url: str, conn: AsyncConnec
 
 @pytest.mark.oldest
 async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record())
+    await append_and_fold(database_url, conn, new_record(), into=ConsentRegistry)
     await conn.execute("DELETE FROM consent_registry")
     with pytest.raises(
         UsageError, match=r"no row with this key in consent_registry; choose an app with --app \(none is followed"
@@ -325,7 +341,7 @@ async def test_the_only_app_need_not_be_given(database_url: str, conn: AsyncConn
 
 @pytest.mark.parametrize("key", [(), (PPNUM,), (REQUEST, PPNUM, "more", "even more")])
 async def test_a_key_of_the_wrong_length(database_url: str, conn: AsyncConnection, key: tuple[str, ...]) -> None:
-    await append_and_fold(database_url, conn, new_record())
+    await append_and_fold(database_url, conn, new_record(), into=RequestStatus)
     with pytest.raises(UsageError, match="key of a row of request_recipients is send_request_id, ppnum; give these"):
         await explain_row(database_url, "request_recipients", *key)
     with pytest.raises(UsageError, match="is send_request_id, ppnum"):
@@ -355,7 +371,7 @@ async def test_keys_with_columns_other_than_text(database_url: str, conn: AsyncC
 
 @pytest.mark.parametrize("key", ["'; DROP TABLE consent_registry; --", "100%", "%s", "$1", '"', "\\", "\n"])
 async def test_keys_are_never_sql(database_url: str, conn: AsyncConnection, key: str) -> None:
-    await append_and_fold(database_url, conn, record := new_record(ppnum=key))
+    await append_and_fold(database_url, conn, record := new_record(ppnum=key), into=ConsentRegistry)
     found = await explain_row(database_url, "consent_registry", key)
     assert (event_ids_of(found), found.row) == ([record.event_id], found.table_row)
 
@@ -438,7 +454,12 @@ async def test_the_json_output(database_url: str, conn: AsyncConnection) -> None
 async def test_progress_is_reported(database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     search_in_windows(monkeypatch)
     await append_and_fold(
-        database_url, conn, new_record(oracle.GRANTED), new_record(oracle.GRANTED, OTHER), new_record(oracle.DENIED)
+        database_url,
+        conn,
+        new_record(oracle.GRANTED),
+        new_record(oracle.GRANTED, OTHER),
+        new_record(oracle.DENIED),
+        into=ConsentRegistry,
     )
     await explain_row(database_url, "consent_registry", PPNUM, progress=(heard := rebuilding.RecordedProgress()))
     assert (heard.phases, heard.positions) == (["searching", "folding"], [2, 3, 1, 2])
@@ -456,7 +477,7 @@ async def test_a_large_group_is_explained_with_few_folds(
     ordered.append(done := new_record(oracle.COMPLETED))
     ordered += [new_record(oracle.FAILED, one) for one in people[50:100]]
     late = ordered[1]
-    await append_and_fold(database_url, conn, *(one for one in ordered if one is not late), late)
+    await append_and_fold(database_url, conn, *(one for one in ordered if one is not late), late, into=RequestStatus)
 
     async def explain_both(*key: str) -> tuple[Explanation, Explanation, list[int]]:
         alone = await explain_row(database_url, *key)
@@ -523,7 +544,7 @@ async def test_the_command_says_what_was_folded_together(
 
 
 async def test_a_row_with_a_value_without_a_python_equivalent(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn, new_record(oracle.GRANTED))
+    await append_and_fold(database_url, conn, new_record(oracle.GRANTED), into=ConsentRegistry)
     await conn.execute("UPDATE consent_registry SET consent_at = 'infinity'")
     found = await explain_row(database_url, "consent_registry", PPNUM)
     assert found.table_row is not None

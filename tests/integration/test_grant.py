@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
 from projections.errors import GrantRefused, MigrationRefused, RoleMayNot
 from projections.granting.grant_roles import RoleRequest, plan_grants
 from projections.granting.role_kinds import RoleKind
 from projections.migrating.migrate import upgrade
 from projections.migrating.schema_revision import require_current_schema
-from projections.migrating.sqlalchemy_connection import sqlalchemy_connection
+from projections.migrating.sqlalchemy_connection import one_session, sqlalchemy_connection
 from tests import folding, rebuilding, store
 from tests.databases import Server
 from tests.folding import Watched
@@ -38,19 +38,25 @@ SELECT kind, name, grantee::regrole::text, privilege_type FROM (
 """
 
 
-def grants_in(url: str, *names: str) -> list[tuple[str, ...]]:
-    """Return every privilege that these roles were granted."""
-    with psycopg.connect(url) as connection:
-        rows = connection.execute(_GRANTS).fetchall()
-    return sorted(row for row in rows if row[2] in names)
+@pytest.fixture(autouse=True)
+async def _one_session(database_url: str) -> AsyncIterator[None]:
+    """Grants, revokes and reviews of a test are made in one session: to open one takes longer than most of them."""
+    with one_session(database_url):
+        yield
 
 
-def records_in(url: str) -> list[tuple[str, str]]:
-    with psycopg.connect(url) as connection:
-        return connection.execute("SELECT role, kind FROM projections.granted_roles ORDER BY role, kind").fetchall()
+async def grants_in(conn: AsyncConnection, name: str) -> list[tuple[str, ...]]:
+    """Return every privilege that a role was granted."""
+    return sorted(row for row in await fetch_all(conn, _GRANTS) if row[2] == name)
 
 
-async def test_a_grant_can_be_repeated_and_a_revoke_takes_exactly_it_away(postgres: Server, database_url: str) -> None:
+async def records_in(conn: AsyncConnection) -> list[tuple[str, str]]:
+    return await fetch_all(conn, "SELECT role, kind FROM projections.granted_roles ORDER BY role, kind")
+
+
+async def test_a_grant_can_be_repeated_and_a_revoke_takes_exactly_it_away(
+    postgres: Server, database_url: str, conn: AsyncConnection
+) -> None:
     async with role(postgres, database_url) as one, role(postgres, database_url) as other:
         await one.grant("SELECT ON pg_catalog.pg_authid")  # by the superuser, on something that isn't ours
         await other.superuser.execute(
@@ -58,22 +64,24 @@ async def test_a_grant_can_be_repeated_and_a_revoke_takes_exactly_it_away(postgr
                 sql.Identifier(other.name), sql.Identifier(one.name)
             )
         )
-        before = grants_in(database_url, one.name)
+        before = await grants_in(conn, one.name)
         for kind in RoleKind:
             grant_to(database_url, RoleRequest(one.name, kind))
-            granted = grants_in(database_url, one.name)
+            granted = await grants_in(conn, one.name)
             assert len(granted) > len(before)
             grant_to(database_url, RoleRequest(one.name, kind))
-            assert grants_in(database_url, one.name) == granted
-            assert records_in(database_url) == [(one.name, kind)]
+            assert await grants_in(conn, one.name) == granted
+            assert await records_in(conn) == [(one.name, kind)]
             revoke_from(database_url, RoleRequest(one.name, kind))
-            assert grants_in(database_url, one.name) == before
-            assert records_in(database_url) == []
+            assert await grants_in(conn, one.name) == before
+            assert await records_in(conn) == []
             assert revoke_from(database_url, RoleRequest(one.name, kind))[0].statements == ()
-        assert len(grants_in(database_url, other.name)) == 1  # nobody asked to change it
+        assert len(await grants_in(conn, other.name)) == 1  # nobody asked to change it
 
 
-async def test_a_revoke_keeps_what_another_kind_of_the_role_needs(postgres: Server, database_url: str) -> None:
+async def test_a_revoke_keeps_what_another_kind_of_the_role_needs(
+    postgres: Server, database_url: str, conn: AsyncConnection
+) -> None:
     async with role(postgres, database_url) as one:
         for kind in RoleKind:
             grant_to(database_url, RoleRequest(one.name, kind))
@@ -82,21 +90,23 @@ async def test_a_revoke_keeps_what_another_kind_of_the_role_needs(postgres: Serv
             for found in review(database_url):
                 assert found.kinds == tuple(sorted(tuple(RoleKind)[number:]))
                 assert (found.missing, found.beyond) == ((), ())
-        assert grants_in(database_url, one.name) == []
+        assert await grants_in(conn, one.name) == []
 
 
-async def test_the_statements_of_a_dry_run_do_the_same_in_the_owners_hands(postgres: Server, database_url: str) -> None:
+async def test_the_statements_of_a_dry_run_do_the_same_in_the_owners_hands(
+    postgres: Server, database_url: str, conn: AsyncConnection
+) -> None:
     async with role(postgres, database_url) as one, role(postgres, database_url) as other:
         requests = [RoleRequest(one.name, kind) for kind in RoleKind]
         with sqlalchemy_connection(database_url) as connection:
             plans = plan_grants(connection, requests, BUILT_IN)
-        assert grants_in(database_url, one.name) == []  # a plan changes nothing
-        with psycopg.connect(database_url) as conn:
+        assert await grants_in(conn, one.name) == []  # a plan changes nothing
+        async with conn.transaction():
             for plan in plans:
                 for statement in (*plan.preparation, *plan.statements):
-                    conn.execute(statement.encode())
+                    await conn.execute(statement.encode())
         grant_to(database_url, *(RoleRequest(other.name, kind) for kind in RoleKind))
-        by_hand, by_grant = grants_in(database_url, one.name), grants_in(database_url, other.name)
+        by_hand, by_grant = await grants_in(conn, one.name), await grants_in(conn, other.name)
         assert [(*each[:2], each[3]) for each in by_hand] == [(*each[:2], each[3]) for each in by_grant]
 
 
@@ -196,7 +206,9 @@ async def test_a_reader_gets_one_sentence_from_every_command(postgres: Server, d
         )
 
 
-async def test_a_database_that_belongs_to_somebody_else(postgres: Server, database_url: str) -> None:
+async def test_a_database_that_belongs_to_somebody_else(
+    postgres: Server, database_url: str, conn: AsyncConnection
+) -> None:
     """The owner of the schema can't grant CONNECT; what everybody has need not be granted."""
     async with role(postgres, database_url) as one:
         with taken_away(postgres, database_url) as database:
@@ -205,7 +217,7 @@ async def test_a_database_that_belongs_to_somebody_else(postgres: Server, databa
             owner = sql.Identifier(postgres.owner)
             await one.superuser.execute(sql.SQL("CREATE SCHEMA projections_shadow AUTHORIZATION {}").format(owner))
             grant_to(database_url, RoleRequest(one.name, WORKER))
-            assert ("database", "", one.name, "CONNECT") not in grants_in(database_url, one.name)
+            assert ("database", "", one.name, "CONNECT") not in await grants_in(conn, one.name)
             await one.superuser.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
             with pytest.raises(GrantRefused, match=r"lacks TEMPORARY on .*, which only \w+ can grant: GRANT TEMPORARY"):
                 grant_to(database_url, RoleRequest(one.name, WORKER))

@@ -21,6 +21,7 @@ from projections.migrating.migrate import downgrade, upgrade
 from projections.migrating.partition_log import partition_log
 from projections.migrating.schema_drift import find_drift
 from projections.migrating.schema_repair import repair_schema
+from projections.migrating.sqlalchemy_connection import one_session
 from tests import store, transferring
 from tests.queries import fetch_all
 from tests.store import QUICK, assert_ids_have_positions, new_events, positions
@@ -58,13 +59,13 @@ async def restore(conn: AsyncConnection, position: int, event_id: str) -> None:
 
 async def make_unkeyed(url: str) -> None:
     """Leave a partitioned log as a version before revision 0031 does: partitions that have events have no keys."""
-    downgrade(url, "0030")
-    upgrade(url)
+    with one_session(url):
+        downgrade(url, "0030")
+        upgrade(url, projections=())
 
 
-async def fill_partitions(url: str, appender: Appender, size: int, first: int, rest: int, *, is_older: bool) -> None:
+async def fill_partitions(url: str, appender: Appender, first: int, rest: int, *, is_older: bool) -> None:
     """Append so many events, in two batches; if it is older, the partitions that the first one reached have no keys."""
-    partition_log(url, size)
     await appender.append(new_events(first))
     if is_older:
         await make_unkeyed(url)
@@ -89,11 +90,9 @@ async def wait_for_waiting_sessions(conn: AsyncConnection, count: int) -> None:
     await store.wait_until(are_waiting, f"{count} sessions waiting for locks")
 
 
+@pytest.mark.partitioned(3)
 @pytest.mark.oldest
-async def test_an_id_is_stored_once_however_it_is_inserted(
-    database_url: str, conn: AsyncConnection, appender: Appender
-) -> None:
-    partition_log(database_url, 3)
+async def test_an_id_is_stored_once_however_it_is_inserted(conn: AsyncConnection, appender: Appender) -> None:
     await appender.append(new_events(4))
     stored = await positions(conn)
     with pytest.raises(UniqueViolation):
@@ -108,11 +107,11 @@ async def test_an_id_is_stored_once_however_it_is_inserted(
             await conn.execute(statement.encode())
 
 
+@pytest.mark.partitioned(3)
 @pytest.mark.oldest
 async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_missed(
     database_url: str, conn: AsyncConnection, appender: Appender, tmp_path: Path
 ) -> None:
-    partition_log(database_url, 3)
     await appender.append(new_events(11))
     before = list((await positions(conn)).items())
     await transferring.export(conn, tmp_path / "file")
@@ -135,6 +134,7 @@ async def test_ids_are_kept_of_restored_events_and_of_those_that_the_trigger_mis
     assert await appender.append(events) == Appended(0, 3, 0, 14)
 
 
+@pytest.mark.partitioned(10)
 @pytest.mark.oldest
 @pytest.mark.parametrize("is_older", [False, True], ids=["keys", "some_keys"])
 async def test_an_id_is_stored_once_wherever_it_is(
@@ -142,7 +142,7 @@ async def test_an_id_is_stored_once_wherever_it_is(
 ) -> None:
     """In its partition, in another one, in one of an earlier version, and in the same statement."""
     old_ids = [event.event_id for event in new_events(3)]
-    await fill_partitions(database_url, appender, 10, 14, 13, is_older=is_older)
+    await fill_partitions(database_url, appender, 14, 13, is_older=is_older)
     assert await store.value(conn, _UNKEYED) == (2 if is_older else 0)
     stored = await positions(conn)
     for event_id in stored:
@@ -164,12 +164,13 @@ async def test_an_id_is_stored_once_wherever_it_is(
     assert await fetch_all(conn, _TOO_NARROW) == []
 
 
+@pytest.mark.partitioned(5)
 @pytest.mark.oldest
 @pytest.mark.parametrize("is_older", [False, True], ids=["keys", "some_keys"])
 async def test_a_restore_stores_no_id_that_another_position_has(
     database_url: str, conn: AsyncConnection, appender: Appender, is_older: bool
 ) -> None:
-    await fill_partitions(database_url, appender, 5, 8, 10, is_older=is_older)
+    await fill_partitions(database_url, appender, 8, 10, is_older=is_older)
     by_position = {position: event_id for event_id, position in (await positions(conn)).items()}
     for position in (2, 7, 12):
         await transferring.delete_positions(conn, position)
@@ -181,10 +182,10 @@ async def test_a_restore_stores_no_id_that_another_position_has(
     assert [*await positions(conn)] == list(by_position.values())
 
 
+@pytest.mark.partitioned(5)
 @pytest.mark.oldest
 async def test_two_sessions_store_no_id_twice(database_url: str, conn: AsyncConnection, appender: Appender) -> None:
     """Without the append lock, and at positions of which none is the other's."""
-    partition_log(database_url, 5)
     await appender.append(new_events(13))
     await transferring.delete_positions(conn, 2)
     event_id = new_events(1)[0].event_id
@@ -197,12 +198,12 @@ async def test_two_sessions_store_no_id_twice(database_url: str, conn: AsyncConn
         await restoring
 
 
+@pytest.mark.partitioned(5)
 @pytest.mark.oldest
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 async def test_a_transaction_that_does_not_see_what_others_add_adds_nothing(
     database_url: str, conn: AsyncConnection, appender: Appender, level: str
 ) -> None:
-    partition_log(database_url, 5)
     await appender.append(new_events(5))
     async with store.connection(database_url, "other") as other, other.transaction():
         await other.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
@@ -212,10 +213,10 @@ async def test_a_transaction_that_does_not_see_what_others_add_adds_nothing(
             await insert(other, 11, next(iter(await positions(conn))))
 
 
+@pytest.mark.partitioned(5)
 async def test_no_gap_is_left_before_partitions_that_were_made_far_ahead(
-    database_url: str, conn: AsyncConnection, appender: Appender
+    conn: AsyncConnection, appender: Appender
 ) -> None:
-    partition_log(database_url, 5)
     await appender.append(new_events(3))
     await conn.execute(MAKE_PARTITIONS, [60])
     for position in range(6, 65):
@@ -223,6 +224,7 @@ async def test_no_gap_is_left_before_partitions_that_were_made_far_ahead(
             await insert(conn, position, next(iter(await positions(conn))))
 
 
+@pytest.mark.partitioned(10)
 @pytest.mark.oldest
 @pytest.mark.parametrize("upgraded", [False, True], ids=["now", "before_the_upgrade"])
 async def test_an_import_restores_more_of_the_end_than_one_batch(
@@ -234,14 +236,13 @@ async def test_an_import_restores_more_of_the_end_than_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importing, "BATCH", 3)
-    partition_log(database_url, 10)
     await appender.append(new_events(20))
     before = await positions(conn)
     await transferring.export(conn, tmp_path / "file")
     if upgraded:
         downgrade(database_url, "0030")
     await transferring.delete_positions(conn, *range(8, 21))
-    upgrade(database_url)
+    upgrade(database_url, projections=())
     await transferring.import_file(database_url, tmp_path / "file")
     assert await positions(conn) == before
     await appender.append(new_events(2))
@@ -310,7 +311,7 @@ async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     downgrade(database_url, "0030")
     await appender.append(new_events(3))
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 11
-    upgrade(database_url)
+    upgrade(database_url, projections=())
     # The partition that was begun goes on without a key, the next one has one.
     assert [one.has_key for one in await list_partitions(conn)] == [False, False, True]
     await appender.append(new_events(6))
@@ -319,7 +320,7 @@ async def test_a_log_that_an_earlier_version_partitioned_keeps_its_ids(
     for revision in ("0028", "0030"):
         downgrade(database_url, revision)
         await appender.append(new_events(2))
-        upgrade(database_url)
+        upgrade(database_url, projections=())
         await appender.append(new_events(2))
         await assert_ids_have_positions(conn)
     assert len(await positions(conn)) == 25
@@ -337,7 +338,7 @@ async def test_a_partitioning_that_an_earlier_version_left_unfinished_is_undone(
     )
     await conn.execute("INSERT INTO eventstore.event_ids_up_to (id, position) VALUES (1, 0)")
     await appender.append(new_events(2))
-    upgrade(database_url)
+    upgrade(database_url, projections=())
     assert await find_drift(conn) == []
     await appender.append(new_events(2))
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 0
@@ -346,18 +347,18 @@ async def test_a_partitioning_that_an_earlier_version_left_unfinished_is_undone(
     await assert_ids_have_positions(conn)
 
 
+@pytest.mark.partitioned(5)
 @pytest.mark.oldest
 async def test_the_keys_are_added_while_appends_wait_for_each_other(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
-    partition_log(database_url, 5)
     await appender.append(new_events(3))
     downgrade(database_url, "0030")
     async with store.connection(database_url, "holder") as holder, asyncio.TaskGroup() as tasks:
         async with holder.transaction():
             await acquire_append_lock(holder, QUICK)
             patience = LockPatience(60.0)
-            migrating = tasks.create_task(asyncio.to_thread(upgrade, database_url, patience=patience))
+            migrating = tasks.create_task(asyncio.to_thread(upgrade, database_url, projections=(), patience=patience))
             await wait_for_waiting_sessions(conn, 1)
             appending = tasks.create_task(appender.append(new_events(4)))
             await wait_for_waiting_sessions(conn, 2)
@@ -367,8 +368,8 @@ async def test_the_keys_are_added_while_appends_wait_for_each_other(
     assert await find_drift(conn) == []
 
 
+@pytest.mark.partitioned(5)
 async def test_the_way_back_takes_any_key(database_url: str, conn: AsyncConnection, appender: Appender) -> None:
-    partition_log(database_url, 5)
     await appender.append(new_events(12))
     await conn.execute("ALTER TABLE eventstore.events_from_6 RENAME CONSTRAINT events_from_6_pkey TO theirs")
     await conn.execute("ALTER TABLE eventstore.events_from_11 DROP CONSTRAINT events_from_11_pkey")
@@ -377,11 +378,11 @@ async def test_the_way_back_takes_any_key(database_url: str, conn: AsyncConnecti
     assert await store.value(conn, _KEYS) == 0
 
 
+@pytest.mark.partitioned(5)
 @pytest.mark.oldest
 async def test_a_partition_that_lost_its_key_is_reported_and_gets_it_again(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
-    partition_log(database_url, 5)
     await appender.append(new_events(8))
     await conn.execute("ALTER TABLE eventstore.events_from_6 DROP CONSTRAINT events_from_6_pkey")
     (drift,) = await find_drift(conn)

@@ -66,8 +66,8 @@ async def test_a_number_is_found_in_every_kind_of_column(
     assert (await find_leftovers(conn, ["99999999999", *numbers[1:]])).found == []
 
 
+@pytest.mark.folded
 async def test_nothing_is_left_of_an_erased_person(database_url: str, conn: AsyncConnection) -> None:
-    await rebuilding.append_and_fold(database_url, conn)
     tables = {one.table for one in (await find_leftovers(conn, [NUMBER])).found}
     done = await erase(database_url, NUMBER)
     assert tables == {name for name, rows in done.tables.items() if rows}
@@ -127,10 +127,10 @@ def test_numbers_that_begin_like_others_are_found() -> None:
     assert finder.is_in(wire.number_field(9, int("41790000001")))
 
 
+@pytest.mark.folded
 async def test_errors_and_rebuilds_keep_no_number(database_url: str, conn: AsyncConnection) -> None:
     """A fold that fails for a person, and a rebuild that shows rows of the person, name the event and nothing else."""
     number = folding.DIVIDES_BY_ZERO
-    await rebuilding.append_and_fold(database_url, conn)
     await folding.create_watched_table(conn)
     await folding.append(conn, folding.new_record(ppnum=number))
     await folding.fold_all(database_url)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from projections.migrating.partition_log import partition_log
 from tests.integration.test_append_duplicates import (
     test_a_batch_whose_commit_is_unknown_is_appended_again,
     test_an_event_that_is_stored_already_is_a_duplicate,
@@ -36,11 +35,7 @@ __all__ = [
 ]
 
 
-@pytest.fixture
-def database_url(database_url: str) -> str:
-    """A database whose log is partitioned."""
-    assert partition_log(database_url, 3).partitions == 2
-    return database_url
+pytestmark = pytest.mark.partitioned(3)
 
 
 @pytest.fixture

@@ -72,12 +72,12 @@ async def test_partitions_are_made_ahead_and_follow_each_other(
     assert await store.value(conn, "SELECT count(*) FROM eventstore.event_ids") == 0
 
 
+@pytest.mark.partitioned(3)
 async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_waits_when_it_needs_one(
     database_url: str, conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_room, "LOCK_SECONDS", 0.01)
     monkeypatch.setattr(partition_room, "TRY_AGAIN", 0.0)
-    partition_log(database_url, 3)
     await appender.append(new_events(1))
     async with store.connection(database_url, "maintenance") as other:
         await other.execute("BEGIN")
@@ -97,11 +97,11 @@ async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_wait
     assert not {"partition_missing", "check_failed"} & {*doctoring.codes(await doctoring.findings(database_url))}
 
 
+@pytest.mark.partitioned(3)
 @pytest.mark.oldest
 async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_meanwhile(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
-    partition_log(database_url, 3)
     before, meanwhile, new = new_events(5), new_events(6), new_events(1)
     await appender.append(before)
     for _ in range(MANY):
@@ -117,11 +117,11 @@ async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_me
     assert list(await positions(conn)) == [event.event_id for event in (*before, *meanwhile, *new)]
 
 
+@pytest.mark.partitioned(3)
 @pytest.mark.oldest
 async def test_the_append_lock_shows_events_in_a_partition_that_was_made_since_the_transaction_read_the_log(
     database_url: str, conn: AsyncConnection, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    partition_log(database_url, 3)
     await appender.append(new_events(5))
     for _ in range(MANY):
         async with conn.transaction():
@@ -151,10 +151,10 @@ async def test_an_append_removes_the_check_of_an_unfinished_partitioning(
     assert await find_drift(conn) == []
 
 
+@pytest.mark.partitioned(10)
 async def test_a_window_reads_only_the_partitions_that_it_is_in(
     database_url: str, conn: AsyncConnection, appender: Appender
 ) -> None:
-    partition_log(database_url, 10)
     await appender.append(new_events(100))
     projection = People()
     worker = folding.worker(database_url, projection)
@@ -221,7 +221,7 @@ async def test_the_way_back_makes_one_table_with_all_events(
     earlier = str(read_revisions()[PARTITIONS_SINCE])
     go_back(database_url, earlier)
     assert await positions(conn) == before
-    upgrade(database_url)
+    upgrade(database_url, projections=())
     assert await bounds(conn) == []
     assert await find_drift(conn) == []
     assert await store.stored_events(conn) == events

@@ -28,7 +28,6 @@ from tests.rebuilding import (
     ANY_REMOVAL,
     During,
     RecordedProgress,
-    append_and_fold,
     damage_all,
     rebuild,
     recorded_runs,
@@ -62,12 +61,12 @@ async def wait_for_two_releases(progress: RecordedProgress) -> None:
     await store.wait_until(has_two, "two released locks")
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("rest", [0, 1000])
 @pytest.mark.parametrize("first", ["folding", "comparing"])
 async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     database_url: str, conn: AsyncConnection, first: str, rest: int
 ) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
 
     async def chosen() -> None:
@@ -87,11 +86,11 @@ async def test_a_row_that_appears_and_disappears_during_a_rebuild(
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", READ_MODELS)
 async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, projection)
 
     async def more() -> None:
@@ -107,10 +106,10 @@ async def test_events_folded_between_any_two_steps_end_up_in_the_rows(
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.folded
 async def test_a_rebuild_waits_for_a_running_fold_and_retries_if_it_takes_long(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     one, progress = worker(database_url, PollTallies()), RecordedProgress()
     async with worker_connection(one) as own, store.connection(database_url, "holder") as holder:
@@ -133,10 +132,10 @@ async def test_a_rebuild_waits_for_a_running_fold_and_retries_if_it_takes_long(
     await folding.assert_rows_match_oracle(conn)
 
 
+@pytest.mark.folded
 async def test_the_checkpoint_is_released_while_waiting_for_locked_rows(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
@@ -175,11 +174,11 @@ class AppendsOnRelease(RecordedProgress):
             self.fresh.append(bool(row and row[0]))
 
 
+@pytest.mark.folded
 async def test_workers_catch_up_between_two_attempts(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuilding.rebuild.CATCH_UP_SECONDS", 60)
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = AppendsOnRelease(database_url)
     async with (
@@ -200,9 +199,9 @@ async def test_workers_catch_up_between_two_attempts(
     assert set(progress.fresh) == {True}
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("work", ["rebuild", "dry run", "verify"])
 async def test_a_rebuild_retries_while_a_table_is_locked(database_url: str, conn: AsyncConnection, work: str) -> None:
-    await append_and_fold(database_url, conn)
     await damage_all(conn, PollTallies)
     progress = RecordedProgress()
     async with store.connection(database_url, "holder") as holder:
@@ -252,12 +251,12 @@ def answer_record(which: str) -> Record:
     return new_record(oracle.POLL_RESPONSE, "12300009999", request=request, options=(option,))
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("which", ANSWERS)
 @pytest.mark.parametrize("rest", [0, 1000])
 async def test_events_missing_in_the_rows_after_the_shadow_was_folded(
     database_url: str, conn: AsyncConnection, which: str, rest: int
 ) -> None:
-    await append_and_fold(database_url, conn)
     await append_answer(database_url, "yes")
     progress = During(comparing=lambda: append_without_folding(database_url, answer_record(which)))
     assert total_differences(await rebuild(database_url, PollTallies(), progress=progress, rest=rest)) > 0
@@ -282,11 +281,11 @@ class DuringNarrowing(During):
                 other.submit(lambda: asyncio.run(last())).result()
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("which", ANSWERS)
 async def test_events_missing_in_the_rows_after_the_difference_was_narrowed(
     database_url: str, conn: AsyncConnection, which: str
 ) -> None:
-    await append_and_fold(database_url, conn)
     await append_answer(database_url, "yes")
     two = [new_record(oracle.POLL_RESPONSE, ppnum, request="a third poll") for ppnum in ("12300000001", "12300000002")]
     progress = DuringNarrowing(

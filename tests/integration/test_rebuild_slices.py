@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -25,6 +25,7 @@ from projections.rebuilding.slice_steps import SliceStep
 from projections.rebuilding.slice_tables import SliceTables
 from tests import folding, oracle, rebuilding, store
 from tests.block_examples import EXAMPLES, Contacts
+from tests.databases import Server
 from tests.fix_full_matrix import stood_for
 from tests.queries import fetch_all
 from tests.rebuilding import (
@@ -158,17 +159,36 @@ class InterruptedStep(RecordedProgress):
             raise Interrupted
 
 
+@pytest.fixture(scope="session")
+def _log_url(postgres: Server) -> Iterator[str]:
+    """The URL of a database with a log of several requests and two apps, which nothing has folded."""
+
+    async def append(url: str) -> None:
+        async with store.connection(url, "preparing") as conn:
+            await folding.append(conn, *sample_records(7, 4), *sample_records(2, 2, app="another"))
+            await folding.append(conn, *sample_records(3, 2))
+
+    with postgres.database() as url:
+        asyncio.run(append(url))
+        yield url
+
+
+@pytest.fixture
+def log_url(postgres: Server, _log_url: str) -> Iterator[str]:
+    """The URL of a copy of it."""
+    with postgres.copy(_log_url) as url:
+        yield url
+
+
 async def empty(conn: AsyncConnection, projection: type[Projection]) -> None:
     for table in projection.tables:
         await conn.execute(sql.SQL("DELETE FROM public.{}").format(sql.Identifier(table.name)))
 
 
 async def prepared(url: str, conn: AsyncConnection, projection: type[Projection]) -> dict[str, list[Any]]:
-    """Fold a log live, empty the tables, and return the rows that they had."""
+    """Fold the log live, empty the tables, and return the rows that they had."""
     if projection not in READ_MODELS:
         await folding.create_tables_of(conn, projection)
-    await folding.append(conn, *sample_records(7, 4), *sample_records(2, 2, app="another"))
-    await folding.append(conn, *sample_records(3, 2))
     await folding.fold_all(url, [projection], batch_size=37)
     live = await all_rows(conn, projection)
     assert any(live.values())
@@ -205,29 +225,29 @@ def test_columns_of_slices_sort_by_bytes_unless_a_value_depends_on_their_order()
 
 @pytest.mark.parametrize(("size", "jobs", "projection"), BY_SLICES, ids=lambda one: getattr(one, "name", None))
 async def test_slices_have_the_rows_that_windows_have(
-    database_url: str, size: int, jobs: int, projection: type[Projection]
+    log_url: str, size: int, jobs: int, projection: type[Projection]
 ) -> None:
-    async with store.connection(database_url, "observer") as conn:
-        live = await prepared(database_url, conn, projection)
+    async with store.connection(log_url, "observer") as conn:
+        live = await prepared(log_url, conn, projection)
         progress = RecordedProgress()
         how: dict[str, Any] = {"slice": size, "jobs": jobs, "window": 50}
         await empty(conn, projection)
-        done = await rebuild(database_url, projection(), progress=progress, limits=ANY_REMOVAL, **how)
+        done = await rebuild(log_url, projection(), progress=progress, limits=ANY_REMOVAL, **how)
         assert total_differences(done) == sum(map(len, live.values()))
         assert await all_rows(conn, projection) == live
         assert progress.phases[:2] == ["spreading", "folding"]
         assert progress.notes == []
-        assert (await verify(database_url, projection(), **how)).equal
+        assert (await verify(log_url, projection(), **how)).equal
         query = "SELECT DISTINCT slices > 1 AND slices = slices_folded FROM projections.rebuilds"
         assert await fetch_all(conn, query) == [(True,)]
         assert await shadow_tables(conn) == []
 
 
-async def test_a_log_of_less_than_two_slices_is_folded_window_by_window(database_url: str) -> None:
-    async with store.connection(database_url, "observer") as conn:
-        await prepared(database_url, conn, RequestStatus)
+async def test_a_log_of_less_than_two_slices_is_folded_window_by_window(log_url: str) -> None:
+    async with store.connection(log_url, "observer") as conn:
+        await prepared(log_url, conn, RequestStatus)
         progress = RecordedProgress()
-        await rebuild(database_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, slice=1000)
+        await rebuild(log_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, slice=1000)
         assert "spreading" not in progress.phases
         assert await fetch_all(conn, "SELECT slices, slices_folded FROM projections.rebuilds") == [(None, None)]
 
@@ -236,26 +256,26 @@ async def test_a_log_of_less_than_two_slices_is_folded_window_by_window(database
     ("jobs", "phase"),
     [pytest.param(1, "spreading", marks=pytest.mark.oldest), (1, "folding"), (2, "spreading"), (2, "folding")],
 )
-async def test_an_interrupted_replay_resumes_at_its_slices(database_url: str, phase: str, jobs: int) -> None:
+async def test_an_interrupted_replay_resumes_at_its_slices(log_url: str, phase: str, jobs: int) -> None:
     how: dict[str, Any] = {"limits": ANY_REMOVAL, "slice": 11, "jobs": jobs}
-    async with store.connection(database_url, "observer") as conn:
-        live = await prepared(database_url, conn, RequestStatus)
+    async with store.connection(log_url, "observer") as conn:
+        live = await prepared(log_url, conn, RequestStatus)
         with pytest.raises(Interrupted):
-            await rebuild(database_url, RequestStatus(), progress=InterruptedStep(phase), **how)
+            await rebuild(log_url, RequestStatus(), progress=InterruptedStep(phase), **how)
         steps = SliceTables(RequestStatus.name, "").steps
         done = sql.SQL("SELECT count(*) FILTER (WHERE done), count(*) FROM {}").format(steps)
         ((before, every),) = await fetch_all(conn, done)
         assert 0 < before < every
         assert await all_rows(conn, RequestStatus) == {table: [] for table in live}
         again = RecordedProgress()
-        await rebuild(database_url, RequestStatus(), progress=again, resume=True, **how)
+        await rebuild(log_url, RequestStatus(), progress=again, resume=True, **how)
         assert [note for note in again.notes if "slices are folded" in note] == again.notes
         assert len(again.positions) < every
         assert await all_rows(conn, RequestStatus) == live
 
 
 async def test_rows_with_the_same_key_are_folded_window_by_window(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements = SliceFold.statements
 
@@ -264,12 +284,12 @@ async def test_rows_with_the_same_key_are_folded_window_by_window(
         return [*found, found[0]]
 
     monkeypatch.setattr(SliceFold, "statements", twice)
-    async with store.connection(database_url, "observer") as conn:
-        await assert_folds_window_by_window(database_url, conn, errors.UniqueViolation.__name__, jobs=2)
+    async with store.connection(log_url, "observer") as conn:
+        await assert_folds_window_by_window(log_url, conn, errors.UniqueViolation.__name__, jobs=2)
 
 
 async def test_a_failure_of_one_session_cancels_no_statement_of_another(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session that begins keeps its connection, even if its statement would answer a cancel with another error."""
     main_is_busy = asyncio.Event()
@@ -285,16 +305,16 @@ async def test_a_failure_of_one_session_cancels_no_statement_of_another(
         await fold_slice(run, conn, step)
 
     monkeypatch.setattr(SliceRun, "_fold_slice", fold)
-    async with store.connection(database_url, "observer") as conn:
-        await assert_folds_window_by_window(database_url, conn, errors.DivisionByZero.__name__, jobs=2)
+    async with store.connection(log_url, "observer") as conn:
+        await assert_folds_window_by_window(log_url, conn, errors.DivisionByZero.__name__, jobs=2)
 
 
 async def test_a_step_is_tried_again_while_another_session_reads_its_table(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a dump of the database does."""
     fold_slice, tried = SliceRun._fold_slice, list[int | None]()
-    async with store.connection(database_url, "observer") as conn, store.connection(database_url, "dump") as dump:
+    async with store.connection(log_url, "observer") as conn, store.connection(log_url, "dump") as dump:
 
         async def fold(run: SliceRun, session: AsyncConnection, step: SliceStep) -> None:
             tried.append(step.slice)
@@ -307,10 +327,10 @@ async def test_a_step_is_tried_again_while_another_session_reads_its_table(
             await fold_slice(run, session, step)
 
         monkeypatch.setattr(SliceRun, "_fold_slice", fold)
-        live = await prepared(database_url, conn, RequestStatus)
+        live = await prepared(log_url, conn, RequestStatus)
         progress = RecordedProgress()
         how: dict[str, Any] = {"slice": 20, "lock_timeout": 0.02}
-        await rebuild(database_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, **how)
+        await rebuild(log_url, RequestStatus(), progress=progress, limits=ANY_REMOVAL, **how)
         assert tried[:4] == [tried[0], tried[0], tried[0], tried[3]]
         assert tried[3] != tried[0]
         note = "request_status: another session has locked a table of the shadow; trying again"
@@ -319,11 +339,11 @@ async def test_a_step_is_tried_again_while_another_session_reads_its_table(
 
 
 async def test_a_partition_with_most_of_the_log_is_folded_window_by_window(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slice_run, "MOST_EVENTS", 0)
-    async with store.connection(database_url, "observer") as conn:
-        await assert_folds_window_by_window(database_url, conn, "too many events", jobs=1)
+    async with store.connection(log_url, "observer") as conn:
+        await assert_folds_window_by_window(log_url, conn, "too many events", jobs=1)
 
 
 @pytest.mark.oldest
@@ -341,13 +361,13 @@ async def test_an_event_that_can_not_be_folded_is_named(database_url: str) -> No
         assert len(progress.notes) == 1
 
 
-async def test_replays_side_by_side_share_the_jobs(database_url: str) -> None:
-    async with store.connection(database_url, "observer") as conn:
-        live = {one: await prepared(database_url, conn, one) for one in READ_MODELS[:2]}
+async def test_replays_side_by_side_share_the_jobs(log_url: str) -> None:
+    async with store.connection(log_url, "observer") as conn:
+        live = {one: await prepared(log_url, conn, one) for one in READ_MODELS[:2]}
         await folding.append(conn, *sample_records(1, 1))
         for jobs in (1, 2, 3):
             slots = JobSlots(jobs)
-            contexts = [rebuilding.replay_context(database_url, slice=20, jobs=jobs) for _ in live]
+            contexts = [rebuilding.replay_context(log_url, slice=20, jobs=jobs) for _ in live]
             await asyncio.gather(
                 *(
                     run_rebuild(replace(context, slots=slots), one(), limits=ANY_REMOVAL)
@@ -355,4 +375,4 @@ async def test_replays_side_by_side_share_the_jobs(database_url: str) -> None:
                 )
             )
             for one in live:
-                assert (await verify(database_url, one())).equal
+                assert (await verify(log_url, one())).equal

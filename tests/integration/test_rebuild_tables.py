@@ -35,7 +35,7 @@ from tests.databases import Server
 from tests.folding import append, new_record
 from tests.migration.test_user_tables import alembic_folder
 from tests.queries import fetch_all
-from tests.rebuilding import During, rebuild, sample_records, total_differences, verify
+from tests.rebuilding import During, rebuild, total_differences, verify
 
 
 def outcomes(name: str, *more: Column[Any]) -> Table:
@@ -68,9 +68,9 @@ class Outcomes(Projection):
         return [new.on_conflict_do_update(index_elements=["app", "ppnum"], set_=set_, where=newer)]
 
 
-async def append_and_fold_outcomes(url: str, conn: AsyncConnection, projection: Projection) -> None:
+async def install_and_fold(url: str, projection: Projection) -> None:
+    """Create the tables of a projection in the database of a test marked ``folded``, and fold the events into them."""
     upgrade(url, projections=[projection])
-    await append(conn, *sample_records())
     await folding.fold_all(url, [type(projection)])
 
 
@@ -130,9 +130,10 @@ class OddNames(Outcomes):
         return {ODD: event["send_request_id"]}
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", [LongNames(), OddNames()])
 async def test_odd_column_names(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
-    await append_and_fold_outcomes(database_url, conn, projection)
+    await install_and_fold(database_url, projection)
     (table,) = projection.tables
     damage = sql.SQL("UPDATE {0} SET event_id = 'x' WHERE ctid IN (SELECT ctid FROM {0} LIMIT 2)")
     await conn.execute(damage.format(sql.Identifier("public", table.name)))
@@ -155,10 +156,11 @@ class Widened(Numbered):
     tables: ClassVar[tuple[Table, ...]] = (outcomes("outcomes", Column("number", BigInteger)),)
 
 
+@pytest.mark.folded
 async def test_a_column_with_another_type_than_in_the_code_is_refused_before_folding(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append_and_fold_outcomes(database_url, conn, Numbered())
+    await install_and_fold(database_url, Numbered())
     await conn.execute("ALTER TABLE outcomes ALTER number TYPE bigint")
     message = "outcomes.number is bigint in the database and integer in the code; change one of them"
     for run in (rebuild, verify):
@@ -169,11 +171,12 @@ async def test_a_column_with_another_type_than_in_the_code_is_refused_before_fol
     assert (await verify(database_url, Widened())).equal
 
 
+@pytest.mark.folded
 @pytest.mark.newest
 async def test_a_role_without_temporary_tables_is_refused_before_folding(
     database_url: str, conn: AsyncConnection, postgres: Server
 ) -> None:
-    await append_and_fold_outcomes(database_url, conn, Outcomes())
+    await install_and_fold(database_url, Outcomes())
     name = sql.Identifier(conn.info.dbname)
     async with rebuilding.role(postgres, database_url) as owner:
         for whom in ("PUBLIC", "CURRENT_ROLE", conn.info.user):
@@ -209,6 +212,7 @@ async def rotate_values(conn: AsyncConnection, table: str, column: str) -> None:
             await conn.execute(update, [value, ppnum])
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("unique", ["(last)", "(lower(last))", "(last) WHERE last <> ''", "(last) NULLS NOT DISTINCT"])
 @pytest.mark.parametrize(
     "projection",
@@ -219,7 +223,7 @@ async def test_rows_that_swapped_values_of_a_unique_column(
     database_url: str, conn: AsyncConnection, projection: Projection, unique: str
 ) -> None:
     column = "last" if "last" in projection.tables[0].c else "event_id"
-    await append_and_fold_outcomes(database_url, conn, projection)
+    await install_and_fold(database_url, projection)
     await conn.execute(sql.SQL("CREATE UNIQUE INDEX ON outcomes " + unique.replace("last", column)))
     before = await rebuilding.all_rows(conn, projection)
     await rotate_values(conn, "outcomes", column)
@@ -228,10 +232,11 @@ async def test_rows_that_swapped_values_of_a_unique_column(
     assert await rebuilding.all_rows(conn, projection) == before
 
 
+@pytest.mark.folded
 async def test_rows_that_keep_their_unique_values_are_updated_in_place(
     database_url: str, conn: AsyncConnection
 ) -> None:
-    await append_and_fold_outcomes(database_url, conn, Unique())
+    await install_and_fold(database_url, Unique())
     await conn.execute(
         "CREATE TABLE public.notes (app text, ppnum text, note text,"
         " FOREIGN KEY (app, ppnum) REFERENCES public.outcomes ON DELETE CASCADE)"
@@ -245,8 +250,9 @@ async def test_rows_that_keep_their_unique_values_are_updated_in_place(
     assert await folding.count_rows(conn, "notes") == notes
 
 
+@pytest.mark.folded
 async def test_an_exclusion_constraint_added_by_the_owner(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold_outcomes(database_url, conn, RequestStatus())
+    await install_and_fold(database_url, RequestStatus())
     await conn.execute("ALTER TABLE request_recipients ADD EXCLUDE USING btree (last_event_id WITH =)")
     await rotate_values(conn, "request_recipients", "last_event_id")
     assert total_differences(await rebuild(database_url, RequestStatus())) == 3
@@ -302,9 +308,10 @@ class ChildrenFirst(Family):
         return Family().fold(window)
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", [Family(), ChildrenFirst()], ids=["parents first", "children first"])
 async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConnection, projection: Projection) -> None:
-    await append_and_fold_outcomes(database_url, conn, projection)
+    await install_and_fold(database_url, projection)
     before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE parents SET event_id = 'x' WHERE send_request_id = 'request 1'")
     await conn.execute("DELETE FROM children WHERE send_request_id = 'request 2'")
@@ -318,9 +325,10 @@ async def test_rows_that_other_rows_refer_to(database_url: str, conn: AsyncConne
         await conn.execute("INSERT INTO children VALUES ('app', 'nobody''s', 'z')")
 
 
+@pytest.mark.folded
 @pytest.mark.newest
 async def test_referenced_rows_that_swapped_unique_values(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold_outcomes(database_url, conn, Family())
+    await install_and_fold(database_url, Family())
     before = await rebuilding.all_rows(conn, Family())
     (one, its), (other, others) = await fetch_all(
         conn, "SELECT send_request_id, event_id FROM parents ORDER BY 1 LIMIT 2"
@@ -350,6 +358,7 @@ PARTITIONED = (
 )
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize(
     ("options", "statements"),
     [
@@ -368,7 +377,7 @@ async def test_tables_with_other_storage_are_rebuilt(
 
     projection = Stored()
     check_projection(projection)
-    await append_and_fold_outcomes(database_url, conn, projection)
+    await install_and_fold(database_url, projection)
     assert (await verify(database_url, projection)).equal
     before = await rebuilding.all_rows(conn, projection)
     await conn.execute("UPDATE outcomes SET event_id = 'x' WHERE ppnum = (SELECT min(ppnum) FROM outcomes)")

@@ -74,6 +74,7 @@ def assert_sent(proxy: ListeningProxy, personal: bytes) -> None:
     assert any(personal in message for message in proxy.messages_with(VALUES))
 
 
+@pytest.mark.folded
 @pytest.mark.newest
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
 async def test_no_statement_of_a_replay_has_a_phone_number_in_its_text(
@@ -84,7 +85,7 @@ async def test_no_statement_of_a_replay_has_a_phone_number_in_its_text(
     async with store.connection(database_url, "reading") as conn, ListeningProxy(database_url) as proxy:
         if projection is OptOuts:
             await folding.create_tables_of(conn, projection)
-        await append_and_fold(database_url, conn, projection)
+            await folding.fold_all(database_url, [projection])
         url = through(database_url, proxy.port)
         await damage_all(conn, projection, 0.5)
         assert total_differences(await verify(url, projection())) > 0
@@ -98,10 +99,10 @@ async def test_no_statement_of_a_replay_has_a_phone_number_in_its_text(
         assert sum(name in text for text in proxy.messages_with(TEXTS)) > 10, "values are not in the texts"
 
 
+@pytest.mark.folded
 @pytest.mark.newest
 async def test_no_statement_of_an_erase_has_a_phone_number_in_its_text(database_url: str) -> None:
-    async with store.connection(database_url, "reading") as conn, ListeningProxy(database_url) as proxy:
-        await append_and_fold(database_url, conn)
+    async with ListeningProxy(database_url) as proxy:
         done = await erase(through(database_url, proxy.port), f"{PPNUM.decode()}0101", key=KEY)
         assert len(done.persons) == 1
         assert_sent(proxy, PPNUM)

@@ -40,10 +40,10 @@ from tests.rebuilding import (
     EXTRA,
     MISSING,
     NOBODY,
+    SAMPLES,
     During,
     OptOuts,
     all_rows,
-    append_and_fold,
     damage,
     damage_all,
     rebuild,
@@ -60,21 +60,28 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
+async def install_opt_outs(url: str) -> None:
+    """Create the table of ``OptOuts`` in the database of a test marked ``folded``, and fold the events into it."""
+    upgrade(url, projections=[OptOuts()])
+    await folding.fold_all(url, [OptOuts])
+
+
+@pytest.mark.folded
 @pytest.mark.parametrize("projection", [*READ_MODELS, OptOuts])
 async def test_equal_tables_are_reported_as_equal(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
     if projection is OptOuts:
-        upgrade(database_url, projections=[OptOuts()])
-    head = await append_and_fold(database_url, conn, projection)
+        await install_opt_outs(database_url)
     for window in (1, 7, 1000):
         found = await verify(database_url, projection(), window=window)
-        assert (found.name, found.position, found.equal, found.samples) == (projection.name, head, True, ())
+        assert (found.name, found.position, found.equal, found.samples) == (projection.name, SAMPLES, True, ())
     assert [one.before for one in found.changes] == [
         await folding.count_rows(conn, one.name) for one in projection.tables
     ]
 
 
+@pytest.mark.folded
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize(
     "projection",
@@ -94,8 +101,7 @@ async def test_each_kind_of_damage_is_found_and_nothing_is_changed(
     database_url: str, conn: AsyncConnection, projection: type[Projection], kind: str
 ) -> None:
     if projection is OptOuts:
-        upgrade(database_url, projections=[OptOuts()])
-    await append_and_fold(database_url, conn, projection)
+        await install_opt_outs(database_url)
     for table in projection.tables:
         count = await damage(conn, table, kind, 0.05)
         before, stood = await all_rows(conn, projection), await checkpoint_row(conn, projection.name)
@@ -151,16 +157,17 @@ async def test_samples_show_what_differs_and_the_events_behind_it(database_url: 
     ]
 
 
+@pytest.mark.folded
 async def test_only_the_first_rows_are_samples(database_url: str, conn: AsyncConnection) -> None:
-    await append_and_fold(database_url, conn)
     damaged = await damage_all(conn, PollTallies, 0.3)
     found = await verify(database_url, PollTallies())
     assert total_differences(found) == damaged > len(found.samples) == 10
 
 
-async def test_events_folded_during_a_verification_are_no_difference(database_url: str, conn: AsyncConnection) -> None:
+@pytest.mark.folded
+async def test_events_folded_during_a_verification_are_no_difference(database_url: str) -> None:
     """Events that are folded during the verification are verified too."""
-    head = await append_and_fold(database_url, conn)
+    head = SAMPLES
 
     async def more() -> None:
         async with store.connection(database_url) as own:
@@ -177,6 +184,7 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
 
 
 @pytest.mark.newest  # the other tests here send its statements to the oldest
+@pytest.mark.folded
 @pytest.mark.parametrize(
     "projection",
     [
@@ -192,7 +200,6 @@ async def test_events_folded_during_a_verification_are_no_difference(database_ur
 async def test_verification_and_repair_under_load(
     database_url: str, conn: AsyncConnection, projection: type[Projection]
 ) -> None:
-    await append_and_fold(database_url, conn)
     async with rebuilding.live_load(database_url, projection()) as load:
         for _ in range(3):
             assert (await verify(database_url, projection(), rest=50)).equal

@@ -215,7 +215,7 @@ class ByRecipient(ByRequest):
 async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not_have(
     database_url: str, conn: AsyncConnection, phase: str, dry_run: bool
 ) -> None:
-    upgrade(database_url, projections=[ByRequest()])
+    await folding.create_tables_of(conn, ByRequest)
     await append(conn, new_record(), new_record(ppnum="12300000002"))
     await folding.fold_all(database_url, [ByRequest])
 
@@ -233,7 +233,7 @@ async def test_old_code_folds_meanwhile_in_partitions_that_the_new_code_does_not
 
 
 async def test_old_code_verifies_its_rows_while_newer_code_waits(database_url: str, conn: AsyncConnection) -> None:
-    upgrade(database_url, projections=[Old()])
+    await folding.create_tables_of(conn, Old)
     await append(conn, *sample_records())
     await folding.fold_all(database_url, [Old])
     newer = worker(database_url, New())

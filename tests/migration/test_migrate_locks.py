@@ -35,27 +35,22 @@ class Reports:
         assert self._reader_named.wait(60), self.sentences
 
 
-def migrate_to_earlier(url: str) -> None:
-    upgrade(url, projections=())
-    downgrade(url, EARLIER)
-
-
 def reader_of_view(url: str) -> psycopg.Connection:
     conn = psycopg.connect(url, application_name=READER)
     conn.execute("SELECT * FROM read_model_freshness")
     return conn
 
 
-def test_it_names_the_holder_of_the_lock_and_continues_once_it_is_released(empty_database_url: str) -> None:
-    migrate_to_earlier(empty_database_url)
+def test_it_names_the_holder_of_the_lock_and_continues_once_it_is_released(database_url: str) -> None:
+    downgrade(database_url, EARLIER)
     reports = Reports()
-    with ThreadPoolExecutor(1) as pool, reader_of_view(empty_database_url) as reader:
+    with ThreadPoolExecutor(1) as pool, reader_of_view(database_url) as reader:
         pid = reader.info.backend_pid
         patience = LockPatience(1.0, report_every=0.0, report=reports)
-        migrating = pool.submit(upgrade, empty_database_url, projections=(), patience=patience)
+        migrating = pool.submit(upgrade, database_url, projections=(), patience=patience)
         reports.wait()
         # A new session waits for at most one attempt of the migration.
-        with psycopg.connect(empty_database_url, options="-c lock_timeout=30s") as another:
+        with psycopg.connect(database_url, options="-c lock_timeout=30s") as another:
             another.execute("SELECT * FROM read_model_freshness")
         assert not migrating.done()
         reader.rollback()
@@ -65,16 +60,16 @@ def test_it_names_the_holder_of_the_lock_and_continues_once_it_is_released(empty
     assert sentence.endswith(", still trying")
 
 
-def test_it_gives_up_after_the_given_time_and_changes_nothing(empty_database_url: str) -> None:
-    migrate_to_earlier(empty_database_url)
-    before = shape(empty_database_url)
+def test_it_gives_up_after_the_given_time_and_changes_nothing(database_url: str) -> None:
+    downgrade(database_url, EARLIER)
+    before = shape(database_url)
     with (
-        reader_of_view(empty_database_url),
+        reader_of_view(database_url),
         pytest.raises(MigrationBlocked, match=f"gave up after .* held by {READER} "),
     ):
-        upgrade(empty_database_url, projections=(), patience=LockPatience(0.8, give_up_after=0.1))
-    assert shape(empty_database_url) == before
-    assert upgrade(empty_database_url, projections=()) == (EARLIER, head_revision())
+        upgrade(database_url, projections=(), patience=LockPatience(0.8, give_up_after=0.1))
+    assert shape(database_url) == before
+    assert upgrade(database_url, projections=()) == (EARLIER, head_revision())
 
 
 def test_a_current_schema_needs_no_lock_that_readers_hold(database_url: str) -> None:

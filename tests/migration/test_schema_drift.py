@@ -8,16 +8,19 @@ from collections.abc import Collection
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 
 from projections.errors import SchemaBroken
 from projections.inspecting.read_status import read_status
 from projections.migrating.metadata import READ_MODELS, target_metadata
 from projections.migrating.migrate import downgrade, upgrade
 from projections.migrating.schema_drift import find_drift
+from projections.migrating.sqlalchemy_connection import one_session
 from projections.read_models.common_columns import VIEWS
 from projections.registry import Registry
 from tests import folding, store
-from tests.migration.test_migrations import shape
+from tests.fix_full_matrix import stood_for
+from tests.migration.test_migrations import shape_seen_in
 
 EVENTS = "ALTER TABLE eventstore.events "
 CHANGES = {
@@ -101,33 +104,51 @@ SECOND_ROUND = frozenset(
 )
 """Changes of what others change too."""
 
+REPAIRED_THE_SAME_WAY = {
+    "triggers not always": "trigger disabled: both triggers are found by one condition and repaired by one statement",
+    "function's settings reset": "function replaced: either difference has the function created again",
+    "primary key of a read model": "primary key: the key of another table is added by the same statement",
+}
+"""Changes whose repair another one shows; each is also found and repaired together with others."""
+
 
 def drift_of(url: str) -> list[str]:
     """Return a sentence for each difference between the schema and the code."""
 
     async def find() -> list[str]:
         async with store.connection(url) as conn:
-            return [drift.sentence for drift in await find_drift(conn)]
+            return await drift_seen_in(conn)
 
     return asyncio.run(find())
 
 
+async def drift_seen_in(conn: AsyncConnection) -> list[str]:
+    """Return what :func:`drift_of` returns, in a session that stays open for more."""
+    return [drift.sentence for drift in await find_drift(conn)]
+
+
 @pytest.mark.newest
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_reported_and_repaired(database_url: str, change: str) -> None:
-    before = shape(database_url)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(change for change in CHANGES if change not in REPAIRED_THE_SAME_WAY),
+        *(case for change, covered_by in REPAIRED_THE_SAME_WAY.items() for case in stood_for(covered_by, change)),
+    ],
+)
+async def test_a_change_is_reported_and_repaired(database_url: str, conn: AsyncConnection, change: str) -> None:
+    before = await shape_seen_in(conn)
     statement, sentence = CHANGES[change]
-    with psycopg.connect(database_url) as conn:
-        conn.execute(statement.encode())
-    found = drift_of(database_url)
+    await conn.execute(statement.encode())
+    found = await drift_seen_in(conn)
     assert any(one.startswith(sentence) and one.endswith("; run projections migrate") for one in found), found
-    upgrade(database_url, projections=())
-    assert drift_of(database_url) == []
-    # A dropped view's comments are not repaired.
-    if change != "view":
-        assert shape(database_url) == before
-    upgrade(database_url, projections=())
-    assert drift_of(database_url) == []
+    with one_session(database_url):
+        upgrade(database_url, projections=())
+        assert await drift_seen_in(conn) == []
+        # A dropped view's comments are not repaired.
+        if change != "view":
+            assert await shape_seen_in(conn) == before
+        upgrade(database_url, projections=())
+    assert await drift_seen_in(conn) == []
 
 
 @pytest.mark.oldest
@@ -179,17 +200,16 @@ def test_drift_that_cannot_be_repaired_is_reported_and_the_rest_is_repaired(data
 
 
 @pytest.mark.newest
-def test_rows_that_violate_a_new_check_are_kept_and_reported(empty_database_url: str) -> None:
-    upgrade(empty_database_url, projections=())
-    downgrade(empty_database_url, BEFORE_CHECKS)
-    with psycopg.connect(empty_database_url) as conn:
+def test_rows_that_violate_a_new_check_are_kept_and_reported(database_url: str) -> None:
+    downgrade(database_url, BEFORE_CHECKS)
+    with psycopg.connect(database_url) as conn:
         conn.execute(CHECKPOINT, ["old", -3])
     with pytest.raises(SchemaBroken, match="checkpoints_position_check"):
-        upgrade(empty_database_url, projections=())
-    with psycopg.connect(empty_database_url) as conn:
+        upgrade(database_url, projections=())
+    with psycopg.connect(database_url) as conn:
         conn.execute("DELETE FROM projections.checkpoints")
-    upgrade(empty_database_url, projections=())
-    assert drift_of(empty_database_url) == []
+    upgrade(database_url, projections=())
+    assert drift_of(database_url) == []
 
 
 BEFORE_CHECKS = "0010"

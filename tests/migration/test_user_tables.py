@@ -89,16 +89,16 @@ def versions(url: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.oldest
-def test_missing_tables_are_created_with_indexes_and_comments(empty_database_url: str) -> None:
+def test_missing_tables_are_created_with_indexes_and_comments(database_url: str) -> None:
     metadata = MetaData(schema="public")
     first = new_table("first", Index("first_value_idx", "value"), metadata=metadata)
     second = new_table("second", Column("n", Integer, nullable=False, server_default=text("3")), metadata=metadata)
     third = new_table("third", metadata=metadata)
-    upgrade(empty_database_url, projections=[projection(first, second)])
-    assert columns(empty_database_url, "first") == ["app", "value"]
-    assert columns(empty_database_url, "second") == ["app", "value", "n"]
-    assert columns(empty_database_url, third.name) == []
-    with psycopg.connect(empty_database_url) as conn:
+    upgrade(database_url, projections=[projection(first, second)])
+    assert columns(database_url, "first") == ["app", "value"]
+    assert columns(database_url, "second") == ["app", "value", "n"]
+    assert columns(database_url, third.name) == []
+    with psycopg.connect(database_url) as conn:
         index = conn.execute("SELECT tablename FROM pg_indexes WHERE indexname = 'first_value_idx'").fetchone()
         comments = conn.execute("SELECT obj_description('first'::regclass), col_description('first'::regclass, 1)")
         assert index == ("first",)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg import AsyncConnection
 
 from eventstore import ulid
 from eventstore.appending.append import Appender
@@ -172,11 +173,11 @@ def test_any_message_is_read_as_a_frame(message: bytes, contract: Contract) -> N
 @settings(slow_start, max_examples=120)
 @given(batches=st.lists(st.tuples(anything | good_events, contracts), min_size=1, max_size=12))
 async def test_a_decoded_event_can_be_stored_and_is_read_back_equal(
-    database_url: str, batches: list[tuple[bytes, Contract]]
+    conn: AsyncConnection, batches: list[tuple[bytes, Contract]]
 ) -> None:
     found = [event for payload, contract in batches if (event := decoded(payload, contract)) is not None]
     first = list({event.event_id: event for event in reversed(found)}.values())
-    async with store.connection(database_url) as conn, conn.transaction(force_rollback=True):
+    async with conn.transaction(force_rollback=True):
         appender = Appender(conn, store.QUICK)
         if first:
             assert (await appender.append(first)).stored == len(first)

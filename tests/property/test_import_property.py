@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -110,32 +112,43 @@ async def empty(conn: AsyncConnection) -> None:
     await assert_empty(conn)
 
 
+@pytest.fixture
+async def exported(database_url: str, conn: AsyncConnection, tmp_path: Path) -> Path:
+    """A file with every kind of record."""
+    file = tmp_path / "original"
+    await fill_store(database_url, conn)
+    await export(conn, file)
+    return file
+
+
+@pytest.fixture
+async def target_conn(elsewhere: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to the database into which files are imported."""
+    async with open_connection(elsewhere) as conn:
+        yield conn
+
+
 @given(changes=CHANGES)
 @example(changes=[("set", 543, 543, 2**63 - 1, "chat.external", b"")] * 3)  # sums of such counts don't fit
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_changed_file_is_refused_or_imported_as_valid_data(
-    database_url: str, elsewhere: str, tmp_path: Path, changes: list[tuple[str, int, int, int, str, bytes]]
+    exported: Path, elsewhere: str, target_conn: AsyncConnection, changes: list[tuple[str, int, int, int, str, bytes]]
 ) -> None:
-    original, file = tmp_path / "original", tmp_path / "events"
-    if not original.exists():
-        async with open_connection(database_url) as conn:
-            await fill_store(database_url, conn)
-            await export(conn, original)
-    records = [record for record in read_archive(original) if not record.HasField("end")]
+    file = exported.with_name("changed")
+    records = [record for record in read_archive(exported) if not record.HasField("end")]
     for one in changes:
         change(records, *one)
     with ArchiveWriter(file) as out:
         for record in records:
             out.write(record)
-    async with open_connection(elsewhere) as target_conn:
-        refusal: str | None = None
-        try:
-            await import_file(elsewhere, file)
-        except (ArchiveError, OtherLog) as error:
-            refusal = str(error)
-        if refusal is None:
-            await assert_valid(target_conn)
-            await empty(target_conn)
-        else:
-            assert len(refusal.splitlines()) == 1
-            await assert_empty(target_conn)
+    refusal: str | None = None
+    try:
+        await import_file(elsewhere, file)
+    except (ArchiveError, OtherLog) as error:
+        refusal = str(error)
+    if refusal is None:
+        await assert_valid(target_conn)
+        await empty(target_conn)
+    else:
+        assert len(refusal.splitlines()) == 1
+        await assert_empty(target_conn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"projections docs ([\w./-]*\w)")
 
 
-def texts(tree: ast.Module) -> Iterator[str]:
-    """The texts in a module, without docstrings."""
+def texts(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    """The texts among a module's nodes, without docstrings."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         node.body[0].value
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
             yield node.value
 
@@ -54,17 +54,14 @@ def test_an_unknown_page_is_refused_with_names_that_are_near() -> None:
 
 
 def test_messages_name_pages_that_exist_and_how_to_read_them() -> None:
-    found = [text for tree in trees().values() for text in texts(tree)]
+    modules = [[*ast.walk(tree)] for tree in trees().values()]
+    found = [text for nodes in modules for text in texts(nodes)]
     assert [text for text in found if re.search(r"docs/[\w-]+\.md", text)] == []
-    helps = [ast.get_docstring(node) or "" for tree in trees().values() for node in functions(tree)]
+    helps = [ast.get_docstring(node) or "" for nodes in modules for node in nodes if isinstance(node, ast.FunctionDef)]
     named = {name for text in [*found, *helps] for name in NAMED.findall(text)}
     assert len(named) >= 3
     for name in named:
         find_page(name)
-
-
-def functions(tree: ast.Module) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
 
 
 def test_without_a_terminal_a_page_and_a_file_are_printed_as_they_are() -> None:

@@ -129,12 +129,13 @@ def imports_of(module: str) -> Iterator[Import]:
 
 
 def statements(node: ast.AST, *, at_load: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node of a tree, and whether it runs when the module is loaded."""
+    """Every node of a tree that isn't in an expression, and whether it runs when the module is loaded."""
     yield node, at_load
     only_for_types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
     in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     for child in ast.iter_child_nodes(node):
-        yield from statements(child, at_load=at_load and not in_function and child not in only_for_types)
+        if not isinstance(child, ast.expr):  # expressions have no statements
+            yield from statements(child, at_load=at_load and not in_function and child not in only_for_types)
 
 
 @cache

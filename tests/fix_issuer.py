@@ -25,8 +25,6 @@ DISCOVERY = "/.well-known/openid-configuration"
 TOKEN_PATH = "/oauth/token"
 CLIENT_ID = "shop"
 CLIENT_SECRET = "s3cr3t/+%: of the shop"
-NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For servers that speak plain HTTP: to load the system's authorities takes longer than many tests."""
 
 
 @dataclass(frozen=True, slots=True)

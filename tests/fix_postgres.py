@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
@@ -24,7 +25,7 @@ KEY = pytest.StashKey[list[Source]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "oldest: run on the oldest PostgreSQL too, see tests/oldest_postgres.py")
     config.addinivalue_line("markers", "folded: the database has sample events, and every read model has folded them")
-    config.addinivalue_line("markers", "partitioned(size): the log is partitioned, and has no events")
+    config.addinivalue_line("markers", "partitioned(size): the log has partitions of so many positions")
     config.addinivalue_line("markers", "newest: run on the newest PostgreSQL alone, see tests/oldest_postgres.py")
     newest = newest_source(os.environ.get("PROJECTIONS_TEST_POSTGRES") or "embedded")
     oldest = oldest_source() if newest.name == "18" and newest.kind == "embedded" else None
@@ -83,30 +84,27 @@ def postgres(request: pytest.FixtureRequest, _servers: Callable[[Source], Server
 
 
 @pytest.fixture(scope="session")
-def _folded_url(postgres: Server) -> Iterator[str]:
-    """The URL of a database with the events of ``rebuilding.sample_records``, folded; tests get copies of it."""
-    from tests import rebuilding  # noqa: PLC0415 - not every run needs it
+def _prepared(postgres: Server) -> Iterator[Callable[[int | None, bool], str]]:
+    """Return a function that prepares a database, once, and returns its URL; tests get copies of it.
 
-    with postgres.database() as url:
-        asyncio.run(rebuilding.append_and_fold_samples(url))
-        yield url
-
-
-@pytest.fixture(scope="session")
-def _partitioned_urls(postgres: Server) -> Iterator[Callable[[int], str]]:
-    """Return the URL of a database whose log has partitions of a size; tests get copies of it."""
+    It takes the size of partitions, None for a log of one table, and whether the log has the events of
+    ``rebuilding.sample_records``, folded.
+    """
     from projections.migrating.partition_log import partition_log  # noqa: PLC0415 - not every run needs it
+    from tests import rebuilding  # noqa: PLC0415
 
-    urls: dict[int, str] = {}
     with ExitStack() as stack:
 
-        def partitioned(size: int) -> str:
-            if size not in urls:
-                urls[size] = stack.enter_context(postgres.database())
-                partition_log(urls[size], size)
-            return urls[size]
+        @cache
+        def prepared(size: int | None, is_folded: bool) -> str:
+            url = stack.enter_context(postgres.database())
+            if size is not None:
+                partition_log(url, size)
+            if is_folded:
+                asyncio.run(rebuilding.append_and_fold_samples(url))
+            return url
 
-        yield partitioned
+        yield prepared
 
 
 @pytest.fixture
@@ -115,12 +113,11 @@ def database_url(request: pytest.FixtureRequest, postgres: Server) -> Iterator[s
 
     See also the marks ``folded`` and ``partitioned``.
     """
-    prepared = None
-    if request.node.get_closest_marker("folded"):
-        prepared = request.getfixturevalue("_folded_url")
-    elif partitioned := request.node.get_closest_marker("partitioned"):
-        prepared = request.getfixturevalue("_partitioned_urls")(*partitioned.args)
-    with postgres.copy(prepared) if prepared else postgres.database() as url:
+    is_folded = request.node.get_closest_marker("folded") is not None
+    partitioned = request.node.get_closest_marker("partitioned")
+    if is_folded or partitioned:
+        original = request.getfixturevalue("_prepared")(partitioned.args[0] if partitioned else None, is_folded)
+    with postgres.copy(original) if is_folded or partitioned else postgres.database() as url:
         yield url
 
 

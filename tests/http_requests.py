@@ -8,7 +8,7 @@ from typing import NamedTuple
 import httpx2
 
 from tests.acceptance.command import RunningCommand
-from tests.fix_issuer import NO_AUTHORITIES
+from tests.certificates import NO_AUTHORITIES
 
 _URL = re.compile(r"url=(http://\S+)")
 

@@ -238,12 +238,10 @@ class Difference:
         await self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return [Changes(one.live.name, one.before, added[one], removed[one], changed[one]) for one in self._tables]
 
-    def _compiled(
-        self, one: TableDifference, what: Hashable, statement: Callable[[], Executable]
-    ) -> Executable | NumberedText:
+    def _compiled(self, one: TableDifference, what: Hashable, statement: Callable[[], Executable]) -> NumberedText:
         """Return a statement, compiled once for the projection's class; ``what`` tells it from others of the table."""
         if self._shadow.is_distributed:  # the keys' tables have other names in each run
-            return statement()
+            return compile_numbered(statement())
         # The shadow's keys have the collations of this database's.
         collations = tuple(getattr(column.type, "collation", None) for column in one.copy.primary_key.columns)
         of = ("difference", one.keys.name, collations, what)

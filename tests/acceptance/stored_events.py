@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from psycopg import AsyncConnection
-
 from tests.store import connection, value, wait_until
 
 
@@ -32,14 +30,9 @@ async def read_stored(url: str, app: str = "default") -> AppEvents:
 async def wait_for_events(url: str, count: int) -> int:
     """Wait until at least so many events are stored; returns how many are stored."""
     async with connection(url) as conn:
-        return await wait_for_more_events(conn, count)
 
+        async def enough() -> int | None:
+            found = await value(conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")
+            return int(str(found)) if int(str(found)) >= count else None
 
-async def wait_for_more_events(conn: AsyncConnection, count: int) -> int:
-    """Do the same with an open connection, for a test that waits often."""
-
-    async def enough() -> int | None:
-        found = await value(conn, "SELECT coalesce(max(position), 0) FROM eventstore.events")
-        return int(str(found)) if int(str(found)) >= count else None
-
-    return await wait_until(enough, f"{count} events stored") or 0
+        return await wait_until(enough, f"{count} events stored") or 0

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-
 import pytest
 
-from projections.migrating.partition_log import partition_log
 from tests.acceptance.command import Commands
-from tests.databases import Server
 from tests.json_documents import read_documents
-from tests.rebuilding import append_and_fold_samples
 
 NEEDED = "positions 1 to 240 are archived, no longer in the log: set PROJECTIONS_ARCHIVE to the folder of its files"
 FILE = "events-000000000001-000000000060"
-
-
-@pytest.fixture(scope="module")
-def partitioned(postgres: Server) -> Iterator[str]:
-    """The URL of a database with a partitioned log that is folded; each test gets a copy."""
-    with postgres.database() as url:
-        partition_log(url, 60)
-        asyncio.run(append_and_fold_samples(url))
-        yield url
-
-
-@pytest.fixture
-def database_url(postgres: Server, partitioned: str) -> Iterator[str]:
-    with postgres.copy(partitioned) as url:
-        yield url
+pytestmark = [pytest.mark.folded, pytest.mark.partitioned(60)]
 
 
 @pytest.mark.oldest

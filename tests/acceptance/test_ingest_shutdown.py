@@ -15,9 +15,9 @@ import pytest
 from eventstore.contracts import encode_request
 from projections.cli.shared.output import counted
 from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
-from tests import store, wire
+from tests import wire
 from tests.acceptance.command import QUICK, CommandResult, Commands, RunningCommand
-from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events, wait_for_more_events
+from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import LOG, TOKEN, Method, SimulatorFactory, entries_of, payloads, read_message
 from tests.following import log_of
@@ -150,19 +150,18 @@ async def test_sigkill_at_any_moment_loses_nothing_and_stores_nothing_twice(
     log = chat_payloads(build_log(story, ends=epoch + timedelta(seconds=len(story) / rate), rate=rate))
 
     randomness, done, kills = random.Random(), 0, 0  # noqa: S311 - not for secrets
-    async with store.connection(database_url) as conn:
-        while kills < 8 or done < len(log) // 2:  # the simulator is still sending during most of them
-            running = await commands.start("ingest", **settings)
-            match kills % 4:
-                case 0:
-                    await running.wait_for_stderr("following")
-                case 1:  # at any moment, also during start-up
-                    await asyncio.sleep(randomness.uniform(0, 1.5))
-                case _:
-                    done = await wait_for_more_events(conn, min(done + randomness.randint(1, 300), len(log)))
-            result = await running.kill()
-            assert result.code == -signal.SIGKILL, result.transcript
-            kills += 1
+    while kills < 8 or done < len(log) // 2:  # the simulator is still sending during most of them
+        running = await commands.start("ingest", **settings)
+        match kills % 4:
+            case 0:
+                await running.wait_for_stderr("following")
+            case 1:  # at any moment, also during start-up
+                await asyncio.sleep(randomness.uniform(0, 1.5))
+            case _:
+                done = await wait_for_events(database_url, min(done + randomness.randint(1, 300), len(log)))
+        result = await running.kill()
+        assert result.code == -signal.SIGKILL, result.transcript
+        kills += 1
     await wait_until_all_are_sent(address, await read_stored(database_url), len(log))
     last = await commands.run("ingest", "--until-idle", "1", **settings)
     assert last.code == 0, last.transcript

@@ -140,7 +140,8 @@ class Cluster:
     async def primary(self) -> Server:
         """Create a server with a migrated database, and start it."""
         data = self.new_folder()
-        await run([shutil.which("cp") or "cp", "-a", str(self._migrated), str(data)], self._account)
+        # By its whole path, as the account's processes are started.
+        await run([shutil.which("cp") or "/bin/cp", "-a", str(self._migrated), str(data)], self._account)
         server = Server(_binaries(), self._account, data)
         await server.start()
         return server

@@ -22,7 +22,6 @@ from eventstore.partitions import list_partitions
 from eventstore.transfer.archive import check_archive
 from projections.archiving.archive_partitions import archive_partitions
 from projections.archiving.archive_request import ArchiveRequest, ArchiveResult, CannotArchive
-from projections.migrating.partition_log import partition_log
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
@@ -32,27 +31,11 @@ from tests.doctoring import findings, only
 from tests.erasing import BUILT_IN, erase
 from tests.folding import QUICK, append, decode_record, fold_all, new_record
 from tests.queries import fetch_all
-from tests.rebuilding import append_and_fold_samples, rebuild, replay_context, role, sample_records, verify
+from tests.rebuilding import rebuild, replay_context, role, sample_records, verify
 from tests.transferring import export, files_in, import_file
 
-SIZE = 60
-"""Positions in a partition; the log has 248 events."""
-
-
-@pytest.fixture(scope="session")
-def _partitioned_url(postgres: Server) -> Iterator[str]:
-    """The URL of a partitioned log that is folded; tests get copies of it."""
-    with postgres.database() as url:
-        partition_log(url, SIZE)
-        asyncio.run(append_and_fold_samples(url))
-        yield url
-
-
-@pytest.fixture
-def database_url(postgres: Server, _partitioned_url: str) -> Iterator[str]:
-    """The URL of a partitioned log that is folded."""
-    with postgres.copy(_partitioned_url) as url:
-        yield url
+# The log has 248 events.
+pytestmark = [pytest.mark.folded, pytest.mark.partitioned(60)]
 
 
 @pytest.fixture(autouse=True)

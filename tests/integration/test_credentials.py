@@ -13,12 +13,12 @@ from eventstore.ingest.app_config import AppConfig
 from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
+from tests.certificates import NO_AUTHORITIES
 from tests.fix_issuer import (
     CLIENT_ID,
     CLIENT_SECRET,
     DISCOVERY,
     HANGS,
-    NO_AUTHORITIES,
     TOKEN_PATH,
     Answer,
     CertificateFiles,

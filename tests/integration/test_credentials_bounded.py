@@ -16,7 +16,8 @@ from eventstore.ingest.client_credentials import ClientCredentials
 from eventstore.ingest.issuer_response import MAX_BYTES
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
-from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, NO_AUTHORITIES, TOKEN_PATH, Answer, Issuer
+from tests.certificates import NO_AUTHORITIES
+from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, TOKEN_PATH, Answer, Issuer
 
 API = "https://api.example.com"
 

@@ -19,7 +19,8 @@ from eventstore.ingest.upstream import Upstream
 from eventstore.redaction import redact as redaction
 from eventstore.waits import Waits
 from projections.sandbox.simulator import Fault, FaultKind, Simulator, SimulatorSettings
-from tests.fix_issuer import CLIENT_ID, CLIENT_REFUSED, CLIENT_SECRET, NO_AUTHORITIES, Issuer
+from tests.certificates import NO_AUTHORITIES
+from tests.fix_issuer import CLIENT_ID, CLIENT_REFUSED, CLIENT_SECRET, Issuer
 from tests.fix_simulator import LOG, SimulatorFactory, entries_of
 from tests.following import log_of
 from tests.store import APP, CHAT, connection, value, wait_until

@@ -37,8 +37,8 @@ from eventstore.erasure.late_events import LateEvents
 from eventstore.errors import LockHeld
 from eventstore.locks import IMPORT_LOCK, TRY_SHARED_TRANSACTION_LOCK
 from eventstore.partitions import BY_ID_IN_MODE
-from eventstore.postgres.lock_holder import find_holder
-from eventstore.postgres.queries import fetch_all, fetch_column, fetch_value
+from eventstore.postgres.lock_holder import try_lock
+from eventstore.postgres.queries import fetch_all, fetch_column
 from eventstore.waits import Waits
 
 _LOCK_ROWS = (
@@ -129,10 +129,8 @@ async def _try_to_store(
     late = LateEvents(key)
     app = candidates[0].event.app
     async with conn.transaction():
-        if not await fetch_value(conn, TRY_SHARED_TRANSACTION_LOCK, [IMPORT_LOCK]):
-            holder = await find_holder(conn, IMPORT_LOCK)
-            what = "the head of the log, after which an import adds events"
-            raise LockHeld(what, (holder.application_name if holder else None) or "another session")
+        if (holder := await try_lock(conn, TRY_SHARED_TRANSACTION_LOCK, IMPORT_LOCK)) is not None:
+            raise LockHeld("the head of the log, after which an import adds events", holder)
         head = await acquire_append_lock(conn, waits)
         await lock_usage(conn, app)
         ids = await fetch_column(conn, _LOCK_ROWS, [app, [one.id for one in candidates]])

@@ -20,9 +20,8 @@ from eventstore.consuming.log_head import start_listening
 from eventstore.errors import DatabaseError
 from eventstore.locks import TRY_SESSION_LOCK, consumer_lock
 from eventstore.postgres.connection import connect
-from eventstore.postgres.lock_holder import find_holder
+from eventstore.postgres.lock_holder import try_lock
 from eventstore.postgres.pooler import check_session_is_ours
-from eventstore.postgres.queries import fetch_value
 from eventstore.postgres.session_lock import keep_alive, session_name
 from eventstore.postgres.session_settings import SEARCHING
 from eventstore.waits import Waits
@@ -94,9 +93,8 @@ async def open_session(
         if is_first:
             await check_session_is_ours(conn, connected, seconds=waits.database_connect)
             await create_consumer(conn, name, start)
-        while not await fetch_value(conn, TRY_SESSION_LOCK, [consumer_lock(name)]):
-            holder = await find_holder(conn, consumer_lock(name))
-            if not await on_standby((holder.application_name if holder else None) or "another session"):
+        while (holder := await try_lock(conn, TRY_SESSION_LOCK, consumer_lock(name))) is not None:
+            if not await on_standby(holder):
                 await conn.close()
                 return None
         taken = await _take_over(conn, name)

@@ -25,9 +25,9 @@ from eventstore.errors import LeadershipLost, LockLost
 from eventstore.ingest.context import IngestContext
 from eventstore.locks import IMPORT_LOCK, TRY_SESSION_LOCK, TRY_SHARED_SESSION_LOCK, app_lock
 from eventstore.postgres.connection import connect
-from eventstore.postgres.lock_holder import find_cursor_holder, find_holder, terminate_holder
+from eventstore.postgres.lock_holder import find_cursor_holder, terminate_holder, try_lock
 from eventstore.postgres.lock_retry import retry_on_lock
-from eventstore.postgres.queries import fetch_row, fetch_value
+from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_lock import keep_alive, session_name
 from eventstore.postgres.session_settings import SESSION_LOCK_TIMEOUT, milliseconds
 from eventstore.waits import Waits
@@ -114,15 +114,14 @@ async def _acquire(conn: AsyncConnection, app: str, waits: Waits, on_standby: Ca
     missing_locks = [(TRY_SHARED_SESSION_LOCK, IMPORT_LOCK), (TRY_SESSION_LOCK, app_lock(app))]
     while missing_locks:
         statement, key = missing_locks[0]
-        if await fetch_value(conn, statement, [key]):
+        holder = await try_lock(conn, statement, key)
+        if holder is None:
             del missing_locks[0]
             continue
         on_standby()
-        holder = await find_holder(conn, key)
-        name = (holder.application_name if holder else None) or "another session"
-        if name != logged_holder:
-            log.info("standing by", app=app, holder=name)
-            logged_holder = name
+        if holder != logged_holder:
+            log.info("standing by", app=app, holder=holder)
+            logged_holder = holder
         await asyncio.sleep(min(waits.standby, waits.leader_timeout / 3))
 
 

@@ -1,4 +1,4 @@
-"""Finds the session that holds a lock, and terminates one that is frozen."""
+"""Tries to acquire a lock, finds the session that holds it, and terminates one that is frozen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.locks import TRY_SHARED_SESSION_LOCK, TRY_SHARED_TRANSACTION_LOCK
 from eventstore.postgres.queries import fetch_all, fetch_row, fetch_value
+
+ATTEMPTS = 10
+"""How often a lock is tried that is not acquired although no session holds it."""
 
 HELD_LOCK = sql.SQL(
     "{lock}.locktype = 'advisory' AND {lock}.granted AND {lock}.objsubid = 1"
@@ -42,8 +46,36 @@ async def find_holder(conn: AsyncConnection, key: int) -> Holder | None:
     return Holder(*row) if row else None
 
 
+_SHARING = frozenset({TRY_SHARED_SESSION_LOCK, TRY_SHARED_TRANSACTION_LOCK})
+_OTHER_HOLDER = sql.SQL(
+    "{} AND l.pid <> pg_catalog.pg_backend_pid() AND (l.mode = 'ExclusiveLock' OR NOT %(is_shared)s)"
+).format(_HOLDER)
+
+
+async def try_lock(conn: AsyncConnection, statement: str, key: int) -> str | None:
+    """Acquire an advisory lock without waiting.
+
+    Args:
+        conn: the connection that will hold it.
+        statement: one of the ``TRY_`` statements of :mod:`eventstore.locks`.
+        key: the lock's number.
+
+    Returns:
+        None if the lock is acquired, otherwise the name of a session that holds it.
+
+    """
+    for _ in range(ATTEMPTS):
+        if await fetch_value(conn, statement, [key]):
+            return None
+        row = await fetch_row(conn, _OTHER_HOLDER, {"key": key, "is_shared": statement in _SHARING})
+        # A holder that ended after the attempt is no reason to give up or to wait, and has no name any more.
+        if row is not None and (holder := Holder(*row)).application_name is not None:
+            return holder.application_name or f"backend {holder.pid}"
+    return "another session"
+
+
 _HOLDERS = sql.SQL("""
-SELECT wanted.name, coalesce(activity.application_name, 'backend ' || held.pid)
+SELECT wanted.name, coalesce(nullif(activity.application_name, ''), 'backend ' || held.pid)
 FROM unnest(%s::text[], %s::bigint[]) AS wanted (name, key)
 JOIN pg_catalog.pg_locks AS held ON {is_held}
 LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid

@@ -21,8 +21,7 @@ from psycopg import AsyncConnection
 from eventstore.errors import LockHeld, LockLost
 from eventstore.locks import RELEASE_SESSION_LOCKS, TRY_SESSION_LOCK
 from eventstore.postgres.connection import MAX_NAME_BYTES, connect
-from eventstore.postgres.lock_holder import find_holder
-from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.lock_holder import try_lock
 from eventstore.waits import Waits
 
 T = TypeVar("T")
@@ -85,9 +84,8 @@ async def hold_lock(url: str, key: int, *, name: str, what: str, waits: Waits) -
     """
     conn = await connect(url, name=name, waits=waits, idle_session_timeout=waits.leader_timeout, values_in_text=True)
     try:
-        if not await fetch_value(conn, TRY_SESSION_LOCK, [key]):
-            holder = await find_holder(conn, key)
-            raise LockHeld(what, (holder.application_name if holder else None) or "another session")
+        if (holder := await try_lock(conn, TRY_SESSION_LOCK, key)) is not None:
+            raise LockHeld(what, holder)
         yield conn
     finally:
         with suppress(psycopg.Error, TimeoutError):

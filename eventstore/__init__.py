@@ -14,6 +14,7 @@ __all__ = [
     "Event",
     "EventStoreError",
     "EventType",
+    "EventsArchived",
     "MissingPositions",
     "NotAcknowledged",
     "StoredEvent",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from eventstore.contracts.event_types import EventType
     from eventstore.errors import (
         CheckpointNotInLog,
+        EventsArchived,
         EventStoreError,
         MissingPositions,
         NotAcknowledged,
@@ -55,6 +57,7 @@ else:
             "eventstore.errors": (
                 "CheckpointNotInLog",
                 "EventStoreError",
+                "EventsArchived",
                 "MissingPositions",
                 "NotAcknowledged",
                 "Undecodable",

@@ -12,9 +12,10 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts import Event
 from eventstore.distributed_log import event_of_row, is_distributed, wait_for_commits
-from eventstore.errors import DatabaseError
+from eventstore.errors import DatabaseError, EventsArchived
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_row, fetch_value
 from eventstore.schema import events
@@ -109,6 +110,7 @@ async def read(
     as it is at the beginning.
 
     Raises:
+        EventsArchived: the next events are archived, in files only; those before them were yielded.
         UnfinishedCommit: the log is distributed, and not all of its events are visible in time.
         psycopg.Error: the database failed, or the connection; to resume, pass the last position yielded as ``after``.
 
@@ -121,6 +123,20 @@ async def read(
     pages = read_pages(
         conn, events, "position", columns, after=after, up_to=up_to, page_rows=page_events, page_bytes=page_bytes
     )
+    last = after
     async for page in pages:
         for position, received_at, *values in page:
+            if position != last + 1:
+                await _refuse_archived(conn, last)
+            last = position
             yield StoredEvent(position, received_at, event_of_row(values))
+    if up_to is not None and last < up_to:
+        await _refuse_archived(conn, last)
+
+
+async def _refuse_archived(conn: AsyncConnection, after: int) -> None:
+    """Raise if the position after this one is archived: whoever goes on would lose its event and not know it."""
+    archived = await read_archived_up_to(conn)
+    if after < archived:
+        remedy = f"read them from the files of projections archive, and go on here after position {archived:,}"
+        raise EventsArchived(after + 1, archived, remedy)

@@ -99,7 +99,7 @@ async def redecode(
     last = await read_head(conn)
     result.archived_up_to = await read_archived_up_to(conn)
     page = _Page(conn, result, changed)
-    async for position, _, stored in read(conn, after, up_to=last):
+    async for position, _, stored in read(conn, max(after, result.archived_up_to), up_to=last):
         result.read += 1
         try:
             now = decoder(stored.payload, stored.app, Contract(stored.contract))

@@ -190,6 +190,12 @@ class RecordedProgress(NoProgress):
         self.notes.append(line)
 
 
+def run_elsewhere(action: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Run an action to its end in another event loop, because this one is blocked until then."""
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: asyncio.run(action())).result()
+
+
 class During(RecordedProgress):
     """Runs an action when a phase begins, once; the rebuild waits until it has ended.
 
@@ -206,9 +212,7 @@ class During(RecordedProgress):
         super().phase(name, position=position, target=target)
         action = self._actions.pop(name, None)
         if action is not None:
-            # This event loop is blocked, so the action runs in another one.
-            with ThreadPoolExecutor(1) as other:
-                other.submit(lambda: asyncio.run(action())).result()
+            run_elsewhere(action)
 
     @property
     def is_done(self) -> bool:

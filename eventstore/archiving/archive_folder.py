@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,23 @@ async def find_archive_files(
         ArchiveError: a file can't be read, or isn't the one that was written.
 
     """
-    partitions = [one for one in await read_archived_partitions(conn) if one.dropped_at and one.last > after]
+    while True:
+        partitions = await _read_dropped(conn, after)
+        try:
+            return await _check_files(partitions, folder)
+        except (EventsArchived, ArchiveError):
+            # An erasure writes files anew, records that, and then deletes the earlier ones.
+            if await _read_dropped(conn, after) == partitions:
+                raise
+
+
+async def _read_dropped(conn: AsyncConnection[Any], after: int) -> list[ArchivedPartition]:
+    return [one for one in await read_archived_partitions(conn) if one.dropped_at and one.last > after]
+
+
+async def _check_files(
+    partitions: Sequence[ArchivedPartition], folder: Path | None
+) -> list[tuple[ArchivedPartition, Path]]:
     if not partitions:
         return []
     if folder is None:

@@ -22,7 +22,7 @@ from eventstore.archiving.partition_file import in_batches, read_stored_events
 from eventstore.erasure.erased_payload import erase_event
 from eventstore.erasure.erasure_rows import find_tokens_of_events, read_last_erasure
 from eventstore.erasure.erasure_token import is_token
-from eventstore.errors import ArchiveError
+from eventstore.errors import ArchiveError, EventsArchived
 from eventstore.event_reader import StoredEvent, read
 from eventstore.schema import events
 
@@ -33,7 +33,10 @@ WINDOW = 50_000
 """How many positions a window of archived events has at the most: it is loaded while no lock is held."""
 
 _TABLE = sql.Identifier(TEMPORARY, events.name)
-_CREATE = sql.SQL("CREATE TEMPORARY TABLE {} (LIKE eventstore.events)").format(sql.Identifier(events.name))
+# A replay that starts over uses the same session.
+_CREATE = sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} (LIKE eventstore.events)").format(
+    sql.Identifier(events.name)
+)
 _EMPTY = sql.SQL("TRUNCATE {}").format(_TABLE)
 _ANALYZE = sql.SQL("ANALYZE {}").format(_TABLE)
 _COPY = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
@@ -47,14 +50,18 @@ class ArchivedEvents:
     Args:
         conn: the session, in autocommit or between two transactions when a window is loaded.
         files: the archived partitions, from the beginning of the log, and their checked files.
+        folder: where the files are, also those that are written anew meanwhile.
 
     Attributes:
         up_to: the last archived position; 0 if nothing is archived.
 
     """
 
-    def __init__(self, conn: AsyncConnection[Any], files: Sequence[tuple[ArchivedPartition, Path]]) -> None:
+    def __init__(
+        self, conn: AsyncConnection[Any], files: Sequence[tuple[ArchivedPartition, Path]], folder: Path | None
+    ) -> None:
         self._conn = conn
+        self._folder = folder
         self._files = files
         self.up_to = files[-1][0].last if files else 0
         self._reading: Iterator[StoredEvent] = iter(())
@@ -81,7 +88,14 @@ class ArchivedEvents:
             self._reading, self._read_up_to = self._events_after(lo), lo
         erasure = await read_last_erasure(self._conn)
         while self._read_up_to < hi:
-            await self._copy(list(islice(self._reading, min(BATCH, hi - self._read_up_to))), erasure)
+            try:
+                batch = list(islice(self._reading, min(BATCH, hi - self._read_up_to)))
+            except ArchiveError:
+                if not await self._are_files_new():
+                    raise
+                self._reading = self._events_after(self._read_up_to)
+            else:
+                await self._copy(batch, erasure)
         await self._conn.execute(_ANALYZE)
         self._lo, self._hi = lo, hi
 
@@ -93,6 +107,11 @@ class ArchivedEvents:
         rows = ((*one.event, one.position, as_timestamptz(one.received_at)) for one in batch)
         await copy_rows(self._conn, rows, _COPY)
         self._read_up_to = batch[-1].position
+
+    async def _are_files_new(self) -> bool:
+        """Return whether an erasure has written files anew and deleted the earlier ones; then those are read."""
+        before, self._files = self._files, await find_archive_files(self._conn, self._folder)
+        return [path for _, path in before] != [path for _, path in self._files]
 
     def _events_after(self, position: int) -> Iterator[StoredEvent]:
         for partition, path in self._files:
@@ -113,23 +132,51 @@ async def with_tokens(conn: AsyncConnection[Any], batch: Sequence[StoredEvent]) 
     ]
 
 
-async def read_whole_log(
-    conn: AsyncConnection[Any], files: Sequence[tuple[ArchivedPartition, Path]], up_to: int
-) -> AsyncIterator[StoredEvent]:
+async def read_whole_log(conn: AsyncConnection[Any], folder: Path | None, up_to: int) -> AsyncIterator[StoredEvent]:
     """Yield all events up to a position in commit order: those of the files, and then those of the log.
 
+    Events that are archived meanwhile, and files that are written anew, are read where they are then.
+
+    Args:
+        conn: an autocommit connection.
+        folder: where the files are; None if no folder is configured.
+        up_to: the position.
+
     Raises:
-        ArchiveError: a file can't be read.
+        EventsArchived: no folder is configured, or files are missing; the message says which positions.
+        ArchiveError: a file can't be read, or isn't the one that was written.
         psycopg.Error: the database failed, or the connection.
 
     """
-    erasure = await read_last_erasure(conn)
-    for _, path in files:
-        for batch in in_batches(read_stored_events(path), BATCH):
-            for one in await with_tokens(conn, batch) if erasure else batch:
+    last, read_before = 0, None
+    while True:
+        files = await find_archive_files(conn, folder, after=last)
+        try:
+            async for one in _read_files(conn, files, last, up_to):
+                last = one.position
                 yield one
-    async for one in read(conn, files[-1][0].last if files else 0, up_to=up_to):
-        yield one
+            async for one in read(conn, last, up_to=up_to):
+                last = one.position
+                yield one
+        except (ArchiveError, EventsArchived):
+            # A file was deleted after it was written anew, or a partition was archived; unless it is what it was.
+            if (last, files) == read_before:
+                raise
+            read_before = last, files
+        else:
+            return
+
+
+async def _read_files(
+    conn: AsyncConnection[Any], files: Sequence[tuple[ArchivedPartition, Path]], after: int, up_to: int
+) -> AsyncIterator[StoredEvent]:
+    for partition, path in files:
+        for batch in in_batches(read_stored_events(path, after), BATCH):
+            for one in await with_tokens(conn, batch):
+                if one.position > up_to:
+                    return
+                yield one
+        after = partition.last
 
 
 async def open_archived_events(conn: AsyncConnection[Any]) -> ArchivedEvents:
@@ -142,4 +189,5 @@ async def open_archived_events(conn: AsyncConnection[Any]) -> ArchivedEvents:
         psycopg.Error: the database failed, or the connection.
 
     """
-    return ArchivedEvents(conn, await find_archive_files(conn, load_archive_folder()))
+    folder = load_archive_folder()
+    return ArchivedEvents(conn, await find_archive_files(conn, folder), folder)

@@ -93,7 +93,8 @@ async def export_events(
         psycopg.Error: the database or the connection failed; no file is left.
 
     """
-    archived = await find_archive_files(conn, load_archive_folder())
+    folder = load_archive_folder()
+    await find_archive_files(conn, folder)
     with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
             await conn.execute(ONE_SNAPSHOT)
@@ -104,7 +105,7 @@ async def export_events(
         file.write(Record(header=archive.Header(version=version, cursors=cursors, head=last)))
         missing: list[tuple[int, int]] = []
         before = 0
-        async for position, received_at, event in read_whole_log(conn, archived, last):
+        async for position, received_at, event in read_whole_log(conn, folder, last):
             if position != before + 1:
                 missing.append((before + 1, position - 1))
             before = position

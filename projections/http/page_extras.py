@@ -16,9 +16,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 
 from eventstore.contracts.event_types import KNOWN_TYPES, EventType
-from eventstore.locks import rebuild_lock
-from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all
+from projections.rebuilding.rebuild_history import find_sessions_of_runs
 from projections.rebuilding.shadow_position import read_positions_of_runs
 
 COUNTED_EVENTS = 20_000
@@ -130,18 +129,22 @@ async def _count_new_events(conn: AsyncConnection[Any], before: int, head: int) 
 
 
 async def _read_rebuilds(conn: AsyncConnection[Any]) -> tuple[RecordedRebuild, ...]:
-    async with conn.cursor(row_factory=class_row(RecordedRebuild)) as cursor:
-        rows = await fetch_all(cursor, _REBUILDS, [SHOWN_REBUILDS, SHOWN_REBUILDS])
-    running = [row for row in rows if row.state == "running"]
-    if not running:
-        return tuple(rows)
-    shadows = await read_positions_of_runs(conn, [row.id for row in running])
-    holders = await find_holder_names(conn, {row.name: rebuild_lock(row.name) for row in running})
-    return tuple(_with_progress(row, shadows, holders) if row in running else row for row in rows)
+    while True:
+        async with conn.cursor(row_factory=class_row(RecordedRebuild)) as cursor:
+            rows = await fetch_all(cursor, _REBUILDS, [SHOWN_REBUILDS, SHOWN_REBUILDS])
+        running = {row.id: row.name for row in rows if row.state == "running"}
+        if not running:
+            return tuple(rows)
+        shadows = await read_positions_of_runs(conn, list(running))
+        sessions = await find_sessions_of_runs(conn, running)
+        if sessions.keys() == running.keys():  # otherwise one has ended meanwhile, and its row now says how
+            return tuple(_with_progress(row, shadows, sessions) if row.id in running else row for row in rows)
 
 
-def _with_progress(row: RecordedRebuild, shadows: Mapping[int, int], holders: Mapping[str, str]) -> RecordedRebuild:
-    return replace(row, position=max(row.position, shadows.get(row.id, 0)), holder=holders.get(row.name))
+def _with_progress(
+    row: RecordedRebuild, shadows: Mapping[int, int], sessions: Mapping[int, str | None]
+) -> RecordedRebuild:
+    return replace(row, position=max(row.position, shadows.get(row.id, 0)), holder=sessions[row.id])
 
 
 async def _read_last_events(conn: AsyncConnection[Any]) -> tuple[dict[str, Any], ...]:

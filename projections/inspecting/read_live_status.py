@@ -17,12 +17,13 @@ from psycopg.rows import class_row
 
 from eventstore.consuming.consumers import read_consumers
 from eventstore.event_reader import LAG, from_checkpoints, read_head, read_last_event
-from eventstore.locks import app_lock, rebuild_lock
+from eventstore.locks import app_lock
 from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all, fetch_value
 from projections.inspecting.live_status import LiveStatus, RunningRebuild
 from projections.inspecting.status import NEW, AppStatus, ProjectionStatus
 from projections.projection import Projection
+from projections.rebuilding.rebuild_history import find_sessions_of_runs
 from projections.rebuilding.shadow_position import read_positions_of_runs
 from projections.registry import Registry
 from projections.running.checkpoint import ProjectionState
@@ -137,13 +138,14 @@ async def read_running_rebuilds(conn: AsyncConnection[Any], head: int) -> list[R
     rows = await fetch_all(conn, _REBUILDS)
     if not rows:
         return []
-    holders = await find_holder_names(conn, {row[1]: rebuild_lock(row[1]) for row in rows})
+    sessions = await find_sessions_of_runs(conn, {row[0]: row[1] for row in rows})
     shadows = await read_positions_of_runs(conn, [row[0] for row in rows])
     return [
         RunningRebuild(
-            name, holders.get(name), into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head, *slices
+            name, sessions[run], into_schema, dry_run, started_at, max(position, shadows.get(run, 0)), head, *slices
         )
         for run, name, into_schema, dry_run, started_at, position, *slices in rows
+        if run in sessions
     ]
 
 

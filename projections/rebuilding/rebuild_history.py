@@ -7,7 +7,7 @@ next rebuild or as-of marks a killed run as abandoned. Success is recorded in th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,9 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
 
 from eventstore.errors import describe
-from eventstore.postgres.queries import fetch_value
+from eventstore.locks import rebuild_lock
+from eventstore.postgres.lock_holder import find_holder_names
+from eventstore.postgres.queries import fetch_column, fetch_value
 from projections.errors import ProjectionsError, UsageError
 from projections.projection import Projection
 from projections.rebuilding.row_changes import Changes
@@ -45,6 +47,7 @@ _DONE = (
     " rows_removed = %(removed)s, rows_changed = %(changed)s, fold_seconds = %(fold_seconds)s,"
     " compare_seconds = %(compare_seconds)s, apply_seconds = %(apply_seconds)s WHERE id = %(id)s"
 )
+_STILL_RUNNING = "SELECT id FROM projections.rebuilds WHERE id = ANY(%s) AND state = 'running'"
 _AS_OF_DONE = (
     "UPDATE projections.rebuilds SET state = 'done', finished_at = clock_timestamp(), position = %s,"
     " into_schema_oid = %s, into_table_oids = %s WHERE id = %s"
@@ -88,6 +91,23 @@ async def record_start(
         "into": into,
     }
     await conn.execute(_START, row)
+
+
+async def find_sessions_of_runs(conn: AsyncConnection[Any], running: Mapping[int, str]) -> dict[int, str | None]:
+    """Return, by the run's id, which session runs it; None if its process is gone.
+
+    Args:
+        conn: an autocommit connection, or one in a transaction that sees what others commit.
+        running: the names of the projections by the ids of the runs that were read as running. Those that have ended
+            since then are left out of the result.
+
+    """
+    names = await find_holder_names(conn, {name: rebuild_lock(name) for name in running.values()})
+    sessions: dict[int, str | None] = {run: names[name] for run, name in running.items() if name in names}
+    # A run records its end before it releases the lock: so one that is still running here, and has none, was killed.
+    if others := [run for run in running if run not in sessions]:
+        sessions |= dict.fromkeys(await fetch_column(conn, _STILL_RUNNING, [others]))
+    return sessions
 
 
 async def read_position(conn: AsyncConnection[Any], run_id: int) -> int | None:

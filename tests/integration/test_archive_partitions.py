@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.archived_rows import read_archived_partitions, read_archived_up_to
+from eventstore.archiving import archived_events
 from eventstore.consuming.consumer_row import create_consumer
 from eventstore.errors import ArchiveError, LockHeld, UsageError
+from eventstore.event_reader import StoredEvent, read
 from eventstore.ingest import cursor_row
 from eventstore.ingest.resume import StreamHistory, read_saved
 from eventstore.locks import TRY_SESSION_LOCK, rebuild_lock
@@ -155,6 +159,27 @@ async def test_a_reader_delays_the_drop_and_appends_go_on(
         assert not archiving.done()
         assert await read_archived_up_to(conn) == 0
     assert ranges(await archiving) == [(1, 60)]
+
+
+@pytest.mark.parametrize("before", ["61", "121"])
+async def test_an_export_has_what_is_archived_meanwhile(
+    database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    whole, again = (tmp_path.parent / f"{tmp_path.name} {name}" for name in ("whole", "again"))
+    await export(conn, whole)
+    at = {"61": 1, "121": 70}[before]  # in the first partition, and in the second
+    waiting = [before]
+
+    async def read_slowly(*arguments: Any, **options: Any) -> AsyncIterator[StoredEvent]:  # noqa: ANN401 - as read
+        async for one in read(*arguments, **options):
+            yield one
+            if waiting and one.position == at:
+                await archive(database_url, tmp_path, waiting.pop())
+
+    monkeypatch.setattr(archived_events, "read", partial(read_slowly, page_events=10))
+    done = await export(conn, again)
+    assert (waiting, done.missing, done.events) == ([], (), 248)
+    assert again.read_bytes() == whole.read_bytes()
 
 
 async def test_a_replay_delays_the_drop_and_the_file_is_used_later(

@@ -13,6 +13,7 @@ from eventstore.consuming.consumer_row import create_consumer, take_over
 from eventstore.consuming.consumers import find_reset_position, read_consumers, reset_consumer
 from eventstore.consuming.page_reader import EventFilter, PageReader
 from eventstore.errors import ArchiveError, EventsArchived, UsageError
+from eventstore.event_reader import read
 from projections.errors import MigrationRefused, RebuildLost
 from projections.inspecting.explain import explain
 from projections.inspecting.read_status import read_status
@@ -222,6 +223,17 @@ async def test_an_export_has_the_archived_events_or_refuses(
         await import_file(restored, again)
         async with open_connection(restored) as other:
             assert (await store_content(other))["events"] == before["events"]
+
+
+async def test_a_reader_that_would_miss_archived_events_is_refused(conn: AsyncConnection, tmp_path: Path) -> None:
+    await append(conn, *(new_record() for _ in range(6)))
+    await archive_by_hand(conn, tmp_path, 1, 4)
+    refused = r"^positions {} to 4 are archived, .* of projections archive, and go on here after position 4$"
+    for after, up_to in ((0, None), (0, 3), (2, None), (2, 4)):
+        with pytest.raises(EventsArchived, match=refused.format(after + 1)):
+            [one async for one in read(conn, after, up_to=up_to)]
+    assert [one.position async for one in read(conn, 4)] == [5, 6]
+    assert [one.position async for one in read(conn, 2, up_to=2)] == []
 
 
 @pytest.mark.folded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -20,13 +20,28 @@ from eventstore.transfer.export import export_erasures, export_events
 from eventstore.transfer.importing import import_events
 from projections.erasing.erase import erase_persons
 from projections.erasing.erase_request import EraseRequest
+from projections.projection import Projection
+from projections.read_models.people import People
+from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.rebuild import Rebuilt
+from projections.rebuilding.verify import Verified
 from tests import folding, store
 from tests.archiving import archive_by_hand
 from tests.databases import Server
 from tests.doctoring import codes, findings
 from tests.erasing import BUILT_IN, again, erase
 from tests.queries import fetch_all
-from tests.rebuilding import ANY_REMOVAL, all_rows, rebuild, replay_context, verify
+from tests.rebuilding import (
+    ANY_REMOVAL,
+    During,
+    RecordedProgress,
+    all_rows,
+    rebuild,
+    replay_context,
+    run_elsewhere,
+    total_differences,
+    verify,
+)
 
 PERSON, OTHER = "12300000201", "12300000101"
 """A person of whom the last event is still in the log, and one whose events are all archived, in two files."""
@@ -183,3 +198,74 @@ async def test_a_restored_log_with_older_files_is_erased_again(
             rewritten = contents(files)
             assert (await again(restored, ledger)).archives == {}
             assert contents(files) == rewritten
+
+
+async def as_of_the_head(url: str, projection: Projection, *, progress: During, window: int) -> None:
+    """Build a projection's rows as of the last event."""
+    async with store.connection(url) as conn:
+        last = await store.value(conn, "SELECT event_id FROM eventstore.events ORDER BY position DESC LIMIT 1")
+        await build_as_of(replay_context(url, progress, window=window), [projection], str(last), "earlier", force=False)
+        rows = "SELECT {} FROM {}.people ORDER BY app, ppnum"
+        columns = "app, ppnum, requests"
+        then = await fetch_all(conn, rows.format(columns, "earlier"))
+        assert then == await fetch_all(conn, rows.format(columns, "public"))
+
+
+@pytest.mark.folded
+@pytest.mark.parametrize("replay", [rebuild, verify, as_of_the_head])
+async def test_a_replay_that_reads_the_files_starts_over(
+    database_url: str,
+    conn: AsyncConnection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replay: Callable[..., Coroutine[Any, Any, Rebuilt | Verified | None]],
+) -> None:
+    await archive_by_hand(conn, tmp_path, 1, 28)
+    await archive_by_hand(conn, tmp_path, 29, ARCHIVED)
+    monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
+    phase = "folding_people" if replay is as_of_the_head else "folding"
+    progress = During(**{phase: lambda: erase(database_url, OTHER)})
+    found = await replay(database_url, People(), progress=progress, window=10)
+    assert found is None or total_differences(found) == 0
+    assert progress.is_done
+    assert any(note.endswith(": a person was erased meanwhile; starting over") for note in progress.notes)
+    assert sorted(contents(tmp_path)) == ["events-1-28.e1.events", "events-29-50.e1.events"]
+
+
+class At(RecordedProgress):
+    """Runs an action once, when a replay has folded up to a position."""
+
+    def __init__(self, position: int, action: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        super().__init__()
+        self._position = position
+        self._actions = [action]
+
+    def at(self, position: int) -> None:
+        super().at(position)
+        if position >= self._position and self._actions:
+            run_elsewhere(self._actions.pop())
+
+
+@pytest.mark.folded
+async def test_a_replay_goes_on_with_files_that_are_written_anew(
+    database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive_by_hand(conn, tmp_path, 1, 28)
+    await archive_by_hand(conn, tmp_path, 29, ARCHIVED)
+    monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
+    with monkeypatch.context() as patched:
+        fail_at_call(patched, "_write", 1)
+        with pytest.raises(ArchiveError, match="the disk is full"):
+            await erase(database_url, OTHER)
+
+    async def write_anew() -> None:
+        async with store.connection(database_url) as archiving:
+            await erased_files.rewrite_all_files(archiving, tmp_path, print)
+
+    progress = At(20, write_anew)
+    found = await verify(database_url, People(), progress=progress, window=10)
+    assert (found.equal, progress.notes) == (True, [])
+    assert sorted(contents(tmp_path)) == ["events-1-28.e1.events", "events-29-50.e1.events"]
+    (tmp_path / "events-29-50.e1.events").unlink()
+    with pytest.raises(EventsArchived, match=r"events-29-50\.e1\.events is missing"):
+        await verify(database_url, People())

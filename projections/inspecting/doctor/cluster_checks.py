@@ -66,6 +66,8 @@ async def check_changed_events(exam: Examination) -> AsyncIterator[Finding]:
     conn = exam.conn
     if not await fetch_value(conn, _EVENTS_CHANGED) or await find_holder(conn, ERASE_LOCK):
         return
+    if not await fetch_value(conn, _EVENTS_CHANGED):  # whoever changed events has ended meanwhile, and said so before
+        return
     await conn.execute(_WAIT_BRIEFLY)
     sentence = "an erase or a redecode was interrupted, so every fold asks all workers whether they have committed"
     if any(await count_unfinished_commits(conn)):

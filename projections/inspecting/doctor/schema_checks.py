@@ -22,8 +22,11 @@ from projections.migrating.schema_revision import VERSION_SCHEMA, VERSION_TABLE,
 
 _EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 _REVISION = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(VERSION_SCHEMA, VERSION_TABLE))
+# An index that is being created is not valid yet.
 _INDEXES = """
-SELECT n.nspname || '.' || c.relname, i.indisvalid AND i.indisready
+SELECT n.nspname || '.' || c.relname, (i.indisvalid AND i.indisready) OR EXISTS (
+    SELECT FROM pg_stat_progress_create_index AS progress WHERE progress.index_relid = i.indexrelid
+)
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_class AS t ON t.oid = i.indrelid
 WHERE n.nspname || '.' || t.relname = ANY(%s)

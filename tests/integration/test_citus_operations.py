@@ -26,6 +26,7 @@ from eventstore.locks import (
 from projections.archiving.archive_partitions import archive_partitions
 from projections.archiving.archive_request import ArchiveRequest
 from projections.errors import MigrationRefused
+from projections.inspecting.doctor import cluster_checks
 from projections.inspecting.explain import explain
 from projections.migrating.distribute import distribute
 from projections.migrating.go_back import go_back
@@ -38,6 +39,7 @@ from tests.citus import CitusDatabase, needs_citus, unfinished_commit
 from tests.doctoring import findings, only, run_sql
 from tests.erasing import BUILT_IN, erase
 from tests.folding import append, fold, new_record, worker, worker_connection
+from tests.meanwhile import let_happen
 from tests.queries import fetch_all
 from tests.rebuilding import OptOuts, replay_context, sample_records, verify
 
@@ -111,14 +113,21 @@ async def test_doctor_names_workers_that_do_not_answer_and_commits_that_they_owe
 
 
 async def test_doctor_ends_a_change_of_events_that_was_interrupted(
-    distributed: CitusDatabase, conn: AsyncConnection
+    distributed: CitusDatabase, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(conn, *sample_records(1))
     await conn.execute("UPDATE eventstore.distributed_head SET events_changed = true")
     async with store.connection(distributed.url, "projections erase here:1") as changing:
         await changing.execute(TRY_SESSION_LOCK, [ERASE_LOCK])
         assert "events_changed" not in {one.code for one in await findings(distributed.url)}
-        await changing.execute(RELEASE_SESSION_LOCKS)
+
+        async def end() -> None:
+            await changing.execute("UPDATE eventstore.distributed_head SET events_changed = false")
+            await changing.execute(RELEASE_SESSION_LOCKS)
+
+        let_happen(monkeypatch, end, before=(cluster_checks, "find_holder"))
+        assert "events_changed" not in {one.code for one in await findings(distributed.url)}
+    await conn.execute("UPDATE eventstore.distributed_head SET events_changed = true")
     command = "UPDATE eventstore.distributed_head SET events_changed = false"
     async with unfinished_commit(distributed, conn):
         found = only(await findings(distributed.url), "events_changed")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import psycopg
 import pytest
@@ -26,32 +24,11 @@ from tests.archiving import archive_by_hand
 from tests.doctoring import codes, findings, session
 from tests.erasing import erase
 from tests.folding import Watched
+from tests.meanwhile import let_happen
 from tests.queries import fetch_all
 from tests.transferring import files_in
 
 RUN = "projections rebuild watched here:1"
-
-
-def let_happen(
-    monkeypatch: pytest.MonkeyPatch,
-    action: Callable[[], Awaitable[object]],
-    *,
-    before: tuple[ModuleType, str] | None = None,
-    after: tuple[ModuleType, str] | None = None,
-) -> None:
-    """Let something happen once, directly before or after a function that a module calls."""
-    module, name = before or after or (None, "")
-    real, actions = getattr(module, name), [action]
-
-    async def function(*arguments: Any) -> Any:  # noqa: ANN401 - as the real one
-        if before and actions:
-            await actions.pop()()
-        result = await real(*arguments)
-        if after and actions:
-            await actions.pop()()
-        return result
-
-    monkeypatch.setattr(module, name, function)
 
 
 async def test_a_rebuild_that_just_ended_was_not_interrupted(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
@@ -25,10 +24,10 @@ from eventstore.locks import (
 )
 from eventstore.postgres import lock_holder
 from eventstore.postgres.lock_holder import find_holder_names, try_lock
-from eventstore.postgres.queries import fetch_row
 from eventstore.postgres.session_lock import hold_lock
 from tests import store
 from tests.following import QUICK
+from tests.meanwhile import let_happen
 from tests.store import APP
 
 KEY = 7
@@ -41,14 +40,12 @@ async def released_at_the_look(url: str, key: int, monkeypatch: pytest.MonkeyPat
     done: list[str] = []
     async with store.connection(url, "the last holder") as other:
 
-        async def release_and_look(conn: AsyncConnection[Any], query: Any, values: Any = ()) -> Any:  # noqa: ANN401
-            if not done:
-                await other.execute(RELEASE_SESSION_LOCKS)
-                done.append("released")
-            return await fetch_row(conn, query, values)
+        async def release() -> None:
+            await other.execute(RELEASE_SESSION_LOCKS)
+            done.append("released")
 
         await other.execute(TRY_SESSION_LOCK, [key])
-        monkeypatch.setattr(lock_holder, "fetch_row", release_and_look)
+        let_happen(monkeypatch, release, before=(lock_holder, "fetch_row"))
         yield done
 
 
@@ -83,19 +80,16 @@ async def test_a_lock_that_is_released_after_the_attempt_is_acquired(
 async def test_a_session_that_shares_a_lock_stops_nobody_who_shares_it(
     database_url: str, conn: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with store.connection(database_url, "sharing") as sharing:
+    async with store.connection(database_url, "alone") as alone, store.connection(database_url, "sharing") as sharing:
 
-        async def share_and_look(conn: AsyncConnection[Any], query: Any, values: Any = ()) -> Any:  # noqa: ANN401
-            # Between the attempt and the look, the holder ends, and a session that shares the lock comes.
-            await other.execute(RELEASE_SESSION_LOCKS)
+        async def make_room_for_the_other() -> None:
+            await alone.execute(RELEASE_SESSION_LOCKS)
             await sharing.execute(TRY_SHARED_SESSION_LOCK, [KEY])
-            return await fetch_row(conn, query, values)
 
-        async with store.connection(database_url, "alone") as other:
-            await other.execute(TRY_SESSION_LOCK, [KEY])
-            monkeypatch.setattr(lock_holder, "fetch_row", share_and_look)
-            assert await try_lock(conn, TRY_SHARED_SESSION_LOCK, KEY) is None
-            assert await try_lock(conn, TRY_SESSION_LOCK, KEY) == "sharing"
+        await alone.execute(TRY_SESSION_LOCK, [KEY])
+        let_happen(monkeypatch, make_room_for_the_other, before=(lock_holder, "fetch_row"))
+        assert await try_lock(conn, TRY_SHARED_SESSION_LOCK, KEY) is None
+        assert await try_lock(conn, TRY_SESSION_LOCK, KEY) == "sharing"
 
 
 async def test_a_lock_whose_holder_is_never_found_is_given_up(

@@ -1,0 +1,31 @@
+"""Lets something happen between two steps of the code, such as an attempt and the look that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def let_happen(
+    monkeypatch: pytest.MonkeyPatch,
+    action: Callable[[], Awaitable[object]],
+    *,
+    before: tuple[ModuleType, str] | None = None,
+    after: tuple[ModuleType, str] | None = None,
+) -> None:
+    """Let something happen once, directly before or after a function that a module calls."""
+    module, name = before or after or (None, "")
+    real, actions = getattr(module, name), [action]
+
+    async def function(*arguments: Any) -> Any:  # noqa: ANN401 - as the real one
+        if before and actions:
+            await actions.pop()()
+        result = await real(*arguments)
+        if after and actions:
+            await actions.pop()()
+        return result
+
+    monkeypatch.setattr(module, name, function)

@@ -17,7 +17,7 @@ import pytest
 
 from projections.sandbox.embedded.os_account import caller, system_account
 
-GIVE_UP = 30.0
+GIVE_UP = 180.0
 
 
 def program() -> str | None:

@@ -22,7 +22,7 @@ from tests.acceptance.fork_client import ForkServer, Process
 INSTALLED = Path(sys.executable).parent / "projections"
 COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [sys.executable, "-m", "projections"]
 MAX_LINE_BYTES = 2**22
-TIMEOUT_SECONDS = 40.0
+TIMEOUT_SECONDS = 180.0
 """A test fails if a line or the end of a process does not come within so many seconds."""
 
 QUICK = {
@@ -35,6 +35,15 @@ QUICK = {
     "PROJECTIONS_STANDBY": "0.05",
 }
 """Short timeouts and intervals, for tests."""
+
+PATIENT = {
+    "PROJECTIONS_DATABASE_CONNECT": "600",
+    "PROJECTIONS_LEADER_TIMEOUT": "600",
+    "PROJECTIONS_APPEND_LOCK": "600",
+    "PROJECTIONS_LOCK": "600",
+    "PROJECTIONS_IDLE_IN_TRANSACTION": "600",
+}
+"""Timeouts that are longer than a test waits for the end of a process: a process that waits for one fails the test."""
 
 
 class CommandResult(NamedTuple):
@@ -87,15 +96,15 @@ class RunningCommand:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def wait(self, within: float = TIMEOUT_SECONDS) -> CommandResult:
+    async def wait(self) -> CommandResult:
         """Wait for its end; returns its result."""
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 code = await self.process.wait()
                 await asyncio.gather(*self._reading)
         except TimeoutError:
             raise AssertionError(
-                f"it did not end within {within:g} s; its stderr:\n" + "\n".join(self.stderr_lines)
+                f"it did not end within {TIMEOUT_SECONDS:g} s; its stderr:\n" + "\n".join(self.stderr_lines)
             ) from None
         return CommandResult(
             code,

@@ -18,7 +18,7 @@ from tests.fix_statements import recorder
 from tests.statements import VARIABLE
 
 SCRIPT = Path(__file__).with_name("fork_server.py")
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 180.0
 
 
 class Process(Protocol):

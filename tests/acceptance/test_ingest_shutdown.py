@@ -16,7 +16,7 @@ from eventstore.contracts import encode_request
 from projections.cli.shared.output import counted
 from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
 from tests import wire
-from tests.acceptance.command import QUICK, CommandResult, Commands, RunningCommand
+from tests.acceptance.command import PATIENT, QUICK, CommandResult, Commands, RunningCommand
 from tests.acceptance.stored_events import AppEvents, read_stored, wait_for_events
 from tests.fault.proxy import TcpProxy, target_of, through
 from tests.fix_simulator import LOG, TOKEN, Method, SimulatorFactory, entries_of, payloads, read_message
@@ -35,7 +35,8 @@ async def proxy(database_url: str) -> AsyncIterator[TcpProxy]:
 
 
 def variables(url: str, address: str, **more: str) -> dict[str, str]:
-    return {**QUICK, "DATABASE_URL": url, "PCS_EXTERNAL_API_URL": address, "PROJECTIONS_TOKEN": TOKEN, **more}
+    there = {"DATABASE_URL": url, "PCS_EXTERNAL_API_URL": address, "PROJECTIONS_TOKEN": TOKEN}
+    return {**QUICK, **PATIENT, **there, **more}
 
 
 async def feed(simulator: Simulator, log: list[SimulatedEvent]) -> None:
@@ -111,7 +112,7 @@ async def test_a_frozen_database_does_not_delay_the_end(
     await simulator.append(*log_of(1_000, CHAT, ago=60, more=wire.bytes_field(99, b"x" * 1_000)))
     await simulator.wait_for(lambda: simulator.calls[-1].events_sent == len(EXPECTED) + 1_000)
     running.send(signal.SIGTERM)
-    result = await running.wait(within=8)
+    result = await running.wait()
     await assert_ended_without_storing(result, database_url, before)
 
 
@@ -129,7 +130,7 @@ async def test_a_database_that_does_not_answer_at_the_start_does_not_delay_the_e
         running = await commands.start("ingest", **variables(url, "http://localhost:1", PROJECTIONS_SHUTDOWN="0.5"))
         await connected.wait()
         running.send(signal.SIGTERM)
-        result = await running.wait(within=8)
+        result = await running.wait()
     finally:
         server.close()
         for writer in writers:

@@ -28,7 +28,7 @@ import pytest
 
 from projections.sandbox.embedded.binaries import wheel_psql
 from projections.sandbox.simulator import SimulatorSettings
-from tests.acceptance.command import QUICK, Commands
+from tests.acceptance.command import QUICK, TIMEOUT_SECONDS, Commands
 from tests.acceptance.environments import build_wheel
 from tests.acceptance.test_documented_commands import BLOCK
 from tests.databases import Server
@@ -175,7 +175,7 @@ async def test_the_section_typed_in_as_it_stands_ends_with_a_service_that_is_wel
         manager.setblocking(False)
         installed = replace(commands, fork_server=None, program=(program,))
         running = await installed.start(*arguments, **QUICK, **environment, NOTIFY_SOCKET=address)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             assert (await asyncio.get_running_loop().sock_recv(manager, 4096)).startswith(b"READY=1\n")
         export = start.splitlines()[0]
         assert export.startswith("export ")

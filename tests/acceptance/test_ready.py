@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.command import QUICK, Commands
+from tests.acceptance.command import QUICK, TIMEOUT_SECONDS, Commands
 from tests.scripted import scripted_server, stays_open
 
 
@@ -23,7 +23,7 @@ def manager(commands: Commands) -> Iterator[socket.socket]:
 
 
 async def receive(manager: socket.socket) -> str:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         return (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
 
 

@@ -16,7 +16,7 @@ import pytest
 from projections.migrating.metadata import READ_MODELS
 from projections.sandbox.simulator import World, build_log
 from tests import folding, store
-from tests.acceptance.command import COMMAND, QUICK, Commands
+from tests.acceptance.command import COMMAND, PATIENT, QUICK, Commands
 from tests.fake_package import write_broken_package, write_package
 from tests.fix_simulator import LOG, TOKEN, SimulatorFactory, entries_of
 from tests.store import CHAT
@@ -27,6 +27,7 @@ ANOTHER_LOG = build_log(World(seed=2, recipients=60).events(), ends=datetime.now
 NAMES = sorted(projection.name for projection in READ_MODELS)
 QUICKLY = {
     **QUICK,
+    **PATIENT,
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_RETRY_FIRST": "0.05",
     "PROJECTIONS_RETRY_CAP": "0.1",
@@ -157,7 +158,7 @@ async def test_a_projection_that_fails_stops_alone_and_reports_why(
         await folding.wait_until_folded(conn, "deliveries", 7)
         assert await folding.count_rows(conn, "deliveries") == 6
         running.send(signal.SIGTERM)
-        result = await running.wait(within=5)
+        result = await running.wait()
         assert (result.code, result.out) == (0, ""), result.transcript
         assert len([line for line in result.err.splitlines() if "stopped" in line]) == 1, result.transcript
         assert "12300000666" not in result.transcript
@@ -174,7 +175,7 @@ async def test_a_signal_ends_it_in_time_with_exit_code_0(
     async with store.connection(database_url) as conn:
         await folding.wait_until_folded(conn, NAMES[0], 20)
         running.send(number)
-        result = await running.wait(within=5)
+        result = await running.wait()
         assert (result.code, result.out) == (0, ""), result.transcript
         assert "Traceback" not in result.err
         result = await commands.run("run", *UNTIL_IDLE, **QUICKLY, **environment)

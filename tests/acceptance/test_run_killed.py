@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from projections.migrating.metadata import READ_MODELS
 from projections.sandbox.simulator import SimulatedEvent, Simulator, World, build_log
 from tests import folding, store
-from tests.acceptance.command import QUICK, Commands, RunningCommand
+from tests.acceptance.command import PATIENT, QUICK, Commands, RunningCommand
 from tests.acceptance.stored_events import read_stored
 from tests.fix_simulator import TOKEN, SimulatorFactory
 from tests.store import CHAT
@@ -20,6 +20,7 @@ KILLS = 7
 NAMES = [projection.name for projection in READ_MODELS]
 ENVIRONMENT = {
     **QUICK,
+    **PATIENT,
     "PROJECTIONS_TOKEN": TOKEN,
     "PROJECTIONS_POLL": "0.05",
     "PROJECTIONS_BATCH_SIZE": "5",
@@ -105,7 +106,7 @@ async def test_every_event_is_folded_once_whichever_process_is_killed(
             await folding.wait_until_folded(conn, name, len(load.sent))
         (last,) = running
         last.send(signal.SIGTERM)
-        result = await last.wait(within=5)
+        result = await last.wait()
         assert result.code == 0, result.transcript
         assert (await read_stored(database_url)).payloads == [entry.payloads[CHAT] for entry in load.sent]
         for name in NAMES:

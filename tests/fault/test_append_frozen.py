@@ -57,7 +57,7 @@ async def test_others_continue_after_a_freeze_before_any_message(database_url: s
 
             events = store.new_events(1, app="other")
             await appender.append(events, cursor=CursorMove("other", 1, events[0].event_id))
-            async with asyncio.timeout(store.GIVE_UP / 6), hold_lease(IngestContext(database_url, SHORT), app) as lease:
+            async with asyncio.timeout(store.GIVE_UP), hold_lease(IngestContext(database_url, SHORT), app) as lease:
                 for batch in plan:
                     await appender.append(
                         batch.events, rejected=batch.rejected, cursor=batch.cursor._replace(epoch=lease.epoch)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from projections.cli.shared.service_manager import service_manager_notified, watchdog_interval
+from tests.store import GIVE_UP
 
 READY = "READY=1\nSTATUS=folding"
 STOPPING = "STOPPING=1\nSTATUS=stopping"
@@ -31,7 +32,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 async def receive(manager: socket.socket) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(GIVE_UP):
         return (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
 
 

@@ -174,7 +174,7 @@ class UnfinishedCommit(DatabaseError):
 
 
 class EventsArchived(DatabaseError):
-    """Events that are needed were taken out of the log, into files; nothing was done.
+    """Events that are needed were taken out of the log, into files; nothing was done with them or with later ones.
 
     Attributes:
         first: the first position that is needed.
@@ -186,17 +186,19 @@ class EventsArchived(DatabaseError):
 
     def __init__(self, first: int, last: int, remedy: str, *, ranges: Sequence[tuple[int, int]] = ()) -> None:
         self.ranges = tuple(ranges) or ((first, last),)
-        super().__init__(f"positions {_name_ranges(self.ranges)} are archived, no longer in the log: {remedy}")
+        super().__init__(f"{_name_ranges(self.ranges)} archived, no longer in the log: {remedy}")
         self.first = first
         self.last = last
 
 
 def _name_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    names = [f"{first:,} to {last:,}" for first, last in ranges[:_NAMED_RANGES]]
+    if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+        return f"position {ranges[0][0]:,} is"
+    names = [f"{first:,} to {last:,}" if first < last else f"{first:,}" for first, last in ranges[:_NAMED_RANGES]]
     if more := len(ranges) - len(names):
         names.append(f"{more:,} more range{'s' if more > 1 else ''}")
     *others, name = names
-    return f"{', '.join(others)} and {name}" if others else name
+    return f"positions {', '.join(others)} and {name} are" if others else f"positions {name} are"
 
 
 class CheckpointNotInLog(DatabaseError):

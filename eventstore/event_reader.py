@@ -110,7 +110,8 @@ async def read(
     as it is at the beginning.
 
     Raises:
-        EventsArchived: the next events are archived, in files only; those before them were yielded.
+        EventsArchived: the next events are archived, in files only; those before them were yielded. In a transaction
+            whose snapshot is older than the archive, that isn't seen: use an autocommit connection.
         UnfinishedCommit: the log is distributed, and not all of its events are visible in time.
         psycopg.Error: the database failed, or the connection; to resume, pass the last position yielded as ``after``.
 
@@ -123,20 +124,20 @@ async def read(
     pages = read_pages(
         conn, events, "position", columns, after=after, up_to=up_to, page_rows=page_events, page_bytes=page_bytes
     )
-    last = after
+    last = max(after, 0)
     async for page in pages:
         for position, received_at, *values in page:
             if position != last + 1:
-                await _refuse_archived(conn, last)
+                await _refuse_archived(conn, last, up_to)
             last = position
             yield StoredEvent(position, received_at, event_of_row(values))
     if up_to is not None and last < up_to:
-        await _refuse_archived(conn, last)
+        await _refuse_archived(conn, last, up_to)
 
 
-async def _refuse_archived(conn: AsyncConnection, after: int) -> None:
+async def _refuse_archived(conn: AsyncConnection, after: int, up_to: int | None = None) -> None:
     """Raise if the position after this one is archived: whoever goes on would lose its event and not know it."""
     archived = await read_archived_up_to(conn)
     if after < archived:
         remedy = f"read them from the files of projections archive, and go on here after position {archived:,}"
-        raise EventsArchived(after + 1, archived, remedy)
+        raise EventsArchived(after + 1, archived if up_to is None else min(up_to, archived), remedy)

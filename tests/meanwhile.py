@@ -20,10 +20,10 @@ def let_happen(
     module, name = before or after or (None, "")
     real, actions = getattr(module, name), [action]
 
-    async def function(*arguments: Any) -> Any:  # noqa: ANN401 - as the real one
+    async def function(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the real one
         if before and actions:
             await actions.pop()()
-        result = await real(*arguments)
+        result = await real(*arguments, **options)
         if after and actions:
             await actions.pop()()
         return result

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 from pydantic import Field
@@ -21,6 +21,10 @@ from eventstore.archived_rows import ArchivedPartition, WrittenFile, read_archiv
 from eventstore.errors import ArchiveError, EventsArchived, UsageError
 from eventstore.settings_loader import load_settings
 
+T = TypeVar("T")
+
+LAST_POSITION = 2**63 - 1
+"""The last position that a log can have."""
 _CHUNK = 2**20
 _CHECKED: dict[tuple[Path, int, int, int], bytes] = {}
 """The SHA-256 of files that this process has read: by path, inode, size and time of change."""
@@ -54,14 +58,15 @@ def load_archive_folder() -> Path | None:
 
 
 async def find_archive_files(
-    conn: AsyncConnection[Any], folder: Path | None, *, after: int = 0
+    conn: AsyncConnection[Any], folder: Path | None, *, after: int = 0, up_to: int = LAST_POSITION
 ) -> list[tuple[ArchivedPartition, Path]]:
-    """Return the archived partitions that have events after a position, and their checked files.
+    """Return the archived partitions that have events within a range of positions, and their checked files.
 
     Args:
         conn: a connection.
         folder: where they are; None if no folder is configured.
-        after: the position.
+        after: the position before the range.
+        up_to: its last position.
 
     Raises:
         EventsArchived: no folder is configured, or files are missing; the message says which positions are missing.
@@ -69,17 +74,42 @@ async def find_archive_files(
 
     """
     while True:
-        partitions = await _read_dropped(conn, after)
+        partitions = await _read_dropped(conn, after, up_to)
         try:
             return await _check_files(partitions, folder)
         except (EventsArchived, ArchiveError):
             # An erasure writes files anew, records that, and then deletes the earlier ones.
-            if await _read_dropped(conn, after) == partitions:
+            if await _read_dropped(conn, after, up_to) == partitions:
                 raise
 
 
-async def _read_dropped(conn: AsyncConnection[Any], after: int) -> list[ArchivedPartition]:
-    return [one for one in await read_archived_partitions(conn) if one.dropped_at and one.last > after]
+async def read_file_with(conn: AsyncConnection[Any], position: int, reader: Callable[[Path], T]) -> T:
+    """Return what is read from the file that has an archived position; read again if it was written anew meanwhile.
+
+    Args:
+        conn: a connection.
+        position: an archived position.
+        reader: reads the file; raises an ArchiveError if it can't be read.
+
+    Raises:
+        EventsArchived, ArchiveError, UsageError: the file can't be read.
+        psycopg.Error: the database failed, or the connection.
+
+    """
+    read_before: Path | None = None
+    while True:
+        [(_, path)] = await find_archive_files(conn, load_archive_folder(), after=position - 1, up_to=position)
+        try:
+            return reader(path)
+        except ArchiveError:
+            if path == read_before:
+                raise
+            read_before = path
+
+
+async def _read_dropped(conn: AsyncConnection[Any], after: int, up_to: int) -> list[ArchivedPartition]:
+    partitions = await read_archived_partitions(conn)
+    return [one for one in partitions if one.dropped_at and one.last > after and one.first <= up_to]
 
 
 async def _check_files(

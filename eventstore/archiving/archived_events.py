@@ -51,6 +51,7 @@ class ArchivedEvents:
         conn: the session, in autocommit or between two transactions when a window is loaded.
         files: the archived partitions, from the beginning of the log, and their checked files.
         folder: where the files are, also those that are written anew meanwhile.
+        erasure: the newest erasure, as it was before the files were looked for.
 
     Attributes:
         up_to: the last archived position; 0 if nothing is archived.
@@ -58,9 +59,14 @@ class ArchivedEvents:
     """
 
     def __init__(
-        self, conn: AsyncConnection[Any], files: Sequence[tuple[ArchivedPartition, Path]], folder: Path | None
+        self,
+        conn: AsyncConnection[Any],
+        files: Sequence[tuple[ArchivedPartition, Path]],
+        folder: Path | None,
+        erasure: int,
     ) -> None:
         self._conn = conn
+        self._erasure = erasure
         self._folder = folder
         self._files = files
         self.up_to = files[-1][0].last if files else 0
@@ -109,7 +115,12 @@ class ArchivedEvents:
         self._read_up_to = batch[-1].position
 
     async def _are_files_new(self) -> bool:
-        """Return whether an erasure has written files anew and deleted the earlier ones; then those are read."""
+        """Return whether files were written anew and the earlier ones deleted; then those are read.
+
+        After an erasure that came later than the replay, the replay must start over, so they don't matter to it.
+        """
+        if await read_last_erasure(self._conn) != self._erasure:
+            return False
         before, self._files = self._files, await find_archive_files(self._conn, self._folder)
         return [path for _, path in before] != [path for _, path in self._files]
 
@@ -189,5 +200,5 @@ async def open_archived_events(conn: AsyncConnection[Any]) -> ArchivedEvents:
         psycopg.Error: the database failed, or the connection.
 
     """
-    folder = load_archive_folder()
-    return ArchivedEvents(conn, await find_archive_files(conn, folder), folder)
+    folder, erasure = load_archive_folder(), await read_last_erasure(conn)
+    return ArchivedEvents(conn, await find_archive_files(conn, folder), folder, erasure)

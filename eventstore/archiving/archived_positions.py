@@ -6,12 +6,13 @@ Only bounds are in the database, so within a file its events are read up to the 
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from eventstore.archived_rows import ArchivedPartition, read_archived_partitions
-from eventstore.archiving.archive_folder import find_archive_files, load_archive_folder
+from eventstore.archiving.archive_folder import read_file_with
 from eventstore.transfer.archive import microseconds, moment, read_archive
 
 
@@ -30,14 +31,18 @@ async def find_archived_received_by(conn: AsyncConnection[Any], time: datetime) 
     last = max(earlier, default=0)
     if not any(one.first_received_at <= time < one.last_received_at for one in partitions):
         return last
-    (_, path), *_ = await find_archive_files(conn, load_archive_folder(), after=last)
     latest = microseconds(time)
-    for record in read_archive(path):
-        if record.HasField("event"):
-            if record.event.received_at > latest:
-                break
-            last = record.event.position
-    return last
+
+    def read_up_to_time(path: Path) -> int:
+        found = last
+        for record in read_archive(path):
+            if record.HasField("event"):
+                if record.event.received_at > latest:
+                    break
+                found = record.event.position
+        return found
+
+    return await read_file_with(conn, last + 1, read_up_to_time)
 
 
 async def read_archived_time(conn: AsyncConnection[Any], position: int) -> datetime | None:
@@ -57,11 +62,14 @@ async def read_archived_time(conn: AsyncConnection[Any], position: int) -> datet
             break
     else:
         return None
-    (_, path), *_ = await find_archive_files(conn, load_archive_folder(), after=position - 1)
-    for record in read_archive(path):
-        if record.HasField("event") and record.event.position == position:
-            return moment(record.event.received_at)
-    return None
+
+    def read_time(path: Path) -> datetime | None:
+        for record in read_archive(path):
+            if record.HasField("event") and record.event.position == position:
+                return moment(record.event.received_at)
+        return None
+
+    return await read_file_with(conn, position, read_time)
 
 
 async def _read_dropped(conn: AsyncConnection[Any]) -> list[ArchivedPartition]:

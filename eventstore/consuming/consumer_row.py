@@ -74,14 +74,23 @@ async def create_consumer(conn: AsyncConnection[Any], name: str, start: int | No
     if exists:
         return
     at = await read_head(conn)
-    if start is not None and start > at:
-        raise UsageError(f"consumer {name} can't start after position {start}: the log ends at {at}")
-    if start is not None and start < (archived := await read_archived_up_to(conn)):
+    start = at if start is None else start
+    await _refuse_start(conn, name, start, at)
+    try:
+        await conn.execute(_CREATE, {"name": name, "position": start})
+    except psycopg.errors.CheckViolation:
+        await _refuse_start(conn, name, start, at)  # its event was archived meanwhile
+        raise
+
+
+async def _refuse_start(conn: AsyncConnection[Any], name: str, start: int, head: int) -> None:
+    if start > head:
+        raise UsageError(f"consumer {name} can't start after position {start}: the log ends at {head}")
+    if start < (archived := await read_archived_up_to(conn)):
         raise UsageError(
             f"consumer {name} can't start after position {start}: positions up to {archived} are archived; start it"
             f" after {archived}, and read the files for what is before"
         )
-    await conn.execute(_CREATE, {"name": name, "position": at if start is None else start})
 
 
 async def take_over(conn: AsyncConnection[Any], name: str) -> TakenOver | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import class_row
 
@@ -114,13 +115,17 @@ async def find_reset_position(conn: AsyncConnection[Any], to: str) -> int:
         psycopg.Error: the database failed, or the connection.
 
     """
-    position, archived = await _find_named_position(conn, to), await read_archived_up_to(conn)
-    if position < archived:
+    position = await _find_named_position(conn, to)
+    await _refuse_archived(conn, position, to)
+    return position
+
+
+async def _refuse_archived(conn: AsyncConnection[Any], position: int, to: str) -> None:
+    if position < (archived := await read_archived_up_to(conn)):
         raise UsageError(
             f"{to} is among the archived events, which no consumer is handed: they end at position {archived}, so give"
             " that one or a later one"
         )
-    return position
 
 
 async def _find_named_position(conn: AsyncConnection[Any], to: str) -> int:
@@ -144,13 +149,18 @@ async def reset_consumer(url: str, waits: Waits, name: str, to: int) -> None:
 
     Raises:
         LockHeld: a process has the consumer; the message names its session.
+        UsageError: the position is among events that were archived meanwhile.
         LockLost: the connection that held the lock is lost; the reset may or may not be done.
         psycopg.Error: the database or the connection failed.
 
     """
 
     async def reset(conn: AsyncConnection[Any]) -> None:
-        await conn.execute(_RESET, {"name": name, "to": to})
+        try:
+            await conn.execute(_RESET, {"name": name, "to": to})
+        except psycopg.errors.CheckViolation:
+            await _refuse_archived(conn, to, str(to))  # its event was archived meanwhile
+            raise
 
     await _run_under_lock(url, waits, name, "consumers reset", reset)
 

@@ -5,8 +5,9 @@ crashes, and when a backup is restored. The lost positions are then assigned to 
 
 Invariants. A follower remembers (position, event_id) pairs: a sample of those stored when it connected, and the last
 one of each batch that it committed. On every new connection it checks, before it follows again, that they are still
-stored. If some are missing, it records the loss in ``eventstore.cursors.went_back``, so that downstream readers can
-rewind: anyone who read beyond position ``to`` must read again from there.
+stored: in the log or, once they are archived, in files. If some are missing, it records the loss in
+``eventstore.cursors.went_back``, so that downstream readers can rewind: whoever read beyond position ``to`` must read
+again from there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import structlog
 from psycopg import AsyncConnection, sql
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.event_reader import HEAD, read_last_event
 from eventstore.postgres.queries import fetch_all, fetch_value
 
@@ -29,6 +31,7 @@ _STILL_THERE = (
     "SELECT coalesce(max(e.position), 0) FROM unnest(%s::bigint[], %s::text[]) AS known (position, event_id)"
     " JOIN eventstore.events AS e ON e.position = known.position AND e.event_id = known.event_id"
 )
+_ARCHIVED = "SELECT position, event_id FROM eventstore.event_positions WHERE event_id = ANY(%s)"
 # A sample of a log that this process has not written, denser towards the head: the last position known to be kept lies
 # below the true one by at most the number of lost events.
 _SAMPLE = sql.SQL(
@@ -108,4 +111,10 @@ class KnownHeads:
             return None
         positions, event_ids = zip(*self._ends, strict=True)
         last_kept = await fetch_value(conn, _STILL_THERE, [list(positions), list(event_ids)])
+        if last_kept < self.last:
+            # Read after the events: those that are archived meanwhile count too.
+            archived = await read_archived_up_to(conn)
+            ids = [event_id for position, event_id in self._ends if last_kept < position <= archived]
+            kept = {*await fetch_all(conn, _ARCHIVED, [ids])} & {*self._ends} if ids else set()
+            last_kept = max([last_kept, *(position for position, _ in kept)])
         return None if last_kept == self.last else LostEvents(self.last, last_kept)

@@ -20,6 +20,7 @@ from eventstore.archiving.archived_events import read_whole_log
 from eventstore.archiving.partition_file import as_record
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
 from eventstore.erasure.erasure_rows import count_erasures, read_last_erasure
+from eventstore.errors import ArchiveError
 from eventstore.event_reader import read_head
 from eventstore.postgres.byte_pages import PAGE_BYTES, PAGE_ROWS, read_pages
 from eventstore.postgres.queries import fetch_all
@@ -89,7 +90,8 @@ async def export_events(
 
     Raises:
         EventsArchived: archived events can't be read; nothing was written.
-        ArchiveError: the file can't be written, or exists already, or a file of archived events can't be read.
+        ArchiveError: the file can't be written, or exists already, or a file of archived events can't be read; or the
+            first person was erased meanwhile.
         psycopg.Error: the database or the connection failed; no file is left.
 
     """
@@ -122,6 +124,8 @@ async def export_events(
         async for record in read_erasure_records(conn):
             file.write(record)
             erasures += record.HasField("erasure")
+        if is_first_format and erasures:
+            raise ArchiveError(f"{path} was not written: a person was erased meanwhile, the first one; export again")
     return Exported(file.events, quarantined, last, tuple(missing), erasures)
 
 

@@ -95,6 +95,7 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
     RoleKind.READER: {},
     RoleKind.WORKER: {
         **_STATE,
+        "eventstore.erased_events": _SEE,
         "projections.checkpoints": _CHANGE,
         "projections.rebuilds": _CHANGE,
         "projections.reconciliations": ("SELECT", "INSERT", "DELETE"),
@@ -112,7 +113,12 @@ TABLES: Mapping[RoleKind, Mapping[str, tuple[str, ...]]] = {
         "eventstore.retried_events": _ADD,
         "eventstore.erased_events": _ADD,
     },
-    RoleKind.SERVE: {**_HEAD, "eventstore.events": _SEE, "projections.alembic_version": _SEE},
+    RoleKind.SERVE: {
+        **_HEAD,
+        "eventstore.events": _SEE,
+        "eventstore.archived_partitions": _SEE,
+        "projections.alembic_version": _SEE,
+    },
     RoleKind.CONSUMER: {
         **_HEAD,
         "eventstore.events": _SEE,

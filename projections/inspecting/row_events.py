@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from sqlalchemy import Column, Executable, Select, Subquery, Text, func, literal, select
 from sqlalchemy.sql.visitors import replacement_traverse
 
+from eventstore.archived_rows import read_archived_up_to
 from eventstore.contracts.event_types import KNOWN_TYPES, EventType
 from eventstore.distributed_log import reading_by_index
 from eventstore.event_search import choose_indexed_value, events_with_value, read_indexed_columns
@@ -161,11 +162,15 @@ def _reading_from(source: Subquery, statement: Select[Any]) -> Executable:
 
 
 class EventsBehind(NamedTuple):
-    """The events behind a row: the last of them, and how many there are before these, or at least how many."""
+    """The events behind a row: the last of them, and how many there are before these, or at least how many.
+
+    Events up to ``archived_up_to`` are archived, and were not searched; 0 if none are.
+    """
 
     last: tuple[RowEvent, ...]
     earlier: int
     is_complete: bool = True
+    archived_up_to: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -173,7 +178,10 @@ class EventsBehind(NamedTuple):
         listed = [f"event {one.event_id} {one.type_name} at position {one.position:,}" for one in self.last]
         if self.earlier:
             listed.insert(0, f"… and {'' if self.is_complete else 'at least '}{self.earlier:,} earlier events")
-        return listed or ["no event is behind this row"]
+        lines = listed or ["no event is behind this row"]
+        if self.archived_up_to:
+            lines.insert(0, f"events up to position {self.archived_up_to:,} are archived and were not searched")
+        return lines
 
 
 async def list_events_behind(
@@ -196,4 +204,5 @@ async def list_events_behind(
             found.sort(key=lambda one: one.event_id)
             last = tuple(found[-LISTED_EVENTS:])
             events_behind.append(EventsBehind(last, len(found) - len(last), is_complete))
-    return events_behind
+        archived = await read_archived_up_to(conn) if events_behind else 0
+    return [one._replace(archived_up_to=archived) for one in events_behind]

@@ -74,13 +74,14 @@ async def build_as_of(
         async with context.connection(f"as-of {into}", values_in_text=True) as conn:
             position = await find_position(conn, moment)
             remarks = await remarks_on_time(conn, moment, position)
+            received = await received_at(conn, position)
             await check_replaceable(conn, into, projections, force=force)
 
             async def attempt(*, is_first: bool) -> dict[str, int]:  # noqa: ARG001 - an as-of is never resumed
                 return await _build(conn, context, projections, position, into, force=force)
 
             rows = await start_over_after_erasures(conn, context, f"as-of {into}", attempt)
-            return AsOfResult(position, await received_at(conn, position), rows, remarks)
+            return AsOfResult(position, received, rows, remarks)
 
     return await run_exclusively(context, projections, f"as-of {into}", work)
 

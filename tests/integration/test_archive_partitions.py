@@ -16,10 +16,13 @@ from psycopg import AsyncConnection
 from eventstore.appending.append import Appender
 from eventstore.archived_rows import read_archived_partitions, read_archived_up_to
 from eventstore.archiving import archived_events
+from eventstore.consuming import consumer_row
 from eventstore.consuming.consumer_row import create_consumer
+from eventstore.consuming.consumers import find_reset_position, reset_consumer
 from eventstore.errors import ArchiveError, LockHeld, UsageError
 from eventstore.event_reader import StoredEvent, read
 from eventstore.ingest import cursor_row
+from eventstore.ingest.lost_events import KnownHeads, LostEvents
 from eventstore.ingest.resume import StreamHistory, read_saved
 from eventstore.locks import TRY_SESSION_LOCK, rebuild_lock
 from eventstore.partitions import list_partitions
@@ -34,8 +37,10 @@ from tests.databases import Server
 from tests.doctoring import findings, only
 from tests.erasing import BUILT_IN, erase
 from tests.folding import QUICK, append, decode_record, fold_all, new_record
+from tests.meanwhile import let_happen
 from tests.queries import fetch_all
 from tests.rebuilding import rebuild, replay_context, role, sample_records, verify
+from tests.store import lose_events
 from tests.transferring import export, files_in, import_file
 
 # The log has 248 events.
@@ -180,6 +185,33 @@ async def test_an_export_has_what_is_archived_meanwhile(
     done = await export(conn, again)
     assert (waiting, done.missing, done.events) == ([], (), 248)
     assert again.read_bytes() == whole.read_bytes()
+
+
+async def test_archived_events_are_not_lost_for_a_follower_that_remembers_them(
+    database_url: str, conn: AsyncConnection, tmp_path: Path
+) -> None:
+    heads = KnownHeads()
+    assert await heads.find_lost(conn, "quiet") is None
+    await append(conn, *(new_record(app="busy") for _ in range(100)))
+    await fold_all(database_url)
+    assert ranges(await archive(database_url, tmp_path, "301"))[-1][1] > heads.last == 248
+    assert await heads.find_lost(conn, "quiet") is None
+    assert heads.last == 348
+    await lose_events(conn, 320)
+    assert await heads.find_lost(conn, "quiet") == LostEvents(last_lost=348, last_kept=248)
+
+
+async def test_a_consumer_cannot_begin_at_an_event_that_is_archived_meanwhile(
+    database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_happen(monkeypatch, lambda: archive(database_url, tmp_path, "61"), after=(consumer_row, "read_archived_up_to"))
+    with pytest.raises(UsageError, match="can't start after position 30: positions up to 60 are archived"):
+        await consumer_row.create_consumer(conn, "late", 30)
+    await consumer_row.create_consumer(conn, "late", 248)
+    assert await find_reset_position(conn, "70") == 70
+    await archive(database_url, tmp_path, "121")
+    with pytest.raises(UsageError, match=r"70 is among the archived events, .* they end at position 120"):
+        await reset_consumer(database_url, QUICK, "late", 70)
 
 
 async def test_a_replay_delays_the_drop_and_the_file_is_used_later(

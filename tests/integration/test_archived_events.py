@@ -15,8 +15,10 @@ from eventstore.consuming.page_reader import EventFilter, PageReader
 from eventstore.errors import ArchiveError, EventsArchived, UsageError
 from eventstore.event_reader import read
 from projections.errors import MigrationRefused, RebuildLost
+from projections.granting.role_kinds import RoleKind
 from projections.inspecting.explain import explain
 from projections.inspecting.read_status import read_status
+from projections.inspecting.row_events import list_events_behind
 from projections.migrating.go_back import go_back
 from projections.migrating.migrate import upgrade
 from projections.projection import Projection
@@ -29,9 +31,11 @@ from projections.rebuilding.as_of import build_as_of
 from projections.rebuilding.replay_progress import NoProgress
 from projections.registry import find_projections
 from projections.running.window_step import Step
+from tests import store
 from tests.archiving import archive_by_hand
 from tests.databases import Server
 from tests.doctoring import findings
+from tests.erasing import erase
 from tests.fix_full_matrix import stood_for
 from tests.folding import append, checkpoint_row, fold, fold_all, new_record, worker, worker_connection
 from tests.queries import fetch_all
@@ -47,8 +51,9 @@ from tests.rebuilding import (
     shadow_tables,
     verify,
 )
+from tests.roles import granted_roles
 from tests.store import QUICK
-from tests.transferring import export, fill_store, import_file, open_connection, store_content
+from tests.transferring import delete_positions, export, fill_store, import_file, open_connection, store_content
 
 ARCHIVED = 100
 
@@ -227,13 +232,61 @@ async def test_an_export_has_the_archived_events_or_refuses(
 
 async def test_a_reader_that_would_miss_archived_events_is_refused(conn: AsyncConnection, tmp_path: Path) -> None:
     await append(conn, *(new_record() for _ in range(6)))
+    assert [one.position async for one in read(conn, -1)] == [1, 2, 3, 4, 5, 6]
     await archive_by_hand(conn, tmp_path, 1, 4)
-    refused = r"^positions {} to 4 are archived, .* of projections archive, and go on here after position 4$"
-    for after, up_to in ((0, None), (0, 3), (2, None), (2, 4)):
-        with pytest.raises(EventsArchived, match=refused.format(after + 1)):
+    refused = r"^{} archived, no longer in the log: .* projections archive, and go on here after position 4$"
+    for after, up_to, positions in (
+        (-1, None, "positions 1 to 4 are"),
+        (0, None, "positions 1 to 4 are"),
+        (0, 3, "positions 1 to 3 are"),
+        (2, None, "positions 3 to 4 are"),
+        (3, 9, "position 4 is"),
+    ):
+        with pytest.raises(EventsArchived, match=refused.format(positions)):
             [one async for one in read(conn, after, up_to=up_to)]
     assert [one.position async for one in read(conn, 4)] == [5, 6]
     assert [one.position async for one in read(conn, 2, up_to=2)] == []
+
+
+async def test_every_role_that_reads_events_is_told_what_is_archived(
+    conn: AsyncConnection, database_url: str, postgres: Server, tmp_path: Path
+) -> None:
+    await append(conn, *(new_record() for _ in range(6)))
+    await delete_positions(conn, 3)
+    kinds = (RoleKind.SERVE, RoleKind.CONSUMER, RoleKind.INGEST, RoleKind.WORKER)
+    async with granted_roles(postgres, database_url, *kinds) as made:
+        for one in made.values():
+            async with store.connection(one.url) as reading:
+                assert [stored.position async for stored in read(reading, 1)] == [2, 4, 5, 6]
+        await archive_by_hand(conn, tmp_path, 1, 2)
+        for one in made.values():
+            async with store.connection(one.url) as reading:
+                with pytest.raises(EventsArchived, match="position 2 is archived"):
+                    [stored async for stored in read(reading, 1)]
+
+
+@pytest.mark.folded
+async def test_a_worker_verifies_archived_events_of_erased_persons(
+    conn: AsyncConnection, database_url: str, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive_by_hand(conn, tmp_path, 1, 50)
+    monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
+    await erase(database_url, "12300000101")
+    async with granted_roles(postgres, database_url, RoleKind.WORKER) as made:
+        assert (await verify(made[RoleKind.WORKER].url, People())).equal
+
+
+@pytest.mark.folded
+async def test_the_events_behind_a_row_say_what_was_not_searched(
+    conn: AsyncConnection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await archive_by_hand(conn, tmp_path, 1, 50)
+    monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
+    await conn.execute("UPDATE people SET requests = 77 WHERE ppnum = '12300000101'")
+    found = await verify(database_url, People())
+    [behind] = await list_events_behind(replay_context(database_url), People(), found.samples, found.position)
+    assert behind.lines[0] == "events up to position 50 are archived and were not searched"
+    assert len(behind.lines) > 1
 
 
 @pytest.mark.folded

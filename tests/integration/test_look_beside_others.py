@@ -15,18 +15,19 @@ from eventstore.archiving import archive_folder
 from eventstore.archiving.archive_folder import find_archive_files
 from eventstore.locks import ERASE_LOCK, RELEASE_SESSION_LOCKS, TRY_SESSION_LOCK, rebuild_lock
 from projections.http.page_extras import read_extras
-from projections.inspecting.doctor import archive_file_checks
+from projections.inspecting.doctor import archive_file_checks, log_checks
 from projections.inspecting.read_live_status import read_running_rebuilds
 from projections.rebuilding import rebuild_history
+from projections.rebuilding.as_of_position import find_position, received_at
 from projections.rebuilding.rebuild_history import next_run_id, record_run_failure, record_start
 from tests import store
 from tests.archiving import archive_by_hand
-from tests.doctoring import codes, findings, session
+from tests.doctoring import codes, findings, only, session
 from tests.erasing import erase
 from tests.folding import Watched
 from tests.meanwhile import let_happen
 from tests.queries import fetch_all
-from tests.transferring import files_in
+from tests.transferring import delete_positions, files_in
 
 RUN = "projections rebuild watched here:1"
 
@@ -69,6 +70,9 @@ async def test_an_archive_that_runs_or_just_ended_is_not_unfinished(
     async with session(database_url, "projections archive here:1") as archiving:
         await archiving.execute(TRY_SESSION_LOCK, [ERASE_LOCK])
         assert not await found()
+        await conn.execute("UPDATE eventstore.archived_partitions SET erasure = -1")
+        owed = only(await findings(database_url, archive=tmp_path), "archive_has_erased")
+        assert (owed.command, owed.remedy) == (None, "wait for projections archive here:1, which looks after them")
 
         async def end() -> None:
             assert await record_dropped(archiving, 1, 28)
@@ -94,6 +98,40 @@ async def test_files_that_an_erasure_just_wrote_anew_are_not_missing(
     assert [code for code in found if code.startswith("archive_")] == []
     then_erase(archive_folder, "12300000201")
     assert [path for _, path in await find_archive_files(conn, tmp_path)] == sorted(files_in(tmp_path))
+
+
+@pytest.mark.folded
+async def test_positions_that_are_archived_meanwhile_are_not_missing(
+    conn: AsyncConnection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def archive() -> None:
+        await archive_by_hand(conn, tmp_path, 1, 28)
+
+    let_happen(monkeypatch, archive, after=(log_checks, "read_archived_up_to"))
+    assert "missing_positions" not in codes(await findings(database_url, archive=tmp_path, thorough=True))
+    await delete_positions(conn, 30)
+    found = only(await findings(database_url, archive=tmp_path, thorough=True), "missing_positions")
+    assert found.sentence == "position 30 is missing in the log"
+
+
+@pytest.mark.folded
+async def test_an_as_of_reads_a_file_that_an_erasure_just_wrote_anew(
+    conn: AsyncConnection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [(time,)] = await fetch_all(conn, "SELECT received_at FROM eventstore.events WHERE position = 10")
+    await archive_by_hand(conn, tmp_path, 1, 28)
+    await archive_by_hand(conn, tmp_path, 29, 50)
+    monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
+
+    def then_erase(number: str) -> None:
+        let_happen(monkeypatch, lambda: erase(database_url, number), after=(archive_folder, "_check_files"))
+
+    then_erase("12300000101")
+    # As if the files' last events had been received later: then the first file is searched.
+    await conn.execute("UPDATE eventstore.archived_partitions SET last_received_at = last_received_at + interval '1 s'")
+    assert await find_position(conn, time.isoformat()) == 28
+    then_erase("12300000201")
+    assert await received_at(conn, 10) == time
 
 
 async def test_an_index_that_is_being_created_is_not_invalid(conn: AsyncConnection, database_url: str) -> None:

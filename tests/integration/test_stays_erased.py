@@ -266,7 +266,7 @@ async def test_an_again_that_did_not_end_is_reported(
             await build_as_of(context, [BUILT_IN["people"]], str(event_id), "earlier", force=False)
             with pytest.raises(AsOfInTheWay):
                 await again(restored, ledger)
-            assert "projections erase --again did not end" in str(await describe_ledger(other, ledger))
+            assert "run projections erase --again to its end" in str(await describe_ledger(other, ledger))
             await other.execute("DROP SCHEMA earlier CASCADE")
             await again(restored, ledger)
             assert await describe_ledger(other, ledger) is None

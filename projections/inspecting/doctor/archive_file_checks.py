@@ -37,19 +37,22 @@ async def check_archives(exam: Examination) -> AsyncIterator[Finding]:
 
 
 async def _find_unfinished_work(exam: Examination) -> AsyncIterator[Finding]:
-    """Find what an erase or archive left undone, unless one is at work."""
+    """Find what an erase or archive left undone, or is at work on."""
     erasure = await read_last_erasure(exam.conn)
     holder = await find_holder(exam.conn, ERASE_LOCK)
-    if holder is not None and (holder.application_name or "").startswith(_WRITERS):
-        return
+    name = (holder.application_name if holder else None) or ""
+    is_at_work = name.startswith(_WRITERS)
     # Read after the look: whoever released the lock has recorded what it did, and a later erasure isn't counted yet.
     partitions = await read_archived_partitions(exam.conn)
     owed = [one for one in partitions if one.erasure < erasure or one.to_delete]
     if owed:
         sentence = f"{len(owed):,} files of archived events may have persons who were erased since"
-        yield Finding("archive_has_erased", sentence, "projections archive")
+        if is_at_work:
+            yield Finding("archive_has_erased", sentence, advice=f"wait for {name}, which looks after them")
+        else:
+            yield Finding("archive_has_erased", sentence, "projections archive")
     for one in partitions:
-        if one.dropped_at is None:
+        if one.dropped_at is None and not is_at_work:
             sentence = f"positions {one.first:,} to {one.last:,} are in {one.file}, and still in the log"
             yield Finding("archive_unfinished", sentence, advice="run the same projections archive once more")
 

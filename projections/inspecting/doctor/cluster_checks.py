@@ -64,10 +64,9 @@ async def check_workers(exam: Examination) -> AsyncIterator[Finding]:
 async def check_changed_events(exam: Examination) -> AsyncIterator[Finding]:
     """Find a change of stored events that ended before all workers had committed it, so that folds still wait."""
     conn = exam.conn
-    if not await fetch_value(conn, _EVENTS_CHANGED) or await find_holder(conn, ERASE_LOCK):
-        return
-    if not await fetch_value(conn, _EVENTS_CHANGED):  # whoever changed events has ended meanwhile, and said so before
-        return
+    for _ in range(2):  # whoever changed events may have ended between the two looks, and the next one have begun
+        if not await fetch_value(conn, _EVENTS_CHANGED) or await find_holder(conn, ERASE_LOCK):
+            return
     await conn.execute(_WAIT_BRIEFLY)
     sentence = "an erase or a redecode was interrupted, so every fold asks all workers whether they have committed"
     if any(await count_unfinished_commits(conn)):

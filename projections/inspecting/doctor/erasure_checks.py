@@ -37,10 +37,8 @@ async def check_erasures(exam: Examination) -> AsyncIterator[Finding]:
             yield Finding("erasure_ledger_older", f"the ledger {ledger} lacks erasures of this database", command)
     unfinished = await describe_unfinished_erasures(exam.conn)
     if unfinished is not None:
-        sentence, _, _ = unfinished.partition("; run ")
-        yield Finding(
-            "erasure_unfinished", sentence, advice="run projections erase --again with that ledger to its end"
-        )
+        sentence, _, advice = unfinished.partition("; ")
+        yield Finding("erasure_unfinished", sentence, advice=advice)
     key = exam.options.key
     row = await fetch_row(exam.conn, _KEYS, {"ours": None if key is None else key.check})
     has_others, has_ours = row or (False, False)

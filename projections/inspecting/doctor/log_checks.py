@@ -61,6 +61,9 @@ async def _find_missing(exam: Examination, lo: int, hi: int) -> tuple[int, int] 
     Where the log is distributed, the head is visible a moment before the events on other servers.
     """
     missing = await find_missing_positions(exam.conn, lo, hi)
+    while missing is not None and missing[0] <= (archived := await read_archived_up_to(exam.conn)):
+        lo = archived  # they were archived since the examination began
+        missing = await find_missing_positions(exam.conn, lo, hi) if lo < hi else None
     if missing is None or not await is_distributed(exam.conn):
         return missing
     try:

@@ -23,8 +23,6 @@ from eventstore.settings_loader import load_settings
 
 T = TypeVar("T")
 
-LAST_POSITION = 2**63 - 1
-"""The last position that a log can have."""
 _CHUNK = 2**20
 _CHECKED: dict[tuple[Path, int, int, int], bytes] = {}
 """The SHA-256 of files that this process has read: by path, inode, size and time of change."""
@@ -58,15 +56,14 @@ def load_archive_folder() -> Path | None:
 
 
 async def find_archive_files(
-    conn: AsyncConnection[Any], folder: Path | None, *, after: int = 0, up_to: int = LAST_POSITION
+    conn: AsyncConnection[Any], folder: Path | None, *, after: int = 0
 ) -> list[tuple[ArchivedPartition, Path]]:
-    """Return the archived partitions that have events within a range of positions, and their checked files.
+    """Return the archived partitions that have events after a position, and their checked files.
 
     Args:
         conn: a connection.
         folder: where they are; None if no folder is configured.
-        after: the position before the range.
-        up_to: its last position.
+        after: the position.
 
     Raises:
         EventsArchived: no folder is configured, or files are missing; the message says which positions are missing.
@@ -74,12 +71,12 @@ async def find_archive_files(
 
     """
     while True:
-        partitions = await _read_dropped(conn, after, up_to)
+        partitions = await _read_dropped(conn, after)
         try:
             return await _check_files(partitions, folder)
         except (EventsArchived, ArchiveError):
             # An erasure writes files anew, records that, and then deletes the earlier ones.
-            if await _read_dropped(conn, after, up_to) == partitions:
+            if await _read_dropped(conn, after) == partitions:
                 raise
 
 
@@ -89,7 +86,7 @@ async def read_file_with(conn: AsyncConnection[Any], position: int, reader: Call
     Args:
         conn: a connection.
         position: an archived position.
-        reader: reads the file; raises an ArchiveError if it can't be read.
+        reader: reads the file, in another thread; raises an ArchiveError if it can't be read.
 
     Raises:
         EventsArchived, ArchiveError, UsageError: the file can't be read.
@@ -98,18 +95,17 @@ async def read_file_with(conn: AsyncConnection[Any], position: int, reader: Call
     """
     read_before: Path | None = None
     while True:
-        [(_, path)] = await find_archive_files(conn, load_archive_folder(), after=position - 1, up_to=position)
+        [(_, path), *_] = await find_archive_files(conn, load_archive_folder(), after=position - 1)
         try:
-            return reader(path)
+            return await asyncio.to_thread(reader, path)  # it may take minutes, and locks are kept meanwhile
         except ArchiveError:
             if path == read_before:
                 raise
             read_before = path
 
 
-async def _read_dropped(conn: AsyncConnection[Any], after: int, up_to: int) -> list[ArchivedPartition]:
-    partitions = await read_archived_partitions(conn)
-    return [one for one in partitions if one.dropped_at and one.last > after and one.first <= up_to]
+async def _read_dropped(conn: AsyncConnection[Any], after: int) -> list[ArchivedPartition]:
+    return [one for one in await read_archived_partitions(conn) if one.dropped_at and one.last > after]
 
 
 async def _check_files(

@@ -50,7 +50,9 @@ async def describe_unfinished_erasures(conn: AsyncConnection[Any]) -> str | None
     if await are_all_applied(conn):  # it has ended meanwhile
         return None
     name = (holder.application_name if holder else None) or ""
-    what = f"wait for {name}" if name.startswith("projections erase ") else "run projections erase --again to its end"
+    what = "run projections erase --again with that ledger to its end"
+    if name.startswith("projections erase "):
+        what = f"wait for {name}, and look again"
     return f"persons of a ledger are in the log with their numbers until all of it is applied; {what}"
 
 

@@ -74,8 +74,9 @@ async def build_as_of(
         async with context.connection(f"as-of {into}", values_in_text=True) as conn:
             position = await find_position(conn, moment)
             remarks = await remarks_on_time(conn, moment, position)
-            received = await received_at(conn, position)
             await check_replaceable(conn, into, projections, force=force)
+            await open_archived_events(conn)  # names all files that are missing
+            received = await received_at(conn, position)
 
             async def attempt(*, is_first: bool) -> dict[str, int]:  # noqa: ARG001 - an as-of is never resumed
                 return await _build(conn, context, projections, position, into, force=force)

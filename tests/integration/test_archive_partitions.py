@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,20 +16,21 @@ from psycopg import AsyncConnection
 
 from eventstore.appending.append import Appender
 from eventstore.archived_rows import read_archived_partitions, read_archived_up_to
-from eventstore.archiving import archived_events
+from eventstore.archiving import archived_events, archived_positions
 from eventstore.consuming import consumer_row
 from eventstore.consuming.consumer_row import create_consumer
 from eventstore.consuming.consumers import find_reset_position, reset_consumer
-from eventstore.errors import ArchiveError, LockHeld, UsageError
+from eventstore.errors import ArchiveError, EventsArchived, LockHeld, UsageError
 from eventstore.event_reader import StoredEvent, read
 from eventstore.ingest import cursor_row
 from eventstore.ingest.lost_events import KnownHeads, LostEvents
 from eventstore.ingest.resume import StreamHistory, read_saved
 from eventstore.locks import TRY_SESSION_LOCK, rebuild_lock
 from eventstore.partitions import list_partitions
-from eventstore.transfer.archive import check_archive
+from eventstore.transfer.archive import Record, check_archive, read_archive
 from projections.archiving.archive_partitions import archive_partitions
 from projections.archiving.archive_request import ArchiveRequest, ArchiveResult, CannotArchive
+from projections.read_models.people import People
 from projections.read_models.poll_tallies import PollTallies
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
@@ -199,6 +201,26 @@ async def test_archived_events_are_not_lost_for_a_follower_that_remembers_them(
     assert heads.last == 348
     await lose_events(conn, 320)
     assert await heads.find_lost(conn, "quiet") == LostEvents(last_lost=348, last_kept=248)
+
+
+async def test_an_as_of_at_an_archived_event_keeps_its_locks_and_names_all_missing_files(
+    database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_id = await store.value(conn, "SELECT event_id FROM eventstore.events WHERE position = 70")
+    await archive(database_url, tmp_path, "121")
+    blocks: list[bool] = []
+
+    def read_file(path: Path) -> Iterator[Record]:
+        blocks.append(threading.current_thread() is threading.main_thread())
+        yield from read_archive(path)
+
+    monkeypatch.setattr(archived_positions, "read_archive", read_file)
+    built = await build_as_of(replay_context(database_url), [People()], str(event_id), "earlier", force=False)
+    assert (built.position, built.received_at is None, blocks) == (70, False, [False])
+    for file in files_in(tmp_path):
+        file.unlink()
+    with pytest.raises(EventsArchived, match="positions 1 to 120 are archived"):
+        await build_as_of(replay_context(database_url), [People()], str(event_id), "earlier", force=True)
 
 
 async def test_a_consumer_cannot_begin_at_an_event_that_is_archived_meanwhile(

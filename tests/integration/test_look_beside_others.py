@@ -72,7 +72,7 @@ async def test_an_archive_that_runs_or_just_ended_is_not_unfinished(
         assert not await found()
         await conn.execute("UPDATE eventstore.archived_partitions SET erasure = -1")
         owed = only(await findings(database_url, archive=tmp_path), "archive_has_erased")
-        assert (owed.command, owed.remedy) == (None, "wait for projections archive here:1, which looks after them")
+        assert (owed.command, owed.remedy) == (None, "wait for projections archive here:1, and look again")
 
         async def end() -> None:
             assert await record_dropped(archiving, 1, 28)

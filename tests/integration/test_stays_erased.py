@@ -266,7 +266,11 @@ async def test_an_again_that_did_not_end_is_reported(
             await build_as_of(context, [BUILT_IN["people"]], str(event_id), "earlier", force=False)
             with pytest.raises(AsOfInTheWay):
                 await again(restored, ledger)
-            assert "run projections erase --again to its end" in str(await describe_ledger(other, ledger))
+            found = str(await describe_ledger(other, ledger))
+            assert found.endswith("; run projections erase --again with that ledger to its end")
+            async with hold_lock(restored, ERASE_LOCK, name="projections erase here:1", what="it", waits=store.QUICK):
+                found = str(await describe_ledger(other, ledger))
+            assert found.endswith("; wait for projections erase here:1, and look again")
             await other.execute("DROP SCHEMA earlier CASCADE")
             await again(restored, ledger)
             assert await describe_ledger(other, ledger) is None

@@ -92,6 +92,7 @@ class VerifiedRow(TypedDict):
         new: the log's values; null if it gives no such row.
         events: the last events behind the row.
         earlier_events: how many events are behind the row before these.
+        archived_up_to: events up to this position are archived and were not searched; 0 if none are.
 
     """
 
@@ -102,6 +103,7 @@ class VerifiedRow(TypedDict):
     new: Mapping[str, Any] | None
     events: list[EventBehindRow]
     earlier_events: int
+    archived_up_to: int
 
 
 def table_changes(changes: Sequence[Changes]) -> list[TableChanges]:
@@ -142,4 +144,9 @@ def verified_row(one: Sample, behind: EventsBehind) -> VerifiedRow:
     events: list[EventBehindRow] = [
         {"event_id": each.event_id, "event_type": each.type_name, "position": each.position} for each in behind.last
     ]
-    return {**differing_row(one), "events": events, "earlier_events": behind.earlier}
+    return {
+        **differing_row(one),
+        "events": events,
+        "earlier_events": behind.earlier,
+        "archived_up_to": behind.archived_up_to,
+    }

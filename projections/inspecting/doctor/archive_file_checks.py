@@ -48,7 +48,7 @@ async def _find_unfinished_work(exam: Examination) -> AsyncIterator[Finding]:
     if owed:
         sentence = f"{len(owed):,} files of archived events may have persons who were erased since"
         if is_at_work:
-            yield Finding("archive_has_erased", sentence, advice=f"wait for {name}, which looks after them")
+            yield Finding("archive_has_erased", sentence, advice=f"wait for {name}, and look again")
         else:
             yield Finding("archive_has_erased", sentence, "projections archive")
     for one in partitions:

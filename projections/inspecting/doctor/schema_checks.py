@@ -28,11 +28,11 @@ FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace 
 JOIN pg_class AS t ON t.oid = i.indrelid
 WHERE n.nspname || '.' || t.relname = ANY(%s)
 """
-# An index is not valid yet while it is created beside writers. Which index that is, is shown to few roles; but all see
-# the lock on its table, which besides only a vacuum and an analyze hold.
+# An index is not valid yet while it is created beside writers, or rebuilt. Which index that is, is shown to few roles;
+# but all see the lock on its table. Few others hold such a lock for long, besides a vacuum and an analyze.
 _TABLES_BEING_INDEXED = """
 SELECT l.relation FROM pg_locks AS l
-WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+WHERE l.locktype = 'relation' AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock') AND l.granted
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND l.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze)
 """

@@ -100,21 +100,26 @@ async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_wait
 @pytest.mark.partitioned(3)
 @pytest.mark.oldest
 async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_meanwhile(
-    database_url: str, conn: AsyncConnection, appender: Appender
+    database_url: str,
 ) -> None:
     before, meanwhile, new = new_events(5), new_events(6), new_events(1)
-    await appender.append(before)
-    for _ in range(MANY):
-        appender.probing = True
+    patient = QUICK.model_copy(update={"append_lock": store.GIVE_UP})  # the holder isn't taken for a frozen one
+    async with (
+        store.connection(database_url) as conn,
+        store.appender(database_url, waits=patient) as appender,
+        store.connection(database_url, "holder") as holder,
+    ):
         await appender.append(before)
-    async with store.connection(database_url, "holder") as holder:
+        for _ in range(MANY):
+            appender.probing = True
+            await appender.append(before)
         async with holder.transaction():
             head = await acquire_append_lock(holder, QUICK)
             waiting = asyncio.create_task(appender.append([*before, conflicting_event(meanwhile[-1]), *new]))
             await store.wait_for_append_lock_waiters(conn)
             await _copy_into_new_partition(holder, meanwhile, head)
         assert await waiting == Appended(1, 5, 1, 12)
-    assert list(await positions(conn)) == [event.event_id for event in (*before, *meanwhile, *new)]
+        assert list(await positions(conn)) == [event.event_id for event in (*before, *meanwhile, *new)]
 
 
 @pytest.mark.partitioned(3)

@@ -12,9 +12,10 @@ from psycopg import AsyncConnection
 
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.errors import ArchiveError
-from eventstore.locks import rebuild_lock
+from eventstore.locks import ERASE_LOCK, rebuild_lock
+from eventstore.postgres.lock_holder import find_holder
 from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
-from projections.errors import ProjectionsError
+from projections.errors import ProjectionsError, RebuildLost
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
 
@@ -79,11 +80,20 @@ async def start_over_after_erasures(
     """
     is_first = True
     while True:
-        erasures = await read_last_erasure(conn)
+        erasures, is_erasing = await read_last_erasure(conn), await _is_erasing(conn)
         try:
             return await attempt(is_first=is_first)
-        except (ProjectionsError, ArchiveError):
-            if conn.broken or conn.closed or await read_last_erasure(conn) == erasures:
+        except (ProjectionsError, ArchiveError) as error:
+            if conn.broken or conn.closed:
+                raise
+            # At its end an erase drops all shadows, also one that was begun after the persons were erased.
+            is_dropped = isinstance(error, RebuildLost) and (is_erasing or await _is_erasing(conn))
+            if not is_dropped and await read_last_erasure(conn) == erasures:
                 raise
         is_first = False
         context.progress.note(f"{name}: a person was erased meanwhile; starting over")
+
+
+async def _is_erasing(conn: AsyncConnection[Any]) -> bool:
+    holder = await find_holder(conn, ERASE_LOCK)
+    return holder is not None and (holder.application_name or "").startswith("projections erase ")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
@@ -18,11 +19,14 @@ from projections import EventType
 from projections.blocks import BlockProjection, event, key, latest, rows
 from projections.erasing.erase_batch import BatchResult, ErasePlan, erase_batch
 from projections.erasing.erase_request import AsOfInTheWay
-from projections.errors import ProjectionsError
+from projections.erasing.other_places import drop_all_shadows
+from projections.errors import ProjectionsError, RebuildLost
 from projections.read_models.consent_registry import ConsentRegistry
 from projections.read_models.request_status import RequestStatus
 from projections.rebuilding.as_of import build_as_of
+from projections.rebuilding.rebuild import Rebuilt
 from projections.rebuilding.redecode_and_mark import redecode_and_mark
+from projections.rebuilding.verify import Verified
 from tests import folding, oracle, rebuilding, store
 from tests.erasing import BUILT_IN, erase
 from tests.folding import QUICK, Watched, append, new_record
@@ -59,6 +63,25 @@ async def test_a_rebuild_starts_over(database_url: str, conn: AsyncConnection, p
     assert progress.is_done
     assert "request_status: a person was erased meanwhile; starting over" in progress.notes
     await assert_erased_everywhere(conn)
+
+
+@pytest.mark.parametrize("replay", [rebuild, verify])
+async def test_a_replay_whose_shadow_an_erase_drops_at_its_end_starts_over(
+    database_url: str, conn: AsyncConnection, replay: Callable[..., Coroutine[Any, Any, Rebuilt | Verified]]
+) -> None:
+    async def drop() -> None:
+        async with store.connection(database_url) as erasing:
+            await drop_all_shadows(erasing)
+
+    progress = During(comparing=drop)
+    with pytest.raises(RebuildLost):
+        await replay(database_url, ConsentRegistry(), progress=progress)
+    progress = During(comparing=drop)
+    async with hold_lock(database_url, ERASE_LOCK, name="projections erase here:1", what="it", waits=QUICK):
+        done = await replay(database_url, ConsentRegistry(), progress=progress)
+    assert (progress.is_done, rebuilding.total_differences(done)) == (True, 0)
+    assert progress.notes == ["consent_registry: a person was erased meanwhile; starting over"]
+    await folding.assert_rows_match_oracle(conn)
 
 
 @pytest.mark.parametrize("phase", ["folding", "comparing"])

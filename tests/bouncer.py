@@ -16,8 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from projections.sandbox.embedded.os_account import caller, system_account
-
-GIVE_UP = 180.0
+from tests.store import GIVE_UP
 
 
 def program() -> str | None:

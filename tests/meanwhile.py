@@ -12,19 +12,19 @@ import pytest
 def let_happen(
     monkeypatch: pytest.MonkeyPatch,
     action: Callable[[], Awaitable[object]],
+    module: ModuleType,
+    name: str,
     *,
-    before: tuple[ModuleType, str] | None = None,
-    after: tuple[ModuleType, str] | None = None,
+    after: bool = False,
 ) -> None:
     """Let something happen once, directly before or after a function that a module calls."""
-    module, name = before or after or (None, "")
     real, actions = getattr(module, name), [action]
 
     async def function(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the real one
-        if before and actions:
+        if actions and not after:
             await actions.pop()()
         result = await real(*arguments, **options)
-        if after and actions:
+        if actions:
             await actions.pop()()
         return result
 

@@ -27,13 +27,12 @@ from psycopg import sql
 
 from projections.sandbox.embedded.folders import SYSTEM_ROOT
 from projections.sandbox.embedded.os_account import Account, caller, system_account
+from tests.store import GIVE_UP
 
 FOLDER_PREFIX = "projections-tests-"
 MEMORY = Path("/dev/shm")  # noqa: S108 - we create a folder in it that nobody else can write to
 ROOM = 4 * 2**30
 """Bytes that must be free, in the folder and in memory, to keep servers in memory."""
-GIVE_UP = 180.0
-"""Seconds after which the run fails if a server doesn't start or stop."""
 PORT_ATTEMPTS = 5
 """Attempts to start, because another process may take a free port before the server does."""
 SUPERUSER = "postgres"

@@ -23,7 +23,7 @@ from eventstore.locks import consumer_lock
 from eventstore.postgres.connection import connect
 from eventstore.postgres.lock_holder import find_holder_names
 from eventstore.postgres.queries import fetch_all, fetch_value
-from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
+from eventstore.postgres.session_lock import hold_lock, is_session_of, run_while_held, session_name
 from eventstore.ulid import is_ulid
 from eventstore.waits import Waits
 
@@ -181,7 +181,7 @@ async def drop_consumer(url: str, waits: Waits, name: str) -> None:
 
 def refuse_held(name: str, holder: str) -> LockHeld:
     """Return the error that a process has a consumer, and says what to do."""
-    if holder.startswith("projections consumers "):  # a reset or drop, which ends by itself
+    if is_session_of(holder, "consumers"):  # a reset or drop, which ends by itself
         return LockHeld(f"consumer {name!r}", holder)
     return LockHeld(f"consumer {name!r}", holder, "stop its program first: it has the consumer for as long as it runs")
 

@@ -24,7 +24,7 @@ from eventstore.ingest.context import IngestContext
 from eventstore.ingest.resume import ResumePoint, ResumeSettings, StreamHistory, choose_resume_point, read_saved
 from eventstore.locks import app_lock
 from eventstore.postgres.connection import connect
-from eventstore.postgres.lock_holder import find_holder
+from eventstore.postgres.lock_holder import find_holder_name
 from eventstore.postgres.queries import fetch_all, fetch_value
 from eventstore.postgres.session_lock import hold_lock, run_while_held, session_name
 from eventstore.waits import Waits
@@ -88,8 +88,7 @@ async def read_apps(conn: AsyncConnection) -> dict[str, App]:
 
 async def follower_of(conn: AsyncConnection, app: str) -> str | None:
     """Return the session that now follows an app or imports its events, or None."""
-    holder = await find_holder(conn, app_lock(app))
-    return (holder.application_name or f"backend {holder.pid}") if holder else None
+    return await find_holder_name(conn, app_lock(app))
 
 
 async def count_events(conn: AsyncConnection, app: str) -> int:

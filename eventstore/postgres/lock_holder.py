@@ -33,6 +33,11 @@ class Holder(NamedTuple):
     xact_start: datetime | None
     application_name: str | None
 
+    @property
+    def name(self) -> str:
+        """The session's name, or its process if it has none."""
+        return self.application_name or f"backend {self.pid}"
+
 
 _HOLDER = sql.SQL(
     "SELECT l.pid, a.backend_start, a.xact_start, a.application_name"
@@ -44,6 +49,12 @@ async def find_holder(conn: AsyncConnection, key: int) -> Holder | None:
     """Return who holds the advisory lock of this number in this database; None if nobody does."""
     row = await fetch_row(conn, _HOLDER, {"key": key})
     return Holder(*row) if row else None
+
+
+async def find_holder_name(conn: AsyncConnection, key: int) -> str | None:
+    """Return the name of the session that holds the advisory lock of this number; None if nobody does."""
+    holder = await find_holder(conn, key)
+    return holder.name if holder is not None else None
 
 
 _SHARING = frozenset({TRY_SHARED_SESSION_LOCK, TRY_SHARED_TRANSACTION_LOCK})
@@ -70,7 +81,7 @@ async def try_lock(conn: AsyncConnection, statement: str, key: int) -> str | Non
         row = await fetch_row(conn, _OTHER_HOLDER, {"key": key, "is_shared": statement in _SHARING})
         # A holder that ended after the attempt is no reason to give up or to wait, and has no name any more.
         if row is not None and (holder := Holder(*row)).application_name is not None:
-            return holder.application_name or f"backend {holder.pid}"
+            return holder.name
     return "another session"
 
 

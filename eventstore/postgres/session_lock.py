@@ -50,6 +50,11 @@ def session_name(work: str) -> str:
     return f"{begin}{host[:room]}{pid}"
 
 
+def is_session_of(name: str | None, *works: str) -> bool:
+    """Return whether a session's name is one that :func:`session_name` gives for any of these works."""
+    return name is not None and name.startswith(tuple(f"projections {work} " for work in works))
+
+
 async def keep_alive(conn: AsyncConnection[Any], waits: Waits, what: str) -> Never:
     """Query the connection that holds a lock, every ``waits.leader_heartbeat`` seconds.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psycopg import AsyncConnection
 
-from eventstore.archiving.archive_folder import find_archive_files, load_archive_folder
+from eventstore.archiving.archive_folder import load_archive_folder
 from eventstore.archiving.archived_events import read_whole_log
 from eventstore.archiving.partition_file import as_record
 from eventstore.contracts._generated.eventstore import archive_pb2 as archive
@@ -96,7 +96,6 @@ async def export_events(
 
     """
     folder = load_archive_folder()
-    await find_archive_files(conn, folder)
     with ArchiveWriter(path, replace=replace) as file:
         async with conn.transaction():
             await conn.execute(ONE_SNAPSHOT)

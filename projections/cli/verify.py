@@ -85,6 +85,10 @@ def verify(names: ProjectionsArgument = None, *, jobs: JobsOption = None, as_jso
                 print_data(f"{name}: {rows} the log at position {found.position:,}")
             else:
                 print_samples(found.samples, [one.kind for one in found.samples], [one.lines for one in events])
+                if events and (archived := events[0].archived_up_to):
+                    print_message(
+                        f"positions 1 to {archived:,} are archived and were not searched for events behind rows"
+                    )
                 print_message(f"to repair it: {_repair(found)}")
     if failed:
         raise typer.Exit(FAILED)

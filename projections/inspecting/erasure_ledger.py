@@ -14,7 +14,8 @@ from psycopg import AsyncConnection
 from eventstore.erasure.erasure_rows import are_all_applied, count_erasures, find_unknown_tokens, has_token
 from eventstore.errors import ArchiveError
 from eventstore.locks import ERASE_LOCK
-from eventstore.postgres.lock_holder import find_holder
+from eventstore.postgres.lock_holder import find_holder_name
+from eventstore.postgres.session_lock import is_session_of
 from eventstore.transfer.archive import check_archive
 from eventstore.transfer.archive_checks import RecordCheck
 from eventstore.transfer.erasure_records import erasures_of_file, newest_erasure_of_file
@@ -46,13 +47,12 @@ async def describe_unfinished_erasures(conn: AsyncConnection[Any]) -> str | None
     """Return a sentence if ``erase --again`` was begun and has not ended; None otherwise."""
     if await are_all_applied(conn):
         return None
-    holder = await find_holder(conn, ERASE_LOCK)
+    holder = await find_holder_name(conn, ERASE_LOCK)
     if await are_all_applied(conn):  # it has ended meanwhile
         return None
-    name = (holder.application_name if holder else None) or ""
     what = "run projections erase --again with that ledger to its end"
-    if name.startswith("projections erase "):
-        what = f"wait for {name}, and look again"
+    if is_session_of(holder, "erase"):
+        what = f"wait for {holder}, and look again"
     return f"persons of a ledger are in the log with their numbers until all of it is applied; {what}"
 
 

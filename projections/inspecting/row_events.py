@@ -178,10 +178,7 @@ class EventsBehind(NamedTuple):
         listed = [f"event {one.event_id} {one.type_name} at position {one.position:,}" for one in self.last]
         if self.earlier:
             listed.insert(0, f"… and {'' if self.is_complete else 'at least '}{self.earlier:,} earlier events")
-        lines = listed or ["no event is behind this row"]
-        if self.archived_up_to:
-            lines.insert(0, f"events up to position {self.archived_up_to:,} are archived and were not searched")
-        return lines
+        return listed or ["no event is behind this row"]
 
 
 async def list_events_behind(

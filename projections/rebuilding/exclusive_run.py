@@ -13,8 +13,8 @@ from psycopg import AsyncConnection
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.errors import ArchiveError
 from eventstore.locks import ERASE_LOCK, rebuild_lock
-from eventstore.postgres.lock_holder import find_holder
-from eventstore.postgres.session_lock import Lock, run_under_locks, session_name
+from eventstore.postgres.lock_holder import find_holder_name
+from eventstore.postgres.session_lock import Lock, is_session_of, run_under_locks, session_name
 from projections.errors import ProjectionsError, RebuildLost
 from projections.projection import Projection
 from projections.rebuilding.replay_context import ReplayContext
@@ -95,5 +95,4 @@ async def start_over_after_erasures(
 
 
 async def _is_erasing(conn: AsyncConnection[Any]) -> bool:
-    holder = await find_holder(conn, ERASE_LOCK)
-    return holder is not None and (holder.application_name or "").startswith("projections erase ")
+    return is_session_of(await find_holder_name(conn, ERASE_LOCK), "erase")

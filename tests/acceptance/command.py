@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.acceptance.fork_client import ForkServer, Process
+from tests.store import GIVE_UP
 
 INSTALLED = Path(sys.executable).parent / "projections"
 COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [sys.executable, "-m", "projections"]
 MAX_LINE_BYTES = 2**22
-TIMEOUT_SECONDS = 180.0
-"""A test fails if a line or the end of a process does not come within so many seconds."""
 
 QUICK = {
     "PROJECTIONS_OVERLAP": "0.5",
@@ -99,12 +98,12 @@ class RunningCommand:
     async def wait(self) -> CommandResult:
         """Wait for its end; returns its result."""
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(GIVE_UP):
                 code = await self.process.wait()
                 await asyncio.gather(*self._reading)
         except TimeoutError:
             raise AssertionError(
-                f"it did not end within {TIMEOUT_SECONDS:g} s; its stderr:\n" + "\n".join(self.stderr_lines)
+                f"it did not end within {GIVE_UP:g} s; its stderr:\n" + "\n".join(self.stderr_lines)
             ) from None
         return CommandResult(
             code,
@@ -124,7 +123,7 @@ class RunningCommand:
 
         async with self._changed:
             try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
+                async with asyncio.timeout(GIVE_UP):
                     await self._changed.wait_for(lambda: found() or not self._open)
             except TimeoutError:
                 pass

@@ -16,9 +16,9 @@ from typing import Protocol
 
 from tests.fix_statements import recorder
 from tests.statements import VARIABLE
+from tests.store import GIVE_UP
 
 SCRIPT = Path(__file__).with_name("fork_server.py")
-TIMEOUT_SECONDS = 180.0
 
 
 class Process(Protocol):
@@ -141,7 +141,7 @@ def running_fork_server(program: Path) -> Iterator[ForkServer]:
             yield ForkServer(own_end)
         finally:
             own_end.close()
-            process.wait(TIMEOUT_SECONDS)
+            process.wait(GIVE_UP)
 
 
 async def _reader(descriptor: int, limit: int) -> asyncio.StreamReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import store
 from tests.acceptance.command import Commands
 from tests.json_documents import read_documents
 
@@ -56,6 +57,11 @@ async def test_partitions_are_archived_and_read_again(commands: Commands, databa
     assert "positions 1 to 240 are archived, in files of projections archive" in shown.out
     explained = await commands.run("explain", "people", "12300000000", **here)
     assert (explained.code, "positions 1 to 240 are archived and were not searched" in explained.err) == (0, True)
+    async with store.connection(database_url) as conn:
+        await conn.execute("UPDATE people SET requests = 77 WHERE ppnum = '12300000000'")
+    differs = await commands.run("verify", "people", **here)
+    sentence = "positions 1 to 240 are archived and were not searched for events behind rows"
+    assert (differs.code, differs.err.count(sentence)) == (1, 1), differs.transcript
     examined = await commands.run("doctor", **elsewhere)
     assert "[archive_missing] positions 1 to 240 are archived, and no folder is set" in examined.out
     redecoded = await commands.run("redecode", **here)

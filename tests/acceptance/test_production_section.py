@@ -28,12 +28,13 @@ import pytest
 
 from projections.sandbox.embedded.binaries import wheel_psql
 from projections.sandbox.simulator import SimulatorSettings
-from tests.acceptance.command import QUICK, TIMEOUT_SECONDS, Commands
+from tests.acceptance.command import QUICK, Commands
 from tests.acceptance.environments import build_wheel
 from tests.acceptance.test_documented_commands import BLOCK
 from tests.databases import Server
 from tests.fix_issuer import CLIENT_ID, CLIENT_SECRET, Issuer
 from tests.fix_simulator import LOG, SimulatorFactory
+from tests.store import GIVE_UP
 from tests.unit.test_deploy_files import read_unit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,7 +176,7 @@ async def test_the_section_typed_in_as_it_stands_ends_with_a_service_that_is_wel
         manager.setblocking(False)
         installed = replace(commands, fork_server=None, program=(program,))
         running = await installed.start(*arguments, **QUICK, **environment, NOTIFY_SOCKET=address)
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(GIVE_UP):
             assert (await asyncio.get_running_loop().sock_recv(manager, 4096)).startswith(b"READY=1\n")
         export = start.splitlines()[0]
         assert export.startswith("export ")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.command import QUICK, TIMEOUT_SECONDS, Commands
+from tests.acceptance.command import QUICK, Commands
 from tests.scripted import scripted_server, stays_open
+from tests.store import GIVE_UP
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def manager(commands: Commands) -> Iterator[socket.socket]:
 
 
 async def receive(manager: socket.socket) -> str:
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(GIVE_UP):
         return (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
 
 

@@ -226,7 +226,8 @@ async def test_an_as_of_at_an_archived_event_keeps_its_locks_and_names_all_missi
 async def test_a_consumer_cannot_begin_at_an_event_that_is_archived_meanwhile(
     database_url: str, conn: AsyncConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_happen(monkeypatch, lambda: archive(database_url, tmp_path, "61"), after=(consumer_row, "read_archived_up_to"))
+    action = partial(archive, database_url, tmp_path, "61")
+    let_happen(monkeypatch, action, consumer_row, "read_archived_up_to", after=True)
     with pytest.raises(UsageError, match="can't start after position 30: positions up to 60 are archived"):
         await consumer_row.create_consumer(conn, "late", 30)
     await consumer_row.create_consumer(conn, "late", 248)

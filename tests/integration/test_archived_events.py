@@ -285,8 +285,7 @@ async def test_the_events_behind_a_row_say_what_was_not_searched(
     await conn.execute("UPDATE people SET requests = 77 WHERE ppnum = '12300000101'")
     found = await verify(database_url, People())
     [behind] = await list_events_behind(replay_context(database_url), People(), found.samples, found.position)
-    assert behind.lines[0] == "events up to position 50 are archived and were not searched"
-    assert len(behind.lines) > 1
+    assert (behind.archived_up_to, len(behind.lines) > 0) == (50, True)
 
 
 @pytest.mark.folded

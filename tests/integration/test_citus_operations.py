@@ -125,7 +125,7 @@ async def test_doctor_ends_a_change_of_events_that_was_interrupted(
             await changing.execute("UPDATE eventstore.distributed_head SET events_changed = false")
             await changing.execute(RELEASE_SESSION_LOCKS)
 
-        let_happen(monkeypatch, end, before=(cluster_checks, "find_holder"))
+        let_happen(monkeypatch, end, cluster_checks, "find_holder")
         assert "events_changed" not in {one.code for one in await findings(distributed.url)}
     await conn.execute("UPDATE eventstore.distributed_head SET events_changed = true")
     command = "UPDATE eventstore.distributed_head SET events_changed = false"

@@ -21,6 +21,7 @@ import pytest
 from eventstore.errors import EmbeddedError
 from projections.sandbox.embedded import EmbeddedPostgres, EmbeddedTimeouts, processes
 from tests.servers import embedded, temporary_home
+from tests.store import GIVE_UP
 from tests.temporary_server import FAST
 
 STARTER = """\
@@ -75,13 +76,13 @@ def starter(home: Path) -> subprocess.Popen[str]:
 
 def query_value(url: str | None, query: str) -> object:
     assert url is not None
-    with psycopg.connect(url, autocommit=True, connect_timeout=180) as connection:
+    with psycopg.connect(url, autocommit=True, connect_timeout=int(GIVE_UP)) as connection:
         cursor = connection.execute(query)
         row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = GIVE_UP) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "timed out"
@@ -206,7 +207,7 @@ def test_its_log_contains_no_values(stopped: EmbeddedPostgres) -> None:
 
 def test_the_server_outlives_the_process_that_started_it(stopped: EmbeddedPostgres) -> None:
     process = starter(stopped.home)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=GIVE_UP)
     assert process.returncode == 0, output
     assert stopped.url() == output.strip()
     assert query_value(output.strip(), "select 1") == 1
@@ -288,7 +289,7 @@ def test_a_start_replaces_an_incomplete_cluster(stopped: EmbeddedPostgres) -> No
 
 def test_concurrent_starts_start_one_server(home: Path) -> None:
     processes = [starter(home) for _ in range(4)]
-    answers = [process.communicate(timeout=180)[0].strip() for process in processes]
+    answers = [process.communicate(timeout=GIVE_UP)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     assert set(answers) == {embedded(home).url()}
 

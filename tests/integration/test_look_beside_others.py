@@ -46,7 +46,7 @@ async def test_a_rebuild_that_just_ended_was_not_interrupted(
             await conn.execute("DELETE FROM projections.rebuilds")
             await rebuilding.execute(TRY_SESSION_LOCK, [rebuild_lock("watched")])
             await record_start(conn, run, Watched(), "a fingerprint", RUN)
-            let_happen(monkeypatch, end, before=(rebuild_history, "find_holder_names"))
+            let_happen(monkeypatch, end, rebuild_history, "find_holder_names")
 
         await begin()
         assert "rebuild_interrupted" not in codes(await findings(database_url))
@@ -78,7 +78,7 @@ async def test_an_archive_that_runs_or_just_ended_is_not_unfinished(
             assert await record_dropped(archiving, 1, 28)
             await archiving.execute(RELEASE_SESSION_LOCKS)
 
-        let_happen(monkeypatch, end, before=(archive_file_checks, "find_holder"))
+        let_happen(monkeypatch, end, archive_file_checks, "find_holder_name")
         assert not await found()
 
 
@@ -91,7 +91,7 @@ async def test_files_that_an_erasure_just_wrote_anew_are_not_missing(
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
 
     def then_erase(module: ModuleType, number: str) -> None:
-        let_happen(monkeypatch, lambda: erase(database_url, number), after=(module, "read_archived_partitions"))
+        let_happen(monkeypatch, lambda: erase(database_url, number), module, "read_archived_partitions", after=True)
 
     then_erase(archive_file_checks, "12300000101")
     found = codes(await findings(database_url, archive=tmp_path))
@@ -107,7 +107,7 @@ async def test_positions_that_are_archived_meanwhile_are_not_missing(
     async def archive() -> None:
         await archive_by_hand(conn, tmp_path, 1, 28)
 
-    let_happen(monkeypatch, archive, after=(log_checks, "read_archived_up_to"))
+    let_happen(monkeypatch, archive, log_checks, "read_archived_up_to", after=True)
     assert "missing_positions" not in codes(await findings(database_url, archive=tmp_path, thorough=True))
     await delete_positions(conn, 30)
     found = only(await findings(database_url, archive=tmp_path, thorough=True), "missing_positions")
@@ -124,7 +124,7 @@ async def test_an_as_of_reads_a_file_that_an_erasure_just_wrote_anew(
     monkeypatch.setenv("PROJECTIONS_ARCHIVE", str(tmp_path))
 
     def then_erase(number: str) -> None:
-        let_happen(monkeypatch, lambda: erase(database_url, number), after=(archive_folder, "_check_files"))
+        let_happen(monkeypatch, lambda: erase(database_url, number), archive_folder, "_check_files", after=True)
 
     then_erase("12300000101")
     # As if the files' last events had been received later: then the first file is searched.

@@ -99,9 +99,7 @@ async def test_an_append_succeeds_though_no_partition_can_be_made_ahead_and_wait
 
 @pytest.mark.partitioned(3)
 @pytest.mark.oldest
-async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_meanwhile(
-    database_url: str,
-) -> None:
+async def test_an_append_that_waited_sees_events_in_a_partition_that_was_made_meanwhile(database_url: str) -> None:
     before, meanwhile, new = new_events(5), new_events(6), new_events(1)
     patient = QUICK.model_copy(update={"append_lock": store.GIVE_UP})  # the holder isn't taken for a frozen one
     async with (

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import grpc
 
 from eventstore.contracts import Contract, encode_request
+from tests.store import GIVE_UP
 
 COMMAND = [sys.executable, "-m", "projections", "simulate"]
 
@@ -25,7 +26,7 @@ def environment(**variables: str) -> dict[str, str]:
 def follow(address: str, token: str) -> list[bytes]:
     with grpc.insecure_channel(address.removeprefix("http://")) as channel:
         method: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(Contract.CHAT_EXTERNAL.method)
-        return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=180))
+        return list(method(encode_request(None), metadata=(("authorization", f"Bearer {token}"),), timeout=GIVE_UP))
 
 
 def run_and_read(
@@ -49,7 +50,7 @@ def run_and_read(
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
             log = follow(address, variables.get("PROJECTIONS_SIMULATOR_TOKEN", "simulator"))
             process.send_signal(end)
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=GIVE_UP)
         finally:
             process.kill()
     assert (out, process.returncode) == ("", 0)
@@ -87,7 +88,7 @@ def test_an_invalid_option_is_reported_in_one_sentence(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=GIVE_UP,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "fault 'nonsense': expected KIND" in done.stderr

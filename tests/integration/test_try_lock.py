@@ -45,7 +45,7 @@ async def released_at_the_look(url: str, key: int, monkeypatch: pytest.MonkeyPat
             done.append("released")
 
         await other.execute(TRY_SESSION_LOCK, [key])
-        let_happen(monkeypatch, release, before=(lock_holder, "fetch_row"))
+        let_happen(monkeypatch, release, lock_holder, "fetch_row")
         yield done
 
 
@@ -87,7 +87,7 @@ async def test_a_session_that_shares_a_lock_stops_nobody_who_shares_it(
             await sharing.execute(TRY_SHARED_SESSION_LOCK, [KEY])
 
         await alone.execute(TRY_SESSION_LOCK, [KEY])
-        let_happen(monkeypatch, make_room_for_the_other, before=(lock_holder, "fetch_row"))
+        let_happen(monkeypatch, make_room_for_the_other, lock_holder, "fetch_row")
         assert await try_lock(conn, TRY_SHARED_SESSION_LOCK, KEY) is None
         assert await try_lock(conn, TRY_SESSION_LOCK, KEY) == "sharing"
 

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 
 from eventstore.postgres.queries import fetch_value
+from eventstore.postgres.session_lock import is_session_of
 from projections.inspecting.doctor.examination import Examination
 from projections.inspecting.finding import Finding
 from projections.inspecting.health import find_app_problems, format_utc
 from projections.inspecting.status import AppStatus
-
-_FOLLOWER = "projections ingest "
 
 
 async def check_apps(exam: Examination) -> AsyncIterator[Finding]:
@@ -30,13 +29,14 @@ def _remarks(app: AppStatus, now: datetime, quiet: float, max_silence: float | N
     """Yield what is good to know about an app, and whether it is silent for too long."""
     since = format_utc(app.last_received_at) if app.last_received_at else None
     silent = (now - app.last_received_at).total_seconds() if app.last_received_at else None
+    is_follower = is_session_of(app.followed_by, "ingest")
     what = f"app {app.app!r} has sent no event" + (f" since {since}" if since else " yet")
     if silent is not None and max_silence is not None and silent > max_silence:
         sentence = f"{what} ({silent:,.0f} s); the limit is {max_silence:g} s"
         yield Finding("app_silent", sentence, "projections cursor show", "ask the platform; where the stream resumes")
-    elif (app.followed_by or "").startswith(_FOLLOWER) and not app.last_error and (silent is None or silent > quiet):
+    elif is_follower and not app.last_error and (silent is None or silent > quiet):
         yield Finding("app_quiet", f"{what}, although {_process(app.followed_by)} follows it and its stream works")
-    if app.followed_by is not None and not app.followed_by.startswith((_FOLLOWER, "backend ")):
+    if app.followed_by is not None and not (is_follower or app.followed_by.startswith("backend ")):
         yield Finding("app_held", f"app {app.app!r} can't be followed now: its lock is held by {app.followed_by}")
     if app.holes:
         many = "1 gap" if app.holes == 1 else f"{app.holes:,} gaps"

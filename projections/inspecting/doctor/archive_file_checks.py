@@ -12,12 +12,10 @@ from eventstore.archived_rows import ArchivedPartition, read_archived_partitions
 from eventstore.archiving.archive_folder import SET_FOLDER
 from eventstore.erasure.erasure_rows import read_last_erasure
 from eventstore.locks import ERASE_LOCK
-from eventstore.postgres.lock_holder import find_holder
+from eventstore.postgres.lock_holder import find_holder_name
+from eventstore.postgres.session_lock import is_session_of
 from projections.inspecting.doctor.examination import Examination
 from projections.inspecting.finding import Finding
-
-_WRITERS = ("projections erase ", "projections archive ")
-"""How the sessions are named that write files anew and drop partitions."""
 
 
 async def check_archives(exam: Examination) -> AsyncIterator[Finding]:
@@ -39,16 +37,15 @@ async def check_archives(exam: Examination) -> AsyncIterator[Finding]:
 async def _find_unfinished_work(exam: Examination) -> AsyncIterator[Finding]:
     """Find what an erase or archive left undone, or is at work on."""
     erasure = await read_last_erasure(exam.conn)
-    holder = await find_holder(exam.conn, ERASE_LOCK)
-    name = (holder.application_name if holder else None) or ""
-    is_at_work = name.startswith(_WRITERS)
+    holder = await find_holder_name(exam.conn, ERASE_LOCK)
+    is_at_work = is_session_of(holder, "erase", "archive")
     # Read after the look: whoever released the lock has recorded what it did, and a later erasure isn't counted yet.
     partitions = await read_archived_partitions(exam.conn)
     owed = [one for one in partitions if one.erasure < erasure or one.to_delete]
     if owed:
         sentence = f"{len(owed):,} files of archived events may have persons who were erased since"
         if is_at_work:
-            yield Finding("archive_has_erased", sentence, advice=f"wait for {name}, and look again")
+            yield Finding("archive_has_erased", sentence, advice=f"wait for {holder}, and look again")
         else:
             yield Finding("archive_has_erased", sentence, "projections archive")
     for one in partitions:
